@@ -120,6 +120,7 @@ server.join()?;
 //! |---|---|---|
 //! | `async` | [`Subscriber`] as a `futures_core::Stream`, `publish_async`; under any runtime | yes |
 //! | `server` | [`Server`]: WebSocket, SSE, publish, metrics, the page; the bridge; `protocol` and `sse` as values | yes |
+//! | `dialects` | the dialects of AgentOS, AutoSDLC, GatheRing and Hive in the server, and their event types | yes |
 //! | `auth` | tokens, API keys, tickets, grants, revocation | yes |
 //! | `tls` | `https://` and `wss://` on the server's port | yes |
 //! | `deflate` | compression towards clients, once for each feed | yes |
@@ -135,6 +136,7 @@ server.join()?;
 #[cfg(feature = "server")]
 pub mod bridge;
 pub mod bus;
+#[cfg(feature = "dialects")]
 mod catalogue;
 #[cfg(feature = "server")]
 mod codec;
@@ -190,13 +192,15 @@ pub mod sse {
     pub use crate::dialect::stream::{HEADERS, format_sse_event};
 }
 
-/// Event types of the systems that the server has dialects for, and the settings and answers of single dialects.
+/// Dialects of AgentOS, AutoSDLC, GatheRing and Hive: event types of these systems and of FCC, makers of events, and the settings
+/// and answers of single dialects.
+#[cfg(feature = "dialects")]
 pub mod dialects {
     pub use crate::catalogue::{agentos, autosdlc, fcc, gathering, hive};
-    #[cfg(feature = "schema")]
-    pub use crate::dialect::autosdlc::validator::MessageValidator;
+    #[cfg(all(feature = "server", feature = "schema"))]
+    pub use crate::dialect::autosdlc::MessageValidator;
     #[cfg(feature = "server")]
-    pub use crate::server::{ClientSubscription, MessageLogConfig};
+    pub use crate::dialect::autosdlc::{ClientSubscription, MessageLogConfig};
 }
 
 /// Authentication and rights: the server's settings, and makers of tokens and API keys.

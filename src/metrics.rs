@@ -2,7 +2,6 @@
 //!
 //! Invariant: a counter only grows; a gauge is moved by the owner of the things it counts.
 
-mod autosdlc;
 mod exposition;
 mod histogram;
 
@@ -40,8 +39,6 @@ macro_rules! metrics {
         /// The metrics of one server, shared by its loops. The table below has each one's name and help.
         pub(crate) struct Metrics {
             registry: Registry,
-            /// AutoSDLC's own names.
-            pub(crate) websocket: autosdlc::Websocket,
             $(pub(crate) $field: $type,)*
         }
 
@@ -52,8 +49,7 @@ macro_rules! metrics {
                     let $field: $type = metrics!(@new $($new)?);
                     registry.register($name, $help, Clone::clone(&$field));
                 )*
-                let websocket = autosdlc::Websocket::default();
-                Self { registry, websocket, $($field,)* }.with_zeros()
+                Self { registry, $($field,)* }.with_zeros()
             }
         }
     };
@@ -149,12 +145,17 @@ impl Metrics {
         self
     }
 
-    /// Returns the exposition in this format.
-    pub(crate) fn text(&self, format: Exposition) -> String {
+    /// Returns the exposition in this format, with the metrics of other registries after the server's own.
+    pub(crate) fn text<'a>(
+        &'a self,
+        format: Exposition,
+        others: impl Iterator<Item = &'a Registry>,
+    ) -> String {
         let mut text = String::new();
         // Writing to a string fails only if an encoder fails; the text before that stays.
-        let _ = encode_registry(&mut text, &self.registry);
-        let _ = encode_registry(&mut text, &self.websocket.registry);
+        for registry in std::iter::once(&self.registry).chain(others) {
+            let _ = encode_registry(&mut text, registry);
+        }
         let _ = encode_eof(&mut text);
         match format {
             Exposition::OpenMetrics => text,

@@ -1,27 +1,27 @@
-//! AgentOS's frozen event types and makers of its events. Imports `event` only.
+//! AgentOS's frozen event types, and makers of its events.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use crate::event::{Event, EventBuilder, EventError, json};
 
-/// A task began.
+/// The start of a task.
 pub const TASK_STARTED: &str = "task.started";
-/// How far a task is: `progress`, `message`.
+/// The progress of a task: `progress`, `message`.
 pub const TASK_PROGRESS: &str = "task.progress";
-/// A task ended well.
+/// The success of a task.
 pub const TASK_COMPLETED: &str = "task.completed";
-/// A task failed: `error`.
+/// The failure of a task: `error`.
 pub const TASK_FAILED: &str = "task.failed";
-/// A provider's state is another: `state`, `endpoint`, `latency_ms`, `last_error`.
+/// A change of a provider's state: `state`, `endpoint`, `latency_ms`, `last_error`.
 pub const PROVIDER_STATUS_CHANGED: &str = "provider.status_changed";
-/// A self-check began.
+/// The start of a self-check.
 pub const SELFCHECK_STARTED: &str = "selfcheck.started";
-/// How far it is.
+/// The progress of a self-check.
 pub const SELFCHECK_PROGRESS: &str = "selfcheck.progress";
-/// It ended well.
+/// The success of a self-check.
 pub const SELFCHECK_COMPLETED: &str = "selfcheck.completed";
-/// It failed.
+/// The failure of a self-check.
 pub const SELFCHECK_FAILED: &str = "selfcheck.failed";
 
 /// Every type of protocol v1.
@@ -47,40 +47,60 @@ fn text(value: &str) -> String {
     out
 }
 
-/// `task.started`.
+/// Returns a `task.started` event.
+///
+/// # Errors
+///
+/// Fails if the id is longer than an attribute may be.
 pub fn task_started(task_id: &str) -> Result<Event, EventError> {
     core(TASK_STARTED, "task", task_id).build()
 }
 
-/// `task.progress`, in percent.
+/// Returns a `task.progress` event, in percent.
+///
+/// # Errors
+///
+/// Fails if the id is longer than an attribute may be.
 pub fn task_progress(task_id: &str, progress: u32, message: &str) -> Result<Event, EventError> {
     let payload = format!(r#"{{"progress":{progress},"message":{}}}"#, text(message));
     core(TASK_PROGRESS, "task", task_id).json(&payload).build()
 }
 
-/// `task.completed`.
+/// Returns a `task.completed` event.
+///
+/// # Errors
+///
+/// Fails if the id is longer than an attribute may be.
 pub fn task_completed(task_id: &str) -> Result<Event, EventError> {
     core(TASK_COMPLETED, "task", task_id).build()
 }
 
-/// `task.failed`.
+/// Returns a `task.failed` event.
+///
+/// # Errors
+///
+/// Fails if the id is longer than an attribute may be.
 pub fn task_failed(task_id: &str, error: &str) -> Result<Event, EventError> {
     core(TASK_FAILED, "task", task_id).json(format!(r#"{{"error":{}}}"#, text(error))).build()
 }
 
-/// What is known of a provider besides its state.
+/// Details of a provider besides its state.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ProviderDetails {
-    /// Where it is.
+    /// The provider's URL.
     pub endpoint: Option<String>,
-    /// How long it took to answer, in milliseconds.
+    /// The time that the provider took to answer, in milliseconds.
     pub latency_ms: Option<f64>,
-    /// What went wrong last.
+    /// The latest error.
     pub last_error: Option<String>,
 }
 
-/// `provider.status_changed`. Details that are not known are null.
+/// Returns a `provider.status_changed` event. Unknown details are null.
+///
+/// # Errors
+///
+/// Fails if the id is longer than an attribute may be.
 pub fn provider_status_changed(
     provider_id: &str,
     state: &str,
@@ -88,7 +108,7 @@ pub fn provider_status_changed(
 ) -> Result<Event, EventError> {
     let or_null = |value: &Option<String>| value.as_deref().map_or_else(|| "null".to_owned(), text);
     let mut payload = format!(r#"{{"state":{},"endpoint":{}"#, text(state), or_null(&details.endpoint));
-    // Writing to a String does not fail. A number that JSON has no words for is none.
+    // Writing to a String does not fail. A number that JSON cannot express is null.
     let _ = match details.latency_ms.filter(|ms| ms.is_finite()) {
         Some(ms) => write!(payload, r#","latency_ms":{ms:?}"#),
         None => write!(payload, r#","latency_ms":null"#),
@@ -97,28 +117,44 @@ pub fn provider_status_changed(
     core(PROVIDER_STATUS_CHANGED, "provider", provider_id).json(&payload).build()
 }
 
-/// `selfcheck.started`.
+/// Returns a `selfcheck.started` event.
+///
+/// # Errors
+///
+/// Fails if the id is longer than an attribute may be.
 pub fn selfcheck_started(check_id: &str) -> Result<Event, EventError> {
     core(SELFCHECK_STARTED, "selfcheck", check_id).build()
 }
 
-/// `selfcheck.progress`, in percent.
+/// Returns a `selfcheck.progress` event, in percent.
+///
+/// # Errors
+///
+/// Fails if the id is longer than an attribute may be.
 pub fn selfcheck_progress(check_id: &str, progress: u32, message: &str) -> Result<Event, EventError> {
     let payload = format!(r#"{{"progress":{progress},"message":{}}}"#, text(message));
     core(SELFCHECK_PROGRESS, "selfcheck", check_id).json(&payload).build()
 }
 
-/// `selfcheck.completed`.
+/// Returns a `selfcheck.completed` event.
+///
+/// # Errors
+///
+/// Fails if the id is longer than an attribute may be.
 pub fn selfcheck_completed(check_id: &str) -> Result<Event, EventError> {
     core(SELFCHECK_COMPLETED, "selfcheck", check_id).build()
 }
 
-/// `selfcheck.failed`.
+/// Returns a `selfcheck.failed` event.
+///
+/// # Errors
+///
+/// Fails if the id is longer than an attribute may be.
 pub fn selfcheck_failed(check_id: &str, error: &str) -> Result<Event, EventError> {
     core(SELFCHECK_FAILED, "selfcheck", check_id).json(format!(r#"{{"error":{}}}"#, text(error))).build()
 }
 
-/// Tells a provider's status only where its state is another than before: who probes often publishes little.
+/// The last known state of each provider, so that only changes are published.
 ///
 /// ```
 /// # use fanwire::dialects::agentos::{ProviderDetails, ProviderStates};
@@ -135,7 +171,11 @@ pub struct ProviderStates {
 }
 
 impl ProviderStates {
-    /// The event to publish, if the state is news. Where no event can be made of it, it is news the next time.
+    /// Returns the event to publish if the state is new.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no event can be made, because the id is too long. The state then counts as new the next time.
     pub fn changed(
         &mut self,
         provider_id: &str,

@@ -1,4 +1,4 @@
-//! FCC's event types, in the categories of its document. Imports nothing.
+//! FCC's event types, in the categories of its document.
 
 /// `workflow.started`, of category Workflow.
 pub const WORKFLOW_STARTED: &str = "workflow.started";
@@ -75,7 +75,7 @@ pub const SIMULATION_BUDGET_WARNING: &str = "simulation.budget.warning";
 /// `simulation.budget.exceeded`, of category Simulation Budget.
 pub const SIMULATION_BUDGET_EXCEEDED: &str = "simulation.budget.exceeded";
 
-/// The categories, each with its types, in the document's order.
+/// The categories with their types, in the document's order.
 pub const CATEGORIES: [(&str, &[&str]); 13] = [
     ("Workflow", &[WORKFLOW_STARTED, WORKFLOW_COMPLETED, WORKFLOW_FAILED]),
     ("Node", &[NODE_ENTERED, NODE_EXITED]),
@@ -117,7 +117,7 @@ pub const CATEGORIES: [(&str, &[&str]); 13] = [
     ("Simulation Budget", &[SIMULATION_BUDGET_WARNING, SIMULATION_BUDGET_EXCEEDED]),
 ];
 
-/// Every type of the document, category by category.
+/// Returns every type of the document, category by category.
 pub fn types() -> impl Iterator<Item = &'static str> {
     CATEGORIES.iter().flat_map(|(_, types)| types.iter().copied())
 }

@@ -1,37 +1,37 @@
-//! GatheRing's message types. Imports nothing. `error`, `ping` and `pong` are the protocol's own.
+//! GatheRing's message types. The protocol itself has `error`, `ping` and `pong`.
 
-/// An agent says something: `agent_id`, `content`.
+/// An agent's message: `agent_id`, `content`.
 pub const AGENT_MESSAGE: &str = "agent_message";
-/// An agent came into a circle.
+/// The arrival of an agent in a circle.
 pub const AGENT_JOINED: &str = "agent_joined";
-/// An agent left it.
+/// The departure of an agent from a circle.
 pub const AGENT_LEFT: &str = "agent_left";
-/// How a circle is.
+/// The status of a circle.
 pub const CIRCLE_STATUS: &str = "circle_status";
-/// A file changed.
+/// The change of a file.
 pub const FILE_CHANGED: &str = "file_changed";
-/// A file is new.
+/// A new file.
 pub const FILE_CREATED: &str = "file_created";
-/// A file is gone.
+/// The removal of a file.
 pub const FILE_DELETED: &str = "file_deleted";
-/// What git says.
+/// Git's status.
 pub const GIT_STATUS: &str = "git_status";
 
-/// Those of circles.
+/// Types of circles.
 pub const CIRCLE: [&str; 4] = [AGENT_MESSAGE, AGENT_JOINED, AGENT_LEFT, CIRCLE_STATUS];
 
-/// Those of workspaces.
+/// Types of workspaces.
 pub const WORKSPACE: [&str; 4] = [FILE_CHANGED, FILE_CREATED, FILE_DELETED, GIT_STATUS];
 
-/// What clients know this event of GatheRing's event bus as: `agent.message` is `agent_message` to them,
-/// `workspace.file_changed` is `file_changed`, and who joins by presence is an agent that joined. `None`: it is none of these.
+/// Returns the clients' name of an event type of GatheRing's event bus: `agent.message` is `agent_message`,
+/// `workspace.file_changed` is `file_changed`, and `presence.joined` is `agent_joined`. Returns `None` for other types.
 pub fn message_type(event_type: &str) -> Option<&'static str> {
     let known = |name: &str| CIRCLE.iter().chain(&WORKSPACE).find(|known| **known == name).copied();
     known(event_type).or_else(|| {
         let (domain, action) = event_type.split_once('.')?;
         match domain {
             "agent" | "circle" => known(&format!("{domain}_{action}")),
-            // Who comes into a circle, and goes, as the server's presence tells it.
+            // Arrivals and departures in a circle, as the server's presence reports them.
             "presence" => known(&format!("agent_{action}")),
             "workspace" | "file" | "git" => known(action).or_else(|| known(&format!("{domain}_{action}"))),
             _ => None,

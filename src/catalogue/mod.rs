@@ -1,7 +1,6 @@
-//! The event types of the systems whose clients Fanwire serves, by system, and makers of some of their events.
+//! Event types of the systems that the server has dialects for, and makers of some of their events.
 //!
-//! Imports `event` only. Always: the lists are the documents'; any other name is a type as good as these, and
-//! nothing in the server refuses one that is not here, but where its own clients would.
+//! Invariant: the lists are the documents'. Every other name is a type as well; only a system's own clients may refuse it.
 
 pub mod agentos;
 pub mod autosdlc;

@@ -15,7 +15,7 @@ use super::value::{
 use crate::engine::{EngineError, check_url};
 use crate::event::Attribute;
 use crate::filter::Filter;
-use crate::server::{ParseAddressRangeError, System};
+use crate::server::{ParseAddressRangeError, Preset};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -65,7 +65,7 @@ pub(super) const GROUPS: &[KeyGroup] = &[
         row("loops", FIXED, "Threads that serve connections",
             |c| count(&mut c.loops, 1..=256)),
         row("dialect", LIVE, "Systems whose clients find their protocol at their own path too: native, fcc, agentos, hive, autosdlc, gathering",
-            |c| list(&mut c.server.systems, "NAMES", system, |s| s.name().to_owned())),
+            |c| list(&mut c.server.presets, "NAMES", preset, |s| s.name().to_owned())),
         row("endpoint", LIVE, "More paths at which a dialect is served, as /stream=hive; in the file also [[endpoint]] with path and dialect",
             |c| list(&mut c.server.endpoints, "PATH=DIALECT", str::parse, ToString::to_string)),
         row("cors_origin", LIVE, "Origins of pages elsewhere that may read answers; `*` allows any",
@@ -278,6 +278,7 @@ pub(super) const GROUPS: &[KeyGroup] = &[
             |c| file(&mut c.server.schemas.dir)),
         row("schemas.unknown", LIVE, "What becomes of events whose type has no schema",
             |c| one_of(&mut c.server.schemas.refuse_unknown, &[("allow", false), ("refuse", true)])),
+        #[cfg(feature = "dialects")]
         row("schemas.autosdlc", LIVE, "Whether AutoSDLC's clients, and events of its types, must keep to its document's schemas",
             |c| switch(&mut c.server.schemas.autosdlc)),
     ]},
@@ -296,8 +297,10 @@ pub(super) const GROUPS: &[KeyGroup] = &[
             |c| text(&mut c.log_level, "LEVEL", directives)),
         row("log.format", FIXED, "How log lines look",
             |c| one_of(&mut c.log_format, &[("text", LogFormat::Text), ("json", LogFormat::Json)])),
+        #[cfg(feature = "dialects")]
         row("log.message_types", LIVE, "Types of AutoSDLC messages in the log of the target fanwire::messages; none = all",
             |c| list(&mut c.server.message_log.types, "TYPE", any, Clone::clone)),
+        #[cfg(feature = "dialects")]
         row("log.message_types_except", LIVE, "Types of AutoSDLC messages that are not in it",
             |c| list(&mut c.server.message_log.except, "TYPE", any, Clone::clone)),
     ]},
@@ -342,9 +345,8 @@ fn host(text: &str) -> Result<String, String> {
     }
 }
 
-fn system(text: &str) -> Result<System, String> {
-    let names = || System::ALL.map(System::name).join(", ");
-    System::named(text.trim()).ok_or_else(|| format!("`{text}` is none of {}", names()))
+fn preset(text: &str) -> Result<Preset, String> {
+    text.trim().parse()
 }
 
 fn attribute(text: &str) -> Result<Attribute, String> {

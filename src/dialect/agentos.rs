@@ -1,7 +1,8 @@
 //! AgentOS's event stream: every event as its envelope v1, from the moment of connecting.
 //!
-//! Imports `event` and `filter`. Always: what a client gets unasked has exactly the envelope's five fields; its
-//! own messages do no harm.
+//! Invariants:
+//! - An unsolicited message has exactly the five fields of the envelope.
+//! - A client's own messages change nothing.
 
 use std::borrow::Cow;
 
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::codes::{CLOSE_POLICY, ErrorCode};
 use super::command::{UNKNOWN, in_scratch, put_text, text_frame};
 use super::wire::WireProtocol;
 use super::{
@@ -19,17 +21,17 @@ use crate::codec::ws;
 use crate::event::{Event, Position, json};
 use crate::filter::{Filter, FilterErrorKind, VALUES_MAX};
 
-/// The source of an event that names none: the document's default.
+/// Source of an event without one: the document's default.
 const SOURCE: &str = "core";
 
 /// AgentOS's dialect.
 #[derive(Debug)]
 pub(super) struct Agentos {
-    /// The client asked to be told of gaps; else they would break the frozen envelope.
+    /// Whether the client asked for gap messages, which are not part of the frozen envelope.
     pub(super) gaps: bool,
 }
 
-/// `?filter=TYPE` (or `type`), `?source=`, `?entity=KIND:ID`, all repeatable; `?history=N`; `?gap=1`;
+/// Reads the query: `?filter=TYPE` (or `type`), `?source=`, `?entity=KIND:ID`, all repeatable; `?history=N`; `?gap=1`;
 /// `?max_per_second=N`, `?on_lag=…` as on `/sse`.
 pub(super) fn open(query: &[(String, String)]) -> Result<Opening, String> {
     let all = |names: &[&str]| -> Vec<&str> {
@@ -39,7 +41,7 @@ pub(super) fn open(query: &[(String, String)]) -> Result<Opening, String> {
             .map(|(_, value)| value.as_str())
             .collect()
     };
-    // `a,b` stands for two. Counted before they are parsed.
+    // `a,b` stands for two values. They are counted before they are parsed.
     let count =
         all(&["filter", "type"]).into_iter().map(|value| 1 + value.matches(',').count()).sum::<usize>()
             + all(&["source", "entity"]).len();
@@ -97,9 +99,9 @@ impl WireProtocol for Agentos {
             "ping" => ("ping", Ok(Command::Ping)),
             "auth" => match message.token {
                 Some(token) => ("auth", Ok(Command::Auth { token: token.into_owned() })),
-                None => ("auth", Err(ClientError::new("invalid_payload", "token is missing"))),
+                None => ("auth", Err(ClientError::new(ErrorCode::InvalidPayload, "token is missing"))),
             },
-            // The stream goes one way: what else a client says is taken silently.
+            // The stream goes one way: other messages are ignored.
             _ => return nothing(Asked::Silent),
         };
         ClientMessage { kind, asked: Asked::Silent, command }
@@ -112,7 +114,7 @@ impl WireProtocol for Agentos {
             Reply::Authenticated => json!({ "type": "authenticated" }),
             Reply::AuthFailed(why) => json!({ "type": "error", "error": why }),
             Reply::Error(error) => json!({ "type": "error", "error": error.text }),
-            // What it gets unasked is the envelope alone.
+            // Unsolicited messages are envelopes only.
             _ => return None,
         };
         Some(text_frame(&message.to_string()))
@@ -125,14 +127,14 @@ impl WireProtocol for Agentos {
                 r#"{{"type":"gap","ts":"{at}","source":"fanwire","entity":null,"payload":{payload}}}"#
             ))
         } else {
-            // An unsolicited pong (RFC 6455, 5.5.3): no application sees it.
+            // An unsolicited pong (RFC 6455, 5.5.3), which no application sees.
             ws::frame(ws::OpCode::Pong, b"")
         }
     }
 
     fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {
         Some((
-            1008,
+            CLOSE_POLICY,
             match why {
                 Refusal::NoToken => "authentication required".into(),
                 Refusal::BadToken(why) => format!("authentication failed: {why}").into(),

@@ -1,7 +1,8 @@
-//! CloudEvents 1.0 as they are published over HTTP: structured, batched and binary, to events.
+//! CloudEvents 1.0 as published over HTTP: structured, batched and binary.
 //!
-//! Imports `event` and `codec`. Always: what the specification forbids is refused with its attribute's name;
-//! the payload is the event's data, as it came.
+//! Invariants:
+//! - A fault against the specification is refused with the name of its attribute.
+//! - The payload is the CloudEvent's data, byte for byte.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,17 +15,17 @@ use super::infer_attributes::{Complete, complete};
 use crate::codec::http::percent_decode;
 use crate::event::{Event, Timestamp, json};
 
-/// The attributes of one event: those of the specification, and extensions.
+/// Attributes of one event: those of the specification, and extensions.
 type Attributes<'a> = HashMap<Cow<'a, str>, Cow<'a, str>>;
 
-/// How a body's data is to be taken.
+/// Form of the data in a body.
 enum Data<'a> {
     None,
     /// JSON text.
     Json(Cow<'a, str>),
-    /// Text that is no JSON.
+    /// Text that is not JSON.
     Text(Cow<'a, str>),
-    /// The base64 of bytes.
+    /// Base64 of bytes.
     Base64(Cow<'a, str>),
 }
 
@@ -40,7 +41,7 @@ pub(crate) fn read_structured(text: &str) -> Result<Complete, String> {
     for (name, value) in members {
         let value = value.get();
         match name.as_str() {
-            // JSON's null is the same as none (JSON format, 2.2), but as data it is a value.
+            // A member that is null is absent (JSON format, 2.2), but null data is a value.
             "data" => data = Some(value),
             _ if value == "null" => {}
             "data_base64" => base64 = Some(read_string(&name, value)?),
@@ -63,7 +64,7 @@ pub(crate) fn read_structured(text: &str) -> Result<Complete, String> {
             STANDARD.decode(&base64).map_err(|error| format!("data_base64: {error}"))?;
             Data::Base64(base64.into())
         }
-        // Data of another kind stands there as a string; its JSON is a string's either way.
+        // Data that is not JSON is a JSON string here.
         (Some(data), None) if !is_json && !data.starts_with('"') => {
             return Err("data whose datacontenttype is not JSON is a string or in data_base64".to_owned());
         }
@@ -72,7 +73,7 @@ pub(crate) fn read_structured(text: &str) -> Result<Complete, String> {
     build(&attributes, data)
 }
 
-/// Reads an event whose attributes are headers named `ce-…` and whose data is the body.
+/// Reads an event from headers named `ce-…`, with the body as its data.
 pub(crate) fn read_binary<'a>(
     headers: impl Iterator<Item = (&'a str, &'a str)>,
     content_type: Option<&'a str>,
@@ -113,7 +114,7 @@ fn read_string(name: &str, value: &str) -> Result<String, String> {
     serde_json::from_str(value).map_err(|_| format!("{name} is not a string"))
 }
 
-/// Attributes are named by lower-case letters and digits (CloudEvents, 3.1).
+/// Checks an attribute's name: lower-case letters and digits (CloudEvents, 3.1).
 fn check_name(name: &str) -> Result<(), String> {
     if !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
         return Ok(());
@@ -121,7 +122,7 @@ fn check_name(name: &str) -> Result<(), String> {
     Err(format!("'{}' is no attribute's name: lower-case letters and digits", super::shortened(name)))
 }
 
-/// `application/json`, or a type whose text is JSON.
+/// Returns whether text of this type is JSON: `application/json`, or a type that ends with `+json`.
 fn is_json(kind: &str) -> bool {
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     kind.ends_with("/json") || kind.ends_with("+json")
@@ -138,7 +139,7 @@ fn build(attributes: &Attributes<'_>, data: Data<'_>) -> Result<Complete, String
     }
     let mut builder = Event::builder(required("type")?).source(required("source")?);
     let id = required("id")?;
-    // Source and id together name a CloudEvent: without a correlation of its own, the id ties copies together.
+    // Source and id together identify a CloudEvent. Without a correlation, the id ties copies together.
     builder = builder.correlation(get("correlationid").unwrap_or(id));
     if let Some(time) = get("time") {
         let time: Timestamp = time.parse().map_err(|_| "time is not RFC 3339".to_owned())?;
@@ -173,7 +174,7 @@ fn build(attributes: &Attributes<'_>, data: Data<'_>) -> Result<Complete, String
     complete(builder).map_err(|error| error.to_string())
 }
 
-/// What a quoted string says (RFC 7230, 3.2.6); what is none is as it stands.
+/// Removes the quotes and escapes of a quoted string (RFC 7230, 3.2.6); other values stay as they are.
 fn unquote(value: &str) -> Cow<'_, str> {
     let Some(inside) = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
         return Cow::Borrowed(value);
@@ -184,7 +185,7 @@ fn unquote(value: &str) -> Cow<'_, str> {
     let mut said = String::with_capacity(inside.len());
     let mut chars = inside.chars();
     while let Some(c) = chars.next() {
-        // A backslash stands for what is behind it.
+        // A backslash escapes the next character.
         said.extend(if c == '\\' { chars.next() } else { Some(c) });
     }
     Cow::Owned(said)
@@ -194,7 +195,7 @@ fn unquote(value: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
-    /// The event of the specification's examples, with these members besides.
+    /// Returns the event of the specification's examples with more members.
     fn example(more: &str) -> String {
         format!(
             r#"{{"specversion":"1.0","type":"com.github.pull_request.opened","source":"https://github.com/cloudevents/spec/pull","subject":"123","id":"A234-1234-1234","time":"2018-04-05T17:31:00Z","comexampleextension1":"value","comexampleothervalue":5{more}}}"#

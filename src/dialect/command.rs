@@ -1,7 +1,7 @@
-//! What clients ask for and are answered, whatever their dialect's words for it.
+//! Commands that clients send and replies that they receive, independent of the dialect.
 //!
-//! Imports `event` and `filter`. Always: a session executes these and nothing else, so what is allowed, limited
-//! and counted is so for every dialect.
+//! Invariant: a session executes these commands and nothing else, so rights, limits and counts are the same in every
+//! dialect.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -13,6 +13,7 @@ use serde::de::{self, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use super::codes::ErrorCode;
 use super::encoding::Encoding;
 use super::infer_attributes::Complete;
 use super::on_lag::OnLag;
@@ -20,7 +21,7 @@ use crate::codec::ws;
 use crate::event::{EventId, Since, Timestamp};
 use crate::filter::{Filter, FilterError, VALUES_MAX};
 
-/// A WebSocket message, whole.
+/// A complete WebSocket message.
 #[derive(Clone, Copy)]
 pub(crate) enum Incoming<'a> {
     Text(&'a str),
@@ -28,7 +29,7 @@ pub(crate) enum Incoming<'a> {
 }
 
 impl Incoming<'_> {
-    /// Bytes of the message as it came.
+    /// Returns the message's length in bytes, before decompression.
     pub(crate) fn len(self) -> usize {
         match self {
             Self::Text(text) => text.len(),
@@ -37,7 +38,7 @@ impl Incoming<'_> {
     }
 }
 
-/// Its length: it may hold a token.
+/// Shows the length only: the message may hold a token.
 impl fmt::Debug for Incoming<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -47,22 +48,22 @@ impl fmt::Debug for Incoming<'_> {
     }
 }
 
-/// What a client asks for.
+/// One request of a client.
 pub(crate) enum Command {
     Subscribe(Box<Subscribe>),
     Unsubscribe {
         subscription_id: String,
-        /// Whether an id that is not known is a fault.
+        /// Whether an unknown id is an error.
         strict: bool,
     },
     Request {
         action: String,
     },
-    /// All that its subscriptions match behind this place, once more, and then what is live.
+    /// Sends everything after this place that the client's subscriptions match once more, then live events.
     Refill {
         since: Since,
     },
-    /// Who is in a channel.
+    /// Lists the members of a channel.
     Presence {
         channel: String,
     },
@@ -71,15 +72,15 @@ pub(crate) enum Command {
         token: String,
     },
     Publish(Complete),
-    /// Publish, and do not let the client hear itself: from here on it gets nothing from this event's source.
+    /// Publishes the event, and stops the delivery of events of this source to the client, which would hear itself.
     Say(Complete),
-    /// An answer of the client's own, or words that mean nothing here: taken silently.
+    /// A reply of the client, or a message without a meaning here; ignored.
     Nothing,
-    /// Something that was not read beyond its type.
+    /// A message of which only the type was read.
     Withheld,
 }
 
-/// Without the token.
+/// Hides the token.
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -92,22 +93,22 @@ impl fmt::Debug for Command {
     }
 }
 
-/// A subscription as asked for.
+/// A subscription as requested.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscribe {
-    /// The client's own name for it. One that it had already is replaced.
+    /// The client's own id for the subscription. An earlier subscription of this id is replaced.
     pub(crate) subscription_id: Option<String>,
     pub(crate) filter: Filter,
-    /// It wants what one of these matches, too.
+    /// Alternatives: an event that matches one of these matches too.
     pub(crate) or: Vec<Filter>,
     pub(crate) since: Option<Since>,
     pub(crate) history: Option<usize>,
-    /// First the latest event of each key.
+    /// Whether the latest event of each key comes first.
     pub(crate) snapshot: bool,
-    /// Its past is to be whole, also where other subscriptions brought some of it.
+    /// Whether the past is sent whole, including events that other subscriptions of the client have brought.
     pub(crate) own_past: bool,
     pub(crate) on_lag: OnLag,
-    /// What was asked for, for who may ask about a client, where the dialect tells clients their ids.
+    /// The client's request as JSON, for operators, in dialects that tell clients their ids.
     pub(crate) config: Option<Box<RawValue>>,
 }
 
@@ -127,7 +128,7 @@ impl From<Filter> for Subscribe {
     }
 }
 
-/// What an answer repeats of the message that it answers.
+/// Part of a message that its reply repeats.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Asked {
     /// Nothing.
@@ -135,12 +136,12 @@ pub(crate) enum Asked {
     Silent,
     /// The message's id.
     Id(String),
-    /// That it was a bare word, no JSON.
+    /// The form of the message: a bare word, not JSON.
     Bare,
 }
 
 impl Asked {
-    /// By the id of the message, if it had one.
+    /// Returns the message's id, if it has one.
     pub(crate) fn of(id: Option<Cow<'_, str>>) -> Self {
         id.map_or(Self::Silent, |id| Self::Id(id.into_owned()))
     }
@@ -153,162 +154,159 @@ impl Asked {
 /// One message as its dialect reads it.
 #[derive(Debug)]
 pub(crate) struct ClientMessage {
-    /// The message's type where the dialect knows it, else [`UNKNOWN`]: for limits and counts.
+    /// The message's type if the dialect knows it, else [`UNKNOWN`]; for limits and counts.
     pub(crate) kind: &'static str,
     pub(crate) asked: Asked,
     pub(crate) command: Result<Command, ClientError>,
 }
 
-/// The kind of what is no message, or none that is known.
+/// Kind of an unknown message, and of text that is no message.
 pub(crate) const UNKNOWN: &str = "unknown";
 
-/// The text for anything that is not JSON or not a message: the FCC and AutoSDLC documents' words.
+/// Error text for text that is no message: the words of the FCC and AutoSDLC documents.
 pub(crate) const INVALID_MESSAGE: &str = "Invalid message format";
 
-/// The code of a filter that is not well formed, or over a limit.
-pub(crate) const INVALID_FILTER: &str = "invalid_filter";
-
-/// A fault in a client's message, as an answer tells it.
+/// Fault in a client's message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ClientError {
-    pub(crate) code: &'static str,
+    pub(crate) code: ErrorCode,
     pub(crate) text: String,
-    /// What more there is to say, in dialects that have a place for it.
+    /// More detail, for dialects that have a field for it.
     pub(crate) details: Option<String>,
-    /// All that a schema finds wrong, each with its place.
+    /// Faults that a schema finds, each with its place.
     pub(crate) faults: Vec<String>,
-    /// Where in a filter's text the fault is, in characters from 1.
+    /// Position of the fault in a filter's text, in characters from 1.
     pub(crate) column: Option<usize>,
 }
 
 impl From<FilterError> for ClientError {
     fn from(error: FilterError) -> Self {
         let column = Some(error.column()).filter(|column| *column > 0);
-        Self { column, ..Self::new(INVALID_FILTER, error.to_string()) }
+        Self { column, ..Self::new(ErrorCode::InvalidFilter, error.to_string()) }
     }
 }
 
 impl ClientError {
-    pub(crate) fn new(code: &'static str, text: impl Into<String>) -> Self {
+    pub(crate) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
         Self { code, text: text.into(), details: None, faults: Vec::new(), column: None }
     }
 
-    /// It is not even a message.
+    /// Creates the error of text that is no message.
     pub(crate) fn invalid(details: impl Into<String>) -> Self {
-        Self { details: Some(details.into()), ..Self::new("invalid_message", INVALID_MESSAGE) }
+        Self { details: Some(details.into()), ..Self::new(ErrorCode::InvalidMessage, INVALID_MESSAGE) }
     }
 
-    /// It is not what its schema says.
+    /// Creates the error of a message that does not fit its schema.
     #[cfg(feature = "schema")]
     pub(crate) fn faulty(faults: Vec<String>) -> Self {
-        Self { details: Some(faults.join("; ")), faults, ..Self::new("schema", INVALID_MESSAGE) }
+        Self { details: Some(faults.join("; ")), faults, ..Self::new(ErrorCode::Schema, INVALID_MESSAGE) }
     }
 }
 
-/// What a client is told.
+/// One reply to a client.
 #[derive(Debug)]
 pub(crate) enum Reply<'a> {
-    /// It is connected, and has this number.
+    /// The client is connected, and has this number.
     Welcome {
         client: u64,
     },
     Subscribed {
         id: &'a str,
-        /// Beginning of the past that it asked for, if it did.
+        /// Start of the past that the client asked for, if it did.
         past: Option<&'a PastStart>,
     },
     Unsubscribed {
         id: &'a str,
     },
-    /// Events behind this place come next.
+    /// Events after this place come next.
     Refilling {
         since: &'a Since,
     },
-    /// The server goes; it may come back after so many milliseconds.
+    /// The server ends; the client may come back after this many milliseconds.
     Reconnect(u64),
-    /// To a request, as JSON.
+    /// Response to a request, as JSON.
     Response(&'a str),
     Published(Option<EventId>),
     Pong,
     Authenticated,
-    /// The token was no good. [`Protocol::refuse`](super::WireProtocol::refuse) says whether that is the end.
+    /// The token was refused. [`WireProtocol::refuse`](super::WireProtocol::refuse) says whether the connection ends.
     AuthFailed(&'a str),
     Error(&'a ClientError),
 }
 
-/// Start of a past that a client asked for, as far as it is known when the subscribe is answered.
+/// Start of a past that a client asked for, as known when the subscribe is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PastStart {
-    /// Place behind which the past begins; none where nothing is known before it.
+    /// Place after which the past begins; `None` if nothing is known before it.
     pub(crate) from: Option<Since>,
-    /// Whether all that was asked for is there now; none where that has to be found out first.
+    /// Whether everything that was asked for is still there; `None` if this is not known yet.
     pub(crate) complete: Option<bool>,
 }
 
-/// End of a past: what the client got.
+/// End of a past: the events that the client received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PastEnd<'a> {
-    /// Name of the subscription; empty for a stream, which has one subscription without a name.
+    /// Id of the subscription; empty for a stream, which has one subscription without an id.
     pub(crate) subscription_id: &'a str,
-    /// Events that came as the past. Gaps are not counted.
+    /// Events of the past. Gaps are not counted.
     pub(crate) events: u64,
-    /// False where a gap stands among them.
+    /// False if the past has a gap.
     pub(crate) complete: bool,
 }
 
-/// Why a client is let go.
+/// Reason for refusing a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "without authentication nobody is refused")]
 pub(crate) enum Refusal {
-    /// It asked for something before it said who it is.
+    /// The client requested something before it sent a token.
     NoToken,
-    /// What it said was no good: why.
+    /// The token was refused, for this reason.
     BadToken(String),
-    /// It said nothing in time: the limit in seconds.
+    /// The client sent no token in time: the limit in seconds.
     TooLate(u64),
 }
 
-/// When an answer is made, and random bits for its id.
+/// Time of a reply, and random bits for its id.
 #[derive(Clone, Debug)]
 pub(crate) struct Stamp {
     pub(crate) random: u128,
     pub(crate) now: Timestamp,
-    /// Where to resume, as of now: all that is wanted up to this place stands before the answer. So a client that
-    /// has not got an event yet, or none for long, misses nothing when its connection breaks.
+    /// Place to resume from, as of now: every matching event up to it was sent before the reply. A client that has received
+    /// no event yet, or none for long, therefore misses nothing when its connection breaks.
     pub(crate) position: Option<Since>,
 }
 
-/// What a connection's path says of it.
+/// Channel and number of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Place {
-    /// The channel that its path names, in a dialect of channels.
+    /// Channel in the connection's path, in a dialect of channels.
     pub(crate) channel: Box<str>,
-    /// A number of its own, which no other client of this server has.
+    /// Number of the client, unique in this server.
     pub(crate) client: u64,
 }
 
-/// How a connection starts, by its path and query.
+/// Start of a connection, from its path and query.
 #[derive(Debug)]
 pub(crate) struct Opening {
     pub(crate) encoding: Encoding,
-    /// What it gets without asking.
+    /// Subscription that the client has without asking.
     pub(crate) subscribe: Option<Box<Subscribe>>,
     pub(crate) place: Option<Box<Place>>,
 }
 
-/// A client's own word in an answer to it, bounded.
+/// Shortens a client's word for a reply to it.
 pub(crate) fn shortened(text: &str) -> &str {
     text.char_indices().nth(64).map_or(text, |(at, _)| &text[..at])
 }
 
-/// `kind:id`, as query strings and messages write it; a kind alone means any of it.
+/// Splits `kind:id`, as in query strings and messages; a kind alone stands for every id.
 pub(crate) fn split_entity(text: &str) -> (String, String) {
     let (kind, id) = text.split_once(':').unwrap_or((text, "**"));
     (kind.to_owned(), id.to_owned())
 }
 
-/// A list of which no more is kept than shows that it is too long: [`VALUES_MAX`] and one more. So a long list is
-/// counted before anything in it is parsed.
+/// A list that keeps at most [`VALUES_MAX`] and one more value, enough to show that it is too long. A long list is
+/// therefore counted before its values are parsed.
 #[derive(Debug)]
 pub(super) struct Bounded<T>(pub(super) Vec<T>);
 
@@ -348,7 +346,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
     }
 }
 
-/// A list of strings, or one string for a list of one, or null for none; bounded as [`Bounded`] is.
+/// A list of strings, a single string, or null for none; bounded as [`Bounded`].
 #[derive(Debug, Default)]
 pub(super) struct Strings(Vec<String>);
 
@@ -384,9 +382,9 @@ impl<'de> Deserialize<'de> for Strings {
     }
 }
 
-/// What `write` makes of an empty text, which is the thread's own: only the result takes memory.
+/// Calls `write` with an empty text of the thread's own and returns the result: only the result allocates.
 pub(super) fn in_scratch<T>(write: impl FnOnce(&mut String) -> T) -> T {
-    /// A longer text's memory is not kept.
+    /// The memory of a longer text is freed.
     const KEPT_BYTES_MAX: usize = 64 << 10;
     thread_local! {
         static SCRATCH: Cell<String> = const { Cell::new(String::new()) };
@@ -402,12 +400,12 @@ pub(super) fn in_scratch<T>(write: impl FnOnce(&mut String) -> T) -> T {
     })
 }
 
-/// Appends a JSON text's frame.
+/// Appends the frame of a JSON text.
 pub(super) fn put_text(out: &mut Vec<u8>, json: &str) {
     ws::encode(out, ws::OpCode::Text, json.as_bytes());
 }
 
-/// A JSON text in a frame of its own.
+/// Returns the frame of a JSON text.
 pub(super) fn text_frame(json: &str) -> Bytes {
     ws::frame(ws::OpCode::Text, json.as_bytes())
 }

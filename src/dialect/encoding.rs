@@ -21,17 +21,24 @@ pub(crate) enum Encoding {
     /// Native payloads as SSE without a name.
     NativeSseLeanUnnamed,
     /// AgentOS's envelopes.
+    #[cfg(feature = "dialects")]
     AgentosWs,
     /// AgentOS's envelopes, and gap messages in band.
+    #[cfg(feature = "dialects")]
     AgentosWsGaps,
     /// Hive's messages.
+    #[cfg(feature = "dialects")]
     HiveWs,
     /// Hive's messages in binary frames.
+    #[cfg(feature = "dialects")]
     HiveWsBinary,
     /// GatheRing's messages.
+    #[cfg(feature = "dialects")]
     GatheringWs,
     /// AutoSDLC's messages.
+    #[cfg(feature = "dialects")]
     AutosdlcWs,
     /// AutoSDLC's messages; longer ones as gzip in binary frames.
+    #[cfg(feature = "dialects")]
     AutosdlcWsGzip,
 }

@@ -1,8 +1,9 @@
-//! An event as JSON, in and out, in the native form.
+//! An event as JSON in the native form, in both directions.
 //!
-//! Imports `event`. Always: the payload's bytes go out as they were taken in (checked and minified once); a key that nobody
-//! knows is a fault where somebody publishes ([`read_published`]), and nowhere else: a log, a predecessor and other
-//! systems' channels may be of another version.
+//! Invariants:
+//! - The payload is sent byte for byte as it was received (checked and minified once).
+//! - An unknown key is a fault in what a client publishes ([`read_published`]), and nowhere else: a log, a predecessor and
+//!   channels of other systems may be of another version.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,7 +25,7 @@ struct EntityIn<'a> {
     id: Option<Cow<'a, str>>,
 }
 
-/// The fields that are read; of others [`Others`] says what becomes. `event_id` is the bus's to give.
+/// The fields that are read. [`Others`] says how other keys are treated. The bus assigns `event_id`.
 #[derive(Deserialize)]
 #[serde(expecting = "an event object")]
 struct EventIn<'a> {
@@ -50,36 +51,40 @@ struct EventIn<'a> {
     tracestate: Option<Cow<'a, str>>,
     #[serde(borrow, alias = "data", default)]
     payload: Option<&'a RawValue>,
-    /// What an event of AutoSDLC's broadcaster is about: `agent:coder-001:status`.
+    /// Subject of an event of AutoSDLC's broadcaster: `agent:coder-001:status`.
     #[serde(borrow, default)]
     key: Option<&'a RawValue>,
 }
 
-/// Text that is no event, and why.
+/// Fault in an event's JSON.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// It is JSON, perhaps, but no object.
+    /// The text is no JSON object.
     NotAnObject,
-    /// It is no JSON, or a field has a value of another kind.
+    /// The text is no JSON, or a field has a value of the wrong type.
     Json(serde_json::Error),
     /// The timestamp can't be read.
     Timestamp,
-    /// The fields can be read, but make no event.
+    /// The fields make no event.
     Event(EventError),
-    /// It has a key that no event has: which one, and what was perhaps meant.
+    /// An unknown key; the text names it and the key that was perhaps meant.
     UnknownKey(String),
 }
 
 impl std::error::Error for ReadError {}
 
 impl Event {
-    /// Reads an event from the JSON in which events are published: an object with at least a `type` (or
-    /// `event_type`). An `event_id` is not taken: the bus that publishes it gives it one. Attributes that the object does
-    /// not name are taken from the payload where the type is one of the [catalogues](crate::dialects)'s, as of every event
-    /// that a client publishes; an event of [`Event::builder`] has the attributes that it was given, and no others. Keys that
-    /// it does not know are passed over, as a log of a later version may have them; what clients publish to a server is
-    /// refused for them.
+    /// Reads an event from the JSON in which events are published: an object with at least a `type` (or `event_type`).
+    ///
+    /// Attributes that the object does not name are taken from the payload if the type is in one of the catalogues of the
+    /// feature `dialects`, as in every event that a client publishes. An event of [`Event::builder`] has only the
+    /// attributes that it was given. `event_id` is ignored: the bus that publishes the event assigns one. Unknown keys are
+    /// ignored too, as a log of a later version may have them; a server refuses them in events that clients publish.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the text is no JSON object, a field has a value of the wrong type, or the fields make no event.
     ///
     /// ```
     /// # use fanwire::Event;
@@ -92,7 +97,7 @@ impl Event {
         read_event(text).map(Complete::into_event)
     }
 
-    /// The event as it is delivered natively: a JSON object, with its `event_id` once it is published.
+    /// Returns the event as it is delivered natively: a JSON object, with its `event_id` once the event is published.
     pub fn to_json(&self) -> String {
         let mut out = String::with_capacity(256 + self.payload().len());
         write_event(self, &mut out);
@@ -117,7 +122,7 @@ pub(crate) fn read_event(text: &str) -> Result<Complete, ReadError> {
     read(text, Others::PassedOver)
 }
 
-/// Reads one event object of a client that publishes it, as [`read_event`] does; a key that nobody knows is a fault.
+/// Reads one event object that a client publishes, as [`read_event`], but refuses unknown keys.
 pub(crate) fn read_published(text: &str) -> Result<Complete, ReadError> {
     read(text, Others::Refused)
 }
@@ -126,35 +131,35 @@ fn read(text: &str, others: Others) -> Result<Complete, ReadError> {
     fast_path::read(text, others, complete).map_or_else(|| read_any(text, others), Ok)
 }
 
-/// Reads one event object of a publisher, without the fast reader.
+/// Reads one event object of a publisher without the fast path.
 pub(crate) fn read_any(text: &str, others: Others) -> Result<Complete, ReadError> {
     read_slowly(text, others, complete_with_key)
 }
 
 /// Reads one event object of an engine's log.
 ///
-/// An entry of [`write_stored`] names every attribute that could be filled in, so its attributes are those that were
-/// checked. An entry of a version before that may lack some: those versions filled them in here, after the check, and
-/// their nodes route such an entry so. It is routed so here too: all nodes of a rolling upgrade agree, and an old log
-/// keeps its meaning. SECURITY.md says what that leaves to old entries.
+/// An entry of [`write_stored`] names every attribute that a payload could imply, so its attributes are those that were
+/// checked. Entries of earlier versions may lack some: those versions filled them in here, after the check, and their nodes
+/// route such an entry by them. This version routes it in the same way, so that all nodes of a rolling upgrade agree and an
+/// old log keeps its meaning. SECURITY.md describes the consequence for old entries.
 pub(crate) fn read_stored(text: &str) -> Result<Event, ReadError> {
     read_event(text).map(Complete::into_event)
 }
 
-/// Reads one event object with the attributes that it names and no others: one that was published before.
+/// Reads one event object that was published before, with the attributes that it names and no others.
 pub(crate) fn read_as_it_stands(text: &str) -> Result<Event, ReadError> {
     let others = Others::PassedOver;
     fast_path::read(text, others, EventBuilder::build)
         .map_or_else(|| read_slowly(text, others, |builder, _| EventBuilder::build(builder)), Ok)
 }
 
-/// Reads one event object, whatever stands in it, and builds it by `build`, which also gets AutoSDLC's `key`.
+/// Reads any event object, and builds it by `build`, which also gets AutoSDLC's `key`.
 fn read_slowly<T>(
     text: &str,
     others: Others,
     build: impl FnOnce(EventBuilder, Option<&RawValue>) -> Result<T, EventError>,
 ) -> Result<T, ReadError> {
-    // serde would take an array for a struct's fields in order.
+    // serde would accept an array of the fields in order.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(ReadError::NotAnObject);
     }
@@ -194,7 +199,7 @@ fn read_slowly<T>(
     build(builder, input.key).map_err(ReadError::Event)
 }
 
-/// Refuses an event object with a key that no event has, or an entity with one that no entity has.
+/// Refuses an event object or its entity if it has an unknown key.
 fn refuse_unknown(text: &str) -> Result<(), ReadError> {
     #[derive(Deserialize)]
     struct EntityOf<'a> {
@@ -219,7 +224,7 @@ fn refuse_unknown(text: &str) -> Result<(), ReadError> {
     }
 }
 
-/// The event of this type whose payload is an object that says no type of its own.
+/// Returns the event of this type with an object as its payload.
 pub(crate) fn read_event_as(event_type: &str, payload: &str) -> Result<Complete, ReadError> {
     if !payload.trim_ascii_start().starts_with('{') {
         return Err(ReadError::NotAnObject);
@@ -233,13 +238,12 @@ pub(crate) fn read_event_as(event_type: &str, payload: &str) -> Result<Complete,
     read_event(&text)
 }
 
-/// Appends the event as the contract's JSON object. Absent attributes are left out, but `correlation_id` and
-/// `payload` are always there.
+/// Appends the event as the contract's JSON object. Absent attributes are left out, except `correlation_id` and `payload`.
 pub(crate) fn write_event(event: &Event, out: &mut String) {
     write_event_at(event, event.timestamp().text().as_str(), out);
 }
 
-/// The same where the text of its time is there already.
+/// Appends the event as [`write_event`], with the text of its time from the caller.
 pub(crate) fn write_event_at(event: &Event, time: &str, out: &mut String) {
     write_head(event, out);
     write_attribute(r#","source":"#, event.source(), out);
@@ -253,10 +257,11 @@ pub(crate) fn write_event_at(event: &Event, time: &str, out: &mut String) {
     write_rest(event, out);
 }
 
-/// Appends the event as an engine's log keeps it: as [`write_event`], and with every attribute named that
-/// [`read_stored`] could otherwise take from the payload. An empty value stands for none.
+/// Appends the event as an engine's log keeps it: as [`write_event`], plus every attribute that [`read_stored`] could
+/// otherwise take from the payload. An empty value stands for none.
 ///
-/// Nodes of versions before this one take those from entries that do not name them, so the entry says the same to them.
+/// Nodes of earlier versions infer attributes that an entry does not name, so naming them all makes every version read the
+/// same event.
 pub(crate) fn write_stored(event: &Event, out: &mut String) {
     write_event(event, out);
     let Implied { entity, channel, stream, execution } = Implied::by(event.event_type());
@@ -268,14 +273,14 @@ pub(crate) fn write_stored(event: &Event, out: &mut String) {
     ];
     for (is_unnamed, name) in names {
         if is_unnamed {
-            // Behind the bracket that opens the object; few events have to be moved for it.
+            // After the opening bracket. Few events are moved for this.
             out.insert_str(1, name);
         }
     }
 }
 
-/// Appends what of the object says something: as [`write_event`], but no `correlation_id` where there is none, and no
-/// time but one that the publisher gave.
+/// Appends the object without redundant fields: as [`write_event`], but without an absent `correlation_id`, and with a time
+/// only if the publisher gave one.
 pub(crate) fn write_lean(event: &Event, out: &mut String) {
     write_head(event, out);
     write_attribute(r#","source":"#, event.source(), out);
@@ -288,7 +293,7 @@ pub(crate) fn write_lean(event: &Event, out: &mut String) {
     write_rest(event, out);
 }
 
-/// `{"event_id":…,"event_type":…`
+/// Appends `{"event_id":…,"event_type":…`.
 fn write_head(event: &Event, out: &mut String) {
     out.push('{');
     if let Some(id) = event.id() {
@@ -301,7 +306,7 @@ fn write_head(event: &Event, out: &mut String) {
     json::write_string(event.event_type(), out);
 }
 
-/// What stands behind time and correlation, and the end.
+/// Appends the fields after time and correlation, and the end.
 fn write_rest(event: &Event, out: &mut String) {
     write_attribute(r#","stream_id":"#, event.stream(), out);
     write_attribute(r#","execution_id":"#, event.execution(), out);
@@ -346,7 +351,7 @@ mod tests {
         assert_eq!(written(&event), text);
     }
 
-    /// The log's entry of an event, which has no place yet.
+    /// Returns the log's entry of an event, which has no place yet.
     fn stored(event: &Event) -> String {
         let mut out = String::new();
         write_stored(event, &mut out);
@@ -356,14 +361,14 @@ mod tests {
     #[test]
     fn what_the_log_keeps_is_routed_as_it_was_checked() {
         let channel_of = |text: &str| read_stored(text).expect("an event").channel().map(str::to_owned);
-        // An attribute that the publisher named as none, one that an embedder did not set, and one that is filled in.
+        // An attribute that the publisher set to none, one that an embedder did not set, and one that is inferred.
         let named = read_event(r#"{"type":"agent_message","channel":"","payload":{"circle_name":"b"}}"#);
         assert_eq!(channel_of(&stored(&named.expect("valid"))), None);
         let given = Event::builder("agent_message").json(r#"{"circle_name":"b"}"#).build().expect("valid");
         assert_eq!(channel_of(&stored(&given)), None);
         let filled = read_event(r#"{"type":"agent_message","payload":{"circle_name":"b"}}"#).expect("valid");
         assert_eq!(channel_of(&stored(&filled)).as_deref(), Some("b"));
-        // An entry of a version that filled in while it read.
+        // An entry of a version that inferred attributes while reading.
         assert_eq!(channel_of(&written(&given)).as_deref(), Some("b"));
     }
 

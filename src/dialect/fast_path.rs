@@ -10,10 +10,10 @@ use std::mem;
 use super::event_keys::{Others, read_timestamp};
 use crate::event::{Attribute, EventBuilder, EventError, json};
 
-/// Something that is left to the other reader.
+/// Marks text that is left to `envelope`.
 struct Unusual;
 
-/// A place in the text.
+/// A position in the text.
 struct Scan<'a> {
     text: &'a str,
     at: usize,
@@ -24,7 +24,7 @@ impl<'a> Scan<'a> {
         self.at = json::space_end(self.text, self.at);
     }
 
-    /// Goes behind this byte and the space before it, if it is next.
+    /// Skips white space and this byte, if the byte is next.
     fn take(&mut self, byte: u8) -> bool {
         self.space();
         let is_next = self.text.as_bytes().get(self.at) == Some(&byte);
@@ -38,7 +38,7 @@ impl<'a> Scan<'a> {
         is_next
     }
 
-    /// A string or `null`, which is none.
+    /// Reads a string, or `null` as none.
     fn string(&mut self) -> Result<Option<&'a str>, Unusual> {
         if self.null() {
             return Ok(None);
@@ -48,7 +48,7 @@ impl<'a> Scan<'a> {
         Ok(Some(string))
     }
 
-    /// Any value but `null`, which is none, as it stands there.
+    /// Reads any value as it stands, or `null` as none.
     fn value(&mut self) -> Result<Option<&'a str>, Unusual> {
         if self.null() {
             return Ok(None);
@@ -58,7 +58,7 @@ impl<'a> Scan<'a> {
         Ok(Some(&self.text[start..self.at]))
     }
 
-    /// The next field's name, with its value behind it; an empty one at the object's end.
+    /// Reads the next field's name and colon; returns an empty name at the object's end.
     fn key(&mut self, is_first: bool) -> Result<&'a str, Unusual> {
         if self.take(b'}') {
             return Ok("");
@@ -69,7 +69,7 @@ impl<'a> Scan<'a> {
         }
         let (key, end) = json::plain_string(self.text, self.at).ok_or(Unusual)?;
         self.at = end;
-        // The empty name is the end's.
+        // The empty name marks the end.
         usual(!key.is_empty() && self.take(b':'))?;
         self.space();
         Ok(key)
@@ -80,7 +80,7 @@ fn usual(is_usual: bool) -> Result<(), Unusual> {
     if is_usual { Ok(()) } else { Err(Unusual) }
 }
 
-/// The attribute that a field of this name has as its text.
+/// Returns the attribute that this field holds as text.
 fn attribute(key: &str) -> Option<Attribute> {
     Some(match key {
         "type" | "event_type" => Attribute::Type,
@@ -93,14 +93,14 @@ fn attribute(key: &str) -> Option<Attribute> {
     })
 }
 
-/// Places of fields that are no attribute's, among those that were seen.
+/// Bits of the fields that are no attribute, for the fields already seen.
 const ENTITY: usize = Attribute::COUNT;
 const TIMESTAMP: usize = ENTITY + 1;
 const PAYLOAD: usize = ENTITY + 2;
 const TRACE_PARENT: usize = ENTITY + 3;
 const TRACE_STATE: usize = ENTITY + 4;
 
-/// Reads one event object and builds it by `build`. `None`: something in it is unusual, or wrong.
+/// Reads one event object and builds it by `build`. Returns `None` if anything in it is unusual or wrong.
 pub(crate) fn read<T>(
     text: &str,
     others: Others,
@@ -147,7 +147,7 @@ fn read_usual(text: &str, others: Others) -> Result<EventBuilder, Unusual> {
             "entity" => {
                 see(ENTITY)?;
                 if !scan.null() {
-                    // An object names the entity, whatever stands in it.
+                    // An object names the entity, even an empty one.
                     builder.set(Attribute::EntityKind, "");
                     entity(&mut scan, &mut builder)?;
                 }
@@ -160,9 +160,9 @@ fn read_usual(text: &str, others: Others) -> Result<EventBuilder, Unusual> {
                 see(TRACE_STATE)?;
                 state = scan.string()?;
             }
-            // It may say what the event is about.
+            // The key may name the entity.
             "key" => return Err(Unusual),
-            // The other reader names it.
+            // `envelope` names the key in its error.
             other if !others.allow(other) => return Err(Unusual),
             _ => drop(scan.value()?),
         }
@@ -175,7 +175,7 @@ fn read_usual(text: &str, others: Others) -> Result<EventBuilder, Unusual> {
     Ok(builder)
 }
 
-/// The object of an entity's kind and id, whose opening bracket is next.
+/// Reads the object of an entity's kind and id.
 fn entity(scan: &mut Scan<'_>, builder: &mut EventBuilder) -> Result<(), Unusual> {
     usual(scan.take(b'{'))?;
     let mut is_first = true;
@@ -201,7 +201,7 @@ mod tests {
     use crate::dialect::envelope;
     use crate::dialect::infer_attributes::{Complete, complete};
 
-    /// Texts that are taken, and mean what they mean to the reader of all texts.
+    /// Texts that both readers accept with the same result.
     #[test]
     fn usual_events_are_taken_as_the_other_reader_takes_them() {
         let whole = r#"{"event_id":"a-1","event_type":"task.progress","source":"core","timestamp":"2026-01-27T10:21:33.123456Z","correlation_id":"run-42","stream_id":"webhook","execution_id":"ex-1","entity":{"kind":"task","id":"t-1"},"channel":"dev","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","tracestate":"a=b","payload":{"n":42}}"#;

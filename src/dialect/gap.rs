@@ -1,21 +1,21 @@
-//! Notices for clients where events that they wanted do not come.
+//! Notices of missing events.
 //!
 //! Invariants:
-//! - A number that is told as exact counts events that this client would have been sent, and no others.
-//! - A bound counts events of others too, so a client with a narrowing grant is told none.
+//! - An exact number counts only events that this client would have received.
+//! - A bound also counts events of other clients, so a client with a narrowing grant gets no bound.
 
 use std::fmt;
 
 use crate::event::{EventId, Since, Timestamp};
 
-/// How many of the events that a client wanted are missing.
+/// Number of missing events that a client wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Missed {
     Exactly(u64),
-    /// So many events are gone; nobody knows which of them this client wanted.
+    /// This many events are gone; it is not known which of them the client wanted.
     AtMost(u64),
-    /// Nothing can be said, as of another epoch.
+    /// Nothing is known, as after a change of the epoch.
     Unknown,
 }
 
@@ -26,12 +26,12 @@ impl Default for Missed {
 }
 
 impl Missed {
-    /// Returns the number where it is known.
+    /// Returns the number if it is known exactly.
     pub(crate) const fn exactly(self) -> Option<u64> {
         if let Self::Exactly(missed) = self { Some(missed) } else { None }
     }
 
-    /// Returns both together.
+    /// Returns the sum.
     pub(crate) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Exactly(one), Self::Exactly(other)) => Self::Exactly(one.saturating_add(other)),
@@ -42,7 +42,7 @@ impl Missed {
         }
     }
 
-    /// Returns the same as a mere bound, where some of them may not have been wanted.
+    /// Returns the number as a bound, for a client that may not have wanted all of them.
     pub(crate) const fn as_bound(self) -> Self {
         match self {
             Self::Exactly(missed) | Self::AtMost(missed) => Self::AtMost(missed),
@@ -55,22 +55,22 @@ impl Missed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GapNotice {
     pub(crate) missed: Missed,
-    /// The place before the gap; a resume from here is worth a try if `recoverable`.
+    /// The place before the gap; a resume from here may succeed if `recoverable`.
     pub(crate) from: Option<Since>,
     /// The last event within the gap.
     pub(crate) to: Option<EventId>,
-    /// Whether the server still holds what was missed.
+    /// Whether the server still has the missing events.
     pub(crate) recoverable: bool,
-    /// When it was found.
+    /// Time at which the gap was found.
     pub(crate) at: Timestamp,
 }
 
 impl GapNotice {
-    /// Returns an event at one of its edges.
+    /// Returns an event at one of the gap's edges.
     pub(crate) fn edge(&self) -> Option<EventId> {
         self.to.or(match &self.from {
             Some(Since::Event(id)) => Some(*id),
-            // Random digits, which tell it from other gaps as well as an id does.
+            // Random digits, which tell this gap from others as well as an id does.
             Some(Since::Sealed(text)) => {
                 let digits = |at| text.get(at..at + 16).and_then(|hex| u64::from_str_radix(hex, 16).ok());
                 Some(EventId { epoch: digits(1)?, shard: 0, sequence: digits(17)? })
@@ -79,15 +79,14 @@ impl GapNotice {
         })
     }
 
-    /// Returns what a client may know of it that is to learn nothing beyond its grant: no bound, no event of others, and
-    /// the place before it sealed.
+    /// Returns the notice without details beyond a client's grant: no bound, no event of other clients, and a sealed place.
     pub(crate) fn within_a_grant(&self, seal: impl FnOnce(&Since) -> Option<Since>) -> Self {
         let missed = if let Missed::AtMost(_) = self.missed { Missed::Unknown } else { self.missed };
         let from = self.from.as_ref().and_then(seal);
         Self { missed, from, to: None, ..self.clone() }
     }
 
-    /// Returns `{"missed","from","to","recoverable"}`, and `at_most` where only a bound is known.
+    /// Returns `{"missed","from","to","recoverable"}` as JSON, and `at_most` if only a bound is known.
     pub(crate) fn json(&self) -> String {
         fn place(place: Option<&impl fmt::Display>) -> String {
             place.map_or_else(|| "null".to_owned(), |place| format!("\"{place}\""))
@@ -136,24 +135,10 @@ mod tests {
 
     #[test]
     fn every_encoding_that_tells_of_a_gap_tells_the_bound() {
-        let encodings = [
-            Encoding::NativeWs,
-            Encoding::NativeSse,
-            Encoding::NativeSseUnnamed,
-            Encoding::AgentosWs,
-            Encoding::AgentosWsGaps,
-            Encoding::HiveWs,
-            Encoding::HiveWsBinary,
-            Encoding::GatheringWs,
-            Encoding::AutosdlcWs,
-            Encoding::NativeWsLean,
-            Encoding::NativeSseLean,
-            Encoding::NativeSseLeanUnnamed,
-        ];
-        for encoding in encodings {
+        for encoding in Encoding::all() {
             let frame = encoding.gap(&gap(Missed::AtMost(1808)));
             // AgentOS's envelope is frozen: a client that did not ask for gaps gets none.
-            let is_told = encoding != Encoding::AgentosWs;
+            let is_told = format!("{encoding:?}") != "AgentosWs";
             let text = String::from_utf8_lossy(&frame);
             assert_eq!(text.contains(r#""missed":null"#), is_told, "{encoding:?}: {text}");
             assert_eq!(text.contains(r#""at_most":1808"#), is_told, "{encoding:?}: {text}");

@@ -1,7 +1,8 @@
-//! GatheRing's channels: `{type, data, timestamp, channel}`, and what one client says reaches the others.
+//! GatheRing's channels: `{type, data, timestamp, channel}`; a client's message goes to the other clients of its channel.
 //!
-//! Imports `catalogue`, `event` and `filter`. Always: a client is in the channel that its path names and in no other; its
-//! words go out with their fields as they were sent.
+//! Invariants:
+//! - A client is in the channel of its path and in no other.
+//! - A client's message is sent on with its fields as they were.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -12,6 +13,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::codes::{CLOSE_GATHERING_AUTH, ErrorCode};
 use super::command::{UNKNOWN, in_scratch, put_text, text_frame};
 use super::infer_attributes::complete;
 use super::wire::WireProtocol;
@@ -28,14 +30,14 @@ use crate::filter::{Filter, Pattern};
 #[derive(Debug)]
 pub(super) struct Gathering;
 
-/// What a client says has this before its number as the source. Such an event's payload holds the fields of
-/// the message, which stand beside `type` on the wire, not in `data`.
+/// Prefix of the source of a client's message, before the client's number. The payload of such an event holds the message's
+/// fields, which go beside `type` on the wire, not into `data`.
 const SAID_BY: &str = "gathering:";
 
-/// Everything in the path's channel.
+/// Subscribes to everything in the path's channel.
 pub(super) fn open(place: Place) -> Opening {
     let filter = Filter::new().any_of(Attribute::Channel, [Pattern::exact(place.channel.clone())]);
-    // A path without a name is no channel, and an absent one none either.
+    // An empty name is no channel, and neither is a missing one.
     let filter = if place.channel.is_empty() { Filter::nothing() } else { filter };
     Opening {
         encoding: Encoding::GatheringWs,
@@ -44,7 +46,7 @@ pub(super) fn open(place: Place) -> Opening {
     }
 }
 
-/// A message's fields in the order they came, each as its text, the type apart.
+/// A message's fields in their order, each as its text; the type apart.
 #[derive(Default)]
 struct MessageIn<'a> {
     kind: Option<Cow<'a, str>>,
@@ -83,7 +85,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for MessageIn<'a> {
     }
 }
 
-/// A string that borrows where it can.
+/// A string that borrows if it can.
 #[derive(Deserialize)]
 struct Word<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -100,7 +102,7 @@ impl WireProtocol for Gathering {
     fn read(&self, message: Incoming<'_>, place: &Place, _: usize) -> ClientMessage {
         let text = match message {
             Incoming::Text(text) => text,
-            // FastAPI's `receive_json(mode="binary")` clients.
+            // Clients of FastAPI's `receive_json(mode="binary")` send these.
             Incoming::Binary(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
         };
         let (kind, command) = read(text, place);
@@ -123,7 +125,7 @@ impl WireProtocol for Gathering {
                 (Some("pong"), _) => ("pong", Ok(Command::Nothing)),
                 (Some("auth"), Some(token)) => ("auth", Ok(Command::Auth { token: token.into_owned() })),
                 (Some("auth"), None) => {
-                    ("auth", Err(ClientError::new("invalid_payload", "token is missing")))
+                    ("auth", Err(ClientError::new(ErrorCode::InvalidPayload, "token is missing")))
                 }
                 (Some(_), _) => ("message", Ok(Command::Withheld)),
             },
@@ -140,7 +142,7 @@ impl WireProtocol for Gathering {
                 "type": "error", "data": { "error": error.text, "code": error.code }, "timestamp": at,
                 "channel": null,
             }),
-            // A channel's clients expect its messages and nothing else.
+            // A channel's clients expect its messages only.
             _ => return None,
         };
         Some(text_frame(&message.to_string()))
@@ -151,8 +153,8 @@ impl WireProtocol for Gathering {
         text_frame(&format!(r#"{{"type":"gap","data":{data},"timestamp":"{at}","channel":null}}"#))
     }
 
-    /// The document's ping, and the protocol's: its clients answer the first as they please, browsers and
-    /// libraries answer the second by themselves.
+    /// Sends the document's ping and the protocol's: clients may answer the first, browsers and libraries answer the second
+    /// by themselves.
     fn heartbeat(&self) -> Bytes {
         let mut both = BytesMut::from(&*text_frame(r#"{"type":"ping"}"#));
         both.extend_from_slice(&ws::frame(ws::OpCode::Ping, b""));
@@ -165,7 +167,7 @@ impl WireProtocol for Gathering {
 
     fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {
         Some((
-            4001,
+            CLOSE_GATHERING_AUTH,
             match why {
                 Refusal::NoToken => "Auth required".into(),
                 Refusal::BadToken(why) => why.clone().into(),
@@ -176,7 +178,7 @@ impl WireProtocol for Gathering {
 }
 
 fn read(text: &str, place: &Place) -> (&'static str, Result<Command, ClientError>) {
-    // Also bounds the nesting.
+    // Bounds the nesting too.
     let mut whole = String::new();
     if let Err(error) = json::minify(text, &mut whole) {
         return (UNKNOWN, Err(ClientError::invalid(error.to_string())));
@@ -190,7 +192,7 @@ fn read(text: &str, place: &Place) -> (&'static str, Result<Command, ClientError
         Some("pong") => ("pong", Ok(Command::Nothing)),
         Some("auth") => match message.token {
             Some(token) => ("auth", Ok(Command::Auth { token: token.into_owned() })),
-            None => ("auth", Err(ClientError::new("invalid_payload", "token is missing"))),
+            None => ("auth", Err(ClientError::new(ErrorCode::InvalidPayload, "token is missing"))),
         },
         Some(kind) => {
             let mut payload = String::with_capacity(text.len());
@@ -208,15 +210,15 @@ fn read(text: &str, place: &Place) -> (&'static str, Result<Command, ClientError
                 .source(&format!("{SAID_BY}{:016x}", place.client))
                 .channel(&place.channel)
                 .json(&payload);
-            let command = complete(builder)
-                .map(Command::Say)
-                .map_err(|error| ClientError::new("invalid_event", format!("{}: {error}", shortened(kind))));
+            let command = complete(builder).map(Command::Say).map_err(|error| {
+                ClientError::new(ErrorCode::InvalidEvent, format!("{}: {error}", shortened(kind)))
+            });
             ("message", command)
         }
     }
 }
 
-/// Which of the fields that a message should have, one that a client sent has already.
+/// Presence of the standard fields in a client's message.
 #[derive(Default)]
 struct Has {
     data: bool,
@@ -257,10 +259,10 @@ pub(super) fn put_event(event: &Event, _: Option<&Position>, frames: &mut Vec<u8
     let payload = event.payload();
     in_scratch(|out| {
         out.push_str(r#"{"type":"#);
-        // The event bus has other names for what clients know.
+        // The event bus has other names for the clients' types.
         let name = event.event_type();
         json::write_string(message_type(name).unwrap_or(name), out);
-        // The fields of what a client said, beside the type.
+        // The fields of a client's message, beside the type.
         let fields = payload.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
         let said = fields.filter(|_| event.source().is_some_and(|source| source.starts_with(SAID_BY)));
         let has: Has = said.and_then(|_| serde_json::from_str(payload).ok()).unwrap_or_default();

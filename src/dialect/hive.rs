@@ -1,7 +1,8 @@
 //! Hive's streaming: `{"action": …}` in, `{"type":"event","event":{…}}` out.
 //!
-//! Imports `event` and `filter`. Always: nothing is delivered before a subscribe, and a second one adds; types
-//! match whatever their case, and come out in lower case.
+//! Invariants:
+//! - Nothing is delivered before a subscribe, and a second one adds.
+//! - Types match in any case, and are sent in lower case.
 
 use std::borrow::Cow;
 
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::codes::{CLOSE_POLICY, ErrorCode};
 use super::command::{Strings, UNKNOWN, in_scratch};
 use super::wire::WireProtocol;
 use super::{
@@ -22,11 +24,11 @@ use crate::filter::{Filter, Pattern};
 /// Hive's dialect.
 #[derive(Debug)]
 pub(super) struct Hive {
-    /// The client asked for binary frames.
+    /// Whether the client asked for binary frames.
     pub(super) binary: bool,
 }
 
-/// `?binary=1`: messages come as binary frames, which some clients take with less work.
+/// Reads the query: with `?binary=1` messages are binary frames, which some clients read with less work.
 pub(super) fn open(query: &[(String, String)]) -> Opening {
     let is_binary = |(name, value): &(String, String)| {
         (name == "binary" && matches!(value.as_str(), "" | "1" | "true"))
@@ -52,7 +54,7 @@ struct MessageIn<'a> {
     subscription_id: Option<String>,
 }
 
-/// A name in every case that publishers write: as it is, lower and upper.
+/// Returns a name in every case that publishers write: as it is, lower and upper.
 fn in_any_case(name: &str) -> [Pattern; 3] {
     [Pattern::new(name), Pattern::new(name.to_lowercase()), Pattern::new(name.to_uppercase())]
 }
@@ -62,7 +64,7 @@ impl MessageIn<'_> {
         let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
         match &*self.action {
             "subscribe" => {
-                // Ids are what they are, whatever asterisks are in them.
+                // Ids match exactly, even with asterisks in them.
                 let exact = |ids| list(ids).into_iter().map(Pattern::exact);
                 let types = list(self.event_types);
                 let filter = Filter::new()
@@ -76,25 +78,25 @@ impl MessageIn<'_> {
                 ("subscribe", Ok(Command::Subscribe(Box::new(subscribe))))
             }
             "unsubscribe" => {
-                // Without an id, all it has.
+                // Without an id, every subscription ends.
                 let subscription_id = self.subscription_id.unwrap_or_else(|| "*".to_owned());
                 ("unsubscribe", Ok(Command::Unsubscribe { subscription_id, strict: false }))
             }
             "auth" => match self.token {
                 Some(token) => ("auth", Ok(Command::Auth { token: token.into_owned() })),
-                None => ("auth", Err(ClientError::new("auth_failed", "token is missing"))),
+                None => ("auth", Err(ClientError::new(ErrorCode::AuthFailed, "token is missing"))),
             },
             "ping" => ("ping", Ok(Command::Ping)),
             "pong" => ("pong", Ok(Command::Nothing)),
             other => {
                 let text = format!("Unknown action: {}", shortened(other));
-                (UNKNOWN, Err(ClientError::new("unknown_action", text)))
+                (UNKNOWN, Err(ClientError::new(ErrorCode::UnknownAction, text)))
             }
         }
     }
 }
 
-/// A message's action, and its token.
+/// A message's action and token.
 #[derive(Deserialize)]
 struct GlanceIn<'a> {
     #[serde(borrow)]
@@ -103,7 +105,7 @@ struct GlanceIn<'a> {
     token: Option<Cow<'a, str>>,
 }
 
-/// A message's fields, so far as `T` has them.
+/// Reads the fields of a message that `T` has.
 fn fields<'a, T: Deserialize<'a>>(message: Incoming<'a>) -> Result<T, ClientError> {
     let text = match message {
         Incoming::Text(text) => Some(text),
@@ -149,7 +151,7 @@ impl WireProtocol for Hive {
             Reply::Pong => json!({ "type": "pong" }),
             Reply::Authenticated => json!({ "type": "authenticated" }),
             Reply::Error(error) => json!({ "type": "error", "error": error.text, "code": error.code }),
-            // The reason of the close says why a token was refused.
+            // The close reason says why a token was refused.
             _ => return None,
         };
         Some(self.frame(&message.to_string()))
@@ -161,7 +163,7 @@ impl WireProtocol for Hive {
 
     fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {
         Some((
-            1008,
+            CLOSE_POLICY,
             match why {
                 Refusal::NoToken => "Auth required".into(),
                 Refusal::BadToken(why) => format!("Auth failed: {why}").into(),
@@ -185,8 +187,8 @@ impl Hive {
     }
 }
 
-/// Appends the `event` message as a WebSocket frame. `stream_id` and `execution_id` are always there: the document's own
-/// clients look them up without asking.
+/// Appends the `event` message as a WebSocket frame. `stream_id` and `execution_id` are always present: the document's own
+/// clients read them without a check.
 pub(super) fn put_event(event: &Event, binary: bool, frames: &mut Vec<u8>) {
     in_scratch(|out| {
         out.push_str(r#"{"type":"event","event":{"type":"#);

@@ -1,7 +1,8 @@
-//! Keys of objects and queries that people write: which one is not known, and which one was meant.
+//! Unknown keys in objects and queries that people write, and the known key that was perhaps meant.
 //!
-//! Imports nothing of ours. Always: what it costs is bounded by the known keys; a key of a stranger's choosing is
-//! repeated in part at the most.
+//! Invariants:
+//! - The cost is bounded by the known keys.
+//! - An error repeats at most a part of a client's key.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,11 +12,11 @@ use strsim::osa_distance;
 
 use super::shortened;
 
-/// The longest key that is compared with the known ones: those have 15 letters at the most, and a comparison takes as
-/// many steps as both lengths multiplied.
+/// Length of the longest key that is compared with the known ones. Those have at most 15 letters, and a comparison takes as
+/// many steps as the product of both lengths.
 const LETTERS_MAX: usize = 24;
 
-/// Returns a key's letters and digits in lower case: `eventTypes` is `event_types`, `last-event-id` is `last_event_id`.
+/// Returns a key's letters and digits in lower case, so that `eventTypes` equals `event_types`.
 fn letters(key: &str) -> String {
     let kept = key.chars().filter(|letter| !matches!(letter, '_' | '-' | ' '));
     kept.take(LETTERS_MAX + 1).map(|letter| letter.to_ascii_lowercase()).collect()
@@ -29,7 +30,7 @@ pub(crate) fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     }
     let far = |known: &str| {
         let other = letters(known);
-        // `types` for `event_types`, `stream` for `stream_ids`; `event_types` for `type`, which is worth two letters.
+        // `types` for `event_types`, `stream` for `stream_ids`. `event_types` for `type` counts as two letters.
         let has = |whole: &str, part: &str| part.len() > 2 && whole.contains(part);
         let parts = if has(&other, &word) { usize::from(word != other) } else { usize::MAX };
         let parts = if has(&word, &other) { parts.min(2) } else { parts };
@@ -39,7 +40,7 @@ pub(crate) fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     (far <= 1 + word.len() / 3).then_some(nearest)
 }
 
-/// A key that is not known, for people.
+/// Error text for an unknown key.
 pub(crate) struct UnknownKey<'a> {
     pub(crate) key: &'a str,
     pub(crate) known: &'a [&'a str],
@@ -56,7 +57,7 @@ impl fmt::Display for UnknownKey<'_> {
     }
 }
 
-/// Returns the first key of a JSON object that none of these is; `None` too where the text is no object.
+/// Returns the first unknown key of a JSON object; `None` also if the text is no object.
 pub(crate) fn first_unknown(object: &str, is_known: impl Fn(&str) -> bool) -> Option<String> {
     let mut json = serde_json::Deserializer::from_str(object);
     Keys(&is_known).deserialize(&mut json).ok().flatten()

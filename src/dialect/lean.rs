@@ -1,7 +1,5 @@
-//! Native events in lean form, for clients that want few bytes: the event object without a message around it over
-//! WebSocket, the payload alone in an event stream.
-//!
-//! Imports its siblings and `event`. Always: what is no event is as in the native dialect.
+//! Native events in lean form, for clients that need few bytes: over WebSocket the event object without a message around
+//! it, on an event stream the payload alone. Messages that are no events are as in the native dialect.
 
 use std::fmt::Write as _;
 
@@ -9,11 +7,11 @@ use super::command::{in_scratch, put_text};
 use super::{envelope, stream};
 use crate::event::{Event, Position};
 
-/// The subprotocol by which a client asks for it.
+/// Subprotocol by which a client asks for this form.
 pub(crate) const PROTOCOL: &str = "fanwire.v1.lean";
 
-/// Appends the event object as a WebSocket frame. Where its id does not say all that a client needs to resume, its last field
-/// is a `position` that does.
+/// Appends the event object as a WebSocket frame. If the id alone is not enough to resume from, the last field is a
+/// `position`.
 pub(super) fn put_event(event: &Event, position: Option<&Position>, frames: &mut Vec<u8>) {
     in_scratch(|out| {
         envelope::write_lean(event, out);
@@ -26,7 +24,7 @@ pub(super) fn put_event(event: &Event, position: Option<&Position>, frames: &mut
     });
 }
 
-/// Appends the payload as an event of an event stream, whose name and id say the rest.
+/// Appends the payload as an event of an event stream; the stream's name and id hold the rest.
 pub(super) fn put_sse_event(
     event: &Event,
     name: Option<&str>,

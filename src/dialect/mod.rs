@@ -7,22 +7,30 @@
 //!
 //! Adding a dialect takes its file, its rows in `table`, and its names in `encoding` and `name`.
 
+#[cfg(feature = "dialects")]
 mod agentos;
+#[cfg(feature = "dialects")]
 pub(crate) mod autosdlc;
 pub(crate) mod cloudevents;
+pub(crate) mod codes;
 mod command;
+#[cfg(feature = "schema")]
+mod documents;
 mod encoding;
 pub(crate) mod envelope;
 mod event_keys;
 pub(crate) mod fast_path;
 mod gap;
+#[cfg(feature = "dialects")]
 mod gathering;
+#[cfg(feature = "dialects")]
 mod hive;
 mod infer_attributes;
 pub(crate) mod keys;
 pub(crate) mod lean;
 mod name;
 pub(crate) mod native;
+pub(crate) mod observe;
 mod on_lag;
 pub(crate) mod protocol;
 pub(crate) mod sse_bridge;
@@ -31,15 +39,18 @@ mod table;
 mod uuid;
 mod wire;
 
-pub(crate) use command::UNKNOWN;
+pub(crate) use codes::{CLOSE_POLICY, CLOSE_RESTART, CLOSE_TRY_LATER, ErrorCode};
 pub(crate) use command::{
-    Asked, ClientError, ClientMessage, Command, INVALID_FILTER, Incoming, Opening, PastEnd, PastStart, Place,
-    Refusal, Reply, Stamp, Subscribe, shortened, split_entity,
+    Asked, ClientError, ClientMessage, Command, Incoming, Opening, PastEnd, PastStart, Place, Refusal, Reply,
+    Stamp, Subscribe, shortened, split_entity,
 };
+#[cfg(feature = "schema")]
+pub(crate) use documents::DocumentSchemas;
 pub(crate) use encoding::Encoding;
 pub(crate) use gap::{GapNotice, Missed};
 pub(crate) use infer_attributes::Complete;
 pub use name::{Dialect, ParseDialectError};
+pub(crate) use observe::{Observed, Observers, Watch};
 pub(crate) use on_lag::OnLag;
 pub(crate) use wire::{KindLimits, WireProtocol};
 #[cfg(any(test, fuzzing))]

@@ -12,27 +12,44 @@ pub enum Dialect {
     /// Fanwire's own, which is FCC's: `{type, payload, message_id, timestamp, correlation_id}`.
     Native,
     /// AgentOS's event stream: the bare envelope v1, with every event from the moment of connecting.
+    #[cfg(feature = "dialects")]
     Agentos,
     /// Hive's streaming: `{"action": …}` in, `{"type": "event", "event": …}` out.
+    #[cfg(feature = "dialects")]
     Hive,
     /// AutoSDLC's messages: `{id, type, timestamp, data, metadata}`, subscriptions by resource.
+    #[cfg(feature = "dialects")]
     Autosdlc,
     /// GatheRing's channels by path: `{type, data, timestamp, channel}`. A client's message goes to the other clients.
+    #[cfg(feature = "dialects")]
     Gathering,
 }
 
 impl Dialect {
-    /// Every dialect.
-    pub const ALL: &'static [Self] =
-        &[Self::Native, Self::Agentos, Self::Hive, Self::Autosdlc, Self::Gathering];
+    /// Every dialect of this build. All but the native one need the feature `dialects`.
+    pub const ALL: &'static [Self] = &[
+        Self::Native,
+        #[cfg(feature = "dialects")]
+        Self::Agentos,
+        #[cfg(feature = "dialects")]
+        Self::Hive,
+        #[cfg(feature = "dialects")]
+        Self::Autosdlc,
+        #[cfg(feature = "dialects")]
+        Self::Gathering,
+    ];
 
     /// Returns the name in options and configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
+            #[cfg(feature = "dialects")]
             Self::Agentos => "agentos",
+            #[cfg(feature = "dialects")]
             Self::Hive => "hive",
+            #[cfg(feature = "dialects")]
             Self::Autosdlc => "autosdlc",
+            #[cfg(feature = "dialects")]
             Self::Gathering => "gathering",
         }
     }
@@ -44,12 +61,26 @@ impl fmt::Display for Dialect {
     }
 }
 
-/// A word that names no dialect.
+/// Dialects of the feature `dialects`.
+const OPTIONAL: [&str; 4] = ["agentos", "hive", "autosdlc", "gathering"];
+
+/// A word that names no dialect of this build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseDialectError(String);
 
+impl ParseDialectError {
+    /// Returns whether the word names a dialect that this build lacks.
+    pub(crate) fn is_optional(&self) -> bool {
+        !cfg!(feature = "dialects") && OPTIONAL.contains(&&*self.0)
+    }
+}
+
 impl fmt::Display for ParseDialectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_optional() {
+            let name = &self.0;
+            return write!(f, "dialect {name} is not in this build: compile it with the feature `dialects`");
+        }
         let names: Vec<&str> = Dialect::ALL.iter().map(|dialect| dialect.name()).collect();
         write!(f, "'{}' is no dialect: {}, or fcc, which is native", shortened(&self.0), names.join(", "))
     }

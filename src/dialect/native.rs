@@ -1,6 +1,6 @@
 //! The native dialect, FCC's messages and more: `{type, payload, message_id, timestamp, correlation_id}`.
 //!
-//! Imports `event`, `filter` and `codec`. Always: whatever text comes in, the answer is a message.
+//! Invariant: every text is answered by a message.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -11,6 +11,7 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::codes::{CLOSE_POLICY, ErrorCode};
 use super::command::{Bounded, Strings, UNKNOWN, in_scratch, put_text, text_frame};
 use super::keys::{UnknownKey, first_unknown};
 use super::uuid::Uuid;
@@ -22,7 +23,7 @@ use super::{
 use crate::event::{Attribute, Event, Position, Since, json};
 use crate::filter::Filter;
 
-/// Its subprotocol.
+/// Subprotocol of the dialect.
 pub(crate) const PROTOCOL: &str = "fanwire.v1";
 
 /// The native dialect.
@@ -39,7 +40,7 @@ struct MessageIn<'a> {
     message_id: Option<Cow<'a, str>>,
 }
 
-/// A message that says nothing which is not known.
+/// A message without unknown keys.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UsualMessageIn<'a> {
@@ -53,16 +54,16 @@ struct UsualMessageIn<'a> {
     _timestamp: IgnoredAny,
     #[serde(rename = "correlation_id", default)]
     _correlation_id: IgnoredAny,
-    /// An event's message has it.
+    /// The message of an event has one.
     #[serde(rename = "position", default)]
     _position: IgnoredAny,
 }
 
-/// The keys of a client's message.
+/// Keys of a client's message.
 const MESSAGE_KEYS: [&str; 6] = ["type", "payload", "message_id", "timestamp", "correlation_id", "position"];
 
 impl<'a> MessageIn<'a> {
-    /// Reads a message, and returns with it what it says that is not known, where it asks for something.
+    /// Reads a message, and checks it for unknown keys if it asks for something.
     fn read(text: &'a str) -> Result<(Self, Result<(), ClientError>), serde_json::Error> {
         if let Ok(UsualMessageIn { kind, payload, message_id, .. }) = serde_json::from_str(text) {
             return Ok((Self { kind, payload, message_id }, Ok(())));
@@ -94,7 +95,7 @@ impl EntityIn {
     }
 }
 
-/// The keys of a `subscribe`.
+/// Keys of a `subscribe`.
 const SUBSCRIBE_KEYS: [&str; 16] = [
     "subscription_id",
     "event_types",
@@ -114,7 +115,7 @@ const SUBSCRIBE_KEYS: [&str; 16] = [
     "own_past",
 ];
 
-/// A key that is not known is refused: a slip of the pen would otherwise be a subscription to everything.
+/// Payload of a `subscribe`. Unknown keys are refused: a slip would otherwise be a subscription to everything.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 struct SubscribeIn {
@@ -153,7 +154,7 @@ fn read_message(text: &str) -> ClientMessage {
         asked: Asked::Silent,
         command: Err(ClientError::invalid(details)),
     };
-    // Serde's skipping does not bound the nesting. What it finds wrong is looked at once more, for the words of the answer.
+    // serde's skipping does not bound the nesting. Faults are looked at once more, for a better error text.
     if !text.trim_ascii_start().starts_with('{') || !json::nests_within_limit(text) {
         return broken("not a JSON object");
     }
@@ -169,7 +170,7 @@ fn read_message(text: &str) -> ClientMessage {
     }
 }
 
-/// Refuses a key that a message or its payload does not have, in messages that ask for something.
+/// Refuses an unknown key of a message or its payload, in messages that ask for something.
 fn refuse_unknown(what: &str, kind: &str, object: &str, known: &[&str]) -> Result<(), ClientError> {
     if !matches!(kind, "subscribe" | "unsubscribe" | "request" | "refill" | "publish") {
         return Ok(());
@@ -180,10 +181,10 @@ fn refuse_unknown(what: &str, kind: &str, object: &str, known: &[&str]) -> Resul
     } else {
         format!("{what}: {}", UnknownKey { key: &key, known })
     };
-    Err(ClientError::new("unknown_key", error))
+    Err(ClientError::new(ErrorCode::UnknownKey, error))
 }
 
-/// The keys of a payload.
+/// Returns the keys of a payload.
 fn keys_of(kind: &str) -> &'static [&'static str] {
     match kind {
         "subscribe" => &SUBSCRIBE_KEYS,
@@ -195,54 +196,57 @@ fn keys_of(kind: &str) -> &'static [&'static str] {
     }
 }
 
-/// The types of a client's messages.
+/// Types of a client's messages.
 const KINDS: [&str; 9] =
     ["subscribe", "unsubscribe", "request", "refill", "ping", "publish", "auth", "ack", "pong"];
 
 fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
     let names = || serde_json::from_str::<NamesIn>(payload).map_err(|error| bad_payload(&error));
-    // serde would take an array for the fields in order.
+    // serde would accept an array of the fields in order.
     let is_list = payload.trim_ascii_start().starts_with('[');
     if matches!(kind, "unsubscribe" | "request" | "refill") {
         refuse_unknown("payload", kind, payload, keys_of(kind))?;
     }
     match kind {
         "subscribe" | "unsubscribe" | "request" | "refill" | "auth" if is_list => {
-            Err(ClientError::new("invalid_payload", "payload: not an object"))
+            Err(ClientError::new(ErrorCode::InvalidPayload, "payload: not an object"))
         }
         "subscribe" => read_subscribe(payload).map(|s| Command::Subscribe(Box::new(s))),
         "unsubscribe" => match names()?.subscription_id {
             Some(subscription_id) => Ok(Command::Unsubscribe { subscription_id, strict: true }),
-            None => Err(ClientError::new("invalid_payload", "subscription_id is missing")),
+            None => Err(ClientError::new(ErrorCode::InvalidPayload, "subscription_id is missing")),
         },
         "request" => match names()? {
             NamesIn { action: Some(action), channel, .. } if action == "presence" => match channel {
                 Some(channel) => Ok(Command::Presence { channel }),
-                None => Err(ClientError::new("invalid_payload", "channel is missing")),
+                None => Err(ClientError::new(ErrorCode::InvalidPayload, "channel is missing")),
             },
             NamesIn { action, .. } => Ok(Command::Request { action: action.unwrap_or_default() }),
         },
         "refill" => match names()?.since.as_deref().map(str::parse) {
             Some(Ok(since)) => Ok(Command::Refill { since }),
-            Some(Err(error)) => Err(ClientError::new("invalid_since", format!("since: {error}"))),
-            None => Err(ClientError::new("invalid_payload", "since is missing")),
+            Some(Err(error)) => Err(ClientError::new(ErrorCode::InvalidSince, format!("since: {error}"))),
+            None => Err(ClientError::new(ErrorCode::InvalidPayload, "since is missing")),
         },
         "ping" => Ok(Command::Ping),
         "publish" => envelope::read_published(payload)
             .map(Command::Publish)
-            .map_err(|error| ClientError::new("invalid_event", error.to_string())),
-        // What serde says of a fault would repeat the token.
+            .map_err(|error| ClientError::new(ErrorCode::InvalidEvent, error.to_string())),
+        // serde's error text would repeat the token.
         "auth" => match names().ok().and_then(|names| names.token) {
             Some(token) => Ok(Command::Auth { token }),
-            None => Err(ClientError::new("invalid_payload", "token is missing")),
+            None => Err(ClientError::new(ErrorCode::InvalidPayload, "token is missing")),
         },
         "ack" | "pong" => Ok(Command::Nothing),
-        other => Err(ClientError::new("unknown_type", format!("Unknown message type: {}", shortened(other)))),
+        other => Err(ClientError::new(
+            ErrorCode::UnknownType,
+            format!("Unknown message type: {}", shortened(other)),
+        )),
     }
 }
 
 fn bad_payload(error: &serde_json::Error) -> ClientError {
-    ClientError::new("invalid_payload", format!("payload: {error}"))
+    ClientError::new(ErrorCode::InvalidPayload, format!("payload: {error}"))
 }
 
 pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
@@ -252,11 +256,11 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
     })?;
     let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
     let on_lag = OnLag::read(input.on_lag.as_deref(), input.max_per_second)
-        .map_err(|text| ClientError::new("invalid_on_lag", text))?;
+        .map_err(|text| ClientError::new(ErrorCode::InvalidOnLag, text))?;
     let since = match input.since.as_deref().map(str::parse) {
         None => None,
         Some(Ok(id)) => Some(id),
-        Some(Err(error)) => return Err(ClientError::new("invalid_since", format!("since: {error}"))),
+        Some(Err(error)) => return Err(ClientError::new(ErrorCode::InvalidSince, format!("since: {error}"))),
     };
     let mut correlations = list(input.correlation_id);
     correlations.extend(list(input.correlation_ids));
@@ -268,7 +272,7 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         .executions(list(input.execution_ids))
         .channels(list(input.channels))
         .entities(input.entities.unwrap_or_default().0.into_iter().map(EntityIn::into_pair));
-    // The text narrows what the lists ask for.
+    // The text narrows the lists.
     let filter = match input.filter {
         Some(text) => filter.try_and(&text.parse()?)?,
         None => filter,
@@ -284,8 +288,8 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
     })
 }
 
-/// Appends a subscription as `list_subscriptions` shows it: FCC's fields, and the others where they are set. Where the lists
-/// do not say all of its filter, the filter's text stands beside them.
+/// Appends a subscription as `list_subscriptions` shows it: FCC's fields, and other fields if they are set. The filter's
+/// text is added if the lists do not express all of it.
 pub(crate) fn describe(subscription_id: &str, filter: &Filter, out: &mut String) {
     fn list<'a>(out: &mut String, values: impl Iterator<Item = &'a str>) {
         for (at, value) in values.enumerate() {
@@ -336,7 +340,7 @@ pub(crate) fn describe(subscription_id: &str, filter: &Filter, out: &mut String)
     out.push('}');
 }
 
-/// A message of this kind with this payload, which is JSON.
+/// Returns the frame of a message with this JSON payload.
 fn message(kind: &str, payload: &str, asked: &Asked, stamp: &Stamp) -> Bytes {
     let mut out = String::with_capacity(160 + payload.len());
     let id = Uuid::random(stamp.random);
@@ -355,6 +359,10 @@ fn message(kind: &str, payload: &str, asked: &Asked, stamp: &Stamp) -> Bytes {
 }
 
 impl WireProtocol for Native {
+    fn reports_past_start(&self) -> bool {
+        true
+    }
+
     fn read(&self, message: Incoming<'_>, _: &Place, _: usize) -> ClientMessage {
         match message {
             Incoming::Text(text) => read_message(text),
@@ -433,16 +441,16 @@ impl WireProtocol for Native {
 
     fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {
         match why {
-            // It is told, and may authenticate.
+            // The client gets an error, and may still authenticate.
             Refusal::NoToken => None,
-            Refusal::BadToken(why) => Some((1008, format!("authentication failed: {why}").into())),
-            Refusal::TooLate(limit) => Some((1008, format!("no auth within {limit} s").into())),
+            Refusal::BadToken(why) => Some((CLOSE_POLICY, format!("authentication failed: {why}").into())),
+            Refusal::TooLate(limit) => Some((CLOSE_POLICY, format!("no auth within {limit} s").into())),
         }
     }
 }
 
-/// Appends the `event` message as a WebSocket frame. Where its id does not say all that a client needs to resume, the
-/// message has a `position` that does.
+/// Appends the `event` message as a WebSocket frame. If the id alone is not enough to resume from, the message has a
+/// `position`.
 pub(super) fn put_event(event: &Event, position: Option<&Position>, frames: &mut Vec<u8>) {
     in_scratch(|out| {
         out.push_str(r#"{"type":"event","payload":"#);
@@ -529,7 +537,7 @@ mod tests {
             (r#"{"type":"refill","payload":["a-1"]}"#, "invalid_payload"),
             (r#"{"type":"refill","payload":{"since":"!"}}"#, "invalid_since"),
         ] {
-            assert_eq!(command(text).expect_err(text).code, code, "{text}");
+            assert_eq!(command(text).expect_err(text).code.name(), code, "{text}");
         }
     }
 }

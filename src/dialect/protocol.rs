@@ -1,7 +1,8 @@
-//! The native protocol as a value, for who has sockets of their own: messages in, messages out.
+//! The native protocol as a value, for programs with their own sockets: messages in, messages out.
 //!
-//! Imports its siblings, `event` and `filter`. Always: the reader and the words are the server's own, so what works
-//! here works there; no I/O.
+//! Invariants:
+//! - Reader and texts are the server's own, so both behave alike.
+//! - No I/O.
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -11,37 +12,38 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::codes::ErrorCode;
 use super::native::{self, Native};
 use super::uuid::Uuid;
 use super::{ClientError, Command, Incoming, Place, Subscribe, WireProtocol as _, envelope, shortened};
 use crate::event::{Attribute, Event, Timestamp, json as text};
 use crate::filter::Filter;
 
-/// What a message is.
+/// Type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MessageType {
-    /// Client to server: wants events.
+    /// Client to server: subscribe to events.
     Subscribe,
-    /// Client to server: no longer wants them.
+    /// Client to server: end a subscription.
     Unsubscribe,
-    /// Client to server: asks what it has.
+    /// Client to server: ask about the client's subscriptions.
     Request,
-    /// Client to server: is anybody there?
+    /// Client to server: check that the server is there.
     Ping,
     /// Server to client: an event.
     Event,
-    /// Server to client: the answer to a request.
+    /// Server to client: the response to a request.
     Response,
-    /// Server to client: something was wrong.
+    /// Server to client: a fault in a message.
     Error,
-    /// Server to client: somebody is.
+    /// Server to client: the reply to a ping.
     Pong,
     /// Both ways: done.
     Ack,
     /// Server to client: events are missing here.
     Gap,
-    /// Server to client: the past that a subscription asked for is over.
+    /// Server to client: the end of the past that a subscription asked for.
     HistoryEnd,
 }
 
@@ -61,7 +63,7 @@ impl MessageType {
         Self::HistoryEnd,
     ];
 
-    /// Its word in messages.
+    /// Returns the type's word in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Subscribe => "subscribe",
@@ -79,7 +81,7 @@ impl MessageType {
     }
 }
 
-/// Text that is no message: not JSON, no known type, or no payload that is an object.
+/// Fault in a message: no JSON, no known type, or a payload that is no object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessageError(String);
 
@@ -102,7 +104,7 @@ impl std::error::Error for MessageError {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Message {
-    /// What it is.
+    /// The message's type.
     pub kind: MessageType,
     /// A JSON object, on one line.
     pub payload: String,
@@ -110,7 +112,7 @@ pub struct Message {
     pub message_id: String,
     /// ISO 8601, in UTC.
     pub timestamp: String,
-    /// The id of the message that it answers.
+    /// The id of the message that this one answers.
     pub correlation_id: Option<String>,
 }
 
@@ -125,14 +127,18 @@ struct MessageIn<'a> {
     correlation_id: Option<String>,
 }
 
-/// Bits that differ from call to call; for ids, not for secrets.
+/// Returns bits that differ from call to call; for ids, not for secrets.
 fn random() -> u128 {
     let half = || u128::from(RandomState::new().build_hasher().finish());
     half() << 64 | half()
 }
 
 impl Message {
-    /// A message with a new id, of now. The payload is a JSON object.
+    /// Creates a message with a new id and the current time.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the payload is no JSON object.
     pub fn new(kind: MessageType, payload: &str) -> Result<Self, MessageError> {
         let mut minified = String::with_capacity(payload.len());
         text::minify(payload, &mut minified).map_err(|error| MessageError(format!("payload: {error}")))?;
@@ -147,7 +153,11 @@ impl Message {
         Self { kind, payload, message_id, timestamp, correlation_id: None }
     }
 
-    /// Reads a message. Its id and time are made where it has none.
+    /// Reads a message. A missing id or time is created.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the text is no JSON object, the type is unknown, or the payload is no object.
     pub fn from_json(json: &str) -> Result<Self, MessageError> {
         let input: MessageIn<'_> =
             serde_json::from_str(json).map_err(|error| MessageError(error.to_string()))?;
@@ -160,7 +170,7 @@ impl Message {
         Ok(message)
     }
 
-    /// The message as JSON, on one line.
+    /// Returns the message as JSON, on one line.
     pub fn to_json(&self) -> String {
         let word = |word: &str| {
             let mut out = String::with_capacity(word.len() + 2);
@@ -178,7 +188,7 @@ impl Message {
     }
 }
 
-/// What a client wants, under a name.
+/// A named filter of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
     id: String,
@@ -186,44 +196,48 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Wants what the filter lets through.
+    /// Creates a subscription to the events that the filter matches.
     pub fn new(id: impl Into<String>, filter: Filter) -> Self {
         Self { id: id.into(), filter }
     }
 
-    /// Its name.
+    /// Returns the subscription's id.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// What it wants.
+    /// Returns the filter.
     pub fn filter(&self) -> &Filter {
         &self.filter
     }
 
-    /// The types it wants; none if any will do.
+    /// Returns the event types of the filter; none if it matches every type.
     pub fn event_types(&self) -> impl Iterator<Item = &str> {
         self.filter.values(Attribute::Type)
     }
 
-    /// The sources it wants; none if any will do.
+    /// Returns the sources of the filter; none if it matches every source.
     pub fn sources(&self) -> impl Iterator<Item = &str> {
         self.filter.values(Attribute::Source)
     }
 
-    /// Whether it wants this event: all that it says must hold.
+    /// Returns whether the event matches the filter.
     pub fn matches(&self, event: &Event) -> bool {
         self.filter.matches(event)
     }
 
-    /// As the payload of a `subscribe`, which is how lists show it too.
+    /// Returns the subscription as the payload of a `subscribe`, which is also the form in lists.
     pub fn to_json(&self) -> String {
         let mut text = String::new();
         native::describe(&self.id, &self.filter, &mut text);
         text
     }
 
-    /// Reads the payload of a `subscribe`; a name is made where it has none.
+    /// Reads the payload of a `subscribe`. A missing id is created.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the payload is malformed, has an unknown key, or a filter over its limits.
     pub fn from_json(json: &str) -> Result<Self, MessageError> {
         let subscribe = native::read_subscribe(json).map_err(|error| MessageError(error.text))?;
         Ok(Self::named(subscribe))
@@ -253,8 +267,8 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// Does what a client's message asks for, and answers it; a client's own `ack` and `pong` have no answer.
-    /// What only a server can do is answered by an `error`.
+    /// Executes a client's message and returns the reply, if there is one: a client's `ack` and `pong` have none. A message
+    /// that needs a server is answered by an `error`.
     pub fn handle_message(&mut self, json: &str) -> Option<Message> {
         let read = Native.read(Incoming::Text(json), &Place::default(), usize::MAX);
         let answered = match read.command {
@@ -283,14 +297,14 @@ impl Protocol {
                 self.subscriptions.retain(|other| other.id != id);
                 if self.subscriptions.len() == before {
                     let text = format!("Unknown subscription: {}", shortened(&id));
-                    return Err(ClientError::new("unknown_subscription", text));
+                    return Err(ClientError::new(ErrorCode::UnknownSubscription, text));
                 }
                 Ok((MessageType::Ack, json!({ "subscription_id": id })))
             }
             Command::Request { action } => match action.as_str() {
                 "list_subscriptions" => {
                     let shown = |s: &Subscription| -> Value {
-                        // What was written here is JSON.
+                        // The text was written here, so it is JSON.
                         serde_json::from_str(&s.to_json()).unwrap_or_default()
                     };
                     let all: Vec<_> = self.subscriptions.iter().map(shown).collect();
@@ -301,7 +315,7 @@ impl Protocol {
                 }
                 other => {
                     let text = format!("Unknown action: {}", shortened(other));
-                    Err(ClientError::new("unknown_action", text))
+                    Err(ClientError::new(ErrorCode::UnknownAction, text))
                 }
             },
             Command::Ping => Ok((MessageType::Pong, json!({}))),
@@ -311,31 +325,31 @@ impl Protocol {
             | Command::Say(_)
             | Command::Withheld
             | Command::Refill { .. }
-            | Command::Nothing => Err(ClientError::new("unsupported", "not here: a server's to do")),
+            | Command::Nothing => Err(ClientError::new(ErrorCode::Unsupported, "not here: a server's to do")),
         }
     }
 
-    /// How many subscriptions the client has.
+    /// Returns the number of subscriptions.
     pub fn subscription_count(&self) -> usize {
         self.subscriptions.len()
     }
 
-    /// The client's subscriptions, oldest first.
+    /// Returns the subscriptions, oldest first.
     pub fn list_subscriptions(&self) -> &[Subscription] {
         &self.subscriptions
     }
 
-    /// The subscription of this name.
+    /// Returns the subscription with this id.
     pub fn get_subscription(&self, id: &str) -> Option<&Subscription> {
         self.subscriptions.iter().find(|subscription| subscription.id == id)
     }
 
-    /// The names of the subscriptions that want this event.
+    /// Returns the ids of the subscriptions that match this event.
     pub fn should_deliver(&self, event: &Event) -> Vec<&str> {
         self.subscriptions.iter().filter(|s| s.matches(event)).map(|s| s.id.as_str()).collect()
     }
 
-    /// The message that delivers an event.
+    /// Returns the message that delivers an event.
     pub fn create_event_message(&self, event: &Event) -> Message {
         let mut payload = String::with_capacity(256 + event.payload().len());
         envelope::write_event(event, &mut payload);

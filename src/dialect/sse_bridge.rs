@@ -1,6 +1,8 @@
-//! Events as SSE text in a buffer, for who serves HTTP with something else.
+//! Buffer of events as SSE text, for other HTTP servers.
 //!
-//! Imports its siblings and `event`. Always: the text is the server's own; the oldest goes where the buffer is full.
+//! Invariants:
+//! - The text is the server's own.
+//! - A full buffer drops its oldest event.
 
 use std::collections::VecDeque;
 
@@ -8,7 +10,7 @@ use super::stream::{HEADERS, format_sse_event};
 use crate::event::Event;
 use crate::sync::{Arc, Mutex, lock};
 
-/// A buffer of events as SSE text. Cloning gives another handle of the same.
+/// A buffer of events as SSE text. Clones share the buffer.
 ///
 /// ```
 /// # use fanwire::{Bus, Event, Filter, sse::SseBridge};
@@ -34,19 +36,19 @@ struct State {
 }
 
 impl Default for SseBridge {
-    /// A bridge that keeps the newest 1000 events.
+    /// Creates a bridge that keeps the newest 1000 events.
     fn default() -> Self {
         Self::new(1000)
     }
 }
 
 impl SseBridge {
-    /// A bridge that keeps the newest `max_buffer` events; at least one.
+    /// Creates a bridge that keeps the newest `max_buffer` events; at least one.
     pub fn new(max_buffer: usize) -> Self {
         Self { max: max_buffer.max(1), state: Arc::new(Mutex::new(State::default())) }
     }
 
-    /// Adds an event; the oldest goes where there is no more room.
+    /// Adds an event. A full buffer drops its oldest event. Takes a lock for a short time.
     pub fn add_event(&self, event: &Event) {
         let text = format_sse_event(event, None);
         let mut state = lock(&self.state);
@@ -57,7 +59,7 @@ impl SseBridge {
         state.count += 1;
     }
 
-    /// What is in the buffer, oldest first; it stays there.
+    /// Returns the buffered texts, oldest first. They stay in the buffer.
     pub fn stream(&self) -> Vec<String> {
         lock(&self.state).buffer.iter().cloned().collect()
     }
@@ -67,22 +69,22 @@ impl SseBridge {
         lock(&self.state).buffer.clear();
     }
 
-    /// Events in the buffer.
+    /// Returns the number of events in the buffer.
     pub fn buffer_size(&self) -> usize {
         lock(&self.state).buffer.len()
     }
 
-    /// Events ever added.
+    /// Returns the number of events ever added.
     pub fn event_count(&self) -> u64 {
         lock(&self.state).count
     }
 
-    /// The headers of the answer that carries the stream.
+    /// Returns the headers of the HTTP response that carries the stream.
     pub fn headers(&self) -> [(&'static str, &'static str); 4] {
         HEADERS
     }
 
-    /// A handler for [`Bus::on`](crate::Bus::on) or [`Bus::on_sync`](crate::Bus::on_sync) that adds what it gets.
+    /// Returns a handler for [`Bus::on`](crate::Bus::on) or [`Bus::on_sync`](crate::Bus::on_sync) that adds each event.
     pub fn create_subscriber(&self) -> impl Fn(&Event) + Send + Sync + use<> {
         let bridge = self.clone();
         move |event| bridge.add_event(event)

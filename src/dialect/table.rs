@@ -7,7 +7,9 @@ use super::encoding::Encoding;
 use super::gap::GapNotice;
 use super::name::Dialect;
 use super::wire::WireProtocol;
-use super::{agentos, autosdlc, gathering, hive, lean, native, stream};
+#[cfg(feature = "dialects")]
+use super::{agentos, autosdlc, gathering, hive};
+use super::{lean, native, stream};
 use crate::codec::sse;
 use crate::event::{ENCODINGS_MAX, Event, Position};
 
@@ -48,6 +50,7 @@ impl Spec {
         Self { is_sse: true, ..self }
     }
 
+    #[cfg(feature = "dialects")]
     const fn frames_of(self, frames_of: Encoding) -> Self {
         Self { frames_of, ..self }
     }
@@ -80,19 +83,26 @@ const TABLE: &[Spec] = {
         })
         .sse()
         .lean(),
+        #[cfg(feature = "dialects")]
         Spec::ws(E::AgentosWs, Dialect::Agentos, &agentos::Agentos { gaps: false }, agentos::put_event),
+        #[cfg(feature = "dialects")]
         Spec::ws(E::AgentosWsGaps, Dialect::Agentos, &agentos::Agentos { gaps: true }, agentos::put_event)
             .frames_of(E::AgentosWs),
+        #[cfg(feature = "dialects")]
         Spec::ws(E::HiveWs, Dialect::Hive, &hive::Hive { binary: false }, |e, _, out| {
             hive::put_event(e, false, out);
         }),
+        #[cfg(feature = "dialects")]
         Spec::ws(E::HiveWsBinary, Dialect::Hive, &hive::Hive { binary: true }, |e, _, out| {
             hive::put_event(e, true, out);
         }),
+        #[cfg(feature = "dialects")]
         Spec::ws(E::GatheringWs, Dialect::Gathering, &gathering::Gathering, gathering::put_event),
+        #[cfg(feature = "dialects")]
         Spec::ws(E::AutosdlcWs, Dialect::Autosdlc, &autosdlc::Autosdlc { gzip: false }, |e, _, out| {
             autosdlc::put_event(e, false, out);
         }),
+        #[cfg(feature = "dialects")]
         Spec::ws(E::AutosdlcWsGzip, Dialect::Autosdlc, &autosdlc::Autosdlc { gzip: true }, |e, _, out| {
             autosdlc::put_event(e, true, out);
         }),
@@ -110,6 +120,12 @@ const _: () = {
 };
 
 impl Encoding {
+    /// Returns every encoding.
+    #[cfg(test)]
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        TABLE.iter().map(|row| row.encoding)
+    }
+
     const fn spec(self) -> &'static Spec {
         &TABLE[self as usize]
     }
@@ -189,9 +205,13 @@ impl Dialect {
     pub(crate) fn open(self, place: Place, query: &[(String, String)]) -> Result<Opening, String> {
         match self {
             Self::Native => Ok(Opening { encoding: Encoding::NativeWs, subscribe: None, place: None }),
+            #[cfg(feature = "dialects")]
             Self::Agentos => agentos::open(query),
+            #[cfg(feature = "dialects")]
             Self::Hive => Ok(hive::open(query)),
+            #[cfg(feature = "dialects")]
             Self::Autosdlc => Ok(autosdlc::open(place, query)),
+            #[cfg(feature = "dialects")]
             Self::Gathering => Ok(gathering::open(place)),
         }
     }

@@ -1,4 +1,4 @@
-//! A UUID's text (RFC 9562), for messages whose dialect wants their ids so. Imports `event` only.
+//! UUIDs as text (RFC 9562), for messages whose dialect requires such ids.
 
 use std::fmt;
 
@@ -9,18 +9,20 @@ use crate::event::EventId;
 pub(crate) struct Uuid(u128);
 
 impl Uuid {
-    /// Version 4 of these random bits.
+    /// Returns version 4 of these random bits.
     pub(crate) fn random(bits: u128) -> Self {
         Self(bits & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62))
     }
 
-    /// Version 8 of a client's number.
+    /// Returns version 8 of a client's number.
+    #[cfg(feature = "dialects")]
     pub(crate) fn of_client(client: u64) -> Self {
         let (high, low) = (u128::from(client >> 32), u128::from(client & 0xffff_ffff));
         Self(high << 96 | 0x8 << 76 | 0x2 << 62 | low)
     }
 
-    /// The number of the client whose text this is.
+    /// Returns the client's number of [`Self::of_client`]'s text.
+    #[cfg(feature = "dialects")]
     pub(crate) fn to_client(text: &str) -> Option<u64> {
         let (high, low) = (text.get(..8)?, text.get(28..)?);
         let part = |text| u64::from_str_radix(text, 16).ok();
@@ -28,8 +30,8 @@ impl Uuid {
         Self::of_client(client).to_string().eq_ignore_ascii_case(text).then_some(client)
     }
 
-    /// Version 8 of an event's place: the same for every client, so that the frame can be shared. An event that
-    /// no bus has placed has the place of none.
+    /// Returns version 8 of an event's id: equal for every client, so that the frame can be shared. An unpublished event
+    /// has the id with zeros.
     pub(crate) fn of_event(id: Option<EventId>) -> Self {
         let id = id.unwrap_or(EventId { epoch: 0, shard: 0, sequence: 0 });
         let epoch = u128::from(id.epoch & 0xffff_ffff_ffff);
@@ -38,7 +40,7 @@ impl Uuid {
         Self(epoch << 80 | 0x8 << 76 | shard << 64 | 0x2 << 62 | sequence)
     }
 
-    /// Writes its text. It stands in every native frame, and needs nothing of std's formatting.
+    /// Writes the text. Every native frame has one, so this avoids the cost of std's formatting.
     pub(crate) fn write(self, out: &mut impl fmt::Write) -> fmt::Result {
         let word = |nth: u32| hex((self.0 >> (96 - 32 * nth)) as u32);
         let (b, c) = (word(1), word(2));
@@ -52,13 +54,14 @@ impl Uuid {
         out.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 
-    /// Of a gap: the complement of the epoch keeps it apart from the event at that place.
+    /// Returns the UUID of a gap. The complement of the epoch tells it from the event at that place.
     pub(crate) fn of_gap(to: Option<EventId>) -> Self {
         Self::of_event(to.map(|id| EventId { epoch: !id.epoch, ..id }))
     }
 }
 
-/// The digits of 32 bits, all at once: the nibbles are spread to a byte each, and those over nine moved up to the letters.
+/// Returns the digits of 32 bits, all at once: each nibble is spread to a byte, and those over nine are moved up to the
+/// letters.
 fn hex(bits: u32) -> [u8; 8] {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let mut word = u64::from(bits);

@@ -3,10 +3,17 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 
+#[cfg(feature = "schema")]
+use super::command::ClientError;
 use super::command::{Asked, ClientMessage, Incoming, PastEnd, Place, Refusal, Reply, Stamp};
+#[cfg(feature = "schema")]
+use super::documents::DocumentSchemas;
 use super::gap::GapNotice;
+use super::observe::{Observed, Observers, Watch};
 use crate::codec::ws;
+use crate::filter::Filter;
 
 /// Messages that one client may send in a window (a minute unless configured), by kind. The empty kind stands for all
 /// kinds that are not listed.
@@ -45,6 +52,42 @@ pub(crate) trait WireProtocol: Sync {
     /// Returns the message limits of the dialect's document.
     fn usual_limits(&self) -> KindLimits {
         &[]
+    }
+
+    /// Returns whether the reply to a `subscribe` says where the past of the subscription begins.
+    fn reports_past_start(&self) -> bool {
+        false
+    }
+
+    /// Returns whether a subscription names each event type in several spellings, so that a grant need cover one of them.
+    fn spells_types(&self) -> bool {
+        false
+    }
+
+    /// Returns whether [`observe`](Self::observe) has to be called.
+    fn observes(&self) -> bool {
+        false
+    }
+
+    /// Checks a message against the schemas of the dialect's document, if the server is configured to. Bytes that are no
+    /// message pass; reading them has a better error.
+    #[cfg(feature = "schema")]
+    fn check(&self, _: &DocumentSchemas, _: Incoming<'_>, _bytes_max: usize) -> Result<(), ClientError> {
+        Ok(())
+    }
+
+    /// Records something that happened to a client. Only called if [`observes`](Self::observes).
+    fn observe(&self, _watch: &Watch<'_>, _observed: Observed<'_>) {}
+
+    /// Returns the dialect's record of a client as JSON, for the process that takes the client over.
+    fn keep(&self, _observers: &Observers, _client: u64) -> Option<Box<RawValue>> {
+        None
+    }
+
+    /// Returns the filters of each subscription in a record of [`keep`](Self::keep), by the subscription's id. For clients of
+    /// versions that handed filters over as text, which has no form for every dialect's patterns.
+    fn filters_of(&self, _kept: &RawValue) -> Vec<(String, Vec<Filter>)> {
+        Vec::new()
     }
 
     /// Returns the close code and reason for a client that is refused; `None` if the connection stays open.

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::error::EngineError;
 use super::log::Record;
+use crate::dialect::ErrorCode;
 use crate::event::EventId;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::threads;
@@ -73,32 +74,23 @@ impl Refused {
         })
     }
 
-    /// Returns the label for metrics and error codes.
-    pub(crate) const fn label(self) -> &'static str {
+    /// Returns the error code, which is also the label in the metrics.
+    pub(crate) const fn code(self) -> ErrorCode {
         match self {
-            Self::Full => "engine_full",
-            Self::Unreachable => "engine_unreachable",
-            Self::TakesNothing => "engine_takes_nothing",
-            Self::OtherKind => "engine_other_kind",
-            Self::Unanswered => "engine_unanswered",
-            Self::TooLarge { .. } => "event_too_large",
-            Self::Unfit => "event_unfit",
-            Self::Closed => "draining",
-        }
-    }
-
-    /// Returns the HTTP status of the answer.
-    pub(crate) const fn http_status(self) -> u16 {
-        match self {
-            Self::TooLarge { .. } => 413,
-            Self::Unfit => 422,
-            _ => 503,
+            Self::Full => ErrorCode::EngineFull,
+            Self::Unreachable => ErrorCode::EngineUnreachable,
+            Self::TakesNothing => ErrorCode::EngineTakesNothing,
+            Self::OtherKind => ErrorCode::EngineOtherKind,
+            Self::Unanswered => ErrorCode::EngineUnanswered,
+            Self::TooLarge { .. } => ErrorCode::EventTooLarge,
+            Self::Unfit => ErrorCode::EventUnfit,
+            Self::Closed => ErrorCode::Draining,
         }
     }
 
     /// Returns whether a later attempt may succeed.
     pub(crate) const fn may_pass_later(self) -> bool {
-        self.http_status() == 503
+        self.code().status() == 503
     }
 }
 

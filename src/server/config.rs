@@ -8,24 +8,25 @@ use std::time::Duration;
 
 #[cfg(feature = "auth")]
 use super::auth::AuthConfig;
-use super::dialect_autosdlc::messages::MessageLogConfig;
-#[cfg(feature = "schema")]
-use super::dialect_autosdlc::schemas::{SchemaConfig, Schemas};
 use super::limits::bodies::BodyLimits;
 use super::limits::rates::RateLimits;
 use super::presence::PresenceConfig;
+#[cfg(feature = "schema")]
+use super::schemas::{SchemaConfig, Schemas};
 use super::tick::{TICK_MS, Tick};
 #[cfg(feature = "tls")]
 use super::tls_config;
 #[cfg(feature = "tls")]
 use super::tls_config::TlsConfig;
 use super::workers::LaneLimits;
-use super::{AddressRange, Endpoint, System};
+use super::{AddressRange, Endpoint, Preset};
 use crate::codec::deflate::{WINDOW_BITS_MAX, window_bytes};
 use crate::codec::http::HttpLimits;
 use crate::codec::ws::WsLimits;
-use crate::dialect::{ClientError, Dialect, Incoming};
-use crate::event::{Attribute, Event};
+#[cfg(feature = "dialects")]
+use crate::dialect::autosdlc::MessageLogConfig;
+use crate::dialect::{ClientError, Dialect, Incoming, Observers, Watch, WireProtocol};
+use crate::event::{Attribute, Event, Timestamp};
 use crate::feed::{CompressorLimits, FeedLimits, KeyRule, Snapshot};
 use crate::filter::FilterLimits;
 
@@ -113,7 +114,7 @@ pub struct ServerConfig {
     /// [`allowed_origins`](Self::allowed_origins) says who may. None.
     pub cors_origins: Vec<String>,
     /// Systems whose clients find their protocol at their own document's path too. None.
-    pub systems: Vec<System>,
+    pub presets: Vec<Preset>,
     /// More paths and what is spoken there; of several that match, the last. None beside the contract's.
     pub endpoints: Vec<Endpoint>,
     /// Origins of pages that may open WebSockets and event streams and publish, beside the server's own; a page from
@@ -139,7 +140,8 @@ pub struct ServerConfig {
     pub deflate_level: usize,
     /// The shortest message that is deflated by itself, for clients that demand it, in bytes. 1,024.
     pub deflate_alone_min_bytes: usize,
-    /// Which messages of AutoSDLC's clients are logged, where the log is read.
+    /// Messages of AutoSDLC's clients that are logged while the log is read.
+    #[cfg(feature = "dialects")]
     pub message_log: MessageLogConfig,
     /// How often a client may ask.
     pub limits: RateLimits,
@@ -199,7 +201,7 @@ impl Default for ServerConfig {
             drain_return_rate: 1000,
             accept_rate: None,
             cors_origins: Vec::new(),
-            systems: Vec::new(),
+            presets: Vec::new(),
             endpoints: Vec::new(),
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),
@@ -208,6 +210,7 @@ impl Default for ServerConfig {
             deflate_min_bytes: 64,
             deflate_level: 6,
             deflate_alone_min_bytes: 1024,
+            #[cfg(feature = "dialects")]
             message_log: MessageLogConfig::default(),
             limits: RateLimits::default(),
             trusted_proxies: Vec::new(),
@@ -262,15 +265,32 @@ impl Prepared {
 
     /// Whether a client's message may be obeyed; else what is wrong with it.
     #[cfg(feature = "schema")]
-    pub(crate) fn check_message(&self, dialect: Dialect, message: Incoming<'_>) -> Result<(), ClientError> {
-        self.schemas.check_message(dialect, message, self.max_message_bytes)
+    pub(crate) fn check_message(
+        &self,
+        protocol: &dyn WireProtocol,
+        message: Incoming<'_>,
+    ) -> Result<(), ClientError> {
+        protocol.check(self.schemas.of_documents(), message, self.max_message_bytes)
     }
 
     /// Every message may.
     #[cfg(not(feature = "schema"))]
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with schemas")]
-    pub(crate) fn check_message(&self, _: Dialect, _: Incoming<'_>) -> Result<(), ClientError> {
+    pub(crate) fn check_message(&self, _: &dyn WireProtocol, _: Incoming<'_>) -> Result<(), ClientError> {
         Ok(())
+    }
+
+    /// Returns the context of a dialect's hooks.
+    pub(crate) fn watch<'a>(&'a self, observers: &'a Observers, client: u64, now: Timestamp) -> Watch<'a> {
+        #[cfg(feature = "dialects")]
+        let log = &self.message_log;
+        Watch {
+            observers,
+            #[cfg(feature = "dialects")]
+            log,
+            client,
+            now,
+        }
     }
 
     /// Whether an event from outside may be published; else why not.
@@ -401,7 +421,7 @@ impl ServerConfig {
     pub(crate) fn endpoint(&self, path: &str) -> Option<(Dialect, String)> {
         let found = |endpoint: &Endpoint| Some((endpoint.dialect(), endpoint.matches(path)?));
         (self.endpoints.iter().rev().find_map(found))
-            .or_else(|| self.systems.iter().rev().find_map(|system| found(&system.endpoint())))
+            .or_else(|| self.presets.iter().rev().find_map(|preset| found(&preset.endpoint())))
             .or_else(|| Endpoint::usual().iter().rev().find_map(found))
     }
 

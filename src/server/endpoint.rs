@@ -55,15 +55,21 @@ impl Endpoint {
     /// What every server has, unless another endpoint takes its place.
     pub(crate) fn usual() -> &'static [Self] {
         static USUAL: LazyLock<Vec<Endpoint>> = LazyLock::new(|| {
-            vec![
+            Vec::from([
                 Endpoint::new("/ws", Dialect::Native),
+                #[cfg(feature = "dialects")]
                 Endpoint::new("/ws/events", Dialect::Agentos),
+                #[cfg(feature = "dialects")]
                 Endpoint::new("/hive", Dialect::Hive),
+                #[cfg(feature = "dialects")]
                 Endpoint::new("/autosdlc", Dialect::Autosdlc),
+                #[cfg(feature = "dialects")]
                 Endpoint::new("/ws/circles/{name}", Dialect::Gathering),
+                #[cfg(feature = "dialects")]
                 Endpoint::new("/ws/workspaces/{id}", Dialect::Gathering).channel("workspace-{}"),
+                #[cfg(feature = "dialects")]
                 Endpoint::new("/ws/agents/{id}", Dialect::Gathering).channel("agent-{}"),
-            ]
+            ])
         });
         &USUAL
     }
@@ -85,56 +91,107 @@ impl Endpoint {
     }
 }
 
-/// A system whose clients find Fanwire where their own server was: each has its document's path.
+/// An endpoint of another system, so that its clients find Fanwire at the path of their own server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum System {
+pub enum Preset {
     /// Fanwire itself: native at `/ws`.
     Native,
     /// FCC: native at `/ws/events`.
     Fcc,
     /// AgentOS: `/ws/events`.
+    #[cfg(feature = "dialects")]
     Agentos,
     /// Hive: `/`.
+    #[cfg(feature = "dialects")]
     Hive,
     /// AutoSDLC: `/ws`.
+    #[cfg(feature = "dialects")]
     Autosdlc,
     /// GatheRing: `/ws/circles/{name}`.
+    #[cfg(feature = "dialects")]
     Gathering,
 }
 
-impl System {
-    /// Every system.
-    pub const ALL: [Self; 6] =
-        [Self::Native, Self::Fcc, Self::Agentos, Self::Hive, Self::Autosdlc, Self::Gathering];
+impl Preset {
+    /// Every preset of this build. All but the first two need the feature `dialects`.
+    pub const ALL: &'static [Self] = &[
+        Self::Native,
+        Self::Fcc,
+        #[cfg(feature = "dialects")]
+        Self::Agentos,
+        #[cfg(feature = "dialects")]
+        Self::Hive,
+        #[cfg(feature = "dialects")]
+        Self::Autosdlc,
+        #[cfg(feature = "dialects")]
+        Self::Gathering,
+    ];
 
-    /// Its name in options and configuration.
+    /// Returns the name in options and configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
             Self::Fcc => "fcc",
+            #[cfg(feature = "dialects")]
             Self::Agentos => "agentos",
+            #[cfg(feature = "dialects")]
             Self::Hive => "hive",
+            #[cfg(feature = "dialects")]
             Self::Autosdlc => "autosdlc",
+            #[cfg(feature = "dialects")]
             Self::Gathering => "gathering",
         }
     }
 
-    /// Where its clients look for it, and what they speak.
+    /// Returns the path and dialect of the system's clients.
     pub fn endpoint(self) -> Endpoint {
         match self {
             Self::Native => Endpoint::new("/ws", Dialect::Native),
             Self::Fcc => Endpoint::new("/ws/events", Dialect::Native),
+            #[cfg(feature = "dialects")]
             Self::Agentos => Endpoint::new("/ws/events", Dialect::Agentos),
+            #[cfg(feature = "dialects")]
             Self::Hive => Endpoint::new("/", Dialect::Hive),
+            #[cfg(feature = "dialects")]
             Self::Autosdlc => Endpoint::new("/ws", Dialect::Autosdlc),
+            #[cfg(feature = "dialects")]
             Self::Gathering => Endpoint::new("/ws/circles/{name}", Dialect::Gathering),
         }
     }
 
-    /// The system of this name.
+    /// Returns the preset of this name.
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|system| system.name() == name)
+        Self::ALL.iter().copied().find(|preset| preset.name() == name)
+    }
+}
+
+impl FromStr for Preset {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(preset) = Self::named(text) {
+            return Ok(preset);
+        }
+        // The dialect's error names the feature that a build lacks.
+        if let Err(error) = text.parse::<Dialect>()
+            && error.is_optional()
+        {
+            return Err(error.to_string());
+        }
+        let names: Vec<&str> = Self::ALL.iter().map(|preset| preset.name()).collect();
+        Err(format!("`{text}` is none of {}", names.join(", ")))
+    }
+}
+
+impl Preset {
+    /// Returns whether clients of this system are pages opened from files, whose origin is `null`.
+    pub(crate) const fn has_file_pages(self) -> bool {
+        match self {
+            #[cfg(feature = "dialects")]
+            Self::Agentos => true,
+            _ => false,
+        }
     }
 }
 

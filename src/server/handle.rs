@@ -7,12 +7,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::config::{Prepared, ServerConfig};
-use super::dialect_autosdlc::client_registry::ClientSubscription;
 use super::error::{CONFIGURATION, ServerError};
 #[cfg(unix)]
 use super::handover::{self, HandoverError};
 use super::http::door;
 use super::shared::Shared;
+#[cfg(feature = "dialects")]
+use crate::dialect::autosdlc::ClientSubscription;
 use crate::event::Event;
 use crate::sync::atomic::Ordering;
 
@@ -91,9 +92,10 @@ impl ServerHandle {
         handover::hand_over(&self.shared, socket, limit, give_up)
     }
 
-    /// What the AutoSDLC client of this `clientId` is subscribed to at this server; nothing where there is none.
+    /// Returns the subscriptions of the AutoSDLC client with this `clientId`; empty if there is no such client here.
+    #[cfg(feature = "dialects")]
     pub fn client_subscriptions(&self, client_id: &str) -> Vec<ClientSubscription> {
-        self.shared.directory.of(client_id)
+        self.shared.observers.autosdlc.clients.of(client_id)
     }
 
     /// What tells whether the loops turn.

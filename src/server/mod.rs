@@ -7,7 +7,6 @@ pub(crate) mod auth;
 mod builder;
 pub(crate) mod config;
 pub(crate) mod conn;
-pub(crate) mod dialect_autosdlc;
 pub(crate) mod endpoint;
 mod error;
 mod handle;
@@ -21,6 +20,8 @@ pub(crate) mod origin;
 pub(crate) mod presence;
 pub(crate) mod reactor;
 pub(crate) mod rng;
+#[cfg(feature = "schema")]
+mod schemas;
 pub(crate) mod session;
 pub(crate) mod shared;
 pub(crate) mod tick;
@@ -32,13 +33,7 @@ pub use crate::dialect::{Dialect, ParseDialectError};
 pub use crate::threads::ThreadFailure;
 pub use builder::{Server, ServerBuilder};
 pub use config::{BridgeConfig, ServerConfig};
-#[doc(hidden)]
-pub use dialect_autosdlc::client_registry::ClientSubscription;
-#[doc(hidden)]
-pub use dialect_autosdlc::messages::MessageLogConfig;
-#[cfg(feature = "schema")]
-pub use dialect_autosdlc::schemas::SchemaConfig;
-pub use endpoint::{Endpoint, System};
+pub use endpoint::{Endpoint, Preset};
 pub use error::ServerError;
 pub use handle::{Pulse, ServerHandle};
 #[cfg(unix)]
@@ -47,6 +42,8 @@ pub use limits::client_address::{AddressRange, ParseAddressRangeError};
 pub use limits::rates::RateLimits;
 pub use memory::MemoryLine;
 pub use presence::PresenceConfig;
+#[cfg(feature = "schema")]
+pub use schemas::SchemaConfig;
 #[cfg(feature = "tls")]
 pub use tls_config::TlsConfig;
 

@@ -15,10 +15,11 @@ use crate::run::{self, Outcome};
 /// Target folder of the timed build; removed before and after it.
 const FOLDER: &str = "target/features";
 /// Feature sets as a manifest lists them, each with its purpose.
-const SETS: [(&str, &str); 10] = [
+const SETS: [(&str, &str); 11] = [
     ("", "the bus"),
     ("async", "subscribers as streams"),
     ("server", "WebSocket, SSE, publish, metrics, the page"),
+    ("server,dialects", "clients of other systems"),
     ("server,deflate", "compression towards clients"),
     ("server,auth", "tokens, keys, tickets"),
     ("server,tls", "https and wss"),

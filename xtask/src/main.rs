@@ -159,7 +159,9 @@ fn lint() -> Outcome {
     cargo(&["clippy", "--no-default-features", "--lib", "--", "-D", "warnings"])?;
     // Its unit tests too: they fail to compile if they use a helper that only the server has; the library does not.
     cargo(&["clippy", "--no-default-features", "--lib", "--profile", "test", "--", "-D", "warnings"])?;
-    cargo(&["clippy", "--no-default-features", "--features", "server", "--lib", "--", "-D", "warnings"])?;
+    for features in ["server", "server,dialects"] {
+        cargo(&["clippy", "--no-default-features", "--features", features, "--lib", "--", "-D", "warnings"])?;
+    }
     run::command("cargo", &["doc", "--no-deps", "--all-features"], &[("RUSTDOCFLAGS", "-D warnings")], ".")
 }
 

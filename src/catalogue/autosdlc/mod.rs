@@ -1,15 +1,14 @@
-//! AutoSDLC's event types: which resource each is about, what it is called in a subscription to it, and what its data
-//! must be. Imports nothing.
+//! AutoSDLC's event types: the resource of each, its name in a subscription to that resource, and the schema of its data.
 
 /// One event type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EventType {
-    /// Its message type: `agent_status`.
+    /// Message type: `agent_status`.
     pub name: &'static str,
-    /// What it is about: `agent`.
+    /// Resource: `agent`.
     pub resource: &'static str,
-    /// What a subscription to that resource calls it: `status`.
+    /// Name in a subscription to the resource: `status`.
     pub event: &'static str,
 }
 
@@ -47,11 +46,11 @@ pub const SYSTEM_NOTIFICATION: &str = "system_notification";
 pub const SYSTEM_ALERT: &str = "system_alert";
 /// About a deployment: `data` has deploymentId, environment, status, progress, components, estimatedCompletion.
 pub const DEPLOYMENT_STATUS: &str = "deployment_status";
-/// About a github.
+/// About GitHub: an issue.
 pub const GITHUB_ISSUE_UPDATE: &str = "github_issue_update";
-/// About a github.
+/// About GitHub: a pull request.
 pub const GITHUB_PR_UPDATE: &str = "github_pr_update";
-/// About a github.
+/// About GitHub: a workflow.
 pub const GITHUB_WORKFLOW_UPDATE: &str = "github_workflow_update";
 
 /// Every event type of the document.
@@ -76,7 +75,7 @@ pub const TYPES: [EventType; 18] = [
     event("github", "workflow_update", GITHUB_WORKFLOW_UPDATE),
 ];
 
-/// The other message types of the document: by which clients and servers speak to each other.
+/// The other message types of the document, which clients and servers exchange.
 pub const MESSAGE_TYPES: [&str; 11] = [
     "connect",
     "disconnect",
@@ -91,10 +90,10 @@ pub const MESSAGE_TYPES: [&str; 11] = [
     "subscription_update",
 ];
 
-/// A JSON object that has the JSON Schema of each message type's `data` under its name.
+/// JSON Schemas of each message type's `data`, as one JSON object with the types as its keys.
 pub const SCHEMAS: &str = include_str!("schemas.json");
 
-/// The type of this name, also as `agent.status` or `agent:status`, which is how event buses and handlers write it.
+/// Returns the type of this name, also in the spellings `agent.status` and `agent:status` of event buses and handlers.
 pub fn event_type(name: &str) -> Option<&'static EventType> {
     let plain = |a: u8| if matches!(a, b'.' | b':') { b'_' } else { a };
     let same = |known: &str| known.len() == name.len() && known.bytes().eq(name.bytes().map(plain));

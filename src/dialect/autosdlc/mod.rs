@@ -1,11 +1,17 @@
 //! AutoSDLC's messages: `{id, type, timestamp, data, metadata}` both ways, subscriptions by resource.
 //!
-//! Imports `catalogue`, `event`, `filter`, `sync` and `flate2`. Always: times are milliseconds; a message that the
-//! document has no type for is taken silently; what is compressed is a binary frame that starts with 1f 8b.
+//! Invariants:
+//! - Times are in milliseconds.
+//! - A message whose type the document lacks is ignored.
+//! - Compressed messages are binary frames that start with 1f 8b.
 
+mod client_registry;
+mod counters;
+mod message_log;
+mod records;
 mod subscription;
 #[cfg(feature = "schema")]
-pub(crate) mod validator;
+mod validator;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -19,8 +25,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::codes::{CLOSE_POLICY, ErrorCode};
 use super::command::{UNKNOWN, in_scratch, text_frame};
+#[cfg(feature = "schema")]
+use super::documents::DocumentSchemas;
 use super::infer_attributes::{Complete, complete};
+use super::observe::{Observed, Observers, Watch};
 use super::uuid::Uuid;
 use super::wire::{KindLimits, WireProtocol};
 use super::{
@@ -33,17 +43,23 @@ use crate::event::{Event, Timestamp, json};
 use crate::filter::Filter;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
+pub use client_registry::ClientSubscription;
+pub use message_log::MessageLogConfig;
+pub(crate) use records::Records;
+#[cfg(feature = "schema")]
+pub use validator::MessageValidator;
+
 /// AutoSDLC's dialect.
 #[derive(Debug)]
 pub(super) struct Autosdlc {
-    /// The client asked for gzip.
+    /// Whether the client asked for gzip.
     pub(super) gzip: bool,
 }
 
-/// From this length on, a message is compressed where the client asked for it.
+/// Length from which on a message is compressed if the client asked for it.
 const GZIP_BYTES_MIN: usize = 1024;
 
-/// `?compress=gzip`.
+/// Reads the query: `?compress=gzip`.
 pub(super) fn open(place: Place, query: &[(String, String)]) -> Opening {
     let gzip = query.iter().any(|(name, value)| name == "compress" && value.eq_ignore_ascii_case("gzip"));
     let encoding = if gzip { Encoding::AutosdlcWsGzip } else { Encoding::AutosdlcWs };
@@ -135,7 +151,7 @@ impl WireProtocol for Autosdlc {
                     data["details"] = details.as_str().into();
                 }
                 if !error.faults.is_empty() {
-                    // The document's own words for what its validator finds.
+                    // The document's own words for its validator's faults.
                     data["valid"] = false.into();
                     data["errors"] = error.faults.as_slice().into();
                 }
@@ -164,26 +180,59 @@ impl WireProtocol for Autosdlc {
         ))
     }
 
+    fn spells_types(&self) -> bool {
+        true
+    }
+
+    fn observes(&self) -> bool {
+        true
+    }
+
+    #[cfg(feature = "schema")]
+    fn check(
+        &self,
+        schemas: &DocumentSchemas,
+        message: Incoming<'_>,
+        bytes_max: usize,
+    ) -> Result<(), ClientError> {
+        schemas.autosdlc.as_ref().map_or(Ok(()), |validator| validator.check_message(message, bytes_max))
+    }
+
+    fn observe(&self, watch: &Watch<'_>, observed: Observed<'_>) {
+        watch.observers.autosdlc.observe(watch, observed);
+    }
+
+    fn keep(&self, observers: &Observers, client: u64) -> Option<Box<RawValue>> {
+        observers.autosdlc.keep(client)
+    }
+
+    fn filters_of(&self, kept: &RawValue) -> Vec<(String, Vec<Filter>)> {
+        let entries = records::read_kept(kept).into_iter();
+        entries.filter_map(|entry| Some((entry.id().to_owned(), filters_of(entry.config())?))).collect()
+    }
+
     fn usual_limits(&self) -> KindLimits {
         &[("", 100), ("subscribe", 50), ("agent_log", 1000), ("ping", 60)]
     }
 
     fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {
         match why {
-            // It is told, and may authenticate.
+            // The client gets an error, and may still authenticate.
             Refusal::NoToken | Refusal::BadToken(_) => None,
-            Refusal::TooLate(limit) => Some((1008, format!("no auth_request within {limit} s").into())),
+            Refusal::TooLate(limit) => {
+                Some((CLOSE_POLICY, format!("no auth_request within {limit} s").into()))
+            }
         }
     }
 }
 
-/// Returns the filters of a subscription, from what [`Subscribe`](super::Subscribe) has as its `config`.
-pub(crate) fn filters_of(config: &str) -> Option<Vec<Filter>> {
+/// Returns the filters of a subscription, from the `config` of its [`Subscribe`](super::Subscribe).
+fn filters_of(config: &str) -> Option<Vec<Filter>> {
     let subscribe = subscription::read(config).ok()?;
     Some(std::iter::once(subscribe.filter).chain(subscribe.or).collect())
 }
 
-/// The text of a message, inflated to so many bytes at the most if need be; else what is wrong with it.
+/// Returns the text of a message, inflated to at most `bytes_max` if necessary; the error says what is wrong.
 pub(crate) fn text_of(message: Incoming<'_>, bytes_max: usize) -> Result<Cow<'_, str>, String> {
     match message {
         Incoming::Text(text) => Ok(text.into()),
@@ -202,22 +251,22 @@ pub(crate) fn text_of(message: Incoming<'_>, bytes_max: usize) -> Result<Cow<'_,
     }
 }
 
-/// A client's `clientId`.
+/// Returns a client's `clientId`.
 pub(crate) fn client_id(client: u64) -> String {
     Uuid::of_client(client).to_string()
 }
 
-/// The client whose `clientId` this is.
+/// Returns the client with this `clientId`.
 pub(crate) fn client_of(id: &str) -> Option<u64> {
     Uuid::to_client(id)
 }
 
-/// An event's `id`, the same for every client.
+/// Returns an event's `id`, equal for every client.
 pub(crate) fn message_id(event: &Event) -> String {
     Uuid::of_event(event.id()).to_string()
 }
 
-/// Says what is wrong with a message, without its values: serde would repeat one, which may be a token in the wrong place.
+/// Describes a fault in a message without its values: serde would repeat a value, which may be a token in the wrong place.
 fn fault_of(error: &serde_json::Error) -> String {
     match error.classify() {
         serde_json::error::Category::Data => {
@@ -232,7 +281,7 @@ fn millis(at: Timestamp) -> i64 {
 }
 
 fn read(text: &str) -> ClientMessage {
-    // Also bounds the nesting.
+    // Bounds the nesting too.
     let mut scratch = String::new();
     let message = json::minify(text, &mut scratch)
         .map_err(|error| error.to_string())
@@ -254,8 +303,8 @@ fn read(text: &str) -> ClientMessage {
 
 fn command(message: &MessageIn<'_>) -> (&'static str, Result<Command, ClientError>) {
     let data = message.data.map_or("{}", RawValue::get);
-    let fault = |what: String| ClientError::new("invalid_data", format!("data: {what}"));
-    // serde would take an array for the fields in order.
+    let fault = |what: String| ClientError::new(ErrorCode::InvalidData, format!("data: {what}"));
+    // serde would accept an array of the fields in order.
     let object = || match data {
         "null" => Ok("{}"),
         data if data.starts_with('{') => Ok(data),
@@ -275,13 +324,13 @@ fn command(message: &MessageIn<'_>) -> (&'static str, Result<Command, ClientErro
         }
         "ping" => ("ping", Ok(Command::Ping)),
         "auth_request" => {
-            // What serde says of a fault would repeat the token.
+            // serde's error text would repeat the token.
             let token = names().ok().and_then(|names| names.token);
-            let token = token.ok_or_else(|| ClientError::new("auth_failed", "data.token is missing"));
+            let token = token.ok_or_else(|| ClientError::new(ErrorCode::AuthFailed, "data.token is missing"));
             ("auth_request", token.map(|token| Command::Auth { token }))
         }
         other => match event_type(other) {
-            // An agent that tells of itself over its own connection.
+            // An agent that reports about itself over its own connection.
             Some(known) => (known.name, publish(message, known.name, data).map(Command::Publish)),
             None => {
                 warn_of(other);
@@ -291,10 +340,10 @@ fn command(message: &MessageIn<'_>) -> (&'static str, Result<Command, ClientErro
     }
 }
 
-/// Warns of a message that nobody knows, of the first, the second, the fourth, …: clients cannot fill the log.
+/// Logs a warning about an unknown message type: the first, the second, the fourth, … so that clients cannot fill the log.
 fn warn_of(kind: &str) {
     static SEEN: AtomicU64 = AtomicU64::new(0);
-    // A count, with no other memory behind it: no edge.
+    // A count, with no other memory after it: no edge.
     let seen = SEEN.fetch_add(1, Ordering::Relaxed) + 1;
     if seen.is_power_of_two() {
         tracing::warn!(kind = super::shortened(kind), seen, "unknown message type");
@@ -310,7 +359,7 @@ fn publish(message: &MessageIn<'_>, name: &str, data: &str) -> Result<Complete, 
     if let Some(correlation) = metadata.and_then(|metadata| metadata.correlation.as_deref()) {
         builder = builder.correlation(correlation);
     }
-    complete(builder).map_err(|error| ClientError::new("invalid_event", error.to_string()))
+    complete(builder).map_err(|error| ClientError::new(ErrorCode::InvalidEvent, error.to_string()))
 }
 
 impl Autosdlc {
@@ -319,7 +368,7 @@ impl Autosdlc {
             return text_frame(json);
         }
         let mut encoder = GzEncoder::new(Vec::with_capacity(json.len() / 4), Compression::fast());
-        // A vector takes all that is written.
+        // Writing to a vector does not fail.
         match encoder.write_all(json.as_bytes()).and_then(|()| encoder.finish()) {
             Ok(packed) => ws::frame(ws::OpCode::Binary, &packed),
             Err(_) => text_frame(json),
@@ -327,7 +376,7 @@ impl Autosdlc {
     }
 }
 
-/// Appends the message as a WebSocket frame. Its id is the event's place, the same for every client.
+/// Appends the message as a WebSocket frame. Its id is the event's place, equal for every client.
 pub(super) fn put_event(event: &Event, gzip: bool, frames: &mut Vec<u8>) {
     in_scratch(|out| {
         // Writing to a String does not fail.

@@ -1,8 +1,10 @@
-//! A subscription to a resource, or by pattern over `resource:id:event`, as filters.
+//! Filters of a subscription to a resource, or by pattern over `resource:id:event`.
 //!
-//! Imports `catalogue` and `filter`. Always: `*` is any run of characters, colons too, and a pattern is anchored
-//! at both ends, as the document's own matcher has it. An event's key is its entity's kind and id, and what its
-//! type says without the kind; a known type has its place in the catalogue, with an entity or without.
+//! Invariants:
+//! - `*` is any run of characters, colons included, and a pattern is anchored at both ends, as in the document's own
+//!   matcher.
+//! - An event's key is its entity's kind and id, and its type without the kind. A known type has its place in the
+//!   catalogue, with or without an entity.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 use smallvec::SmallVec;
 
+use super::super::codes::ErrorCode;
 use super::super::command::Strings;
 use super::super::{ClientError, Subscribe};
 use crate::catalogue::autosdlc::{EventType, TYPES};
@@ -29,7 +32,7 @@ struct SubscribeIn {
     patterns: Option<Strings>,
 }
 
-/// What of a `subscribe` counted.
+/// The parts of a `subscribe` that had an effect.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Config<'a> {
@@ -45,29 +48,29 @@ struct Config<'a> {
     pattern: &'a [String],
 }
 
-/// Ways in which one pattern may be parted in three.
+/// Maximum number of ways to split one pattern in three.
 const PARTINGS_MAX: usize = 16;
 
-/// Ways in which all patterns of one message may be parted, together.
+/// Maximum number of ways to split all patterns of one message.
 const ALL_PARTINGS_MAX: usize = 256;
 
-/// Names of types in all filters of one message, together. Each costs about 2,100 instructions.
+/// Maximum number of type names in all filters of one message. Each costs about 2,100 instructions.
 const TYPE_NAMES_MAX: usize = 1_500;
 
-/// Pairs of resource and event in one message, each of which is a filter or two. Each filter costs up to 46,000
-/// instructions until it is interest. The document has 18 pairs.
+/// Maximum number of pairs of resource and event in one message. Each pair is one or two filters, and a filter costs up to
+/// 46,000 instructions until the loop has it. The document has 18 pairs.
 const PAIRS_MAX: usize = 64;
 
 /// Reads the `data` of a `subscribe`.
 pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
     let input: SubscribeIn = serde_json::from_str(data)
-        .map_err(|error| ClientError::new("invalid_data", format!("data: {error}")))?;
+        .map_err(|error| ClientError::new(ErrorCode::InvalidData, format!("data: {error}")))?;
     let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
     let mut patterns = list(input.pattern);
     patterns.extend(list(input.patterns));
     if patterns.len() > VALUES_MAX {
         let text = FilterErrorKind::TooManyValues(patterns.len(), VALUES_MAX).to_string();
-        return Err(ClientError::new("invalid_filter", text));
+        return Err(ClientError::new(ErrorCode::InvalidFilter, text));
     }
     let or_any = |part: Option<String>| part.filter(|p| !p.is_empty()).unwrap_or_else(|| "*".to_owned());
     let subscription_id = input.subscription_id.filter(|id| !id.is_empty());
@@ -75,7 +78,7 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
     let resource = or_any(input.resource);
     let (mut resource_id, mut events) = (String::new(), Vec::new());
     if resource.contains(':') {
-        // It may hold a whole pattern.
+        // The resource may be a whole pattern.
         patterns.push(resource.clone());
     } else if patterns.is_empty() {
         resource_id = or_any(input.resource_id);
@@ -96,26 +99,26 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
         events: is_parted.then_some(&events),
         pattern: &patterns,
     });
-    // All are counted before any becomes a filter: what is refused costs little.
+    // All patterns are counted before any becomes a filter, so that a refusal is cheap.
     let mut ways = Vec::new();
     for pattern in &patterns {
         if pattern.len() > VALUE_BYTES_MAX {
             let text = FilterErrorKind::ValueTooLong(pattern.len(), VALUE_BYTES_MAX).to_string();
-            return Err(ClientError::new("invalid_filter", text));
+            return Err(ClientError::new(ErrorCode::InvalidFilter, text));
         }
         let Some(parted) = partings(pattern) else {
             let text = format!("pattern can be read in more than {PARTINGS_MAX} ways: fewer asterisks");
-            return Err(ClientError::new("invalid_pattern", text));
+            return Err(ClientError::new(ErrorCode::InvalidPattern, text));
         };
         ways.extend(parted);
         if ways.len() > ALL_PARTINGS_MAX {
             let text = format!(
                 "patterns can be read in more than {ALL_PARTINGS_MAX} ways: fewer asterisks, or fewer patterns in a message"
             );
-            return Err(ClientError::new("invalid_pattern", text));
+            return Err(ClientError::new(ErrorCode::InvalidPattern, text));
         }
     }
-    // One filter has all ids of a resource and event, so that 256 agents cost what 256 values do.
+    // One filter has all ids of a resource and event, so that 256 agents cost the same as 256 values.
     let mut pairs: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     for [resource, id, event] in ways {
         pairs.entry((resource, event)).or_default().push(id);
@@ -124,7 +127,7 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
         let text = format!(
             "patterns mean more than {PAIRS_MAX} pairs of resource and event together: fewer patterns in a message"
         );
-        return Err(ClientError::new("invalid_pattern", text));
+        return Err(ClientError::new(ErrorCode::InvalidPattern, text));
     }
     let mut names = 0;
     let mut known = Vec::with_capacity(pairs.len());
@@ -135,7 +138,7 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
             let text = format!(
                 "patterns mean more than {TYPE_NAMES_MAX} names of types together: fewer asterisks, or fewer patterns in a message"
             );
-            return Err(ClientError::new("invalid_pattern", text));
+            return Err(ClientError::new(ErrorCode::InvalidPattern, text));
         }
         known.push(meant);
     }
@@ -149,16 +152,16 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
     Ok(Subscribe {
         subscription_id,
         or: filters.collect(),
-        // Text and lists of text are always JSON.
+        // Strings and lists of strings are always JSON.
         config: config.ok(),
         ..Subscribe::from(first)
     })
 }
 
-/// Every way in which the two colons of a key may fall in a pattern: each is a colon of the pattern or lies in
-/// one of its asterisks. Neither the resource nor the event holds one.
+/// Returns every way in which the two colons of a key may fall in a pattern: each is a colon of the pattern or lies in one
+/// of its asterisks. Neither the resource nor the event holds a colon.
 ///
-/// `None`: in more than [`PARTINGS_MAX`] ways.
+/// Returns `None` if there are more than [`PARTINGS_MAX`] ways.
 fn partings(pattern: &str) -> Option<Vec<[String; 3]>> {
     let places = |byte| pattern.bytes().enumerate().filter(move |(_, b)| *b == byte).map(|(at, _)| at);
     let (first, last) = (pattern.find(':'), pattern.rfind(':'));
@@ -186,15 +189,15 @@ fn partings(pattern: &str) -> Option<Vec<[String; 3]>> {
     Some(all)
 }
 
-/// The other names of each of [`TYPES`], made once: a message may ask for 256 ways to read its patterns, each with all.
+/// The other names of each of [`TYPES`]. Made once: a message may have 256 ways to read its patterns, each with all names.
 static KNOWN_NAMES: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
     let names = |known: &EventType| [".", ":"].map(|between| [known.resource, between, known.event].concat());
     TYPES.iter().map(names).collect()
 });
 
-/// Returns the places in [`TYPES`] of the types that are meant by name: of the resource, and of any of the events.
+/// Returns the indices in [`TYPES`] of the types of this resource and any of these events.
 fn known_types(resource: &str, ids: &[String], events: &[&str]) -> SmallVec<[u8; TYPES.len()]> {
-    // Where any event will do, known types matter to what has no entity alone.
+    // If any event matches, known types matter only for events without an entity.
     if events.contains(&"*") && !is_any(ids) {
         return SmallVec::new();
     }
@@ -207,19 +210,19 @@ fn known_types(resource: &str, ids: &[String], events: &[&str]) -> SmallVec<[u8;
     (0_u8..).zip(&TYPES).filter(|(_, known)| is_meant(known)).map(|(at, _)| at).collect()
 }
 
-/// Returns how many names of types the filters will have.
+/// Returns the number of type names that the filters will have.
 fn type_names(known: &[u8], ids: &[String], events: &[&str]) -> usize {
     let open = if is_any(ids) { 3 * known.len() + 2 } else { 0 };
     let about = if events.contains(&"*") { 0 } else { 3 * known.len() + 4 * events.len() };
     open + about
 }
 
-/// Returns whether any id will do.
+/// Returns whether any id matches.
 fn is_any(ids: &[String]) -> bool {
     ids.iter().any(|id| id == "*")
 }
 
-/// Appends the filters of one resource, some ids and some events, each perhaps with asterisks.
+/// Appends the filters of one resource with its ids and events, each of which may have asterisks.
 fn wanted(resource: &str, ids: &[String], events: &[&str], known: &[u8], filters: &mut Vec<Filter>) {
     let all = events.contains(&"*");
     let mut types: Vec<Cow<'_, str>> = Vec::new();
@@ -227,7 +230,7 @@ fn wanted(resource: &str, ids: &[String], events: &[&str], known: &[u8], filters
         types.push(TYPES[at].name.into());
         types.extend(KNOWN_NAMES[at].iter().map(|name| Cow::from(name.as_str())));
     }
-    // Known types are found without an entity too, where any will do.
+    // Known types are found without an entity too, if any id matches.
     if is_any(ids) {
         let mut open: Vec<Pattern> = types.iter().map(|name| Pattern::exact(&**name)).collect();
         if all && !resource.contains('*') {
@@ -311,7 +314,7 @@ mod tests {
         ];
         for (pattern, resource, id, event) in cases {
             let key = format!("{resource}:{id}:{event}");
-            // The document's regular expression, said as a run pattern over the whole key.
+            // The document's regular expression, as a run pattern over the whole key.
             let want = Pattern::runs(pattern).matches(&key);
             let data = format!(r#"{{"pattern":"{pattern}"}}"#);
             let event = about(&format!("{resource}_{event}"), resource, id);
@@ -321,7 +324,7 @@ mod tests {
 
     #[test]
     fn what_is_no_subscription_is_told() {
-        // Each of these costs what it is long, not the square of it.
+        // Refusing each of these costs time linear in its length.
         let stars = format!(r#"{{"pattern":"{}:x"}}"#, "*".repeat(1000));
         let many = format!(r#"{{"patterns":["{}"]}}"#, ["*:b"; 300].join(r#"",""#));
         let ways = format!(r#"{{"patterns":["{}"]}}"#, ["***a:b***"; 256].join(r#"",""#));

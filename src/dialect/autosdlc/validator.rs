@@ -1,23 +1,24 @@
-//! Messages against the document's schemas: every fault, each with its place.
+//! Checks of messages against the schemas of AutoSDLC's document: every fault, each with its place.
 //!
-//! Imports `catalogue` and `jsonschema`. Always: a message of an event type has all of an envelope; one by which a client
-//! asks for something need have its type and data only, as the document's Python client sends it.
+//! Invariant: a message of an event type needs the whole envelope; a request of a client needs only its type and data, as
+//! the document's Python client sends it.
 
 use std::collections::HashMap;
 
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-use super::super::shortened;
+use super::super::{ClientError, Incoming, shortened};
+use super::text_of;
 use crate::catalogue::autosdlc::{SCHEMAS, event_type};
 
-/// Faults that are told of one message.
+/// Maximum number of faults reported for one message.
 const FAULTS_MAX: usize = 20;
 
-/// Characters of a fault's text: it can have the value in it.
+/// Maximum length of a fault's text in characters: the text may hold the value.
 const FAULT_CHARS_MAX: usize = 300;
 
-/// The document's message types, and what a message of each must be.
+/// The schemas of the document's message types.
 ///
 /// ```
 /// use fanwire::dialects::MessageValidator;
@@ -31,9 +32,9 @@ const FAULT_CHARS_MAX: usize = 300;
 #[derive(Debug)]
 pub struct MessageValidator {
     data: HashMap<String, Validator>,
-    /// Of events.
+    /// Envelope of events.
     envelope: Validator,
-    /// Of what clients ask.
+    /// Envelope of clients' requests.
     request: Validator,
 }
 
@@ -44,7 +45,7 @@ impl Default for MessageValidator {
 }
 
 impl MessageValidator {
-    /// Compiles the schemas.
+    /// Compiles the schemas. Takes some milliseconds.
     pub fn new() -> Self {
         let compile = |schema: &Value| jsonschema::validator_for(schema).expect("a test compiles each");
         let all: Value = serde_json::from_str(SCHEMAS).expect("a test reads it");
@@ -53,7 +54,7 @@ impl MessageValidator {
             "version": { "type": "string" }, "source": { "type": "string" }, "correlationId": { "type": "string" },
             "compressed": { "type": "boolean" }, "encrypted": { "type": "boolean" },
         } });
-        // The examples' ids have a word before the UUID.
+        // The document's examples have a word before the UUID.
         let id = r"^([a-z]+-)?[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$";
         let envelope = json!({
             "required": ["id", "type", "timestamp", "data"],
@@ -73,7 +74,11 @@ impl MessageValidator {
         }
     }
 
-    /// Whether a message, as JSON, is what the document says; else all that is wrong with it.
+    /// Checks a message as JSON.
+    ///
+    /// # Errors
+    ///
+    /// Returns every fault, each with its place; at most 20.
     pub fn validate(&self, message: &str) -> Result<(), Vec<String>> {
         match serde_json::from_str(message) {
             Ok(message) => self.validate_value(&message),
@@ -97,8 +102,23 @@ impl MessageValidator {
         if all.is_empty() { Ok(()) } else { Err(all) }
     }
 
-    /// Whether an event's payload is what the document says of its type; else all that is wrong with it. Types of
-    /// others are free.
+    /// Checks a client's message. Bytes that are no message pass; reading them has a better error.
+    pub(super) fn check_message(&self, message: Incoming<'_>, bytes_max: usize) -> Result<(), ClientError> {
+        let Ok(text) = text_of(message, bytes_max) else { return Ok(()) };
+        let Ok(Value::Object(fields)) = serde_json::from_str(&text) else { return Ok(()) };
+        let is_auth = fields.get("type").is_some_and(|kind| kind == "auth_request");
+        self.validate_value(&Value::Object(fields)).map_err(|mut faults| {
+            if is_auth {
+                // The text of a fault repeats the value, which may be a token in the wrong place.
+                faults.retain(|fault| fault.ends_with("is a required property"));
+                faults.push("/data: expected {\"token\": TEXT}".to_owned());
+            }
+            ClientError::faulty(faults)
+        })
+    }
+
+    /// Checks an event's payload against the schema of its type; types that the document lacks pass. The error has every
+    /// fault.
     pub(crate) fn validate_data(&self, kind: &str, payload: &Value) -> Result<(), Vec<String>> {
         let known = event_type(kind).and_then(|known| self.data.get(known.name));
         let all = known.map_or_else(Vec::new, |data| faults(data, payload, ""));

@@ -42,6 +42,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dialect::ErrorCode;
+
 pub use claims::{Claims, PublishRight};
 #[cfg(feature = "auth")]
 pub use config::{AnonymousConfig, AuthConfig, AuthError, JwtConfig, Secret};
@@ -113,15 +115,15 @@ pub(crate) enum Fault {
 }
 
 impl Denied {
-    /// A short fixed name, as clients see it.
-    pub(crate) const fn code(self) -> &'static str {
+    /// Returns the error code for clients.
+    pub(crate) const fn code(self) -> ErrorCode {
         match self {
-            Self::Missing => "auth_required",
-            Self::Invalid(_) => "invalid_token",
-            Self::Expired => "token_expired",
-            Self::NotYet => "token_not_yet_valid",
-            Self::Revoked => "token_revoked",
-            Self::Ticket => "invalid_ticket",
+            Self::Missing => ErrorCode::AuthRequired,
+            Self::Invalid(_) => ErrorCode::InvalidToken,
+            Self::Expired => ErrorCode::TokenExpired,
+            Self::NotYet => ErrorCode::TokenNotYetValid,
+            Self::Revoked => ErrorCode::TokenRevoked,
+            Self::Ticket => ErrorCode::InvalidTicket,
         }
     }
 
@@ -139,7 +141,7 @@ impl Denied {
                 Fault::Claims => "token_claims",
                 Fault::Grant => "token_grant",
             },
-            other => other.code(),
+            other => other.code().name(),
         }
     }
 

@@ -26,7 +26,7 @@ use super::shared::report::Speaks;
 use super::tick::Tick;
 use crate::codec::http::{self, BodyDecoder, Request, RequestError};
 use crate::codec::{sse, ws};
-use crate::dialect::{Encoding, Incoming};
+use crate::dialect::{CLOSE_RESTART, CLOSE_TRY_LATER, Encoding, Incoming};
 use crate::event::EventId;
 use crate::filter::Filter;
 use crate::metrics::Kind;
@@ -202,8 +202,10 @@ impl Connection {
     pub(crate) fn shed(&mut self, cx: &mut Context<'_>) {
         match &self.state {
             State::Ws(_) => {
-                return self
-                    .close_with(ws::close_frame(1013, "server is short of memory: come back later"), cx);
+                return self.close_with(
+                    ws::close_frame(CLOSE_TRY_LATER, "server is short of memory: come back later"),
+                    cx,
+                );
             }
             State::Http(http) if http.receiving.is_some() => {
                 let mut out = Vec::with_capacity(256);
@@ -467,7 +469,7 @@ impl Connection {
     /// Closes a connection that fell behind and asked to be closed then.
     pub(crate) fn lagged(&mut self, cx: &mut Context<'_>) {
         let last = match &self.state {
-            State::Ws(_) => ws::close_frame(1013, "too slow: events would have been lost"),
+            State::Ws(_) => ws::close_frame(CLOSE_TRY_LATER, "too slow: events would have been lost"),
             _ => Bytes::new(),
         };
         self.close_with(last, cx);
@@ -503,7 +505,7 @@ impl Connection {
 
     /// Closes the connection of a client that may no longer see its events, and tells the client why.
     pub(crate) fn denied(&mut self, why: Denied, cx: &mut Context<'_>) {
-        cx.shared.metrics.grants_ended.get_or_create(&Kind { kind: why.code() }).inc();
+        cx.shared.metrics.grants_ended.get_or_create(&Kind { kind: why.code().name() }).inc();
         match &self.state {
             State::Ws(ws) => ws.session.denied(why, cx),
             State::Sse(_) => {
@@ -528,7 +530,7 @@ impl Connection {
             State::Ws(ws) => {
                 ws.session.reconnect(delay_ms, cx);
                 let reason = format!("server is shutting down; retry={delay_ms}");
-                return self.close_with(ws::close_frame(1012, &reason), cx);
+                return self.close_with(ws::close_frame(CLOSE_RESTART, &reason), cx);
             }
             State::Http(http) if http.receiving.is_some() => return,
             State::Sse(_) => {

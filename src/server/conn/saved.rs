@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{BodyDecoder, Connection, Grant, Http, Receiving, Request, Session, State, Tick, Ws, routes, ws};
 use crate::codec::portable;
+use crate::dialect::Observers;
 use crate::server::auth::SavedGrant;
-use crate::server::dialect_autosdlc::client_registry::Directory;
 use crate::server::session::context::Context;
 use crate::server::session::saved::SavedSession;
 use crate::server::shared::report::Speaks;
@@ -69,7 +69,7 @@ fn restored(grant: Option<SavedGrant>, cx: &Context<'_>) -> Option<Option<Arc<Gr
 
 impl Connection {
     /// Returns the connection's state, or `None` if it has nothing to continue with.
-    pub(crate) fn save(&self, tick: Tick, directory: &Directory) -> Option<SavedConnection> {
+    pub(crate) fn save(&self, tick: Tick, observers: &Observers) -> Option<SavedConnection> {
         let state = match &self.state {
             State::Http(http) => {
                 let receiving = match &http.receiving {
@@ -87,7 +87,7 @@ impl Connection {
             State::Ws(ws) if ws.echo.is_none() && !ws.session.is_busy() => SavedState::Ws {
                 decoder: ws.decoder.clone(),
                 inflates: self.inflates,
-                session: Box::new(ws.session.save(tick, directory)),
+                session: Box::new(ws.session.save(tick, observers)),
             },
             State::Sse(grant) => SavedState::Sse { grant: saved(grant.as_ref()).map(Box::new) },
             State::Ws(_) | State::Closing(_) => return None,

@@ -12,7 +12,6 @@ use std::fmt;
 
 use crate::codec::http::{Method, Request};
 use crate::server::config::ServerConfig;
-use crate::server::endpoint::System;
 use crate::server::origin;
 use crate::server::origin::Name;
 use crate::server::shared::Shared;
@@ -159,7 +158,7 @@ impl<'a> Door<'a> {
         }
         let is_of_file = origin::is_of_file(origin);
         // AgentOS's page is opened from a file.
-        if is_of_file && self.config.systems.contains(&System::Agentos) {
+        if is_of_file && self.has_file_pages() {
             return true;
         }
         let origin = if is_of_file { "null" } else { origin };
@@ -172,6 +171,11 @@ impl<'a> Door<'a> {
             }
             Pages::Local(list) => origin::is_loopback(origin) || among(list),
         }
+    }
+
+    /// Returns whether a preset's clients are pages opened from files.
+    fn has_file_pages(&self) -> bool {
+        self.config.presets.iter().any(|preset| preset.has_file_pages())
     }
 
     /// Returns whether a request opens a stream or publishes.
@@ -187,7 +191,7 @@ impl<'a> Door<'a> {
     /// Describes the pages that may use the server.
     #[cfg(feature = "config-file")]
     pub(crate) fn describe_pages(&self) -> String {
-        let of_files = self.config.systems.contains(&System::Agentos);
+        let of_files = self.has_file_pages();
         let null = if of_files { ", those opened from a file (dialect agentos)" } else { "" };
         let and = |list: &[String]| listed(list.iter().map(String::as_str));
         match &self.pages {
@@ -441,7 +445,7 @@ mod tests {
             "a set list is all"
         );
         assert_eq!(refused(&config, "localhost", "Origin: http://localhost\r\n"), None, "its own");
-        config.systems = vec![System::Agentos];
+        config.presets = vec![crate::server::endpoint::Preset::Agentos];
         for of_file in ["null", "file://"] {
             assert_eq!(refused(&config, "localhost", &format!("Origin: {of_file}\r\n")), None);
         }

@@ -24,7 +24,7 @@ use super::operator;
 use super::page;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{PerMessageDeflate, UpgradeError};
-use crate::dialect::{Dialect, Encoding, Opening, shortened};
+use crate::dialect::{Dialect, Encoding, ErrorCode, Opening, shortened};
 use crate::event::Timestamp;
 use crate::metrics::Exposition;
 use crate::server::auth::{Denied, Grant, Shown};
@@ -275,7 +275,7 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
             let shared = &answer.cx.shared;
             shared.metrics.ring_bytes.set(shared.bus.held_bytes() as i64);
             let format = Exposition::asked(answer.request.headers_named("accept"));
-            let text = shared.metrics.text(format);
+            let text = shared.metrics.text(format, shared.observers.registries());
             let headers = [("Content-Type", format.content_type()), ("Vary", "Accept")];
             answer.respond(200, &headers, text.as_bytes())
         }
@@ -365,7 +365,7 @@ impl Answer<'_, '_> {
             let error = "client_id is missing: the one that the client was told when it connected";
             return self.error(400, "invalid_query", error, &[]);
         };
-        let all = self.cx.shared.directory.of(&client);
+        let all = self.cx.shared.observers.subscriptions_of(&client);
         self.json(200, &json!({ "subscriptions": all }))
     }
 
@@ -395,7 +395,7 @@ impl Answer<'_, '_> {
 
     fn forbidden(&mut self, error: &str) -> Outcome {
         self.cx.shared.metrics.fault("forbidden");
-        self.json(403, &json!({ "error": error, "code": "forbidden" }))
+        self.json(403, &json!({ "error": error, "code": ErrorCode::Forbidden }))
     }
 
     /// Responds with the members of a channel.
@@ -406,8 +406,8 @@ impl Answer<'_, '_> {
         };
         match presence_query::answer(self.cx.shared, self.cx.config, channel, grant.as_deref()) {
             Ok(list) => self.json(200, &list),
-            Err(error) if error.code == "forbidden" => self.forbidden(&error.text),
-            Err(error) => self.error(404, error.code, &error.text, &[]),
+            Err(error) if error.code == ErrorCode::Forbidden => self.forbidden(&error.text),
+            Err(error) => self.error(error.code.status(), error.code.name(), &error.text, &[]),
         }
     }
 

@@ -9,11 +9,9 @@ use super::socket::Socket;
 use super::zero_copy::Outlet;
 use super::{Core, token_of};
 use crate::bus::ReaderItem;
-use crate::catalogue::autosdlc::event_type;
-use crate::dialect::{GapNotice, Missed};
+use crate::dialect::{GapNotice, Missed, Observed};
 use crate::event::{EventId, Since, Timestamp};
 use crate::feed::{Fanout, FeedDelivery, Flushed, OutboxContext, Tally};
-use crate::server::dialect_autosdlc::messages;
 use crate::server::limits::budget;
 use crate::server::shared::resume::Kept;
 
@@ -146,16 +144,14 @@ impl<S: Socket> Core<S> {
         }
     }
 
-    /// Counts and logs the deliveries of the batch that the feeds recorded.
+    /// Reports the deliveries that the feeds recorded to the dialects that observe them.
     fn report_deliveries(&mut self) {
-        let is_logged = messages::is_read();
         for FeedDelivery { feed, event, members } in self.fanout.take_deliveries() {
-            let kind = event_type(event.event_type()).map_or("other", |known| known.name);
-            self.shared.metrics.websocket.sent(kind, event.payload().len(), members);
-            for &slot in self.fanout.feed(feed).members.iter().filter(|_| is_logged) {
-                let client = self.conns[slot as usize].connection.client();
-                messages::delivered(client, &event, &self.config.message_log);
-            }
+            let feed = self.fanout.feed(feed);
+            let mut clients = feed.members.iter().map(|&slot| self.conns[slot as usize].connection.client());
+            let delivered = Observed::Delivered { event: &event, members, clients: &mut clients };
+            let watch = self.config.watch(&self.shared.observers, 0, self.now);
+            feed.form.encoding.protocol().observe(&watch, delivered);
         }
     }
 

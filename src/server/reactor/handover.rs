@@ -98,7 +98,7 @@ impl<S: Socket> Core<S> {
             self.conns.iter().filter(|(_, conn)| can_move(conn)).map(|(slot, _)| slot).collect();
         let mut packed = Vec::new();
         for slot in slots {
-            let Some(connection) = self.conns[slot].connection.save(self.tick, &self.shared.directory) else {
+            let Some(connection) = self.conns[slot].connection.save(self.tick, &self.shared.observers) else {
                 continue;
             };
             let name = self.name_of(slot);

@@ -80,7 +80,6 @@ use super::shared::resume::Kept;
 use super::tick::Tick;
 use crate::bus::{Bus, LoopReader};
 use crate::codec::deflate::Inflater;
-use crate::dialect::Dialect;
 use crate::engine::InterestGuard;
 use crate::event::{Position, Timestamp};
 use crate::feed::{
@@ -282,7 +281,7 @@ impl<S: Socket> Core<S> {
         let (version, config) = shared.config();
         let mut fanout = Fanout::new(config.feed_limits(), config.key_rule(), Arc::clone(&shared.metrics));
         fanout.share_frames(shared.loops > 1);
-        fanout.observe(|encoding| encoding.dialect() == Dialect::Autosdlc);
+        fanout.observe(|encoding| encoding.protocol().observes());
         Self {
             continuity: shared.engine.as_ref().map(|_| Continuity::behind(&shared.bus, &reader)),
             fanout,

@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use super::effect::Effect;
 use crate::codec::deflate::Inflater;
+use crate::dialect::Watch;
 use crate::event::{EventId, Position, Since, Timestamp};
 use crate::feed::REPLY_COST;
 use crate::server::auth::Grant;
 use crate::server::config::Prepared;
-use crate::server::dialect_autosdlc::messages::MessageRecorder;
 use crate::server::limits::budget::Budget;
 use crate::server::rng::Rng;
 use crate::server::shared::Shared;
@@ -48,13 +48,9 @@ const SEAL_UNITS: u32 = 20;
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
 impl Context<'_> {
-    /// Returns the recorder of AutoSDLC's messages.
-    pub(crate) fn recorder(&self) -> MessageRecorder<'_> {
-        MessageRecorder {
-            metrics: &self.shared.metrics,
-            log: &self.config.message_log,
-            max_message_bytes: self.config.max_message_bytes,
-        }
+    /// Returns the context of the dialect's hooks for the client with this number.
+    pub(crate) fn watch(&self, client: u64) -> Watch<'_> {
+        self.config.watch(&self.shared.observers, client, self.now)
     }
 
     pub(crate) fn send(&mut self, bytes: impl Into<Bytes>) {

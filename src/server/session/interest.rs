@@ -14,19 +14,18 @@ use foldhash::quality::RandomState;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::Session;
 use super::began::{Began, Brought};
 use super::context::Context;
 use super::effect::Effect;
 use super::past::PastReport;
 use super::past::ReplayFrom;
 use super::weight::Weight;
-use super::{Dialect, Session};
 use crate::codec::portable;
-use crate::dialect::{Asked, ClientError, OnLag, Reply, Stamp, Subscribe};
+use crate::dialect::{Asked, ClientError, ErrorCode, Observed, OnLag, Reply, Stamp, Subscribe};
 use crate::event::EventId;
 use crate::feed::{Change, Conflation, LagPolicy};
 use crate::filter::{Filter, saved as saved_filter};
-use crate::server::dialect_autosdlc::messages;
 
 /// A subscription's name: the client's own, or one that is not worth an allocation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -154,7 +153,7 @@ impl Session {
     ) -> Result<(), ClientError> {
         if subscribe.subscription_id.as_deref() == Some(ALL) {
             let text = format!("subscription_id {ALL} is reserved: it stands for all of them");
-            return Err(ClientError::new("invalid_subscription_id", text));
+            return Err(ClientError::new(ErrorCode::InvalidSubscriptionId, text));
         }
         let limits = cx.config.filter_limits();
         let mut weight: u32 = 0;
@@ -165,14 +164,14 @@ impl Session {
             // About 50 instructions for each member, and some for the grant.
             cx.budget.spend(u32::try_from(filter.members_count() / 16 + 1).unwrap_or(u32::MAX));
             if let Some(rights) = self.rights() {
-                rights.may_see(filter, self.encoding.dialect() == Dialect::Autosdlc)?;
+                rights.may_see(filter, self.encoding.protocol().spells_types())?;
             }
         }
         let max = cx.config.max_subscriptions;
         let others = self.subscriptions.len() - replaced.len();
         if others + 1 + subscribe.or.len() > max {
             let text = format!("subscription limit of {max} reached");
-            return Err(ClientError::new("too_many_subscriptions", text));
+            return Err(ClientError::new(ErrorCode::TooManySubscriptions, text));
         }
         let max = cx.config.max_subscription_values;
         let held: u32 = self.subscriptions.iter().map(|s| s.weight).sum();
@@ -183,7 +182,7 @@ impl Session {
                 held - replaced,
                 crate::filter::MANY_WEIGHT
             );
-            return Err(ClientError::new("too_many_values", text));
+            return Err(ClientError::new(ErrorCode::TooManyValues, text));
         }
         self.check_weight(subscribe, cx)
     }
@@ -209,7 +208,7 @@ impl Session {
         let began = if is_snapshot { None } else { (cx.position)().map(Began::from) };
         let filters: SmallVec<[Filter; 1]> = std::iter::once(filter).chain(or).collect();
         if let (Some(from), [filter]) = (past, filters.as_slice()) {
-            let report = match asked.take_if(|_| self.encoding.dialect() == Dialect::Native) {
+            let report = match asked.take_if(|_| self.encoding.protocol().reports_past_start()) {
                 Some(asked) => {
                     let position = self.place(true, cx);
                     let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position };
@@ -231,13 +230,10 @@ impl Session {
             cx.hold_input();
         }
         let gone = self.forget(replaced, cx);
-        if let Some(config) = config {
-            cx.shared.directory.add(self.client(), id.clone(), config, cx.now);
-        }
+        self.observe(Observed::Subscribed { id: &id, config, filters: &filters }, cx);
         let first = self.subscriptions.len();
         let called = called(&id);
         for filter in filters {
-            messages::subscribed(self.encoding, &filter, 1, cx.recorder());
             let weight = filter.weight();
             let name = name.clone();
             self.subscriptions.push(Subscription {
@@ -278,7 +274,7 @@ impl Session {
 
     /// Drops these subscriptions; what they were as interest.
     pub(super) fn forget(&mut self, which: Range<usize>, cx: &Context<'_>) -> Vec<Touched> {
-        let (encoding, client, narrowed) = (self.encoding, self.client(), self.grant().is_some());
+        let narrowed = self.grant().is_some();
         let gone: SmallVec<[Subscription; 1]> = self.subscriptions.drain(which).collect();
         cx.shared.metrics.subscriptions.dec_by(gone.len() as i64);
         let weight = gone.iter().fold(Weight::default(), |sum, s| {
@@ -286,15 +282,11 @@ impl Session {
             Weight { all: sum.all + all, own: sum.own + own }
         });
         self.count_gone(weight);
-        let mut before: Option<&Name> = None;
-        for s in &gone {
-            messages::subscribed(encoding, &s.filter, -1, cx.recorder());
-            if encoding.dialect() == Dialect::Autosdlc
-                && !before.is_some_and(|name| name.is(&s.name.to_string()))
-            {
-                cx.shared.directory.remove(client, &s.name.to_string());
+        if self.encoding.protocol().observes() {
+            for same in gone.chunk_by(|one, other| one.name.is(&other.name.to_string())) {
+                let (id, mut filters) = (same[0].name.to_string(), same.iter().map(|s| &s.filter));
+                self.observe(Observed::Unsubscribed { id: &id, filters: &mut filters }, cx);
             }
-            before = Some(&s.name);
         }
         let touched = |s: &Subscription| Touched {
             wish: s.wish,

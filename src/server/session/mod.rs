@@ -24,13 +24,12 @@ use self::context::Context;
 use self::effect::{Effect, PublishAnswer};
 use self::rights::Rights;
 use super::auth::{Denied, Grant};
-use super::dialect_autosdlc::messages;
 use super::limits::rates::Limited;
 use super::tick::Tick;
 use crate::codec::ws;
 use crate::dialect::{
-    Asked, ClientError, ClientMessage, Command, Complete, Dialect, Encoding, Incoming, Opening, Place,
-    Refusal, Reply, Stamp, Subscribe, lean, native, shortened,
+    Asked, CLOSE_POLICY, ClientError, ClientMessage, Command, Complete, Encoding, ErrorCode, Incoming,
+    Observed, Opening, Place, Refusal, Reply, Stamp, Subscribe, lean, native, shortened,
 };
 use crate::engine::Refused;
 use crate::event::{EventId, Since};
@@ -101,9 +100,6 @@ const STRANGER_INSTRUCTIONS: usize = 28;
 
 /// Instructions for a byte of a message that is read: up to 70 where it is all short numbers.
 const READ_INSTRUCTIONS: usize = 45;
-
-/// How a connection ends where its dialect has no words of its own for it (RFC 6455, 7.4.1: a policy).
-const POLICY: u16 = 1008;
 
 impl Session {
     /// Starts with what the path, the query and what the client showed say.
@@ -180,11 +176,11 @@ impl Session {
             };
             let each = if is_locked { STRANGER_INSTRUCTIONS } else { GLANCE_INSTRUCTIONS };
             cx.budget.spend_bytes(looked_at, each);
-            messages::came(self.encoding, self.client(), said.kind, &said.asked, message, cx.recorder());
+            self.observe_message(said.kind, &said.asked, message, cx);
             if let Err(limited) = self.admit_message(said.kind, cx) {
                 self.fail(&limited.error(said.kind), &said.asked, cx);
                 if limited.is_last {
-                    cx.send(ws::close_frame(POLICY, "rate limit exceeded"));
+                    cx.send(ws::close_frame(CLOSE_POLICY, "rate limit exceeded"));
                     return Flow::Over;
                 }
                 return Flow::On;
@@ -199,9 +195,9 @@ impl Session {
             protocol.read(message, place, cx.config.glance_limits(false));
         cx.budget.spend_bytes(message.len(), READ_INSTRUCTIONS);
         if !is_counted {
-            messages::came(self.encoding, self.client(), kind, &asked, message, cx.recorder());
+            self.observe_message(kind, &asked, message, cx);
         }
-        if let Err(error) = cx.config.check_message(self.encoding.dialect(), message) {
+        if let Err(error) = cx.config.check_message(self.encoding.protocol(), message) {
             self.fail(&error, &asked, cx);
             return Flow::On;
         }
@@ -280,7 +276,7 @@ impl Session {
         let text = why.to_string();
         self.reply(&Reply::Error(&ClientError::new(why.code(), text.as_str())), &Asked::Silent, cx);
         let close = self.encoding.protocol().refuse(&Refusal::BadToken(text.clone()));
-        let (code, reason) = close.unwrap_or((POLICY, text.into()));
+        let (code, reason) = close.unwrap_or((CLOSE_POLICY, text.into()));
         cx.send(ws::close_frame(code, &reason));
     }
 
@@ -316,7 +312,7 @@ impl Session {
                 let late = Refusal::TooLate(cx.config.handshake_timeout.as_secs());
                 let flow = self.refuse(&late, cx);
                 if flow == Flow::On {
-                    cx.send(ws::close_frame(POLICY, "authentication required"));
+                    cx.send(ws::close_frame(CLOSE_POLICY, "authentication required"));
                 }
                 (Flow::Over, None)
             }
@@ -330,8 +326,21 @@ impl Session {
         self.reply(&Reply::Reconnect(delay_ms), &Asked::default(), cx);
     }
 
+    /// Reports something that happened to the client to its dialect.
+    fn observe(&self, observed: Observed<'_>, cx: &Context<'_>) {
+        let protocol = self.encoding.protocol();
+        if protocol.observes() {
+            protocol.observe(&cx.watch(self.client()), observed);
+        }
+    }
+
+    fn observe_message(&self, kind: &'static str, asked: &Asked, message: Incoming<'_>, cx: &Context<'_>) {
+        let bytes_max = cx.config.max_message_bytes;
+        self.observe(Observed::Received { kind, asked, message, bytes_max }, cx);
+    }
+
     fn fail(&self, error: &ClientError, asked: &Asked, cx: &mut Context<'_>) {
-        cx.shared.metrics.fault(error.code);
+        cx.shared.metrics.fault(error.code.name());
         self.reply(&Reply::Error(error), asked, cx);
     }
 
@@ -343,7 +352,7 @@ impl Session {
     fn reply_at(&self, place: Option<Since>, reply: &Reply<'_>, asked: &Asked, cx: &mut Context<'_>) {
         let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: place };
         if let Some(frame) = self.encoding.protocol().reply(reply, asked, stamp) {
-            messages::went(self.encoding, self.client(), reply, &frame, cx.recorder());
+            self.observe(Observed::Sent { reply, frame: &frame }, cx);
             cx.send(frame);
         }
     }
@@ -385,7 +394,7 @@ impl Session {
                 };
                 if gone.is_empty() && strict {
                     let text = format!("Unknown subscription: {}", shortened(&subscription_id));
-                    return Err(ClientError::new("unknown_subscription", text));
+                    return Err(ClientError::new(ErrorCode::UnknownSubscription, text));
                 }
                 if self.subscriptions.is_empty() {
                     self.tell_interest(cx);
@@ -446,14 +455,14 @@ impl Session {
             cx.budget.spend(u32::try_from(rights.patterns() / 16).unwrap_or(u32::MAX));
             rights.may_publish(&event)?;
         }
-        cx.config.check_event(&event).map_err(|error| ClientError::new("schema", error))?;
+        cx.config.check_event(&event).map_err(|error| ClientError::new(ErrorCode::Schema, error))?;
         cx.shared.metrics.events_published.inc();
         let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: None };
         let (encoding, asked) = (self.encoding, asked.clone());
         let answer = move |outcome: Result<Option<EventId>, Refused>| match outcome {
             Ok(id) => encoding.protocol().reply(&Reply::Published(id), &asked, stamp),
             Err(why) => {
-                let error = ClientError::new(why.label(), why.text());
+                let error = ClientError::new(why.code(), why.text());
                 encoding.protocol().reply(&Reply::Error(&error), &asked, stamp)
             }
         };
@@ -493,7 +502,7 @@ impl Session {
             }),
             other => {
                 let text = format!("Unknown action: {}", shortened(other));
-                return Err(ClientError::new("unknown_action", text));
+                return Err(ClientError::new(ErrorCode::UnknownAction, text));
             }
         };
         Ok(answer.to_string())
@@ -501,11 +510,9 @@ impl Session {
 
     /// The client is going.
     pub(crate) fn leave(&mut self, cx: &mut Context<'_>) {
-        messages::left(self.encoding, self.subscriptions.iter().map(|s| &s.filter), cx.recorder());
+        let mut filters = self.subscriptions.iter().map(|s| &s.filter);
+        self.observe(Observed::Left { filters: &mut filters }, cx);
         cx.shared.metrics.subscriptions.dec_by(self.subscriptions.len() as i64);
         self.subscriptions.clear();
-        if self.encoding.dialect() == Dialect::Autosdlc {
-            cx.shared.directory.remove(self.client(), "*");
-        }
     }
 }

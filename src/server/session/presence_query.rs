@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::rights::may_see;
-use crate::dialect::{ClientError, shortened};
+use crate::dialect::{ClientError, ErrorCode, shortened};
 use crate::event::{Attribute, Timestamp};
 use crate::filter::{Filter, Pattern};
 use crate::server::auth::Grant;
@@ -27,7 +27,7 @@ pub(crate) fn answer(
     }
     if !config.presence.covers(channel) {
         let text = format!("no presence is kept of '{}': see presence.channels", shortened(channel));
-        return Err(ClientError::new("no_presence", text));
+        return Err(ClientError::new(ErrorCode::NoPresence, text));
     }
     let node = shared.bus.epoch();
     let sees = |user: &str| {
@@ -39,7 +39,7 @@ pub(crate) fn answer(
     };
     users.retain(|(user, ..)| sees(user));
     if users.is_empty() && !sees("") {
-        return Err(ClientError::new("forbidden", "beyond what the token allows: who is there"));
+        return Err(ClientError::new(ErrorCode::Forbidden, "beyond what the token allows: who is there"));
     }
     let one = |(user, connections, since): &(Arc<str>, u32, Timestamp)| json!({ "user": **user, "connections": connections, "since": since.to_string() });
     Ok(json!({

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::context::Context;
-use crate::dialect::{ClientError, Complete, OnLag, Subscribe, WireProtocol};
+use crate::dialect::{ClientError, Complete, ErrorCode, OnLag, Subscribe, WireProtocol};
 use crate::event::Timestamp;
 use crate::filter::Filter;
 use crate::filter::saved::{Exact, SavedFilter};
@@ -221,7 +221,7 @@ fn may_see_spelled(grant: &Grant, filter: &Filter, spelled: bool) -> Result<(), 
 }
 
 fn forbidden(what: &str) -> ClientError {
-    ClientError::new("forbidden", format!("beyond what the token allows: {what}"))
+    ClientError::new(ErrorCode::Forbidden, format!("beyond what the token allows: {what}"))
 }
 
 impl Limited {
@@ -231,6 +231,6 @@ impl Limited {
         let text = format!(
             "rate limit of {max} {kind} messages in {window_seconds} s reached: try again in {retry_seconds} s"
         );
-        ClientError::new("rate_limited", text)
+        ClientError::new(ErrorCode::RateLimited, text)
     }
 }

@@ -3,12 +3,13 @@
 //! process wants more of a client than this one did, the client has to show it first.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::context::Context;
 use super::rights::{Rights, SavedRights};
-use super::{Dialect, Encoding, Own, Place, Session, Subscription, messages};
-use crate::dialect::autosdlc;
-use crate::server::dialect_autosdlc::client_registry::{ClientSubscription, Directory};
+use super::{Encoding, Own, Place, Session, Subscription};
+use crate::dialect::{Observed, Observers};
+use crate::filter::Filter;
 use crate::server::tick::Tick;
 
 /// One client's subscriptions and rights.
@@ -18,28 +19,28 @@ pub(crate) struct SavedSession {
     subscriptions: Vec<Subscription>,
     unnamed: u32,
     own: Option<SavedOwn>,
-    /// What it asked for, where an operator may ask about that.
-    #[serde(default)]
-    asked: Vec<ClientSubscription>,
+    /// The dialect's record of the client, as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    asked: Option<Box<RawValue>>,
     /// Whether the subscriptions' filters are exactly the client's.
     #[serde(default)]
     is_exact: bool,
 }
 
-/// Returns subscriptions of an AutoSDLC client whose filters were saved as texts, which have no form for its wildcards, with
-/// filters made anew from what the client asked for.
-fn made_anew(saved: Vec<Subscription>, asked: &[ClientSubscription]) -> Vec<Subscription> {
+/// Returns subscriptions whose filters were saved as texts, with filters made again from the dialect's record of the client:
+/// the texts have no form for every dialect's patterns.
+fn made_again(saved: Vec<Subscription>, kept: &[(String, Vec<Filter>)]) -> Vec<Subscription> {
     let mut all: Vec<Subscription> = Vec::with_capacity(saved.len());
     for subscription in saved {
         let name = subscription.name.to_string();
         if all.last().is_some_and(|last| last.name.is(&name)) {
-            // One of the filters that stand one behind the other under one name.
+            // Another filter of the same subscription.
             continue;
         }
-        let asked = asked.iter().rev().find(|asked| asked.id() == name);
-        match asked.and_then(|asked| autosdlc::filters_of(asked.config())) {
-            Some(filters) => {
-                all.extend(filters.into_iter().map(|filter| Subscription { filter, ..subscription.clone() }));
+        match kept.iter().rev().find(|(id, _)| *id == name) {
+            Some((_, filters)) => {
+                let with = |filter: &Filter| Subscription { filter: filter.clone(), ..subscription.clone() };
+                all.extend(filters.iter().map(with));
             }
             None => all.push(subscription),
         }
@@ -55,22 +56,22 @@ struct SavedOwn {
 }
 
 impl Session {
-    pub(crate) fn save(&self, tick: Tick, directory: &Directory) -> SavedSession {
+    pub(crate) fn save(&self, tick: Tick, observers: &Observers) -> SavedSession {
         let own = self.own.as_deref().map(|Own { place, is_deaf_to_itself, rights, .. }| SavedOwn {
             place: place.clone(),
             is_deaf_to_itself: *is_deaf_to_itself,
             rights: rights.save(tick),
         });
         let subscriptions = self.subscriptions.to_vec();
-        let asked = directory.of_number(self.client());
+        let asked = self.encoding.protocol().keep(observers, self.client());
         let (encoding, unnamed) = (self.encoding, self.unnamed);
         SavedSession { encoding, subscriptions, unnamed, own, asked, is_exact: true }
     }
 
     pub(crate) fn restored(saved: SavedSession, cx: &Context<'_>) -> Self {
         let SavedSession { encoding, mut subscriptions, unnamed, own, asked, is_exact } = saved;
-        if !is_exact && encoding.dialect() == Dialect::Autosdlc {
-            subscriptions = made_anew(subscriptions, &asked);
+        if let Some(kept) = asked.as_deref().filter(|_| !is_exact) {
+            subscriptions = made_again(subscriptions, &encoding.protocol().filters_of(kept));
         }
         let is_plain = own.is_none();
         let (place, is_deaf_to_itself, rights) = match own {
@@ -81,11 +82,11 @@ impl Session {
         let own = (!is_plain || rights.are_special())
             .then(|| Box::new(Own { place, is_deaf_to_itself, rights, ..Own::default() }));
         cx.shared.metrics.subscriptions.inc_by(subscriptions.len() as i64);
-        messages::came_over(encoding, subscriptions.iter().map(|s| &s.filter), cx.recorder());
         let mut restored = Self { subscriptions: subscriptions.into(), unnamed, encoding, own };
         restored.recount();
         restored.mark_all();
-        cx.shared.directory.take_over(restored.client(), asked);
+        let mut filters = restored.subscriptions.iter().map(|s| &s.filter);
+        restored.observe(Observed::TakenOver { kept: asked.as_deref(), filters: &mut filters }, cx);
         restored
     }
 

@@ -4,7 +4,7 @@
 
 use super::context::Context;
 use super::{Filter, Session, Subscription};
-use crate::dialect::{ClientError, Subscribe};
+use crate::dialect::{ClientError, ErrorCode, Subscribe};
 
 /// What each value or pattern of a filter takes in a loop's tables, about: a symbol or the nodes of a pattern, and its path in
 /// the index; measured with 1,000 filters of 256 values.
@@ -132,12 +132,12 @@ impl Session {
         let config = subscribe.config.as_ref().map_or(0, |config| config.get().len());
         let name = subscribe.subscription_id.as_ref().map_or(0, String::len);
         let asked = filters.map(Weight::of_filter).sum::<usize>() + config + name;
-        let listed = if self.client() == 0 { 0 } else { cx.shared.directory.bytes_of(self.client()) };
+        let listed = if self.client() == 0 { 0 } else { cx.shared.observers.held_bytes_of(self.client()) };
         if self.weight().all + listed + asked > max {
             let text = format!(
                 "subscriptions take more than the {max} bytes that one client may: unsubscribe from some"
             );
-            return Err(ClientError::new("subscriptions_too_large", text));
+            return Err(ClientError::new(ErrorCode::SubscriptionsTooLarge, text));
         }
         Ok(())
     }

@@ -14,13 +14,13 @@ use arc_swap::ArcSwap;
 
 use crate::bridge::{Bridge, BridgeAnswer};
 use crate::bus::Bus;
+use crate::dialect::Observers;
 use crate::engine::{Engine, EngineConfig, EngineError, History as LogHistory, NotReady, Places};
 use crate::event::{Event, Timestamp};
 use crate::held::HeldBytes;
 use crate::metrics::{Kind, Metrics};
 use crate::server::auth::{Auth, Notice, Revocation};
 use crate::server::config::{Prepared, ServerConfig};
-use crate::server::dialect_autosdlc::client_registry::Directory;
 use crate::server::limits::bodies::Bodies;
 use crate::server::limits::rates::{Addresses, Callers};
 use crate::server::presence::Presence;
@@ -84,7 +84,7 @@ pub(crate) struct Shared {
     /// Turns of each loop, of those that were begun.
     pub(crate) beats: Box<[CachePadded<AtomicU64>]>,
     /// Who subscribed to what, where an operator may ask.
-    pub(crate) directory: Directory,
+    pub(crate) observers: Observers,
     /// What each loop said last.
     pub(crate) reports: Mutex<Vec<Report>>,
     /// The last minutes.
@@ -124,7 +124,7 @@ impl Shared {
             musters: AtomicU64::new(0),
             handed_over: AtomicBool::new(false),
             beats: (0..loops).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
-            directory: Directory::default(),
+            observers: Observers::default(),
             reports: Mutex::new(vec![Report::default(); loops]),
             history: Mutex::default(),
             short_of_memory: AtomicU64::new(0),
@@ -289,7 +289,7 @@ impl Shared {
     /// Bytes held outside the loops.
     pub(crate) fn held_bytes(&self) -> usize {
         self.held.bytes()
-            + self.directory.held_bytes()
+            + self.observers.held_bytes()
             + self.engine.as_ref().and_then(Engine::history).map_or(0, LogHistory::held_bytes)
             + self.auth.held_bytes()
             + lock(&self.presence).held_bytes()

@@ -128,7 +128,7 @@ impl Publication {
                 Err(why) => {
                     // Without `Retry-After` a client does not try again what can never be accepted.
                     let later: &[_] = if why.may_pass_later() { &[("Retry-After", "1")] } else { &[] };
-                    pen.error(why.http_status(), &why.text(), later)
+                    pen.error(why.code().status(), &why.text(), later)
                 }
             })
         };

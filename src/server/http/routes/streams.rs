@@ -10,9 +10,7 @@ use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
 use crate::dialect::stream::HEADERS;
-use crate::dialect::{
-    ClientError, Dialect, Encoding, INVALID_FILTER, OnLag, Place, lean, native, split_entity,
-};
+use crate::dialect::{ClientError, Dialect, Encoding, ErrorCode, OnLag, Place, lean, native, split_entity};
 use crate::feed::Compression;
 use crate::filter::{Filter, FilterErrorKind, VALUES_MAX};
 use crate::metrics::Kind;
@@ -77,10 +75,10 @@ impl Answer<'_, '_> {
 
     /// Refuses a stream for an error in its query.
     fn bad_query(&mut self, error: &ClientError) -> Outcome {
-        if error.code != INVALID_FILTER {
-            return self.error(400, error.code, &error.text, &[]);
+        if error.code != ErrorCode::InvalidFilter {
+            return self.error(error.code.status(), error.code.name(), &error.text, &[]);
         }
-        self.cx.shared.metrics.fault(error.code);
+        self.cx.shared.metrics.fault(error.code.name());
         let mut body = json!({ "error": error.text, "code": error.code });
         if let Some(column) = error.column {
             body["column"] = json!(column);
@@ -276,12 +274,12 @@ impl StreamRequest {
         for (_, value) in request.query_pairs().filter(|(name, _)| name == "filter") {
             if text.replace(value).is_some() {
                 let error = "filter is given twice; join the texts with &, then both hold";
-                return Err(ClientError::new(INVALID_FILTER, error));
+                return Err(ClientError::new(ErrorCode::InvalidFilter, error));
             }
         }
         let narrow = text.as_deref().unwrap_or_default().parse()?;
-        let mut stream =
-            Self::read_lists(request, encoding).map_err(|error| ClientError::new("invalid_query", error))?;
+        let mut stream = Self::read_lists(request, encoding)
+            .map_err(|error| ClientError::new(ErrorCode::InvalidQuery, error))?;
         // The `filter` parameter narrows the others.
         stream.filter = stream.filter.try_and(&narrow)?;
         Ok(stream)

@@ -1,16 +1,17 @@
-//! Which of AutoSDLC's clients subscribed to what, for an operator who asks by `clientId`: that document's
-//! `getClientSubscriptions`. Other dialects tell their clients no such id.
+//! The subscriptions of AutoSDLC's clients by `clientId`, for operators: the document's `getClientSubscriptions`. Other
+//! dialects tell their clients no such id.
 //!
-//! Imports `dialect`, `event`. Always: what is here is what the client is subscribed to at that moment, told before
-//! its subscription is answered, and gone with it; a client's words are here only as far as they counted.
+//! Invariants:
+//! - An entry appears before the client's `subscribe` is answered, and goes with the subscription.
+//! - Of a client's words only those are kept that had an effect.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::{client_id, client_of};
 use crate::codec::portable;
-use crate::dialect::autosdlc::{client_id, client_of};
 use crate::event::Timestamp;
 use crate::sync::{Mutex, lock};
 
@@ -28,22 +29,22 @@ pub struct ClientSubscription {
 }
 
 impl ClientSubscription {
-    /// The subscription's id: the client's own, or one that it was given.
+    /// Returns the subscription's id: the client's own, or one that the server chose.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The client that it is of.
+    /// Returns the `clientId` of the client.
     pub fn client_id(&self) -> &str {
         &self.client_id
     }
 
-    /// What the client asked for, as JSON: `resource`, `resourceId` and `events`, or `pattern`.
+    /// Returns the client's request as JSON: `resource`, `resourceId` and `events`, or `pattern`.
     pub fn config(&self) -> &str {
         self.config.get()
     }
 
-    /// When it began.
+    /// Returns the start of the subscription.
     pub fn created_at(&self) -> Timestamp {
         self.created_at
     }
@@ -56,9 +57,9 @@ struct Client {
     bytes: usize,
 }
 
-/// All of them.
+/// The subscriptions of all clients.
 #[derive(Debug, Default)]
-pub(crate) struct Directory(Mutex<Table>);
+pub(crate) struct ClientRegistry(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
@@ -67,41 +68,41 @@ struct Table {
 }
 
 impl ClientSubscription {
-    /// Bytes that it takes, about.
+    /// Returns the approximate size in bytes.
     fn held_bytes(&self) -> usize {
         size_of::<Self>() + self.id.len() + self.client_id.len() + self.config.get().len() + 48
     }
 }
 
-impl Directory {
-    /// What this client is subscribed to, in the order in which it asked; nothing where there is no such client.
+impl ClientRegistry {
+    /// Returns a client's subscriptions in the order of its requests; empty if there is no such client.
     pub(crate) fn of(&self, client: &str) -> Vec<ClientSubscription> {
         client_of(client).map_or_else(Vec::new, |client| self.of_number(client))
     }
 
-    /// As [`Self::of`], by the client's number.
+    /// Returns the subscriptions of the client with this number, as [`Self::of`].
     pub(crate) fn of_number(&self, client: u64) -> Vec<ClientSubscription> {
         lock(&self.0).clients.get(&client).map(|client| client.its.clone()).unwrap_or_default()
     }
 
-    /// Bytes that it holds.
+    /// Returns the size of all entries in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         lock(&self.0).bytes
     }
 
-    /// Bytes that it holds for one client.
+    /// Returns the size of one client's entries in bytes.
     pub(crate) fn bytes_of(&self, client: u64) -> usize {
         lock(&self.0).clients.get(&client).map_or(0, |client| client.bytes)
     }
 
-    /// A client has subscribed; what had this id was removed before.
+    /// Adds a subscription. The caller has removed an earlier one of this id.
     pub(crate) fn add(&self, client: u64, id: String, config: Box<RawValue>, now: Timestamp) {
         let one =
             ClientSubscription { id, client_id: client_id(client), config, created_at: now, active: true };
         lock(&self.0).change(client, |its| its.push(one));
     }
 
-    /// A client wants this no more, or all by the name `*`.
+    /// Removes a subscription, or all with the id `*`.
     pub(crate) fn remove(&self, client: u64, id: &str) {
         let mut table = lock(&self.0);
         if table.clients.contains_key(&client) {
@@ -109,7 +110,7 @@ impl Directory {
         }
     }
 
-    /// A client came from the process before this one.
+    /// Sets the subscriptions of a client that came from the process before this one.
     pub(crate) fn take_over(&self, client: u64, its: Vec<ClientSubscription>) {
         if !its.is_empty() {
             lock(&self.0).change(client, |all| *all = its);

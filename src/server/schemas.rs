@@ -9,12 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use jsonschema::Validator;
-use serde_json::Value;
 
-use crate::catalogue::autosdlc::event_type as event_type_of;
-use crate::dialect::autosdlc::text_of;
-use crate::dialect::autosdlc::validator::MessageValidator;
-use crate::dialect::{ClientError, Dialect, Incoming};
+use crate::dialect::DocumentSchemas;
 use crate::event::Event;
 use crate::filter::Pattern;
 
@@ -27,7 +23,8 @@ pub struct SchemaConfig {
     pub dir: Option<PathBuf>,
     /// Refuse events whose type no schema is for. No.
     pub refuse_unknown: bool,
-    /// What AutoSDLC's clients send, and events of that system's types, must keep to its document's schemas. No.
+    /// Whether messages of AutoSDLC's clients and events of its types must fit the schemas of its document. Default: false.
+    #[cfg(feature = "dialects")]
     pub autosdlc: bool,
 }
 
@@ -40,15 +37,18 @@ pub(crate) struct Schemas {
     exact: HashMap<String, Validator>,
     patterns: Vec<(Pattern, Validator)>,
     refuse_unknown: bool,
-    autosdlc: Option<Box<MessageValidator>>,
+    documents: DocumentSchemas,
 }
 
 impl Schemas {
     /// Reads and compiles a folder. Blocks for its files.
     pub(crate) fn load(config: &SchemaConfig) -> io::Result<Self> {
-        let autosdlc = config.autosdlc.then(Box::default);
-        let Some(dir) = &config.dir else { return Ok(Self { autosdlc, ..Self::default() }) };
-        let mut schemas = Self { refuse_unknown: config.refuse_unknown, autosdlc, ..Self::default() };
+        let documents = DocumentSchemas {
+            #[cfg(feature = "dialects")]
+            autosdlc: config.autosdlc.then(Box::default),
+        };
+        let Some(dir) = &config.dir else { return Ok(Self { documents, ..Self::default() }) };
+        let mut schemas = Self { refuse_unknown: config.refuse_unknown, documents, ..Self::default() };
         let at = |path: &Path, error: &dyn std::fmt::Display| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("{}: {error}", path.display()))
         };
@@ -75,38 +75,19 @@ impl Schemas {
         Ok(schemas)
     }
 
-    /// Whether a client's message is what its dialect's document says; else all that is wrong with it. What is no message
-    /// at all is told elsewhere.
-    pub(crate) fn check_message(
-        &self,
-        dialect: Dialect,
-        message: Incoming<'_>,
-        bytes_max: usize,
-    ) -> Result<(), ClientError> {
-        let Some(validator) = self.autosdlc.as_ref().filter(|_| dialect == Dialect::Autosdlc) else {
-            return Ok(());
-        };
-        let Ok(text) = text_of(message, bytes_max) else { return Ok(()) };
-        let Ok(Value::Object(fields)) = serde_json::from_str(&text) else { return Ok(()) };
-        let is_auth = fields.get("type").is_some_and(|kind| kind == "auth_request");
-        validator.validate_value(&Value::Object(fields)).map_err(|mut faults| {
-            if is_auth {
-                // What is said of a fault repeats the value, which may be a token in the wrong place.
-                faults.retain(|fault| fault.ends_with("is a required property"));
-                faults.push("/data: expected {\"token\": TEXT}".to_owned());
-            }
-            ClientError::faulty(faults)
-        })
+    /// Returns the schemas of the dialects' documents.
+    pub(crate) fn of_documents(&self) -> &DocumentSchemas {
+        &self.documents
     }
 
-    /// Whether an event may be published; else why not, with the place in its payload.
+    /// Checks whether an event may be published; the error names the place in its payload.
     pub(crate) fn check(&self, event: &Event) -> Result<(), String> {
         let event_type = event.event_type();
         let exact = self.exact.get(event_type);
         let by_pattern = self.patterns.iter().filter(|(pattern, _)| pattern.matches(event_type));
-        let of_autosdlc = self.autosdlc.as_ref().filter(|_| event_type_of(event_type).is_some());
+        let is_of_document = self.documents.knows(event_type);
         let mut validators = exact.into_iter().chain(by_pattern.map(|(_, validator)| validator)).peekable();
-        if validators.peek().is_none() && of_autosdlc.is_none() {
+        if validators.peek().is_none() && !is_of_document {
             return if self.refuse_unknown {
                 Err(format!("there is no schema for the type {}", cut(event_type)))
             } else {
@@ -114,9 +95,9 @@ impl Schemas {
             };
         }
         let payload = serde_json::from_str(event.payload()).map_err(|error| format!("payload: {error}"))?;
-        if let Some(validator) = of_autosdlc {
+        if is_of_document {
             let told = |faults: Vec<String>| format!("payload{}", faults.join("; payload"));
-            validator.validate_data(event_type, &payload).map_err(told)?;
+            self.documents.check_event(event_type, &payload).map_err(told)?;
         }
         for validator in validators {
             if let Err(error) = validator.validate(&payload) {
@@ -159,7 +140,11 @@ mod tests {
         }
 
         fn load(&self, refuse_unknown: bool) -> io::Result<Schemas> {
-            Schemas::load(&SchemaConfig { dir: Some(self.0.clone()), refuse_unknown, autosdlc: false })
+            Schemas::load(&SchemaConfig {
+                dir: Some(self.0.clone()),
+                refuse_unknown,
+                ..SchemaConfig::default()
+            })
         }
     }
 

@@ -1,7 +1,8 @@
-//! AutoSDLC's names for what its clients do: its dashboards go on as they are.
+//! The six metrics of AutoSDLC's document, under its names, so that its dashboards continue to work.
 //!
-//! Imports nothing of ours. Always: labels come from short lists, whatever clients say; these count the clients of
-//! that dialect, and every one of them is among Fanwire's own counters too.
+//! Invariants:
+//! - Labels come from short lists, whatever clients send.
+//! - Only clients of this dialect are counted. Fanwire's own metrics count them too.
 
 use std::fmt;
 
@@ -28,12 +29,12 @@ struct Resource {
     resource: &'static str,
 }
 
-/// The document's buckets, in bytes.
+/// Buckets of the document, in bytes.
 const BUCKETS: [f64; 6] = [100.0, 500.0, 1000.0, 5000.0, 10_000.0, 50_000.0];
 
-/// The document's six metrics.
-pub(crate) struct Websocket {
-    pub(super) registry: Registry,
+/// The metrics of the document.
+pub(super) struct Counters {
+    registry: Registry,
     connections: Counter,
     active: Gauge,
     received: Family<Type, Counter>,
@@ -42,13 +43,13 @@ pub(crate) struct Websocket {
     subscriptions: Family<Resource, Gauge>,
 }
 
-impl fmt::Debug for Websocket {
+impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Websocket")
+        f.write_str("Counters")
     }
 }
 
-impl Default for Websocket {
+impl Default for Counters {
     fn default() -> Self {
         let mut registry = Registry::default();
         macro_rules! register {
@@ -74,30 +75,34 @@ impl Default for Websocket {
     }
 }
 
-impl Websocket {
-    pub(crate) fn opened(&self) {
+impl Counters {
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(super) fn opened(&self) {
         self.connections.inc();
         self.active.inc();
     }
 
-    pub(crate) fn left(&self) {
+    pub(super) fn left(&self) {
         self.active.dec();
     }
 
-    /// A client's message.
-    pub(crate) fn received(&self, kind: &'static str, bytes: usize) {
+    /// Counts a client's message.
+    pub(super) fn received(&self, kind: &'static str, bytes: usize) {
         self.received.get_or_create(&Type { r#type: kind }).inc();
         self.sizes.get_or_create(&Size { r#type: kind, direction: "in" }).observe(bytes as f64);
     }
 
-    /// A message for so many clients.
-    pub(crate) fn sent(&self, kind: &'static str, bytes: usize, clients: usize) {
+    /// Counts a message to this many clients.
+    pub(super) fn sent(&self, kind: &'static str, bytes: usize, clients: usize) {
         self.sent.get_or_create(&Type { r#type: kind }).inc_by(clients as u64);
         self.sizes.get_or_create(&Size { r#type: kind, direction: "out" }).observe(bytes as f64);
     }
 
-    /// One subscription more, or one less.
-    pub(crate) fn subscribed(&self, resource: &'static str, more: i64) {
+    /// Counts a subscription that began (1) or ended (-1).
+    pub(super) fn subscribed(&self, resource: &'static str, more: i64) {
         self.subscriptions.get_or_create(&Resource { resource }).inc_by(more);
     }
 }

@@ -1,0 +1,234 @@
+//! Every error code and close code that clients see, with the HTTP status, the advice to clients and the meaning.
+//!
+//! Invariants:
+//! - A code is also its label in `fanwire_server_faults_total`.
+//! - A code keeps its meaning once it is released: programs compare it. Texts beside it are for people and may change.
+//! - docs/errors.md has these tables, and the clients' constants follow them; tests compare both with this file.
+
+use std::fmt;
+
+/// Advice to a client whose request failed or whose connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// The same request fails again.
+    No,
+    /// The client needs another token first.
+    WithToken,
+    /// The client may try again later.
+    Later,
+}
+
+/// One row of the error codes.
+#[allow(dead_code, reason = "the advice and the meaning are for the documentation, which tests compare")]
+pub(crate) struct ErrorRow {
+    pub(crate) code: ErrorCode,
+    pub(crate) name: &'static str,
+    /// Status of an HTTP answer with this code.
+    pub(crate) status: u16,
+    pub(crate) retry: Retry,
+    /// Meaning, for the documentation.
+    pub(crate) means: &'static str,
+}
+
+/// Defines the codes and their table together, so that neither has a row that the other lacks.
+macro_rules! error_codes {
+    ($($code:ident = $name:literal, $status:literal, $retry:ident, $means:literal;)*) => {
+        /// Fault of a request, as one word for programs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[allow(dead_code, reason = "some codes belong to optional features")]
+        pub(crate) enum ErrorCode {
+            $($code,)*
+        }
+
+        impl ErrorCode {
+            /// All codes, in the order of their names.
+            pub(crate) const TABLE: &'static [ErrorRow] = &[$(
+                ErrorRow { code: Self::$code, name: $name, status: $status, retry: Retry::$retry, means: $means },
+            )*];
+        }
+    };
+}
+
+error_codes! {
+    AuthFailed = "auth_failed", 401, WithToken, "the token of an `auth` message is missing or was refused";
+    AuthRequired = "auth_required", 401, WithToken, "the server requires a token, and the client has sent none";
+    Draining = "draining", 503, Later, "the server ends; it takes nothing any more";
+    EngineFull = "engine_full", 503, Later, "too many events wait for the engine";
+    EngineOtherKind = "engine_other_kind", 503, Later, "the engine's log is of another kind than before; nothing was taken";
+    EngineTakesNothing = "engine_takes_nothing", 503, Later, "the engine's log takes nothing now; nothing was taken";
+    EngineUnanswered = "engine_unanswered", 503, Later, "the engine did not answer in time; the events may have been taken";
+    EngineUnreachable = "engine_unreachable", 503, Later, "the engine was not reached in time; nothing was taken";
+    EventTooLarge = "event_too_large", 413, No, "an event is larger than the engine's log can take";
+    EventUnfit = "event_unfit", 422, No, "the engine's log can never take the event";
+    Forbidden = "forbidden", 403, WithToken, "the request is beyond the rights of the client's token";
+    InvalidData = "invalid_data", 400, No, "AutoSDLC: a field of `data` has the wrong type";
+    InvalidEvent = "invalid_event", 400, No, "the published event has no type, a fault in an attribute, or a payload that is no JSON";
+    InvalidFilter = "invalid_filter", 400, No, "the filter is malformed or over a limit";
+    InvalidMessage = "invalid_message", 400, No, "the message is no JSON object, or has no type";
+    InvalidOnLag = "invalid_on_lag", 400, No, "`on_lag` is none of its words";
+    InvalidPattern = "invalid_pattern", 400, No, "AutoSDLC: the patterns of a `subscribe` can be read in too many ways";
+    InvalidPayload = "invalid_payload", 400, No, "a field of the payload is missing or has the wrong type";
+    InvalidQuery = "invalid_query", 400, No, "a parameter of the URL is unknown or malformed";
+    InvalidSince = "invalid_since", 400, No, "`since` is neither an event id nor a position";
+    InvalidSubscriptionId = "invalid_subscription_id", 400, No, "the subscription id is reserved";
+    InvalidTicket = "invalid_ticket", 401, WithToken, "the ticket is unknown, used or too old";
+    InvalidToken = "invalid_token", 401, WithToken, "the token is malformed, or its signature or a claim is wrong";
+    NoPresence = "no_presence", 404, No, "the server keeps no presence for this channel";
+    RateLimited = "rate_limited", 429, Later, "the client has sent too many messages of this kind";
+    Schema = "schema", 400, No, "the payload or message does not fit its JSON Schema";
+    SubscriptionsTooLarge = "subscriptions_too_large", 400, No, "the client's subscriptions take too much memory or time together";
+    TokenExpired = "token_expired", 401, WithToken, "the token's time is over";
+    TokenNotYetValid = "token_not_yet_valid", 401, Later, "the token's time has not begun";
+    TokenRevoked = "token_revoked", 401, WithToken, "the token was revoked";
+    TooManySubscriptions = "too_many_subscriptions", 400, No, "the client has reached the limit of subscriptions";
+    TooManyValues = "too_many_values", 400, No, "the client's subscriptions have too many values and pattern segments together";
+    UnknownAction = "unknown_action", 400, No, "the `action` is not known";
+    UnknownKey = "unknown_key", 400, No, "the message, its payload or an entity has a key that is not known";
+    UnknownSubscription = "unknown_subscription", 400, No, "the client has no subscription of this id";
+    UnknownType = "unknown_type", 400, No, "the message type is not known";
+    Unsupported = "unsupported", 400, No, "only a server can do this; the answer comes from the embedded protocol";
+}
+
+impl ErrorCode {
+    const fn row(self) -> &'static ErrorRow {
+        &Self::TABLE[self as usize]
+    }
+
+    /// Returns the word for programs, which is also the label in the metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// Returns the status of an HTTP answer.
+    pub(crate) const fn status(self) -> u16 {
+        self.row().status
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl serde::Serialize for ErrorCode {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// One row of the close codes.
+#[allow(
+    dead_code,
+    reason = "the advice and the meaning are for the documentation and the clients, which tests compare"
+)]
+pub(crate) struct CloseRow {
+    pub(crate) code: u16,
+    pub(crate) retry: Retry,
+    /// Meaning, for the documentation.
+    pub(crate) means: &'static str,
+}
+
+/// Close code of a client that broke a rule of the server (RFC 6455, 7.4.1).
+pub(crate) const CLOSE_POLICY: u16 = 1008;
+/// Close code of a server that ends or restarts (IANA's registry).
+pub(crate) const CLOSE_RESTART: u16 = 1012;
+/// Close code of a server that cannot serve the client now (IANA's registry).
+pub(crate) const CLOSE_TRY_LATER: u16 = 1013;
+/// GatheRing's close code for a client without a good token.
+#[cfg(feature = "dialects")]
+pub(crate) const CLOSE_GATHERING_AUTH: u16 = 4001;
+
+/// All close codes that the server sends.
+#[allow(dead_code, reason = "tests compare the documentation and the clients with it")]
+pub(crate) const CLOSE_CODES: &[CloseRow] = &[
+    CloseRow { code: 1002, retry: Retry::No, means: "the client broke the WebSocket protocol" },
+    CloseRow { code: 1007, retry: Retry::No, means: "text that is not UTF-8, or data that does not inflate" },
+    CloseRow {
+        code: CLOSE_POLICY,
+        retry: Retry::WithToken,
+        means: "not allowed: no token, a bad token, or too many messages (the reason then has the word limit, and a new connection may be made)",
+    },
+    CloseRow { code: 1009, retry: Retry::No, means: "a message or frame is too large" },
+    CloseRow {
+        code: CLOSE_RESTART,
+        retry: Retry::Later,
+        means: "the server ends or restarts; the reason ends with `retry=N`, in milliseconds",
+    },
+    CloseRow {
+        code: CLOSE_TRY_LATER,
+        retry: Retry::Later,
+        means: "the client was too slow and asked for `on_lag: disconnect`, or the server is short of memory",
+    },
+    #[cfg(feature = "dialects")]
+    CloseRow {
+        code: CLOSE_GATHERING_AUTH,
+        retry: Retry::WithToken,
+        means: "GatheRing: no token, or a bad one",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str) -> String {
+        let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    fn advice(retry: Retry) -> &'static str {
+        match retry {
+            Retry::No => "no",
+            Retry::WithToken => "with another token",
+            Retry::Later => "later",
+        }
+    }
+
+    #[test]
+    fn codes_stand_in_the_order_of_their_names() {
+        let names: Vec<&str> = ErrorCode::TABLE.iter().map(|row| row.name).collect();
+        assert!(names.is_sorted(), "{names:?}");
+        assert!(ErrorCode::TABLE.iter().enumerate().all(|(at, row)| row.code as usize == at));
+        assert!(CLOSE_CODES.is_sorted_by_key(|row| row.code));
+    }
+
+    /// Prints the tables that docs/errors.md should have.
+    #[test]
+    fn the_documentation_has_these_tables() {
+        let mut errors = "| code | HTTP | try again | meaning |\n|---|---|---|---|\n".to_owned();
+        for ErrorRow { name, status, retry, means, .. } in ErrorCode::TABLE {
+            errors += &format!("| `{name}` | {status} | {} | {means} |\n", advice(*retry));
+        }
+        let mut closes = "| close code | connect again | meaning |\n|---|---|---|\n".to_owned();
+        for CloseRow { code, retry, means } in CLOSE_CODES {
+            closes += &format!("| {code} | {} | {means} |\n", advice(*retry));
+        }
+        let page = file("docs/errors.md");
+        for table in [errors, closes] {
+            assert!(page.contains(&table), "docs/errors.md should have this table:\n{table}");
+        }
+    }
+
+    #[test]
+    fn the_clients_follow_the_close_codes() {
+        let with = |retry| CLOSE_CODES.iter().filter(move |row| row.retry == retry).map(|row| row.code);
+        for path in ["clients/python/src/fanwire/_client.py", "clients/js/src/socket.ts"] {
+            let text = file(path);
+            let numbers = |line: &str| -> Vec<u16> {
+                let words = line.split(|c: char| !c.is_ascii_digit()).filter(|word| word.len() == 4);
+                let mut all: Vec<u16> = words.filter_map(|word| word.parse().ok()).collect();
+                all.sort_unstable();
+                all
+            };
+            let line = |word: &str| text.lines().find(|line| line.contains(word)).map(numbers);
+            assert_eq!(line("denied ="), Some(with(Retry::WithToken).collect()), "{path}");
+            let mut later: Vec<u16> = with(Retry::Later).collect();
+            let mut said =
+                line("say when to come back").expect("the comment with the codes that may say when");
+            said.retain(|code| *code != 1500);
+            later.sort_unstable();
+            assert_eq!(said, later, "{path}");
+        }
+    }
+}

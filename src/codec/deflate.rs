@@ -42,6 +42,7 @@ pub fn store(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Returns the memory of a compressor with this window, in bytes: twice the window, the hash chains through it, the
 /// heads of the chains, and pending output.
+#[must_use]
 pub const fn window_bytes(bits: u8) -> usize {
     (4 << bits) + 204 * 1024
 }
@@ -76,6 +77,7 @@ mod backend {
         /// Returns a compressor with a window of `1 << bits` bytes (8 to 15) and a `level` of 1 (fast) to 9 (small).
         ///
         /// Allocates [`window_bytes`](super::window_bytes). Returns `None` if this build has no compressor.
+        #[must_use]
         pub fn new(bits: u8, level: u32) -> Option<Self> {
             // zlib has no window of 8 bits. With 9 bits no distance is over 250, which a decompressor with 8 bits
             // accepts too.

@@ -68,6 +68,7 @@ fn push_lines(out: &mut Vec<u8>, prefix: &[u8], text: &str) {
 /// Splits one line into field and value. Returns `None` for a comment or an empty line.
 ///
 /// A line without a colon is a field with an empty value. One space after the colon is not part of the value.
+#[must_use]
 pub fn parse_sse_line(line: &str) -> Option<(&str, &str)> {
     match line.split_once(':') {
         None if line.is_empty() => None,
@@ -104,6 +105,7 @@ pub enum SseError {
 
 impl SseError {
     /// Returns a short fixed name, for metrics.
+    #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
             Self::TooLong { .. } => "too_long",
@@ -144,6 +146,7 @@ pub struct SseParser {
 
 impl SseParser {
     /// Returns a parser that accepts lines, and data of one event, of up to `max_event_bytes` each.
+    #[must_use]
     pub fn new(max_event_bytes: usize) -> Self {
         Self {
             max: max_event_bytes,
@@ -159,11 +162,13 @@ impl SseParser {
     }
 
     /// Returns the value for `Last-Event-ID` when the client reconnects; empty if there is none.
+    #[must_use]
     pub fn last_event_id(&self) -> &str {
         &self.last_id
     }
 
     /// Returns the time to wait before reconnecting, in milliseconds, if the server has set one.
+    #[must_use]
     pub fn retry(&self) -> Option<u64> {
         self.retry
     }

@@ -44,6 +44,7 @@ impl Attribute {
     ];
 
     /// Returns the attribute's name in filters, query strings and messages.
+    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Type => "type",

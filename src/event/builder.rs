@@ -63,6 +63,7 @@ fn has_control(value: &str) -> bool {
 /// Builder of an event. It reports the first error in [`build`](Self::build).
 ///
 /// An empty value is the same as none. Setting a part again replaces it.
+#[must_use = "`build` makes the event"]
 pub struct EventBuilder {
     pooled: Option<Arc<EventBody>>,
     text: String,

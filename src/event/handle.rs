@@ -78,6 +78,7 @@ impl Event {
     }
 
     /// Returns an attribute's value, or `None` if the event has none.
+    #[must_use]
     pub fn attribute(&self, attribute: Attribute) -> Option<&str> {
         let value = self.part(attribute.index());
         (!value.is_empty()).then_some(value)
@@ -89,52 +90,62 @@ impl Event {
     }
 
     /// Returns the type, a dotted name. It is never empty.
+    #[must_use]
     pub fn event_type(&self) -> &str {
         self.part(Attribute::Type.index())
     }
 
     /// Returns the component that published the event.
+    #[must_use]
     pub fn source(&self) -> Option<&str> {
         self.attribute(Attribute::Source)
     }
 
     /// Returns the stream that the event belongs to.
+    #[must_use]
     pub fn stream(&self) -> Option<&str> {
         self.attribute(Attribute::Stream)
     }
 
     /// Returns the execution that the event belongs to.
+    #[must_use]
     pub fn execution(&self) -> Option<&str> {
         self.attribute(Attribute::Execution)
     }
 
     /// Returns the key that related events share.
+    #[must_use]
     pub fn correlation(&self) -> Option<&str> {
         self.attribute(Attribute::Correlation)
     }
 
     /// Returns the entity that the event is about, as kind and id. One of them is empty if only the other was set.
+    #[must_use]
     pub fn entity(&self) -> Option<(&str, &str)> {
         let (kind, id) = (self.part(Attribute::EntityKind.index()), self.part(Attribute::EntityId.index()));
         (!kind.is_empty() || !id.is_empty()).then_some((kind, id))
     }
 
     /// Returns the channel that the event is sent in.
+    #[must_use]
     pub fn channel(&self) -> Option<&str> {
         self.attribute(Attribute::Channel)
     }
 
     /// Returns the time when the event happened.
+    #[must_use]
     pub fn timestamp(&self) -> Timestamp {
         self.0.timestamp
     }
 
     /// Returns the payload: JSON text on one line, without white space between its parts.
+    #[must_use]
     pub fn payload(&self) -> &str {
         self.part(PAYLOAD)
     }
 
     /// Returns the id that the bus gave the event, or `None` before it is published.
+    #[must_use]
     pub fn id(&self) -> Option<EventId> {
         let shard = self.0.shard.load(Ordering::Relaxed);
         (shard != UNPUBLISHED).then(|| EventId {
@@ -163,11 +174,13 @@ impl Event {
     }
 
     /// Returns the `traceparent` of the event's W3C trace context.
+    #[must_use]
     pub fn trace_parent(&self) -> Option<&str> {
         Some(self.part(TRACE_PARENT)).filter(|parent| !parent.is_empty())
     }
 
     /// Returns the `tracestate` of the event's W3C trace context.
+    #[must_use]
     pub fn trace_state(&self) -> Option<&str> {
         Some(self.part(TRACE_STATE)).filter(|state| !state.is_empty())
     }

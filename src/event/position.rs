@@ -170,17 +170,20 @@ impl Position {
     }
 
     /// Returns the epoch of the bus that the position belongs to.
+    #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
     /// Returns the next sequence of each shard.
+    #[must_use]
     pub fn sequences(&self) -> &[Sequence] {
         &self.sequences
     }
 
     /// Returns this position moved to just after an event in its shard. An event of another epoch or shard changes
     /// nothing.
+    #[must_use]
     pub fn after(mut self, id: EventId) -> Self {
         if id.epoch == self.epoch
             && let Some(next) = self.sequences.get_mut(usize::from(id.shard))

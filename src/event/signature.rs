@@ -33,6 +33,7 @@ fn seed() -> u64 {
 }
 
 /// Returns the hash of an attribute's value; 0 only for the empty (absent) value.
+#[must_use]
 pub fn value_hash(value: &str) -> u32 {
     if value.is_empty() {
         return 0;

@@ -28,12 +28,14 @@ const SECONDS_MAX: i64 = 253_402_300_799;
 
 impl Timestamp {
     /// Returns the time of the system clock. Times before 1970 are 1970.
+    #[must_use]
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 
     /// Returns the milliseconds since 1970-01-01T00:00:00Z, rounded down.
+    #[must_use]
     pub const fn millis(self) -> i64 {
         self.0.div_euclid(1000)
     }

@@ -34,6 +34,7 @@ use crate::event::{Attribute, Event};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[must_use = "a filter only describes events"]
 pub struct Filter(Option<Arc<[u8]>>);
 
 impl Filter {
@@ -218,16 +219,19 @@ impl Filter {
     }
 
     /// Returns whether the filter matches this event. Evaluates one condition after the other; does not allocate.
+    #[must_use]
     pub fn matches(&self, event: &Event) -> bool {
         self.clauses().all(|clause| holds(clause, event))
     }
 
     /// Returns whether the filter matches every event.
+    #[must_use]
     pub fn is_everything(&self) -> bool {
         self.0.is_none()
     }
 
     /// Returns whether the filter is known to match no event, because a set of it is empty.
+    #[must_use]
     pub fn is_nothing(&self) -> bool {
         self.bytes() == NOTHING
     }

@@ -116,16 +116,19 @@ impl FilterError {
     }
 
     /// Returns the kind of error.
+    #[must_use]
     pub fn kind(&self) -> &FilterErrorKind {
         &self.0.kind
     }
 
     /// Returns the column of the error in the text, in characters from 1; 0 if the error has no single place.
+    #[must_use]
     pub fn column(&self) -> usize {
         self.0.column
     }
 
     /// Returns the error on three lines, for a terminal: the message, the text, and a caret under the place.
+    #[must_use]
     pub fn caret(&self) -> String {
         if self.0.column == 0 {
             return self.to_string();

@@ -35,11 +35,13 @@ pub struct Explanation {
 
 impl Explanation {
     /// Returns whether the filter matches the event: all conditions hold.
+    #[must_use]
     pub fn is_wanted(&self) -> bool {
         self.conditions.iter().all(|condition| condition.holds)
     }
 
     /// Returns the conditions in the order of the filter's text. The filter that matches everything has none.
+    #[must_use]
     pub fn conditions(&self) -> &[Condition] {
         &self.conditions
     }
@@ -57,6 +59,7 @@ impl Filter {
     /// assert_eq!(why.to_string(), "holds  type=task.*  (task.done)\nfails  source=core  (edge)\n");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn explain(&self, event: &Event) -> Explanation {
         let mut clauses = self.clauses();
         let mut conditions = Vec::new();

@@ -45,6 +45,10 @@ impl FromStr for Filter {
 impl Filter {
     /// Parses the text form, within these limits.
     ///
+    /// # Errors
+    ///
+    /// A [`FilterError`] with the place in the text, or with the limit that the filter exceeds.
+    ///
     /// ```
     /// # use fanwire::filter::FilterLimits;
     /// # use fanwire::Filter;

@@ -41,6 +41,7 @@ impl Operator {
     ];
 
     /// Returns the operator in the text form of filters.
+    #[must_use]
     pub const fn symbol(self) -> &'static str {
         match self {
             Self::Exists => "exists",
@@ -96,6 +97,7 @@ pub struct Number(pub(super) Box<str>);
 
 impl Number {
     /// Returns the number with this JSON text, or `None` if the text is not a JSON number.
+    #[must_use]
     pub fn from_json(text: &str) -> Option<Self> {
         let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
         let run = |at: usize| digits[at..].iter().take_while(|b| b.is_ascii_digit()).count();
@@ -122,6 +124,7 @@ impl Number {
     }
 
     /// Returns the JSON text.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

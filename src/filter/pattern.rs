@@ -69,16 +69,19 @@ impl Pattern {
     }
 
     /// Returns whether the pattern matches one value only.
+    #[must_use]
     pub fn is_exact(&self) -> bool {
         self.kind == PatternKind::Exact
     }
 
     /// Returns the pattern's text.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
     /// Returns whether the pattern matches `value`. An empty value stands for an absent attribute.
+    #[must_use]
     pub fn matches(&self, value: &str) -> bool {
         self.as_ref().matches(value.as_bytes())
     }

@@ -80,6 +80,7 @@ impl RequestError {
     }
 
     /// Returns the status of the response.
+    #[must_use]
     pub fn status(&self) -> u16 {
         match self {
             Self::NotHttp
@@ -105,6 +106,7 @@ impl RequestError {
     }
 
     /// Returns a short fixed name, for metrics.
+    #[must_use]
     pub fn label(&self) -> &'static str {
         match self {
             Self::NotHttp => "not_http",

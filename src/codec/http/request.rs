@@ -60,6 +60,7 @@ impl fmt::Debug for Request {
 
 impl Request {
     /// Returns the value of a header, the first one if there are several. The name is case-insensitive.
+    #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
@@ -85,6 +86,7 @@ impl Request {
     }
 
     /// Returns whether a header that is a list of tokens holds this one, in any case, in any of its lines.
+    #[must_use]
     pub fn header_has_token(&self, name: &str, token: &str) -> bool {
         self.headers_named(name)
             .flat_map(|value| value.split(','))
@@ -93,6 +95,7 @@ impl Request {
 
     /// Returns whether the client accepts this content coding: `Accept-Encoding` names it, or `*`, with a weight over 0
     /// (RFC 9110, 12.5.3).
+    #[must_use]
     pub fn accepts_encoding(&self, coding: &str) -> bool {
         let mut by_star = false;
         for item in self.headers_named("accept-encoding").flat_map(|value| value.split(',')) {
@@ -124,6 +127,7 @@ impl Request {
 }
 
 /// Percent-decodes a header's value. Returns `None` if an escape is broken or the result is not UTF-8.
+#[must_use]
 pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
     decode(text, false)
 }

@@ -45,6 +45,7 @@ pub fn write_response(
 
 /// Returns the value of a `Date` header (RFC 9110, 5.6.7) for microseconds since 1970, as `Tue, 27 Jan 2026 10:21:33 GMT`.
 /// Years outside 1970 to 9999 are clamped.
+#[must_use]
 pub fn date(micros: i64) -> String {
     const LAST: i64 = 253_402_300_799;
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
@@ -85,6 +86,7 @@ pub fn date(micros: i64) -> String {
 }
 
 /// Returns the reason phrase of a status.
+#[must_use]
 pub fn reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",

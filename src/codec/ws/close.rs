@@ -31,12 +31,14 @@ impl<'a> CloseFrame<'a> {
 
 /// Returns whether a peer may send `code`: a registered code that is allowed in frames, or one of the ranges for
 /// libraries and applications.
+#[must_use]
 pub const fn is_valid_close_code(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 /// Encodes a server's close frame. The reason is cut, between characters, at the 123 bytes that a control frame has for
 /// it.
+#[must_use]
 pub fn close_frame(code: u16, reason: &str) -> Bytes {
     debug_assert!(is_valid_close_code(code), "close code {code} must not be sent");
     let mut end = reason.len().min(CONTROL_BYTES_MAX - 2);

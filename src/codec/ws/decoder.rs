@@ -87,6 +87,7 @@ impl PartialMessage {
 
 impl Decoder {
     /// Returns a decoder for one end of a connection.
+    #[must_use]
     pub const fn new(role: Role) -> Self {
         Self { role, pending: None }
     }
@@ -175,6 +176,7 @@ impl Decoder {
     }
 
     /// Returns the heap memory held for a split frame or message, in bytes.
+    #[must_use]
     pub fn buffered_bytes(&self) -> usize {
         self.pending.as_ref().map_or(0, |p| {
             let message = match &p.message {

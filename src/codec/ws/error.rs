@@ -85,6 +85,7 @@ impl ProtocolError {
     ];
 
     /// Returns the code to close with (7.4.1).
+    #[must_use]
     pub const fn close_code(&self) -> u16 {
         match self {
             Self::InvalidUtf8 | Self::InvalidCloseReason | Self::BadDeflate => 1007,
@@ -94,6 +95,7 @@ impl ProtocolError {
     }
 
     /// Returns a short fixed name, for metrics.
+    #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
             Self::ReservedBits => "reserved_bits",
@@ -193,6 +195,7 @@ impl UpgradeError {
     ];
 
     /// Returns the status of the response.
+    #[must_use]
     pub const fn status(self) -> u16 {
         match self {
             Self::NotGet => 405,
@@ -202,6 +205,7 @@ impl UpgradeError {
     }
 
     /// Returns a short fixed name, for metrics.
+    #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
             Self::NotGet => "not_get",
@@ -219,6 +223,7 @@ impl UpgradeError {
 
     /// Returns the headers that the response needs besides those of every error: they say how to ask correctly.
     /// `Upgrade` is a hop-by-hop header, so the caller must also name it in `Connection`.
+    #[must_use]
     pub const fn headers(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::NotGet => &[("Allow", "GET")],

@@ -31,6 +31,7 @@ pub enum OpCode {
 
 impl OpCode {
     /// Returns whether this is the opcode of a control frame, which may come between the fragments of a message.
+    #[must_use]
     pub const fn is_control(self) -> bool {
         self as u8 >= 0x8
     }
@@ -64,6 +65,7 @@ impl std::ops::Deref for FrameHeader {
 }
 
 /// Returns the header of a server's unfragmented frame with a payload of `len` bytes.
+#[must_use]
 pub fn header(op: OpCode, len: usize) -> FrameHeader {
     debug_assert!(!op.is_control() || len <= CONTROL_BYTES_MAX, "control frame of {len} bytes");
     let mut bytes = [0; 10];
@@ -97,6 +99,7 @@ pub fn encode(out: &mut Vec<u8>, op: OpCode, payload: &[u8]) {
 }
 
 /// Returns a server's frame in an allocation of exactly its size.
+#[must_use]
 pub fn frame(op: OpCode, payload: &[u8]) -> Bytes {
     let header = header(op, payload.len());
     let mut out = Vec::with_capacity(header.len() + payload.len());
@@ -116,6 +119,7 @@ pub fn encode_deflated(out: &mut Vec<u8>, op: OpCode, payload: &[u8]) {
 }
 
 /// Returns the opcode and payload of a server's whole, unfragmented frame; `None` if `frame` is not one.
+#[must_use]
 pub fn payload_of(frame: &[u8]) -> Option<(OpCode, &[u8])> {
     let [first, second, ..] = *frame else { return None };
     let at = match second {

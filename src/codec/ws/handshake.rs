@@ -29,6 +29,7 @@ pub struct Upgrade {
 }
 
 /// Returns the `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
+#[must_use]
 pub fn accept_key(key: &str) -> String {
     let mut hash = Sha1::new();
     hash.update(key);

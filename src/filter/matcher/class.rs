@@ -17,6 +17,7 @@ pub struct ClassId(pub u32);
 
 impl ClassId {
     /// Returns the class's place in a table by class. Ids are small: those of removed classes are given again.
+    #[must_use]
     pub fn index(self) -> usize {
         self.0 as usize
     }

@@ -64,6 +64,7 @@ pub struct Matcher {
 impl Matcher {
     /// Returns an empty matcher. It uses [`FilterLimits::paths_max`] only: the caller checks the other limits before it
     /// inserts a filter.
+    #[must_use]
     pub fn new(limits: FilterLimits) -> Self {
         Self {
             paths_max: limits.paths_max,
@@ -126,6 +127,7 @@ impl Matcher {
     }
 
     /// Returns the filter held here that equals this one, so that a caller that keeps it needs no copy of its own.
+    #[must_use]
     pub fn interned(&self, filter: &Filter) -> Option<&Filter> {
         self.class_of(filter).and_then(|id| self.classes.filter(id))
     }
@@ -248,16 +250,19 @@ impl Matcher {
     }
 
     /// Returns the filter of a class.
+    #[must_use]
     pub fn filter(&self, id: ClassId) -> Option<&Filter> {
         self.classes.filter(id)
     }
 
     /// Returns the number of distinct filters.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.classes.len()
     }
 
     /// Returns whether the matcher holds no filter.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -282,6 +287,7 @@ impl Matcher {
     }
 
     /// Returns the sizes of the tables.
+    #[must_use]
     pub fn stats(&self) -> MatcherStats {
         MatcherStats {
             classes: self.len(),
@@ -308,6 +314,7 @@ impl Matcher {
     }
 
     /// Returns the memory of the tables, in bytes, without the filters themselves. Walks the tables.
+    #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.classes.memory_bytes()
             + self.symbols.memory_bytes()

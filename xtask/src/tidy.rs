@@ -7,6 +7,7 @@ use std::process::Command;
 
 use crate::house;
 use crate::imports::{Edge, Graph};
+use crate::pages;
 use crate::prose;
 use crate::run::Outcome;
 use crate::source::Tree;
@@ -155,6 +156,7 @@ pub(crate) fn check() -> Outcome {
     check_circles(&graph, &mut faults);
     check_widths(&trees, &mut faults);
     check_glossary(&trees, &mut faults);
+    pages::check(&mut faults);
     check_prose(&mut faults)?;
     if faults.is_empty() {
         println!("tidy: {} files", files.len());

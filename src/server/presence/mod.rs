@@ -1,8 +1,10 @@
-//! Who is in which channel of this node: users by name, however many connections each has.
+//! Presence: the users in each channel of this node, by name, with any number of connections each.
 //!
-//! Imports `dialect`, `event`, `filter`, its siblings. No clock and no I/O: `core::presence` tells it who comes and goes,
-//! and when a user has been away long enough. Always: of one user in one channel `joined` and `left` take turns; what is
-//! kept is bounded, and what was not kept is owned up to.
+//! The table has no clock and does no I/O. The loops report the connections that enter and leave, and the end of a grace time.
+//!
+//! Invariants:
+//! - For one user in one channel, `joined` and `left` alternate.
+//! - The table is bounded. Connections beyond its bounds are counted, so that an answer can say that it is incomplete.
 
 mod news;
 
@@ -20,32 +22,33 @@ use crate::metrics::Metrics;
 pub(crate) use news::News;
 use news::Queue;
 
-/// The type of the event that says that a user came into a channel.
+/// Type of the event that reports a user who joined a channel.
 pub(crate) const JOINED: &str = "presence.joined";
 
-/// The type of the event that says that a user went.
+/// Type of the event that reports a user who left a channel.
 pub(crate) const LEFT: &str = "presence.left";
 
-/// The source of both.
+/// Source of both events.
 const SOURCE: &str = "fanwire";
 
-/// The longest name of a user, in bytes, and of a channel that has presence: an event about both has room for them.
+/// Maximum length of a user's name, and of a channel with presence, in bytes: an event has room for both.
 pub(crate) const NAME_BYTES_MAX: usize = 256;
 
-/// Of which channels it is kept who is there.
+/// Channels with presence, and the limits of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PresenceConfig {
-    /// `presence.channels`: these, values or patterns. None: presence is off.
+    /// `presence.channels`: channels with presence, as values or patterns. Default: none, which turns presence off.
     pub channels: Vec<String>,
-    /// `presence.grace`: how long a user may be away before they have left, so that a reload is no news. 10 s.
+    /// `presence.grace`: time that a user may be away before they have left, so that a page reload is not reported. Default:
+    /// 10 s.
     pub grace: Duration,
-    /// `presence.max_channels`: channels with somebody in them. 10,000.
+    /// `presence.max_channels`: maximum number of channels with a connection in them. Default: 10,000.
     pub max_channels: usize,
-    /// `presence.max_channels_per_user`: channels that one user, or one connection, is in; of those beyond it is not kept,
-    /// and twice as many times a minute a user may join one by name. 100.
+    /// `presence.max_channels_per_user`: maximum number of channels of one user, or of one connection; further ones are not
+    /// kept. A user may join by name twice as often per minute. Default: 100.
     pub max_channels_per_user: usize,
-    /// `presence.max_members`: users that are known by name in one channel. 1,000.
+    /// `presence.max_members`: maximum number of users by name in one channel. Default: 1,000.
     pub max_members: usize,
 }
 
@@ -62,18 +65,18 @@ impl Default for PresenceConfig {
 }
 
 impl PresenceConfig {
-    /// Whether it is kept anywhere.
+    /// Returns whether any channel has presence.
     pub(crate) fn is_on(&self) -> bool {
         !self.channels.is_empty()
     }
 
-    /// Whether it is kept in this channel.
+    /// Returns whether the channel has presence.
     pub(crate) fn covers(&self, channel: &str) -> bool {
         (1..=NAME_BYTES_MAX).contains(&channel.len())
             && self.channels.iter().any(|pattern| Pattern::from(pattern.as_str()).matches(channel))
     }
 
-    /// Whether only the server may say this.
+    /// Returns whether only the server may publish the event.
     pub(crate) fn reserves(&self, event: &Event) -> bool {
         self.is_on()
             && matches!(event.event_type(), JOINED | LEFT)
@@ -81,14 +84,14 @@ impl PresenceConfig {
     }
 }
 
-/// What one connection is in a channel.
+/// Role of one connection in a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seat {
-    /// One of its user's.
+    /// A connection of a user who is known by name.
     Named,
-    /// Without a name, or beyond those that are known by theirs.
+    /// A connection without a name, or beyond the users that are kept by name.
     Other,
-    /// Beyond the channels that there may be.
+    /// A connection in a channel beyond the limits, which is not kept.
     Nowhere,
 }
 
@@ -96,9 +99,9 @@ pub(crate) enum Seat {
 struct Member {
     connections: u32,
     since: Timestamp,
-    /// The tick by which the user has left, where no connection is there.
+    /// Tick at which the user has left, if no connection is there.
     due: Tick,
-    /// A loop looks at that tick, or at an earlier one: one look waits however often a user comes and goes.
+    /// Whether a loop checks at that tick or an earlier one. One check waits, however often a user comes and goes.
     is_watched: bool,
 }
 
@@ -108,14 +111,14 @@ impl Member {
     }
 }
 
-/// What became of a user who was away.
+/// Outcome of a check on a user who was away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Absence {
-    /// It is over, or the user left before.
+    /// The user is back, or had left before.
     Over,
-    /// It began anew: look again at this tick.
+    /// The absence began anew; check again at this tick.
     Until(Tick),
-    /// The user has left by it.
+    /// The user has left.
     Left,
 }
 
@@ -125,39 +128,43 @@ struct Channel {
     others: u64,
 }
 
-/// What a channel and a user in it take beside their names: places in tables, counts.
+/// Memory of a channel beside its name, in bytes: its table entry and its counts.
 const CHANNEL_BYTES: usize = size_of::<(Box<str>, Channel)>() + 48;
+
+/// Memory of a user in a channel beside the name, in bytes.
 const MEMBER_BYTES: usize = size_of::<(Arc<str>, Member)>() + 64;
 
-/// Microseconds in which a user may join twice as many times as there may be channels of theirs.
+/// Window for the limit on joins by name, in microseconds.
 const JOINS_WINDOW: i64 = 60_000_000;
 
-/// What one user has of the table.
+/// One user's share of the table.
 #[derive(Debug, Default)]
 struct User {
     channels: usize,
-    /// Times that they joined by name since `since`.
+    /// Joins by name since `since`.
     joins: usize,
     since: i64,
 }
 
-/// Who is where, on all loops.
+/// Presence table of all loops.
 #[derive(Debug, Default)]
 pub(crate) struct Presence {
     channels: HashMap<Box<str>, Channel>,
-    /// Channels with somebody known by name.
+    /// Number of channels with a user known by name.
     peopled: usize,
     users: HashMap<Arc<str>, User>,
     news: Queue,
-    /// Bytes of the channels' names and of the users'.
+    /// Bytes of the names of channels and users.
     name_bytes: usize,
+    /// Number of users by name, counted once per channel.
     named: usize,
+    /// Number of connections beyond the limits.
     nowhere: u64,
-    /// Of the process before this one: not seen here yet.
+    /// Users of the predecessor process that were not seen here yet.
     expected: Vec<Expected>,
 }
 
-/// A user of the process before, who is likely to be here in a moment.
+/// A user of the predecessor process, expected to reconnect soon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Expected {
     pub(crate) channel: Box<str>,
@@ -166,8 +173,7 @@ pub(crate) struct Expected {
 }
 
 impl Presence {
-    /// A connection of this user comes in, or of nobody in particular; what it is there, and whether the user was not
-    /// there before.
+    /// Adds a connection to a channel. Returns the connection's role, and whether its user joined the channel with it.
     pub(crate) fn enter(
         &mut self,
         channel: &str,
@@ -176,7 +182,7 @@ impl Presence {
         config: &PresenceConfig,
     ) -> (Seat, bool) {
         let is_new = !self.channels.contains_key(channel);
-        // Whoever has no name can't be told apart, so that all together have no more than half.
+        // Connections without a name can't be told apart, so together they get at most half of the channels.
         let nameless = self.channels.len() - self.peopled;
         let is_full = self.channels.len() >= config.max_channels
             || (user.is_none() && nameless >= config.max_channels.div_ceil(2));
@@ -224,13 +230,13 @@ impl Presence {
         (Seat::Named, true)
     }
 
-    /// A connection is in more channels than may be.
+    /// Counts a connection in a channel beyond the limits.
     pub(crate) fn nowhere(&mut self) -> (Seat, bool) {
         self.nowhere += 1;
         (Seat::Nowhere, false)
     }
 
-    /// What a user has of the table. One who is in no channel is forgotten when the window is over.
+    /// Returns the user's share of the table. Users in no channel are forgotten once their window is over.
     fn user(&mut self, user: &Arc<str>, now: Timestamp) -> &mut User {
         let is_old = |has: &User| !(0..JOINS_WINDOW).contains(&(now.0 - has.since));
         if self.users.len() > 2 * self.named + 1024 {
@@ -243,8 +249,8 @@ impl Presence {
         has
     }
 
-    /// It goes. True where it was its user's last one and nobody looks yet whether the user has left by `due`: then
-    /// [`Self::depart`] must be asked at that tick.
+    /// Removes a connection from a channel. Returns `true` if it was its user's last one and no check is scheduled yet: then the
+    /// caller must call [`Self::depart`] at the tick `due`.
     pub(crate) fn leave(&mut self, channel: &str, user: Option<&Arc<str>>, seat: Seat, due: Tick) -> bool {
         if seat == Seat::Nowhere {
             self.nowhere -= 1;
@@ -262,7 +268,7 @@ impl Presence {
         false
     }
 
-    /// It is this tick: whether a user who was away has left.
+    /// Checks at the tick `by` whether a user who was away has left.
     pub(crate) fn depart(&mut self, channel: &str, user: &str, by: Tick) -> Absence {
         let Some(place) = self.channels.get_mut(channel) else { return Absence::Over };
         let Some(member) = place.members.get_mut(user) else { return Absence::Over };
@@ -292,7 +298,7 @@ impl Presence {
         }
     }
 
-    /// All that are known by name, for another process.
+    /// Returns all users known by name, for a successor process.
     pub(crate) fn save(&self) -> Vec<Expected> {
         let mut all = Vec::with_capacity(self.named);
         for (channel, place) in &self.channels {
@@ -305,7 +311,7 @@ impl Presence {
         all
     }
 
-    /// Takes over who was there in the process before: away, until they are seen.
+    /// Takes over the users of the predecessor process. They count as away until they are seen.
     pub(crate) fn expect(&mut self, all: Vec<Expected>) {
         for Expected { channel, user, since } in &all {
             if !self.channels.contains_key(channel) {
@@ -324,12 +330,12 @@ impl Presence {
         self.expected = all;
     }
 
-    /// Those, once: whoever asks sees to it that they have left in time.
+    /// Takes the expected users. The caller schedules a check on each.
     pub(crate) fn take_expected(&mut self) -> Vec<Expected> {
         std::mem::take(&mut self.expected)
     }
 
-    /// Bytes that the table takes, about.
+    /// Returns the approximate memory of the table, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.name_bytes
             + self.channels.len() * CHANNEL_BYTES
@@ -338,39 +344,40 @@ impl Presence {
             + self.news.held_bytes()
     }
 
-    /// The next that is to be told, at most so much in one tick: [`told`](Self::told) or [`untold`](Self::untold) must
-    /// follow.
+    /// Takes the next batch of news to publish, at most `pace` pieces per tick. [`confirm_news`](Self::confirm_news) or
+    /// [`retry_news`](Self::retry_news) must follow.
     pub(crate) fn take_news(&mut self, tick: Tick, pace: usize) -> Vec<News> {
         self.news.take(tick, pace)
     }
 
-    /// What was taken is where watchers get it.
-    pub(crate) fn told(&mut self) {
-        self.news.told();
+    /// Confirms that the last batch is published.
+    pub(crate) fn confirm_news(&mut self) {
+        self.news.confirm();
     }
 
-    /// What was taken may not be: it is told again.
-    pub(crate) fn untold(&mut self, batch: Vec<News>) {
-        self.news.untold(batch);
+    /// Puts the last batch back, because it may not have been published.
+    pub(crate) fn retry_news(&mut self, batch: Vec<News>) {
+        self.news.retry(batch);
     }
 
-    /// Whether something is to be told.
+    /// Returns whether news waits, or is being published.
     pub(crate) fn has_news(&self) -> bool {
         self.news.has_some()
     }
 
-    /// Moves the gauges.
-    pub(crate) fn tell(&self, metrics: &Metrics) {
+    /// Updates the gauges.
+    pub(crate) fn update_gauges(&self, metrics: &Metrics) {
         metrics.presence_channels.set(self.channels.len() as i64);
         metrics.presence_users.set(self.named as i64);
     }
 
-    /// The users of a channel, each with its connections and since when; and how many others are there.
-    /// Whether every connection that belongs in a channel is in the table.
+    /// Returns whether every connection in a channel with presence is in the table.
     pub(crate) fn is_complete(&self) -> bool {
         self.nowhere == 0
     }
 
+    /// Returns the users of a channel, each with the number of connections and the time of joining, and the number of other
+    /// connections.
     pub(crate) fn list(&self, channel: &str) -> (Vec<(Arc<str>, u32, Timestamp)>, u64) {
         let Some(place) = self.channels.get(channel) else { return (Vec::new(), 0) };
         let one = |(user, member): (&Arc<str>, &Member)| (Arc::clone(user), member.connections, member.since);
@@ -378,16 +385,16 @@ impl Presence {
     }
 }
 
-/// The event that says that a user came or went. Its entity is the user in this channel, so that clients who want the
-/// latest of each thing get the latest of each user.
+/// Returns the event that reports a user who joined or left. Its entity is the user in this channel, so a client that conflates
+/// gets the latest event of each user.
 pub(crate) fn event(what: &'static str, channel: &str, user: &str, node: u64) -> Option<Event> {
     let payload = json!({ "user": user, "node": node.to_string() });
     let event = Event::builder(what).source(SOURCE).channel(channel).json(payload.to_string());
-    // Names that make no event were not let in.
+    // The table holds only names from which an event can be built.
     event.entity("presence", &format!("{channel}/{user}")).build().ok()
 }
 
-/// Whether this can be a user's name.
+/// Returns whether the text can be a user's name.
 pub(crate) fn is_name(text: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
 }
@@ -425,14 +432,14 @@ mod tests {
         assert_eq!(users(&presence, "room.1"), [("ann".to_owned(), 2)]);
         assert!(!presence.leave("room.1", Some(&ann), Seat::Named, 5));
         assert!(presence.leave("room.1", Some(&ann), Seat::Named, 5), "the last one");
-        assert_eq!(users(&presence, "room.1"), [("ann".to_owned(), 0)], "away, and not gone yet");
+        assert_eq!(users(&presence, "room.1"), [("ann".to_owned(), 0)], "away, and not left yet");
         assert_eq!(presence.depart("room.1", "ann", 5), Absence::Left);
         assert_eq!(presence.depart("room.1", "ann", 5), Absence::Over, "once");
         assert!(presence.channels.is_empty());
     }
 
     #[test]
-    fn who_comes_back_in_time_was_never_gone() {
+    fn a_user_who_comes_back_in_time_never_left() {
         let (mut presence, config, ann) = (Presence::default(), config(10, 10), name("ann"));
         presence.enter("room.1", Some(&ann), NOW, &config);
         assert!(presence.leave("room.1", Some(&ann), Seat::Named, 5));
@@ -441,15 +448,15 @@ mod tests {
         assert!(presence.leave("room.1", Some(&ann), Seat::Named, 8));
         for due in 9..1000 {
             assert_eq!(presence.enter("room.1", Some(&ann), NOW, &config), (Seat::Named, false));
-            assert!(!presence.leave("room.1", Some(&ann), Seat::Named, due), "somebody looks already");
+            assert!(!presence.leave("room.1", Some(&ann), Seat::Named, due), "a check is scheduled already");
         }
         assert_eq!(presence.depart("room.1", "ann", 8), Absence::Until(999), "the last absence counts");
-        assert_eq!(presence.list("room.1").0[0].2, NOW, "there since the first time");
+        assert_eq!(presence.list("room.1").0[0].2, NOW, "joined at the first time");
         assert_eq!(presence.depart("room.1", "ann", 999), Absence::Left);
     }
 
     #[test]
-    fn what_is_kept_is_bounded_and_what_is_not_is_counted() {
+    fn the_table_is_bounded_and_the_rest_is_counted() {
         let (mut presence, config) = (Presence::default(), config(1, 1));
         assert_eq!(presence.enter("room.1", Some(&name("ann")), NOW, &config), (Seat::Named, true));
         assert_eq!(presence.enter("room.1", Some(&name("bob")), NOW, &config), (Seat::Other, false));
@@ -464,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn one_user_has_a_part_of_the_table_and_joins_no_more_often_than_may_be() {
+    fn one_user_has_a_share_of_the_table_and_of_the_joins() {
         let (mut presence, ann) = (Presence::default(), name("ann"));
         let config = PresenceConfig { max_channels_per_user: 3, ..config(8, 10) };
         for n in 0..3 {
@@ -477,9 +484,9 @@ mod tests {
         for n in 50..100 {
             presence.enter(&format!("room.{n}"), None, NOW, &config);
         }
-        assert_eq!(presence.channels.len(), 3 + 4, "those without names have half");
+        assert_eq!(presence.channels.len(), 3 + 4, "connections without names have half");
         assert_eq!(presence.enter("room.200", Some(&name("bob")), NOW, &config), (Seat::Named, true));
-        // In and out: the sixth join of a minute is the last by name.
+        // The sixth join of a minute is the last by name.
         let mut seats = Vec::new();
         for _ in 0..5 {
             assert!(presence.leave("room.0", Some(&ann), Seat::Named, 5), "the last one");
@@ -493,11 +500,11 @@ mod tests {
         let later = Timestamp(NOW.0 + JOINS_WINDOW);
         assert_eq!(presence.enter("room.0", Some(&ann), later, &config), (Seat::Named, true));
         let told = presence.take_news(1, usize::MAX);
-        assert!(told.len() <= 5, "who came and went untold is no news: {told:?}");
+        assert!(told.len() <= 5, "a join and a leave that were not published cancel out: {told:?}");
     }
 
     #[test]
-    fn who_was_there_before_an_upgrade_is_expected() {
+    fn users_from_before_an_upgrade_are_expected() {
         let (mut before, config, ann) = (Presence::default(), config(10, 10), name("ann"));
         before.enter("room.1", Some(&ann), NOW, &config);
         before.enter("room.1", Some(&name("bob")), NOW, &config);
@@ -515,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_channels_make_an_event_whatever_they_are() {
+    fn any_valid_name_and_channel_make_an_event() {
         let long = "x".repeat(NAME_BYTES_MAX);
         for user in ["ann", "a \"b\" \\ é", long.as_str()] {
             assert!(is_name(user));

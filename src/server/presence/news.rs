@@ -1,17 +1,18 @@
-//! Who joined and who left, and is still to be told: in order, at a bounded pace, until the bus or the log has it.
+//! Queue of joins and leaves to publish: in order, at a bounded pace, until the bus or the log has them.
 //!
-//! Always: of one user in one channel at most one piece of news waits; a user who comes and goes before it is told is no
-//! news; what the log did not take is told again, before what came since, so nobody stays a ghost for its watchers.
+//! Invariants:
+//! - At most one piece of news waits for one user in one channel. A join and a leave that were not published cancel out.
+//! - News that the log did not take is published again, before newer news, so that no watcher keeps a user who left.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::server::tick::Tick;
 
-/// Ticks after which what a log did not take is told again.
+/// Ticks before news that the log did not take is published again.
 const RETRY_TICKS: Tick = 10;
 
-/// A user came into a channel, or has left it.
+/// A user who joined a channel, or left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct News {
     pub(crate) joined: bool,
@@ -19,20 +20,21 @@ pub(crate) struct News {
     pub(crate) user: Arc<str>,
 }
 
-/// What waits to be told.
+/// News to publish.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: VecDeque<(u64, News)>,
-    /// The number of the piece that waits for each user in each channel; pieces in `waiting` of another number are void.
+    /// Number of the waiting piece for each user in each channel. Pieces in `waiting` with another number are void.
     valid: HashMap<(Box<str>, Arc<str>), u64>,
     number: u64,
-    /// Some of it is on its way: one batch at a time, so that the order stays.
-    is_telling: bool,
-    /// Not before this tick.
+    /// Whether a batch is being published. One batch at a time keeps the order.
+    is_publishing: bool,
+    /// Earliest tick of the next batch.
     not_before: Tick,
-    /// The tick of the last batches, and how much they were.
-    told_at: Tick,
-    told: usize,
+    /// Tick of the last batch.
+    taken_at: Tick,
+    /// Number of pieces taken in that tick.
+    taken: usize,
     bytes: usize,
 }
 
@@ -44,7 +46,7 @@ impl Queue {
     pub(super) fn push(&mut self, news: News) {
         let key = (news.channel.clone(), Arc::clone(&news.user));
         if self.valid.remove(&key).is_some() {
-            // The two take turns, so what waits is the opposite: nobody has seen either.
+            // Joins and leaves alternate, so the waiting piece is the opposite, and no watcher has seen either.
             self.bytes -= bytes_of(&news);
             self.tidy();
             return;
@@ -55,7 +57,7 @@ impl Queue {
         self.waiting.push_back((self.number, news));
     }
 
-    /// Lets go of void pieces where they are most of all.
+    /// Removes void pieces once most pieces are void.
     fn tidy(&mut self) {
         if self.waiting.len() > 2 * self.valid.len() + 64 {
             let valid = &self.valid;
@@ -65,46 +67,45 @@ impl Queue {
         }
     }
 
-    /// The next batch, at most so much of it in one tick; [`told`](Self::told) or [`untold`](Self::untold) must follow.
-    /// Empty: nothing is to be told now.
+    /// Takes the next batch, at most `pace` pieces per tick; [`confirm`](Self::confirm) or [`retry`](Self::retry) must follow. An
+    /// empty batch means that nothing is to be published now.
     pub(super) fn take(&mut self, tick: Tick, pace: usize) -> Vec<News> {
-        // Without a pace it is the last chance.
-        if pace != usize::MAX && (self.is_telling || tick < self.not_before) {
+        // A call without a pace is the last one before the process ends.
+        if pace != usize::MAX && (self.is_publishing || tick < self.not_before) {
             return Vec::new();
         }
-        if self.told_at != tick {
-            (self.told_at, self.told) = (tick, 0);
+        if self.taken_at != tick {
+            (self.taken_at, self.taken) = (tick, 0);
         }
         let mut batch = Vec::new();
-        while self.told < pace
+        while self.taken < pace
             && let Some((number, news)) = self.waiting.pop_front()
         {
             let key = (news.channel.clone(), Arc::clone(&news.user));
             if self.valid.get(&key) == Some(&number) {
                 self.valid.remove(&key);
                 self.bytes -= bytes_of(&news);
-                self.told += 1;
+                self.taken += 1;
                 batch.push(news);
             }
         }
-        self.is_telling = !batch.is_empty();
+        self.is_publishing = !batch.is_empty();
         batch
     }
 
-    /// The batch is where watchers get it.
-    pub(super) fn told(&mut self) {
-        self.is_telling = false;
+    /// Confirms that the batch is published.
+    pub(super) fn confirm(&mut self) {
+        self.is_publishing = false;
     }
 
-    /// The batch is not, or it may not be: it is told again, before the rest.
-    pub(super) fn untold(&mut self, batch: Vec<News>) {
-        self.is_telling = false;
-        self.not_before = self.told_at + RETRY_TICKS;
+    /// Puts the batch back before the rest, because it may not have been published.
+    pub(super) fn retry(&mut self, batch: Vec<News>) {
+        self.is_publishing = false;
+        self.not_before = self.taken_at + RETRY_TICKS;
         for news in batch.into_iter().rev() {
             let key = (news.channel.clone(), Arc::clone(&news.user));
             if self.valid.remove(&key).is_some() {
-                // The opposite came meanwhile. The log may have this one: so the later of the two is what counts, and
-                // it is the one to be told.
+                // The opposite came meanwhile. The log may have this piece, so the later one of the two is published.
                 let later = News { joined: !news.joined, ..news };
                 self.bytes -= bytes_of(&later);
                 self.push_front(later);
@@ -121,9 +122,9 @@ impl Queue {
         self.waiting.push_front((self.number, news));
     }
 
-    /// Whether something waits, or is on its way.
+    /// Returns whether news waits, or is being published.
     pub(super) fn has_some(&self) -> bool {
-        self.is_telling || !self.valid.is_empty()
+        self.is_publishing || !self.valid.is_empty()
     }
 
     pub(super) fn held_bytes(&self) -> usize {
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_in_order_and_at_its_pace() {
+    fn news_is_published_in_order_and_at_its_pace() {
         let mut queue = Queue::default();
         for n in 0..10 {
             queue.push(news(true, &n.to_string()));
@@ -148,16 +149,16 @@ mod tests {
         let first = queue.take(1, 4);
         assert_eq!(first, (0..4).map(|n| news(true, &n.to_string())).collect::<Vec<_>>());
         assert!(queue.take(1, 4).is_empty(), "one batch at a time");
-        queue.told();
+        queue.confirm();
         assert!(queue.take(1, 4).is_empty(), "enough for this tick");
         assert_eq!(queue.take(2, usize::MAX).len(), 6);
-        queue.told();
+        queue.confirm();
         assert!(!queue.has_some());
         assert_eq!(queue.held_bytes(), 0);
     }
 
     #[test]
-    fn who_comes_and_goes_untold_is_no_news_and_leaves_nothing() {
+    fn a_join_and_a_leave_cancel_out_and_leave_nothing() {
         let mut queue = Queue::default();
         queue.push(news(true, "stays"));
         for n in 0..100_000 {
@@ -171,18 +172,18 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_did_not_take_is_told_again_before_the_rest() {
+    fn news_that_the_log_did_not_take_is_published_again_before_the_rest() {
         let mut queue = Queue::default();
         queue.push(news(true, "ann"));
         queue.push(news(true, "bob"));
         let batch = queue.take(5, 100);
         queue.push(news(true, "eve"));
         queue.push(news(false, "bob"));
-        queue.untold(batch);
+        queue.retry(batch);
         assert!(queue.take(6, 100).is_empty(), "not at once");
-        // The log may have bob's coming, so his going is told.
+        // The log may have bob's join, so his leave is published.
         assert_eq!(queue.take(20, 100), [news(true, "ann"), news(false, "bob"), news(true, "eve")]);
-        queue.told();
+        queue.confirm();
         assert!(!queue.has_some());
         assert_eq!(queue.held_bytes(), 0);
     }

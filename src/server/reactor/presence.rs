@@ -178,7 +178,7 @@ impl<S: Socket> Core<S> {
                 client.seats.insert(channel, (seat, count));
             }
         }
-        presence.tell(&shared.metrics);
+        presence.update_gauges(&shared.metrics);
     }
 
     /// A connection is in no channel any more.
@@ -205,7 +205,7 @@ impl<S: Socket> Core<S> {
                 self.present.depart_at(due, Departure { channel, user: Arc::clone(user) });
             }
         }
-        presence.tell(&self.shared.metrics);
+        presence.update_gauges(&self.shared.metrics);
     }
 
     /// The tick at which somebody may have left, or something is to be told.
@@ -252,7 +252,7 @@ impl<S: Socket> Core<S> {
                 }
                 Absence::Over => {}
             }
-            presence.tell(&self.shared.metrics);
+            presence.update_gauges(&self.shared.metrics);
         }
         let rings = self.shared.bus.capacity() * self.shared.bus.shards();
         self.tell_news((rings / PACE_PARTS).max(PACE_MIN));
@@ -277,15 +277,15 @@ impl<S: Socket> Core<S> {
                 let done = move |outcome: Result<Option<EventId>, Refused>| {
                     let mut presence = lock(&presence);
                     match outcome {
-                        Err(why) if why.may_pass_later() => presence.untold(news),
-                        _ => presence.told(),
+                        Err(why) if why.may_pass_later() => presence.retry_news(news),
+                        _ => presence.confirm_news(),
                     }
                 };
                 engine.submit(&events, Box::new(done));
             }
             None => {
                 self.publish_here(events);
-                lock(&presence).told();
+                lock(&presence).confirm_news();
             }
         }
     }

@@ -4,7 +4,7 @@
 //! filter     = [ group { "&" group } ]              all groups hold; no text: everything
 //! group      = { clause }                           all clauses hold; clauses on one attribute join their values
 //! clause     = attribute ( "=" | "!=" ) value { "," value }       values may be patterns
-//!            | attribute ( "==" | "!==" ) value { "," value }     values as they stand, asterisks too
+//!            | attribute ( "==" | "!==" ) value { "," value }     literal values, asterisks too
 //!            | "entity" operator entity { "," entity }
 //!            | path ( "exists" | "!exists" )
 //!            | path ( "==" | "=" | "!=" | "<" | "<=" | ">" | ">=" ) literal { "," literal }

@@ -12,7 +12,7 @@ pub enum RequestError {
     NotHttp,
     /// A line ends without a carriage return.
     BareLineFeed,
-    /// A carriage return stands alone.
+    /// A carriage return without a line feed.
     BareCarriageReturn,
     /// A control character in the head.
     ControlCharacter,

@@ -29,8 +29,8 @@ struct TrieNode {
     /// Number of holders of the pattern that ends here.
     holders: u32,
     /// Step at which a walk was last at this node, and within this `**`.
-    stood: u32,
-    inside: u32,
+    current_at: u32,
+    inside_many_at: u32,
 }
 
 #[derive(Debug)]
@@ -53,10 +53,10 @@ pub(super) struct Automaton {
     step: u32,
     /// Number of nodes that walks visited so far: a measure of their cost.
     walked: u64,
-    standing: Vec<u32>,
-    within: Vec<u32>,
-    standing_next: Vec<u32>,
-    within_next: Vec<u32>,
+    current: Vec<u32>,
+    inside_many: Vec<u32>,
+    current_next: Vec<u32>,
+    inside_many_next: Vec<u32>,
     /// Number of patterns of each attribute, and of changes to them.
     counts: [u32; Attribute::COUNT],
     generations: [u64; Attribute::COUNT],
@@ -81,10 +81,10 @@ impl Automaton {
             hasher: RandomState::default(),
             step: 0,
             walked: 0,
-            standing: Vec::new(),
-            within: Vec::new(),
-            standing_next: Vec::new(),
-            within_next: Vec::new(),
+            current: Vec::new(),
+            inside_many: Vec::new(),
+            current_next: Vec::new(),
+            inside_many_next: Vec::new(),
             counts: [0; Attribute::COUNT],
             generations: [0; Attribute::COUNT],
         }
@@ -233,45 +233,45 @@ impl Automaton {
     pub(super) fn walk(&mut self, attribute: usize, value: &[u8], out: &mut Vec<u32>) {
         let root = attribute as u32;
         self.next_step();
-        self.standing.clear();
-        self.within.clear();
-        self.standing.push(root);
-        self.skip_many();
+        self.current.clear();
+        self.inside_many.clear();
+        self.current.push(root);
+        self.skip_empty_many();
         let mut first = true;
         for segment in segments(value) {
-            if self.standing.is_empty() && self.within.is_empty() {
+            if self.current.is_empty() && self.inside_many.is_empty() {
                 return;
             }
             let number = self.texts.find(segment.text);
             let separator = code(segment.separator);
             self.next_step();
-            self.walked += 1 + (self.standing.len() + self.within.len()) as u64;
-            for place in 0..self.standing.len() {
-                let node = self.standing[place];
+            self.walked += 1 + (self.current.len() + self.inside_many.len()) as u64;
+            for place in 0..self.current.len() {
+                let node = self.current[place];
                 if first && node != root {
                     // After a leading `**` that matched nothing, any separator may be dropped.
                     for separator in 1..4 {
-                        self.lead_on(node, separator, number);
+                        self.follow(node, separator, number);
                     }
                 } else {
-                    self.lead_on(node, separator, number);
+                    self.follow(node, separator, number);
                 }
             }
-            for place in 0..self.within.len() {
-                self.enter(self.within[place]);
+            for place in 0..self.inside_many.len() {
+                self.enter_many(self.inside_many[place]);
             }
             first = false;
-            std::mem::swap(&mut self.standing, &mut self.standing_next);
-            std::mem::swap(&mut self.within, &mut self.within_next);
-            self.standing_next.clear();
-            self.within_next.clear();
+            std::mem::swap(&mut self.current, &mut self.current_next);
+            std::mem::swap(&mut self.inside_many, &mut self.inside_many_next);
+            self.current_next.clear();
+            self.inside_many_next.clear();
             // A `**` may also end here.
-            for place in 0..self.within.len() {
-                self.stand(self.within[place]);
+            for place in 0..self.inside_many.len() {
+                self.add_current(self.inside_many[place]);
             }
-            self.skip_many();
+            self.skip_empty_many();
         }
-        out.extend(self.standing.iter().copied().filter(|&node| self.nodes[node as usize].holders > 0));
+        out.extend(self.current.iter().copied().filter(|&node| self.nodes[node as usize].holders > 0));
     }
 
     fn next_step(&mut self) {
@@ -279,58 +279,58 @@ impl Automaton {
         if self.step == 0 {
             self.step = 1;
             for node in &mut self.nodes {
-                (node.stood, node.inside) = (0, 0);
+                (node.current_at, node.inside_many_at) = (0, 0);
             }
         }
     }
 
     /// Follows the transitions from a node over one segment of the value.
-    fn lead_on(&mut self, node: u32, separator: u8, number: u32) {
+    fn follow(&mut self, node: u32, separator: u8, number: u32) {
         let TrieNode { wild, literals, .. } = self.nodes[node as usize];
         if literals > 0
             && number != UNKNOWN
             && let Some(child) = self.child(node, separator, number)
         {
-            self.standing_next.push(child);
+            self.current_next.push(child);
         }
         if wild & (1 << separator) != 0
             && let Some(child) = self.child(node, separator, ONE)
         {
-            self.standing_next.push(child);
+            self.current_next.push(child);
         }
         if wild & (0x10 << separator) != 0
             && let Some(child) = self.child(node, separator, MANY)
         {
-            self.enter(child);
+            self.enter_many(child);
         }
     }
 
-    fn enter(&mut self, node: u32) {
+    fn enter_many(&mut self, node: u32) {
         let many = &mut self.nodes[node as usize];
-        if many.inside != self.step {
-            many.inside = self.step;
-            self.within_next.push(node);
+        if many.inside_many_at != self.step {
+            many.inside_many_at = self.step;
+            self.inside_many_next.push(node);
         }
     }
 
-    fn stand(&mut self, node: u32) {
+    fn add_current(&mut self, node: u32) {
         let here = &mut self.nodes[node as usize];
-        if here.stood != self.step {
-            here.stood = self.step;
-            self.standing.push(node);
+        if here.current_at != self.step {
+            here.current_at = self.step;
+            self.current.push(node);
         }
     }
 
     /// Follows each `**` that matches nothing.
-    fn skip_many(&mut self) {
+    fn skip_empty_many(&mut self) {
         let mut place = 0;
-        while let Some(&node) = self.standing.get(place) {
+        while let Some(&node) = self.current.get(place) {
             let wild = self.nodes[node as usize].wild;
             for separator in 0..4 {
                 if wild & (0x10 << separator) != 0
                     && let Some(child) = self.child(node, separator, MANY)
                 {
-                    self.stand(child);
+                    self.add_current(child);
                 }
             }
             place += 1;
@@ -360,10 +360,10 @@ impl Automaton {
             + self.transitions.allocation_size()
             + self.texts.memory_bytes()
             + (self.free.capacity()
-                + self.standing.capacity()
-                + self.within.capacity()
-                + self.standing_next.capacity()
-                + self.within_next.capacity())
+                + self.current.capacity()
+                + self.inside_many.capacity()
+                + self.current_next.capacity()
+                + self.inside_many_next.capacity())
                 * size_of::<u32>()
     }
 }

@@ -4,7 +4,7 @@
 //! Filters with the same conditions on attributes form a *group*; the index finds the group, once for all of them. Each
 //! filter of a group is a *member*. It lies under one of its conditions, its *anchor*: under the values of an equality, at
 //! the bound of a comparison of numbers or, for other conditions, under the field's presence or under nothing. An event
-//! costs one walk over its payload, a look-up for each field that it has and a group asks for, and the members that lie
+//! costs one walk over its payload, a look-up for each field that it has and a group asks for, and the members
 //! where its values point. The other conditions of these are evaluated then, each distinct one once for an event.
 //!
 //! Invariants:

@@ -25,7 +25,7 @@ pub(super) fn check(request: &Request, known: &[&str]) -> Result<(), String> {
     names.try_for_each(|name| unknown(&name, known))
 }
 
-/// Returns the names that a path's query may have; `None` if any may, because nobody or something else reads it.
+/// Returns the names that a path's query may have; `None` if any may, because other code reads it or none does.
 pub(super) fn known_at(path: &str) -> Option<&'static [&'static str]> {
     match path {
         "/api/explain" => Some(&["event_id", "filter"]),

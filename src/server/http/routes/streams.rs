@@ -203,7 +203,7 @@ impl Answer<'_, '_> {
             return refusal;
         }
         // Place to resume from if the stream breaks before its first event. A client that resumes gets its own id back:
-        // httpx-sse's manual keeps the id of the newest stream only, and would start anew. A client that asked for the
+        // httpx-sse's manual keeps the id of the newest stream only, and would start again. A client that asked for the
         // past gets none, because it has to see the past first.
         let id = match &stream.from {
             None => self.cx.place(grant.as_deref()).map(|place| place.to_string()),

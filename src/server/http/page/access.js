@@ -46,7 +46,7 @@ async function ticket() {
     const answer = await fetch('/ticket', { method: 'POST', headers: authorization() });
     if (answer.ok) return (await answer.json()).ticket;
     if (answer.status === 401) askForToken((await answer.json()).error);
-  } catch { /* The connection's state tells it. */ }
+  } catch { /* The connection's state shows it. */ }
   return null;
 }
 
@@ -85,7 +85,7 @@ function showAccess() {
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-/** Writes the command that publishes an event, with the token where one is needed. The token is cut by style alone, so a copy has all of it. */
+/** Writes the command that publishes an event, with the token if one is needed. Only the style cuts the token, so a copy has all of it. */
 function showExample(known) {
   const parts = ['curl '];
   if (token) {

@@ -82,7 +82,7 @@ class Chart {
     };
   }
 
-  /** Shows the value of so many steps ago in this chart and its peers; null hides it. */
+  /** Shows the value of `ago` steps ago in this chart and its peers; null hides it. */
   show(back) {
     for (const chart of this.peers) {
       chart.back = back === null ? null : Math.min(Math.max(back, 0), this.samples - 1);
@@ -119,7 +119,7 @@ class Chart {
     this.mark.style.setProperty('--y', `${100 * (1 - (value ?? 0) / this.top)}%`);
     this.mark.classList.toggle('unknown', value === undefined);
     this.tip.textContent = this.isAsked ? `${value === undefined ? text : this.written(value)} · ${ago(back * this.step)}` : value === undefined ? '–' : this.written(value);
-    // Moved by its own width in proportion, so that it ends where the chart ends.
+    // Shifted in proportion to its own width, so that it ends where the chart ends.
     this.tip.style.left = `${x}%`;
     this.tip.style.translate = `${-x}%`;
   }

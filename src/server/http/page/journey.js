@@ -62,7 +62,7 @@ async function openJourney(id, filter = '') {
     $('journey-steps').replaceChildren();
     return $('journey-interests').replaceChildren(said);
   }
-  // Another was asked for meanwhile.
+  // Another event was requested meanwhile.
   if (journeyOf !== id) return;
   const { event } = journey;
   const interests = journey.interests.sort((a, b) => b.wanted - a.wanted);
@@ -88,7 +88,7 @@ async function openJourney(id, filter = '') {
 $('journey-close').onclick = () => $('journey').close();
 $('journey').addEventListener('close', draw);
 $('journey').addEventListener('click', ({ target, clientX, clientY }) => {
-  // A click beside the dialog is one on its backdrop.
+  // A click outside of the dialog is a click on its backdrop.
   const { left, right, top, bottom } = $('journey').getBoundingClientRect();
   if (target === $('journey') && (clientX < left || clientX > right || clientY < top || clientY > bottom)) $('journey').close();
 });

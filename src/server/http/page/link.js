@@ -1,7 +1,7 @@
-// ---- the filter, in the language of docs/filters.md: the server reads it, and says what is wrong with it ------------
+// ---- the filter, in the language of docs/filters.md: the server parses it and reports errors ------------------------
 let wanted = '', good = '', isRefiltered = false;
 
-/** Shows what is wrong with the filter under its box, at the character that the server names. */
+/** Shows an error of the filter under its box, at the character that the server names. */
 function say(error, column = null) {
   const box = $('filter-error');
   box.replaceChildren();
@@ -32,7 +32,7 @@ function applyFilter() {
   link?.refilter();
 }
 
-/** The server took the filter: from here on the list is of it alone. */
+/** Handles an accepted filter: from here on the list shows only its events. */
 function filterTaken() {
   good = wanted;
   for (const node of $('domains').children) node.setAttribute('aria-pressed', String(node.dataset.filter === good));
@@ -41,7 +41,7 @@ function filterTaken() {
   clear();
 }
 
-/** The server refused the filter: the page goes on with the one before, and says why. */
+/** Handles a refused filter: the page keeps the previous one and shows the reason. */
 function filterRefused({ error, column }) {
   const column_ = column ?? (/column (\d+)/.exec(error)?.[1] | 0);
   say(error, column_ || null);
@@ -64,7 +64,7 @@ function state(name, text) {
   $('status').title = text;
 }
 
-/** Whether the page is to be connected, as its control says. */
+/** Returns whether the page should be connected, as its control says. */
 let wantsLink = true;
 function wantLink(wants) {
   wantsLink = wants;
@@ -106,7 +106,7 @@ function lost(reason) {
   timer = setTimeout(connect, pause);
 }
 
-/** Does not come back by itself. */
+/** Shows the closed state. The page does not reconnect by itself then. */
 function stand(reason) {
   clearTimeout(timer);
   state('closed', reason);
@@ -133,7 +133,7 @@ function overWebSocket(alive) {
     subscribing = send('subscribe', { subscription_id: 'page', ...(wanted && { filter: wanted }), ...query() });
   };
   socket.onopen = alive(() => { subscribe(); opened(); });
-  // Messages of other types are news to this page, and none of its business.
+  // Ignores messages of types that this page does not know.
   socket.onmessage = alive(({ data }) => {
     const { type, payload, correlation_id } = JSON.parse(data);
     if (type === 'event') note(payload, data.length);
@@ -154,16 +154,16 @@ function overWebSocket(alive) {
   socket.addEventListener('open', () => (was = true));
   socket.onclose = alive(({ code, reason }) => {
     lost(reason || (code === 1006 ? 'connection lost' : `closed (${code})`));
-    // A refused WebSocket does not say why.
+    // A refused WebSocket has no reason.
     if (!was) isLetIn();
   });
   return {
     end: () => socket.close(),
-    /** Resolves to the milliseconds until the answer; null if none can be had now. */
+    /** Resolves to the milliseconds until the response; null if there can be none now. */
     ping: () => new Promise((done) => {
       if (socket.readyState !== 1) return done(null);
       const oldest = pings.values().next().value;
-      // The one before was never answered: the server is gone.
+      // The previous ping got no response: the server is gone.
       if (oldest && performance.now() - oldest.at > 8000) { lost('no answer'); return done(null); }
       if (oldest) return done(null);
       pings.set(send('ping', {}), { at: performance.now(), done });
@@ -187,21 +187,21 @@ function overStream(alive) {
     source.onerror = alive(async () => {
       lost(was ? 'connection lost' : 'no stream');
       if (was || !(await isLetIn())) return;
-      // An EventSource does not say why: ask once more, for the words alone.
+      // An EventSource has no reason: one more request gets the text of the error.
       const abort = new AbortController();
       try {
         const answer = await fetch(`/sse?${params}`, { signal: abort.signal, headers: authorization() });
         if ([400, 403].includes(answer.status)) {
           const isFilter = wanted !== good;
           filterRefused(await answer.json());
-          // Asking again would not help: the filter before does.
+          // A retry would fail too: use the previous filter.
           if (isFilter) { delay = 0; connect(); } else stand('not let in');
         }
-      } catch { /* The connection itself failed: the state says so. */ }
+      } catch { /* The connection itself failed: the state shows it. */ }
       abort.abort();
     });
   };
-  // An EventSource has no headers: a ticket, good once, stands for the token.
+  // An EventSource sends no headers: a ticket, valid once, replaces the token.
   if (token) ticket().then(alive((one) => { if (one) { params.set('ticket', one); open(); } else if ($('login').hidden) lost('no ticket'); }));
   else open();
   return {
@@ -214,10 +214,10 @@ function overStream(alive) {
   };
 }
 
-// ---- the round trip: the network's and the server's, not this page's work -------------------------------------------
+// ---- the round trip: time of the network and the server, without this page's work -----------------------------------
 const idle = () => new Promise((done) => (window.requestIdleCallback ? requestIdleCallback(done, { timeout: 2000 }) : setTimeout(done, 200)));
 
-/** Measures once nothing is left to draw. The first answer comes behind the past that was asked for: it is not shown, and what follows is live. */
+/** Measures when nothing is left to draw. The first response comes after the replayed past and is not shown; events after it are live. */
 async function measureFirst() {
   const own = life;
   let best = null;
@@ -256,7 +256,7 @@ function clear() {
   showNew();
   figures();
 }
-/** What stands in an empty list: how to fill it, or that the filter is the reason. */
+/** Shows the text of an empty list: how to fill it, or that the filter is the reason. */
 function showEmpty() {
   $('empty').firstElementChild.textContent = good ? 'No event of the past matches the filter. New ones appear here.' : 'No events yet. Publish one:';
   $('example').parentElement.hidden = Boolean(good);
@@ -286,7 +286,7 @@ $('theme').onclick = () => {
   root.dataset.theme = dark ? 'light' : 'dark';
 };
 
-// On a small screen the controls that are used seldom stand behind one button.
+// On a small screen rarely used controls are behind one button.
 function openMenu(isOpen) {
   $('more').classList.toggle('open', isOpen);
   $('menu').setAttribute('aria-expanded', String(isOpen));

@@ -2,9 +2,9 @@
 const ROWS_MAX = 300, BYTES_MAX = 16e6, DRAW_MS = 100, FLOOD_DRAW_MS = 250, SETTLE_MS = 400, DOMAINS_MAX = 24, DETAIL_MAX = 50_000;
 const list = $('events'), scroller = list.parentElement;
 
-let items = [];                   // newest first: { event | gap, id, size, row, words }; a row is made when it may be seen
+let items = [];                   // newest first: { event | gap, id, size, row, words }; a row is made when it may be visible
 let waiting = [];                 // newest last, not in the list yet
-let waitingBytes = 0, fresh = 0;  // fresh: events since the list was last drawn, also those let go of
+let waitingBytes = 0, fresh = 0;  // fresh: events since the list was last drawn, including dropped ones
 const shown = new Map();          // event id -> item
 const openItems = new Set();        // items whose row is open
 let total = 0, missed = 0, isAtMost = false, isLive = false;
@@ -20,7 +20,7 @@ function hue(name) {
     for (let i = 0; i < name.length; i++) hash = (hash * 31 + name.charCodeAt(i)) | 0;
     angle = Math.round(((hash >>> 0) * 137.508) % 360);
   }
-  // Yellow and green are light by themselves: darker, so that all are read on white.
+  // Yellow and green are light colours: darker, so that all are legible on white.
   const light = angle > 40 && angle < 200 ? 23 : 36;
   return `light-dark(hsl(${angle} 68% ${light}%), hsl(${angle} 72% 76%))`;
 }
@@ -29,7 +29,7 @@ const domainOf = (type) => type.split(/[.:/]/, 1)[0];
 function take(event, size) {
   if (event.event_id && shown.has(event.event_id)) return;
   total++;
-  // Events of the past that the page asked for are no rate.
+  // Replayed events do not count for the rate.
   if (isLive) seconds[59]++;
   const name = domainOf(event.event_type);
   const separator = event.event_type[name.length] ?? '.';
@@ -51,7 +51,7 @@ function take(event, size) {
 function push(item) {
   waiting.push(item);
   waitingBytes += item.size;
-  // A hidden, paused or held page keeps what it would show, and the gaps.
+  // A hidden, paused or held page keeps as many events as it would show, and the gaps.
   if (waiting.length > 2 * ROWS_MAX || waitingBytes > BYTES_MAX) {
     let bytes = 0, from = waiting.length - 1;
     while (from > 0 && waiting.length - from < ROWS_MAX && (bytes += waiting[from].size) < BYTES_MAX / 2) from--;
@@ -70,7 +70,7 @@ function draw() {
   if (wait > 0) setTimeout(() => requestAnimationFrame(frame), wait); else requestAnimationFrame(frame);
 }
 
-// ---- holding still: rows stay where they are while somebody reads them ----------------------------------------------
+// ---- holding still: rows stay where they are while a person reads them ----------------------------------------------
 let isUnderPointer = false, isTouched = false;
 const isHeld = () => paused || openItems.size > 0 || isUnderPointer || isTouched || scroller.scrollTop > 4 || $('journey').open
   || list.querySelector(':focus-visible') !== null || isSelected();
@@ -79,7 +79,7 @@ function isSelected() {
   return !selection.isCollapsed && list.contains(selection.anchorNode);
 }
 
-// A move, for a list that grows under a pointer at rest is not read by anybody.
+// Only a moving pointer holds the list: a pointer at rest over a growing list does not mean that a person reads.
 list.addEventListener('pointermove', ({ pointerType }) => {
   if (pointerType === 'touch' || isUnderPointer) return;
   isUnderPointer = true;
@@ -94,7 +94,7 @@ list.addEventListener('focusin', () => { if (list.querySelector(':focus-visible'
 list.addEventListener('focusout', draw);
 document.addEventListener('selectionchange', draw);
 
-/** Shows what came meanwhile, once; whatever holds the list goes on to hold it, but a pointer that has not moved since. */
+/** Shows the events that arrived meanwhile, once. The list stays held, unless only a pointer holds it that has not moved since. */
 $('new').onclick = () => {
   isUnderPointer = false;
   flush();
@@ -112,14 +112,14 @@ function frame() {
 }
 
 function showNew() {
-  // On a small screen it stands in the place of Pause, which ends a pause itself.
+  // On a small screen it replaces Pause, which ends a pause itself.
   const text = fresh > 0 && isHeld() && !(paused && small.matches) ? `${fresh.toLocaleString()} new` : '';
   if ($('new').textContent === text) return;
   $('new').textContent = text;
   $('new').hidden = !text;
 }
 
-/** Puts what waits into the list. Rows beyond the window are made later, so that a flood costs a window of rows a turn. */
+/** Moves waiting events into the list. Rows beyond the window are made later, so that a flood costs one window of rows a turn. */
 function flush() {
   fresh = 0;
   showNew();
@@ -141,7 +141,7 @@ function flush() {
   if (end >= 0) items.splice(end).forEach(forget);
   fit(batch);
   const eager = Math.min(sought ? items.length : Math.ceil(scroller.clientHeight / 30) + 4, items.length);
-  // More than a window at once is read by nobody: fewer of them are drawn.
+  // No person reads more than a window at once: fewer rows are drawn.
   isFlood = batch.length > eager;
   makeRows(eager);
   clearTimeout(filling);
@@ -155,7 +155,7 @@ function forget(item) {
   if (item.id) shown.delete(item.id);
 }
 
-/** Makes the rows that are missing among the first `end` items, each run of them in one insertion. */
+/** Makes the missing rows of the first `end` items, one insertion for each run of them. */
 function makeRows(end) {
   let run = null;
   for (let i = 0; i <= end; i++) {
@@ -176,9 +176,9 @@ function fillRows() {
   if (list.childElementCount < items.length) makeRows(items.length);
 }
 
-// ---- columns, as wide as what stands in them ------------------------------------------------------------------------
+// ---- columns, as wide as their texts --------------------------------------------------------------------------------
 const WIDTHS = { type: [8, 40], from: [8, 32], about: [8, 40] };
-// For each column how many of its texts have each length: a few long ones do not take the room of all others.
+// Number of texts of each length, for each column: a few long ones do not take the room of all others.
 const lengths = { type: [], from: [], about: [] }, given = { type: [0, 0], from: [0, 0], about: [0, 0] };
 let measured = 0, fitted = '';
 const WIDE = /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\ud83c-\ud83e]/g;
@@ -198,17 +198,17 @@ function fit(batch) {
   for (const name in lengths) {
     let beyond = measured / 20, need = WIDTHS[name][1];
     while (need > 0 && (beyond -= lengths[name][need] ?? 0) >= 0) need--;
-    // Once there is enough to see, a column only grows: the others stay where they are.
+    // With enough rows, a column only grows: the others stay where they are.
     const isSettled = measured >= 2 * HISTORY, most = lengths[name].length - 1;
     given[name] = isSettled ? [Math.max(given[name][0], need), Math.max(given[name][1], most)] : [need, most];
   }
   fitColumns();
 }
 
-/** Gives each column what its longest text needs; where that is too much for all, what 19 of 20 texts need, and then less. */
+/** Gives each column the width of its longest text; if that is too much in all, the width of 19 of 20 texts, and then less. */
 function fitColumns() {
   const widths = {}, room = Math.floor(scroller.clientWidth / 7.6 * 0.6) - 14;
-  // A tablet has no room for three: an open row says what it is about.
+  // A tablet has no room for three columns: an open row shows the entity.
   const isNarrow = scroller.clientWidth < 860;
   scroller.classList.toggle('narrow', isNarrow);
   for (const name in WIDTHS) if (name !== 'about' || !isNarrow) widths[name] = Math.max(given[name][1] + 1, WIDTHS[name][0]);
@@ -331,12 +331,12 @@ function chips(event) {
   return box;
 }
 
-// Characters that are not seen, or turn the order of others around, are written as what they are.
+// Invisible characters, and those that reverse the order of others, are written as escapes.
 const UNSEEN = /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/gu;
 const plain = (text) => text.replace(UNSEEN, (c) => (c === '\n' ? '↵' : c === '\t' ? ' ' : `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`));
 const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/;
 
-/** Writes a payload in a line: names soft, values plain. The work is bounded, however large the payload. */
+/** Writes a payload on one line: names soft, values plain. The work is bounded, however large the payload. */
 function what(payload) {
   const node = element('span', 'what');
   let room = 240;
@@ -415,7 +415,7 @@ function figures() {
 const spark = new Chart({ name: 'events/s', samples: 60, step: 1, written: (n) => n.toLocaleString(), from: '60 s ago' });
 $('spark').append(spark.node);
 
-// Once a second by the clock, for a hidden tab's timers are slow: the rate and the line.
+// Updates the rate and the chart once a second by the clock, because timers of a hidden tab are slow.
 let second = Math.floor(performance.now() / 1000);
 setInterval(() => {
   const now = Math.floor(performance.now() / 1000);
@@ -452,13 +452,13 @@ function domainNode(name, domain) {
   nameDomain(name, domain);
   return node;
 }
-/** A domain goes on with each separator that was seen behind it: `agent.**` does not match `agent:one`. */
+/** Gives a domain's chip its filter: a pattern for each separator seen after the domain, because `agent.**` does not match `agent:one`. */
 function nameDomain(name, { node, separators }) {
   const own = `type=${[...separators].map((separator) => word(`${name}${separator}**`)).join(',')}`;
   node.title = `Only ${own}`;
   node.dataset.filter = own;
 }
-// Chips that do not fit on the line are reached by the wheel too.
+// The wheel also reaches chips that do not fit on the line.
 $('domains').addEventListener('wheel', ({ deltaX, deltaY }) => { if (!deltaX) $('domains').scrollLeft += deltaY; }, { passive: true });
 setInterval(showDomains, 300);
 

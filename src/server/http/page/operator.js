@@ -1,5 +1,5 @@
 
-// ---- the operator's view: what the server says of itself -----------------------------------------------------------
+// ---- the operator's view: the server's own figures -----------------------------------------------------------------
 const LOOK_MS = 2000, SAMPLES = 150, INTERESTS_MAX = 50;
 const count = (n) => (n ?? 0).toLocaleString();
 const bytes = (n) => {
@@ -18,7 +18,7 @@ const lasting = (seconds) => {
 
 const sum = (all, of) => all.reduce((before, one) => before + of(one), 0);
 const rate = (of) => (now, then, seconds) => Math.max(0, of(now) - of(then)) / seconds;
-// Each: a name, the number of two looks (`now`, `then`, seconds between), how it is written, the base of its scale, whether more than 0 is bad.
+// Each figure: its name, its value from two samples (`now`, `then`, seconds between), its format, the base of its scale, whether more than 0 is bad.
 const peers = [];
 const CHARTS = [
   ['published', 'events/s in', rate((stats) => sum(stats.shards, (shard) => shard.head)), rounded],
@@ -50,7 +50,7 @@ function plot(one) {
   one.chart.draw(one.samples);
 }
 
-/** What the server remembers of the time before this page, in steps as long as this page's looks. */
+/** Loads the server's history from before this page, in steps as long as this page's samples. */
 async function loadHistory() {
   const history = await api('/api/history');
   const step = LOOK_MS / 1000;
@@ -157,7 +157,7 @@ function showServer(then, seconds, isRate) {
   ]);
 }
 
-/** Forgets what a token let this page see. */
+/** Clears all data that a token gave access to. */
 function forgetServer() {
   clearTimeout(looking);
   stats = before = null;
@@ -179,7 +179,7 @@ function noteOnServer(text) {
   $('server-note').textContent = text;
 }
 
-/** Asks the API; words for what went wrong. */
+/** Calls the API. Throws an error with a text to show. */
 async function api(path) {
   const answer = await fetch(path, { headers: authorization(), cache: 'no-store' });
   const body = await answer.json();
@@ -204,7 +204,7 @@ async function look() {
     const same = before && before.stats.epoch === stats.epoch && stats.uptime_seconds >= before.stats.uptime_seconds;
     noteOnServer('');
     const seconds = same ? (now - before.at) / 1000 : 1;
-    // Two looks in a moment are no rate.
+    // Two samples in quick succession give no rate.
     const isRate = !same || seconds >= 1;
     showServer(same ? before.stats : null, seconds, isRate);
     if (isRate) before = { stats, at: now };
@@ -212,7 +212,7 @@ async function look() {
     noteOnServer(error instanceof TypeError ? 'The server does not answer.' : error.message);
     before = null;
     pause = 5000;
-    // Who may not see it asks again when a token is given, or this view is opened.
+    // Without access, the page tries again when a token is entered or this view is opened.
     if (error.isKept) return;
   }
   looking = setTimeout(look, Math.max(200, pause - (performance.now() - asked)));

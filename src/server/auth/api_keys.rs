@@ -1,7 +1,6 @@
-//! API keys: long random texts, of which the server keeps the hash only.
+//! API keys: long random texts. The server stores only their hashes, one line of JSON per key: `{"id", "hash", …claims}`.
 //!
-//! Imports its siblings. A file has a line of JSON for each: `{"id", "hash", …claims}`. Always: what a search
-//! gives away by its time is of the hash of what was asked, never of a key.
+//! Invariant: the time of a search depends only on the hash of the presented text, never on a key.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -15,12 +14,13 @@ use super::grant::Grant;
 use super::jwt::proof;
 use super::{Denied, Fault};
 
-/// What a line may hold, `id` and `hash` apart. Other names are slips, and a slip must not widen a grant.
+/// Names of the claims that a line may hold beside `id` and `hash`. Any other name is an error, because a misspelt claim must
+/// not widen a grant.
 const CLAIMS: [&str; 11] = [
     "sub", "exp", "nbf", "streams", "types", "channels", "entities", "filter", "publish", "metrics", "admin",
 ];
 
-/// How a hash is marked in the file.
+/// Prefix of a hash in the file.
 const PREFIX: &str = "sha256:";
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ struct Entry {
     grant: Arc<Grant>,
 }
 
-/// The keys of a file, by the first bytes of their hashes.
+/// Keys of a file, by the first bytes of their hashes.
 #[derive(Debug, Default)]
 pub(super) struct ApiKeys {
     entries: HashMap<[u8; 8], Vec<Entry>>,
@@ -46,7 +46,7 @@ fn first(hash: &[u8; 32]) -> [u8; 8] {
     first
 }
 
-/// A key's hash as it stands in the file.
+/// Returns a key's hash as the file holds it.
 pub(super) fn hash_text(key: &str) -> String {
     let mut text = PREFIX.to_owned();
     for byte in hash_of(key) {
@@ -70,7 +70,7 @@ fn read_hash(text: &str) -> Option<[u8; 32]> {
 }
 
 impl ApiKeys {
-    /// Reads a file's text; the error names the line. Empty lines and those that start with `#` are passed over.
+    /// Reads a file's text. Skips empty lines and lines that start with `#`. An error names the line.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let mut keys = Self::default();
         for (number, line) in super::lines(text) {
@@ -84,7 +84,7 @@ impl ApiKeys {
         Ok(keys)
     }
 
-    /// The grant of a key. `None`: no such key.
+    /// Returns the grant of a key, or `None` if the file has no such key.
     pub(super) fn find(&self, key: &str, now: i64) -> Option<Result<Arc<Grant>, Denied>> {
         let hash = hash_of(key);
         let entries = self.entries.get(&first(&hash))?;
@@ -98,7 +98,7 @@ impl ApiKeys {
         })
     }
 
-    /// Whether a key of the file, with the same rights, still vouches.
+    /// Returns whether the file still has the key, with equal rights.
     pub(super) fn has(&self, proof: u64) -> bool {
         self.entries.values().flatten().any(|entry| entry.grant.proof() == proof)
     }
@@ -118,7 +118,7 @@ fn read_line(line: &str) -> Result<Entry, String> {
     }
     let mut claims: Claims = serde_json::from_value(fields.into()).map_err(|error| error.to_string())?;
     claims.sub.get_or_insert(id);
-    // The whole line: with other rights it is another key.
+    // Hash of the whole line, so that a key with other rights counts as another key.
     let proof = proof(&[b"api key", line.as_bytes()]);
     Ok(Entry { hash, not_before: claims.nbf, grant: Arc::new(Grant::new(&claims, claims.exp, proof)?) })
 }

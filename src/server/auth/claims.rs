@@ -1,70 +1,71 @@
-//! What a token says: who it is for, until when, and what they may see and do.
+//! Claims of a token: its subject, its validity, and its rights.
 //!
-//! Imports nothing of ours. Always: claims of a kind that was not expected are an error, never a wider grant;
-//! claims that are not known are passed over.
+//! Invariants:
+//! - A claim of an unexpected type is an error, and never a wider grant.
+//! - Unknown claims are ignored.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The claims of a token, as they stand in a JWT's payload and in a line of the API keys' file.
+/// Claims of a token, as in a JWT's payload and in a line of the API key file.
 ///
-/// The four lists hold patterns; one that is `*` stands for everything, an empty text for events without the
-/// attribute. A list that is absent allows all, but a token with none of the four, and no `filter`, sees nothing: to
-/// see everything it says so, with `streams: ["*"]`.
+/// The four lists hold patterns. The pattern `*` stands for everything, and an empty text for events without the attribute. An
+/// absent list allows everything, but a token with none of the four lists and no `filter` sees nothing. A token that may see
+/// everything says so with `streams: ["*"]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Claims {
-    /// Who it is for.
+    /// Subject.
     #[serde(deserialize_with = "name", skip_serializing_if = "Option::is_none")]
     pub sub: Option<String>,
-    /// Who it is for, where there is no `sub` (Hive's name for it).
+    /// Subject, if there is no `sub` (Hive's name for it).
     #[serde(deserialize_with = "name", skip_serializing_if = "Option::is_none")]
     pub user_id: Option<String>,
-    /// The second, since 1970, from which it is no longer good.
+    /// Expiry, in seconds since 1970: the token is invalid from this second on.
     #[serde(deserialize_with = "second", skip_serializing_if = "Option::is_none")]
     pub exp: Option<i64>,
-    /// The second from which it is good.
+    /// Start of validity, in seconds since 1970.
     #[serde(deserialize_with = "second", skip_serializing_if = "Option::is_none")]
     pub nbf: Option<i64>,
-    /// The second in which it was made.
+    /// Time of issue, in seconds since 1970.
     #[serde(deserialize_with = "second", skip_serializing_if = "Option::is_none")]
     pub iat: Option<i64>,
-    /// Its own id, by which it can be revoked.
+    /// Id of the token, by which it can be revoked.
     #[serde(deserialize_with = "name", skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
-    /// Who made it.
+    /// Issuer.
     #[serde(deserialize_with = "name", skip_serializing_if = "Option::is_none")]
     pub iss: Option<String>,
-    /// Whom it is to be shown to.
+    /// Audience.
     #[serde(deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub aud: Option<Vec<String>>,
-    /// Streams it may see.
+    /// Streams that the holder may see.
     #[serde(deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub streams: Option<Vec<String>>,
-    /// Types it may see.
+    /// Types that the holder may see.
     #[serde(deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub types: Option<Vec<String>>,
-    /// Channels it may see.
+    /// Channels that the holder may see.
     #[serde(deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<String>>,
-    /// Entities it may see, as `kind:id`; a kind alone stands for all of that kind that have an id.
+    /// Entities that the holder may see, as `kind:id`. A kind alone stands for every entity of that kind with an id.
     #[serde(deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub entities: Option<Vec<String>>,
-    /// A filter's text that all it may see must match, too, as `source!=audit payload.tenant == "a"`.
+    /// Text of a filter that every visible event must match as well, as `source!=audit payload.tenant == "a"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
-    /// What it may publish.
+    /// Right to publish.
     #[serde(skip_serializing_if = "PublishRight::is_none")]
     pub publish: PublishRight,
-    /// Whether it may see `/metrics`.
+    /// Whether the holder may read `/metrics`.
     #[serde(deserialize_with = "flag", skip_serializing_if = "is_false")]
     pub metrics: bool,
-    /// Whether it may see and use what is under `/api`.
+    /// Whether the holder may use the routes under `/api`.
     #[serde(deserialize_with = "flag", skip_serializing_if = "is_false")]
     pub admin: bool,
 }
 
-/// What a token may publish: `true`, a list of patterns of types, or nothing.
+/// Right to publish: `true`, a list of type patterns, or nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PublishRight {
     /// Nothing.
@@ -112,7 +113,7 @@ impl<'de> Deserialize<'de> for PublishRight {
     }
 }
 
-/// A text; issuers also write numbers.
+/// Reads a text. Issuers also write numbers.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Name {
@@ -127,7 +128,7 @@ fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
     }))
 }
 
-/// A NumericDate (RFC 7519, 2): seconds, which may have a fraction.
+/// Reads a NumericDate (RFC 7519, 2): seconds, perhaps with a fraction.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Second {
@@ -136,14 +137,14 @@ enum Second {
 }
 
 fn second<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
-    // A float out of range becomes the nearest integer there is.
+    // A float out of range becomes the nearest integer.
     Ok(Option::<Second>::deserialize(deserializer)?.map(|second| match second {
         Second::Whole(second) => second,
         Second::Fraction(second) => second.floor() as i64,
     }))
 }
 
-/// A list of texts, or one text for a list of one.
+/// Reads a list of texts, or one text as a list of one.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum List {
@@ -162,7 +163,7 @@ fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Option::<bool>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde requires this signature")]
 fn is_false(flag: &bool) -> bool {
     !flag
 }
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_issuers_write_is_read() {
+    fn claims_are_read_as_issuers_write_them() {
         let text =
             r#"{"user_id":42,"exp":1.9,"streams":"s","publish":true,"metrics":null,"scope":["x",{"y":1}]}"#;
         let claims: Claims = serde_json::from_str(text).expect("readable");

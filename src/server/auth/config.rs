@@ -1,6 +1,8 @@
-//! What an operator says about authentication: keys, files, times. Imports its siblings only.
+//! Configuration of authentication: keys, files and times.
 //!
-//! Always: a secret shows itself nowhere but where it is used; the default is no authentication.
+//! Invariants:
+//! - A secret is shown nowhere.
+//! - The default is no authentication.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,17 +10,17 @@ use std::time::Duration;
 
 use super::claims::{Claims, PublishRight};
 
-/// A text that is not shown: its `Debug` says only that there is one.
+/// A text that is never shown. Its `Debug` output is a placeholder.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(Box<str>);
 
 impl Secret {
-    /// Takes it in.
+    /// Wraps a secret text.
     pub fn new(text: impl Into<Box<str>>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself, for settings to be written down.
+    /// Returns the text itself, to write settings to a file.
     #[cfg(feature = "config-file")]
     pub(crate) fn reveal(&self) -> &str {
         &self.0
@@ -41,56 +43,58 @@ impl<T: Into<Box<str>>> From<T> for Secret {
     }
 }
 
-/// Who may come in, and with what rights. With nothing set there is no authentication: then everybody may read
-/// and publish, and the server listens on this machine only unless it is told `insecure`.
+/// Authentication of clients, and their rights.
+///
+/// If nothing is set there is no authentication: every client may read and publish, and the server listens on this machine only,
+/// unless `insecure` is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AuthConfig {
-    /// `auth.jwt`: the keys that sign tokens, and what a token must say.
+    /// `auth.jwt`: keys that sign tokens, and claims that a token must have.
     pub jwt: JwtConfig,
-    /// `auth.api_keys_file`: a line of JSON for each API key, as `fanwire token --api-key` makes them. None.
+    /// `auth.api_keys_file`: file with a line of JSON for each API key, as `fanwire token --api-key` makes them. Default: none.
     pub api_keys_file: Option<PathBuf>,
-    /// `auth.revoked_file`: a line of JSON for each token or subject that is refused though its token is good:
-    /// `{"jti":"…"}` or `{"sub":"…"}`. None.
+    /// `auth.revoked_file`: file with a line of JSON for each token or subject that is refused although its token is valid:
+    /// `{"jti":"…"}` or `{"sub":"…"}`. Default: none.
     pub revoked_file: Option<PathBuf>,
-    /// `auth.anonymous`: what clients without a token may see and publish. Nothing: they are refused.
+    /// `auth.anonymous`: rights of clients without a token. Default: none, so they are refused.
     pub anonymous: AnonymousConfig,
-    /// `auth.cookie`: the cookie that may hold a token. It counts for requests of the server's own origin and
-    /// of those in `cors_origins`. `auth-token`.
+    /// `auth.cookie`: name of the cookie that may hold a token. It counts for requests from the server's own origin and from
+    /// those in `cors_origins`. Default: `auth-token`.
     pub cookie: String,
-    /// `auth.max_token_bytes`: longer tokens are refused unread. 8,192.
+    /// `auth.max_token_bytes`: maximum length of a token; longer ones are refused unread. Default: 8,192.
     pub max_token_bytes: usize,
-    /// `auth.ticket_ttl`: how long a ticket of `POST /ticket` is good. 30 s.
+    /// `auth.ticket_ttl`: validity of a ticket from `POST /ticket`. Default: 30 s.
     pub ticket_ttl: Duration,
-    /// `auth.max_tickets`: tickets that are out and not used; beyond, 503. One subject may have a tenth of
-    /// them; beyond, 429. 10,000.
+    /// `auth.max_tickets`: maximum number of unused tickets; beyond, 503. One subject may have a tenth of them; beyond, 429.
+    /// Default: 10,000.
     pub max_tickets: usize,
-    /// `auth.max_revocations`: tokens and subjects revoked by `POST /api/revoke`; beyond, 507: a revocation
-    /// is never forgotten for another. 10,000.
+    /// `auth.max_revocations`: maximum number of tokens and subjects revoked by `POST /api/revoke`; beyond, 507, because a
+    /// revocation is never dropped for another. Default: 10,000.
     pub max_revocations: usize,
 }
 
-/// The rights of clients that show no token. As in [`Claims`], but an empty list is as an absent one; with all empty
-/// they have none.
+/// Rights of clients without a token. As in [`Claims`], except that an empty list counts as absent; with all lists empty there
+/// are no rights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AnonymousConfig {
-    /// `auth.anonymous.streams`: streams they may see. None.
+    /// `auth.anonymous.streams`: visible streams. Default: none.
     pub streams: Vec<String>,
-    /// `auth.anonymous.types`: types they may see. None.
+    /// `auth.anonymous.types`: visible types. Default: none.
     pub types: Vec<String>,
-    /// `auth.anonymous.channels`: channels they may see. None.
+    /// `auth.anonymous.channels`: visible channels. Default: none.
     pub channels: Vec<String>,
-    /// `auth.anonymous.entities`: entities they may see, as `kind:id`. None.
+    /// `auth.anonymous.entities`: visible entities, as `kind:id`. Default: none.
     pub entities: Vec<String>,
-    /// `auth.anonymous.filter`: a filter that all they may see must match, too. None.
+    /// `auth.anonymous.filter`: filter that every visible event must match as well. Default: none.
     pub filter: String,
-    /// `auth.anonymous.publish`: types they may publish; `*` is every type. None.
+    /// `auth.anonymous.publish`: types that may be published; `*` is every type. Default: none.
     pub publish: Vec<String>,
 }
 
 impl AnonymousConfig {
-    /// `None`: clients without a token are refused.
+    /// Returns the rights as claims, or `None` if clients without a token are refused.
     pub(super) fn claims(&self) -> Option<Claims> {
         let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
         let mut claims = Claims {
@@ -108,29 +112,29 @@ impl AnonymousConfig {
     }
 }
 
-/// How JSON Web Tokens are checked. Each key has one algorithm, whatever a token says.
+/// Verification of JSON Web Tokens. Each key has one algorithm, independent of the token's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JwtConfig {
-    /// `auth.jwt.hs256_secret`: the secret of HS256 tokens. Give it 32 random bytes or more.
+    /// `auth.jwt.hs256_secret`: secret of HS256 tokens, 32 random bytes or more.
     pub hs256_secret: Option<Secret>,
-    /// `auth.jwt.hs384_secret`: the secret of HS384 tokens.
+    /// `auth.jwt.hs384_secret`: secret of HS384 tokens.
     pub hs384_secret: Option<Secret>,
-    /// `auth.jwt.hs512_secret`: the secret of HS512 tokens.
+    /// `auth.jwt.hs512_secret`: secret of HS512 tokens.
     pub hs512_secret: Option<Secret>,
-    /// `auth.jwt.public_key_file`: a public key in PEM. RSA (2,048 bits or more) is for RS256, P-256 for ES256,
-    /// P-384 for ES384, Ed25519 for EdDSA.
+    /// `auth.jwt.public_key_file`: file with a public key in PEM. RSA (2,048 bits or more) is for RS256, P-256 for ES256, P-384
+    /// for ES384, Ed25519 for EdDSA.
     pub public_key_file: Option<PathBuf>,
-    /// `auth.jwt.jwks_file`: a JSON Web Key Set. A key's `alg` is its algorithm; without one it is as for PEM.
+    /// `auth.jwt.jwks_file`: file with a JSON Web Key Set. A key's `alg` is its algorithm; without `alg`, the rule for PEM applies.
     pub jwks_file: Option<PathBuf>,
-    /// `auth.jwt.audience`: a token must have one of these as `aud`. Empty: a token must have no `aud`, for it
-    /// would be meant for others.
+    /// `auth.jwt.audience`: accepted values of `aud`. Empty: a token must have no `aud`, because a token with one is meant for
+    /// another service.
     pub audience: Vec<String>,
-    /// `auth.jwt.issuer`: a token's `iss` must be one of these. Empty: any.
+    /// `auth.jwt.issuer`: accepted values of `iss`. Empty: any.
     pub issuer: Vec<String>,
-    /// `auth.jwt.leeway`: how far clocks may differ, for `exp` and `nbf`. None, 0 s.
+    /// `auth.jwt.leeway`: tolerated clock difference for `exp` and `nbf`. Default: 0 s.
     pub leeway: Duration,
-    /// `auth.jwt.require_exp`: refuse tokens that never expire. Yes.
+    /// `auth.jwt.require_exp`: whether tokens without expiry are refused. Default: true.
     pub require_exp: bool,
 }
 
@@ -167,7 +171,7 @@ impl Default for JwtConfig {
 }
 
 impl AuthConfig {
-    /// Whether anything says who may come in.
+    /// Returns whether authentication is configured.
     pub fn is_configured(&self) -> bool {
         self.jwt.is_configured() || self.api_keys_file.is_some()
     }
@@ -178,7 +182,7 @@ impl JwtConfig {
         self.secrets().next().is_some() || self.public_key_file.is_some() || self.jwks_file.is_some()
     }
 
-    /// The secrets that are set, each with the name of its algorithm.
+    /// Returns the secrets that are set, each with the name of its algorithm.
     pub(super) fn secrets(&self) -> impl Iterator<Item = (&'static str, &Secret)> {
         let named =
             [("HS256", &self.hs256_secret), ("HS384", &self.hs384_secret), ("HS512", &self.hs512_secret)];
@@ -186,7 +190,7 @@ impl JwtConfig {
     }
 }
 
-/// The configuration of authentication is not usable.
+/// Error in the configuration of authentication.
 #[derive(Debug)]
 pub struct AuthError {
     key: &'static str,
@@ -198,7 +202,7 @@ impl AuthError {
         Self { key, what: what.to_string() }
     }
 
-    /// The configuration's key at fault.
+    /// Returns the configuration key at fault.
     pub fn key(&self) -> &'static str {
         self.key
     }

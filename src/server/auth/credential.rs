@@ -1,13 +1,15 @@
-//! Where a request may carry a token, an API key or a ticket.
+//! Credentials in a request: a token, an API key or a ticket.
 //!
-//! Imports `codec`. In this order, and the first counts: `?token=` or `?access_token=`, `?ticket=`, `Authorization:
-//! Bearer`, the cookie, `Sec-WebSocket-Protocol: fanwire.v1, bearer.TOKEN`. Always: a cookie, which browsers
-//! send for whoever asks them to, counts only where the page that asked is the server's own or an allowed one.
+//! The first of these counts: `?token=` or `?access_token=`, `?ticket=`, `Authorization: Bearer`, the cookie,
+//! `Sec-WebSocket-Protocol: fanwire.v1, bearer.TOKEN`.
+//!
+//! Invariant: a cookie counts only if the page that made the request is the server's own or an allowed one, because browsers
+//! send cookies for any page.
 
 use crate::codec::http::Request;
 use crate::server::origin;
 
-/// What a client shows, unread.
+/// A credential, not verified yet.
 #[cfg_attr(test, derive(Debug))]
 #[derive(PartialEq, Eq)]
 pub(super) enum Credential {
@@ -15,7 +17,7 @@ pub(super) enum Credential {
     Ticket(String),
 }
 
-/// How a token is marked among the subprotocols that a WebSocket client offers.
+/// Prefix of a token among the subprotocols that a WebSocket client offers.
 const SUBPROTOCOL: &str = "bearer.";
 
 pub(super) fn find(request: &Request, cookie: &str, origins: &[String]) -> Option<Credential> {
@@ -52,8 +54,8 @@ fn in_cookie(request: &Request, name: &str, origins: &[String]) -> Option<String
     (!value.is_empty()).then(|| value.to_owned())
 }
 
-/// Whether the page that made a browser send this, if one did, is the server's own or one that is named. `*` names
-/// none: it is for answers without rights.
+/// Returns whether the request comes from no page, from the server's own, or from an allowed origin. `*` allows no origin here,
+/// because it is meant for responses without rights.
 fn is_own(request: &Request, origins: &[String]) -> bool {
     let Some(origin) = request.header("origin") else { return true };
     let same = request.header("host").is_some_and(|host| origin::is_of_host(origin, host));
@@ -124,7 +126,7 @@ mod tests {
             let headers = format!("Origin: {origin}\r\nCookie: auth-token=C\r\n");
             assert_eq!(found("/ws", &headers).is_some(), counts, "{origin}");
             let header = format!("Origin: {origin}\r\nAuthorization: Bearer H\r\n");
-            assert!(found("/ws", &header).is_some(), "what the page itself had to know counts");
+            assert!(found("/ws", &header).is_some(), "a credential that the page itself knows counts");
         }
     }
 }

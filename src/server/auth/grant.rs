@@ -1,7 +1,7 @@
-//! What one token lets its holder see and do, ready to be asked.
+//! Rights of one token, in a form that is fast to check.
 //!
-//! Imports `event` and `filter`. Always: what may be seen is a filter, to be joined with every filter that the
-//! holder asks for, so that what is beyond it is never matched.
+//! Invariant: the visible events are a filter, which is joined with every filter that the holder asks for, so that an invisible
+//! event is never matched.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,34 +10,33 @@ use crate::dialect::Complete;
 use crate::event::{Attribute, Event};
 use crate::filter::{Filter, FilterError, FilterLimits, Pattern};
 
-/// The rights of a connection, from a token, an API key or the configuration.
+/// Rights of a connection, from a token, an API key or the configuration.
 #[derive(Debug)]
 pub(crate) struct Grant {
     subject: Box<str>,
     sees: Filter,
     lists: Lists,
-    /// Filter of the claim `filter`; everything where there is none.
+    /// Filter of the claim `filter`; matches everything if there is none.
     condition: Filter,
     publishes: Publishes,
     metrics: bool,
     admin: bool,
-    /// The second from which it is no longer good, leeway included.
+    /// Second from which the grant is invalid, leeway included.
     expires: Option<i64>,
     issued: Option<i64>,
     token_id: Option<Box<str>>,
-    /// The key that vouches for it; with the key, the grant goes.
+    /// Key that the grant rests on. The grant ends with the key.
     proof: u64,
 }
 
-/// A grant as another process takes it over: what it allows, and the key that vouches for it.
+/// A grant in a form for another process: its rights, and the key that it rests on.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedGrant {
-    /// Where there is a claim `filter`: claims that allow nothing, because versions before this one pass it over, and
-    /// would give their holder more than it may have.
+    /// With a claim `filter`: claims that allow nothing, because older versions ignore `filter` and would grant too much.
     claims: Claims,
     pub(super) expires: Option<i64>,
     pub(super) proof: u64,
-    /// The claims where there is a claim `filter`.
+    /// The real claims, if there is a claim `filter`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     filtered: Option<Claims>,
 }
@@ -49,7 +48,7 @@ impl SavedGrant {
     }
 }
 
-/// The four lists; `None` allows all.
+/// The four lists; `None` allows everything.
 #[derive(Debug, Default)]
 struct Lists {
     types: Option<Box<[Pattern]>>,
@@ -65,7 +64,7 @@ enum Publishes {
     Types(Box<[Pattern]>),
 }
 
-/// A list that holds `*` allows all, also events without the attribute.
+/// Returns whether a list allows everything, also events without the attribute, because it holds `*`.
 fn is_all(list: &[String]) -> bool {
     list.iter().any(|one| one == "*")
 }
@@ -83,7 +82,7 @@ fn bytes_of(patterns: &[Pattern]) -> usize {
 }
 
 impl Grant {
-    /// The grant of these claims, which holds until `expires`; or what is wrong with their patterns.
+    /// Returns the grant of these claims, valid until `expires`, or the fault of a pattern.
     pub(super) fn new(claims: &Claims, expires: Option<i64>, proof: u64) -> Result<Self, String> {
         let Claims { streams, types, channels, entities, .. } = claims;
         let lists = Lists {
@@ -99,7 +98,7 @@ impl Grant {
             Some(text) => text.parse().map_err(|error: FilterError| error.to_string())?,
             None => Filter::new(),
         };
-        // A text that says nothing is as none: it must not become the right to see everything.
+        // A condition that matches everything counts as absent, so that it does not become the right to see everything.
         let says_nothing = condition.is_everything()
             && [streams, types, channels, entities].iter().all(|list| list.is_none());
         let sees = if says_nothing { Filter::nothing() } else { lists.filter().and(&condition) };
@@ -132,7 +131,7 @@ impl Grant {
         })
     }
 
-    /// Bytes that it takes, about: each pattern stands in a list and in the filter.
+    /// Returns the approximate memory of the grant, in bytes: each pattern is in a list and in the filter.
     pub(crate) fn held_bytes(&self) -> usize {
         let of = |list: &Option<Box<[Pattern]>>| list.as_deref().map_or(0, bytes_of);
         let Lists { types, streams, channels, entities } = &self.lists;
@@ -152,7 +151,7 @@ impl Grant {
             + publishes
     }
 
-    /// The same for another process.
+    /// Returns the grant in a form for another process.
     pub(crate) fn save(&self) -> SavedGrant {
         let texts = |list: &Option<Box<[Pattern]>>| {
             list.as_ref().map(|list| list.iter().map(|pattern| pattern.as_str().to_owned()).collect())
@@ -178,7 +177,7 @@ impl Grant {
             },
             ..Claims::default()
         };
-        // Lists that allow all are kept as none, which is to say nothing for a token that has none of them.
+        // Lists that allow everything are stored as `None`. Without any list a token would see nothing, so one must say `*`.
         let says_nothing = types.is_none() && streams.is_none() && channels.is_none() && entities.is_none();
         if says_nothing && !self.sees.is_nothing() {
             claims.streams = Some(vec!["*".to_owned()]);
@@ -199,29 +198,29 @@ impl Grant {
         SavedGrant { claims: closed, expires, proof, filtered: Some(claims) }
     }
 
-    /// What its holder may see of what `filter` wants.
+    /// Returns the part of `filter` that the holder may see.
     pub(crate) fn narrow(&self, filter: &Filter) -> Filter {
         filter.and(&self.sees)
     }
 
-    /// What its holder may see.
+    /// Returns the filter of visible events.
     pub(crate) fn filter(&self) -> &Filter {
         &self.sees
     }
 
-    /// Whether its holder may see this event.
+    /// Returns whether the holder may see the event.
     pub(crate) fn sees(&self, event: &Event) -> bool {
         self.sees.matches(event)
     }
 
-    /// Whether it lets its holder see no event at all.
+    /// Returns whether the holder may see no event at all.
     pub(crate) fn sees_nothing(&self) -> bool {
         self.sees.is_nothing()
     }
 
-    /// The values that a filter names and the grant does not let see, as `stream 'x'`. Patterns are narrowed
-    /// without a word: they ask for what there is. `spelled`: its types are one in several spellings, as AutoSDLC's
-    /// subscriptions name them, so that one of them is enough.
+    /// Returns the values that a filter names and the holder may not see, as `stream 'x'`. Patterns are narrowed without an
+    /// error. `spelled`: the filter's types are spellings of one type, as in AutoSDLC's subscriptions, so one visible spelling
+    /// is enough.
     pub(crate) fn beyond(&self, filter: &Filter, spelled: bool) -> Vec<String> {
         let Lists { types, streams, channels, entities } = &self.lists;
         let mut beyond = Vec::new();
@@ -250,7 +249,7 @@ impl Grant {
             }
         }
         beyond.extend(self.condition.refused_literals(filter));
-        // AutoSDLC's subscriptions name the two apart.
+        // AutoSDLC's subscriptions name kind and id separately.
         beyond.extend(
             filter
                 .named(Attribute::EntityKind)
@@ -261,17 +260,17 @@ impl Grant {
         beyond
     }
 
-    /// Whether there are events that its holder may not see.
+    /// Returns whether there are events that the holder may not see.
     pub(crate) fn narrows(&self) -> bool {
         !self.sees.is_everything()
     }
 
-    /// Whether its holder may publish at all.
+    /// Returns whether the holder may publish at all.
     pub(crate) fn publishes(&self) -> bool {
         !matches!(self.publishes, Publishes::Nothing)
     }
 
-    /// How many patterns an event that its holder publishes may have to be compared with.
+    /// Returns the maximum number of patterns that a published event is compared with.
     pub(crate) fn patterns(&self) -> usize {
         let Lists { streams, channels, entities, .. } = &self.lists;
         let types = if let Publishes::Types(types) = &self.publishes { types.len() } else { 0 };
@@ -280,7 +279,7 @@ impl Grant {
         types + lists.into_iter().sum::<usize>() + entities.as_ref().map_or(0, |list| list.len()) + condition
     }
 
-    /// Whether its holder may publish events of this type.
+    /// Returns whether the holder may publish events of this type.
     pub(crate) fn may_publish_type(&self, kind: &str) -> bool {
         match &self.publishes {
             Publishes::Nothing => false,
@@ -289,9 +288,8 @@ impl Grant {
         }
     }
 
-    /// Whether its holder may publish this event: its type is one of those granted, and the stream, channel and
-    /// entity that it names, if it names any, are ones that the holder may see. So is all else that the claim `filter`
-    /// has a condition on.
+    /// Checks that the holder may publish the event: the type is granted, the event's stream, channel and entity, if any, are
+    /// visible to the holder, and the conditions of the claim `filter` hold. The error names the attribute at fault.
     pub(crate) fn may_publish(&self, event: &Complete) -> Result<(), String> {
         let beyond = |what: &str, value: &str| Err(format!("{what} '{value}'"));
         match &self.publishes {
@@ -318,7 +316,7 @@ impl Grant {
         }
     }
 
-    /// Whom it was given to; empty where the token does not say.
+    /// Returns the subject; empty if the token has none.
     pub(crate) fn subject(&self) -> &str {
         &self.subject
     }
@@ -331,7 +329,7 @@ impl Grant {
         self.admin
     }
 
-    /// The second from which it is no longer good.
+    /// Returns the second from which the grant is invalid.
     pub(crate) fn expires(&self) -> Option<i64> {
         self.expires
     }
@@ -353,8 +351,8 @@ fn allows_entity(list: Option<&[(Pattern, Pattern)]>, kind: &str, id: &str) -> b
     list.is_none_or(|list| list.iter().any(|(kinds, ids)| kinds.matches(kind) && ids.matches(id)))
 }
 
-/// Reads one of a claim's entities: `kind:id`, a kind alone for all of it that have an id, or nothing for events without an
-/// entity, as in the other lists.
+/// Reads one entity of a claim: `kind:id`, a kind alone for every entity of that kind with an id, or an empty text for events
+/// without an entity, as in the other lists.
 fn entity_patterns(text: &str) -> (Pattern, Pattern) {
     let any_id = if text.is_empty() { "" } else { "**" };
     let (kind, id) = text.split_once(':').unwrap_or((text, any_id));
@@ -371,7 +369,7 @@ impl Lists {
         ];
         for (attribute, list) in sets {
             if let Some(list) = list {
-                // No values would mean any: an empty list means none.
+                // A filter without values matches everything, but an empty list allows nothing.
                 filter = if list.is_empty() {
                     Filter::nothing()
                 } else {

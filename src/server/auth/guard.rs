@@ -1,7 +1,7 @@
-//! What a server with authentication asks: credentials to grants, and whether a grant still holds.
+//! Authentication of a server: turns credentials into grants, and checks that grants still hold.
 //!
-//! Imports its siblings and `codec`. Always: a change (reload, revocation) is counted before whoever made it is
-//! answered, so a loop that sees a later event sees the change too.
+//! Invariant: a change (reload, revocation) is counted before its request is answered, so a loop that reads a later event sees
+//! the change too.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::server::limits::budget::Budget;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 
-/// Keys and lists as the configuration named them last.
+/// Keys and lists of the current configuration.
 #[derive(Debug)]
 struct Guard {
     verifier: Option<Verifier>,
@@ -32,24 +32,25 @@ struct Guard {
     config: AuthConfig,
 }
 
-/// The authentication of a server.
+/// Authentication of a server.
 #[derive(Debug, Default)]
 pub(crate) struct Auth {
-    /// `None`: everybody may come in, and that stays.
+    /// `None`: there is no authentication, and that never changes.
     guard: Option<ArcSwap<Guard>>,
-    /// Held while the guard is replaced, so that reloads come one after the other.
+    /// Held while the guard is replaced, so that reloads do not overlap.
     reloading: Mutex<()>,
-    /// What was revoked since the start, beside the file.
+    /// Revocations since the start, beside those of the file.
     revoked: Mutex<Revocations>,
     tickets: Mutex<Tickets>,
+    /// Number of changes that may end a grant.
     changes: AtomicU64,
-    /// For places that clients with a narrowing grant are told.
+    /// Seals the positions that clients with a narrowing grant receive.
     seal: Mutex<Option<Seal>>,
-    /// Other nodes derive the same key.
+    /// Whether other nodes derive the seal's key too.
     is_seal_shared: bool,
 }
 
-/// Tells an anonymous grant from those that keys vouch for; no key's proof is looked up for it.
+/// Proof of an anonymous grant, which rests on no key.
 const ANONYMOUS: u64 = 0;
 
 fn seconds(now: Timestamp) -> i64 {
@@ -111,7 +112,7 @@ impl Guard {
 }
 
 impl Auth {
-    /// Reads what the configuration names. Blocks for the files.
+    /// Loads the keys and lists of the configuration. Blocks while it reads the files.
     pub(crate) fn load(config: &AuthConfig) -> Result<Self, AuthError> {
         let guard = Guard::load(config)?.map(ArcSwap::from_pointee);
         let derived = Seal::of_secrets(config.jwt.secrets());
@@ -120,29 +121,29 @@ impl Auth {
         Ok(Self { guard, seal: Mutex::new(seal), is_seal_shared, ..Self::default() })
     }
 
-    /// Returns a place in a form that says nothing to a client. `None` where there is no authentication.
+    /// Returns a position in a form that a client can't read, or `None` without authentication.
     pub(crate) fn seal(&self, since: &Since, random: u64) -> Option<Since> {
         Some(lock(&self.seal).clone()?.seal(since, random))
     }
 
-    /// Returns the place in a sealed text, if it was sealed here or by a node with the same secrets.
+    /// Returns the position in a sealed text, if this node or one with the same secrets sealed it.
     pub(crate) fn open_seal(&self, text: &str) -> Option<Since> {
         lock(&self.seal).clone()?.open(text)
     }
 
-    /// Returns the key of sealed places, for a successor.
+    /// Returns the seal's key, for a successor process.
     pub(crate) fn save_seal(&self) -> Option<SavedSeal> {
         lock(&self.seal).as_ref().map(|seal| SavedSeal(seal.key()))
     }
 
-    /// Goes on with a predecessor's key, unless the configuration has one.
+    /// Takes over the predecessor's key, unless the configuration determines one.
     pub(crate) fn take_seal(&self, saved: SavedSeal) {
         if self.guard.is_some() && !self.is_seal_shared {
             *lock(&self.seal) = Some(Seal::restored(saved.0));
         }
     }
 
-    /// Reads it again; on an error all stays as it was.
+    /// Loads the keys and lists again. On an error the current ones stay. Blocks while it reads the files.
     pub(crate) fn reload(&self, config: &AuthConfig) -> Result<(), AuthError> {
         match (&self.guard, Guard::load(config)?) {
             (None, None) => {}
@@ -150,7 +151,7 @@ impl Auth {
                 let reloading = lock(&self.reloading);
                 let before = guard.load();
                 if before.config.anonymous == fresh.config.anonymous {
-                    // Clients keep their grant: it is told by its address.
+                    // The anonymous grant is recognized by its address, so clients keep it only if it stays the same object.
                     fresh.anonymous.clone_from(&before.anonymous);
                 }
                 guard.store(Arc::new(fresh));
@@ -170,23 +171,24 @@ impl Auth {
     }
 
     fn changed(&self) {
-        // Release: pairs with the loops' Acquire in `changes`: who sees the count sees what it counts.
+        // Release: pairs with the loops' Acquire in `changes`: a loop that sees the count sees the change.
         self.changes.fetch_add(1, Ordering::Release);
     }
 
-    /// Grows with each change that may end a grant: ask [`Auth::ended`] of every grant then.
+    /// Returns the number of changes that may end a grant. When it grows, the caller must check every grant with
+    /// [`Auth::ended`].
     pub(crate) fn changes(&self) -> u64 {
-        // Acquire: pairs with the Release in `changed`. An event published after the change was answered carries the
-        // same order through the ring, so the loop that reads the event reads the new count.
+        // Acquire: pairs with the Release in `changed`. An event published after the change was answered carries this order
+        // through the ring, so the loop that reads the event reads the new count.
         self.changes.load(Ordering::Acquire)
     }
 
-    /// Whether everybody may come in, with all rights.
+    /// Returns whether there is no authentication, so that every client has all rights.
     pub(crate) fn is_open(&self) -> bool {
         self.guard.is_none()
     }
 
-    /// The grant of whom a request comes from. `None`: it shows nothing; there may be no need to.
+    /// Returns the grant of a request's credential. `None`: the request has none, and is refused or open to all.
     pub(crate) fn admit(
         &self,
         request: &Request,
@@ -208,7 +210,7 @@ impl Auth {
         }
     }
 
-    /// The grant of a token or an API key. Where everybody may come in, any text is good, and `None` the answer.
+    /// Returns the grant of a token or an API key, or `None` without authentication.
     pub(crate) fn verify(
         &self,
         token: &str,
@@ -234,7 +236,7 @@ impl Auth {
         guard.revoked.has(grant, now) || lock(&self.revoked).has(grant, now)
     }
 
-    /// Why a grant no longer holds, if so: its time is up, it was revoked, or its key is gone.
+    /// Returns why a grant no longer holds, if so: it has expired, was revoked, or its key is gone.
     pub(crate) fn ended(&self, grant: &Grant, now: Timestamp) -> Option<Denied> {
         let guard = self.guard()?;
         let second = seconds(now);
@@ -250,7 +252,7 @@ impl Auth {
         gone.then_some(Denied::Revoked)
     }
 
-    /// A ticket with this grant's rights, and for how many seconds it is good.
+    /// Returns a ticket with the grant's rights, and its validity in seconds.
     pub(crate) fn make_ticket(&self, grant: &Arc<Grant>, now: Timestamp) -> Result<(String, u64), NoTicket> {
         let guard = self.guard().ok_or(NoTicket::Full)?;
         let AuthConfig { ticket_ttl, max_tickets, .. } = guard.config;
@@ -259,12 +261,12 @@ impl Auth {
         Ok((ticket, ticket_ttl.as_secs()))
     }
 
-    /// Bytes held for tickets that are out.
+    /// Returns the memory of unused tickets, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         lock(&self.tickets).held_bytes()
     }
 
-    /// A grant of the process before this one, if it still holds here.
+    /// Returns a grant of the predecessor process, if it still holds here.
     pub(crate) fn restore(&self, saved: SavedGrant, now: Timestamp) -> Option<Arc<Grant>> {
         let guard = self.guard()?;
         if saved.proof == ANONYMOUS {
@@ -274,12 +276,12 @@ impl Auth {
         self.ended(&grant, now).is_none().then_some(grant)
     }
 
-    /// What was revoked since the start, for another process.
+    /// Returns the revocations since the start, for a successor process.
     pub(crate) fn save_revoked(&self) -> Vec<Revocation> {
         lock(&self.revoked).all()
     }
 
-    /// Takes a revocation in, or says how many there may be.
+    /// Adds a revocation and returns their number. The error is the maximum number.
     pub(crate) fn revoke(&self, one: Revocation, now: Timestamp) -> Result<usize, usize> {
         let Some(guard) = self.guard() else { return Ok(0) };
         let max = guard.config.max_revocations;

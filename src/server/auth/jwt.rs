@@ -1,8 +1,10 @@
-//! JSON Web Tokens (RFC 7519): the keys that may vouch for one, and whether one is good now.
+//! JSON Web Tokens (RFC 7519): the keys that sign them, and their verification.
 //!
-//! Imports its siblings; `jsonwebtoken` knows the signatures. Always: a key has one algorithm, fixed when it is
-//! loaded, and is tried for no other, whatever a token's header says (RFC 8725, 3.1); no claim is looked at
-//! before its signature is right; the time is the caller's.
+//! Invariants:
+//! - A key has one algorithm, fixed when it is loaded, and is tried for no other, independent of the token's header (RFC 8725,
+//!   3.1).
+//! - No claim is read before the signature is verified.
+//! - The caller supplies the time.
 
 use std::path::Path;
 
@@ -19,16 +21,16 @@ use super::{Denied, Fault};
 use crate::server::limits::budget;
 use crate::server::limits::budget::Budget;
 
-/// Keys in one set: a token is tried with each that it could be of.
+/// Maximum number of keys in a set: a token is tried with each key that fits.
 const KEYS_MAX: usize = 64;
 
-/// Public keys that one token is tried with. A set with more of one kind has ids, and its tokens name them.
+/// Maximum number of public keys that one token is tried with. Larger sets have ids, and their tokens name them.
 const SIGNATURES_MAX: usize = 8;
 
-/// Below, an RSA key can be factored (RFC 7518, 3.3).
+/// Minimum size of an RSA key, in bits. Smaller keys can be factored (RFC 7518, 3.3).
 const RSA_BITS_MIN: usize = 2048;
 
-/// Below, a secret can be guessed (RFC 7518, 3.2).
+/// Minimum size of a secret, in bytes. Smaller secrets can be guessed (RFC 7518, 3.2).
 const SECRET_BYTES_MIN: usize = 32;
 
 #[derive(Debug)]
@@ -37,11 +39,11 @@ struct Key {
     algorithm: Algorithm,
     decoding: DecodingKey,
     validation: Validation,
-    /// Tells keys apart without showing them.
+    /// Identity of the key, which does not reveal it.
     proof: u64,
 }
 
-/// The keys, and what a token must say.
+/// Keys, and the claims that a token must have.
 #[derive(Debug)]
 pub(super) struct Verifier {
     keys: Vec<Key>,
@@ -49,23 +51,23 @@ pub(super) struct Verifier {
     require_exp: bool,
 }
 
-/// A token that is good.
+/// A valid token.
 #[derive(Debug)]
 pub(super) struct Verified {
     pub(super) claims: Claims,
     pub(super) proof: u64,
-    /// When it will no longer be, in seconds.
+    /// Second from which the token is invalid.
     pub(super) expires: Option<i64>,
 }
 
-/// Says which implementation of the signatures is meant, where a program has several.
+/// Chooses the implementation of signatures, which a program with several must do.
 pub(super) fn choose_provider() {
-    // Another choice made before stands, and is as good.
+    // An earlier choice by the program stands, and is equally good.
     let _ = jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER.install_default();
 }
 
 impl Verifier {
-    /// Reads the keys. `None`: no key is named.
+    /// Loads the keys, or returns `None` if none is configured.
     pub(super) fn load(config: &JwtConfig) -> Result<Option<Self>, AuthError> {
         if !config.is_configured() {
             return Ok(None);
@@ -108,7 +110,7 @@ impl Verifier {
                         let print = serde_json::to_vec(&jwk.algorithm).unwrap_or_default();
                         keys.push((jwk.common.key_id.clone(), algorithm, key, print));
                     }
-                    // A set may hold keys for other uses.
+                    // A set may hold keys for other purposes.
                     Ok(None) => {}
                     Err(what) => {
                         let id = jwk.common.key_id.as_deref().unwrap_or("without kid");
@@ -137,12 +139,13 @@ impl Verifier {
         }))
     }
 
-    /// Whether a token is good at this second.
-    /// An attempt with a public key is dear: a token that does not name its key is tried with so many and no more.
+    /// Verifies a token at this second.
+    ///
+    /// An attempt with a public key is expensive, so a token that does not name its key is tried with a bounded number.
     pub(super) fn verify(&self, token: &str, now: i64, budget: &mut Budget) -> Result<Verified, Denied> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| Fault::Malformed)?;
         if header.crit.is_some() {
-            // It says that who does not know these extensions must refuse (RFC 7515, 4.1.11).
+            // `crit` demands that a reader which does not know these extensions refuses (RFC 7515, 4.1.11).
             return Err(Fault::Malformed.into());
         }
         let mut fault = Fault::Key;
@@ -174,7 +177,7 @@ impl Verifier {
         Err(fault.into())
     }
 
-    /// Whether a key still vouches.
+    /// Returns whether a key is still configured.
     pub(super) fn has(&self, proof: u64) -> bool {
         self.keys.iter().any(|key| key.proof == proof)
     }
@@ -196,7 +199,7 @@ impl Verifier {
 
 fn validation(algorithm: Algorithm, config: &JwtConfig) -> Validation {
     let mut validation = Validation::new(algorithm);
-    // Times are checked against the caller's clock.
+    // The times are checked below, against the caller's clock.
     validation.validate_exp = false;
     validation.validate_nbf = false;
     validation.required_spec_claims.clear();
@@ -223,7 +226,7 @@ fn fault_of(error: &Error) -> Fault {
     }
 }
 
-/// Eight bytes of a hash: enough to tell keys apart, too few to give one away.
+/// Returns 8 bytes of the key's hash: enough to tell keys apart, and too few to reveal one.
 pub(super) fn proof(parts: &[&[u8]]) -> u64 {
     let mut hash = Sha256::new();
     for part in parts {
@@ -263,7 +266,7 @@ fn algorithm_of_curve(bytes: usize) -> Result<Algorithm, String> {
     }
 }
 
-/// `None`: the key is not for signatures.
+/// Reads a key of a set, or returns `None` if the key is not for signatures.
 fn from_jwk(jwk: &Jwk) -> Result<Option<(Algorithm, DecodingKey)>, String> {
     if matches!(&jwk.common.public_key_use, Some(used) if *used != PublicKeyUse::Signature) {
         return Ok(None);
@@ -288,7 +291,7 @@ fn from_jwk(jwk: &Jwk) -> Result<Option<(Algorithm, DecodingKey)>, String> {
     checked(algorithm, key).map(Some)
 }
 
-/// A key that the verifier takes, and that is strong enough.
+/// Checks that the verifier accepts the key, and that it is strong enough.
 fn checked(algorithm: Algorithm, key: DecodingKey) -> Result<(Algorithm, DecodingKey), String> {
     let bytes = key.try_get_as_bytes().map_or(0, <[u8]>::len);
     match key.family() {

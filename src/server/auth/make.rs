@@ -1,6 +1,6 @@
-//! Making tokens and API keys: for `fanwire token`, for programs that hand them out, and for tests.
+//! Creation of tokens and API keys, for `fanwire token`, for programs that issue them, and for tests.
 //!
-//! Imports its siblings; `jsonwebtoken` signs. Always: a private key is shown nowhere.
+//! Invariant: a private key is shown nowhere.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::claims::Claims;
 use super::config::Secret;
 use super::{api_keys, jwt, ticket};
 
-/// What signs tokens: a secret that the server knows too, or a private key of which it has the public one.
+/// Key that signs tokens: a secret that the server has too, or a private key to the server's public key.
 #[derive(Clone)]
 pub struct SigningKey {
     algorithm: Algorithm,
@@ -18,7 +18,7 @@ pub struct SigningKey {
     id: Option<String>,
 }
 
-/// The key can't sign.
+/// Error of a key that can't sign.
 #[derive(Debug)]
 pub struct SigningKeyError(&'static str);
 
@@ -37,23 +37,23 @@ impl fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// Signs with HS256 and this secret.
+    /// Returns a key that signs with HS256 and this secret.
     pub fn hs256(secret: &Secret) -> Self {
         Self::of(Algorithm::HS256, EncodingKey::from_secret(secret.bytes()))
     }
 
-    /// Signs with HS384 and this secret.
+    /// Returns a key that signs with HS384 and this secret.
     pub fn hs384(secret: &Secret) -> Self {
         Self::of(Algorithm::HS384, EncodingKey::from_secret(secret.bytes()))
     }
 
-    /// Signs with HS512 and this secret.
+    /// Returns a key that signs with HS512 and this secret.
     pub fn hs512(secret: &Secret) -> Self {
         Self::of(Algorithm::HS512, EncodingKey::from_secret(secret.bytes()))
     }
 
-    /// Signs with a private key in PEM: Ed25519 (EdDSA), P-256 (ES256) and P-384 (ES384) in PKCS#8, RSA (RS256) in
-    /// PKCS#1 or PKCS#8.
+    /// Returns a key that signs with a private key in PEM: Ed25519 (EdDSA), P-256 (ES256) and P-384 (ES384) in PKCS#8, RSA
+    /// (RS256) in PKCS#1 or PKCS#8.
     pub fn pem(pem: &[u8]) -> Result<Self, SigningKeyError> {
         let bad = SigningKeyError("not a private key in PEM, of Ed25519, P-256 or P-384 (PKCS#8), or of RSA");
         if !pem.windows(11).any(|window| window == b"PRIVATE KEY") {
@@ -78,13 +78,13 @@ impl SigningKey {
         Self { algorithm, key, id: None }
     }
 
-    /// Names the key in its tokens (`kid`), for servers that have several.
+    /// Sets the key's id in its tokens (`kid`), for servers with several keys.
     pub fn with_id(mut self, id: impl Into<String>) -> Self {
         self.id = Some(id.into());
         self
     }
 
-    /// The algorithm's name, as `HS256`.
+    /// Returns the algorithm's name, as `HS256`.
     pub fn algorithm(&self) -> &'static str {
         match self.algorithm {
             Algorithm::HS384 => "HS384",
@@ -97,14 +97,14 @@ impl SigningKey {
         }
     }
 
-    /// A token with these claims.
+    /// Returns a signed token with these claims.
     pub fn sign(&self, claims: &Claims) -> Result<String, SigningKeyError> {
         let header = Header { kid: self.id.clone(), ..Header::new(self.algorithm) };
         jsonwebtoken::encode(&header, claims, &self.key).map_err(|_| SigningKeyError("the key does not sign"))
     }
 }
 
-/// An API key: a long random text for its holder, and a line for the server's file.
+/// API key: a long random text for its holder, and a line for the server's file.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey {
     key: String,
@@ -118,8 +118,8 @@ impl fmt::Debug for ApiKey {
 }
 
 impl ApiKey {
-    /// Makes one with these rights; `id` names it in the file, and is its subject where the claims have none.
-    /// `None` where the system has no random bits to give.
+    /// Creates a key with these rights. `id` names it in the file, and is its subject if the claims have none. Returns `None` if
+    /// the system provides no random bits.
     pub fn new(id: &str, claims: &Claims) -> Option<Self> {
         let key = format!("fwk_{}", ticket::random_text()?);
         let mut line = serde_json::Map::new();
@@ -131,19 +131,19 @@ impl ApiKey {
         Some(Self { key, line: serde_json::Value::Object(line).to_string() })
     }
 
-    /// A random name, as for a token that is to be told apart. `None` where the system has no random bits.
+    /// Returns a random id, for example for a token, or `None` if the system provides no random bits.
     pub fn random_id() -> Option<String> {
         let mut text = ticket::random_text()?;
         text.truncate(22);
         Some(text)
     }
 
-    /// What its holder sends as a token. The server does not keep it: hand it over once.
+    /// Returns the text that the holder sends as a token. The server does not store it, so it can be handed over only once.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// The line for `auth.api_keys_file`.
+    /// Returns the line for `auth.api_keys_file`.
     pub fn line(&self) -> &str {
         &self.line
     }

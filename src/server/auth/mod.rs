@@ -1,8 +1,10 @@
-//! Who may come in, and what they may see and do.
+//! Authentication and authorization of clients.
 //!
-//! Imports `codec`, `event`, `filter`. [`Auth`] is what a server asks: it turns a token, an API key or a ticket
-//! into a [`Grant`], and says when a grant has ended. Always: a credential is in no error, log line or count; an
-//! answer to a bad one does not say more than its holder can know.
+//! [`Auth`] turns a token, an API key or a ticket into a [`Grant`], and reports when a grant has ended.
+//!
+//! Invariants:
+//! - No error, log line or metric contains a credential.
+//! - The reply to an invalid credential reveals nothing that its holder does not know.
 
 #![cfg_attr(
     not(feature = "auth"),
@@ -10,7 +12,7 @@
         dead_code,
         unused_imports,
         unreachable_pub,
-        reason = "without the feature nobody can be given a grant"
+        reason = "without the feature no client can have a grant"
     )
 )]
 
@@ -56,10 +58,10 @@ pub use make::{ApiKey, SigningKey, SigningKeyError};
 pub(crate) use open::Auth;
 pub(crate) use revocation::{Notice, Revocation};
 
-/// What a request shows of who sends it: a grant, nothing, or something that is no good.
+/// Outcome of a request's credential: a grant, no credential, or an invalid one.
 pub(crate) type Shown = Result<Option<Arc<Grant>>, Denied>;
 
-/// The key of sealed places, for a successor.
+/// Key of sealed positions, for a successor process.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SavedSeal([u8; 32]);
 
@@ -69,48 +71,48 @@ impl fmt::Debug for SavedSeal {
     }
 }
 
-/// Why there is no ticket.
+/// Reason why no ticket is issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoTicket {
-    /// The subject has as many as it may; the next one can be had in so many seconds.
+    /// The subject has its share of tickets.
     Share {
-        /// Its share.
+        /// Size of the share.
         max: usize,
-        /// Until its oldest ends.
+        /// Time until its oldest ticket expires.
         seconds: u64,
     },
-    /// All are out, and held by many subjects with few each; or the system has no random bits.
+    /// All tickets are taken, by many subjects with few each, or the system provides no random bits.
     Full,
 }
 
-/// Why somebody is not let in, or let out again.
+/// Reason why a client is refused, or disconnected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
-    /// No token, where one is needed.
+    /// The request has no token and needs one.
     Missing,
-    /// Not a token that any key vouches for, or not for this server.
+    /// No key signed the token, or the token is not for this server.
     Invalid(Fault),
     Expired,
     NotYet,
     Revoked,
-    /// A ticket that is unknown, used or too old.
+    /// The ticket is unknown, used or expired.
     Ticket,
 }
 
-/// What is wrong with a token. For counts; the one who sent it is told `Invalid token`.
+/// Fault of a token, for metrics. The client receives `Invalid token` only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     Malformed,
     TooLong,
-    /// No key could have made it: another algorithm, or another key's id.
+    /// No key can have signed it: another algorithm, or another key's id.
     Key,
     Signature,
     Audience,
     Issuer,
     NoExpiry,
-    /// A claim is of another kind than it should be.
+    /// A claim has the wrong type.
     Claims,
-    /// Its patterns are more than a filter may hold.
+    /// The claims have more patterns than a filter may hold.
     Grant,
 }
 
@@ -127,7 +129,7 @@ impl Denied {
         }
     }
 
-    /// A short fixed name, for metrics.
+    /// Returns a short fixed name, for metrics.
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Invalid(fault) => match fault {
@@ -145,7 +147,7 @@ impl Denied {
         }
     }
 
-    /// The answer's header that says what is wanted (RFC 6750, 3).
+    /// Returns the response header that demands authentication (RFC 6750, 3).
     pub(crate) const fn challenge(self) -> (&'static str, &'static str) {
         let value = match self {
             Self::Missing => r#"Bearer realm="fanwire""#,
@@ -159,7 +161,7 @@ impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Missing => "Authentication required",
-            // The words of the Hive and GatheRing documents.
+            // Text of the Hive and GatheRing documents.
             Self::Invalid(_) => "Invalid token",
             Self::Expired => "Token expired",
             Self::NotYet => "Token is not valid yet",
@@ -169,7 +171,7 @@ impl fmt::Display for Denied {
     }
 }
 
-/// The lines of a file that say something, with their numbers: not the empty ones, nor those that start with `#`.
+/// Returns the lines of a file with their numbers, without empty lines and those that start with `#`.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let said = |line: &str| !line.is_empty() && !line.starts_with('#');
     text.lines().enumerate().map(|(at, line)| (at + 1, line.trim())).filter(move |(_, line)| said(line))

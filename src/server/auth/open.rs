@@ -1,4 +1,4 @@
-//! A server built without authentication: everybody may come in. Imports its siblings and `codec`.
+//! Authentication of a server built without the feature `auth`: every client has all rights.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use crate::codec::http::Request;
 use crate::event::{Since, Timestamp};
 use crate::server::limits::budget::Budget;
 
-/// The authentication of a server: none.
+/// No authentication.
 #[derive(Debug, Default)]
 pub(crate) struct Auth(());
 
-#[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "the form that `guard` gives it")]
+#[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "same interface as `guard`")]
 impl Auth {
     pub(crate) fn changes(&self) -> u64 {
         0

@@ -1,7 +1,8 @@
-//! Who is refused though the token is good: tokens by their id, subjects by their name.
+//! Revocations: valid tokens and subjects that are refused, by id and by name.
 //!
-//! Imports its siblings. Always: a revocation stays until its time, or until it is lifted; there are at most so
-//! many, and none makes way for another.
+//! Invariants:
+//! - A revocation stays until its time has passed, or until it is lifted.
+//! - The number of revocations is bounded, and none is dropped for another.
 
 use std::collections::HashMap;
 
@@ -9,32 +10,32 @@ use serde::{Deserialize, Serialize};
 
 use super::grant::Grant;
 
-/// One revocation, as a line of a file or the body of `POST /api/revoke`.
+/// One revocation, as a line of the file or the body of `POST /api/revoke`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Revocation {
-    /// The id of a token.
+    /// Id of a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     jti: Option<Box<str>>,
-    /// Whose tokens; API keys too.
+    /// Subject of tokens and API keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     sub: Option<Box<str>>,
-    /// Of a subject: tokens made before this second only, so that new ones are good.
+    /// For a subject: only tokens issued before this second, so that new ones are valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     issued_before: Option<i64>,
-    /// The second from which it needs no longer be kept: the token has expired then.
+    /// Second from which the revocation may be forgotten, because the token has expired.
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<i64>,
-    /// It is taken back.
+    /// Whether the revocation is lifted.
     #[serde(default)]
     lift: bool,
 }
 
-/// What a node tells the others of who may come in.
+/// Notice from a node to the others about access.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Notice {
-    /// Somebody is refused from now on, or no longer is.
+    /// A revocation was added or lifted.
     Revoked(Revocation),
 }
 
@@ -44,13 +45,13 @@ impl Notice {
     }
 
     pub(crate) fn to_json(&self) -> String {
-        // Texts and numbers under names can always be written.
+        // Texts and numbers under names always serialize.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
 
 impl Revocation {
-    /// Reads one, or says what is wrong with it.
+    /// Reads a revocation. The error says what is wrong with it.
     pub(crate) fn read(text: &str) -> Result<Self, String> {
         let one: Self = serde_json::from_str(text).map_err(|error| {
             let place = error.column();
@@ -70,11 +71,11 @@ struct Entry {
     until: Option<i64>,
 }
 
-/// The table is full.
+/// Error of a full table.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooMany;
 
-/// What is revoked.
+/// Table of revocations.
 #[derive(Debug, Default)]
 pub(super) struct Revocations {
     tokens: HashMap<Box<str>, Entry>,
@@ -82,18 +83,18 @@ pub(super) struct Revocations {
 }
 
 impl Revocations {
-    /// Reads a file's text; the error names the line.
+    /// Reads a file's text. An error names the line.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let mut all = Self::default();
         for (number, line) in super::lines(text) {
             let one = Revocation::read(line).map_err(|what| format!("line {number}: {what}"))?;
-            // What the operator wrote down is bounded by what they wrote down.
+            // No limit here: the operator wrote the file.
             let _ = all.add(one, 0, usize::MAX);
         }
         Ok(all)
     }
 
-    /// Adds one, or takes it back.
+    /// Adds a revocation, or lifts it.
     pub(super) fn add(&mut self, one: Revocation, now: i64, max: usize) -> Result<(), TooMany> {
         let Revocation { jti, sub, issued_before, until, lift } = one;
         let entry = Entry { issued_before, until };
@@ -119,7 +120,7 @@ impl Revocations {
         Ok(())
     }
 
-    /// All of them, as they could be added.
+    /// Returns all revocations, in a form that can be added again.
     pub(super) fn all(&self) -> Vec<Revocation> {
         let one = |jti: Option<&Box<str>>, sub: Option<&Box<str>>, entry: &Entry| Revocation {
             jti: jti.cloned(),
@@ -136,14 +137,14 @@ impl Revocations {
         self.tokens.len() + self.subjects.len()
     }
 
-    /// Whether a grant is refused at this second.
+    /// Returns whether a grant is refused at this second.
     pub(super) fn has(&self, grant: &Grant, now: i64) -> bool {
         let current = |entry: &Entry| entry.until.is_none_or(|until| until > now);
         let token = grant.token_id().and_then(|id| self.tokens.get(id)).is_some_and(current);
         let subject = self.subjects.get(grant.subject()).is_some_and(|entry| {
             let early = match (entry.issued_before, grant.issued()) {
                 (Some(before), Some(issued)) => issued < before,
-                // Nobody knows when it was made.
+                // The time of issue is unknown.
                 _ => true,
             };
             early && current(entry)
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_revocation_is_told() {
+    fn an_invalid_revocation_is_reported() {
         for text in [
             "",
             "{}",

@@ -1,12 +1,12 @@
-//! Places sealed for clients that see a part of the events only.
+//! Sealed positions, for clients that see only a part of the events.
 //!
-//! A place counts the events of all tenants. A client with a narrowing grant is told places that are not of its own
-//! events in a form that only servers with the same key can read, and hands that back to resume.
+//! A position counts the events of all tenants. A client with a narrowing grant receives positions outside its own events in a form
+//! that only servers with the key can read, and sends them back to resume.
 //!
 //! Invariants:
-//! - Two sealed places look alike whether they are of one place or of two: each has random bits of its own.
-//! - Sealed places of one kind and number of shards have one length.
-//! - A text that was not sealed with this key, or was changed, is no place.
+//! - Two sealed positions do not show whether they are equal: each has random bits of its own.
+//! - Sealed positions of one kind and number of shards have one length.
+//! - A text that was not sealed with this key, or was changed, is rejected.
 
 use std::fmt::Write as _;
 
@@ -21,12 +21,12 @@ type Hash = [u8; 32];
 
 /// Random bytes of each seal.
 const SALT: usize = 8;
-/// Bytes that vouch for a seal. They are also what its key stream comes from.
+/// Bytes of the authentication tag. The key stream is derived from the tag.
 const PROOF: usize = 16;
-/// Bytes that one block of the key stream covers.
+/// Bytes in one block of the key stream.
 const BLOCK: usize = 32;
 
-/// The key of sealed places.
+/// Key of sealed positions.
 #[derive(Clone)]
 pub(super) struct Seal {
     key: Hash,
@@ -39,8 +39,8 @@ impl std::fmt::Debug for Seal {
 }
 
 impl Seal {
-    /// Derives the key from the secrets that sign tokens, so that all nodes which have them read each other's seals.
-    /// `None` where there are none.
+    /// Derives the key from the secrets that sign tokens, so that all nodes with these secrets read each other's seals. Returns
+    /// `None` without secrets.
     pub(super) fn of_secrets<'a>(secrets: impl Iterator<Item = (&'static str, &'a Secret)>) -> Option<Self> {
         let mut hash = Sha256::new_with_prefix(b"fanwire: sealed places");
         let mut any = false;
@@ -53,25 +53,25 @@ impl Seal {
         any.then(|| Self { key: hash.finalize().into() })
     }
 
-    /// A key that nobody else has. `None` where the system has no random bits.
+    /// Returns a random key, or `None` if the system provides no random bits.
     pub(super) fn random() -> Option<Self> {
         let mut key = [0; 32];
         getrandom::fill(&mut key).ok()?;
         Some(Self { key })
     }
 
-    /// The key that another process had.
+    /// Returns the key of a predecessor process.
     pub(super) const fn restored(key: Hash) -> Self {
         Self { key }
     }
 
-    /// The key, for a successor.
+    /// Returns the key's bytes, for a successor process.
     pub(super) const fn key(&self) -> Hash {
         self.key
     }
 
     fn mac(&self, purpose: u8, parts: &[&[u8]]) -> Hash {
-        // As HMAC fills a short key up (RFC 2104).
+        // HMAC pads a short key with zeros (RFC 2104).
         let mut key = Key::<Hmac<Sha256>>::default();
         key[..self.key.len()].copy_from_slice(&self.key);
         let mut mac = Hmac::<Sha256>::new(&key);
@@ -88,7 +88,7 @@ impl Seal {
         proof
     }
 
-    /// Encrypts, or decrypts.
+    /// Encrypts or decrypts, with the key stream.
     fn mask(&self, salt: &[u8], proof: &[u8], text: &mut [u8]) {
         for (block, number) in text.chunks_mut(BLOCK).zip(0u64..) {
             let stream = self.mac(1, &[salt, proof, &number.to_be_bytes()]);
@@ -96,7 +96,7 @@ impl Seal {
         }
     }
 
-    /// Returns a place in a form that only this key reads. `random` tells it from every other.
+    /// Returns a position in a form that only this key can read. `random` makes it differ from every other.
     pub(super) fn seal(&self, since: &Since, random: u64) -> Since {
         let mut body = match since {
             Since::Event(id) => words(&[u64::from(id.shard), id.epoch, id.sequence]),
@@ -116,13 +116,13 @@ impl Seal {
         let mut text = String::with_capacity(1 + 2 * (SALT + PROOF + body.len()));
         text.push(Since::SEALED);
         for byte in salt.iter().chain(&proof).chain(&body) {
-            // Writing to a String does not fail.
+            // Writing to a `String` does not fail.
             let _ = write!(text, "{byte:02x}");
         }
         Since::Sealed(text.into())
     }
 
-    /// Returns the place in a sealed text.
+    /// Returns the position in a sealed text.
     pub(super) fn open(&self, text: &str) -> Option<Since> {
         let hex = text.strip_prefix(Since::SEALED)?.as_bytes();
         let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sealed_is_read_by_its_key_alone() {
+    fn a_sealed_position_is_read_by_its_key_only() {
         let (one, other) = (Seal::restored([1; 32]), Seal::restored([2; 32]));
         for place in places() {
             let text = one.seal(&place, 0).to_string();
@@ -191,12 +191,12 @@ mod tests {
             let place = Since::Position(Position::new(9, [sequence]));
             seal.seal(&place, 0).to_string()
         };
-        assert_ne!(text(5), text(5), "equal places would be seen to be equal");
+        assert_ne!(text(5), text(5), "equal positions would be recognized");
         assert_eq!(text(5).len(), text(u64::MAX).len());
     }
 
     #[test]
-    fn what_was_changed_is_no_place() {
+    fn a_changed_text_is_rejected() {
         let seal = Seal::restored([1; 32]);
         let text = seal.seal(&places()[2], 0).to_string();
         for at in 1..text.len() {
@@ -219,7 +219,7 @@ mod tests {
         assert!(Seal::of_secrets(std::iter::empty()).is_none());
     }
 
-    /// The expected bytes are of Python's `hmac.new(b"\x0b" * 32, b"\x00ab", "sha256")`.
+    /// The expected bytes come from Python's `hmac.new(b"\x0b" * 32, b"\x00ab", "sha256")`.
     #[test]
     fn the_mac_is_hmac() {
         let seal = Seal::restored([0x0b; 32]);

@@ -1,4 +1,4 @@
-//! Tokens good and bad, as an attacker, a careless issuer and a slow clock would send them.
+//! Valid and invalid tokens, as an attacker, a careless issuer or a slow clock would send them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ fn claims() -> Claims {
     }
 }
 
-/// A token of parts that no library would make.
+/// Returns a token of parts that no library would make.
 fn raw(header: &serde_json::Value, claims: &str, sign: impl FnOnce(&[u8]) -> String) -> String {
     let body = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
     let signature = sign(body.as_bytes());
@@ -204,7 +204,7 @@ fn a_public_key_is_no_secret_though_a_token_says_so() {
         let token = raw(&json!({"alg":"RS256"}), &text, |m| hmac(bytes, m));
         assert_eq!(denied(&auth, &token), "token_signature");
     }
-    // A key that a token brings along vouches for nothing.
+    // A key inside the token proves nothing.
     let jwk = json!({"kty":"oct","k":URL_SAFE_NO_PAD.encode("mine")});
     let token = raw(&json!({"alg":"RS256","jwk":jwk}), &text, |m| hmac(b"mine", m));
     assert_ne!(denied(&auth, &token), "let in");
@@ -335,7 +335,7 @@ fn api_keys_and_tokens_live_beside_each_other() {
     assert!(!format!("{key:?}{config:?}{auth:?}").contains(key.key()));
     assert!(!format!("{config:?}{auth:?}").contains(SECRET));
 
-    // Without its line, or with other rights, the key's holders go.
+    // If its line is removed, or gets other rights, the key's grants end.
     assert_eq!(auth.ended(&grant, at(NOW)), None);
     let before = auth.changes();
     config.api_keys_file = Some(temp("keys", ""));
@@ -390,7 +390,7 @@ fn a_grant_ends_with_its_time_its_key_or_a_revocation() {
     assert_eq!(auth.ended(&grant, at(NOW)), Some(Denied::Revoked), "the key that vouched is gone");
 }
 
-/// A client's 128 long values against a token's 127 patterns of many segments took a loop 120 ms.
+/// 128 long values of a client against 127 patterns of many segments in a token once took a loop 120 ms.
 #[test]
 fn a_filter_that_takes_long_to_hold_against_a_grant_is_refused() {
     let pad = "b.".repeat(14);
@@ -404,8 +404,8 @@ fn a_filter_that_takes_long_to_hold_against_a_grant_is_refused() {
     assert_eq!(may_see(&grant, &usual).expect_err("beyond the grant").code.name(), "forbidden");
 }
 
-/// A million events, each for who may see it by the claims' own words, and for nobody else: through the matcher that
-/// the loops use, with filters that ask for more than the grants allow.
+/// A million events, each delivered exactly to the holders that the claims allow, through the matcher that the loops use, with
+/// filters that ask for more than the grants allow.
 #[test]
 fn no_event_is_matched_for_a_client_that_may_not_see_it() {
     use crate::event::Event;
@@ -443,7 +443,7 @@ fn no_event_is_matched_for_a_client_that_may_not_see_it() {
             let grant = Grant::new(&claims, None, 0).expect("a grant");
             clients.push((matcher.insert(&grant.narrow(&wish)), claims, wish));
         }
-        // By the words of the documentation, one list after the other.
+        // As the documentation says, one list after the other.
         let may = |claims: &Claims, event: [&str; 3]| {
             let lists = [&claims.types, &claims.streams, &claims.channels];
             lists.iter().any(|list| list.is_some())

@@ -1,8 +1,11 @@
-//! Tickets: a token's rights in a text that is good once and for a short time, for URLs.
+//! Tickets: a token's rights in a text for URLs that is valid once and for a short time.
 //!
-//! An `EventSource` can send no header, and what stands in a URL ends up in logs and histories. Imports its
-//! siblings. Always: a ticket that was used, or is too old, opens nothing; there are at most so many; a subject has at
-//! most its share of them, and where all are out, the subject with the most makes room for one with few.
+//! An `EventSource` can't send a header, and URLs end up in logs and histories.
+//!
+//! Invariants:
+//! - A used or expired ticket is invalid.
+//! - The number of tickets is bounded, and each subject has a bounded share. When all are taken, the subject with the most tickets
+//!   makes room for a subject with few.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::NoTicket;
 use super::grant::Grant;
 
-/// Part of all tickets that one subject may have out: a tenth.
+/// Divisor of all tickets that gives one subject's share: a tenth.
 const SHARES: usize = 10;
 
 type Hash = [u8; 32];
@@ -26,24 +29,24 @@ struct Entry {
     until: i64,
 }
 
-/// The tickets that are out, by their hashes: the table is not to hold what opens a door.
+/// Unused tickets, by their hashes, so that the table holds no valid credential.
 #[derive(Debug, Default)]
 pub(super) struct Tickets {
     entries: HashMap<Hash, Entry>,
-    /// By subject, oldest first. Those that were used stay here until they are the oldest, or a half.
+    /// Tickets by subject, oldest first. Used ones stay until they are the oldest, or half of the list.
     of_subjects: HashMap<Box<str>, VecDeque<(Hash, i64)>>,
-    /// Bytes of the grants.
+    /// Memory of the grants, in bytes.
     grant_bytes: usize,
 }
 
-/// Tickets that one subject may have out where there may be `max` of all.
+/// Returns the share of one subject, if there may be `max` tickets.
 pub(super) const fn share_of(max: usize) -> usize {
     let share = max.div_ceil(SHARES);
     if share == 0 { 1 } else { share }
 }
 
 impl Tickets {
-    /// Makes a ticket that is good until then.
+    /// Issues a ticket that is valid until `until`, in microseconds since 1970.
     pub(super) fn make(
         &mut self,
         grant: Arc<Grant>,
@@ -74,14 +77,14 @@ impl Tickets {
         Ok(ticket)
     }
 
-    /// Uses a ticket up.
+    /// Uses a ticket, and returns its grant if it was valid.
     pub(super) fn take(&mut self, ticket: &str, now: i64) -> Option<Arc<Grant>> {
         let hash: Hash = Sha256::digest(ticket).into();
         let entry = self.remove(&hash)?;
         (entry.until > now).then_some(entry.grant)
     }
 
-    /// Bytes that it holds.
+    /// Returns the memory of the table, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         let each = size_of::<(Hash, Entry)>() + size_of::<(Hash, i64)>() + 64;
         self.entries.len() * each + self.of_subjects.len() * 64 + self.grant_bytes
@@ -93,7 +96,7 @@ impl Tickets {
         Some(entry)
     }
 
-    /// Forgets those of a subject that ended or were used; how many it has out.
+    /// Removes a subject's expired and used tickets, and returns how many are left.
     fn settle(&mut self, subject: &str, now: i64) -> usize {
         let Some(mut own) = self.of_subjects.remove(subject) else { return 0 };
         own.retain(|(hash, until)| {
@@ -116,7 +119,7 @@ impl Tickets {
         }
     }
 
-    /// Takes the oldest ticket of the subject that has the most, where that is at least two more than `own`.
+    /// Removes the oldest ticket of the subject with the most, if it has at least two more than `own`.
     fn make_room(&mut self, own: usize, now: i64) -> Result<(), NoTicket> {
         let most = self.of_subjects.iter().max_by_key(|(_, its)| its.len());
         let Some((subject, _)) = most.filter(|(_, its)| its.len() >= own + 2) else {
@@ -132,7 +135,7 @@ impl Tickets {
     }
 }
 
-/// 256 random bits as 43 characters that need no escape anywhere. `None` where the system has none to give.
+/// Returns 256 random bits as 43 characters that need no escaping, or `None` if the system provides none.
 pub(super) fn random_text() -> Option<String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).ok()?;
@@ -181,7 +184,7 @@ mod tests {
         let refused = tickets.make(grant("greedy"), 10_500_000, 50_000_000, 100);
         assert_eq!(refused, Err(NoTicket::Share { max: 10, seconds: 20 }));
         assert!(tickets.make(grant("honest"), 10_500_000, 50_000_000, 100).is_ok());
-        // Used ones count no more.
+        // Used tickets no longer count.
         assert!(tickets.take(&made[3], 11_000_000).is_some());
         assert!(tickets.make(grant("greedy"), 11_000_000, 50_000_000, 100).is_ok());
         assert!(tickets.make(grant("greedy"), 30_000_000, 60_000_000, 100).is_ok(), "the first nine ended");

@@ -1,7 +1,7 @@
 //! The matcher: `cargo bench --bench matcher`. A scan of all filters and a hash map of exact pairs run for
 //! comparison. The matchers of other crates are in `benches/peers-matcher`.
 //!
-//! Times are for one event. "hot" cycles through 1,000 events whose results are in the memo, "random" through
+//! Times are for one event. "hot" cycles through 1,000 events with results in the memo, "random" through
 //! 65,536.
 
 use std::collections::HashMap;

@@ -516,7 +516,7 @@ fn who_resumes_where_only_wants_are_followed_gets_all_it_missed_or_is_told() {
     for n in 1..50 {
         assert_eq!(number(&client.event()), n);
     }
-    // A client whose interest was followed for others has missed nothing either.
+    // A client with an interest that was followed for others has missed nothing either.
     let mut client =
         Ws::subscribed(stays.addr, json!({"event_types": ["x"], "stream_ids": ["s1"], "since": last}));
     for n in (1..50).filter(|n| n % 3 == 1) {

@@ -188,43 +188,59 @@ fn a_torn_end_is_cut_off_and_a_damaged_one_begins_another_life() {
 #[test]
 fn a_gap_between_two_epochs_keeps_its_place_within_a_page_of_history() {
     let folder = Folder::new();
-    // The ring holds 8 events, so the log brings the end of one epoch and the beginning of the next.
-    let options = ["--bus-shards", "1", "--bus-capacity", "8"];
-    let server = folder.serve(&options);
-    (0..5).for_each(|n| drop(server.publish(event(0, n))));
+    let server = folder.serve(&["--bus-shards", "1"]);
+    let old: Vec<Value> = (0..5).map(|n| server.publish(event(0, n))["last_event_id"].clone()).collect();
     kill(server);
     folder.damage_last_record();
-    let server = folder.serve(&options);
-    (5..40).for_each(|n| drop(server.publish(event(0, n))));
-    let mut live = Ws::subscribed(server.addr, json!({"history": 1}));
-    while number(&live.event()) != 39 {}
-    let past = |history: u64| {
-        let mut client = Ws::connect(server.addr);
-        client.send(&json!({"type": "subscribe", "payload": {"history": history}}));
-        let (mut numbers, mut gaps) = (Vec::new(), Vec::new());
-        loop {
-            let message = client.any_message();
-            match message["type"].as_str() {
-                Some("event") => numbers.push(Some(number(&message["payload"]))),
-                Some("gap") => {
-                    numbers.push(None);
-                    gaps.push(message["payload"]["missed"].clone());
-                }
-                Some("history_end") => return (numbers, gaps, message["payload"]["complete"].clone()),
-                _ => {}
-            }
+    // With 8 events in the ring, the log brings the end of one epoch and the beginning of the next in one page.
+    for ring in ["8", "65536"] {
+        let server = folder.serve(&["--bus-shards", "1", "--bus-capacity", ring]);
+        if ring == "8" {
+            (5..40).for_each(|n| drop(server.publish(event(0, n))));
         }
-    };
-    // Event 4 is lost. Its number is unknown to the server, so the gap has none.
-    for (history, first) in [(100, 0), (39, 0), (37, 2), (36, 3)] {
-        let want: Vec<Option<u64>> = (first..4).map(Some).chain([None]).chain((5..40).map(Some)).collect();
-        let (numbers, gaps, complete) = past(history);
-        assert_eq!((numbers, gaps), (want, vec![Value::Null]), "history {history}");
-        assert_eq!(complete, false, "history {history}");
+        let mut live = Ws::subscribed(server.addr, json!({"history": 1}));
+        while number(&live.event()) != 39 {}
+        let past = |payload: Value| {
+            let mut client = Ws::connect(server.addr);
+            client.send(&json!({"type": "subscribe", "payload": payload}));
+            let (mut numbers, mut gaps) = (Vec::new(), Vec::new());
+            loop {
+                let message = client.any_message();
+                match message["type"].as_str() {
+                    Some("event") => numbers.push(Some(number(&message["payload"]))),
+                    Some("gap") => {
+                        numbers.push(None);
+                        gaps.push(message["payload"]["missed"].clone());
+                    }
+                    Some("history_end") => return (numbers, gaps, message["payload"]["complete"].clone()),
+                    _ => {}
+                }
+            }
+        };
+        // Event 4 is lost. Its number is unknown to the server, so the gap has none.
+        for first in [1, 2, 4] {
+            let want: Vec<Option<u64>> =
+                (first..4).map(Some).chain([None]).chain((5..40).map(Some)).collect();
+            let since = &old[first as usize - 1];
+            let (numbers, gaps, complete) = past(json!({"since": since}));
+            assert_eq!((numbers, gaps), (want, vec![Value::Null]), "ring of {ring}, since {since}");
+            assert_eq!(complete, false, "ring of {ring}, since {since}");
+        }
+        let (numbers, gaps, complete) = past(json!({"history": 35}));
+        assert_eq!(
+            (numbers, gaps),
+            ((5..40).map(Some).collect(), vec![]),
+            "ring of {ring}, within one epoch"
+        );
+        assert_eq!(complete, true);
+        let (numbers, gaps, complete) = past(json!({"history": 100}));
+        // `history` goes back over an epoch only in the ring. Beyond it, the gap stands for everything older.
+        let older = if ring == "8" { 0..0 } else { 0..4 };
+        let want: Vec<Option<u64>> = older.map(Some).chain([None]).chain((5..40).map(Some)).collect();
+        assert_eq!((numbers, gaps), (want, vec![Value::Null]), "ring of {ring}");
+        assert_eq!(complete, false);
+        kill(server);
     }
-    let (numbers, gaps, complete) = past(35);
-    assert_eq!((numbers, gaps), ((5..40).map(Some).collect(), vec![]), "within one epoch");
-    assert_eq!(complete, true);
 }
 
 #[test]

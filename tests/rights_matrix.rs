@@ -385,7 +385,7 @@ fn over_a_log(url: &str) {
 /// Removes an attribute from an event as delivered.
 type AttributeOf = fn(&Value) -> Value;
 
-/// Bodies whose publisher says that the attribute is absent, or that use an entrance that infers no attributes.
+/// Bodies in which the publisher says that the attribute is absent, or that use an entrance that infers no attributes.
 fn unnamed() -> Vec<(Value, AttributeOf)> {
     vec![
         (json!({"type": "STATE_CHANGED", "stream_id": "", "payload": {"stream_id": "b"}}), stream_of),

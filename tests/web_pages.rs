@@ -1,4 +1,4 @@
-//! Attacks of web pages on a server without authentication: pages of other sites, pages whose name resolves to
+//! Attacks of web pages on a server without authentication: pages of other sites, pages with a name that resolves to
 //! this machine (DNS rebinding), pages without an origin. Also the pages that may use it.
 
 mod support;

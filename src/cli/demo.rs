@@ -66,9 +66,9 @@ const WORKFLOWS: [(&str, &str, &str); 5] = [
     ("answer-customer", "api", "support"),
 ];
 /// A kind of task: title, agent, messages.
-type Task = (&'static str, &'static str, [&'static str; 3]);
+type TaskKind = (&'static str, &'static str, [&'static str; 3]);
 
-const TASKS: [Task; 6] = [
+const TASKS: [TaskKind; 6] = [
     ("plan", "planner-01", ["Reading the brief", "Splitting the work", "Ordering the steps"]),
     ("search", "researcher-02", ["Querying the index", "Reading sources", "Ranking passages"]),
     ("write code", "coder-001", ["Opening the files", "Editing", "Compiling"]),
@@ -294,7 +294,12 @@ impl Labels {
     }
 
     /// Returns the events of one task, from its start to its end.
-    fn task(&self, dice: &mut Dice, (title, agent, messages): Task, fails: bool) -> VecDeque<EventBuilder> {
+    fn task(
+        &self,
+        dice: &mut Dice,
+        (title, agent, messages): TaskKind,
+        fails: bool,
+    ) -> VecDeque<EventBuilder> {
         let id = dice.id("task_");
         let task = |event_type, payload| self.event(event_type, "core", payload).entity("task", &id);
         let status = |payload| self.event("agent.status", agent, payload).entity("agent", agent);

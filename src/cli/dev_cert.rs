@@ -64,7 +64,7 @@ pub(super) fn run(args: &DevCertArgs) -> Result<(), CliError> {
         return Err(CliError::new(format!("{} already exists", there.display()))
             .hint("--force replaces it; --dir names another folder."));
     }
-    let made = Made::new(&names, args.days)
+    let made = DevCertificate::new(&names, args.days)
         .map_err(|error| CliError::new(format!("cannot make a certificate: {error}")))?;
     let written = fs::create_dir_all(&args.dir)
         .and_then(|()| write(&key, 0o600, "PRIVATE KEY", &made.key))
@@ -101,13 +101,13 @@ fn checked(name: &str) -> Result<String, CliError> {
 }
 
 /// A new certificate, its key and its authority, in DER.
-struct Made {
+struct DevCertificate {
     ca: Vec<u8>,
     cert: Vec<u8>,
     key: Vec<u8>,
 }
 
-impl Made {
+impl DevCertificate {
     fn new(names: &[String], days: u32) -> Result<Self, rcgen::Error> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let epoch = rcgen::date_time_ymd(1970, 1, 1);

@@ -47,7 +47,7 @@ pub(super) struct PublishArgs {
     /// Id that ties it to other events
     #[arg(long, value_name = "ID", requires = "event_type", help_heading = "One event")]
     correlation: Option<String>,
-    /// Entity it is about, as `task:task_1`
+    /// EntityOption it is about, as `task:task_1`
     #[arg(long, value_name = "KIND:ID", requires = "event_type", help_heading = "One event")]
     entity: Option<String>,
     /// Channel it is sent in
@@ -107,7 +107,7 @@ struct OneEvent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     correlation_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    entity: Option<Entity<'a>>,
+    entity: Option<EntityOption<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,7 +115,7 @@ struct OneEvent<'a> {
 }
 
 #[derive(Serialize)]
-struct Entity<'a> {
+struct EntityOption<'a> {
     kind: &'a str,
     id: &'a str,
 }
@@ -124,7 +124,7 @@ fn one_event(event_type: &str, args: &PublishArgs) -> Result<String, CliError> {
     let entity = args.entity.as_deref().map(|entity| {
         let (kind, id) =
             entity.split_once(':').ok_or_else(|| CliError::new("--entity takes KIND:ID, as task:task_1"))?;
-        Ok(Entity { kind, id })
+        Ok(EntityOption { kind, id })
     });
     let payload = args.payload.as_deref().map(|payload| {
         serde_json::from_str(payload).map_err(|error| {

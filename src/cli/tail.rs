@@ -15,7 +15,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tungstenite::Message;
 
-use self::print::{Gap, Printer};
+use self::print::{LossNotice, Printer};
 use super::error::CliError;
 use super::filters::Filters;
 use super::remote::{Access, NotOpened, Remote};
@@ -58,7 +58,7 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// Reason why following ended.
-enum End {
+enum TailEnd {
     /// All wanted events have been printed, or stdout is closed.
     Done,
     /// The connection was lost: worth another try.
@@ -67,7 +67,7 @@ enum End {
     Refused(CliError),
 }
 
-impl End {
+impl TailEnd {
     fn lost(error: impl std::fmt::Display) -> Self {
         Self::Lost(error.to_string())
     }
@@ -77,15 +77,15 @@ impl End {
 pub(super) fn run(args: TailArgs) -> Result<(), CliError> {
     let remote = Remote::new(args.url.clone(), &args.access)?;
     let printer = Printer::new(args.json, args.count);
-    let mut follow = Follow { remote, printer, since: None, connected: false, args };
+    let mut follow = EventTail { remote, printer, since: None, connected: false, args };
     let mut pause = BACKOFF_FIRST;
     loop {
         follow.connected = false;
         let end = if follow.args.sse { follow.sse() } else { follow.web_socket() };
         let why = match end {
-            Ok(()) | Err(End::Done) => return Ok(()),
-            Err(End::Refused(error)) => return Err(error),
-            Err(End::Lost(why)) => why,
+            Ok(()) | Err(TailEnd::Done) => return Ok(()),
+            Err(TailEnd::Refused(error)) => return Err(error),
+            Err(TailEnd::Lost(why)) => why,
         };
         if follow.args.no_reconnect {
             return Err(CliError::new(why));
@@ -103,7 +103,7 @@ pub(super) fn run(args: TailArgs) -> Result<(), CliError> {
     }
 }
 
-struct Follow {
+struct EventTail {
     args: TailArgs,
     remote: Remote,
     printer: Printer,
@@ -115,7 +115,7 @@ struct Follow {
 
 /// The fields of a native message that `tail` reads.
 #[derive(Deserialize)]
-struct Envelope<'a> {
+struct TailMessage<'a> {
     r#type: &'a str,
     #[serde(borrow)]
     payload: &'a RawValue,
@@ -126,18 +126,18 @@ struct Envelope<'a> {
 
 /// The end of a history, as reported by the server.
 #[derive(Debug, Deserialize)]
-struct PastEnd {
+struct HistoryEnd {
     events: u64,
     complete: bool,
 }
 
-impl Follow {
-    fn web_socket(&mut self) -> Result<(), End> {
+impl EventTail {
+    fn web_socket(&mut self) -> Result<(), TailEnd> {
         let opened = self.remote.web_socket(IDLE_MAX, None);
         let mut socket = opened.map_err(|error| match error {
             NotOpened::Answered(status, body) => refused(&self.args.url, status, &body),
-            NotOpened::Failed(why) => End::Lost(why),
-            NotOpened::Refused(error) => End::Refused(error),
+            NotOpened::Failed(why) => TailEnd::Lost(why),
+            NotOpened::Refused(error) => TailEnd::Refused(error),
         })?;
         let mut payload = self.args.filters.payload();
         payload.insert("subscription_id".into(), json!("tail"));
@@ -147,13 +147,13 @@ impl Follow {
             (None, None) => {}
         }
         let subscribe = json!({"type": "subscribe", "message_id": "tail-subscribe", "payload": payload});
-        socket.send(Message::text(subscribe.to_string())).map_err(End::lost)?;
+        socket.send(Message::text(subscribe.to_string())).map_err(TailEnd::lost)?;
         loop {
-            match socket.read().map_err(End::lost)? {
+            match socket.read().map_err(TailEnd::lost)? {
                 Message::Text(text) => self.message(&text)?,
                 Message::Close(frame) => {
                     let why = frame.map_or_else(|| "without a reason".into(), |frame| frame.to_string());
-                    return Err(End::Lost(format!("closed by the server: {why}")));
+                    return Err(TailEnd::Lost(format!("closed by the server: {why}")));
                 }
                 // Tungstenite answers pings with the next read.
                 _ => {}
@@ -161,9 +161,9 @@ impl Follow {
         }
     }
 
-    fn message(&mut self, text: &str) -> Result<(), End> {
-        let Ok(message) = serde_json::from_str::<Envelope<'_>>(text) else {
-            return Err(End::Refused(CliError::new(format!(
+    fn message(&mut self, text: &str) -> Result<(), TailEnd> {
+        let Ok(message) = serde_json::from_str::<TailMessage<'_>>(text) else {
+            return Err(TailEnd::Refused(CliError::new(format!(
                 "{} does not speak fanwire's protocol",
                 self.args.url
             ))));
@@ -182,31 +182,31 @@ impl Follow {
                     anstream::eprintln!("{DIM}server: {}{DIM:#}", error.message);
                     return Ok(());
                 }
-                Err(End::Refused(error))
+                Err(TailEnd::Refused(error))
             }
             _ => Ok(()),
         }
     }
 
-    fn event(&mut self, json: &str, position: Option<String>) -> Result<(), End> {
+    fn event(&mut self, json: &str, position: Option<String>) -> Result<(), TailEnd> {
         match self.printer.event(json) {
             Ok(id) => {
                 self.since = position.or(id).or(self.since.take());
-                if self.printer.is_done() { Err(End::Done) } else { Ok(()) }
+                if self.printer.is_done() { Err(TailEnd::Done) } else { Ok(()) }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(End::Done),
-            Err(error) => Err(End::Refused(CliError::new(error))),
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(TailEnd::Done),
+            Err(error) => Err(TailEnd::Refused(CliError::new(error))),
         }
     }
 
-    fn gap(&mut self, json: &str) -> Result<(), End> {
-        let gap: Gap = serde_json::from_str(json).map_err(End::lost)?;
-        self.printer.gap(&gap, json).map_err(|_| End::Done)
+    fn gap(&mut self, json: &str) -> Result<(), TailEnd> {
+        let gap: LossNotice = serde_json::from_str(json).map_err(TailEnd::lost)?;
+        self.printer.gap(&gap, json).map_err(|_| TailEnd::Done)
     }
 
     /// Reports that the requested history is incomplete. The gap before it shows the place.
-    fn past_end(json: &str) -> Result<(), End> {
-        let end: PastEnd = serde_json::from_str(json).map_err(End::lost)?;
+    fn past_end(json: &str) -> Result<(), TailEnd> {
+        let end: HistoryEnd = serde_json::from_str(json).map_err(TailEnd::lost)?;
         if !end.complete {
             let events = end.events;
             anstream::eprintln!(
@@ -216,7 +216,7 @@ impl Follow {
         Ok(())
     }
 
-    fn sse(&mut self) -> Result<(), End> {
+    fn sse(&mut self) -> Result<(), TailEnd> {
         let mut request = self.remote.get("/sse").header("accept", "text/event-stream");
         request = request.query_pairs(self.args.filters.query());
         match (&self.since, self.args.history) {
@@ -225,8 +225,8 @@ impl Follow {
             (None, None) => {}
         }
         let mut answer = request.call().map_err(|error| match trust::refusal(&error, &self.args.url) {
-            Some(refusal) => End::Refused(refusal),
-            None => End::Lost(format!("cannot connect: {error}")),
+            Some(refusal) => TailEnd::Refused(refusal),
+            None => TailEnd::Lost(format!("cannot connect: {error}")),
         })?;
         if answer.status().as_u16() != 200 {
             let body = answer.body_mut().read_to_string().unwrap_or_default();
@@ -256,16 +256,16 @@ impl Follow {
         loop {
             let chunk = chunks
                 .recv_timeout(IDLE_MAX)
-                .map_err(|_| End::lost("no sign of life"))?
-                .map_err(End::lost)?;
+                .map_err(|_| TailEnd::lost("no sign of life"))?
+                .map_err(TailEnd::lost)?;
             if chunk.is_empty() {
-                return Err(End::lost("the server ended the stream"));
+                return Err(TailEnd::lost("the server ended the stream"));
             }
             let mut chunk = chunk.as_slice();
-            while let Some(event) = parser.feed(&mut chunk).map_err(End::lost)? {
+            while let Some(event) = parser.feed(&mut chunk).map_err(TailEnd::lost)? {
                 match event.event.as_str() {
                     "gap" => self.gap(&event.data)?,
-                    "closed" => return Err(End::Lost(error_text(&event.data))),
+                    "closed" => return Err(TailEnd::Lost(error_text(&event.data))),
                     _ => self.event(&event.data, Some(event.id).filter(|id| !id.is_empty()))?,
                 }
             }
@@ -274,13 +274,13 @@ impl Follow {
 }
 
 /// Classifies an answer that is not the stream: worth another try only if the server says that it is busy.
-fn refused(url: &Target, status: u16, body: &str) -> End {
+fn refused(url: &Target, status: u16, body: &str) -> TailEnd {
     let text = format!("{} (status {status})", error_text(body));
     if matches!(status, 408 | 429 | 500..) {
-        return End::Lost(text);
+        return TailEnd::Lost(text);
     }
     let error = CliError::new(text);
-    End::Refused(match status {
+    TailEnd::Refused(match status {
         401 | 403 => error
             .hint("The server wants a token with the right to read these events: FANWIRE_TOKEN, or --token."),
         400 => error,
@@ -295,8 +295,8 @@ mod tests {
     #[test]
     fn a_busy_server_is_asked_again_and_a_refusal_is_final() {
         let url: Target = "http://127.0.0.1:1".parse().expect("valid");
-        assert!(matches!(refused(&url, 503, "{}"), End::Lost(_)));
-        let End::Refused(error) = refused(&url, 400, r#"{"error":"bad filter"}"#) else {
+        assert!(matches!(refused(&url, 503, "{}"), TailEnd::Lost(_)));
+        let TailEnd::Refused(error) = refused(&url, 400, r#"{"error":"bad filter"}"#) else {
             panic!("not final")
         };
         assert_eq!(error.message, "bad filter (status 400)");
@@ -306,9 +306,10 @@ mod tests {
     fn a_message_is_read_without_copying_its_payload() {
         let text =
             r#"{"type":"event","payload":{"event_type":"a.b"},"message_id":"1","correlation_id":null}"#;
-        let message: Envelope<'_> = serde_json::from_str(text).expect("valid");
+        let message: TailMessage<'_> = serde_json::from_str(text).expect("valid");
         assert_eq!((message.r#type, message.payload.get()), ("event", r#"{"event_type":"a.b"}"#));
-        let gap: Gap = serde_json::from_str(r#"{"missed":null,"from":null,"to":null}"#).expect("valid");
+        let gap: LossNotice =
+            serde_json::from_str(r#"{"missed":null,"from":null,"to":null}"#).expect("valid");
         assert!(gap.missed.is_none() && !gap.recoverable);
     }
 }

@@ -63,11 +63,11 @@ struct Stats {
     #[serde(flatten)]
     totals: Totals,
     held_bytes: u64,
-    ledger: Ledger,
+    ledger: LedgerTotals,
     #[serde(default)]
-    interests: Vec<Interest>,
-    laggards: Vec<Laggard>,
-    shards: Vec<Shard>,
+    interests: Vec<InterestRow>,
+    laggards: Vec<LaggardRow>,
+    shards: Vec<ShardRow>,
 }
 
 /// Counters since the server's start.
@@ -86,7 +86,7 @@ struct Connections {
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
-struct Ledger {
+struct LedgerTotals {
     matched: u64,
     written: u64,
     pending: u64,
@@ -95,7 +95,7 @@ struct Ledger {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Interest {
+struct InterestRow {
     filters: Vec<String>,
     dialect: String,
     transport: String,
@@ -106,7 +106,7 @@ struct Interest {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Laggard {
+struct LaggardRow {
     connection: String,
     speaks: String,
     events: u64,
@@ -115,7 +115,7 @@ struct Laggard {
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
-struct Shard {
+struct ShardRow {
     head: u64,
     oldest: u64,
     capacity: u64,
@@ -355,7 +355,7 @@ impl View {
             "\nclients  {} {DIM}({ws} ws, {sse} sse, {http} http){DIM:#}, {subscriptions} subscriptions, {feeds} feeds, {held} held",
             ws + sse
         )?;
-        let Ledger { matched, written, pending, dropped, conflated } = stats.ledger;
+        let LedgerTotals { matched, written, pending, dropped, conflated } = stats.ledger;
         let [matched, written, pending, dropped, conflated] =
             [matched, written, pending, dropped, conflated].map(grouped);
         writeln!(
@@ -382,7 +382,7 @@ fn write_tables(
 ) -> std::fmt::Result {
     writeln!(out, "\n{DIM}{:<6}{:>16}{:>16}   kept{DIM:#}", "shard", "newest", "oldest")?;
     for (number, shard) in stats.shards.iter().take(shards).enumerate() {
-        let Shard { head, oldest, capacity } = *shard;
+        let ShardRow { head, oldest, capacity } = *shard;
         let share = (head.saturating_sub(oldest) * 100).checked_div(capacity).unwrap_or(0);
         writeln!(
             out,
@@ -401,7 +401,7 @@ fn write_tables(
         writeln!(out, "{DIM}no client is behind{DIM:#}")?;
     }
     for one in stats.laggards.iter().take(laggards) {
-        let Laggard { connection, speaks, events, milliseconds, .. } = one;
+        let LaggardRow { connection, speaks, events, milliseconds, .. } = one;
         let lag = format!("{:.1} s", *milliseconds as f64 / 1000.0);
         writeln!(
             out,

@@ -378,6 +378,7 @@ fn a_drained_client_gets_its_delay_in_the_middle_of_a_past() {
     for wire in [&stream, &socket] {
         wire.with(|ends| ends.room = 3000);
     }
+    world.core.ready(socket_token, true, true);
     world.turn();
     world.shared.drain.store(1, Ordering::Relaxed);
     world.core.drain();

@@ -35,7 +35,7 @@ const PLAIN: Plan = Plan {
     idle: None,
 };
 
-/// A plan whose first stream ends after five events, and whose next requests get these answers.
+/// A plan: the first stream ends after five events, and the next requests get these answers.
 fn refusing(request: usize, answers: &[Own]) -> Plan {
     match request.checked_sub(1).map(|at| answers.get(at)) {
         None => Plan { cut: Some(Cut::Behind(5)), ..PLAIN },

@@ -1,4 +1,4 @@
-//! A buffered socket whose reads have a deadline.
+//! A buffered socket with a deadline for each read.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -66,7 +66,7 @@ export class Proxy {
   open = new Set();
   /** Whether no connection gets through. */
   down = false;
-  /** Requests whose first bytes contain this get no answer. */
+  /** Requests with this in their first bytes get no answer. */
   blocks = null;
 
   static async to(server) {
@@ -136,7 +136,7 @@ export function unrest(proxy, seed, passed, most = 4_000) {
 /** Options for tests: Node's WebSocket, and no long waits. */
 export const quick = { WebSocket, backoff: { base: 5, max: 40 }, fetch: impatient };
 
-/** A fetch whose streams have a short retry time: the server's `retry` is in seconds. */
+/** A fetch of streams with a short retry time: the server's `retry` is in seconds. */
 async function impatient(...args) {
   const answer = await fetch(...args);
   if (!answer.headers.get('content-type')?.startsWith('text/event-stream')) return answer;

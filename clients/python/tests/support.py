@@ -85,7 +85,7 @@ class Proxy:
         proxy.open: set[asyncio.StreamWriter] = set()
         # No connection gets through.
         proxy.down = False
-        # Requests whose first bytes contain this get no answer.
+        # Requests with this in their first bytes get no answer.
         proxy.blocks = None
         # Bytes for the clients before a cut.
         proxy.allowance = None

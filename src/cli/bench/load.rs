@@ -16,7 +16,7 @@ use super::super::dice::Dice;
 use super::super::remote::{Link, Remote};
 use super::process::Process;
 use super::socket::LoadSocket;
-use super::speak::{Mix, Opening, Publication, Selection, Site, Speak, Transport, invalid};
+use super::speak::{Mix, OutgoingEvent, Selection, Site, Speak, StreamRequest, Transport, invalid};
 use super::unpack::Unpack;
 
 /// Options of a load.
@@ -97,19 +97,19 @@ impl LoadPlan {
         }
     }
 
-    fn pace(&self, number: usize) -> Pace {
+    fn pace(&self, number: usize) -> ReadPace {
         // The factor 37 spreads the paces evenly, also over a few clients.
         match number * 37 % 100 {
-            place if place < self.options.sleepers => Pace::Never,
-            place if place < self.options.sleepers + self.options.slow => Pace::Slow,
-            _ => Pace::Awake,
+            place if place < self.options.sleepers => ReadPace::Never,
+            place if place < self.options.sleepers + self.options.slow => ReadPace::Slow,
+            _ => ReadPace::Awake,
         }
     }
 }
 
 /// Reading speed of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pace {
+enum ReadPace {
     Awake,
     Slow,
     Never,
@@ -140,9 +140,9 @@ const DIGITS: usize = 16;
 const GAP: &[u8] = b"\"missed\":";
 const GAP_DIGITS: usize = 12;
 
-struct Client {
+struct LoadClient {
     socket: LoadSocket,
-    pace: Pace,
+    pace: ReadPace,
     /// End of the bytes read so far: it may hold the start of a mark.
     tail: Vec<u8>,
     /// Decoder of compressed messages.
@@ -155,7 +155,7 @@ const READS_ONE_IN: usize = 16;
 /// Connected clients and a publisher.
 pub(super) struct Load {
     poll: Poll,
-    clients: Vec<Client>,
+    clients: Vec<LoadClient>,
     /// Slow clients, in the order of their next turn.
     slow: Vec<usize>,
     publisher: LoadSocket,
@@ -167,20 +167,20 @@ pub(super) struct Load {
     /// Inflated text of the messages just read.
     text: Vec<u8>,
     /// Counts of the clients that read as fast as they can, and of slow clients.
-    counts: [Count; 2],
+    counts: [DeliveryCount; 2],
     latency: Histogram<u64>,
     /// Latency since the last progress line.
     recent: Histogram<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Count {
+struct DeliveryCount {
     delivered: u64,
     gaps: u64,
     missed: u64,
 }
 
-impl Count {
+impl DeliveryCount {
     /// Returns the number of events that clients received or know to be lost.
     fn known(&self) -> u64 {
         self.delivered + self.missed
@@ -197,12 +197,12 @@ const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn connect_client(plan: &LoadPlan, number: usize) -> io::Result<Link> {
     // By default the kernel buffers megabytes for a client that does not read, and no client would be slow.
-    let receive_buffer = (plan.pace(number) != Pace::Awake).then_some(4096);
+    let receive_buffer = (plan.pace(number) != ReadPace::Awake).then_some(4096);
     let mut link = plan.remote.connect(receive_buffer)?;
     link.tcp().set_nodelay(true)?;
     link.tcp().set_read_timeout(Some(SUBSCRIBE_TIMEOUT))?;
     let opening =
-        Opening { site: &plan.site, transport: plan.options.transport, deflate: plan.options.deflate };
+        StreamRequest { site: &plan.site, transport: plan.options.transport, deflate: plan.options.deflate };
     plan.speak.subscribe(&mut link, opening, &plan.selection(number), number)?;
     Ok(link)
 }
@@ -256,12 +256,14 @@ impl Load {
             let mut socket = LoadSocket::new(link)?;
             let pace = plan.pace(number);
             match pace {
-                Pace::Awake => poll.registry().register(socket.tcp(), Token(number), Interest::READABLE)?,
-                Pace::Slow => slow.push(number),
-                Pace::Never => {}
+                ReadPace::Awake => {
+                    poll.registry().register(socket.tcp(), Token(number), Interest::READABLE)?
+                }
+                ReadPace::Slow => slow.push(number),
+                ReadPace::Never => {}
             }
             let unpack = plan.options.deflate.then(|| Unpack::new(number % READS_ONE_IN == 0));
-            clients.push(Client { socket, pace, tail: Vec::new(), unpack });
+            clients.push(LoadClient { socket, pace, tail: Vec::new(), unpack });
         }
         let publisher = plan.publish_to.connect(None)?;
         publisher.tcp().set_nodelay(true)?;
@@ -278,7 +280,7 @@ impl Load {
             clock: Instant::now(),
             buffer: vec![0; 1 << 20],
             text: Vec::new(),
-            counts: [Count::default(); 2],
+            counts: [DeliveryCount::default(); 2],
             recent: latency.clone(),
             latency,
         })
@@ -286,7 +288,7 @@ impl Load {
 
     /// Resets all counts.
     pub(super) fn forget(&mut self) {
-        self.counts = [Count::default(); 2];
+        self.counts = [DeliveryCount::default(); 2];
         self.latency.reset();
         self.recent.reset();
     }
@@ -302,7 +304,7 @@ impl Load {
         let start = self.nanos();
         let mut schedule = Schedule::new(plan, start);
         let (mut last_came, mut finished) = (Instant::now(), start);
-        let mut progress = Progress::new(start);
+        let mut progress = LoadProgress::new(start);
         let mut slow_turn = Instant::now();
         let mut out = Vec::new();
         loop {
@@ -338,7 +340,7 @@ impl Load {
         let cpu = cpu_before
             .zip(process.and_then(Process::cpu))
             .map(|(before, after)| after.saturating_sub(before));
-        let [Count { delivered, gaps, missed }, slow] = self.counts;
+        let [DeliveryCount { delivered, gaps, missed }, slow] = self.counts;
         let finished = if plan.options.window.is_some() { finished } else { finished.max(schedule.end) };
         Ok(LoadResult {
             published: schedule.published,
@@ -431,7 +433,7 @@ impl Load {
                         let mut text = std::mem::take(&mut self.text);
                         text.clear();
                         let unread = unpack.take(&self.buffer[..read], &mut text)?;
-                        self.counts[usize::from(client.pace != Pace::Awake)].delivered += unread;
+                        self.counts[usize::from(client.pace != ReadPace::Awake)].delivered += unread;
                         self.count(number, &text);
                         self.text = text;
                         continue;
@@ -456,7 +458,7 @@ impl Load {
     fn count(&mut self, number: usize, bytes: &[u8]) -> usize {
         let now = self.nanos();
         let len = bytes.len();
-        let is_slow = self.clients[number].pace != Pace::Awake;
+        let is_slow = self.clients[number].pace != ReadPace::Awake;
         let count = &mut self.counts[usize::from(is_slow)];
         let mut done = 0;
         for at in memchr::memmem::find_iter(bytes, MARK) {
@@ -496,13 +498,13 @@ struct Schedule<'a> {
     /// By key: number of clients that read as fast as they can and want its events.
     wanting: Vec<u64>,
     dice: Dice,
-    burst: Vec<Publication>,
+    burst: Vec<OutgoingEvent>,
 }
 
 impl<'a> Schedule<'a> {
     fn new(plan: &'a LoadPlan, start: u64) -> Self {
         let mut wanting = vec![0; plan.options.filters];
-        for number in (0..plan.options.connections).filter(|number| plan.pace(*number) == Pace::Awake) {
+        for number in (0..plan.options.connections).filter(|number| plan.pace(*number) == ReadPace::Awake) {
             let selection = plan.selection(number);
             match selection.mix {
                 Mix::All => wanting.iter_mut().for_each(|count| *count += 1),
@@ -539,7 +541,7 @@ impl<'a> Schedule<'a> {
     }
 
     /// Makes the events of the burst that is due, and moves on to the next one.
-    fn next_burst(&mut self) -> &[Publication] {
+    fn next_burst(&mut self) -> &[OutgoingEvent] {
         let pad_bytes = self.plan.options.payload.saturating_sub(MARK.len() + DIGITS + 12);
         let entity = self.plan.options.mix.contains(&Mix::Entities);
         self.burst.clear();
@@ -548,7 +550,7 @@ impl<'a> Schedule<'a> {
             let pad = words(pad_bytes, &mut self.dice);
             // The leading 1 keeps all 16 digits: a JSON number cannot begin with a zero.
             let payload = format!("{{\"due\":{:016},\"pad\":\"{pad}\"}}", 1_000_000_000_000_000 + self.due);
-            self.burst.push(Publication { key, entity, payload });
+            self.burst.push(OutgoingEvent { key, entity, payload });
             self.published += 1;
             self.expected += self.wanting[key];
         }
@@ -576,14 +578,14 @@ fn words(len: usize, dice: &mut Dice) -> String {
 }
 
 /// Prints a line of progress each second.
-struct Progress {
+struct LoadProgress {
     start: u64,
     last: u64,
     published: u64,
     delivered: u64,
 }
 
-impl Progress {
+impl LoadProgress {
     fn new(start: u64) -> Self {
         Self { start, last: start, published: 0, delivered: 0 }
     }

@@ -62,9 +62,9 @@ pub(super) struct BenchArgs {
 }
 
 /// A server started for the run. It ends on drop.
-struct Own(Child);
+struct OwnServer(Child);
 
-impl Drop for Own {
+impl Drop for OwnServer {
     fn drop(&mut self) {
         // The server may have ended by itself. Nothing is left to report an error to.
         let _ = self.0.kill();
@@ -72,7 +72,7 @@ impl Drop for Own {
     }
 }
 
-fn start_server(loops: usize) -> Result<(Own, Target), CliError> {
+fn start_server(loops: usize) -> Result<(OwnServer, Target), CliError> {
     let exe = std::env::current_exe().map_err(CliError::new)?;
     let mut child = Command::new(exe)
         .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn", "--loops", &loops.to_string()])
@@ -83,7 +83,7 @@ fn start_server(loops: usize) -> Result<(Own, Target), CliError> {
         .stdout
         .take()
         .ok_or_else(|| CliError::new("cannot start a server for the run: it has no output"))?;
-    let own = Own(child);
+    let own = OwnServer(child);
     let mut line = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).map_err(CliError::new)?;
     let url = line.trim().strip_prefix("listening on ").and_then(|url| url.parse().ok());

@@ -62,7 +62,7 @@ pub(super) enum Speak {
 
 /// Request that opens a client's stream.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Opening<'a> {
+pub(super) struct StreamRequest<'a> {
     pub(super) site: &'a Site,
     pub(super) transport: Transport,
     /// Whether the client asks for compressed messages.
@@ -113,7 +113,7 @@ impl Selection {
 
 /// An event to publish: its key among the filters' keys, and its payload.
 #[derive(Clone, Debug)]
-pub(super) struct Publication {
+pub(super) struct OutgoingEvent {
     pub(super) key: usize,
     /// Whether the event has an entity.
     pub(super) entity: bool,
@@ -206,11 +206,11 @@ impl Speak {
     pub(super) fn subscribe(
         self,
         socket: &mut (impl Read + Write),
-        opening: Opening<'_>,
+        opening: StreamRequest<'_>,
         selection: &Selection,
         number: usize,
     ) -> io::Result<()> {
-        let Opening { site, transport, deflate } = opening;
+        let StreamRequest { site, transport, deflate } = opening;
         let Site { host, base, authorization } = site;
         let path = self.path(transport);
         let request = match transport {
@@ -290,7 +290,7 @@ impl Speak {
     }
 
     /// Appends the publication of these events to `out`. Returns the number of answers that the server will send.
-    pub(super) fn publish(self, events: &[Publication], site: &Site, out: &mut Vec<u8>) -> u64 {
+    pub(super) fn publish(self, events: &[OutgoingEvent], site: &Site, out: &mut Vec<u8>) -> u64 {
         let Site { host, base, authorization } = site;
         let post = |path: &str, body: &str, out: &mut Vec<u8>| {
             let head = format!(
@@ -304,7 +304,7 @@ impl Speak {
         match self {
             Self::Fanwire | Self::Lean | Self::Agentos => {
                 let mut body = String::with_capacity(events.len() * 256);
-                for Publication { key, entity, payload } in events {
+                for OutgoingEvent { key, entity, payload } in events {
                     // Writing to a String cannot fail.
                     let _ = write!(body, r#"{{"type":"bench.{key}.event","payload":{payload}"#);
                     if *entity {
@@ -327,13 +327,13 @@ impl Speak {
                 return events.len() as u64;
             }
             Self::Nats => {
-                for Publication { key, payload, .. } in events {
+                for OutgoingEvent { key, payload, .. } in events {
                     let line = format!("PUB bench.{key}.event {}\r\n{payload}\r\n", payload.len());
                     out.extend_from_slice(line.as_bytes());
                 }
             }
             Self::Mqtt => {
-                for Publication { key, payload, .. } in events {
+                for OutgoingEvent { key, payload, .. } in events {
                     let mut body = Vec::new();
                     mqtt_text(&format!("bench.{key}.event"), &mut body);
                     body.extend_from_slice(payload.as_bytes());

@@ -15,7 +15,7 @@ use super::super::style::{DIM, RED};
 
 /// A loss reported by the server.
 #[derive(Debug, Deserialize)]
-pub(super) struct Gap {
+pub(super) struct LossNotice {
     pub(super) missed: Option<u64>,
     /// Upper bound, if the exact number is not known.
     #[serde(default)]
@@ -26,7 +26,7 @@ pub(super) struct Gap {
 
 /// The fields of an event that a line shows.
 #[derive(Deserialize)]
-struct Shown<'a> {
+struct EventLine<'a> {
     #[serde(borrow)]
     event_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -42,7 +42,7 @@ struct Shown<'a> {
     #[serde(borrow)]
     correlation_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    entity: Option<Entity<'a>>,
+    entity: Option<EntityText<'a>>,
     #[serde(borrow)]
     channel: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -50,7 +50,7 @@ struct Shown<'a> {
 }
 
 #[derive(Deserialize)]
-struct Entity<'a> {
+struct EntityText<'a> {
     #[serde(borrow, default)]
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -80,7 +80,7 @@ impl Printer {
     /// Prints an event, given as its JSON. Returns its id.
     pub(super) fn event(&mut self, json: &str) -> io::Result<Option<String>> {
         self.line.clear();
-        let shown = serde_json::from_str::<Shown<'_>>(json);
+        let shown = serde_json::from_str::<EventLine<'_>>(json);
         match &shown {
             Ok(event) if !self.json => event.write(&mut self.line),
             _ => self.line.push_str(json),
@@ -93,7 +93,7 @@ impl Printer {
     }
 
     /// Prints a gap, given with its JSON.
-    pub(super) fn gap(&mut self, gap: &Gap, json: &str) -> io::Result<()> {
+    pub(super) fn gap(&mut self, gap: &LossNotice, json: &str) -> io::Result<()> {
         if self.json {
             writeln!(self.out, "{{\"gap\":{json}}}")?;
         } else {
@@ -109,7 +109,7 @@ impl Printer {
     }
 }
 
-impl Shown<'_> {
+impl EventLine<'_> {
     fn write(&self, line: &mut String) {
         // The time of day is enough on a screen. It is UTC, like the event's.
         let time = self.timestamp.as_deref().and_then(|time| time.get(11..23)).unwrap_or("            ");
@@ -117,7 +117,7 @@ impl Shown<'_> {
         let source = self.source.as_deref().unwrap_or("-");
         // Writing to a string cannot fail.
         let _ = write!(line, "{DIM}{time}{DIM:#} {style}{:<24}{style:#} {source:<14}", self.event_type);
-        if let Some(Entity { kind, id }) = &self.entity {
+        if let Some(EntityText { kind, id }) = &self.entity {
             let _ = write!(line, " {kind}:{id}");
         }
         let named = [
@@ -167,7 +167,7 @@ mod tests {
     fn a_line_shows_time_type_source_attributes_and_payload() {
         let json = r#"{"event_id":"1-0","event_type":"task.progress","source":"core","timestamp":"2026-01-27T10:21:33.123456Z",
             "correlation_id":"run-42","stream_id":"webhook","entity":{"kind":"task","id":"t-1"},"channel":"dev","payload":{"progress":42}}"#;
-        let event: Shown<'_> = serde_json::from_str(json).expect("valid");
+        let event: EventLine<'_> = serde_json::from_str(json).expect("valid");
         let mut line = String::new();
         event.write(&mut line);
         let plain = anstream::adapter::strip_str(&line).to_string();
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn only_a_type_is_needed_for_a_line() {
-        let event: Shown<'_> =
+        let event: EventLine<'_> =
             serde_json::from_str(r#"{"event_type":"x","correlation_id":null,"payload":{}}"#).expect("valid");
         let mut line = String::new();
         event.write(&mut line);

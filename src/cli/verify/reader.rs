@@ -49,7 +49,7 @@ pub(super) struct VerifyReader {
     pub(super) is_slow: bool,
     pub(super) account: Account,
     pub(super) dice: Dice,
-    /// Position to resume after.
+    /// AckPayload to resume after.
     since: Option<String>,
     /// Number of events until the next cut.
     life: u64,
@@ -62,7 +62,7 @@ pub(super) struct VerifyReader {
 }
 
 /// Reason why a connection ended.
-enum End {
+enum ReadEnd {
     /// The last event came, or the run is over.
     Over,
     /// The reader cut the connection.
@@ -73,7 +73,7 @@ enum End {
     Refused(String),
 }
 
-impl End {
+impl ReadEnd {
     fn lost(error: impl std::fmt::Display) -> Self {
         Self::Lost(error.to_string())
     }
@@ -85,9 +85,9 @@ impl End {
 }
 
 #[derive(Deserialize)]
-struct Envelope<'a> {
+struct ReaderMessage<'a> {
     r#type: &'a str,
-    /// Position to resume after the event, if it is not the event's id.
+    /// AckPayload to resume after the event, if it is not the event's id.
     #[serde(borrow)]
     position: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -95,7 +95,7 @@ struct Envelope<'a> {
 }
 
 #[derive(Deserialize)]
-struct Came<'a> {
+struct LaneEvent<'a> {
     #[serde(borrow)]
     event_id: Cow<'a, str>,
     #[serde(borrow)]
@@ -117,14 +117,14 @@ struct Payload<'a> {
 }
 
 #[derive(Deserialize)]
-struct Gap {
+struct GapPayload {
     missed: Option<u64>,
     #[serde(default)]
     at_most: Option<u64>,
 }
 
 #[derive(Deserialize)]
-struct Position {
+struct AckPayload {
     last_event_id: Option<String>,
 }
 
@@ -160,18 +160,18 @@ impl VerifyReader {
                 backoff = Duration::from_millis(50);
             }
             let pause = match end {
-                Ok(()) | Err(End::Over) => break,
-                Err(End::Cut) => {
+                Ok(()) | Err(ReadEnd::Over) => break,
+                Err(ReadEnd::Cut) => {
                     self.cuts += 1;
                     Duration::from_millis(self.dice.below(PAUSE_MS_MAX))
                 }
-                Err(End::Lost(why)) => {
+                Err(ReadEnd::Lost(why)) => {
                     self.refused += 1;
                     self.run.note(&why);
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                     backoff
                 }
-                Err(End::Refused(why)) => {
+                Err(ReadEnd::Refused(why)) => {
                     if !self.was_ready {
                         self.run.refuse(&why);
                     }
@@ -190,13 +190,13 @@ impl VerifyReader {
         }
     }
 
-    fn web_socket(&mut self) -> Result<(), End> {
+    fn web_socket(&mut self) -> Result<(), ReadEnd> {
         let receive_buffer = self.is_slow.then_some(SLOW_RECEIVE_BUFFER);
         let opened = self.remote.web_socket(READ_TIMEOUT, receive_buffer);
         let mut socket = opened.map_err(|error| match error {
-            NotOpened::Answered(status, body) => End::answered(status, &body),
-            NotOpened::Failed(why) => End::Lost(why),
-            NotOpened::Refused(error) => End::Refused(error.message),
+            NotOpened::Answered(status, body) => ReadEnd::answered(status, &body),
+            NotOpened::Failed(why) => ReadEnd::Lost(why),
+            NotOpened::Refused(error) => ReadEnd::Refused(error.message),
         })?;
         let mut payload = json!({
             "subscription_id": "verify", "event_types": [EVENT_TYPE],
@@ -206,16 +206,16 @@ impl VerifyReader {
             payload["since"] = json!(since);
         }
         let subscribe = json!({"type": "subscribe", "message_id": "verify", "payload": payload});
-        socket.send(Message::text(subscribe.to_string())).map_err(End::lost)?;
+        socket.send(Message::text(subscribe.to_string())).map_err(ReadEnd::lost)?;
         loop {
             if self.run.is_past_deadline() {
-                return Err(End::Over);
+                return Err(ReadEnd::Over);
             }
             let text = match socket.read() {
                 Ok(Message::Text(text)) => text,
                 Ok(Message::Close(frame)) => {
                     let why = frame.map_or_else(|| "without a reason".into(), |frame| frame.to_string());
-                    return Err(End::Lost(format!("closed by the server: {why}")));
+                    return Err(ReadEnd::Lost(format!("closed by the server: {why}")));
                 }
                 // Tungstenite answers pings with the next read.
                 Ok(_) => continue,
@@ -227,9 +227,9 @@ impl VerifyReader {
                 {
                     continue;
                 }
-                Err(error) => return Err(End::lost(error)),
+                Err(error) => return Err(ReadEnd::lost(error)),
             };
-            let message: Envelope<'_> = serde_json::from_str(&text).map_err(End::lost)?;
+            let message: ReaderMessage<'_> = serde_json::from_str(&text).map_err(ReadEnd::lost)?;
             let body = message.payload.get();
             match message.r#type {
                 "event" => {
@@ -240,12 +240,12 @@ impl VerifyReader {
                 }
                 "gap" => self.gap(body)?,
                 "ack" => {
-                    let at: Position = serde_json::from_str(body).map_err(End::lost)?;
+                    let at: AckPayload = serde_json::from_str(body).map_err(ReadEnd::lost)?;
                     self.since = self.since.take().or(at.last_event_id);
                     self.ready();
                 }
-                "error" if self.was_ready => return Err(End::Lost(error_text(body))),
-                "error" => return Err(End::Refused(error_text(body))),
+                "error" if self.was_ready => return Err(ReadEnd::Lost(error_text(body))),
+                "error" => return Err(ReadEnd::Refused(error_text(body))),
                 _ => {}
             }
         }
@@ -260,7 +260,7 @@ impl VerifyReader {
         }
     }
 
-    fn sse(&mut self) -> Result<(), End> {
+    fn sse(&mut self) -> Result<(), ReadEnd> {
         let mut request = self.remote.get("/sse").header("accept", "text/event-stream");
         request = request.query("type", EVENT_TYPE).query("stream", self.run.stream(self.account.lane()));
         if let Some(since) = &self.since {
@@ -270,12 +270,12 @@ impl VerifyReader {
         let left = self.run.time_left().max(Duration::from_millis(1));
         let request = request.config().timeout_recv_body(Some(left)).build();
         let mut answer = request.call().map_err(|error| match trust::refusal(&error, &self.remote.url) {
-            Some(refusal) => End::Refused(refusal.message),
-            None => End::Lost(format!("cannot connect: {error}")),
+            Some(refusal) => ReadEnd::Refused(refusal.message),
+            None => ReadEnd::Lost(format!("cannot connect: {error}")),
         })?;
         if answer.status().as_u16() != 200 {
             let body = answer.body_mut().read_to_string().unwrap_or_default();
-            return Err(End::answered(answer.status().as_u16(), &body));
+            return Err(ReadEnd::answered(answer.status().as_u16(), &body));
         }
         self.ready();
         let mut body = answer.into_body().into_reader();
@@ -284,16 +284,16 @@ impl VerifyReader {
         loop {
             let read = body.read(&mut chunk);
             if self.run.is_past_deadline() {
-                return Err(End::Over);
+                return Err(ReadEnd::Over);
             }
-            let mut rest = match read.map_err(End::lost)? {
-                0 => return Err(End::lost("ended by the server")),
+            let mut rest = match read.map_err(ReadEnd::lost)? {
+                0 => return Err(ReadEnd::lost("ended by the server")),
                 len => &chunk[..len],
             };
-            while let Some(event) = parser.feed(&mut rest).map_err(End::lost)? {
+            while let Some(event) = parser.feed(&mut rest).map_err(ReadEnd::lost)? {
                 match event.event.as_str() {
                     "gap" => self.gap(&event.data)?,
-                    "closed" => return Err(End::Lost(error_text(&event.data))),
+                    "closed" => return Err(ReadEnd::Lost(error_text(&event.data))),
                     // The stream's own id is the position to resume after.
                     _ => self.event(&event.data, Some(parser.last_event_id()).filter(|id| !id.is_empty()))?,
                 }
@@ -304,15 +304,15 @@ impl VerifyReader {
         }
     }
 
-    fn gap(&mut self, json: &str) -> Result<(), End> {
-        let gap: Gap = serde_json::from_str(json).map_err(End::lost)?;
+    fn gap(&mut self, json: &str) -> Result<(), ReadEnd> {
+        let gap: GapPayload = serde_json::from_str(json).map_err(ReadEnd::lost)?;
         self.account.gap(gap.missed, gap.at_most);
         Ok(())
     }
 
     /// Records an event. Returns an end if it was the last one, or if a cut is due.
-    fn event(&mut self, json: &str, position: Option<&str>) -> Result<(), End> {
-        let Ok(event) = serde_json::from_str::<Came<'_>>(json) else {
+    fn event(&mut self, json: &str, position: Option<&str>) -> Result<(), ReadEnd> {
+        let Ok(event) = serde_json::from_str::<LaneEvent<'_>>(json) else {
             self.account.fault(ViolationKind::Changed, 0, 1, format!("not an event: {}", shortened(json)));
             return Ok(());
         };
@@ -333,7 +333,7 @@ impl VerifyReader {
         self.since = Some(position.map_or_else(|| event.event_id.into_owned(), str::to_owned));
         self.account.is_over |= payload.last;
         if self.account.is_over {
-            return Err(End::Over);
+            return Err(ReadEnd::Over);
         }
         if self.is_slow {
             if !self.run.is_published() {
@@ -342,7 +342,7 @@ impl VerifyReader {
             return Ok(());
         }
         self.life -= 1;
-        if self.life == 0 { Err(End::Cut) } else { Ok(()) }
+        if self.life == 0 { Err(ReadEnd::Cut) } else { Ok(()) }
     }
 }
 

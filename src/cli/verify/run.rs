@@ -28,7 +28,7 @@ pub(super) struct VerifyRun {
     pub(super) start: Instant,
     /// Lane of the slow reader.
     pub(super) slow_lane: Option<usize>,
-    progress: Mutex<Progress>,
+    progress: Mutex<RunProgress>,
     /// Reason why the server refuses the readers.
     pub(super) refusal: Mutex<Option<String>>,
     /// Reasons why connections were lost.
@@ -36,8 +36,8 @@ pub(super) struct VerifyRun {
     pub(super) ids: Ids,
 }
 
-/// Progress of a run.
-struct Progress {
+/// RunProgress of a run.
+struct RunProgress {
     /// Number of readers that have connected.
     ready: usize,
     is_published: bool,
@@ -58,7 +58,7 @@ impl VerifyRun {
             name: format!("verify-{seed:x}-{}", std::process::id()),
             start,
             slow_lane,
-            progress: Mutex::new(Progress {
+            progress: Mutex::new(RunProgress {
                 ready: 0,
                 is_published: false,
                 deadline: start + GATHER + Duration::from_secs(seconds) + SETTLE,

@@ -31,7 +31,7 @@ use crate::server::limits::budget::Budget;
 use crate::server::reactor::socket::Socket;
 use crate::server::reactor::{Core, Token};
 use crate::server::rng::Rng;
-use crate::server::session::context::Context;
+use crate::server::session::context::{Context, NoLoop};
 use crate::server::shared::Shared;
 
 pub use codecs::{filter, http_request, sse_parser};
@@ -349,12 +349,10 @@ pub fn session(data: &[u8]) {
             inflater: &mut inflater,
             tick: tick as u64,
             now: Timestamp(0),
-            position: &|| None,
-            newest: &|| None,
+            view: &NoLoop,
             effects: &mut effects,
             answered_bytes: 0,
             budget: &mut Budget::new(u32::MAX),
-            peer: &|| None,
             blocked: false,
         };
         connection.receive(piece, &mut cx);

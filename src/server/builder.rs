@@ -175,7 +175,7 @@ impl ServerBuilder {
         }
         #[cfg(unix)]
         if let Some(inheritance) = &mut inheritance {
-            lock(&shared.presence).expect(inheritance.present());
+            lock(&shared.clients.presence).expect(inheritance.present());
             inheritance.seal().into_iter().for_each(|seal| shared.auth.take_seal(seal));
         }
         if let Some(bridge) = bridge {
@@ -209,13 +209,13 @@ impl ServerBuilder {
                 .map_err(|error| ServerError::new(doing, error))?;
         }
         let (threads, wakers): (_, Vec<Arc<mio::Waker>>) = started.into_iter().unzip();
-        *lock(&shared.wake) = Some(Arc::new(move || {
+        *lock(&shared.loops.wake) = Some(Arc::new(move || {
             for waker in &wakers {
                 // A loop that can't be woken has ended.
                 let _ = waker.wake();
             }
         }));
-        let wake = Arc::clone(&shared.wake);
+        let wake = Arc::clone(&shared.loops.wake);
         shared.alarm.on_raised(Arc::new(move || wake_all(&wake)));
         Ok(ServerHandle { address, shared, threads })
     }

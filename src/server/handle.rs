@@ -32,7 +32,7 @@ impl fmt::Debug for Pulse {
 impl Pulse {
     /// Whether every loop begins another turn within so long, when it is asked to. Blocks until then.
     pub fn beats(&self, within: Duration) -> bool {
-        let beats = || self.shared.beats.iter().map(|beat| beat.load(Ordering::Relaxed));
+        let beats = || self.shared.loops.beats.iter().map(|beat| beat.load(Ordering::Relaxed));
         let before: Vec<u64> = beats().collect();
         self.shared.wake_loops();
         let end = Instant::now() + within;
@@ -72,7 +72,7 @@ impl ServerHandle {
     /// [`drain`](Self::drain).
     pub fn withdraw(&self) {
         // Relaxed: a flag on its own.
-        self.shared.withdrawn.store(true, Ordering::Relaxed);
+        self.shared.lifecycle.withdrawn.store(true, Ordering::Relaxed);
     }
 
     /// Gives all that this server has to a successor, a process that calls [`Inheritance::claim`] at the other end of
@@ -95,7 +95,7 @@ impl ServerHandle {
     /// Returns the subscriptions of the AutoSDLC client with this `clientId`; empty if there is no such client here.
     #[cfg(feature = "dialects")]
     pub fn client_subscriptions(&self, client_id: &str) -> Vec<ClientSubscription> {
-        self.shared.observers.autosdlc.clients.of(client_id)
+        self.shared.clients.observers.autosdlc.clients.of(client_id)
     }
 
     /// What tells whether the loops turn.

@@ -15,7 +15,7 @@ use super::conn::Connection;
 use super::limits::budget::Budget;
 use super::reactor::Core;
 use super::reactor::socket::Socket;
-use super::session::context::Context;
+use super::session::context::{Context, NoLoop};
 use super::session::effect::Effect;
 use super::shared::Shared;
 use super::*;
@@ -52,12 +52,10 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
             inflater: &mut Inflater::default(),
             tick: 1,
             now,
-            position: &|| None,
-            newest: &|| None,
+            view: &NoLoop,
             effects: &mut effects,
             answered_bytes,
             budget: &mut Budget::new(u32::MAX),
-            peer: &|| None,
             blocked: false,
         };
         connection.receive(&mut piece, &mut cx);
@@ -352,7 +350,7 @@ fn draining_tells_everybody_in_their_own_form() {
     let (socket, _) = world.connect(&upgrade);
     let (idle, _) = world.connect("");
     text(&socket);
-    world.shared.drain.store(1, Ordering::Relaxed);
+    world.shared.lifecycle.drain.store(1, Ordering::Relaxed);
     world.core.drain();
     world.turn();
     assert!(stream.with(|ends| ends.ended) && socket.with(|ends| ends.ended) && idle.with(|ends| ends.ended));
@@ -380,7 +378,7 @@ fn a_drained_client_gets_its_delay_in_the_middle_of_a_past() {
     }
     world.core.ready(socket_token, true, true);
     world.turn();
-    world.shared.drain.store(1, Ordering::Relaxed);
+    world.shared.lifecycle.drain.store(1, Ordering::Relaxed);
     world.core.drain();
     world.turn();
     for (wire, token) in [(&stream, stream_token), (&socket, socket_token)] {

@@ -549,7 +549,7 @@ impl World {
             self.is_draining = true;
             let closed_before = self.shared.metrics.lag_closed.get();
             // Relaxed: there is one thread.
-            self.shared.drain.store(1, Ordering::Relaxed);
+            self.shared.lifecycle.drain.store(1, Ordering::Relaxed);
             for at in 0..self.loops.len() {
                 let (tick, now) = (self.tick(), self.now());
                 self.loops[at].core.wake(tick, now);

@@ -322,7 +322,7 @@ impl Connection {
                 let client = routes::client_of_body(&request, &shown, cx);
                 let is_idle = wanted == BodyWanted::Idle;
                 let receiving =
-                    Receiving::new(request, shown, decoder, cx.shared.bodies.begin(client), is_idle);
+                    Receiving::new(request, shown, decoder, cx.shared.clients.bodies.begin(client), is_idle);
                 http.receiving = Some(Box::new(receiving));
             }
         }

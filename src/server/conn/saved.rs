@@ -105,8 +105,13 @@ impl Connection {
                         let SavedReceiving { request, grant, decoder, body } = *receiving;
                         let shown = Ok(restored(grant, cx)?);
                         let client = routes::client_of_body(&request, &shown, cx);
-                        let mut receiving =
-                            Receiving::new(request, shown, decoder, cx.shared.bodies.begin(client), false);
+                        let mut receiving = Receiving::new(
+                            request,
+                            shown,
+                            decoder,
+                            cx.shared.clients.bodies.begin(client),
+                            false,
+                        );
                         receiving.body = body;
                         // The body was admitted there, and is finished here.
                         let _ = receiving.counted.grow(receiving.held_bytes(), None);

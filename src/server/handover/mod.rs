@@ -298,7 +298,7 @@ pub(super) fn hand_over(
     };
     let begun = Instant::now();
     let until = begun + FREEZE_MAX;
-    let (muster, parcels) = Muster::new(shared.loops, until);
+    let (muster, parcels) = Muster::new(shared.loops.count, until);
     if !shared.call_muster(&muster) {
         return Err(doing(io::Error::other("another handover is under way")));
     }
@@ -314,7 +314,7 @@ pub(super) fn hand_over(
     }
     drop(paused);
     // Relaxed: the muster's lock orders it for the loops.
-    shared.handed_over.store(moved.is_ok(), Ordering::Relaxed);
+    shared.lifecycle.handed_over.store(moved.is_ok(), Ordering::Relaxed);
     muster.decide(moved.is_ok());
     drop(called);
     if moved.is_ok() {
@@ -383,7 +383,7 @@ fn give(
         .collect();
     muster.pack();
     let revoked = shared.auth.save_revoked();
-    let present = lock(&shared.presence).save();
+    let present = lock(&shared.clients.presence).save();
     let seal = shared.auth.save_seal();
     let estate = Estate { epoch: shared.bus.epoch(), first, places, revoked, present, seal };
     wire.send(&Said::Begin(estate), &[]).map_err(&doing)?;

@@ -51,7 +51,7 @@ fn shown(text: &str) -> String {
 
 fn interests(shared: &Shared) -> Vec<Interest> {
     let mut all: BTreeMap<(Vec<String>, u8, bool), Interest> = BTreeMap::new();
-    for view in lock(&shared.reports).iter().flat_map(Report::feeds) {
+    for view in lock(&shared.loops.reports).iter().flat_map(Report::feeds) {
         let mut filters: Vec<(String, Filter)> =
             view.filters.iter().map(|filter| (filter.to_string(), filter.clone())).collect();
         filters.sort_by(|a, b| a.0.cmp(&b.0));

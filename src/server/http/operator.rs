@@ -13,7 +13,7 @@ use crate::sync::lock;
 /// Returns the answer to `/api/history`: the last minutes of the counters.
 pub(crate) fn history_json(shared: &Shared, now: Timestamp) -> Value {
     shared.note_history(now);
-    lock(&shared.history).json(now.0.div_euclid(1_000_000))
+    lock(&shared.monitor.history).json(now.0.div_euclid(1_000_000))
 }
 
 /// Returns the answer to `/api/stats`.
@@ -24,17 +24,17 @@ pub(crate) fn stats_json(shared: &Shared) -> Value {
     let shards: Vec<_> = (bus.shards.iter())
         .map(|s| json!({ "head": s.head, "oldest": s.oldest, "capacity": s.capacity }))
         .collect();
-    let (ledger, laggards, held_bytes) = Report::together(lock(&shared.reports).iter());
+    let (ledger, laggards, held_bytes) = Report::together(lock(&shared.loops.reports).iter());
     json!({
         "ledger": ledger,
         "laggards": laggards,
         "held_bytes": held_bytes + shared.held_bytes(),
         "name": "fanwire",
         "version": env!("CARGO_PKG_VERSION"),
-        "uptime_seconds": shared.started.elapsed().as_secs(),
+        "uptime_seconds": shared.monitor.started.elapsed().as_secs(),
         "engine": shared.engine.as_ref().map_or_else(|| json!("memory"), Engine::stats),
         "epoch": shared.epoch().to_string(),
-        "loops": shared.loops,
+        "loops": shared.loops.count,
         "draining": shared.is_draining(),
         "connections": { "http": open("http"), "ws": open("ws"), "sse": open("sse") },
         "subscriptions": metrics.subscriptions.get(),

@@ -191,7 +191,7 @@ pub(crate) fn client_of_body(request: &Request, shown: &Shown, cx: &Context<'_>)
     let subject = shown.as_ref().ok().and_then(|grant| grant.as_ref()).map(|grant| grant.subject());
     match subject.filter(|subject| !subject.is_empty()) {
         Some(subject) => Client::Subject(subject.into()),
-        None => (cx.peer)().map_or(Client::Unknown, |peer| {
+        None => cx.view.peer().map_or(Client::Unknown, |peer| {
             Client::Address(address_key(client_of(request, peer, &cx.config.trusted_proxies)))
         }),
     }
@@ -275,7 +275,7 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
             let shared = &answer.cx.shared;
             shared.metrics.ring_bytes.set(shared.bus.held_bytes() as i64);
             let format = Exposition::asked(answer.request.headers_named("accept"));
-            let text = shared.metrics.text(format, shared.observers.registries());
+            let text = shared.metrics.text(format, shared.clients.observers.registries());
             let headers = [("Content-Type", format.content_type()), ("Vary", "Accept")];
             answer.respond(200, &headers, text.as_bytes())
         }
@@ -365,7 +365,7 @@ impl Answer<'_, '_> {
             let error = "client_id is missing: the one that the client was told when it connected";
             return self.error(400, "invalid_query", error, &[]);
         };
-        let all = self.cx.shared.observers.subscriptions_of(&client);
+        let all = self.cx.shared.clients.observers.subscriptions_of(&client);
         self.json(200, &json!({ "subscriptions": all }))
     }
 
@@ -413,14 +413,14 @@ impl Answer<'_, '_> {
 
     /// Returns the client's address, if something is limited by address.
     fn client(&self) -> Option<IpAddr> {
-        Some(client_of(self.request, (self.cx.peer)()?, &self.cx.config.trusted_proxies))
+        Some(client_of(self.request, self.cx.view.peer()?, &self.cx.config.trusted_proxies))
     }
 
     /// Refuses a page of a foreign origin, and a Host that is not the server's.
     fn refuse_page(&mut self) -> Option<Outcome> {
         let request = self.request;
         let refusal = Door::of(self.cx.shared, self.cx.config).refuse(request)?;
-        self.cx.shared.refusals.tell(&refusal, self.client());
+        self.cx.shared.monitor.refusals.tell(&refusal, self.client());
         Some(self.error(403, refusal.label(), &refusal.to_string(), &[]))
     }
 }

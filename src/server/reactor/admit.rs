@@ -5,9 +5,12 @@
 
 use std::net::IpAddr;
 
+use super::clients::Conn;
+use super::clients::Ending;
+use super::clients::Token;
 use super::listener;
+use super::loop_state::Core;
 use super::socket::Socket;
-use super::{Conn, Core, Ending, Token, token_of};
 use crate::feed::{ConnIndex, Outbox};
 use crate::metrics::Kind;
 use crate::server::conn::Connection;
@@ -25,12 +28,12 @@ impl<S: Socket> Core<S> {
             .map(|k| metrics.connections.get_or_create(&Kind { kind: k }).get())
             .sum();
         let counted = match self.counted_address(&socket) {
-            Some((address, max)) => self.shared.addresses.enter(address, max).ok_or(()).map(Some),
+            Some((address, max)) => self.shared.clients.addresses.enter(address, max).ok_or(()).map(Some),
             None => Ok(None),
         };
-        let refused = if self.draining {
+        let refused = if self.departures.is_draining {
             "draining"
-        } else if open >= self.config.max_connections as i64 {
+        } else if open >= self.turn.config.max_connections as i64 {
             "too_many"
         } else if counted.is_err() {
             "address"
@@ -42,8 +45,8 @@ impl<S: Socket> Core<S> {
             listener::refuse(socket);
             return None;
         }
-        let connection = Connection::new(self.tick);
-        let look = self.config.handshake_ticks().min(10);
+        let connection = Connection::new(self.turn.tick);
+        let look = self.turn.config.handshake_ticks().min(10);
         Some(self.insert(socket, connection, Outbox::default(), counted.ok().flatten(), look))
     }
 
@@ -59,9 +62,9 @@ impl<S: Socket> Core<S> {
         let kind = connection.speaks().name();
         self.shared.metrics.connections.get_or_create(&Kind { kind }).inc();
         // 31 bits: the token fits a mio token and never meets the loop's own.
-        self.generation = (self.generation + 1) & 0x7fff_ffff;
-        let generation = self.generation;
-        let slot = self.conns.insert(Conn {
+        self.clients.generation = (self.clients.generation + 1) & 0x7fff_ffff;
+        let generation = self.clients.generation;
+        let slot = self.clients.conns.insert(Conn {
             socket,
             generation,
             connection,
@@ -74,11 +77,11 @@ impl<S: Socket> Core<S> {
             spent_in: (0, 0),
             ending: Ending::default(),
         });
-        let token = token_of(slot, generation);
+        let token = self.clients.token(slot);
         if let Some(counted) = counted {
-            self.addresses.insert(token, counted);
+            self.clients.addresses.insert(token, counted);
         }
-        self.wheel.add(self.tick + look, slot as ConnIndex);
+        self.turn.wheel.add(self.turn.tick + look, slot as ConnIndex);
         token
     }
 
@@ -89,9 +92,9 @@ impl<S: Socket> Core<S> {
 
     /// The address that a new connection counts for, and how many it may have.
     pub(super) fn counted_address(&self, socket: &S) -> Option<(IpAddr, u32)> {
-        let max = self.config.limits.connections_per_address?;
+        let max = self.turn.config.limits.connections_per_address?;
         // Behind a proxy there are many: each counts when a request says which.
-        let peer = socket.peer().filter(|peer| !is_trusted(*peer, &self.config.trusted_proxies))?;
+        let peer = socket.peer().filter(|peer| !is_trusted(*peer, &self.turn.config.trusted_proxies))?;
         Some((address_key(peer), max))
     }
 }

@@ -5,9 +5,10 @@
 //! wants comes, so the client gets nothing twice and misses nothing; after some seconds it is done all the same, and
 //! the client is told a gap. Meanwhile it is not read.
 
+use super::clients::Token;
+use super::loop_state::Core;
+use super::mailbox::{PutOff, Wait};
 use super::socket::Socket;
-use super::{Core, Token, token_of};
-use crate::engine::InterestGuard;
 use crate::event::Since;
 use crate::filter::Filter;
 use crate::server::limits::budget;
@@ -18,24 +19,6 @@ use crate::server::tick::Tick;
 
 /// How long a client waits for this node to catch up.
 const PATIENCE_TICKS: Tick = 50;
-
-/// What a client waits for.
-pub(super) enum Wait {
-    /// The log, read up to here.
-    Log(Since),
-    /// The next turn: this one has done as much as it may of a long change.
-    Turn,
-    /// All that these match, which is asked for while they wait.
-    Interest(Vec<Filter>, #[expect(dead_code, reason = "held")] InterestGuard),
-}
-
-/// What is put off for one client.
-pub(super) struct PutOff {
-    token: Token,
-    wait: Wait,
-    until: Tick,
-    effects: Vec<Effect>,
-}
 
 impl<S: Socket> Core<S> {
     /// Does these things that a connection asked for, in order, and puts off what has to wait with all that is behind
@@ -58,7 +41,7 @@ impl<S: Socket> Core<S> {
             return self.obey(slot, effect);
         };
         // One at the least, so that there is an end to it, and none between a replay and what goes on where that ends.
-        let mut left = self.work.left().min(budget::CLIENT);
+        let mut left = self.turn.work.left().min(budget::CLIENT);
         let mut count = 0;
         while count < changes.len() && (count == 0 || left > 0) {
             left = left.saturating_sub(changes[count].units());
@@ -75,7 +58,7 @@ impl<S: Socket> Core<S> {
 
     /// Whether something waits for nothing but the next turn.
     pub(super) fn has_unfinished(&self) -> bool {
-        self.ahead.iter().any(|put_off| matches!(put_off.wait, Wait::Turn))
+        self.mail.deferred.iter().any(|put_off| matches!(put_off.wait, Wait::Turn))
     }
 
     /// What this effect has to wait for.
@@ -117,21 +100,21 @@ impl<S: Socket> Core<S> {
 
     fn is_not_yet(&self, since: &Since) -> bool {
         (marks(&self.shared, since).into_iter())
-            .any(|id| behind(&self.shared, id, self.reader.position(id.shard)) == Behind::NotYet)
+            .any(|id| behind(&self.shared, id, self.delivery.reader.position(id.shard)) == Behind::NotYet)
     }
 
     fn put_off(&mut self, slot: usize, wait: Wait, effects: Vec<Effect>) {
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.clients.conns[slot];
         conn.awaits += 1;
-        let token = token_of(slot, conn.generation);
-        self.ahead.push(PutOff { token, wait, until: self.tick + PATIENCE_TICKS, effects });
+        let token = conn.token(slot);
+        self.mail.deferred.push(PutOff { token, wait, until: self.turn.tick + PATIENCE_TICKS, effects });
     }
 
     /// A connection closes: it no longer waits for anything.
     pub(super) fn forget_put_off(&mut self, slot: usize) {
-        let conn = &mut self.conns[slot];
-        let token = token_of(slot, conn.generation);
-        self.ahead.retain(|put_off| {
+        let conn = &mut self.clients.conns[slot];
+        let token = conn.token(slot);
+        self.mail.deferred.retain(|put_off| {
             let other = put_off.token != token;
             conn.awaits -= u32::from(!other);
             other
@@ -142,36 +125,36 @@ impl<S: Socket> Core<S> {
     pub(super) fn catch_up(&mut self) {
         let mut at = 0;
         // What is put off anew meanwhile is not for this turn.
-        let mut looks = self.ahead.len();
+        let mut looks = self.mail.deferred.len();
         while looks > 0
-            && let Some(put_off) = self.ahead.get(at)
+            && let Some(put_off) = self.mail.deferred.get(at)
         {
             looks -= 1;
             let is_gone = self.find(put_off.token).is_none();
             let waits = match put_off.wait {
-                Wait::Turn => self.spending.is_spent(),
-                ref wait => self.tick < put_off.until && !self.is_over(wait),
+                Wait::Turn => self.turn.spending.is_spent(),
+                ref wait => self.turn.tick < put_off.until && !self.is_over(wait),
             };
             if waits && !is_gone {
                 at += 1;
                 continue;
             }
             // Held until what it stands for is done.
-            let PutOff { token, effects, wait, .. } = self.ahead.remove(at);
+            let PutOff { token, effects, wait, .. } = self.mail.deferred.remove(at);
             let Some(slot) = self.find(token) else { continue };
-            let conn = &mut self.conns[slot];
+            let conn = &mut self.clients.conns[slot];
             conn.awaits -= 1;
             if conn.unread || conn.connection.holds_input() {
                 self.queue(slot);
             }
             let mut effects = effects.into_iter();
-            self.work = self.spending.share(budget::CLIENT);
+            self.turn.work = self.turn.spending.share(budget::CLIENT);
             // It has waited; what is behind it may have to wait for something else.
             if let Some(first) = effects.next() {
                 self.obey_some(slot, first, effects.by_ref());
             }
             self.obey_all(token, effects);
-            self.spending.settle(&self.work);
+            self.turn.spending.settle(&self.turn.work);
             drop(wait);
             if let Some(slot) = self.find(token) {
                 self.flush(slot);

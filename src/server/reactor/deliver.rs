@@ -5,15 +5,14 @@
 
 use std::time::Duration;
 
+use super::loop_state::Core;
 use super::socket::Socket;
 use super::zero_copy::Outlet;
-use super::{Core, token_of};
 use crate::bus::ReaderItem;
 use crate::dialect::{GapNotice, Missed, Observed};
 use crate::event::{EventId, Since, Timestamp};
 use crate::feed::{Fanout, FeedDelivery, Flushed, OutboxContext, Tally};
 use crate::server::limits::budget;
-use crate::server::shared::resume::Kept;
 
 /// Events taken from the bus before they are written.
 const EVENTS_A_BATCH: usize = 256;
@@ -41,43 +40,43 @@ impl<S: Socket> Core<S> {
     /// How long events are still held back, so that more of them go in one write; none where no interval is set,
     /// or it is over.
     pub(crate) fn held_for(&self, now: Timestamp) -> Option<Duration> {
-        let interval = self.config.flush_interval.as_micros() as i64;
-        let passed = now.0 - self.pumped.0;
+        let interval = self.turn.config.flush_interval.as_micros() as i64;
+        let passed = now.0 - self.delivery.pumped.0;
         // A clock that was put back ends it too.
         (0..interval).contains(&passed).then(|| Duration::from_micros((interval - passed) as u64))
     }
 
     pub(super) fn pump_unless_held(&mut self, batches: usize) {
-        if self.held_for(self.now).is_none() {
+        if self.held_for(self.turn.now).is_none() {
             self.pump(batches);
         }
     }
 
     /// Appends what the bus has to the feeds, and writes it; at most `batches` times.
     pub(super) fn pump(&mut self, batches: usize) {
-        self.unpumped = 0;
+        self.delivery.unpumped = 0;
         let mut any = false;
-        let worked = self.fanout.payload_work();
+        let worked = self.delivery.fanout.payload_work();
         for _ in 0..batches {
-            let fanout = &mut self.fanout;
+            let fanout = &mut self.delivery.fanout;
             let metrics = &self.shared.metrics;
             let epoch = self.shared.bus.epoch();
-            let now = self.now;
-            let (auth, rng) = (&self.shared.auth, std::cell::RefCell::new(&mut self.rng));
+            let now = self.turn.now;
+            let (auth, rng) = (&self.shared.auth, std::cell::RefCell::new(&mut self.turn.rng));
             let seal = |since: &Since| auth.seal(since, rng.borrow_mut().next_u128() as u64);
             let seal: Option<Seal<'_>> = if auth.is_open() { None } else { Some(&seal) };
-            let (snapshot, bygone) = (&mut self.snapshot, &mut self.bygone);
+            let (snapshot, bygone) = (&mut self.delivery.snapshot, &mut self.delivery.bygone);
             let mut lost = false;
             // Of several shards, the id before the hole says nothing of the others.
             let has_log = self.shared.engine_with_past().is_some();
             let can_recover = has_log && self.shared.bus.shards() == 1;
-            let continuity = &mut self.continuity;
+            let continuity = &mut self.delivery.continuity;
             let mut oldest = None;
             // One by one where an event may take much.
             let step = if fanout.reads_payloads() { 1 } else { EVENTS_A_BATCH };
             let mut taken = 0;
             let is_spent = loop {
-                let came = self.reader.poll_batch(step, |item| match item {
+                let came = self.delivery.reader.poll_batch(step, |item| match item {
                     ReaderItem::Event(event) => {
                         oldest.get_or_insert_with(|| event.made());
                         if let Some(mut gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
@@ -126,7 +125,7 @@ impl<S: Socket> Core<S> {
             }
             self.report_deliveries();
             any |= taken > 0;
-            self.more_events = taken == EVENTS_A_BATCH || is_spent;
+            self.delivery.more_events = taken == EVENTS_A_BATCH || is_spent;
             // Behind the reading and before the writing: no event reaches a client whose right to it had ended when
             // it was published.
             self.end_grants();
@@ -135,56 +134,59 @@ impl<S: Socket> Core<S> {
                 let passed = (Timestamp::now().0 - oldest.0).max(0) as u64;
                 self.shared.metrics.delivery.observe(passed, written);
             }
-            if !self.more_events || is_spent {
+            if !self.delivery.more_events || is_spent {
                 break;
             }
         }
         if any {
-            self.pumped = self.now;
+            self.delivery.pumped = self.turn.now;
         }
     }
 
     /// Reports the deliveries that the feeds recorded to the dialects that observe them.
     fn report_deliveries(&mut self) {
-        for FeedDelivery { feed, event, members } in self.fanout.take_deliveries() {
-            let feed = self.fanout.feed(feed);
-            let mut clients = feed.members.iter().map(|&slot| self.conns[slot as usize].connection.client());
+        for FeedDelivery { feed, event, members } in self.delivery.fanout.take_deliveries() {
+            let feed = self.delivery.fanout.feed(feed);
+            let mut clients =
+                feed.members.iter().map(|&slot| self.clients.conns[slot as usize].connection.client());
             let delivered = Observed::Delivered { event: &event, members, clients: &mut clients };
-            let watch = self.config.watch(&self.shared.observers, 0, self.now);
+            let watch = self.turn.config.watch(&self.shared.clients.observers, 0, self.turn.now);
             feed.form.encoding.protocol().observe(&watch, delivered);
         }
     }
 
     /// Writes what the feeds have to their members; how many events that were.
     fn flush_dirty(&mut self) -> u64 {
-        let before = self.tally.events;
-        let mut dirty = std::mem::take(&mut self.dirty);
-        self.fanout.take_dirty(&mut dirty);
+        let before = self.delivery.tally.events;
+        let mut dirty = std::mem::take(&mut self.delivery.dirty);
+        self.delivery.fanout.take_dirty(&mut dirty);
         for feed in dirty.drain(..) {
             let mut all_done = true;
             let mut broken = false;
-            let members = self.fanout.feed(feed).members.len();
-            self.pages.open(members, self.config.share_pages_bytes);
+            let members = self.delivery.fanout.feed(feed).members.len();
+            self.delivery.pages.open(members, self.turn.config.share_pages_bytes);
             for place in 0..members {
-                let slot = self.fanout.feed(feed).members[place] as usize;
-                let conn = &mut self.conns[slot];
-                let ring = Kept { shared: &self.shared, now: self.now };
+                let slot = self.delivery.fanout.feed(feed).members[place] as usize;
+                let conn = &mut self.clients.conns[slot];
+                let ring = self.turn.resume_lookup(&self.shared);
                 if conn.blocked {
                     all_done = false;
-                    conn.outbox
-                        .enforce_drop_newest(&self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
-                    if conn.outbox.should_disconnect(&self.fanout) {
-                        self.lagged.push(token_of(slot, conn.generation));
+                    conn.outbox.enforce_drop_newest(
+                        &self.delivery.fanout,
+                        &mut OutboxContext::new(&mut self.delivery.tally, &ring),
+                    );
+                    if conn.outbox.should_disconnect(&self.delivery.fanout) {
+                        self.clients.lagged.push(conn.token(slot));
                     }
                     continue;
                 }
-                let budget = self.config.write_budget_bytes;
-                let mut out = Outlet { socket: &mut conn.socket, pages: &mut self.pages };
+                let budget = self.turn.config.write_budget_bytes;
+                let mut out = Outlet { socket: &mut conn.socket, pages: &mut self.delivery.pages };
                 match conn.outbox.flush(
-                    &self.fanout,
+                    &self.delivery.fanout,
                     &mut out,
                     budget,
-                    &mut OutboxContext::new(&mut self.tally, &ring),
+                    &mut OutboxContext::new(&mut self.delivery.tally, &ring),
                 ) {
                     // Behind a replay nothing of the feed is written yet.
                     Flushed::Done => all_done &= conn.replay.is_none(),
@@ -193,14 +195,14 @@ impl<S: Socket> Core<S> {
                         all_done = false;
                     }
                     Flushed::Lagged => {
-                        let token = token_of(slot, conn.generation);
-                        self.lagged.push(token);
+                        let token = conn.token(slot);
+                        self.clients.lagged.push(token);
                         all_done = false;
                     }
                     Flushed::Budget => {
                         conn.outbox.enforce_drop_newest(
-                            &self.fanout,
-                            &mut OutboxContext::new(&mut self.tally, &ring),
+                            &self.delivery.fanout,
+                            &mut OutboxContext::new(&mut self.delivery.tally, &ring),
                         );
                         self.queue(slot);
                         all_done = false;
@@ -213,37 +215,37 @@ impl<S: Socket> Core<S> {
                 }
             }
             if all_done && !broken {
-                self.fanout.forget_written(feed);
+                self.delivery.fanout.forget_written(feed);
             }
         }
-        self.dirty = dirty;
-        self.shared.metrics.writes_shared.inc_by(self.pages.close());
-        for token in std::mem::take(&mut self.lagged) {
+        self.delivery.dirty = dirty;
+        self.shared.metrics.writes_shared.inc_by(self.delivery.pages.close());
+        for token in std::mem::take(&mut self.clients.lagged) {
             if let Some(slot) = self.find(token) {
                 self.close_lagged(slot);
             }
         }
-        let written = self.tally.events.saturating_sub(before);
+        let written = self.delivery.tally.events.saturating_sub(before);
         self.count();
         written
     }
 
     pub(super) fn count(&mut self) {
         let metrics = &self.shared.metrics;
-        let forgotten = self.snapshot.as_mut().map_or(0, |snapshot| snapshot.take_forgotten());
+        let forgotten = self.delivery.snapshot.as_mut().map_or(0, |snapshot| snapshot.take_forgotten());
         if forgotten > 0 && metrics.snapshot_forgotten.inc_by(forgotten) == 0 {
-            let max_snapshot_keys = self.config.max_snapshot_keys;
+            let max_snapshot_keys = self.turn.config.max_snapshot_keys;
             tracing::warn!(max_snapshot_keys, "snapshots let go of the keys that changed longest ago");
         }
         let Tally { bytes, events, writes, blocked, dropped, conflated, gaps } =
-            std::mem::take(&mut self.tally);
-        self.books.written += events;
-        self.books.dropped += dropped;
-        self.books.conflated += conflated;
+            std::mem::take(&mut self.delivery.tally);
+        self.accounts.books.written += events;
+        self.accounts.books.dropped += dropped;
+        self.accounts.books.conflated += conflated;
         if writes == 0 && dropped == 0 && events == 0 && conflated == 0 {
             return;
         }
-        self.unreported = true;
+        self.accounts.unreported = true;
         metrics.written_bytes.inc_by(bytes);
         metrics.deliveries.inc_by(events);
         metrics.writes.inc_by(writes);

@@ -6,20 +6,20 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::clients::Ending;
+use super::loop_state::Core;
 use super::socket::Socket;
-use super::{Core, Ending, token_of};
 use crate::dialect::Encoding;
 use crate::feed::{Change, Conflation, ConnIndex, FilterSelection, LagPolicy, OutboxContext, REPLY_COST};
 use crate::server::session::effect::Effect;
-use crate::server::shared::resume::Kept;
 
 impl<S: Socket> Core<S> {
     /// Does what the connection asked for; false where the connection is gone.
     pub(super) fn apply(&mut self, slot: usize) -> bool {
-        let token = token_of(slot, self.conns[slot].generation);
-        let mut effects = std::mem::take(&mut self.effects);
+        let token = self.clients.token(slot);
+        let mut effects = std::mem::take(&mut self.turn.effects);
         self.obey_all(token, effects.drain(..));
-        self.effects = effects;
+        self.turn.effects = effects;
         self.find(token).is_some() && self.flush(slot)
     }
 
@@ -27,7 +27,7 @@ impl<S: Socket> Core<S> {
     pub(super) fn obey(&mut self, slot: usize, effect: Effect) {
         match effect {
             Effect::Send(bytes) => self.send(slot, bytes),
-            Effect::Compress(compression) => self.conns[slot].outbox.set_compression(compression),
+            Effect::Compress(compression) => self.clients.conns[slot].outbox.set_compression(compression),
             Effect::Interest { .. }
             | Effect::Change { .. }
             | Effect::Replay { .. }
@@ -38,7 +38,7 @@ impl<S: Socket> Core<S> {
                 self.place(slot, wishes.iter().map(|(filter, _)| filter));
                 self.leave_feed(slot);
                 if wishes.is_empty() {
-                    self.wanted.remove(&token_of(slot, self.conns[slot].generation));
+                    self.clients.wanted.remove(&self.clients.token(slot));
                 } else {
                     let lag_policy =
                         wishes.iter().map(|wish| LagPolicy::from(wish.1)).max().unwrap_or_default();
@@ -52,7 +52,7 @@ impl<S: Socket> Core<S> {
                 }
             }
             Effect::Change { encoding, lag_policy, changes, added } => {
-                self.work.spend(changes.iter().map(Change::units).sum());
+                self.turn.work.spend(changes.iter().map(Change::units).sum());
                 self.change(slot, encoding, lag_policy, &changes, added);
             }
             Effect::Replay { encoding, filter, except, from, report } => {
@@ -64,40 +64,40 @@ impl<S: Socket> Core<S> {
             Effect::Publish { events, answer } => self.publish(slot, events, answer),
             Effect::Work(work) => self.work(slot, work),
             Effect::Count(counted) => {
-                self.addresses.insert(token_of(slot, self.conns[slot].generation), counted);
+                self.clients.addresses.insert(self.clients.token(slot), counted);
             }
             Effect::LookAt(tick) => {
-                self.wheel.add(tick, slot as ConnIndex);
+                self.turn.wheel.add(tick, slot as ConnIndex);
             }
             Effect::Close(last) => {
                 self.forget_put_off(slot);
                 self.displace(slot);
-                if self.conns[slot].replay.take().is_some() {
+                if self.clients.conns[slot].replay.take().is_some() {
                     // What is live would come behind a hole.
-                    let outbox = &mut self.conns[slot].outbox;
+                    let outbox = &mut self.clients.conns[slot].outbox;
                     outbox.set_replaying(false);
-                    let moved = outbox.abandon(&mut self.fanout, &mut self.tally);
+                    let moved = outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
                     self.tell_moved(moved);
                 } else {
                     self.leave_feed(slot);
                 }
                 self.send(slot, last);
-                let conn = &mut self.conns[slot];
+                let conn = &mut self.clients.conns[slot];
                 conn.end_with(Ending::Closing);
                 // The connection's timer decides how long it may take.
-                self.wheel.add(self.tick + 1, slot as ConnIndex);
+                self.turn.wheel.add(self.turn.tick + 1, slot as ConnIndex);
             }
         }
     }
 
     /// Says something to one client, behind all that it is owed.
     pub(super) fn send(&mut self, slot: usize, bytes: Bytes) {
-        self.grown = self.grown.saturating_add(bytes.len() + REPLY_COST);
-        let ring = Kept { shared: &self.shared, now: self.now };
-        self.conns[slot].outbox.send(
-            &mut self.fanout,
+        self.accounts.grown = self.accounts.grown.saturating_add(bytes.len() + REPLY_COST);
+        let ring = self.turn.resume_lookup(&self.shared);
+        self.clients.conns[slot].outbox.send(
+            &mut self.delivery.fanout,
             bytes,
-            &mut OutboxContext::new(&mut self.tally, &ring),
+            &mut OutboxContext::new(&mut self.delivery.tally, &ring),
         );
     }
 
@@ -110,17 +110,17 @@ impl<S: Socket> Core<S> {
         wishes: &[FilterSelection],
     ) {
         if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
-            let token = token_of(slot, self.conns[slot].generation);
+            let token = self.clients.token(slot);
             // The new want before the old one goes: what is in both is never let go of.
             let want =
                 |wish: &FilterSelection| (wish.filter.clone(), interest.want(std::iter::once(&wish.filter)));
-            let _old = self.wanted.insert(token, wishes.iter().map(want).collect());
+            let _old = self.clients.wanted.insert(token, wishes.iter().map(want).collect());
         }
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.clients.conns[slot];
         conn.outbox.set_lag_policy(lag_policy);
-        conn.outbox.join(&mut self.fanout, encoding, wishes, slot as ConnIndex);
+        conn.outbox.join(&mut self.delivery.fanout, encoding, wishes, slot as ConnIndex);
         conn.outbox.set_replaying(conn.replay.is_some());
-        conn.connection.share_filters(usize::MAX, |filter| self.fanout.interned(filter));
+        conn.connection.share_filters(usize::MAX, |filter| self.delivery.fanout.interned(filter));
     }
 
     /// Delivers from here on what these changes make of what a connection wants.
@@ -134,7 +134,7 @@ impl<S: Socket> Core<S> {
     ) {
         self.move_place(slot, changes);
         if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
-            let wanted = self.wanted.entry(token_of(slot, self.conns[slot].generation)).or_default();
+            let wanted = self.clients.wanted.entry(self.clients.token(slot)).or_default();
             // The new want before the old one goes: what is in both is never let go of.
             for change in changes.iter().filter(|change| change.to.is_some()) {
                 let want = interest.want(std::iter::once(&change.filter));
@@ -144,25 +144,26 @@ impl<S: Socket> Core<S> {
                 wanted.remove(&change.filter);
             }
         }
-        let ring = Kept { shared: &self.shared, now: self.now };
-        let conn = &mut self.conns[slot];
+        let ring = self.turn.resume_lookup(&self.shared);
+        let conn = &mut self.clients.conns[slot];
         conn.outbox.set_lag_policy(lag_policy);
         let moved = conn.outbox.change(
-            &mut self.fanout,
+            &mut self.delivery.fanout,
             encoding,
             changes,
             slot as ConnIndex,
-            &mut OutboxContext::new(&mut self.tally, &ring),
+            &mut OutboxContext::new(&mut self.delivery.tally, &ring),
         );
         conn.outbox.set_replaying(conn.replay.is_some());
-        conn.connection.share_filters(added, |filter| self.fanout.interned(filter));
+        conn.connection.share_filters(added, |filter| self.delivery.fanout.interned(filter));
         self.tell_moved(moved);
     }
 
     pub(super) fn leave_feed(&mut self, slot: usize) {
-        let ring = Kept { shared: &self.shared, now: self.now };
-        let moved =
-            self.conns[slot].outbox.leave(&mut self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
+        let ring = self.turn.resume_lookup(&self.shared);
+        let moved = self.clients.conns[slot]
+            .outbox
+            .leave(&mut self.delivery.fanout, &mut OutboxContext::new(&mut self.delivery.tally, &ring));
         self.tell_moved(moved);
     }
 }

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::Socket;
 
+use super::SavedClient;
 use super::listener::{Accepted, Listener, adopt, bind};
+use super::loop_state::Core;
 use super::stream::Stream;
-use super::{Core, SavedClient};
 use crate::event::Timestamp;
 #[cfg(unix)]
 use crate::server::handover::Inheritance;
@@ -49,7 +50,7 @@ type Started = (JoinHandle<()>, Arc<Waker>);
 /// A listening socket for each loop at this address, and the address: the kernel spreads the connections over them
 /// (`SO_REUSEPORT`).
 fn listen(shared: &Shared, address: SocketAddr) -> io::Result<(SocketAddr, Vec<Vec<Socket>>)> {
-    let several = shared.loops > 1;
+    let several = shared.loops.count > 1;
     let mut first = bind(address, false)?;
     let address = first.local_addr()?.as_socket().unwrap_or(address);
     if several {
@@ -59,7 +60,7 @@ fn listen(shared: &Shared, address: SocketAddr) -> io::Result<(SocketAddr, Vec<V
         first = bind(address, true)?;
     }
     let mut sockets = vec![vec![first]];
-    for _ in 1..shared.loops {
+    for _ in 1..shared.loops.count {
         sockets.push(vec![bind(address, several)?]);
     }
     Ok((address, sockets))
@@ -93,7 +94,7 @@ pub(crate) fn start(
     let (address, sockets) = if sockets.is_empty() {
         listen(shared, address)?
     } else {
-        (address, share_out(shared.loops, sockets)?)
+        (address, share_out(shared.loops.count, sockets)?)
     };
     let mut loops = Vec::new();
     for (number, sockets) in sockets.into_iter().enumerate() {
@@ -280,7 +281,7 @@ impl EventLoop {
     }
 
     fn accept(&mut self) {
-        let rate = self.core.config().accept_rate.map(|rate| rate.div_ceil(self.shared.loops as u32));
+        let rate = self.core.config().accept_rate.map(|rate| rate.div_ceil(self.shared.loops.count as u32));
         for at in 0..self.listeners.len() {
             self.accept_from(at, rate);
         }

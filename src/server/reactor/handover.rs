@@ -5,8 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::clients::Conn;
+use super::clients::Ending;
+use super::clients::Token;
+use super::delivery::BATCHES_A_TURN;
+use super::loop_state::Core;
 use super::socket::Socket;
-use super::{BATCHES_A_TURN, Conn, Core, Ending, Token, taken, token_of};
 use crate::dialect::Encoding;
 use crate::event::Timestamp;
 use crate::feed::{Conflation, FeedInterest, FilterSelection, LagPolicy, Outbox, OutboxContext, SavedOutbox};
@@ -14,9 +18,7 @@ use crate::filter::saved::{Exact, SavedFilter};
 use crate::filter::{Filter, FilterLimits};
 use crate::server::conn::Connection;
 use crate::server::conn::saved::SavedConnection;
-use crate::server::session::context::Context;
 use crate::server::shared::report::Speaks;
-use crate::server::shared::resume::Kept;
 use crate::server::tick::Tick;
 
 /// One client, all but its socket.
@@ -78,7 +80,7 @@ pub(crate) type Packed = (Token, Option<FeedInterest>);
 impl<S: Socket> Core<S> {
     /// Whether a client still waits for an answer that comes from another thread.
     pub(crate) fn awaits_answers(&self) -> bool {
-        !self.ahead.is_empty() || self.conns.iter().any(|(_, conn)| conn.awaits > 0)
+        !self.mail.deferred.is_empty() || self.clients.conns.iter().any(|(_, conn)| conn.awaits > 0)
     }
 
     /// Reads the bus to its end, and gives every client that can move to `give`. Nobody publishes meanwhile, and
@@ -86,8 +88,8 @@ impl<S: Socket> Core<S> {
     pub(crate) fn pack(&mut self, mut give: impl FnMut(&S, SavedClient)) -> Vec<Packed> {
         self.commit_all();
         self.close_denied();
-        self.more_events = true;
-        while self.more_events {
+        self.delivery.more_events = true;
+        while self.delivery.more_events {
             self.pump(BATCHES_A_TURN);
         }
         let can_move = |conn: &Conn<S>| {
@@ -95,22 +97,25 @@ impl<S: Socket> Core<S> {
             is_idle && conn.socket.can_move()
         };
         let slots: Vec<usize> =
-            self.conns.iter().filter(|(_, conn)| can_move(conn)).map(|(slot, _)| slot).collect();
+            self.clients.conns.iter().filter(|(_, conn)| can_move(conn)).map(|(slot, _)| slot).collect();
         let mut packed = Vec::new();
         for slot in slots {
-            let Some(connection) = self.conns[slot].connection.save(self.tick, &self.shared.observers) else {
+            let Some(connection) =
+                self.clients.conns[slot].connection.save(self.turn.tick, &self.shared.clients.observers)
+            else {
                 continue;
             };
             let name = self.name_of(slot);
-            let conn = &mut self.conns[slot];
-            let interest = conn.outbox.interest(&self.fanout);
-            let ring = Kept { shared: &self.shared, now: self.now };
-            let (outbox, moved) =
-                conn.outbox.save(&mut self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
+            let conn = &mut self.clients.conns[slot];
+            let interest = conn.outbox.interest(&self.delivery.fanout);
+            let ring = self.turn.resume_lookup(&self.shared);
+            let (outbox, moved) = conn
+                .outbox
+                .save(&mut self.delivery.fanout, &mut OutboxContext::new(&mut self.delivery.tally, &ring));
             let of_stream = interest.as_ref().filter(|_| conn.connection.speaks() == Speaks::Sse);
             let interest_too = of_stream.map(SavedInterest::from);
             give(&conn.socket, SavedClient { connection, outbox, interest: interest_too, name });
-            packed.push((token_of(slot, conn.generation), interest));
+            packed.push((conn.token(slot), interest));
             self.tell_moved(moved);
         }
         packed
@@ -136,26 +141,28 @@ impl<S: Socket> Core<S> {
 
     /// The time at which clients are taken over. Events wait meanwhile, so that all of them begin at one place.
     pub(crate) fn set_time(&mut self, tick: Tick, now: Timestamp) {
-        (self.tick, self.now) = (self.tick.max(tick), now);
+        (self.turn.tick, self.turn.now) = (self.turn.tick.max(tick), now);
     }
 
     /// Takes over a client. It is not written before its socket is reported writable. `None` where it may not go on
     /// here.
     pub(crate) fn unpack(&mut self, socket: S, saved: SavedClient) -> Option<Token> {
         let SavedClient { connection, outbox, interest, name } = saved;
-        let connection = Connection::restored(connection, &context!(self, socket.peer(), true, None))?;
+        let view = self.delivery.view(&self.shared.bus, &socket, None);
+        let cx = self.turn.context(&self.shared, &view, true);
+        let connection = Connection::restored(connection, &cx)?;
         let interest = match interest {
             Some(interest) => Some(interest.restored()?),
             None => None,
         };
-        let outbox = Outbox::restored(outbox, &mut self.fanout);
-        let look = if connection.speaks() == Speaks::Http { 10 } else { self.config.heartbeat_ticks() };
+        let outbox = Outbox::restored(outbox, &mut self.delivery.fanout);
+        let look = if connection.speaks() == Speaks::Http { 10 } else { self.turn.config.heartbeat_ticks() };
         let address = self.counted_address(&socket);
         // It was one of so many there: it is here, too.
-        let counted = address.and_then(|(address, _)| self.shared.addresses.enter(address, u32::MAX));
+        let counted = address.and_then(|(address, _)| self.shared.clients.addresses.enter(address, u32::MAX));
         let token = self.insert(socket, connection, outbox, counted, look);
         let slot = self.find(token)?;
-        self.conns[slot].blocked = true;
+        self.clients.conns[slot].blocked = true;
         if let Some(name) = name {
             self.call(slot, name);
         }
@@ -163,8 +170,9 @@ impl<S: Socket> Core<S> {
             self.place(slot, selections.iter().map(|selection| &selection.filter));
             self.join(slot, encoding, lag_policy, &selections);
         }
-        let conn = &mut self.conns[slot];
-        let mut cx = context!(self, conn);
+        let conn = &mut self.clients.conns[slot];
+        let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
+        let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
         conn.connection.resume(&mut cx);
         self.apply(slot);
         Some(token)

@@ -1,23 +1,18 @@
-//! Answers that come from other threads: what the engine says of events that clients published, and what workers
-//! made.
-//!
-//! Imports the room's core. Always: each answer reaches the connection that waits for it, or nobody if that is
-//! gone; while it waits, a connection is not read, so its answers keep their order; who waits for a worker waits
-//! so long and no longer.
+//! Answers from other threads, and requests of clients that are still under way.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::vec;
 
 use bytes::Bytes;
 
+use super::clients::Token;
 use super::replay::Arrived;
-use super::snapshots::SNAPSHOT;
-use super::socket::Socket;
-use super::{Core, Token};
-use crate::dialect::Complete;
-use crate::engine::Refused;
-use crate::event::{Event, EventId};
-use crate::feed::ConnIndex;
-use crate::server::session::effect::{Instead, Made, NotDone, PublishAnswer, Work};
+use crate::engine::InterestGuard;
+use crate::event::{Event, EventId, Since};
+use crate::filter::Filter;
+use crate::held::Charge;
+use crate::server::session::effect::{Effect, Instead, Made, PublishAnswer};
 use crate::server::tick::Tick;
 use crate::sync::{Callback, Mutex, lock};
 
@@ -33,17 +28,17 @@ pub(super) enum Letter {
 
 /// What a client waits for.
 pub(super) struct Awaited {
-    number: u64,
-    until: Tick,
-    instead: Instead,
+    pub(super) number: u64,
+    pub(super) until: Tick,
+    pub(super) instead: Instead,
 }
 
 /// Where other threads leave answers for a loop.
 #[derive(Default)]
 pub(super) struct Mailbox {
-    letters: Mutex<Vec<(Token, Letter)>>,
+    pub(super) letters: Mutex<Vec<(Token, Letter)>>,
     /// Wakes the loop.
-    waker: Mutex<Option<Callback>>,
+    pub(super) waker: Mutex<Option<Callback>>,
 }
 
 impl Mailbox {
@@ -59,147 +54,44 @@ impl Mailbox {
     }
 }
 
-/// Logs what belongs to a trace, by which such a line is found again.
-fn log(events: &[Event]) {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return;
-    }
-    for event in events {
-        if let Some(parent) = event.trace_parent() {
-            // Their places are fixed: it was checked.
-            let (trace_id, span_id) = (&parent[3..35], &parent[36..52]);
-            tracing::debug!(trace_id, span_id, event_type = event.event_type(), "published");
-        }
-    }
+/// A batch of which some events are still to be published.
+pub(super) struct Commit {
+    pub(super) token: Token,
+    pub(super) events: vec::IntoIter<Event>,
+    pub(super) last: Option<EventId>,
+    pub(super) answer: PublishAnswer,
+    #[expect(dead_code, reason = "counts its bytes while it lives")]
+    pub(super) charge: Charge,
 }
 
-impl<S: Socket> Core<S> {
-    /// How another thread wakes the loop for an answer that it left.
-    pub(crate) fn on_mail(&self, waker: Callback) {
-        *lock(&self.mailbox.waker) = Some(waker);
-    }
+/// What a client waits for.
+pub(super) enum Wait {
+    /// The log, read up to here.
+    Log(Since),
+    /// The next turn: this one has done as much as it may of a long change.
+    Turn,
+    /// All that these match, which is asked for while they wait.
+    Interest(Vec<Filter>, #[expect(dead_code, reason = "held")] InterestGuard),
+}
 
-    /// Publishes what a client sent, on the bus or through the engine, and answers it.
-    pub(super) fn publish(&mut self, slot: usize, events: Vec<Complete>, answer: PublishAnswer) {
-        let events: Vec<Event> = events.into_iter().map(Complete::into_event).collect();
-        log(&events);
-        if self.shared.is_handed_over() {
-            // Nobody reads this bus any more.
-            if let Some(answer) = (answer.0)(Err(Refused::Closed)) {
-                self.send(slot, answer);
-            }
-            return;
-        }
-        let Some(engine) = &self.shared.engine else {
-            let token = super::token_of(slot, self.conns[slot].generation);
-            if events.len() > super::PUBLISHED_A_BATCH {
-                self.conns[slot].awaits += 1;
-                return self.begin_commit(token, events, answer);
-            }
-            let last = self.publish_here(events);
-            if let Some(answer) = (answer.0)(Ok(last)).filter(|_| self.find(token).is_some()) {
-                self.send(slot, answer);
-            }
-            return;
-        };
-        let conn = &mut self.conns[slot];
-        conn.awaits += 1;
-        let token = super::token_of(slot, conn.generation);
-        let mailbox = Arc::clone(&self.mailbox);
-        let leave = move |outcome| mailbox.leave(token, Letter::Engine((answer.0)(outcome)));
-        engine.submit(&events, Box::new(leave));
-    }
+/// What is put off for one client.
+pub(super) struct PutOff {
+    pub(super) token: Token,
+    pub(super) wait: Wait,
+    pub(super) until: Tick,
+    pub(super) effects: Vec<Effect>,
+}
 
-    /// Has a worker make an answer.
-    pub(super) fn work(&mut self, slot: usize, work: Work) {
-        let Work { lane, limits, patience, bytes, job, instead } = work;
-        let token = super::token_of(slot, self.conns[slot].generation);
-        self.works += 1;
-        let (mailbox, number) = (Arc::clone(&self.mailbox), self.works);
-        let job = move || mailbox.leave(token, Letter::Work(number, job()));
-        if self.shared.workers.submit(&lane, limits, bytes, Box::new(job)).is_err() {
-            self.send(slot, instead(NotDone::Busy));
-            return;
-        }
-        self.conns[slot].awaits += 1;
-        let until = self.tick + patience;
-        self.awaited.insert(token, Awaited { number, until, instead });
-        self.wheel.add(until, slot as ConnIndex);
-    }
-
-    /// The tick at which a connection has waited long enough for a worker.
-    pub(super) fn patience_of(&self, token: Token) -> Option<Tick> {
-        self.awaited.get(&token).map(|awaited| awaited.until)
-    }
-
-    /// Answers a client in a worker's place, if it has waited long enough.
-    pub(super) fn answer_late(&mut self, token: Token) {
-        if self.patience_of(token).is_some_and(|until| until <= self.tick)
-            && let Some(awaited) = self.awaited.remove(&token)
-        {
-            self.deliver(token, Some((awaited.instead)(NotDone::Late)));
-        }
-    }
-
-    pub(super) fn publish_here(&mut self, events: Vec<Event>) -> Option<EventId> {
-        let mut last = None;
-        for event in events {
-            last = Some(self.shared.bus.publish(event).id);
-            self.unpumped += 1;
-            if self.unpumped >= super::PUBLISHED_A_BATCH {
-                self.pump(super::BATCHES_A_TURN);
-            }
-        }
-        last
-    }
-
-    /// Hands out the answers that came.
-    pub(super) fn take_mail(&mut self) {
-        let letters = std::mem::take(&mut *lock(&self.mailbox.letters));
-        for (token, letter) in letters {
-            match letter {
-                Letter::Engine(answer) => self.deliver(token, answer),
-                Letter::Work(number, answer) => {
-                    // One that comes too late was answered already.
-                    if self.awaited.get(&token).is_some_and(|awaited| awaited.number == number) {
-                        self.awaited.remove(&token);
-                        self.take_made(token, answer);
-                    }
-                }
-                Letter::Past(arrived) if token == SNAPSHOT => self.page_came_for_snapshot(arrived),
-                Letter::Past(arrived) => {
-                    if let Some(slot) = self.find(token) {
-                        self.page_came(slot, arrived);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Goes on with what a worker made for a connection.
-    fn take_made(&mut self, token: Token, made: Made) {
-        match made {
-            Made::Answer(answer) => self.deliver(token, Some(answer)),
-            Made::Publish { events, answer } => {
-                if let Some(slot) = self.find(token) {
-                    self.publish(slot, events, answer);
-                    self.deliver(token, None);
-                }
-            }
-        }
-    }
-
-    /// Gives a connection the answer that it waited for.
-    pub(super) fn deliver(&mut self, token: Token, answer: Option<Bytes>) {
-        let Some(slot) = self.find(token) else { return };
-        self.conns[slot].awaits -= 1;
-        if let Some(answer) = answer {
-            self.send(slot, answer);
-        }
-        let conn = &self.conns[slot];
-        if conn.unread || conn.connection.holds_input() {
-            self.queue(slot);
-        }
-        self.flush(slot);
-    }
+/// Requests of clients that are under way, and the mailbox for their answers.
+#[derive(Default)]
+pub(super) struct Mail {
+    pub(super) mailbox: Arc<Mailbox>,
+    /// Effects that wait, for example until this loop has read the engine's log as far as its client has.
+    pub(super) deferred: Vec<PutOff>,
+    /// Batches on their way to the bus.
+    pub(super) commits: VecDeque<Commit>,
+    /// Clients that wait for a worker.
+    pub(super) awaited: HashMap<Token, Awaited>,
+    /// Number of jobs given to workers; numbers the next.
+    pub(super) works: u64,
 }

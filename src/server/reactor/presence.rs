@@ -4,12 +4,14 @@
 //! them; the loop from which a user's last connection went says that they left, when they have been away for the grace
 //! time; where presence is off, this costs a look at the settings.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::presence::{Absence, JOINED, LEFT, News, Seat, event, is_name};
+use super::channels::{Client, Departure, SEAT_BYTES};
+use super::clients::Token;
+use super::loop_state::Core;
 use super::socket::Socket;
-use super::{Core, Token, token_of};
 use crate::engine::Refused;
 use crate::event::{Attribute, Event, EventId};
 use crate::feed::Change;
@@ -17,66 +19,27 @@ use crate::filter::Filter;
 use crate::server::tick::Tick;
 use crate::sync::lock;
 
-/// What a loop knows of its clients' presence.
-#[derive(Debug, Default)]
-pub(super) struct Present {
-    clients: HashMap<Token, Client>,
-    departures: BTreeMap<(Tick, u64), Departure>,
-    /// Numbers them.
-    number: u64,
-    /// Bytes of the channels' names in `clients`.
-    seat_bytes: usize,
-}
-
-/// What a seat takes beside its channel's name.
-const SEAT_BYTES: usize = 64;
-
 /// Parts of the rings that presence may take in one tick, at most: it takes more than six seconds for all of them, however
 /// many come at once.
 const PACE_PARTS: usize = 64;
 const PACE_MIN: usize = 16;
 
-#[derive(Debug, Default)]
-struct Client {
-    /// What it calls itself, where nobody need show who they are.
-    name: Option<Arc<str>>,
-    /// Who it is in the channels below.
-    user: Option<Arc<str>>,
-    /// By channel: what it has there, and how many of its filters name it.
-    seats: BTreeMap<Box<str>, (Seat, u32)>,
-}
-
-/// A user whose last connection went.
-#[derive(Debug)]
-struct Departure {
-    channel: Box<str>,
-    user: Arc<str>,
-}
-
-impl Present {
-    /// Looks at this tick whether the user has left.
-    fn depart_at(&mut self, due: Tick, departure: Departure) {
-        self.number += 1;
-        self.departures.insert((due, self.number), departure);
-    }
-}
-
 impl<S: Socket> Core<S> {
     /// A connection says who it is.
     pub(super) fn call(&mut self, slot: usize, name: Box<str>) {
-        let token = token_of(slot, self.conns[slot].generation);
-        self.present.clients.entry(token).or_default().name = Some(name.into());
+        let token = self.clients.token(slot);
+        self.clients.present.clients.entry(token).or_default().name = Some(name.into());
     }
 
     /// The name that a connection has given itself, for another process.
     pub(super) fn name_of(&self, slot: usize) -> Option<Box<str>> {
-        let client = self.present.clients.get(&token_of(slot, self.conns[slot].generation))?;
+        let client = self.clients.present.clients.get(&self.clients.token(slot))?;
         client.name.as_deref().map(Box::from)
     }
 
     /// A connection is now in the channels that these filters name, and in no others.
     pub(super) fn place<'a>(&mut self, slot: usize, filters: impl Iterator<Item = &'a Filter>) {
-        let config = Arc::clone(&self.config);
+        let config = Arc::clone(&self.turn.config);
         let named = filters.flat_map(|filter| filter.named(Attribute::Channel));
         let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
         for channel in named.filter(|channel| config.presence.covers(channel)) {
@@ -87,8 +50,8 @@ impl<S: Socket> Core<S> {
 
     /// A connection comes into the channels, and leaves those, that these changes name. Costs what they name.
     pub(super) fn move_place(&mut self, slot: usize, changes: &[Change]) {
-        let config = Arc::clone(&self.config);
-        if !config.presence.is_on() && self.present.clients.is_empty() {
+        let config = Arc::clone(&self.turn.config);
+        if !config.presence.is_on() && self.clients.present.clients.is_empty() {
             return;
         }
         let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
@@ -108,13 +71,13 @@ impl<S: Socket> Core<S> {
 
     /// Gives a connection its seats: so many of its filters name a channel, or so many more than before.
     fn seat(&mut self, slot: usize, is_whole: bool, counts: BTreeMap<&str, i64>) {
-        let token = token_of(slot, self.conns[slot].generation);
-        let is_known = self.present.clients.contains_key(&token);
-        if !is_known && (counts.is_empty() || !self.config.presence.is_on()) {
+        let token = self.clients.token(slot);
+        let is_known = self.clients.present.clients.contains_key(&token);
+        if !is_known && (counts.is_empty() || !self.turn.config.presence.is_on()) {
             return;
         }
-        let subject = self.conns[slot].connection.grant().map(super::super::auth::Grant::subject);
-        let client = self.present.clients.entry(token).or_default();
+        let subject = self.clients.conns[slot].connection.grant().map(super::super::auth::Grant::subject);
+        let client = self.clients.present.clients.entry(token).or_default();
         let user = match subject {
             Some(subject) => Some(subject).filter(|subject| is_name(subject)).map(Arc::from),
             None => client.name.clone(),
@@ -158,14 +121,14 @@ impl<S: Socket> Core<S> {
         }
         self.vacate(before.as_ref(), gone);
         let shared = Arc::clone(&self.shared);
-        let mut presence = lock(&shared.presence);
-        let most = self.config.presence.max_channels_per_user;
+        let mut presence = lock(&shared.clients.presence);
+        let most = self.turn.config.presence.max_channels_per_user;
         for (channel, count) in new {
-            let has = self.present.clients.get(&token).map_or(0, |client| client.seats.len());
+            let has = self.clients.present.clients.get(&token).map_or(0, |client| client.seats.len());
             let (seat, joined) = if has >= most {
                 presence.nowhere()
             } else {
-                presence.enter(&channel, user.as_ref(), self.now, &self.config.presence)
+                presence.enter(&channel, user.as_ref(), self.turn.now, &self.turn.config.presence)
             };
             if seat == Seat::Nowhere || (seat == Seat::Other && user.is_some()) {
                 shared.metrics.presence_refused.inc();
@@ -173,8 +136,8 @@ impl<S: Socket> Core<S> {
             if joined {
                 shared.metrics.presence_joins.inc();
             }
-            self.present.seat_bytes += channel.len() + SEAT_BYTES;
-            if let Some(client) = self.present.clients.get_mut(&token) {
+            self.clients.present.seat_bytes += channel.len() + SEAT_BYTES;
+            if let Some(client) = self.clients.present.clients.get_mut(&token) {
                 client.seats.insert(channel, (seat, count));
             }
         }
@@ -183,11 +146,11 @@ impl<S: Socket> Core<S> {
 
     /// A connection is in no channel any more.
     pub(super) fn displace(&mut self, slot: usize) {
-        if self.present.clients.is_empty() {
+        if self.clients.present.clients.is_empty() {
             return;
         }
-        let token = token_of(slot, self.conns[slot].generation);
-        if let Some(Client { user, seats, .. }) = self.present.clients.remove(&token) {
+        let token = self.clients.token(slot);
+        if let Some(Client { user, seats, .. }) = self.clients.present.clients.remove(&token) {
             let seats = seats.into_iter().map(|(channel, (seat, _))| (channel, seat));
             self.vacate(user.as_ref(), seats);
         }
@@ -195,14 +158,14 @@ impl<S: Socket> Core<S> {
 
     /// Gives up what a client was in these channels.
     fn vacate(&mut self, user: Option<&Arc<str>>, seats: impl IntoIterator<Item = (Box<str>, Seat)>) {
-        let mut presence = lock(&self.shared.presence);
-        let due = self.tick + self.config.presence_grace_ticks();
+        let mut presence = lock(&self.shared.clients.presence);
+        let due = self.turn.tick + self.turn.config.presence_grace_ticks();
         for (channel, seat) in seats {
-            self.present.seat_bytes -= channel.len() + SEAT_BYTES;
+            self.clients.present.seat_bytes -= channel.len() + SEAT_BYTES;
             if presence.leave(&channel, user, seat, due)
                 && let Some(user) = user
             {
-                self.present.depart_at(due, Departure { channel, user: Arc::clone(user) });
+                self.clients.present.depart_at(due, Departure { channel, user: Arc::clone(user) });
             }
         }
         presence.update_gauges(&self.shared.metrics);
@@ -210,10 +173,10 @@ impl<S: Socket> Core<S> {
 
     /// The tick at which somebody may have left, or something is to be told.
     pub(super) fn next_departure(&self) -> Option<Tick> {
-        let departure = self.present.departures.first_key_value().map(|((tick, _), _)| *tick);
-        let has_news = self.config.presence.is_on() && lock(&self.shared.presence).has_news();
+        let departure = self.clients.present.departures.first_key_value().map(|((tick, _), _)| *tick);
+        let has_news = self.turn.config.presence.is_on() && lock(&self.shared.clients.presence).has_news();
         if has_news {
-            Some(departure.map_or(self.tick + 1, |tick| tick.min(self.tick + 1)))
+            Some(departure.map_or(self.turn.tick + 1, |tick| tick.min(self.turn.tick + 1)))
         } else {
             departure
         }
@@ -221,33 +184,33 @@ impl<S: Socket> Core<S> {
 
     /// Bytes that are held here for clients.
     pub(super) fn presence_bytes(&self) -> usize {
-        self.present.seat_bytes + self.present.clients.len() * size_of::<(Token, Client)>()
+        self.clients.present.seat_bytes + self.clients.present.clients.len() * size_of::<(Token, Client)>()
     }
 
     /// Waits for who was here before an upgrade, and has not been seen since.
     pub(crate) fn expect_users(&mut self) {
-        let due = self.tick + self.config.presence_grace_ticks();
-        for one in lock(&self.shared.presence).take_expected() {
+        let due = self.turn.tick + self.turn.config.presence_grace_ticks();
+        for one in lock(&self.shared.clients.presence).take_expected() {
             let departure = Departure { channel: one.channel, user: one.user.into() };
-            self.present.depart_at(due, departure);
+            self.clients.present.depart_at(due, departure);
         }
     }
 
     /// Publishes who came, and who has left by this tick.
     pub(super) fn tell_presence(&mut self, by: Tick) {
-        while let Some(entry) = self.present.departures.first_entry() {
+        while let Some(entry) = self.clients.present.departures.first_entry() {
             if entry.key().0 > by {
                 break;
             }
             let departure = entry.remove();
-            let mut presence = lock(&self.shared.presence);
+            let mut presence = lock(&self.shared.clients.presence);
             match presence.depart(&departure.channel, &departure.user, by) {
                 Absence::Left => {
                     self.shared.metrics.presence_leaves.inc();
                 }
                 Absence::Until(due) => {
                     drop(presence);
-                    self.present.depart_at(due, departure);
+                    self.clients.present.depart_at(due, departure);
                     continue;
                 }
                 Absence::Over => {}
@@ -260,10 +223,10 @@ impl<S: Socket> Core<S> {
 
     /// Publishes who came and who left, at most so many in a tick, for all loops together.
     fn tell_news(&mut self, pace: usize) {
-        if !self.config.presence.is_on() || self.shared.is_handed_over() {
+        if !self.turn.config.presence.is_on() || self.shared.is_handed_over() {
             return;
         }
-        let news = lock(&self.shared.presence).take_news(self.tick, pace);
+        let news = lock(&self.shared.clients.presence).take_news(self.turn.tick, pace);
         if news.is_empty() {
             return;
         }
@@ -271,7 +234,7 @@ impl<S: Socket> Core<S> {
         let event =
             |news: &News| event(if news.joined { JOINED } else { LEFT }, &news.channel, &news.user, node);
         let events: Vec<Event> = news.iter().filter_map(event).collect();
-        let presence = Arc::clone(&self.shared.presence);
+        let presence = Arc::clone(&self.shared.clients.presence);
         match &self.shared.engine {
             Some(engine) => {
                 let done = move |outcome: Result<Option<EventId>, Refused>| {
@@ -292,14 +255,14 @@ impl<S: Socket> Core<S> {
 
     /// Says what is still to be said before the loop's clients are packed.
     pub(crate) fn settle_presence(&mut self) {
-        self.tell_presence(self.tick);
+        self.tell_presence(self.turn.tick);
         self.tell_news(usize::MAX);
     }
 
     /// The loop ends: whoever was here only has left.
     pub(crate) fn end_presence(&mut self) {
         self.commit_all();
-        let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
+        let slots: Vec<usize> = self.clients.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             self.displace(slot);
         }

@@ -7,16 +7,17 @@
 //!   of messages does not hold up the pasts.
 //! - A connection that is put off keeps its place before those of its kind that are queued later.
 
+use super::clients::Token;
+use super::loop_state::Core;
 use super::socket::Socket;
-use super::{Core, Token};
 use crate::server::limits::budget;
 
 impl<S: Socket> Core<S> {
     /// Has each of them write what it is owed and, as far as the budget reaches, read on or make its next page.
     pub(super) fn serve_ready(&mut self) {
-        let mut ready = std::mem::take(&mut self.ready);
+        let mut ready = std::mem::take(&mut self.clients.ready);
         let has_past =
-            |token: &Token| self.find(*token).is_some_and(|slot| self.conns[slot].replay.is_some());
+            |token: &Token| self.find(*token).is_some_and(|slot| self.clients.conns[slot].replay.is_some());
         // Stable, and one pass without an allocation where no past is under way.
         ready.sort_by_key(has_past);
         let others = ready.partition_point(|token| !has_past(token));
@@ -24,22 +25,23 @@ impl<S: Socket> Core<S> {
         let mut put_off = Vec::new();
         for (at, token) in ready.into_iter().enumerate() {
             let Some(slot) = self.find(token) else { continue };
-            let is_spent = self.spending.is_spent() || (at < others && self.spending.left() <= reserve);
+            let is_spent =
+                self.turn.spending.is_spent() || (at < others && self.turn.spending.left() <= reserve);
             // A connection that is put off keeps its place before those that are queued from here on.
-            self.conns[slot].queued = is_spent;
+            self.clients.conns[slot].queued = is_spent;
             if !self.flush_past(slot) {
                 continue;
             }
-            let conn = &self.conns[slot];
+            let conn = &self.clients.conns[slot];
             if is_spent {
                 put_off.push(token);
             } else if conn.unread || conn.connection.holds_input() {
                 self.read(slot);
             }
         }
-        self.is_behind = !put_off.is_empty();
+        self.turn.is_behind = !put_off.is_empty();
         self.shared.metrics.work_put_off.inc_by(put_off.len() as u64);
-        put_off.append(&mut self.ready);
-        self.ready = put_off;
+        put_off.append(&mut self.clients.ready);
+        self.clients.ready = put_off;
     }
 }

@@ -11,19 +11,20 @@
 mod forward;
 mod judge;
 mod newest;
+mod state;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use super::super::auth::{Auth, Grant};
 use super::bygone::{Bygone, Count};
+use super::clients::Token;
+use super::loop_state::Core;
 use super::mailbox::Letter;
 use super::socket::Socket;
-use super::{Core, token_of};
 use crate::dialect::{Encoding, GapNotice, Missed, PastStart, Stamp};
 use crate::engine::{LogPlace, Ticket};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
@@ -36,12 +37,13 @@ use crate::server::rng::Rng;
 use crate::server::session::began::Brought;
 use crate::server::session::past::PastReport;
 use crate::server::session::past::ReplayFrom;
-use crate::server::shared::resume::Kept;
 use crate::server::shared::resume::{Behind, behind, event_id, marks};
 pub(super) use forward::{Arrived, Forward, Sink, Step, Store};
 use forward::{Lane, Spot, has_all_behind, notice};
 use judge::Judge;
 use newest::Newest;
+pub(super) use state::Replay;
+use state::Work;
 
 /// Bytes of a page, about.
 pub(super) const PAGE_BYTES: usize = 64 * 1024;
@@ -51,96 +53,6 @@ const EVENT_INSTRUCTIONS: u32 = 1_500;
 
 /// Instructions for a byte that a client is sent: the copy into its frame and the kernel's.
 const BYTE_INSTRUCTIONS: usize = 3;
-
-/// A replay that is not over.
-#[derive(Debug)]
-pub(super) struct Replay {
-    encoding: Encoding,
-    judge: Judge,
-    work: Work,
-    /// Where it begins, to be told when the client's interest has changed: what was owed before comes first.
-    start: Option<PastStart>,
-    /// Report that its client gets; none of a refill.
-    report: Option<PastReport>,
-    /// Kind of past that was asked for, as a metric calls it.
-    kind: &'static str,
-    /// Events that came.
-    events: u64,
-    /// The client was told a gap: something may be missing.
-    has_gap: bool,
-    /// Held while it waits for a page of the log.
-    ticket: Option<Ticket>,
-    arrived: Option<Arrived>,
-}
-
-#[derive(Debug)]
-enum Work {
-    /// The newest so many are looked for.
-    Newest(Newest),
-    /// All behind the places that the client named, or that were found.
-    Forward(Forward),
-    /// What the snapshot has up to this number.
-    Snapshot { filter: Filter, next: u64, to: u64, is_waiting: bool, is_followed: bool },
-    /// What the snapshot has under these numbers, where the filter names keys.
-    Keys { numbers: VecDeque<u64>, is_followed: bool },
-    /// Nothing can be said of what the client named.
-    Unknown(Option<Since>),
-}
-
-impl Replay {
-    /// Returns one that its client is told nothing of.
-    fn new(encoding: Encoding, judge: Judge, work: Work, kind: &'static str) -> Self {
-        Self {
-            encoding,
-            judge,
-            work,
-            start: None,
-            report: None,
-            kind,
-            events: 0,
-            has_gap: false,
-            ticket: None,
-            arrived: None,
-        }
-    }
-
-    /// Whether it goes on when something comes that it waits for.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.ticket.is_some() || matches!(self.work, Work::Snapshot { is_waiting: true, .. })
-    }
-
-    /// The snapshot that it waited for is there.
-    pub(super) fn snapshot_came(&mut self) {
-        if let Work::Snapshot { is_waiting, .. } = &mut self.work {
-            *is_waiting = false;
-        }
-    }
-
-    /// It waits for the snapshot.
-    fn wait_for_snapshot(&mut self) {
-        if let Work::Snapshot { is_waiting, .. } = &mut self.work {
-            *is_waiting = true;
-        }
-    }
-
-    /// Lets go of a page of the log that its client can't take now.
-    pub(super) fn let_go(&mut self) {
-        self.arrived = None;
-    }
-
-    /// Returns the bytes that it holds, the page apart that it was given just now.
-    pub(super) fn held_bytes(&self) -> usize {
-        let work = match &self.work {
-            Work::Newest(newest) => newest.shards() * size_of::<Lane>(),
-            Work::Forward(forward) => forward.shards() * size_of::<Lane>(),
-            Work::Keys { numbers, .. } => numbers.capacity() * size_of::<u64>(),
-            Work::Snapshot { filter, .. } => filter.bytes().len(),
-            Work::Unknown(_) => 0,
-        };
-        let report = self.report.as_ref().map_or(0, PastReport::held_bytes);
-        size_of::<Self>() + self.judge.held_bytes() + report + work
-    }
-}
 
 impl ReplayFrom {
     /// Returns the word by which a client asks for it.
@@ -187,11 +99,11 @@ impl<S: Socket> Core<S> {
             }
         };
         if let Work::Forward(forward) = &work {
-            self.conns[slot].connection.past_begins(forward.places());
+            self.clients.conns[slot].connection.past_begins(forward.places());
         }
         let judge = Judge::new(filter, except);
         let replay = Replay { start, report: Some(report), ..Replay::new(encoding, judge, work, kind) };
-        self.conns[slot].replay = Some(Box::new(replay));
+        self.clients.conns[slot].replay = Some(Box::new(replay));
     }
 
     /// Begins to deliver again what a client's subscriptions match behind a place. What its feed has for it is passed over:
@@ -204,12 +116,15 @@ impl<S: Socket> Core<S> {
         since: Since,
     ) {
         let work = self.behind(since, &filters);
-        let ring = Kept { shared: &self.shared, now: self.now };
-        let conn = &mut self.conns[slot];
+        let ring = self.turn.resume_lookup(&self.shared);
+        let conn = &mut self.clients.conns[slot];
         if let Work::Forward(forward) = &work {
             conn.connection.refill_begins(forward.places());
         }
-        conn.outbox.skip_for_replay(&mut self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
+        conn.outbox.skip_for_replay(
+            &mut self.delivery.fanout,
+            &mut OutboxContext::new(&mut self.delivery.tally, &ring),
+        );
         conn.outbox.set_replaying(true);
         let judge = Judge::any(filters);
         conn.replay = Some(Box::new(Replay::new(encoding, judge, work, "refill")));
@@ -242,8 +157,8 @@ impl<S: Socket> Core<S> {
     /// Where a shard ends for a reader that gets what is live from here on: the place in the ring, and the last event
     /// before it.
     pub(super) fn end_of(&self, shard: u16) -> (Sequence, LogPlace) {
-        let to = self.reader.position(shard);
-        let until = match &self.continuity {
+        let to = self.delivery.reader.position(shard);
+        let until = match &self.delivery.continuity {
             Some(continuity) => continuity.newest(shard).map_or((0, 0), |id| (id.epoch, id.sequence)),
             None => (self.shared.bus.epoch(), to.wrapping_sub(1)),
         };
@@ -291,7 +206,7 @@ impl<S: Socket> Core<S> {
             is_from_before |= self.follow_on(&mut marks, filter);
         }
         // Of the shards that it says nothing of, the client gets what comes from now on.
-        let mut at = self.reader.client_position().cloned();
+        let mut at = self.delivery.reader.client_position().cloned();
         if let (Some(at), Some(first)) = (&mut at, marks.first())
             && at.epoch() != first.epoch
         {
@@ -342,6 +257,7 @@ impl<S: Socket> Core<S> {
     /// The sequence behind the newest event that this loop has seen of a shard, in this life of the log.
     fn next_of_log(&self, shard: u16, epoch: u64) -> Sequence {
         let newest = self
+            .delivery
             .continuity
             .as_ref()
             .and_then(|continuity| continuity.newest(shard))
@@ -352,30 +268,33 @@ impl<S: Socket> Core<S> {
     /// Makes the next page of a connection's replay and writes what it is owed; false where the connection is gone. For
     /// calls between two reads, where the turn's budget has no other user.
     pub(super) fn flush_past(&mut self, slot: usize) -> bool {
-        let conn = &self.conns[slot];
+        let conn = &self.clients.conns[slot];
         let is_due = conn.replay.as_ref().is_some_and(|replay| !replay.is_waiting());
-        if is_due && !conn.blocked && conn.outbox.inserted_bytes() <= PAGE_BYTES && !self.spending.is_spent()
+        if is_due
+            && !conn.blocked
+            && conn.outbox.inserted_bytes() <= PAGE_BYTES
+            && !self.turn.spending.is_spent()
         {
-            let mut budget = self.spending.share(budget::CLIENT);
+            let mut budget = self.turn.spending.share(budget::CLIENT);
             self.page(slot, &mut budget);
-            self.spending.settle(&budget);
+            self.turn.spending.settle(&budget);
         }
         self.flush(slot)
     }
 
     /// Queues the next page of a connection's replay.
     fn page(&mut self, slot: usize, budget: &mut Budget) {
-        let Some(mut replay) = self.conns[slot].replay.take() else { return };
+        let Some(mut replay) = self.clients.conns[slot].replay.take() else { return };
         if let Some(start) = replay.start.take() {
             self.answer(slot, &mut replay, &start);
         }
         if !replay.judge.prepare(budget) {
-            self.conns[slot].replay = Some(replay);
+            self.clients.conns[slot].replay = Some(replay);
             return;
         }
         if let Work::Newest(_) = replay.work {
             self.look_back(slot, &mut replay, budget);
-            self.conns[slot].replay = Some(replay);
+            self.clients.conns[slot].replay = Some(replay);
             return;
         }
         if let Work::Snapshot { is_followed, .. } = replay.work {
@@ -383,15 +302,15 @@ impl<S: Socket> Core<S> {
             // The log is not waited for.
             let has_log = self.shared.engine_with_past().is_some();
             if !is_building || has_log {
-                let has_all =
-                    is_followed && !self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_short());
+                let has_all = is_followed
+                    && !self.delivery.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_short());
                 let complete = (!is_building || !has_all).then_some(has_all);
                 self.answer(slot, &mut replay, &PastStart { from: None, complete });
             }
             if is_building {
                 replay.wait_for_snapshot();
-                self.wait_for_snapshot(token_of(slot, self.conns[slot].generation));
-                self.conns[slot].replay = Some(replay);
+                self.wait_for_snapshot(self.clients.token(slot));
+                self.clients.conns[slot].replay = Some(replay);
                 return;
             }
         }
@@ -399,7 +318,7 @@ impl<S: Socket> Core<S> {
         if over {
             self.end_replay(slot, &replay);
         } else {
-            self.conns[slot].replay = Some(replay);
+            self.clients.conns[slot].replay = Some(replay);
         }
     }
 
@@ -407,18 +326,18 @@ impl<S: Socket> Core<S> {
     /// asked for it.
     fn look_back(&mut self, slot: usize, replay: &mut Replay, budget: &mut Budget) {
         let Work::Newest(newest) = &mut replay.work else { return };
-        let mut store = Store { shared: &self.shared, arrived: &mut replay.arrived, now: self.now };
+        let mut store = Store { shared: &self.shared, arrived: &mut replay.arrived, now: self.turn.now };
         let start = match newest.step(&mut store, &mut replay.judge, budget) {
             Step::More => return,
             Step::Over => {
                 let forward = newest.turn_round();
-                self.conns[slot].connection.past_begins(forward.places());
+                self.clients.conns[slot].connection.past_begins(forward.places());
                 let start = forward.start();
                 replay.work = Work::Forward(forward);
                 start
             }
             Step::Waits { shard, from } => {
-                let token = token_of(slot, self.conns[slot].generation);
+                let token = self.clients.token(slot);
                 replay.ticket = self.ask_log(token, shard, from);
                 PastStart { from: None, complete: None }
             }
@@ -431,7 +350,7 @@ impl<S: Socket> Core<S> {
         let Work::Forward(forward) = &replay.work else { return false };
         let is_unwanted = |(after, gone): (EventId, u64)| {
             let (shard, from) = ((after.epoch, after.shard), after.next_sequence());
-            let count = self.bygone.count(replay.judge.asked(), shard, from, gone, &mut 0);
+            let count = self.delivery.bygone.count(replay.judge.asked(), shard, from, gone, &mut 0);
             matches!(count, Some(Count { most: 0, .. }))
         };
         forward.lost().is_some_and(|mut lost| lost.all(is_unwanted))
@@ -446,9 +365,9 @@ impl<S: Socket> Core<S> {
             // Where nothing is wanted, nothing is missing.
             start.complete = Some(true);
         }
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.clients.conns[slot];
         if conn.connection.grant().is_some_and(Grant::narrows) {
-            let (auth, rng) = (&self.shared.auth, &mut self.rng);
+            let (auth, rng) = (&self.shared.auth, &mut self.turn.rng);
             start.from = start.from.and_then(|from| auth.seal(&from, rng.next_u128() as u64));
         }
         if let Some(answer) = report.answer(replay.encoding, &start) {
@@ -458,22 +377,22 @@ impl<S: Socket> Core<S> {
 
     /// Queues some events; true where those were the last ones.
     fn page_of(&mut self, slot: usize, replay: &mut Replay, budget: &mut Budget) -> bool {
-        let now = self.now;
-        let conn = &mut self.conns[slot];
-        let token = token_of(slot, conn.generation);
+        let now = self.turn.now;
+        let conn = &mut self.clients.conns[slot];
+        let token = conn.token(slot);
         let Replay { encoding, judge, work, ticket, arrived, events, has_gap, .. } = replay;
         let mut store = Store { shared: &self.shared, arrived, now };
         let mut spent = 0;
         let seals = conn.connection.grant().is_some_and(Grant::narrows);
         let mut out = Page {
-            seals: seals.then_some((&self.shared.auth, &mut self.rng)),
-            bygone: &self.bygone,
+            seals: seals.then_some((&self.shared.auth, &mut self.turn.rng)),
+            bygone: &self.delivery.bygone,
             spent: &mut spent,
             encoding: *encoding,
             judge,
             outbox: &mut conn.outbox,
-            fanout: &mut self.fanout,
-            tally: &mut self.tally,
+            fanout: &mut self.delivery.fanout,
+            tally: &mut self.delivery.tally,
             events,
             has_gap,
             size: 0,
@@ -485,7 +404,7 @@ impl<S: Socket> Core<S> {
                 true
             }
             Work::Snapshot { filter, next, to, is_followed, .. } => {
-                let Some(snapshot) = self.snapshot.as_deref() else { return true };
+                let Some(snapshot) = self.delivery.snapshot.as_deref() else { return true };
                 let is_followed = *is_followed;
                 out.tell_short(snapshot, is_followed, now);
                 if let Some(numbers) = snapshot.named_by(filter, *to) {
@@ -506,7 +425,7 @@ impl<S: Socket> Core<S> {
                 true
             }
             Work::Keys { numbers, is_followed } => {
-                let Some(snapshot) = self.snapshot.as_deref() else { return true };
+                let Some(snapshot) = self.delivery.snapshot.as_deref() else { return true };
                 while !out.is_full()
                     && !budget.is_spent()
                     && let Some(number) = numbers.pop_front()
@@ -544,8 +463,8 @@ impl<S: Socket> Core<S> {
             let kind = replay.kind;
             self.shared.metrics.pasts_incomplete.get_or_create(&Kind { kind }).inc();
         }
-        let stamp = Stamp { random: self.rng.next_u128(), now: self.now, position: None };
-        let outbox = &mut self.conns[slot].outbox;
+        let stamp = Stamp { random: self.turn.rng.next_u128(), now: self.turn.now, position: None };
+        let outbox = &mut self.clients.conns[slot].outbox;
         let report = replay.report.as_ref();
         let end = report.and_then(|report| report.end(replay.encoding, replay.events, complete, &stamp));
         if let Some(end) = end {
@@ -556,15 +475,15 @@ impl<S: Socket> Core<S> {
 
     /// Passes over what a connection's feed has for it, if the feed has let go of some of that; false where it has not.
     fn skip_live(&mut self, slot: usize) -> bool {
-        let outbox = &mut self.conns[slot].outbox;
-        outbox.has_lost_frames(&self.fanout) && outbox.skip_to_end(&mut self.fanout)
+        let outbox = &mut self.clients.conns[slot].outbox;
+        outbox.has_lost_frames(&self.delivery.fanout) && outbox.skip_to_end(&mut self.delivery.fanout)
     }
 
     /// Asks for a page of the log; the ticket is held while a client waits for it.
-    pub(super) fn ask_log(&self, token: super::Token, shard: u16, from: LogPlace) -> Option<Ticket> {
+    pub(super) fn ask_log(&self, token: Token, shard: u16, from: LogPlace) -> Option<Ticket> {
         let history = self.shared.engine.as_ref()?.history()?;
         let ticket = Ticket::default();
-        let mailbox = Arc::clone(&self.mailbox);
+        let mailbox = Arc::clone(&self.mail.mailbox);
         let on_page = move |outcome| mailbox.leave(token, Letter::Past(Arrived { shard, from, outcome }));
         history.request(shard, from, &ticket, Box::new(on_page));
         Some(ticket)
@@ -572,7 +491,7 @@ impl<S: Socket> Core<S> {
 
     /// Takes a page of the log that came for a connection.
     pub(super) fn page_came(&mut self, slot: usize, arrived: Arrived) {
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.clients.conns[slot];
         let Some(replay) = &mut conn.replay else { return };
         if replay.ticket.take().is_some() && !conn.blocked {
             replay.arrived = Some(arrived);

@@ -6,11 +6,12 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
+use super::accounts::Books;
+use super::clients::{Conn, Token};
+use super::loop_state::Core;
 use super::socket::Socket;
-use super::{Core, taken};
 use crate::feed::Lag;
 use crate::metrics::Kind;
-use crate::server::session::context::Context;
 use crate::server::shared::report::{Laggard, Ledger, Report, Speaks, worst_first};
 
 /// Feeds shown of each loop.
@@ -46,31 +47,23 @@ const COUNT_BYTES_MIN: usize = 256 * 1024;
 /// Bytes kept elsewhere too that are counted for each connection, without a look at which are the same.
 const SHARED_BYTES_MIN: usize = 1024 * 1024;
 
-/// What the tallies came to.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Books {
-    pub(super) written: u64,
-    pub(super) dropped: u64,
-    pub(super) conflated: i64,
-}
-
 impl<S: Socket> Core<S> {
     /// The account of all connections, those that are gone included.
     fn ledger(&self) -> Ledger {
-        let mut pending = self.fanout.samples_waiting();
-        for (_, conn) in &self.conns {
-            pending += conn.outbox.pending(&self.fanout);
+        let mut pending = self.delivery.fanout.samples_waiting();
+        for (_, conn) in &self.clients.conns {
+            pending += conn.outbox.pending(&self.delivery.fanout);
         }
-        let Books { written, dropped, conflated } = self.books;
-        let feeds = self.fanout.totals;
-        let conflated = conflated + self.tally.conflated + feeds.sampled_out as i64;
+        let Books { written, dropped, conflated } = self.accounts.books;
+        let feeds = self.delivery.fanout.totals;
+        let conflated = conflated + self.delivery.tally.conflated + feeds.sampled_out as i64;
         // What was counted as dropped ahead of its place waits there no more; and if it was let go there, it was
         // counted twice.
         let twice = conflated.min(0).unsigned_abs();
-        let dropped = dropped + self.tally.dropped - twice.saturating_sub(pending);
+        let dropped = dropped + self.delivery.tally.dropped - twice.saturating_sub(pending);
         Ledger {
             matched: feeds.matched,
-            written: written + self.tally.events,
+            written: written + self.delivery.tally.events,
             pending: pending.saturating_sub(twice),
             dropped,
             conflated: conflated.max(0) as u64,
@@ -79,36 +72,37 @@ impl<S: Socket> Core<S> {
 
     /// Whether so much has come or was queued that what the loop holds must be counted now, and not with the tick.
     fn must_count(&self) -> bool {
-        let Some(budget) = self.config.max_memory_bytes else { return false };
-        let budget = budget / self.shared.loops;
-        self.grown > (budget / COUNT_PARTS).max(COUNT_BYTES_MIN)
+        let Some(budget) = self.turn.config.max_memory_bytes else { return false };
+        let budget = budget / self.shared.loops.count;
+        self.accounts.grown > (budget / COUNT_PARTS).max(COUNT_BYTES_MIN)
     }
 
     /// Reports what changed, at most once a tick, or more often where much comes. Looks at every connection.
     pub(super) fn report(&mut self) {
-        let is_due = self.unreported && self.reported != self.tick;
+        let is_due = self.accounts.unreported && self.accounts.reported != self.turn.tick;
         if !is_due && !self.must_count() {
             return;
         }
-        self.reported = self.tick;
-        self.unreported = false;
-        self.grown = 0;
+        self.accounts.reported = self.turn.tick;
+        self.accounts.unreported = false;
+        self.accounts.grown = 0;
         let ledger = self.ledger();
         debug_assert_eq!(ledger.difference(), 0, "{ledger:?}");
         let mut laggards = Vec::new();
-        let observe = self.tick >= self.observed + HISTOGRAM_TICKS;
+        let observe = self.turn.tick >= self.accounts.observed + HISTOGRAM_TICKS;
         if observe {
-            self.observed = self.tick;
+            self.accounts.observed = self.turn.tick;
             // Walks the tables: once a second. What subscriptions add in between is bounded by their messages.
-            let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.held_bytes());
-            self.tables = self.fanout.table_bytes() + snapshot + self.bygone.held_bytes();
-            self.spare = self.fanout.spare_bytes();
+            let snapshot = self.delivery.snapshot.as_ref().map_or(0, |snapshot| snapshot.held_bytes());
+            self.accounts.tables =
+                self.delivery.fanout.table_bytes() + snapshot + self.delivery.bygone.held_bytes();
+            self.accounts.spare = self.delivery.fanout.spare_bytes();
         }
         let mut holders = Holders::default();
-        for (slot, conn) in &self.conns {
-            let token = super::token_of(slot, conn.generation);
+        for (slot, conn) in &self.clients.conns {
+            let token = conn.token(slot);
             holders.take(token, conn);
-            let lag = conn.outbox.lag(&self.fanout, self.now);
+            let lag = conn.outbox.lag(&self.delivery.fanout, self.turn.now);
             if lag == Lag::default() {
                 continue;
             }
@@ -123,11 +117,11 @@ impl<S: Socket> Core<S> {
                 kernel_bytes: 0,
             });
             // Who lags is looked at again, though nothing else happens.
-            self.unreported = true;
+            self.accounts.unreported = true;
         }
         worst_first(&mut laggards);
         let shared = self.shared_once(holders.shared);
-        let apart = self.fanout.bytes() + self.tables + self.presence_bytes();
+        let apart = self.delivery.fanout.bytes() + self.accounts.tables + self.presence_bytes();
         let held_bytes = self.shed(holders, shared + apart);
         if observe {
             self.ask_of_some(&mut laggards);
@@ -140,15 +134,15 @@ impl<S: Socket> Core<S> {
             }
         }
         if observe {
-            self.largest = self.fanout.largest(FEEDS_MAX).into();
+            self.accounts.largest = self.delivery.fanout.largest(FEEDS_MAX).into();
         } else {
             // Who came and went since the last look is seen at the next.
-            self.unreported = true;
+            self.accounts.unreported = true;
         }
-        let report = Report { ledger, laggards, held_bytes, feeds: Arc::clone(&self.largest) };
-        self.shared.tell(self.number, report);
+        let report = Report { ledger, laggards, held_bytes, feeds: Arc::clone(&self.accounts.largest) };
+        self.shared.tell(self.accounts.loop_number, report);
         if observe {
-            self.shared.note_history(self.now);
+            self.shared.note_history(self.turn.now);
         }
     }
 
@@ -159,7 +153,7 @@ impl<S: Socket> Core<S> {
             return sum;
         }
         let mut pieces: HashMap<usize, usize, foldhash::fast::RandomState> = HashMap::default();
-        for (end, len) in self.conns.iter().flat_map(|(_, conn)| conn.outbox.shared_pieces()) {
+        for (end, len) in self.clients.conns.iter().flat_map(|(_, conn)| conn.outbox.shared_pieces()) {
             let longest = pieces.entry(end).or_default();
             *longest = len.max(*longest);
         }
@@ -170,22 +164,22 @@ impl<S: Socket> Core<S> {
     fn ask_of(&mut self, laggards: &mut [Laggard]) {
         for laggard in laggards.iter_mut().filter(|laggard| laggard.kernel_bytes == 0) {
             let slot = (laggard.connection & 0xffff_ffff) as usize;
-            let ends = self.conns.get(slot).and_then(|conn| conn.socket.ends());
-            laggard.kernel_bytes = ends.and_then(|ends| self.kernel.of(ends)).unwrap_or(0);
+            let ends = self.clients.conns.get(slot).and_then(|conn| conn.socket.ends());
+            laggard.kernel_bytes = ends.and_then(|ends| self.accounts.kernel.of(ends)).unwrap_or(0);
             laggard.lag.bytes += laggard.kernel_bytes;
         }
     }
 
     /// Asks about some that do not lag here, and adds those for whom much waits in the kernel.
     fn ask_of_some(&mut self, laggards: &mut Vec<Laggard>) {
-        let end = self.conns.iter().next_back().map_or(0, |(slot, _)| slot + 1);
+        let end = self.clients.conns.iter().next_back().map_or(0, |(slot, _)| slot + 1);
         for _ in 0..ASKED_A_TIME.min(end) {
-            let slot = self.asked % end;
-            self.asked = slot + 1;
-            let Some(conn) = self.conns.get(slot).filter(|conn| !conn.blocked) else { continue };
-            let told = conn.socket.ends().and_then(|ends| self.kernel.of(ends));
+            let slot = self.accounts.asked % end;
+            self.accounts.asked = slot + 1;
+            let Some(conn) = self.clients.conns.get(slot).filter(|conn| !conn.blocked) else { continue };
+            let told = conn.socket.ends().and_then(|ends| self.accounts.kernel.of(ends));
             if let Some(kernel_bytes) = told.filter(|bytes| *bytes >= KERNEL_BYTES_MIN) {
-                let connection = super::token_of(slot, conn.generation);
+                let connection = conn.token(slot);
                 let lag = Lag { bytes: kernel_bytes, ..Lag::default() };
                 laggards.push(Laggard { connection, speaks: conn.connection.speaks(), lag, kernel_bytes });
             }
@@ -198,15 +192,18 @@ impl<S: Socket> Core<S> {
     fn shed(&mut self, holders: Holders, apart: usize) -> usize {
         let mut held = holders.own + apart;
         // What went left room in the tables, which the next takes: it keeps nobody out.
-        let budget = self.shared.loop_budget(&self.config).map(|budget| budget.saturating_add(self.spare));
+        let budget = self
+            .shared
+            .loop_budget(&self.turn.config)
+            .map(|budget| budget.saturating_add(self.accounts.spare));
         let Some(budget) = budget.filter(|budget| held > *budget) else {
-            self.shared.set_short_of_memory(self.number, false);
+            self.shared.set_short_of_memory(self.accounts.loop_number, false);
             return held;
         };
         let metrics = Arc::clone(&self.shared.metrics);
-        let before = self.fanout.bytes();
-        self.fanout.shed(budget / 2);
-        let freed = (before - self.fanout.bytes()).min(held);
+        let before = self.delivery.fanout.bytes();
+        self.delivery.fanout.shed(budget / 2);
+        let freed = (before - self.delivery.fanout.bytes()).min(held);
         held -= freed;
         metrics.shed.get_or_create(&Kind { kind: "feed_bytes" }).inc_by(freed as u64);
         for Holder { token, bytes, .. } in holders.largest_first(self) {
@@ -216,25 +213,26 @@ impl<S: Socket> Core<S> {
             held = held.saturating_sub(bytes);
             self.shed_connection(token);
         }
-        self.shared.set_short_of_memory(self.number, held > budget);
-        self.unreported = true;
+        self.shared.set_short_of_memory(self.accounts.loop_number, held > budget);
+        self.accounts.unreported = true;
         held
     }
 
     /// Ends a connection that holds much.
-    fn shed_connection(&mut self, token: super::Token) {
+    fn shed_connection(&mut self, token: Token) {
         let Some(slot) = self.find(token) else { return };
-        let conn = &self.conns[slot];
+        let conn = &self.clients.conns[slot];
         let is_body = conn.connection.speaks() == Speaks::Http && conn.connection.input_bytes() > 0;
         self.count_shed(if is_body { "bodies" } else { "connections" });
         self.let_go_of_feed(slot);
-        let conn = &mut self.conns[slot];
-        let mut cx = context!(self, conn);
+        let conn = &mut self.clients.conns[slot];
+        let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
+        let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
         conn.connection.shed(&mut cx);
         if self.apply(slot)
             && let Some(slot) = self.find(token)
-            && self.conns[slot].blocked
-            && self.conns[slot].waiting_bytes() > LAST_WORDS_BYTES
+            && self.clients.conns[slot].blocked
+            && self.clients.conns[slot].waiting_bytes() > LAST_WORDS_BYTES
         {
             // The last words stand behind what it does not read.
             self.remove(slot);
@@ -246,7 +244,7 @@ impl<S: Socket> Core<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Holder {
     bytes: usize,
-    token: super::Token,
+    token: Token,
 }
 
 /// What connections hold, and the largest of them.
@@ -260,11 +258,11 @@ struct Holders {
 }
 
 impl Holders {
-    fn take<S: Socket>(&mut self, token: super::Token, conn: &super::Conn<S>) {
+    fn take<S: Socket>(&mut self, token: Token, conn: &Conn<S>) {
         let (waits, shared) = conn.outbox.held_bytes();
         let replay = conn.replay.as_ref().map_or(0, |replay| replay.held_bytes());
         let beside = waits + replay + conn.socket.held_bytes() + conn.connection.held_bytes();
-        self.own += CONNECTION_BYTES + size_of::<super::Conn<S>>() + beside;
+        self.own += CONNECTION_BYTES + size_of::<Conn<S>>() + beside;
         self.shared += shared;
         // What its subscriptions take in the loop's tables goes with it too.
         let bytes = beside + shared + conn.connection.table_bytes();
@@ -281,7 +279,8 @@ impl Holders {
     fn largest_first<S: Socket>(self, core: &Core<S>) -> Vec<Holder> {
         let mut all: Vec<Holder> = self.largest.into_iter().map(|Reverse(holder)| holder).collect();
         let is_greedy = |holder: &Holder| {
-            core.find(holder.token).is_some_and(|slot| core.conns[slot].connection.is_greedy(&core.config))
+            core.find(holder.token)
+                .is_some_and(|slot| core.clients.conns[slot].connection.is_greedy(&core.turn.config))
         };
         all.sort_by_cached_key(|holder| Reverse((is_greedy(holder), *holder)));
         all
@@ -307,15 +306,17 @@ pub(crate) struct Audit {
 impl<S: Socket> Core<S> {
     pub(crate) fn audit(&self) -> Audit {
         let ledger = self.ledger();
-        let own: usize = self.conns.iter().map(|(_, conn)| conn.outbox.inserted_bytes()).sum();
+        let own: usize = self.clients.conns.iter().map(|(_, conn)| conn.outbox.inserted_bytes()).sum();
         Audit {
             difference: ledger.difference(),
             pending: ledger.pending,
             words: if ledger.difference() == 0 { String::new() } else { format!("{ledger:?}") },
-            held_bytes: self.fanout.bytes() + own,
-            connections: self.conns.len(),
+            held_bytes: self.delivery.fanout.bytes() + own,
+            connections: self.clients.conns.len(),
             feeds: self.shared.metrics.feeds.get() as usize,
-            events_read: (0..self.shared.bus.shards() as u16).map(|s| self.reader.position(s)).collect(),
+            events_read: (0..self.shared.bus.shards() as u16)
+                .map(|s| self.delivery.reader.position(s))
+                .collect(),
         }
     }
 }

@@ -5,28 +5,16 @@
 //!   under higher numbers. A client that asks meanwhile waits.
 //! - A client gets nothing that is live for it: its snapshot ends at the number that was the newest when it asked.
 
-use super::replay::{Arrived, Forward, Sink, Step, Store};
+use super::clients::Token;
+use super::delivery::{Building, SNAPSHOT};
+use super::loop_state::Core;
+use super::replay::{Arrived, Sink, Step, Store};
 use super::socket::Socket;
-use super::{Core, Token};
 use crate::dialect::GapNotice;
-use crate::engine::Ticket;
 use crate::event::{Event, Position};
 use crate::feed::Snapshot;
 use crate::server::limits::budget;
 use crate::server::limits::budget::Budget;
-
-/// Stands for the snapshot where a page of the log is asked for: no connection has this token.
-pub(super) const SNAPSHOT: Token = Token::MAX;
-
-/// A snapshot into which the past is still being put.
-#[derive(Debug)]
-pub(super) struct Building {
-    forward: Forward,
-    ticket: Option<Ticket>,
-    arrived: Option<Arrived>,
-    /// Clients that wait for it.
-    waiting: Vec<Token>,
-}
 
 /// Puts what it takes into a snapshot.
 struct Older<'a>(&'a mut Snapshot);
@@ -49,49 +37,53 @@ impl Sink for Older<'_> {
 impl<S: Socket> Core<S> {
     /// Begins a snapshot where there is none; the number of the newest event in it.
     pub(super) fn begin_snapshot(&mut self) -> u64 {
-        if let Some(snapshot) = &self.snapshot {
+        if let Some(snapshot) = &self.delivery.snapshot {
             return snapshot.newest();
         }
-        let snapshot = self.snapshot.insert(Box::new(self.config.snapshot()));
+        let snapshot = self.delivery.snapshot.insert(Box::new(self.turn.config.snapshot()));
         let newest = snapshot.newest();
         let forward = self.whole_past();
-        self.building =
+        self.delivery.building =
             Some(Box::new(Building { forward, ticket: None, arrived: None, waiting: Vec::new() }));
         newest
     }
 
     /// Whether the past is still being put into the snapshot.
     pub(super) fn is_building_snapshot(&self) -> bool {
-        self.building.is_some()
+        self.delivery.building.is_some()
     }
 
     /// Whether that goes on without waiting for the log.
     pub(super) fn can_build_snapshot(&self) -> bool {
-        self.building.as_ref().is_some_and(|building| building.ticket.is_none())
+        self.delivery.building.as_ref().is_some_and(|building| building.ticket.is_none())
     }
 
     /// Has a client's replay go on when the snapshot is made.
     pub(super) fn wait_for_snapshot(&mut self, token: Token) {
-        if let Some(building) = &mut self.building {
+        if let Some(building) = &mut self.delivery.building {
             building.waiting.push(token);
         }
     }
 
     /// Puts more of the past into the snapshot.
     pub(super) fn build_snapshot(&mut self) {
-        if !self.can_build_snapshot() || self.spending.is_spent() {
+        if !self.can_build_snapshot() || self.turn.spending.is_spent() {
             return;
         }
-        let (Some(mut building), Some(snapshot)) = (self.building.take(), &mut self.snapshot) else { return };
-        let mut budget = self.spending.share(budget::CLIENT);
-        let mut store = Store { shared: &self.shared, arrived: &mut building.arrived, now: self.now };
+        let (Some(mut building), Some(snapshot)) =
+            (self.delivery.building.take(), &mut self.delivery.snapshot)
+        else {
+            return;
+        };
+        let mut budget = self.turn.spending.share(budget::CLIENT);
+        let mut store = Store { shared: &self.shared, arrived: &mut building.arrived, now: self.turn.now };
         let step = building.forward.step(&mut store, &mut Older(snapshot), &mut budget);
-        self.spending.settle(&budget);
+        self.turn.spending.settle(&budget);
         if let Step::Waits { shard, from } = step {
             building.ticket = self.ask_log(SNAPSHOT, shard, from);
         }
         let is_over = step == Step::Over;
-        self.building = Some(building);
+        self.delivery.building = Some(building);
         if is_over {
             self.snapshot_is_made();
         }
@@ -99,7 +91,7 @@ impl<S: Socket> Core<S> {
 
     /// Takes a page of the log that came for the snapshot.
     pub(super) fn page_came_for_snapshot(&mut self, arrived: Arrived) {
-        if let Some(building) = &mut self.building
+        if let Some(building) = &mut self.delivery.building
             && building.ticket.take().is_some()
         {
             building.arrived = Some(arrived);
@@ -108,10 +100,10 @@ impl<S: Socket> Core<S> {
 
     /// Has those go on that wait for the snapshot: it is made, or what was in it is no longer known to be the latest.
     pub(super) fn snapshot_is_made(&mut self) {
-        let Some(building) = self.building.take() else { return };
+        let Some(building) = self.delivery.building.take() else { return };
         for token in building.waiting {
             if let Some(slot) = self.find(token) {
-                if let Some(replay) = &mut self.conns[slot].replay {
+                if let Some(replay) = &mut self.clients.conns[slot].replay {
                     replay.snapshot_came();
                 }
                 self.queue(slot);

@@ -17,6 +17,37 @@ use crate::server::rng::Rng;
 use crate::server::shared::Shared;
 use crate::server::tick::Tick;
 
+/// Facts about a loop that a connection asks for. They are made when they are asked for: most input needs none.
+pub(crate) trait LoopView {
+    /// Returns the loop's position on the bus, to resume from; `None` before it reached the engine's log.
+    fn position(&self) -> Option<Position>;
+
+    /// Returns the newest event that the client was sent, or is about to be sent.
+    fn newest(&self) -> Option<EventId>;
+
+    /// Returns the peer's address. Makes a system call.
+    fn peer(&self) -> Option<IpAddr>;
+}
+
+/// The view of a connection without a loop: it knows nothing.
+#[cfg(any(test, fuzzing))]
+pub(crate) struct NoLoop;
+
+#[cfg(any(test, fuzzing))]
+impl LoopView for NoLoop {
+    fn position(&self) -> Option<Position> {
+        None
+    }
+
+    fn newest(&self) -> Option<EventId> {
+        None
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        None
+    }
+}
+
 /// Access of a connection to its loop and server.
 pub(crate) struct Context<'a> {
     pub(crate) shared: &'a Arc<Shared>,
@@ -25,18 +56,13 @@ pub(crate) struct Context<'a> {
     pub(crate) inflater: &'a mut Inflater,
     pub(crate) tick: Tick,
     pub(crate) now: Timestamp,
-    /// Returns the loop's position on the bus, to resume from; `None` before it reached the engine's log. A function,
-    /// because most input does not need the position.
-    pub(crate) position: &'a dyn Fn() -> Option<Position>,
-    /// Returns the newest event that the client was sent, or is about to be sent.
-    pub(crate) newest: &'a dyn Fn() -> Option<EventId>,
+    /// View of the loop.
+    pub(crate) view: &'a dyn LoopView,
     pub(crate) effects: &'a mut Vec<Effect>,
     /// Size of the responses since the loop's call, in bytes.
     pub(crate) answered_bytes: usize,
     /// Work that this connection may still do in this turn.
     pub(crate) budget: &'a mut Budget,
-    /// Returns the peer's address. Makes a system call.
-    pub(crate) peer: &'a dyn Fn() -> Option<IpAddr>,
     /// Whether the socket takes no more bytes for now.
     pub(crate) blocked: bool,
 }
@@ -50,7 +76,7 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024;
 impl Context<'_> {
     /// Returns the context of the dialect's hooks for the client with this number.
     pub(crate) fn watch(&self, client: u64) -> Watch<'_> {
-        self.config.watch(&self.shared.observers, client, self.now)
+        self.config.watch(&self.shared.clients.observers, client, self.now)
     }
 
     pub(crate) fn send(&mut self, bytes: impl Into<Bytes>) {
@@ -62,7 +88,7 @@ impl Context<'_> {
     /// Returns the place that a client resumes from after it has received everything up to now. The place is sealed if
     /// the client's grant is limited, so that it does not show how many other events there are.
     pub(crate) fn place(&mut self, grant: Option<&Grant>) -> Option<Since> {
-        let place = (self.position)().map(Since::Position)?;
+        let place = self.view.position().map(Since::Position)?;
         if grant.is_none_or(|grant| !grant.narrows()) {
             return Some(place);
         }

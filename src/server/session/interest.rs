@@ -205,7 +205,7 @@ impl Session {
         let past = since.map(ReplayFrom::After).or(history.map(ReplayFrom::Newest));
         let past = past.or(snapshot.then_some(ReplayFrom::Snapshot));
         let is_snapshot = matches!(past, Some(ReplayFrom::Snapshot));
-        let began = if is_snapshot { None } else { (cx.position)().map(Began::from) };
+        let began = if is_snapshot { None } else { cx.view.position().map(Began::from) };
         let filters: SmallVec<[Filter; 1]> = std::iter::once(filter).chain(or).collect();
         if let (Some(from), [filter]) = (past, filters.as_slice()) {
             let report = match asked.take_if(|_| self.encoding.protocol().reports_past_start()) {
@@ -223,7 +223,7 @@ impl Session {
                 self.subscriptions.iter().map(brought).collect()
             } else {
                 // The others have nothing to do with it but what is live from here on.
-                vec![Brought { filter: Filter::new(), began: Some(Began::from_here((cx.position)())) }]
+                vec![Brought { filter: Filter::new(), began: Some(Began::from_here(cx.view.position())) }]
             };
             let (encoding, filter) = (self.encoding, self.narrow(filter));
             cx.effects.push(Effect::Replay { encoding, filter, except, from, report });

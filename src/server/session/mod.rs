@@ -367,7 +367,7 @@ impl Session {
         if grant.is_none_or(|grant| !grant.narrows()) {
             return cx.place(None);
         }
-        let (newest, tick) = ((cx.newest)(), cx.tick);
+        let (newest, tick) = (cx.view.newest(), cx.tick);
         let told = self.own.as_ref().and_then(|own| own.told.as_ref());
         if let Some(told) =
             told.filter(|told| !is_new && told.newest == newest && tick < told.at + TOLD_TICKS)

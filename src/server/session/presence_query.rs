@@ -34,7 +34,7 @@ pub(crate) fn answer(
         grant.is_none_or(|grant| event(JOINED, channel, user, node).is_some_and(|event| grant.sees(&event)))
     };
     let ((mut users, others), is_complete) = {
-        let presence = lock(&shared.presence);
+        let presence = lock(&shared.clients.presence);
         (presence.list(channel), presence.is_complete())
     };
     users.retain(|(user, ..)| sees(user));

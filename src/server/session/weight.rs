@@ -132,7 +132,8 @@ impl Session {
         let config = subscribe.config.as_ref().map_or(0, |config| config.get().len());
         let name = subscribe.subscription_id.as_ref().map_or(0, String::len);
         let asked = filters.map(Weight::of_filter).sum::<usize>() + config + name;
-        let listed = if self.client() == 0 { 0 } else { cx.shared.observers.held_bytes_of(self.client()) };
+        let listed =
+            if self.client() == 0 { 0 } else { cx.shared.clients.observers.held_bytes_of(self.client()) };
         if self.weight().all + listed + asked > max {
             let text = format!(
                 "subscriptions take more than the {max} bytes that one client may: unsubscribe from some"

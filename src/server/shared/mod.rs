@@ -34,63 +34,117 @@ use history::{Counts, History};
 use refusals::Refusals;
 use report::Report;
 
-/// What the loops of one server share.
+/// State that the loops of one server share.
 pub(crate) struct Shared {
     pub(crate) bus: Bus,
-    /// Where order and history live, if not in the bus alone.
+    /// Log with the order and the history of events; `None` where the bus alone has them.
     pub(crate) engine: Option<Engine>,
-    /// Current configuration and its number, from 0.
-    config: ArcSwap<(u64, Arc<Prepared>)>,
-    /// Number of the current configuration, for a look without it.
-    version: AtomicU64,
-    /// Held while the configuration is replaced, so that reloads come one after the other.
-    reloading: Mutex<()>,
+    pub(crate) config: CurrentConfig,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) bridge: Bridge,
-    /// Says whether a thread of this server has failed.
+    /// Alarm that is raised when a thread of this server has failed.
     pub(crate) alarm: Alarm,
-    /// Bytes held outside the loops: by jobs of workers.
+    /// Bytes that are held outside the loops by jobs of workers.
     pub(crate) held: HeldBytes,
-    /// Bodies that are coming in, by client.
-    pub(crate) bodies: Bodies,
-    /// Threads for what a loop must not wait for.
+    /// Threads for jobs that a loop must not wait for.
     pub(crate) workers: Workers,
     pub(crate) auth: Arc<Auth>,
-    /// Whether it listens on loopback addresses alone.
+    /// Whether the server listens on loopback addresses only.
     pub(crate) is_local: bool,
-    /// Pages that were refused, for the log.
-    pub(crate) refusals: Refusals,
-    /// Who published lately, where that is limited.
+    pub(crate) clients: ClientTables,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) barriers: Barriers,
+    pub(crate) loops: Loops,
+    pub(crate) monitor: Monitor,
+}
+
+/// Settings that are in force now.
+pub(crate) struct CurrentConfig {
+    /// Settings and their number, from 0.
+    prepared: ArcSwap<(u64, Arc<Prepared>)>,
+    /// Number of the settings, for a look without them.
+    version: AtomicU64,
+    /// Held while the settings are replaced, so that reloads come one after the other.
+    reloading: Mutex<()>,
+}
+
+impl CurrentConfig {
+    fn new(config: Prepared) -> Self {
+        Self {
+            prepared: ArcSwap::from_pointee((0, Arc::new(config))),
+            version: AtomicU64::new(0),
+            reloading: Mutex::default(),
+        }
+    }
+}
+
+/// Tables of clients, over all loops.
+#[derive(Default)]
+pub(crate) struct ClientTables {
+    /// Request bodies that are coming in, by client.
+    pub(crate) bodies: Bodies,
+    /// Recent publishers, where their rate is limited.
     pub(crate) publishers: Mutex<Callers<String>>,
     /// Open connections by address, where they are limited.
     pub(crate) addresses: Addresses,
-    /// Who is in which channel.
+    /// Users in channels.
     pub(crate) presence: Arc<Mutex<Presence>>,
-    /// Wakes the loops, once they run.
-    pub(crate) wake: Arc<Mutex<Option<Callback>>>,
-    pub(crate) started: Instant,
-    pub(crate) loops: usize,
-    /// Nobody is to be sent here any more, though who comes is served.
+    /// State of the dialects that observe their clients.
+    pub(crate) observers: Observers,
+}
+
+/// Flags that all loops look at.
+#[derive(Default)]
+pub(crate) struct Lifecycle {
+    /// Whether readiness is withdrawn: new clients are served, but should not be sent here.
     pub(crate) withdrawn: AtomicBool,
     /// Milliseconds that draining may take, plus one; 0 = not draining.
     pub(crate) drain: AtomicU64,
-    /// The loops are called together, or were; counted, so that each comes once.
-    #[cfg(unix)]
-    pub(crate) muster: Mutex<(u64, Option<Muster>)>,
-    /// Whether they are, to look at.
-    pub(crate) musters: AtomicU64,
-    /// Another process has the sockets and the clients now.
+    /// Whether another process has taken over the sockets and the clients.
     pub(crate) handed_over: AtomicBool,
-    /// Turns of each loop, of those that were begun.
-    pub(crate) beats: Box<[CachePadded<AtomicU64>]>,
-    /// Who subscribed to what, where an operator may ask.
-    pub(crate) observers: Observers,
-    /// What each loop said last.
-    pub(crate) reports: Mutex<Vec<Report>>,
-    /// The last minutes.
-    pub(crate) history: Mutex<History>,
-    /// One bit a loop: it is short of memory.
+    /// One bit for each loop that is short of memory.
     pub(crate) short_of_memory: AtomicU64,
+}
+
+/// Barrier that calls the loops together for a handover.
+#[derive(Default)]
+pub(crate) struct Barriers {
+    /// Current barrier and its number, by which each loop comes once.
+    #[cfg(unix)]
+    current: Mutex<(u64, Option<Muster>)>,
+    /// Number of the newest barrier, readable without the lock.
+    number: AtomicU64,
+}
+
+/// The loops of a server as other threads see them.
+pub(crate) struct Loops {
+    pub(crate) count: usize,
+    /// Wakes the loops, once they run.
+    pub(crate) wake: Arc<Mutex<Option<Callback>>>,
+    /// Number of turns that each loop has begun.
+    pub(crate) beats: Box<[CachePadded<AtomicU64>]>,
+    /// Last report of each loop.
+    pub(crate) reports: Mutex<Vec<Report>>,
+}
+
+impl Loops {
+    fn new(count: usize) -> Self {
+        Self {
+            count,
+            wake: Arc::default(),
+            beats: (0..count).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
+            reports: Mutex::new(vec![Report::default(); count]),
+        }
+    }
+}
+
+/// Data for operators.
+pub(crate) struct Monitor {
+    pub(crate) started: Instant,
+    /// Log of refused pages.
+    pub(crate) refusals: Refusals,
+    /// Counters of the last minutes.
+    pub(crate) history: Mutex<History>,
 }
 
 impl Shared {
@@ -101,33 +155,21 @@ impl Shared {
             workers: Workers::new(&alarm, &held),
             alarm,
             held,
-            bodies: Bodies::default(),
             bus,
             engine: None,
-            config: ArcSwap::from_pointee((0, Arc::new(config.into()))),
-            version: AtomicU64::new(0),
-            reloading: Mutex::default(),
+            config: CurrentConfig::new(config.into()),
             metrics: Arc::default(),
             auth: Arc::default(),
             is_local: false,
-            refusals: Refusals::default(),
-            publishers: Mutex::default(),
-            addresses: Addresses::default(),
-            presence: Arc::default(),
-            wake: Arc::default(),
-            started: Instant::now(),
-            loops,
-            withdrawn: AtomicBool::new(false),
-            drain: AtomicU64::new(0),
-            #[cfg(unix)]
-            muster: Mutex::default(),
-            musters: AtomicU64::new(0),
-            handed_over: AtomicBool::new(false),
-            beats: (0..loops).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
-            observers: Observers::default(),
-            reports: Mutex::new(vec![Report::default(); loops]),
-            history: Mutex::default(),
-            short_of_memory: AtomicU64::new(0),
+            clients: ClientTables::default(),
+            lifecycle: Lifecycle::default(),
+            barriers: Barriers::default(),
+            loops: Loops::new(loops),
+            monitor: Monitor {
+                started: Instant::now(),
+                refusals: Refusals::default(),
+                history: Mutex::default(),
+            },
         }
     }
 
@@ -137,7 +179,7 @@ impl Shared {
         config: EngineConfig,
         known: Option<Places>,
     ) -> Result<Self, EngineError> {
-        let (auth, wake) = (Arc::clone(&self.auth), Arc::clone(&self.wake));
+        let (auth, wake) = (Arc::clone(&self.auth), Arc::clone(&self.loops.wake));
         let on_notice = move |notice: &[u8]| match Notice::read(notice) {
             Ok(Notice::Revoked(one)) => {
                 if let Err(max) = auth.revoke(one, Timestamp::now()) {
@@ -151,7 +193,7 @@ impl Shared {
             // A node of a later version may have more to say.
             Err(error) => tracing::warn!(%error, "another node said what this one does not understand"),
         };
-        let wake = Arc::clone(&self.wake);
+        let wake = Arc::clone(&self.loops.wake);
         let on_followed: Callback = Arc::new(move || wake_all(&wake));
         let (bus, metrics, alarm) = (&self.bus, &self.metrics, &self.alarm);
         let on_notice = Arc::new(on_notice);
@@ -196,7 +238,7 @@ impl Shared {
     /// Why new clients would be wrong here for now; `None` where all is well.
     pub(crate) fn not_ready(&self) -> Option<NotReady> {
         // Relaxed: a flag on its own.
-        if self.is_draining() || self.alarm.is_raised() || self.withdrawn.load(Ordering::Relaxed) {
+        if self.is_draining() || self.alarm.is_raised() || self.lifecycle.withdrawn.load(Ordering::Relaxed) {
             Some(NotReady { status: "draining", readers: false, publishers: false })
         } else {
             self.engine.as_ref().and_then(|engine| engine.status().not_ready())
@@ -205,7 +247,7 @@ impl Shared {
 
     /// Has every loop look at what changed, now.
     pub(crate) fn wake_loops(&self) {
-        wake_all(&self.wake);
+        wake_all(&self.loops.wake);
     }
 
     /// Tells the other nodes, if there are any, of a revocation. Blocks for the engine, some seconds at most.
@@ -220,121 +262,121 @@ impl Shared {
     #[cfg(unix)]
     pub(crate) fn muster(&self, seen: u64) -> Option<(u64, Muster)> {
         // Relaxed: a hint; the loops are woken after it is set.
-        if self.musters.load(Ordering::Relaxed) == seen {
+        if self.barriers.number.load(Ordering::Relaxed) == seen {
             return None;
         }
-        let muster = lock(&self.muster);
+        let muster = lock(&self.barriers.current);
         Some((muster.0, muster.1.clone()?))
     }
 
     /// Calls the loops together; false where they are already.
     #[cfg(unix)]
     pub(crate) fn call_muster(&self, called: &Muster) -> bool {
-        let mut muster = lock(&self.muster);
+        let mut muster = lock(&self.barriers.current);
         if muster.1.is_some() {
             return false;
         }
         *muster = (muster.0 + 1, Some(called.clone()));
         // Relaxed: as above.
-        self.musters.store(muster.0, Ordering::Relaxed);
+        self.barriers.number.store(muster.0, Ordering::Relaxed);
         true
     }
 
     /// Calls nobody any more.
     #[cfg(unix)]
     pub(crate) fn dismiss_muster(&self) {
-        lock(&self.muster).1 = None;
+        lock(&self.barriers.current).1 = None;
     }
 
     /// Whether another process has the sockets and the clients now.
     pub(crate) fn is_handed_over(&self) -> bool {
         // Relaxed: written before the loops are told, under a lock that they take.
-        self.handed_over.load(Ordering::Relaxed)
+        self.lifecycle.handed_over.load(Ordering::Relaxed)
     }
 
     /// A loop begins a turn.
     pub(crate) fn beat(&self, number: usize) {
         // Relaxed, and so where it is read: a count on its own.
-        self.beats[number].fetch_add(1, Ordering::Relaxed);
+        self.loops.beats[number].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes a loop's report.
     pub(crate) fn tell(&self, number: usize, report: Report) {
-        if let Some(place) = lock(&self.reports).get_mut(number) {
+        if let Some(place) = lock(&self.loops.reports).get_mut(number) {
             *place = report;
         }
     }
 
     /// The config that holds now, and its number.
     pub(crate) fn config(&self) -> (u64, Arc<Prepared>) {
-        let current = self.config.load();
+        let current = self.config.prepared.load();
         (current.0, Arc::clone(&current.1))
     }
 
     /// Whether the config is another than the one of this number.
     pub(crate) fn has_other_config(&self, version: u64) -> bool {
         // Acquire: pairs with the Release of `set_config`, so that a loop that sees a new number finds its configuration.
-        self.version.load(Ordering::Acquire) != version
+        self.config.version.load(Ordering::Acquire) != version
     }
 
     pub(crate) fn set_config(&self, config: Prepared) {
-        let _reloading = lock(&self.reloading);
-        let current = self.config.load_full();
+        let _reloading = lock(&self.config.reloading);
+        let current = self.config.prepared.load_full();
         let number = current.0 + 1;
-        self.config.store(Arc::new((number, Arc::new(config.with_fixed_of(&current.1)))));
+        self.config.prepared.store(Arc::new((number, Arc::new(config.with_fixed_of(&current.1)))));
         // Release: pairs with the Acquire of `has_other_config`.
-        self.version.store(number, Ordering::Release);
+        self.config.version.store(number, Ordering::Release);
     }
 
     /// Bytes held outside the loops.
     pub(crate) fn held_bytes(&self) -> usize {
         self.held.bytes()
-            + self.observers.held_bytes()
+            + self.clients.observers.held_bytes()
             + self.engine.as_ref().and_then(Engine::history).map_or(0, LogHistory::held_bytes)
             + self.auth.held_bytes()
-            + lock(&self.presence).held_bytes()
+            + lock(&self.clients.presence).held_bytes()
             + self.engine.as_ref().map_or(0, Engine::held_bytes)
     }
 
     /// What one loop may hold for its clients: its part of what is not held outside the loops.
     pub(crate) fn loop_budget(&self, config: &ServerConfig) -> Option<usize> {
         let budget = config.max_memory_bytes?;
-        Some(budget.saturating_sub(self.held_bytes()) / self.loops)
+        Some(budget.saturating_sub(self.held_bytes()) / self.loops.count)
     }
 
     pub(crate) fn set_short_of_memory(&self, number: usize, short: bool) {
         let bit = 1 << (number % 64);
         // Relaxed: a flag on its own; a turn sooner or later is the same.
         if short {
-            self.short_of_memory.fetch_or(bit, Ordering::Relaxed);
+            self.lifecycle.short_of_memory.fetch_or(bit, Ordering::Relaxed);
         } else {
-            self.short_of_memory.fetch_and(!bit, Ordering::Relaxed);
+            self.lifecycle.short_of_memory.fetch_and(!bit, Ordering::Relaxed);
         }
     }
 
     /// Whether new streams are refused because memory is short.
     pub(crate) fn is_short_of_memory(&self) -> bool {
         // Relaxed: as above.
-        self.short_of_memory.load(Ordering::Relaxed) != 0
+        self.lifecycle.short_of_memory.load(Ordering::Relaxed) != 0
     }
 
     /// Starts to end the server.
     pub(crate) fn start_drain(&self, limit: Duration) {
         let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX - 1).saturating_add(1);
         // Relaxed: the wakers' system calls order it for the loops.
-        self.drain.store(millis, Ordering::Relaxed);
+        self.lifecycle.drain.store(millis, Ordering::Relaxed);
         self.wake_loops();
     }
 
     /// Whether the server is on its way out.
     pub(crate) fn is_draining(&self) -> bool {
         // Relaxed: a flag on its own; the loops are woken after it is set and look again.
-        self.drain.load(Ordering::Relaxed) != 0
+        self.lifecycle.drain.load(Ordering::Relaxed) != 0
     }
 
     pub(crate) fn drain_time(&self) -> Option<Duration> {
         // Relaxed: as above.
-        self.drain.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
+        self.lifecycle.drain.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
     }
 
     /// Notes what the counters say now, for who asks later.
@@ -347,9 +389,9 @@ impl Shared {
             written_bytes: metrics.written_bytes.get(),
             missed: metrics.dropped.get(),
             connections: open("ws") + open("sse"),
-            pending: lock(&self.reports).iter().map(Report::pending).sum(),
+            pending: lock(&self.loops.reports).iter().map(Report::pending).sum(),
         };
-        lock(&self.history).note(now.0.div_euclid(1_000_000), counts);
+        lock(&self.monitor.history).note(now.0.div_euclid(1_000_000), counts);
     }
 
     /// Returns the engine, where its log can be read for the past.

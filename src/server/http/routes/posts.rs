@@ -156,7 +156,7 @@ impl Answer<'_, '_> {
         if publication.is_long() {
             let (config, pen) = (self.cx.config, publication.pen.clone());
             let limits = LaneLimits {
-                threads: self.cx.shared.loops,
+                threads: self.cx.shared.loops.count,
                 waiting: BODIES_WAITING_MAX,
                 bytes: config.lane_bytes(),
             };
@@ -193,7 +193,7 @@ impl Answer<'_, '_> {
             Some(subject) => format!("subject {subject}"),
             None => self.client().map_or_else(String::new, |address| address_key(address).to_string()),
         };
-        let admitted = lock(&self.cx.shared.publishers).admit(who, self.cx.tick, limits.window, max);
+        let admitted = lock(&self.cx.shared.clients.publishers).admit(who, self.cx.tick, limits.window, max);
         admitted.map_err(|seconds| {
             let window = self.cx.config.limits.window.as_secs_f64();
             let error = format!("rate limit of {max} publishes in {window} s reached");

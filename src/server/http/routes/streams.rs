@@ -46,13 +46,13 @@ impl Answer<'_, '_> {
     /// Counts a stream through a proxy for the client's own address. Refuses it if the address has as many as allowed.
     fn count_stream(&mut self) -> Result<(), Outcome> {
         let config = self.cx.config;
-        let (Some(max), Some(peer)) = (config.limits.connections_per_address, (self.cx.peer)()) else {
+        let (Some(max), Some(peer)) = (config.limits.connections_per_address, self.cx.view.peer()) else {
             return Ok(());
         };
         let Some(client) = self.client().filter(|_| is_trusted(peer, &config.trusted_proxies)) else {
             return Ok(());
         };
-        if let Some(counted) = self.cx.shared.addresses.enter(address_key(client), max) {
+        if let Some(counted) = self.cx.shared.clients.addresses.enter(address_key(client), max) {
             self.cx.effects.push(Effect::Count(counted));
             return Ok(());
         }

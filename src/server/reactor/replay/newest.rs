@@ -55,7 +55,7 @@ enum Back {
 
 /// The way back in all shards.
 #[derive(Debug)]
-pub(crate) struct Newest {
+pub(super) struct Newest {
     lanes: SmallVec<[Way; 1]>,
     /// Events that are still to be found.
     left: usize,
@@ -74,7 +74,7 @@ type Tail = VecDeque<Event>;
 impl Newest {
     /// Begins where each shard ends for the reader: a place in the ring, and in the log. `followed`: where the node began to
     /// follow all that the reader wants.
-    pub(crate) fn new(
+    pub(super) fn new(
         ends: impl Iterator<Item = (u16, Sequence, LogPlace)>,
         followed: impl Fn(u16) -> LogPlace,
         count: usize,
@@ -92,12 +92,12 @@ impl Newest {
     }
 
     /// Returns the number of shards that it looks through.
-    pub(crate) fn shards(&self) -> usize {
+    pub(super) fn shards(&self) -> usize {
         self.lanes.len()
     }
 
     /// Looks on.
-    pub(crate) fn step(&mut self, store: &mut Store<'_>, judge: &mut Judge, budget: &mut Budget) -> Step {
+    pub(super) fn step(&mut self, store: &mut Store<'_>, judge: &mut Judge, budget: &mut Budget) -> Step {
         let share = (CHUNK / self.lanes.len().max(1)).max(1);
         let mut tails: SmallVec<[Tail; 1]> = self.lanes.iter().map(|_| Tail::new()).collect();
         while self.left > 0 {
@@ -139,7 +139,7 @@ impl Newest {
     }
 
     /// The way forward from where it came to.
-    pub(crate) fn turn_round(&self) -> Forward {
+    pub(super) fn turn_round(&self) -> Forward {
         let in_log = self.lanes.iter().any(Way::goes_on_in_log);
         // Where all were found before, what is older does not matter.
         let needs_older = self.left > 0 || self.passed_an_end;

@@ -1,0 +1,56 @@
+//! Counters of a loop: its ledger, its memory, and when it last reported them.
+
+use std::sync::Arc;
+
+use super::kernel_queue::Backlog;
+use crate::feed::FeedView;
+use crate::server::tick::Tick;
+
+/// What the tallies came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Books {
+    pub(super) written: u64,
+    pub(super) dropped: u64,
+    pub(super) conflated: i64,
+}
+
+/// Accounts of one loop.
+pub(super) struct Accounts {
+    pub(super) books: Books,
+    /// Number of this loop.
+    pub(super) loop_number: usize,
+    /// Whether something has happened since the last report.
+    pub(super) unreported: bool,
+    /// Bytes that came or were queued for clients since the loop last counted its memory.
+    pub(super) grown: usize,
+    /// Bytes of the feeds' filter tables, counted once a second.
+    pub(super) tables: usize,
+    /// Bytes of them that are free for the next filters.
+    pub(super) spare: usize,
+    /// Largest feeds, looked up once a second.
+    pub(super) largest: Arc<[FeedView]>,
+    pub(super) reported: Tick,
+    pub(super) observed: Tick,
+    /// Reader of the kernel's send queues.
+    pub(super) kernel: Backlog,
+    /// Connection after which the next are asked about, though they do not lag yet.
+    pub(super) asked: usize,
+}
+
+impl Accounts {
+    pub(super) fn new(loop_number: usize) -> Self {
+        Self {
+            books: Books::default(),
+            loop_number,
+            unreported: false,
+            grown: 0,
+            tables: 0,
+            spare: 0,
+            largest: Arc::default(),
+            reported: 0,
+            observed: 0,
+            kernel: Backlog::default(),
+            asked: 0,
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Answers that come from other threads: what the engine says of events that clients published, and what workers
+//! made.
+//!
+//! Imports the room's core. Always: each answer reaches the connection that waits for it, or nobody if that is
+//! gone; while it waits, a connection is not read, so its answers keep their order; who waits for a worker waits
+//! so long and no longer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::clients::Token;
+use super::delivery::{BATCHES_A_TURN, PUBLISHED_A_BATCH, SNAPSHOT};
+use super::loop_state::Core;
+use super::mailbox::{Awaited, Letter};
+use super::socket::Socket;
+use crate::dialect::Complete;
+use crate::engine::Refused;
+use crate::event::{Event, EventId};
+use crate::feed::ConnIndex;
+use crate::server::session::effect::{Made, NotDone, PublishAnswer, Work};
+use crate::server::tick::Tick;
+use crate::sync::{Callback, lock};
+
+/// Logs what belongs to a trace, by which such a line is found again.
+fn log(events: &[Event]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    for event in events {
+        if let Some(parent) = event.trace_parent() {
+            // Their places are fixed: it was checked.
+            let (trace_id, span_id) = (&parent[3..35], &parent[36..52]);
+            tracing::debug!(trace_id, span_id, event_type = event.event_type(), "published");
+        }
+    }
+}
+
+impl<S: Socket> Core<S> {
+    /// How another thread wakes the loop for an answer that it left.
+    pub(crate) fn on_mail(&self, waker: Callback) {
+        *lock(&self.mail.mailbox.waker) = Some(waker);
+    }
+
+    /// Publishes what a client sent, on the bus or through the engine, and answers it.
+    pub(super) fn publish(&mut self, slot: usize, events: Vec<Complete>, answer: PublishAnswer) {
+        let events: Vec<Event> = events.into_iter().map(Complete::into_event).collect();
+        log(&events);
+        if self.shared.is_handed_over() {
+            // Nobody reads this bus any more.
+            if let Some(answer) = (answer.0)(Err(Refused::Closed)) {
+                self.send(slot, answer);
+            }
+            return;
+        }
+        let Some(engine) = &self.shared.engine else {
+            let token = self.clients.token(slot);
+            if events.len() > PUBLISHED_A_BATCH {
+                self.clients.conns[slot].awaits += 1;
+                return self.begin_commit(token, events, answer);
+            }
+            let last = self.publish_here(events);
+            if let Some(answer) = (answer.0)(Ok(last)).filter(|_| self.find(token).is_some()) {
+                self.send(slot, answer);
+            }
+            return;
+        };
+        let conn = &mut self.clients.conns[slot];
+        conn.awaits += 1;
+        let token = conn.token(slot);
+        let mailbox = Arc::clone(&self.mail.mailbox);
+        let leave = move |outcome| mailbox.leave(token, Letter::Engine((answer.0)(outcome)));
+        engine.submit(&events, Box::new(leave));
+    }
+
+    /// Has a worker make an answer.
+    pub(super) fn work(&mut self, slot: usize, work: Work) {
+        let Work { lane, limits, patience, bytes, job, instead } = work;
+        let token = self.clients.token(slot);
+        self.mail.works += 1;
+        let (mailbox, number) = (Arc::clone(&self.mail.mailbox), self.mail.works);
+        let job = move || mailbox.leave(token, Letter::Work(number, job()));
+        if self.shared.workers.submit(&lane, limits, bytes, Box::new(job)).is_err() {
+            self.send(slot, instead(NotDone::Busy));
+            return;
+        }
+        self.clients.conns[slot].awaits += 1;
+        let until = self.turn.tick + patience;
+        self.mail.awaited.insert(token, Awaited { number, until, instead });
+        self.turn.wheel.add(until, slot as ConnIndex);
+    }
+
+    /// The tick at which a connection has waited long enough for a worker.
+    pub(super) fn patience_of(&self, token: Token) -> Option<Tick> {
+        self.mail.awaited.get(&token).map(|awaited| awaited.until)
+    }
+
+    /// Answers a client in a worker's place, if it has waited long enough.
+    pub(super) fn answer_late(&mut self, token: Token) {
+        if self.patience_of(token).is_some_and(|until| until <= self.turn.tick)
+            && let Some(awaited) = self.mail.awaited.remove(&token)
+        {
+            self.deliver(token, Some((awaited.instead)(NotDone::Late)));
+        }
+    }
+
+    pub(super) fn publish_here(&mut self, events: Vec<Event>) -> Option<EventId> {
+        let mut last = None;
+        for event in events {
+            last = Some(self.shared.bus.publish(event).id);
+            self.delivery.unpumped += 1;
+            if self.delivery.unpumped >= PUBLISHED_A_BATCH {
+                self.pump(BATCHES_A_TURN);
+            }
+        }
+        last
+    }
+
+    /// Hands out the answers that came.
+    pub(super) fn take_mail(&mut self) {
+        let letters = std::mem::take(&mut *lock(&self.mail.mailbox.letters));
+        for (token, letter) in letters {
+            match letter {
+                Letter::Engine(answer) => self.deliver(token, answer),
+                Letter::Work(number, answer) => {
+                    // One that comes too late was answered already.
+                    if self.mail.awaited.get(&token).is_some_and(|awaited| awaited.number == number) {
+                        self.mail.awaited.remove(&token);
+                        self.take_made(token, answer);
+                    }
+                }
+                Letter::Past(arrived) if token == SNAPSHOT => self.page_came_for_snapshot(arrived),
+                Letter::Past(arrived) => {
+                    if let Some(slot) = self.find(token) {
+                        self.page_came(slot, arrived);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes on with what a worker made for a connection.
+    fn take_made(&mut self, token: Token, made: Made) {
+        match made {
+            Made::Answer(answer) => self.deliver(token, Some(answer)),
+            Made::Publish { events, answer } => {
+                if let Some(slot) = self.find(token) {
+                    self.publish(slot, events, answer);
+                    self.deliver(token, None);
+                }
+            }
+        }
+    }
+
+    /// Gives a connection the answer that it waited for.
+    pub(super) fn deliver(&mut self, token: Token, answer: Option<Bytes>) {
+        let Some(slot) = self.find(token) else { return };
+        self.clients.conns[slot].awaits -= 1;
+        if let Some(answer) = answer {
+            self.send(slot, answer);
+        }
+        let conn = &self.clients.conns[slot];
+        if conn.unread || conn.connection.holds_input() {
+            self.queue(slot);
+        }
+        self.flush(slot);
+    }
+}

@@ -1,0 +1,47 @@
+//! The channels that a loop's clients are in, and the users that may have left them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::clients::Token;
+use crate::server::presence::Seat;
+use crate::server::tick::Tick;
+
+/// What a loop knows of its clients' presence.
+#[derive(Debug, Default)]
+pub(super) struct Present {
+    pub(super) clients: HashMap<Token, Client>,
+    pub(super) departures: BTreeMap<(Tick, u64), Departure>,
+    /// Numbers them.
+    pub(super) number: u64,
+    /// Bytes of the channels' names in `clients`.
+    pub(super) seat_bytes: usize,
+}
+
+/// What a seat takes beside its channel's name.
+pub(super) const SEAT_BYTES: usize = 64;
+
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    /// What it calls itself, where nobody need show who they are.
+    pub(super) name: Option<Arc<str>>,
+    /// Who it is in the channels below.
+    pub(super) user: Option<Arc<str>>,
+    /// By channel: what it has there, and how many of its filters name it.
+    pub(super) seats: BTreeMap<Box<str>, (Seat, u32)>,
+}
+
+/// A user whose last connection went.
+#[derive(Debug)]
+pub(super) struct Departure {
+    pub(super) channel: Box<str>,
+    pub(super) user: Arc<str>,
+}
+
+impl Present {
+    /// Looks at this tick whether the user has left.
+    pub(super) fn depart_at(&mut self, due: Tick, departure: Departure) {
+        self.number += 1;
+        self.departures.insert((due, self.number), departure);
+    }
+}

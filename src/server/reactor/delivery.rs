@@ -1,0 +1,118 @@
+//! The way of events through a loop: its reader of the bus, the feeds, and what the loop remembers of the past.
+
+use super::bygone::Bygone;
+use super::clients::Token;
+use super::continuity::Continuity;
+use super::replay::{Arrived, Forward};
+use super::socket::Socket;
+use super::zero_copy::Pages;
+use crate::bus::{Bus, LoopReader};
+use crate::engine::Ticket;
+use crate::event::{EventId, Position, Timestamp};
+use crate::feed::{Fanout, FeedKey, Outbox, Snapshot, Tally};
+use crate::server::session::context::LoopView;
+
+/// Batches of events taken from the bus between two looks at the sockets.
+pub(super) const BATCHES_A_TURN: usize = 8;
+
+/// Events published by clients before the loop delivers them, so that no body laps the ring or its own feeds.
+pub(super) const PUBLISHED_A_BATCH: usize = 256;
+
+/// Stands for the snapshot where a page of the log is asked for: no connection has this token.
+pub(super) const SNAPSHOT: Token = Token::MAX;
+
+/// A snapshot into which the past is still being put.
+#[derive(Debug)]
+pub(super) struct Building {
+    pub(super) forward: Forward,
+    pub(super) ticket: Option<Ticket>,
+    pub(super) arrived: Option<Arrived>,
+    /// Clients that wait for it.
+    pub(super) waiting: Vec<Token>,
+}
+
+/// Reader, feeds and past of one loop.
+pub(super) struct Delivery {
+    pub(super) reader: LoopReader,
+    pub(super) fanout: Fanout,
+    /// Feeds with events to write; kept for its capacity.
+    pub(super) dirty: Vec<FeedKey>,
+    /// Pages that many sockets share.
+    pub(super) pages: Pages,
+    /// Whether the bus may have more events.
+    pub(super) more_events: bool,
+    /// Time at which events were last taken from the bus.
+    pub(super) pumped: Timestamp,
+    /// Number of events that this loop's clients have published since it last read the bus.
+    pub(super) unpumped: usize,
+    /// Latest event of each key; made when the first client asks for it.
+    pub(super) snapshot: Option<Box<Snapshot>>,
+    /// Older events that are still being put into the snapshot.
+    pub(super) building: Option<Box<Building>>,
+    /// Kinds of the events that went by, for clients that resume too late.
+    pub(super) bygone: Bygone,
+    /// With an engine: the newest id of each shard, which shows holes in the log.
+    pub(super) continuity: Option<Continuity>,
+    pub(super) tally: Tally,
+}
+
+impl Delivery {
+    pub(super) fn new(bus: &Bus, reader: LoopReader, fanout: Fanout, has_engine: bool) -> Self {
+        Self {
+            continuity: has_engine.then(|| Continuity::behind(bus, &reader)),
+            reader,
+            fanout,
+            dirty: Vec::new(),
+            pages: Pages::default(),
+            more_events: true,
+            pumped: Timestamp::default(),
+            unpumped: 0,
+            snapshot: None,
+            building: None,
+            bygone: Bygone::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Returns the view of this loop that one of its connections is given.
+    pub(super) fn view<'a, S: Socket>(
+        &'a self,
+        bus: &'a Bus,
+        socket: &'a S,
+        outbox: Option<&'a Outbox>,
+    ) -> ConnView<'a, S> {
+        ConnView { delivery: self, bus, socket, outbox }
+    }
+}
+
+/// View of a loop that one of its connections is given.
+pub(super) struct ConnView<'a, S> {
+    delivery: &'a Delivery,
+    bus: &'a Bus,
+    socket: &'a S,
+    outbox: Option<&'a Outbox>,
+}
+
+impl<S: Socket> LoopView for ConnView<'_, S> {
+    fn position(&self) -> Option<Position> {
+        taken(self.bus, &self.delivery.reader, self.delivery.continuity.as_ref())
+    }
+
+    fn newest(&self) -> Option<EventId> {
+        self.outbox?.newest(&self.delivery.fanout)
+    }
+
+    fn peer(&self) -> Option<std::net::IpAddr> {
+        self.socket.peer()
+    }
+}
+
+/// Where a client stands that has got all that a loop has appended to its feeds. With an engine, from when its log
+/// was reached.
+pub(super) fn taken(bus: &Bus, reader: &LoopReader, log: Option<&Continuity>) -> Option<Position> {
+    match (reader.client_position(), log) {
+        (Some(told), log) => (log.is_none() || told.epoch() != bus.epoch()).then(|| told.clone()),
+        (None, None) => Some(Position::new(bus.epoch(), [reader.position(0)])),
+        (None, Some(log)) => log.newest(0).map(|id| Position::new(id.epoch, [id.next_sequence()])),
+    }
+}

@@ -1,0 +1,505 @@
+//! A loop without its poll: connections, feeds and the bus, driven by readiness and time.
+//!
+//! Imports every lower room, never mio; sockets come as anything that reads and writes. Always:
+//! - what the bus has is appended to the feeds before a client's words are taken, so a subscription starts
+//!   where its words were read;
+//! - a connection that is not blocked and owes something is written in the turn that made it owe;
+//! - readiness is used up (mio tells it once): what is left for lack of budget waits in `ready`.
+
+use std::io;
+use std::sync::Arc;
+
+use super::accounts::Accounts;
+use super::clients::{Clients, Ending, Token};
+use super::delivery::{BATCHES_A_TURN, Delivery};
+use super::departures::Departures;
+use super::mailbox::Mail;
+use super::socket::Socket;
+use super::turn::{CLOCK_TICKS, Turn};
+use super::zero_copy::Outlet;
+use crate::bus::LoopReader;
+use crate::event::Timestamp;
+use crate::feed::{ConnIndex, Fanout, Flushed, LagPolicy, MovedMember, OutboxContext};
+use crate::metrics::Kind;
+use crate::server::config::Prepared;
+use crate::server::conn::Timer;
+use crate::server::limits::budget;
+use crate::server::limits::budget::Budget;
+use crate::server::shared::Shared;
+use crate::server::shared::report::Speaks;
+use crate::server::tick::Tick;
+
+pub(crate) const READ_BYTES: usize = 64 * 1024;
+
+/// Instructions for a byte that is read: the kernel's copy.
+const READ_INSTRUCTIONS: usize = 1;
+
+/// Reads of one connection in one turn.
+const READS_A_TURN: usize = 4;
+
+/// A client that does not read its replies is not read either.
+const REPLY_BYTES_MAX: usize = 256 * 1024;
+
+/// State of one loop.
+pub(crate) struct Core<S> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) turn: Turn,
+    pub(super) clients: Clients<S>,
+    pub(super) delivery: Delivery,
+    pub(super) mail: Mail,
+    pub(super) accounts: Accounts,
+    pub(super) departures: Departures,
+    pub(super) read_buffer: Box<[u8]>,
+}
+
+impl<S: Socket> Core<S> {
+    pub(crate) fn new(shared: Arc<Shared>, reader: LoopReader, seed: u64, number: usize) -> Self {
+        let turn = Turn::new(&shared, seed);
+        let config = &turn.config;
+        let mut fanout = Fanout::new(config.feed_limits(), config.key_rule(), Arc::clone(&shared.metrics));
+        fanout.share_frames(shared.loops.count > 1);
+        fanout.observe(|encoding| encoding.protocol().observes());
+        Self {
+            delivery: Delivery::new(&shared.bus, reader, fanout, shared.engine.is_some()),
+            turn,
+            shared,
+            clients: Clients::default(),
+            mail: Mail::default(),
+            accounts: Accounts::new(number),
+            departures: Departures::default(),
+            read_buffer: vec![0; READ_BYTES].into_boxed_slice(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.clients.conns.is_empty() && self.mail.commits.is_empty()
+    }
+
+    /// Whether another turn has something to do without waiting for a socket.
+    pub(crate) fn has_work(&self) -> bool {
+        (self.delivery.more_events && self.held_for(self.turn.now).is_none())
+            || !self.clients.ready.is_empty()
+            || self.delivery.fanout.has_unwanted()
+            || !self.mail.commits.is_empty()
+            || self.has_unfinished()
+            || self.can_build_snapshot()
+            || !self.clients.denied.is_empty()
+    }
+
+    /// Ticks until a timer may want to be looked at.
+    pub(crate) fn ticks_to_timer(&self) -> Option<u64> {
+        let timer = self.turn.wheel.ticks_to_next(self.turn.tick);
+        let departure = self.next_departure().map(|at| at.saturating_sub(self.turn.tick).max(1));
+        // Nothing wakes a loop when the wall clock is set: it looks, where that can end a grant.
+        let clock = (!self.shared.auth.is_open() && !self.clients.conns.is_empty()).then_some(CLOCK_TICKS);
+        let timer = timer.into_iter().chain(departure).chain(clock).min();
+        // A sample that waits, or a report, goes at the next tick.
+        if self.delivery.fanout.is_sampling() || self.accounts.unreported || !self.mail.deferred.is_empty() {
+            Some(1)
+        } else {
+            timer
+        }
+    }
+
+    /// Announces that the loop goes to sleep; false where the bus has something after all. After true, a
+    /// publisher wakes it.
+    pub(crate) fn prepare_sleep(&mut self) -> bool {
+        let may_sleep = self.delivery.reader.prepare_sleep();
+        self.delivery.more_events |= !may_sleep;
+        may_sleep
+    }
+
+    /// The loop is awake, at this time.
+    pub(crate) fn wake(&mut self, tick: Tick, now: Timestamp) {
+        self.turn.now = now;
+        #[cfg(test)]
+        self.check_spending();
+        self.turn.spending = Budget::new(budget::TURN);
+        if self.shared.has_other_config(self.turn.version) {
+            (self.turn.version, self.turn.config) = self.shared.config();
+            self.delivery.fanout.set_limits(self.turn.config.feed_limits());
+        }
+        self.delivery.reader.cancel_sleep();
+        self.turn.tick = self.turn.tick.max(tick);
+        self.look_at_the_clock();
+        self.pump_unless_held(1);
+        self.take_mail();
+        self.catch_up();
+        self.commit();
+    }
+
+    /// Panics where the last turn spent more than its budget and one step. Larger messages than usual are larger steps.
+    #[cfg(test)]
+    pub(super) fn check_spending(&self) {
+        let is_usual = self.turn.config.max_message_bytes
+            <= crate::server::config::ServerConfig::default().max_message_bytes;
+        assert!(
+            !(is_usual && self.turn.spending.is_overdrawn()),
+            "a turn spent more than it may: {:?}",
+            self.turn.spending
+        );
+    }
+
+    /// The units that this turn has spent so far.
+    pub(crate) fn spent(&self) -> u32 {
+        self.turn.spending.spent()
+    }
+
+    /// What holds for this turn.
+    pub(crate) fn config(&self) -> &Prepared {
+        &self.turn.config
+    }
+
+    /// The socket behind a token.
+    pub(crate) fn socket(&mut self, token: Token) -> Option<&mut S> {
+        self.find(token).map(|slot| &mut self.clients.conns[slot].socket)
+    }
+
+    /// Lets a connection go.
+    pub(crate) fn forget(&mut self, token: Token) {
+        if let Some(slot) = self.find(token) {
+            self.remove(slot);
+        }
+    }
+
+    pub(super) fn count_shed(&self, kind: &'static str) {
+        self.shared.metrics.shed.get_or_create(&Kind { kind }).inc();
+    }
+
+    pub(super) fn find(&self, token: Token) -> Option<usize> {
+        self.clients.find(token)
+    }
+
+    /// A socket became readable, writable or both.
+    pub(crate) fn ready(&mut self, token: Token, readable: bool, writable: bool) {
+        if let Some(slot) = self.find(token).filter(|_| writable) {
+            self.clients.conns[slot].blocked = false;
+            if self.turn.is_behind {
+                // Others wait for their pages already.
+                self.flush(slot);
+            } else {
+                self.flush_past(slot);
+            }
+        }
+        if let Some(slot) = self.find(token).filter(|_| readable) {
+            if self.held_for(self.turn.now).is_some() {
+                // What is held back was there before this client's words.
+                self.pump(1);
+            }
+            if self.turn.is_behind || self.turn.spending.is_spent() {
+                self.clients.conns[slot].unread = true;
+                self.queue(slot);
+            } else {
+                self.read(slot);
+            }
+        }
+    }
+
+    /// Reads from a connection within its part of the turn's budget.
+    pub(super) fn read(&mut self, slot: usize) {
+        let is_stranger = self.clients.conns[slot].connection.is_stranger(&self.shared.auth);
+        let (turn, spent) = self.clients.conns[slot].spent_in;
+        let before = if turn == self.turn.number { u32::from(spent) } else { 0 };
+        let part = if is_stranger { budget::STRANGER } else { budget::CLIENT };
+        self.turn.work = self.turn.spending.share(part.saturating_sub(before));
+        self.read_on(slot);
+        self.turn.spending.settle(&self.turn.work);
+        if let Some(conn) = self.clients.conns.get_mut(slot) {
+            let spent = before.saturating_add(self.turn.work.spent());
+            conn.spent_in = (self.turn.number, u16::try_from(spent).unwrap_or(u16::MAX));
+        }
+        self.shared.metrics.signatures_checked.inc_by(u64::from(self.turn.work.signatures()));
+    }
+
+    pub(super) fn read_on(&mut self, slot: usize) {
+        for _ in 0..READS_A_TURN {
+            let conn = &mut self.clients.conns[slot];
+            conn.unread = true;
+            if conn.replay.is_some() || conn.awaits > 0 || conn.waiting_bytes() > REPLY_BYTES_MAX {
+                // Read on when the replies, or the past, are written.
+                return;
+            }
+            if self.turn.work.is_spent() {
+                break;
+            }
+            if conn.connection.holds_input() {
+                if !self.receive(slot, 0) {
+                    return;
+                }
+                continue;
+            }
+            let read = conn.socket.read(&mut self.read_buffer);
+            let handshakes = conn.socket.take_handshakes();
+            if handshakes > 0 {
+                self.turn.work.spend(handshakes * budget::HANDSHAKE);
+                self.shared.metrics.tls_handshakes.inc_by(u64::from(handshakes));
+            }
+            let read = match read {
+                Ok(0) => return self.hung_up(slot),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    conn.unread = false;
+                    return;
+                }
+                Err(_) => return self.remove(slot),
+            };
+            self.turn.work.spend_bytes(read, READ_INSTRUCTIONS);
+            if !self.receive(slot, read) {
+                return;
+            }
+        }
+        self.queue(slot);
+    }
+
+    /// Hands the first bytes of the read buffer to a connection; false where it is gone.
+    pub(super) fn receive(&mut self, slot: usize, read: usize) -> bool {
+        let conn = &mut self.clients.conns[slot];
+        let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
+        let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
+        let before = conn.connection.speaks();
+        conn.connection.receive(&mut self.read_buffer[..read], &mut cx);
+        // What it keeps of it counts against the memory budget.
+        self.accounts.unreported |= conn.connection.input_bytes() > 0;
+        self.accounts.grown = self.accounts.grown.saturating_add(read);
+        let after = conn.connection.speaks();
+        if before != after {
+            let open =
+                |kind: &'static str| self.shared.metrics.connections.get_or_create(&Kind { kind }).clone();
+            open(before.name()).dec();
+            open(after.name()).inc();
+            self.turn.wheel.add(self.turn.tick + self.turn.config.heartbeat_ticks(), slot as ConnIndex);
+        }
+        self.apply(slot)
+    }
+
+    pub(super) fn queue(&mut self, slot: usize) {
+        let conn = &mut self.clients.conns[slot];
+        if !conn.queued {
+            conn.queued = true;
+            self.clients.ready.push(conn.token(slot));
+        }
+    }
+
+    /// The peer will say no more. Who only asked something may still wait for the answer; everybody else is gone.
+    pub(super) fn hung_up(&mut self, slot: usize) {
+        let conn = &mut self.clients.conns[slot];
+        let is_owed = conn.awaits > 0 || conn.outbox.inserted_bytes() > 0;
+        if conn.connection.speaks() != Speaks::Http || !is_owed {
+            return self.remove(slot);
+        }
+        conn.unread = false;
+        conn.end_with(Ending::HungUp);
+    }
+
+    pub(super) fn tell_moved(&mut self, moved: Option<MovedMember>) {
+        self.accounts.unreported = true;
+        if let Some(MovedMember { conn, index }) = moved {
+            self.clients.conns[conn as usize].outbox.set_member_index(index);
+        }
+    }
+
+    /// Writes what a connection is owed; false where it is gone.
+    pub(super) fn flush(&mut self, slot: usize) -> bool {
+        if self.clients.conns[slot].blocked {
+            return true;
+        }
+        if self.clients.conns[slot].replay.as_ref().is_some_and(|replay| !replay.is_waiting()) {
+            // Its next page is made in turn.
+            self.queue(slot);
+        }
+        let conn = &mut self.clients.conns[slot];
+        let ring = self.turn.resume_lookup(&self.shared);
+        let budget = self.turn.config.write_budget_bytes;
+        let mut out = Outlet { socket: &mut conn.socket, pages: &mut self.delivery.pages };
+        let written = self.delivery.tally.bytes;
+        match conn.outbox.flush(
+            &self.delivery.fanout,
+            &mut out,
+            budget,
+            &mut OutboxContext::new(&mut self.delivery.tally, &ring),
+        ) {
+            Flushed::Done => {
+                if conn.replay.is_some() {
+                    conn.connection.heard(self.turn.tick);
+                } else if conn.awaits > 0 {
+                    // What it is owed comes through the mailbox.
+                } else if conn.ending == Ending::HungUp {
+                    // Nobody will say that it is gone.
+                    self.remove(slot);
+                    return false;
+                } else if conn.ending == Ending::Closing {
+                    conn.ending = Ending::None;
+                    conn.socket.close_write();
+                } else if conn.unread || conn.connection.holds_input() {
+                    self.queue(slot);
+                }
+            }
+            Flushed::Blocked => {
+                self.block(slot);
+                self.clients.conns[slot]
+                    .outbox
+                    .record_full(self.turn.tick, self.delivery.tally.bytes != written);
+            }
+            Flushed::Budget => {
+                conn.outbox.enforce_drop_newest(
+                    &self.delivery.fanout,
+                    &mut OutboxContext::new(&mut self.delivery.tally, &ring),
+                );
+                self.queue(slot);
+            }
+            Flushed::Lagged => return self.close_lagged(slot),
+            Flushed::Failed => {
+                self.remove(slot);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The socket takes no more.
+    pub(super) fn block(&mut self, slot: usize) {
+        let conn = &mut self.clients.conns[slot];
+        conn.blocked = true;
+        if let Some(replay) = &mut conn.replay {
+            replay.let_go();
+        }
+        let ring = self.turn.resume_lookup(&self.shared);
+        conn.outbox.enforce_drop_newest(
+            &self.delivery.fanout,
+            &mut OutboxContext::new(&mut self.delivery.tally, &ring),
+        );
+    }
+
+    /// A connection fell off its feed, and one of its subscriptions says that it is to end then. False where it
+    /// is gone already.
+    pub(super) fn close_lagged(&mut self, slot: usize) -> bool {
+        self.let_go_of_feed(slot);
+        self.shared.metrics.lag_closed.inc();
+        let conn = &mut self.clients.conns[slot];
+        let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
+        let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
+        conn.connection.lagged(&mut cx);
+        self.apply(slot)
+    }
+
+    /// Tells and closes the connections whose grants have ended.
+    pub(super) fn close_denied(&mut self) {
+        for (token, why) in std::mem::take(&mut self.clients.denied) {
+            let Some(slot) = self.find(token) else { continue };
+            self.let_go_of_feed(slot);
+            let conn = &mut self.clients.conns[slot];
+            let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
+            let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
+            conn.connection.denied(why, &mut cx);
+            self.apply(slot);
+        }
+    }
+
+    /// It gets nothing more of what it asked for, past or present.
+    pub(super) fn let_go_of_feed(&mut self, slot: usize) {
+        let moved =
+            self.clients.conns[slot].outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
+        self.tell_moved(moved);
+        let conn = &mut self.clients.conns[slot];
+        conn.outbox.set_lag_policy(LagPolicy::default());
+        conn.replay = None;
+        conn.outbox.set_replaying(false);
+    }
+
+    pub(super) fn remove(&mut self, slot: usize) {
+        self.displace(slot);
+        let conn = &mut self.clients.conns[slot];
+        let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
+        let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
+        conn.connection.leave(&mut cx);
+        self.turn.effects.clear();
+        self.shared.metrics.connections.get_or_create(&Kind { kind: conn.connection.speaks().name() }).dec();
+        let moved =
+            self.clients.conns[slot].outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
+        self.tell_moved(moved);
+        self.turn.wheel.remove(slot as ConnIndex);
+        let conn = self.clients.conns.remove(slot);
+        if !self.mail.awaited.is_empty() {
+            self.mail.awaited.remove(&conn.token(slot));
+        }
+        if !self.clients.wanted.is_empty() {
+            self.clients.wanted.remove(&conn.token(slot));
+        }
+        if !self.clients.addresses.is_empty() {
+            self.clients.addresses.remove(&conn.token(slot));
+        }
+    }
+
+    /// Everything but sockets' own readiness: what waits, the bus, timers.
+    pub(crate) fn turn(&mut self) {
+        self.shared.metrics.turns.inc();
+        self.close_denied();
+        self.serve_ready();
+        self.turn.number = self.turn.number.wrapping_add(1);
+        self.delivery.fanout.sweep();
+        self.build_snapshot();
+        self.delivery.fanout.release_samples(self.turn.now);
+        self.pump_unless_held(BATCHES_A_TURN);
+        let mut due = std::mem::take(&mut self.turn.due);
+        self.turn.wheel.advance(self.turn.tick, &mut due);
+        for key in due.drain(..) {
+            let slot = key as usize;
+            // One that fired before it may have ended it.
+            let Some(conn) = self.clients.conns.get_mut(slot) else { continue };
+            let token = conn.token(slot);
+            if !self.mail.awaited.is_empty() {
+                self.answer_late(token);
+            }
+            let Some(conn) = self.clients.conns.get_mut(slot) else { continue };
+            if conn.blocked && conn.outbox.full_for(self.turn.tick) >= self.turn.config.stalled_ticks() {
+                // What waits for it would wait for ever.
+                self.count_shed("stalled");
+                self.remove(slot);
+                continue;
+            }
+            if conn.awaits > 0 {
+                // It is not read: its silence is ours.
+                conn.connection.heard(self.turn.tick);
+            }
+            let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
+            let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
+            match conn.connection.timer(&mut cx) {
+                // It is owed an answer, which comes in time or is given up.
+                Timer::Over if self.clients.conns[slot].awaits > 0 => {
+                    self.turn.wheel.add(self.turn.tick + 10, key)
+                }
+                Timer::Over => self.remove(slot),
+                Timer::Denied(why) => {
+                    // Closing has looks of its own.
+                    self.clients.denied.push((token, why));
+                }
+                Timer::At(tick) => {
+                    self.turn.wheel.add(self.patience_of(token).map_or(tick, |until| until.min(tick)), key);
+                    self.apply(slot);
+                }
+            }
+        }
+        self.turn.due = due;
+        self.close_denied();
+        self.let_go();
+        self.tell_presence(self.turn.tick);
+        self.count();
+        self.report();
+    }
+
+    /// Tells a client that the server goes, and when to come back.
+    pub(super) fn dismiss(&mut self, slot: usize, delay_ms: u64) {
+        let Some(conn) = self.clients.conns.get_mut(slot) else { return };
+        if conn.replay.is_some() {
+            // The close drops the events of an unfinished past that are not written yet, and every reply after them. So they are
+            // dropped first, and the delay is the next thing that the client gets.
+            self.let_go_of_feed(slot);
+        }
+        let conn = &mut self.clients.conns[slot];
+        let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
+        let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
+        conn.connection.drain(delay_ms, &mut cx);
+        self.apply(slot);
+    }
+}

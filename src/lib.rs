@@ -143,6 +143,7 @@ mod codec;
 #[cfg(feature = "config-file")]
 pub mod config;
 #[cfg(feature = "server")]
+#[cfg_attr(not(feature = "dialects"), allow(dead_code, reason = "used by the optional dialects"))]
 mod dialect;
 #[cfg(feature = "server")]
 #[cfg_attr(

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// Clients are handed over between processes with these names, so a name keeps its meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "dialects"), expect(clippy::enum_variant_names, reason = "the others are optional"))]
 pub(crate) enum Encoding {
     /// Native messages in WebSocket text frames.
     #[default]

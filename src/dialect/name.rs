@@ -97,3 +97,25 @@ impl FromStr for Dialect {
         known.copied().ok_or_else(|| ParseDialectError(text.to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dialect_that_the_build_lacks_is_refused_with_its_features_name() {
+        for name in OPTIONAL {
+            match name.parse::<Dialect>() {
+                Ok(dialect) => assert_eq!(dialect.name(), name),
+                Err(error) => {
+                    assert!(
+                        !cfg!(feature = "dialects") && error.to_string().contains("`dialects`"),
+                        "{error}"
+                    );
+                }
+            }
+        }
+        let error = "elsewhere".parse::<Dialect>().expect_err("no dialect");
+        assert!(error.to_string().starts_with("'elsewhere' is no dialect: native"), "{error}");
+    }
+}

@@ -19,6 +19,10 @@ pub(crate) struct Observers {
     pub(crate) autosdlc: Records,
 }
 
+#[cfg_attr(
+    not(feature = "dialects"),
+    expect(clippy::unused_self, reason = "only the optional dialects keep records")
+)]
 impl Observers {
     /// Returns the registries with the dialects' own metrics, for the exposition.
     pub(crate) fn registries(&self) -> impl Iterator<Item = &Registry> {

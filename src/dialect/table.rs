@@ -56,25 +56,22 @@ impl Spec {
     }
 }
 
-/// The name of an event on a named stream.
-fn named(event: &Event) -> Option<&str> {
-    Some(event.event_type())
-}
-
 /// Rows in the order of [`Encoding`].
 const TABLE: &[Spec] = {
     use Encoding as E;
     &[
         Spec::native(E::NativeWs, E::NativeWsLean, native::put_event),
-        Spec::native(E::NativeSse, E::NativeSseLean, |e, at, out| stream::put_event(e, named(e), at, out))
-            .sse(),
+        Spec::native(E::NativeSse, E::NativeSseLean, |e, at, out| {
+            stream::put_event(e, Some(e.event_type()), at, out);
+        })
+        .sse(),
         Spec::native(E::NativeSseUnnamed, E::NativeSseLeanUnnamed, |e, at, out| {
-            stream::put_event(e, None, at, out)
+            stream::put_event(e, None, at, out);
         })
         .sse(),
         Spec::native(E::NativeWsLean, E::NativeWsLean, lean::put_event).lean(),
         Spec::native(E::NativeSseLean, E::NativeSseLean, |e, at, out| {
-            lean::put_sse_event(e, named(e), at, out)
+            lean::put_sse_event(e, Some(e.event_type()), at, out);
         })
         .sse()
         .lean(),
@@ -202,6 +199,15 @@ impl Encoding {
 
 impl Dialect {
     /// Returns how a connection starts, by the path's channel and the query; the error says what is wrong with them.
+    #[cfg_attr(
+        not(feature = "dialects"),
+        expect(
+            unused_variables,
+            clippy::needless_pass_by_value,
+            clippy::unnecessary_wraps,
+            reason = "for the optional dialects"
+        )
+    )]
     pub(crate) fn open(self, place: Place, query: &[(String, String)]) -> Result<Opening, String> {
         match self {
             Self::Native => Ok(Opening { encoding: Encoding::NativeWs, subscribe: None, place: None }),

@@ -47,6 +47,7 @@ pub use config::EngineConfig;
 pub use error::EngineError;
 pub use ingest::Ingest;
 
+#[cfg(feature = "config-file")]
 pub(crate) use address::check_url;
 pub(crate) use history::{Handed, History, LogPage, LogPlace, PAGE_EVENTS, Ticket, log_place_of};
 pub(crate) use interest::InterestGuard;

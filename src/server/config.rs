@@ -281,6 +281,10 @@ impl Prepared {
     }
 
     /// Returns the context of a dialect's hooks.
+    #[cfg_attr(
+        not(feature = "dialects"),
+        expect(clippy::unused_self, reason = "the log is an optional dialect's")
+    )]
     pub(crate) fn watch<'a>(&'a self, observers: &'a Observers, client: u64, now: Timestamp) -> Watch<'a> {
         #[cfg(feature = "dialects")]
         let log = &self.message_log;

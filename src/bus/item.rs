@@ -35,10 +35,12 @@ pub trait Item: Clone + Send + Sync + Sized + 'static {
     fn ordering_key(&self) -> u64;
 
     #[doc(hidden)]
+    #[must_use]
     fn into_publishable(self) -> Self;
 
     /// Returns another handle, or a copy. Not `clone`: that of a plain value may be the embedder's own code.
     #[doc(hidden)]
+    #[must_use]
     fn duplicate(&self) -> Self;
 
     #[doc(hidden)]

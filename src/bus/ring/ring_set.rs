@@ -124,7 +124,8 @@ impl<C: SlotCodec> RingSet<C> {
                 break (sequence, slot);
             }
         };
-        (sequence, ring.publish(slot, sequence, item, assign))
+        assign(&item, sequence);
+        (sequence, ring.fill(slot, sequence, &C::pack(item)))
     }
 
     /// Wakes the readers that sleep. Called after every publication.

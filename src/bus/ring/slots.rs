@@ -298,22 +298,9 @@ impl<C: SlotCodec> Ring<C> {
         self.lap(sequence).wrapping_sub((record >> 32) as u32) < record as u32
     }
 
-    /// Writes an item to an open slot and publishes it. `assign` gets the item and its sequence before any reader can see
-    /// the item. Returns what the slot held.
+    /// Writes an image to an open slot, publishes it, and returns what the slot held.
     #[inline(always)]
-    pub(super) fn publish(
-        &self,
-        open: OpenSlot<'_>,
-        sequence: Sequence,
-        item: C::Item,
-        assign: impl FnOnce(&C::Item, Sequence),
-    ) -> Overwritten {
-        assign(&item, sequence);
-        self.fill(open, sequence, &C::pack(item))
-    }
-
-    #[inline(always)]
-    fn fill(&self, open: OpenSlot<'_>, sequence: Sequence, image: &C::Image) -> Overwritten {
+    pub(super) fn fill(&self, open: OpenSlot<'_>, sequence: Sequence, image: &C::Image) -> Overwritten {
         let slot = open.slot;
         // E2. I2: ours since `open`, so no other thread writes it now, but for its word 0 (I8).
         slot.stamp.store(Self::published(sequence) - 1, Ordering::Relaxed);

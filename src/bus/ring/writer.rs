@@ -83,7 +83,8 @@ impl<C: SlotCodec> RingWriter<C> {
             for sequence in first..first + count {
                 let Some(slot) = ring.open(sequence) else { continue };
                 let item = items.next().expect("as many as were counted");
-                let overwritten = ring.publish(slot, sequence, item, &mut assign);
+                assign(&item, sequence);
+                let overwritten = ring.fill(slot, sequence, &C::pack(item));
                 self.account(shard, sequence, overwritten);
                 last = Some(sequence);
             }

@@ -16,6 +16,8 @@ mod membership;
 pub(super) mod saved;
 pub(super) mod tail;
 
+use std::num::NonZeroU32;
+
 use bytes::Bytes;
 
 use super::compressor::Compression;
@@ -171,16 +173,16 @@ impl Outbox {
     /// Records that the socket is full at `tick`; `progressed` says whether it has just taken bytes.
     pub(crate) fn record_full(&mut self, tick: u64, progressed: bool) {
         if let Some(backlog) = &mut self.backlog
-            && (progressed || backlog.progress_tick == 0)
+            && (progressed || backlog.progress_tick.is_none())
         {
-            backlog.progress_tick = (tick as u32).max(1);
+            backlog.progress_tick = Some(NonZeroU32::new(tick as u32).unwrap_or(NonZeroU32::MIN));
         }
     }
 
     /// Returns the number of ticks since a full socket took bytes last; 0 if it was not full.
     pub(crate) fn full_for(&self, tick: u64) -> u64 {
-        let progress = self.backlog.as_ref().map_or(0, |backlog| backlog.progress_tick);
-        if progress == 0 { 0 } else { u64::from((tick as u32).wrapping_sub(progress)) }
+        let progress = self.backlog.as_ref().and_then(|backlog| backlog.progress_tick);
+        progress.map_or(0, |progress| u64::from((tick as u32).wrapping_sub(progress.get())))
     }
 
     /// Returns the number of pending events: owed to the connection and not begun.
@@ -198,11 +200,10 @@ impl Outbox {
     pub(crate) fn lag(&self, fanout: &Fanout, now: Timestamp) -> Lag {
         let Some(backlog) = &self.backlog else { return Lag::default() };
         let ahead = self.membership.map_or(0, |m| fanout.feed(m.feed()).bytes_from(self.next));
-        let since = backlog.lagging_since;
         Lag {
             events: self.pending(fanout),
             bytes: (backlog.partial.len() + backlog.inserted_bytes) as u64 + ahead,
-            milliseconds: if since == 0 { 0 } else { (now.0 - since).max(0) as u64 / 1000 },
+            milliseconds: backlog.lagging_since.map_or(0, |since| (now.0 - since.0).max(0) as u64 / 1000),
         }
     }
 

@@ -1,11 +1,12 @@
 //! State of an outbox that is not caught up: the rest of a begun frame, the connection's own bytes, and its losses.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::dialect::Missed;
-use crate::event::EventId;
+use crate::event::{EventId, Timestamp};
 
 /// Largest frame of a replay that is copied for its connection, in bytes.
 ///
@@ -49,8 +50,8 @@ pub(super) struct OutboxBacklog {
     pub(super) shared_bytes: usize,
     /// Free memory for the next copies of a replay's frames.
     pub(super) copies: BytesMut,
-    /// Tick at which the socket, which is full, took bytes last; 0 before it was full.
-    pub(super) progress_tick: u32,
+    /// Tick at which the socket took bytes last, if it is full.
+    pub(super) progress_tick: Option<NonZeroU32>,
     /// Number of events in `inserted`.
     pub(super) inserted_events: u64,
     /// Last event that was written or begun.
@@ -65,8 +66,8 @@ pub(super) struct OutboxBacklog {
     pub(super) dropped_missed: Missed,
     /// Last event of those frames.
     pub(super) dropped_last: Option<EventId>,
-    /// Time at which the connection began to lag, in microseconds; 0 if it does not lag.
-    pub(super) lagging_since: i64,
+    /// Time at which the connection began to lag.
+    pub(super) lagging_since: Option<Timestamp>,
 }
 
 impl OutboxBacklog {

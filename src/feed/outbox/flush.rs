@@ -98,9 +98,7 @@ impl Outbox {
     /// Records that the socket is full, and starts conflation in a feed that conflates.
     fn note_blocked(&mut self, feed: Option<&Feed>, lookup: &impl ResumeLookup) {
         let backlog = self.backlog(feed);
-        if backlog.lagging_since == 0 {
-            backlog.lagging_since = lookup.now().0;
-        }
+        backlog.lagging_since.get_or_insert_with(|| lookup.now());
         // During a replay the client has no gap notice yet for frames that the feed has trimmed meanwhile, and conflation
         // would count those as reported.
         if let Some(feed) = feed.filter(|feed| feed.conflates() && !self.replaying) {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::backlog::{Inserted, OutboxBacklog};
 use super::{Outbox, OutboxContext, ResumeLookup};
 use crate::codec::portable;
-use crate::event::EventId;
+use crate::event::{EventId, Timestamp};
 use crate::feed::compressor::Compression;
 use crate::feed::fanout::Fanout;
 use crate::feed::interest::{FeedInterest, FilterSelection};
@@ -28,9 +28,8 @@ pub(crate) struct SavedOutbox {
     inserted: Vec<SavedInserted>,
     #[serde(with = "portable::text::option")]
     last: Option<EventId>,
-    /// Time at which the connection began to lag, in microseconds.
-    #[serde(rename = "since")]
-    lagging_since: i64,
+    /// Time at which the connection began to lag, in microseconds; 0 if it does not lag.
+    since: i64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -75,18 +74,19 @@ impl Outbox {
             saved.partial = backlog.partial.clone();
             saved.inserted = backlog.inserted.iter().map(inserted).collect();
             saved.last = backlog.last;
-            saved.lagging_since = backlog.lagging_since;
+            saved.since = backlog.lagging_since.map_or(0, |since| since.0);
         }
         (saved, moved)
     }
 
     /// Returns an outbox with the saved bytes pending, and without a feed.
     pub(crate) fn restored(saved: SavedOutbox, fanout: &mut Fanout) -> Self {
-        let SavedOutbox { compression, partial, inserted, last, lagging_since } = saved;
+        let SavedOutbox { compression, partial, inserted, last, since } = saved;
         let mut outbox = Self { compression, ..Self::default() };
         if partial.is_empty() && inserted.is_empty() {
             return outbox;
         }
+        let lagging_since = (since != 0).then_some(Timestamp(since));
         let mut backlog = OutboxBacklog { partial, last, lagging_since, ..OutboxBacklog::default() };
         for SavedInserted { bytes, events, last } in inserted {
             // This process counts the events from here on.

@@ -38,8 +38,8 @@ fn decode(bytes: &[u8], pieces: usize, role: Role) -> (Vec<(u8, Vec<u8>)>, Optio
     (said, None)
 }
 
-/// What the two must agree on of a close. 1014 (bad gateway) is registered, and ours takes it; tungstenite does not
-/// know it, and makes a protocol error (1002, with a text of its own) of it.
+/// Returns the part of a close on which both must agree. 1014 (bad gateway) is registered, and ours accepts it; tungstenite
+/// does not know it, and turns it into a protocol error (1002, with a text of its own).
 fn reason(code: u16, reason: &[u8]) -> Vec<u8> {
     match code {
         1014 => b"Protocol violation".to_vec(),
@@ -66,7 +66,7 @@ impl std::io::Write for Wire<'_> {
     }
 }
 
-/// What tungstenite makes of it, up to a close, a fault (then true) or the end.
+/// Decodes `bytes` by tungstenite, up to a close, a fault (then true) or the end.
 fn decode_theirs(bytes: &[u8], role: Role) -> (Vec<(u8, Vec<u8>)>, bool) {
     let role = if role == Role::Server { TheirRole::Server } else { TheirRole::Client };
     let config = WebSocketConfig::default()
@@ -100,7 +100,7 @@ fn agree(bytes: &[u8], role: Role, ours: &(Vec<(u8, Vec<u8>)>, Option<ProtocolEr
             assert!(!refused, "tungstenite refuses what came behind {:?}", ours.0);
             assert_eq!(ours.0, theirs);
         }
-        // A control frame whose length is told in two bytes is long to ours, whatever they say.
+        // Ours takes a control frame with a two-byte length as too long, whatever the length.
         Some(
             ProtocolError::NonMinimalLength | ProtocolError::LongControl | ProtocolError::InvalidCloseCode(_),
         ) => {

@@ -1,6 +1,6 @@
-//! What the fuzz targets drive: a connection fed with a stranger's bytes, cut where the input says.
+//! Bridges for the fuzz targets: a connection fed with a stranger's bytes, cut where the input says.
 //!
-//! Imports the server. Compiled under `cfg(fuzzing)`, and in tests for what was found once (`fuzz/regressions`).
+//! Compiled under `cfg(fuzzing)`, and in tests for past findings (`fuzz/regressions`).
 
 #![cfg_attr(not(fuzzing), allow(unreachable_pub, reason = "public where the fuzzer is"))]
 
@@ -44,8 +44,8 @@ pub fn control_message(data: &[u8]) {
     }
 }
 
-/// What a client of any dialect says: the first byte chooses the dialect, and whether it comes as binary. An event
-/// that comes of it is encoded in every dialect, natively in lean form too, and what stands in a text frame is JSON.
+/// Feeds a client's message to a dialect: the first byte chooses the dialect, and whether the message is binary. An event
+/// that results is encoded in every dialect, natively in lean form too, and the content of a text frame is JSON.
 pub fn dialect(data: &[u8]) {
     use Encoding::{AgentosWs, AutosdlcWs, GatheringWs, HiveWs, NativeWs, NativeWsLean};
     let Some((&choice, rest)) = data.split_first() else { return };
@@ -121,8 +121,8 @@ pub fn event(data: &[u8]) {
     assert_eq!(written, twice);
 }
 
-/// A CloudEvent in one of its two forms, as the first byte says; in the binary one, lines up to an empty one are headers.
-/// What was taken is an event that the native dialect writes and reads.
+/// Reads a CloudEvent in one of its two forms, as the first byte says; in the binary one, lines up to an empty one are
+/// headers. An accepted event is written and read back by the native dialect.
 pub fn cloud_event(data: &[u8]) {
     let Some((&form, rest)) = data.split_first() else { return };
     let event = if form & 1 == 0 {
@@ -143,7 +143,7 @@ pub fn cloud_event(data: &[u8]) {
     assert_eq!((event.event_type(), event.payload()), (again.event_type(), again.payload()));
 }
 
-/// What lies between the loop and one client.
+/// Simulated socket between the loop and one client.
 #[derive(Debug, Default)]
 struct Line {
     arrived: VecDeque<u8>,
@@ -197,11 +197,11 @@ impl Socket for End {
 const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: f\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// What of a handshake is one of lean events, in place of its last two bytes.
+/// End of a handshake for lean events, instead of its last two bytes.
 const LEAN: &[u8] = b"Sec-WebSocket-Protocol: fanwire.v1.lean\r\n\r\n";
 
-/// What a stranger's bytes have two clients, the clock and a publisher do to a loop: an operation a byte, and what it
-/// takes behind it. The books balance after each turn, and nothing is left when all are gone.
+/// Drives a loop with two clients, the clock and a publisher by a stranger's bytes: an operation per byte, followed by its
+/// arguments. The ledger balances after each turn, and nothing is left when all clients are gone.
 pub fn conversation(data: &[u8]) {
     let config = ServerConfig { max_lag_events: 4, max_lag_bytes: 2000, ..ServerConfig::default() };
     let shared = Arc::new(Shared::new(small_bus(), config, 1));
@@ -304,8 +304,8 @@ fn auth(secret: &str) -> crate::server::auth::Auth {
     crate::server::auth::Auth::load(&config).expect("a secret is all it takes")
 }
 
-/// A token of a stranger, who never gets in; and the same bytes as claims that the server's own key has signed,
-/// whose grant lets see nothing but what its lists say.
+/// Checks that a stranger's token never gets in, and that claims of these bytes, signed with the server's own key, allow
+/// only events of their lists.
 #[cfg(feature = "auth")]
 pub fn token(data: &[u8]) {
     const SECRET: &str = "a secret of thirty-two bytes, or more";

@@ -1,6 +1,6 @@
-//! What was found once, again, by the ordinary tests: `fuzz/regressions/TARGET.txt`.
+//! Past findings of the fuzzers as ordinary tests: `fuzz/regressions/TARGET.txt`.
 //!
-//! Imports the fuzz targets. Always: each file has its target, and each case says what it is.
+//! Always: each file has its target, and each case has a comment.
 
 use std::fs;
 use std::path::Path;

@@ -80,8 +80,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Goes on where another process's server stood: its sockets, in place of [`listen`](Self::listen)'s address,
-    /// and its clients, who notice nothing. The bus must be [the inheritance's](Inheritance::bus).
+    /// Continues another process's server: with its sockets, instead of [`listen`](Self::listen)'s address, and its clients,
+    /// which notice nothing. The bus must be [the inheritance's](Inheritance::bus).
     #[cfg(unix)]
     pub fn inherit(mut self, inheritance: Inheritance) -> Self {
         self.inheritance = Some(inheritance);
@@ -95,9 +95,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Keeps order and history in a log that several nodes share, instead of in this bus alone. What clients
-    /// publish goes there first, and comes back to every node in the log's order; what is published straight on
-    /// the bus stays on this node.
+    /// Keeps order and history in a log that several nodes share, instead of in this bus alone. Clients' events go there
+    /// first, and come back to every node in the log's order; events published straight on the bus stay on this node.
     pub fn engine(mut self, engine: EngineConfig) -> Self {
         self.engine = Some(engine);
         self
@@ -115,8 +114,8 @@ impl ServerBuilder {
         self
     }
 
-    /// What answers at `POST /bridge/{protocol}`; with the routes `a2a` and `mcp` if never set. Handlers run in
-    /// threads of their own ([`BridgeConfig`]), and may block.
+    /// Sets the bridge of `POST /bridge/{protocol}`. Default: one with the routes `a2a` and `mcp`. Handlers run in threads of
+    /// their own ([`BridgeConfig`]), and may block.
     pub fn bridge(mut self, bridge: &Bridge) -> Self {
         self.bridge = Some(bridge.clone());
         self

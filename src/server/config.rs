@@ -1,6 +1,4 @@
-//! What a server can be told: limits and times, each with its default and unit.
-//!
-//! Imports `codec`, `feed`, `filter`. Always: the defaults are the contract's.
+//! Settings of a server: limits and times, each with its default and unit.
 
 use std::io;
 use std::ops::Deref;
@@ -30,7 +28,7 @@ use crate::event::{Attribute, Event, Timestamp};
 use crate::feed::{CompressorLimits, FeedLimits, KeyRule, Snapshot};
 use crate::filter::FilterLimits;
 
-/// What handlers of `POST /bridge/{protocol}` may take.
+/// Limits of the handlers of `POST /bridge/{protocol}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BridgeConfig {
@@ -50,7 +48,7 @@ impl Default for BridgeConfig {
 }
 
 impl BridgeConfig {
-    /// Limits of a protocol's lane, of whose jobs all may have so many bytes.
+    /// Returns the limits of a protocol's lane; its jobs may have `bytes` together.
     pub(crate) fn lane(&self, bytes: usize) -> LaneLimits {
         LaneLimits { threads: self.threads.max(1), waiting: self.max_waiting.max(1), bytes }
     }
@@ -88,8 +86,8 @@ pub struct ServerConfig {
     pub max_conflate_keys: usize,
     /// Keys of which the latest event is kept for subscriptions that begin with a snapshot. 10,000.
     pub max_snapshot_keys: usize,
-    /// What makes two events be about the same thing, for `conflate` and `snapshot`. Empty: type and entity
-    /// where there is one, else type and stream.
+    /// Attributes that identify the subject of an event, for `conflate` and `snapshot`. Empty: type and entity if there is
+    /// one, else type and stream.
     pub conflate_key: Vec<Attribute>,
     /// How long a request's head may take to come. 5 s.
     pub handshake_timeout: Duration,
@@ -110,21 +108,21 @@ pub struct ServerConfig {
     /// Connections accepted in a second, all loops together; the kernel holds the others. `None`: as
     /// they come. Default: none.
     pub accept_rate: Option<u32>,
-    /// Origins that may read answers from a browser; `*` allows all. Without authentication they may speak too, unless
-    /// [`allowed_origins`](Self::allowed_origins) says who may. None.
+    /// Origins that may read answers in a browser; `*` allows all. Without authentication their pages may also connect, unless
+    /// [`allowed_origins`](Self::allowed_origins) is set. None.
     pub cors_origins: Vec<String>,
-    /// Systems whose clients find their protocol at their own document's path too. None.
+    /// Systems that find their protocol at their own document's path too. None.
     pub presets: Vec<Preset>,
     /// More paths and what is spoken there; of several that match, the last. None beside the contract's.
     pub endpoints: Vec<Endpoint>,
     /// Origins of pages that may open WebSockets and event streams and publish, beside the server's own; a page from
-    /// elsewhere gets 403. Who sends no `Origin` is no page, and is not refused. `*` allows any; `null` is that of pages
+    /// elsewhere gets 403. A client without an `Origin` is not a page, and is not refused. `*` allows any; `null` is that of pages
     /// opened from files. Empty: with authentication any, without it those of this machine (`http://localhost:5173`,
     /// `http://127.0.0.1:3000`) and those in [`cors_origins`](Self::cors_origins).
     pub allowed_origins: Vec<String>,
     /// Names by which the server may be called, in the `Host` header: `events.example.com`, `*.example.com` for all below,
     /// `*` for any. They count where it listens on loopback addresses alone, without authentication and trusted proxies:
-    /// there a web page whose name resolves to this machine would pass for the server's own (DNS rebinding). Addresses,
+    /// there a web page with a name that resolves to this machine would pass for the server's own (DNS rebinding). Addresses,
     /// `localhost`, names below it, and hosts of the origins that are allowed need not be named. None.
     pub allowed_hosts: Vec<String>,
     /// Whether clients that can take it get compressed bytes: permessage-deflate on WebSockets, gzip on event
@@ -145,28 +143,28 @@ pub struct ServerConfig {
     pub message_log: MessageLogConfig,
     /// How often a client may ask.
     pub limits: RateLimits,
-    /// Proxies whose `X-Forwarded-For` says where clients are, for limits by address. None: the socket says.
+    /// Proxies that name their clients in `X-Forwarded-For`, for limits by address. None: the socket's address counts.
     pub trusted_proxies: Vec<AddressRange>,
-    /// What the handlers of other protocols' messages may take.
+    /// Limits of the handlers of other protocols' messages.
     pub bridge: BridgeConfig,
-    /// Of which channels it is kept who is there. None.
+    /// Channels with presence. None.
     pub presence: PresenceConfig,
     /// Serve other machines though there is no authentication. No.
     pub insecure: bool,
-    /// Who may come in, and with what rights. Everybody, with all.
+    /// Authentication and rights. Default: all clients, with all rights.
     #[cfg(feature = "auth")]
     pub auth: AuthConfig,
     /// Bytes written to one connection in one turn before the others have theirs. 256 KiB.
     pub write_budget_bytes: usize,
-    /// The fewest bytes that clients of one feed are written out of the same pages of memory, in place of a copy in the
-    /// kernel for each of them: for eight of them or more, twice as many bytes for four. On Linux, to connections without
-    /// TLS, of programs that ignore or handle `SIGPIPE`, as all do whose `main` is Rust's. `None`: never. Default: 8 KiB.
+    /// Smallest write to several clients of one feed that shares pages of memory, instead of a copy in the kernel for each: for
+    /// eight clients or more, twice as many bytes for four. On Linux, for connections without TLS, in programs that ignore or
+    /// handle `SIGPIPE`, as every program with Rust's `main` does. `None`: never. Default: 8 KiB.
     pub share_pages_bytes: Option<usize>,
     /// For how long events may be held back behind others, so that more of them go in one write: the first goes
     /// at once, those that come within this time after it go together. Whole milliseconds. 0 = not at all. 0.
     pub flush_interval: Duration,
-    /// Which payloads are taken when they come from outside: by HTTP, a WebSocket, a bridge or an ingest. What a program
-    /// publishes on its bus is its own to know. All.
+    /// Schemas for payloads from outside: by HTTP, a WebSocket, a bridge or an ingest. Events that a program publishes on its
+    /// bus are not checked. Default: none.
     #[cfg(feature = "schema")]
     pub schemas: SchemaConfig,
     /// Certificate and key, for `https://` and `wss://`. None.
@@ -410,18 +408,18 @@ impl ServerConfig {
         self.max_memory_bytes.map_or(usize::MAX, |budget| budget / 8)
     }
 
-    /// What unfinished bodies may take.
+    /// Returns the limits of unfinished bodies.
     pub(crate) fn body_limits(&self) -> Option<BodyLimits> {
         self.max_memory_bytes.map(|budget| BodyLimits::new(budget, self.max_body_bytes))
     }
 
-    /// Ticks after which a client whose socket takes nothing is closed: as one that answers no heartbeat is.
+    /// Returns the ticks after which a client with a full socket is closed, as one that answers no heartbeat is.
     pub(crate) fn stalled_ticks(&self) -> Tick {
         let heartbeat = self.heartbeat_ticks();
         2 * heartbeat + (heartbeat / 2).max(3)
     }
 
-    /// What is spoken at a path, and the channel that the path names.
+    /// Returns the dialect at a path, and the channel that the path names.
     pub(crate) fn endpoint(&self, path: &str) -> Option<(Dialect, String)> {
         let found = |endpoint: &Endpoint| Some((endpoint.dialect(), endpoint.matches(path)?));
         (self.endpoints.iter().rev().find_map(found))

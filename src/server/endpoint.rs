@@ -26,7 +26,7 @@ pub struct Endpoint {
     channel: String,
 }
 
-/// Where the channel of a template goes.
+/// Placeholder of the channel in a template.
 const SLOT: &str = "{}";
 
 impl Endpoint {
@@ -47,12 +47,12 @@ impl Endpoint {
         &self.path
     }
 
-    /// What is spoken there.
+    /// Returns the endpoint's dialect.
     pub fn dialect(&self) -> Dialect {
         self.dialect
     }
 
-    /// What every server has, unless another endpoint takes its place.
+    /// Returns the endpoints of every server, unless others replace them.
     pub(crate) fn usual() -> &'static [Self] {
         static USUAL: LazyLock<Vec<Endpoint>> = LazyLock::new(|| {
             Vec::from([
@@ -185,7 +185,7 @@ impl FromStr for Preset {
 }
 
 impl Preset {
-    /// Returns whether clients of this system are pages opened from files, whose origin is `null`.
+    /// Returns true if clients of this system are pages opened from files, with the origin `null`.
     pub(crate) const fn has_file_pages(self) -> bool {
         match self {
             #[cfg(feature = "dialects")]

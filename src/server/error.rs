@@ -7,7 +7,7 @@ use std::io;
 
 use crate::threads::ThreadFailure;
 
-/// What failed where a file that the config names can't be used.
+/// Name of the failed step if a file that the config names can't be used.
 pub(super) const CONFIGURATION: &str = "configuration";
 
 /// The server could not start, or one of its loops failed.
@@ -61,7 +61,7 @@ impl ServerError {
         self.is_about_authentication
     }
 
-    /// What ended a thread of the server, and with it the server; None for what failed before it ran.
+    /// Returns the panic that ended a thread of the server, and so the server; `None` for a failure before it ran.
     pub fn thread_failure(&self) -> Option<&ThreadFailure> {
         self.failure.as_ref()
     }

@@ -63,12 +63,12 @@ impl fmt::Debug for ServerHandle {
 }
 
 impl ServerHandle {
-    /// Where it listens: the port that was taken, if 0 was asked for.
+    /// Returns the server's address, with the chosen port if 0 was requested.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Says at `/readyz` that the server goes, and serves on: who sends clients here has time to see it. Then
+    /// Reports at `/readyz` that the server is leaving, and serves on: a load balancer has time to notice. Then call
     /// [`drain`](Self::drain).
     pub fn withdraw(&self) {
         // Relaxed: a flag on its own.
@@ -80,8 +80,8 @@ impl ServerHandle {
     /// move: they are told to come back, as by [`drain`](Self::drain). Answers how many moved; then only
     /// [`join`](Self::join) is left to do. Blocks for some seconds at the most once the successor is ready.
     ///
-    /// Where it fails, this server goes on with all it had; before that `give_up` is called, which must see to it
-    /// that the successor has ended. Publish nothing on the bus meanwhile: nobody might see it.
+    /// After a failure this server goes on with all its state; before that `give_up` is called, which must make sure that the
+    /// successor has ended. Publish nothing on the bus meanwhile: the events may reach no client.
     #[cfg(unix)]
     pub fn hand_over(
         &self,
@@ -98,29 +98,29 @@ impl ServerHandle {
         self.shared.clients.observers.autosdlc.clients.of(client_id)
     }
 
-    /// What tells whether the loops turn.
+    /// Returns a handle that reports whether the loops turn.
     pub fn pulse(&self) -> Pulse {
         Pulse { shared: Arc::clone(&self.shared) }
     }
 
-    /// Publishes for all clients as they do themselves: through the engine, where there is one. What that refuses
-    /// is counted, and lost. The function answers false once the server is on its way out.
+    /// Returns a function that publishes as clients do: through the engine, if there is one. Events that the engine refuses
+    /// are counted and lost. The function returns false once the server is leaving.
     pub fn publisher(&self) -> impl Fn(Event) -> bool + Send + Sync + 'static {
         let server = Arc::downgrade(&self.shared);
         move |event| server.upgrade().is_some_and(|shared| shared.take_in(event))
     }
 
-    /// Starts to end the server: readiness goes, accepting stops, every client is told in its protocol's own
-    /// form. What is not written within `limit` is dropped. Returns at once; [`join`](Self::join) waits.
+    /// Starts to end the server: readiness ends, accepting stops, and every client is told in its protocol's own form. Bytes
+    /// not written within `limit` are dropped. Returns at once; [`join`](Self::join) waits.
     pub fn drain(&self, limit: Duration) {
         self.shared.start_drain(limit);
     }
 
-    /// Limits, times and the rest from now on; connections that are open keep what they have. What is made once
-    /// (`conflate_key`, `max_snapshot_keys`) stays as it was. Blocks for the files that the config names; each loop
+    /// Replaces the config; open connections keep their own settings. Settings that are used once (`conflate_key`,
+    /// `max_snapshot_keys`) stay. Blocks for the files that the config names; each loop
     /// takes the new config at its next turn.
     ///
-    /// Clients whose token, key or subject no longer counts are closed before the next event. On an error nothing
+    /// Clients with a token, key or subject that no longer counts are closed before the next event. On an error nothing
     /// has changed.
     pub fn reload(&self, config: ServerConfig) -> Result<(), ServerError> {
         let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;

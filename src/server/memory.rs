@@ -14,7 +14,7 @@ use crate::bus::BusConfig;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryLine {
-    /// What it is.
+    /// Name of the part.
     pub what: &'static str,
     /// How many there may be.
     pub count: u64,
@@ -32,19 +32,19 @@ impl MemoryLine {
 /// A slot of a ring: a stamp, and an event's count and symbols, in cache lines.
 const SLOT_BYTES: u64 = 128;
 
-/// Of a connection besides its struct: its place among a feed's members and in the wheel.
+/// Bytes of a connection outside its struct: its place among a feed's members and in the wheel.
 const PLACES_BYTES: usize = 4 + 12;
 
-/// What a frame has besides the event that came in: header, id, time, names.
+/// Bytes of a frame besides the event: header, id, time, names.
 const ENVELOPE_BYTES: u64 = 512;
 
 /// A user in a channel: both names, once for all loops and once for a connection, and their places in trees.
 const MEMBER_BYTES: u64 = 4 * NAME_BYTES_MAX as u64 + 256;
 
 impl ServerConfig {
-    /// What a server of such a bus may hold at the most. The ring's bound and the budget for clients are each a sum of their
-    /// own: `max_memory_bytes` bounds all that clients make the server hold, whichever of their limits they fill. Code, stacks
-    /// and the kernel's own buffers are not in it.
+    /// Returns the most memory that a server of such a bus may hold, part by part. The ring's bound and the budget for clients
+    /// are separate sums: `max_memory_bytes` bounds all memory that clients cause, whichever of their limits they fill. Code,
+    /// stacks and the kernel's buffers are left out.
     pub fn worst_case(&self, bus: &BusConfig) -> Vec<MemoryLine> {
         let slots = (bus.shards * bus.capacity) as u64;
         let event = self.max_body_bytes.max(self.max_message_bytes) as u64;

@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version;
 
-/// What a server needs to speak TLS.
+/// Certificate, key and versions for TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsConfig {
@@ -35,7 +35,7 @@ impl TlsConfig {
     }
 }
 
-/// What makes a TCP stream a TLS stream; none where the server speaks plain TCP.
+/// Settings that turn a TCP stream into a TLS stream; none if the server speaks plain TCP.
 pub(crate) type Acceptor = Option<Arc<rustls::ServerConfig>>;
 
 /// Reads the files that a config names. Blocks for them.
@@ -66,7 +66,7 @@ pub(crate) fn acceptor(config: &TlsConfig) -> io::Result<Acceptor> {
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(refused)?;
     made.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Who comes back, after a restart of the network for instance, saves both sides the dear part of a handshake.
+    // A returning client, after a network failure for instance, saves both sides the expensive part of a handshake.
     made.ticketer = ring::Ticketer::new().map_err(refused)?;
     made.send_tls13_tickets = 1;
     Ok(Some(Arc::new(made)))

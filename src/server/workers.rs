@@ -1,8 +1,7 @@
-//! Threads for what may take its time, so that no loop waits for it: bridges' handlers, words to other nodes.
+//! Threads for slow work, so that no loop waits: bridge handlers, words to other nodes.
 //!
-//! Imports `sync`. Always: jobs of one lane wait behind one another only, so that a lane whose jobs are slow, or never
-//! end, holds up no other; a lane has so many threads and so many jobs that wait, and refuses what is beyond; a
-//! thread that has nothing to do for some seconds ends.
+//! Always: jobs wait only for jobs of their own lane, so that slow or endless jobs delay no other lane. A lane has a limit
+//! of threads and of waiting jobs, and refuses jobs beyond. An idle thread ends after some seconds.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -13,10 +12,10 @@ use crate::held::{Charge, HeldBytes};
 use crate::sync::{Mutex, lock};
 use crate::threads::{self, Alarm, CaughtPanic, catch_panic};
 
-/// What a thread does; what it makes of it, it hands on itself.
+/// Work of a thread; the job passes its result on by itself.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
-/// What a job takes beside the bytes that it has.
+/// Memory of a job besides its own bytes.
 const JOB_BYTES: usize = size_of::<(Job, Charge)>() + 256;
 
 /// How long a thread waits for another job.

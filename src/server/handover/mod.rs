@@ -77,7 +77,7 @@ const PREDECESSOR: Duration = Duration::from_secs(60);
 /// Events in one message.
 const EVENTS_A_MESSAGE: usize = 256;
 
-/// What the predecessor says.
+/// Messages of the predecessor.
 #[derive(Serialize, Deserialize)]
 enum Said {
     Begin(Estate),
@@ -90,7 +90,7 @@ enum Said {
     Go,
 }
 
-/// What the successor answers.
+/// Answers of the successor.
 #[derive(Serialize, Deserialize)]
 enum Answer {
     Ready { version: u32 },
@@ -98,17 +98,17 @@ enum Answer {
     Serving,
 }
 
-/// What is not a client's.
+/// State that belongs to no client.
 #[derive(Debug, Serialize, Deserialize)]
 struct Estate {
     epoch: u64,
     /// The first sequence of each shard that follows.
     first: Vec<Sequence>,
-    /// Where the engine's follower stands.
+    /// Places of the engine's follower.
     places: Option<Places>,
     /// Revocations of the process's own time.
     revoked: Vec<Revocation>,
-    /// Who is in which channel.
+    /// Members of each channel.
     #[serde(default)]
     present: Vec<Expected>,
     /// Key that seals places; absent from a version that sealed none.
@@ -152,7 +152,7 @@ impl std::error::Error for HandoverError {
     }
 }
 
-/// What a predecessor gives: a bus that goes on where it stood, and the server's sockets and clients.
+/// State from a predecessor: a bus that continues its sequences, and the server's sockets and clients.
 pub struct Inheritance {
     wire: Wire,
     estate: Estate,
@@ -243,17 +243,17 @@ impl Inheritance {
         Ok(bus)
     }
 
-    /// Of a bus of one shard: the place that its clients have come to.
+    /// Returns the place of the clients, if the bus has one shard.
     pub(super) fn place(&self) -> Option<Sequence> {
         self.place
     }
 
-    /// Where the engine's follower goes on.
+    /// Returns the places where the engine's follower continues.
     pub(super) fn places(&self) -> Option<&Places> {
         self.estate.places.as_ref()
     }
 
-    /// What was revoked, beside the file.
+    /// Takes the revocations that are not in the file.
     pub(super) fn revoked(&mut self) -> Vec<Revocation> {
         std::mem::take(&mut self.estate.revoked)
     }
@@ -263,7 +263,7 @@ impl Inheritance {
         self.estate.seal.take()
     }
 
-    /// Who is in which channel.
+    /// Takes the members of each channel.
     pub(super) fn present(&mut self) -> Vec<Expected> {
         std::mem::take(&mut self.estate.present)
     }
@@ -325,8 +325,8 @@ pub(super) fn hand_over(
     moved
 }
 
-/// The engine, whose follower stands still while the server is handed over. Where this is dropped, it goes on, also when the
-/// caller's `give_up` panics.
+/// The engine with a paused follower during a handover. Dropping this resumes the follower, also if the caller's `give_up`
+/// panics.
 struct Paused<'a>(Option<&'a Engine>);
 
 impl Drop for Paused<'_> {
@@ -337,7 +337,7 @@ impl Drop for Paused<'_> {
     }
 }
 
-/// The loops that were called together. Where this is dropped before a decision, they keep what they have.
+/// The loops that wait at the barrier. Dropping this before a decision leaves them their clients.
 struct Called<'a> {
     shared: &'a Shared,
     muster: &'a Muster,

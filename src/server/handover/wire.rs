@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A message comes whole, with its own descriptors and no others, or not at all.
 //! - All waits together have one limit, however the other end spreads its bytes over it.
-//! - What the other end sends is bounded, though it is the same program.
+//! - Messages from the other end are bounded, although it is this program too.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -63,7 +63,7 @@ impl Wire {
     }
 
     /// Sets the time that may be spent waiting for the other end, all waits together. Each byte that it takes adds to it: one
-    /// that takes nothing adds nothing. What this end does meanwhile is not counted, and still has to end at `until`.
+    /// that takes nothing adds nothing. Work of this end meanwhile does not count, but has to end at `until`.
     pub(super) fn wait_in_all(&self, left: Duration, byte: Duration, until: Instant) {
         *lock(&self.patience) = Patience { left, byte, until };
     }

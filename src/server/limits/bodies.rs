@@ -1,7 +1,7 @@
-//! Bodies of requests that are still coming in: how much of them each client may have here, and all together.
+//! Incomplete request bodies: how much memory each client may hold in them, and all clients together.
 //!
-//! Always: while all bodies together keep within their share of the memory budget, a client may use up to half of it;
-//! beyond, a client that has less than an even part of it goes on, and those with more are refused.
+//! Always: while all bodies together are within their share of the memory budget, a client may use up to half of it.
+//! Beyond that, clients with less than an equal share continue, and those with more are refused.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,44 +9,44 @@ use std::sync::Arc;
 
 use crate::sync::{Mutex, lock};
 
-/// Part of the memory budget that unfinished bodies may have: a quarter.
+/// Part of the memory budget for incomplete bodies: a quarter.
 const PART: usize = 4;
 
-/// The client that a body counts for.
+/// Client that a body is charged to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Client {
-    /// Of a token with this subject.
+    /// Client with a token of this subject.
     Subject(Box<str>),
-    /// At this address, without a token.
+    /// Client at this address, without a token.
     Address(IpAddr),
-    /// Nothing is known of it.
+    /// Client of which nothing is known.
     Unknown,
 }
 
-/// How much unfinished bodies may take; none where there is no memory budget.
+/// Limits of incomplete bodies; none without a memory budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BodyLimits {
-    /// Bytes of all.
+    /// Maximum size of all bodies, in bytes.
     all: usize,
-    /// Bytes of one client.
+    /// Maximum size of one client's bodies, in bytes.
     client: usize,
 }
 
 impl BodyLimits {
-    /// Limits of a server with this memory budget, for bodies up to `largest`.
+    /// Returns the limits of a server with this memory budget, for bodies of up to `largest` bytes.
     pub(crate) fn new(max_memory: usize, largest: usize) -> Self {
-        // Two bodies fit whatever the budget is, so that it refuses no server's only publisher.
+        // Two bodies always fit, so that a small budget does not refuse a server's only publisher.
         let all = (max_memory / PART).max(largest.saturating_mul(2));
         Self { all, client: all / 2 }
     }
 }
 
-/// Why a body may not go on.
+/// Reason why a body is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TooMuch {
-    /// The client has its share.
+    /// The client has used its share.
     Client,
-    /// All bodies together have theirs, and this client more than an even part of it.
+    /// All bodies together have used theirs, and this client more than an equal part of it.
     All,
 }
 
@@ -57,24 +57,24 @@ struct Table {
 }
 
 impl Table {
-    /// An even part of what all may have, for each client that has something here.
+    /// Returns an equal part of the total for each client with bodies here.
     fn even(&self, limits: BodyLimits) -> usize {
         limits.all / self.of.len().max(1)
     }
 }
 
-/// Unfinished bodies of all loops. Clones share the table.
+/// Incomplete bodies of all loops. Clones share the table.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bodies(Arc<Mutex<Table>>);
 
 impl Bodies {
-    /// Begins to count a body for a client.
+    /// Starts to count a body for a client.
     pub(crate) fn begin(&self, client: Client) -> Body {
         Body { bodies: self.clone(), client, bytes: 0 }
     }
 }
 
-/// What one unfinished body has; taken off when it is dropped.
+/// Count of one incomplete body. Dropping it subtracts it.
 #[derive(Debug)]
 pub(crate) struct Body {
     bodies: Bodies,
@@ -83,7 +83,11 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// Notes that the body takes this many bytes now.
+    /// Notes the present size of the body in bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`TooMuch`] if the client must stop.
     pub(crate) fn grow(&mut self, bytes: usize, limits: Option<BodyLimits>) -> Result<(), TooMuch> {
         if bytes <= self.bytes {
             return Ok(());
@@ -102,7 +106,7 @@ impl Body {
         if table.all > limits.all && own > table.even(limits) { Err(TooMuch::All) } else { Ok(()) }
     }
 
-    /// Whether its client has more than an even part of what all may have.
+    /// Returns whether the client holds more than an equal part of the total.
     pub(crate) fn is_greedy(&self, limits: Option<BodyLimits>) -> bool {
         let table = lock(&self.bodies.0);
         limits.is_some_and(|limits| table.of.get(&self.client).is_some_and(|own| *own > table.even(limits)))

@@ -1,49 +1,50 @@
-//! An allowance of work: how much one turn of a loop may spend on bytes and subscriptions that peers chose.
+//! Budget of work: how much one turn of a loop may spend on bytes and subscriptions that peers chose.
 //!
-//! Every loop over input of a peer's choosing takes a `&mut Budget`, charges it for each step and stops when it is
-//! spent. The rest goes on in the next turn, after the loop has served its other connections.
+//! Every loop over a peer's input takes a `&mut Budget`, charges it for each step and stops when it is spent. The rest
+//! goes on in the next turn, after the loop has served its other connections.
 //!
 //! Invariants:
-//! - A unit stands for about 1,000 instructions, about 0.35 us. Costs are counted under callgrind (benches/instructions.rs).
-//! - A step is charged once it is known, so the last step may overdraw a budget, by at most [`STEP_MAX`]. So a turn costs
-//!   at most [`TURN`] + [`STEP_MAX`] = 6,000 units: 6 million instructions, about 2 ms. Test builds panic beyond.
+//! - A unit is about 1,000 instructions, about 0.35 us. Costs are counted under callgrind (benches/instructions.rs).
+//! - A step is charged once its cost is known, so the last step may overdraw a budget, by at most [`STEP_MAX`]. So a
+//!   turn costs at most [`TURN`] + [`STEP_MAX`] = 6,000 units: 6 million instructions, about 2 ms. Test builds panic
+//!   beyond.
 
 /// Units that one turn of a loop spends on its peers before the rest waits for the next turn.
 pub(crate) const TURN: u32 = 2_000;
 
-/// Units that one connection may take of a turn, so that a busy one does not take it all.
+/// Units that one connection may take of a turn, so that a busy one leaves some to others.
 pub(crate) const CLIENT: u32 = 500;
 
-/// Units of one connection and turn while the client must show a token and has not: 0.15 ms with the largest step.
+/// Units of one connection in a turn while it must show a token and has not: 0.15 ms with the largest step.
 pub(crate) const STRANGER: u32 = 100;
 
-/// The largest step before authentication: one message as long as a token may be, read for its type alone.
+/// Largest step before authentication: one message as long as a token may be, parsed for its type only.
 #[cfg(test)]
 pub(crate) const STRANGER_STEP_MAX: u32 = 300;
 
-/// The largest step that can't be divided, in units: one message of `max_message_bytes` and what it asks for.
+/// Largest step that can't be divided, in units: one message of `max_message_bytes` and its effects.
 pub(crate) const STEP_MAX: u32 = 4_000;
 
-/// The dear part of a TLS handshake: a key exchange and a signature, 0.3 ms with P-256 and up to 1 ms with RSA. So a turn
-/// does three at the most; the others wait in order.
+/// Expensive part of a TLS handshake: a key exchange and a signature, 0.3 ms with P-256 and up to 1 ms with RSA. So a
+/// turn does at most three; the others wait in order.
 pub(crate) const HANDSHAKE: u32 = 1_000;
 
-/// A look at a token that a public key vouches for: a signature is checked.
+/// Verification of a token by a public key: one signature.
 #[cfg(feature = "auth")]
 pub(crate) const SIGNATURE: u32 = 500;
 
-/// A look at a token or API key that a shared secret or a list vouches for.
+/// Verification of a token by a shared secret, or of an API key by the list.
 #[cfg(feature = "auth")]
 pub(crate) const SHARED_SECRET: u32 = 20;
 
-/// Units of work that may still be done.
+/// Budget of work, in units.
 #[derive(Debug)]
 pub(crate) struct Budget {
     granted: u32,
     spent: u32,
-    /// Signatures checked.
+    /// Number of signatures checked.
     signatures: u32,
-    /// The caller wants no more done now, whatever is left.
+    /// Whether the caller wants no more work now, whatever is left.
     stopped: bool,
 }
 
@@ -53,7 +54,7 @@ impl Budget {
         Self { granted: units, spent: 0, signatures: 0, stopped: false }
     }
 
-    /// Charges for one step. Call this before the step where its cost is known, after it where it is not.
+    /// Charges for one step. Call this before the step if its cost is known, otherwise after it.
     pub(crate) fn spend(&mut self, units: u32) {
         self.spent = self.spent.saturating_add(units);
     }
@@ -65,7 +66,7 @@ impl Budget {
         self.spend(SIGNATURE);
     }
 
-    /// Returns how many signatures were checked.
+    /// Returns the number of signatures checked.
     pub(crate) fn signatures(&self) -> u32 {
         self.signatures
     }
@@ -107,13 +108,13 @@ impl Budget {
         self.spent
     }
 
-    /// Returns a budget for one of several users of this one: at most `units`, and no more than is left.
-    /// Give what it spent back to [`settle`](Self::settle).
+    /// Returns a budget for one of several users of this one: at most `units`, and no more than is left. Return what it
+    /// spent by [`settle`](Self::settle).
     pub(crate) fn share(&self, units: u32) -> Self {
         Self::new(units.min(self.left()))
     }
 
-    /// Charges for what a share of this budget was spent on.
+    /// Charges for what a share of this budget has spent.
     pub(crate) fn settle(&mut self, share: &Self) {
         self.spend(share.spent);
     }

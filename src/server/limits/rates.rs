@@ -1,8 +1,10 @@
-//! How often a client may ask: messages by kind, publishes, connections of one address.
+//! Rate limits of clients: messages by kind, publishes, and connections of one address.
 //!
-//! Imports `dialect`, and `wheel` for the time. A count is a bucket that is filled anew when its window is over, as the AutoSDLC
-//! document has it: so many messages in each window, whenever they come. Always: a client that does not send has
-//! no bucket, and where nothing is limited nobody has; every table has an end.
+//! A count is a bucket that is refilled when its window is over, as the AutoSDLC document defines it: a number of
+//! messages in each window, at any time within it.
+//!
+//! Always: a client that sends nothing has no bucket, and without limits there are none. Every table has a maximum
+//! size.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,26 +20,26 @@ use crate::dialect::KindLimits;
 use crate::server::tick::{TICK_MS, Tick};
 use crate::sync::{Mutex, lock};
 
-/// How often a client may do what it may do. Beyond, it is told so in its protocol's form (an error with the limit;
-/// for HTTP 429 and `Retry-After`); who goes on all the same is closed.
+/// Rate limits of a client. A request over a limit is refused in the client's protocol (an error with the limit; over
+/// HTTP 429 and `Retry-After`). A client that continues is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RateLimits {
-    /// `limits.window`: how long a window is. 60 s.
+    /// `limits.window`: length of a window. Default: 60 s.
     pub window: Duration,
-    /// `limits.messages`: messages of each kind (each `type`) that one WebSocket client may send in a window. None:
-    /// what its dialect's document says (AutoSDLC: 100), or no limit.
+    /// `limits.messages`: messages of each kind (each `type`) that one WebSocket client may send in a window. Default:
+    /// none; then the dialect's document decides (AutoSDLC: 100), or there is no limit.
     pub messages: Option<u32>,
-    /// `limits.message_kinds`: as above for these kinds, as `("subscribe", 50)`. None; AutoSDLC: subscribe 50,
+    /// `limits.message_kinds`: limits of single kinds, as `("subscribe", 50)`. Default: none; AutoSDLC: subscribe 50,
     /// agent_log 1000, ping 60.
     pub message_kinds: Vec<(String, u32)>,
-    /// `limits.refused_messages`: messages refused in a window after which the client is closed. 100.
+    /// `limits.refused_messages`: refused messages in a window after which the client is closed. Default: 100.
     pub refused_messages: u32,
-    /// `limits.publishes`: requests to `/publish` that one client, by its token's subject or its address, may make
-    /// in a window. None: no limit.
+    /// `limits.publishes`: requests to `/publish` that one client, by its token's subject or its address, may make in a
+    /// window. Default: none, no limit.
     pub publishes: Option<u32>,
-    /// `limits.connections_per_address`: open connections of one address (for IPv6: of one /64). What comes through
-    /// a trusted proxy counts for the address that the proxy names, WebSockets and event streams only. None: no
+    /// `limits.connections_per_address`: open connections of one address (for IPv6: of one /64). Connections through a
+    /// trusted proxy count for the address that the proxy names, WebSockets and event streams only. Default: none, no
     /// limit.
     pub connections_per_address: Option<u32>,
 }
@@ -56,7 +58,7 @@ impl Default for RateLimits {
 }
 
 impl RateLimits {
-    /// Whether messages are counted in dialects whose documents say nothing of it.
+    /// Returns whether messages are counted in dialects with documents that define no limits.
     pub(crate) fn count_messages(&self) -> bool {
         self.messages.is_some() || !self.message_kinds.is_empty()
     }
@@ -66,7 +68,7 @@ impl RateLimits {
         u32::try_from(ticks).unwrap_or(u32::MAX)
     }
 
-    /// How many messages of a kind, where the dialect's document has `usual` numbers: the default first.
+    /// Returns the limit of a kind of message. `usual` has the numbers of the dialect's document, the default first.
     fn of(&self, kind: &str, usual: KindLimits) -> Option<u32> {
         let set = self.message_kinds.iter().find(|(name, _)| name == kind).map(|(_, max)| *max);
         let told = || usual.iter().find(|(name, _)| *name == kind).map(|(_, max)| *max);
@@ -75,7 +77,7 @@ impl RateLimits {
     }
 }
 
-/// A bucket: what was taken since its window began.
+/// Bucket: the number taken since its window began.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
     since: u32,
@@ -83,7 +85,7 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// Takes one; else the ticks until the next window.
+    /// Takes one, or returns the ticks until the next window.
     fn take(&mut self, tick: Tick, window: u32, max: u32) -> Result<(), u32> {
         let tick = tick as u32;
         let passed = tick.wrapping_sub(self.since);
@@ -98,15 +100,15 @@ impl Bucket {
     }
 }
 
-/// A client's buckets: one for each kind of message it has sent, and one for those that were refused. Kinds are the
-/// dialect's own words, so there are few.
+/// Buckets of a client: one for each kind of message it has sent, and one for refused ones. Kinds are the dialect's own
+/// words, so there are few.
 #[derive(Debug, Default)]
 pub(crate) struct Buckets {
     kinds: SmallVec<[(Cow<'static, str>, Bucket); 2]>,
     refused: Bucket,
 }
 
-/// A client's buckets as another process takes them over: ticks since a window began, and what was taken in it.
+/// Buckets of a client on their way to another process: ticks since a window began, and the number taken in it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedBuckets {
     kinds: Vec<(String, u32, u32)>,
@@ -132,13 +134,13 @@ impl Buckets {
     }
 }
 
-/// A message over its limit.
+/// Message over its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limited {
     pub(crate) max: u32,
     pub(crate) window_seconds: u64,
     pub(crate) retry_seconds: u64,
-    /// It was one too many even for a limited client.
+    /// Whether the client has had too many refused messages.
     pub(crate) is_last: bool,
 }
 
@@ -146,7 +148,7 @@ fn seconds(ticks: u32) -> u64 {
     (u64::from(ticks) * TICK_MS).div_ceil(1000)
 }
 
-/// Takes a message of this kind from a client, whose buckets are made with its first message that is counted.
+/// Counts a message of this kind from a client. Its buckets are made with its first message that is counted.
 pub(crate) fn admit(
     buckets: &mut Option<Box<Buckets>>,
     limits: &RateLimits,
@@ -169,15 +171,15 @@ pub(crate) fn admit(
     })
 }
 
-/// Buckets by whoever asks, of those that asked lately.
+/// Buckets of recent callers.
 #[derive(Debug)]
 pub(crate) struct Callers<K> {
     buckets: HashMap<K, Bucket>,
-    /// For all that have no room of their own.
+    /// Bucket of all callers without room for their own.
     others: Bucket,
 }
 
-/// Callers that are told apart; beyond, they share one bucket.
+/// Maximum number of callers with a bucket of their own. Further ones share one bucket.
 const CALLERS_MAX: usize = 10_000;
 
 impl<K> Default for Callers<K> {
@@ -187,7 +189,7 @@ impl<K> Default for Callers<K> {
 }
 
 impl<K: Hash + Eq> Callers<K> {
-    /// Takes one call; else the seconds until the next window.
+    /// Counts one call, or returns the seconds until the next window.
     pub(crate) fn admit(&mut self, who: K, tick: Tick, window: Duration, max: u32) -> Result<(), u64> {
         let window = RateLimits { window, ..RateLimits::default() }.window_ticks();
         if self.buckets.len() >= CALLERS_MAX && !self.buckets.contains_key(&who) {
@@ -200,7 +202,7 @@ impl<K: Hash + Eq> Callers<K> {
     }
 }
 
-/// What counts as one address: an IPv6 host has a whole /64 to choose from.
+/// Returns the address that counts: an IPv6 host can choose among a whole /64.
 pub(crate) fn address_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
@@ -215,7 +217,7 @@ pub(crate) fn address_key(address: IpAddr) -> IpAddr {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Addresses(Arc<Mutex<HashMap<IpAddr, u32>>>);
 
-/// One connection of an address; while it lives, it counts.
+/// Count of one connection of an address. Dropping it subtracts it.
 #[derive(Debug)]
 pub(crate) struct Counted {
     all: Addresses,
@@ -223,7 +225,7 @@ pub(crate) struct Counted {
 }
 
 impl Addresses {
-    /// Counts one more, if there may be more.
+    /// Counts one more connection, if the limit allows it.
     pub(crate) fn enter(&self, address: IpAddr, max: u32) -> Option<Counted> {
         let mut counts = lock(&self.0);
         if counts.get(&address).copied().unwrap_or_default() >= max {

@@ -1,7 +1,8 @@
-//! Where a subscription began, so that a past which is asked for beside it has what it did not bring, and no event twice.
+//! Tracks where a subscription began, so that a past that the client asks for later contains the events that other
+//! subscriptions did not deliver, and no event twice.
 //!
-//! Invariant: a client got every event that a subscription matches from the place where that began, live or as its past, or
-//! was told a gap in its place.
+//! Invariant: from the place where a subscription began, the client got every event that it matches, live or from the
+//! past, or a gap notice instead.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,10 +10,10 @@ use std::str::FromStr;
 use crate::event::{Event, EventId, ParseEventIdError, Position, Sequence};
 use crate::filter::Filter;
 
-/// The place from which on a client got all that a subscription matches.
+/// Place from which on a client got all events that a subscription matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Began {
-    /// On a bus of one shard, as most are: in place, for there is one for each client.
+    /// Place on a bus of one shard, which most are. It is stored inline, because each client has one.
     One {
         epoch: u64,
         next: Sequence,
@@ -20,16 +21,16 @@ pub(crate) enum Began {
     Several(Box<Position>),
 }
 
-/// What a client's other subscription brought it.
+/// Events that another subscription of a client delivered.
 #[derive(Clone, Debug)]
 pub(crate) struct Brought {
     pub(crate) filter: Filter,
-    /// `None`: nobody knows what it brought of the past, so it may be anything.
+    /// Place where the subscription began; `None` if it is unknown which past events it delivered.
     pub(crate) began: Option<Began>,
 }
 
 impl Brought {
-    /// Whether it brought this event, by the definition.
+    /// Returns whether the subscription delivered this event, by the definition.
     #[cfg(test)]
     pub(crate) fn has(&self, event: &Event) -> bool {
         self.filter.matches(event) && Began::covers(self.began.as_ref(), event)
@@ -46,12 +47,12 @@ impl From<Position> for Began {
 }
 
 impl Began {
-    /// Returns one that brought what is live behind this place alone; no event where the log was not reached yet.
+    /// Returns a place that covers live events after `position` only; no events if the log was not reached yet.
     pub(crate) fn from_here(position: Option<Position>) -> Self {
         position.map_or(Self::One { epoch: u64::MAX, next: Sequence::MAX }, Self::from)
     }
 
-    /// The epoch, and the next sequence of a shard.
+    /// Returns the epoch, and the next sequence of a shard.
     fn of(&self, shard: u16) -> (u64, Sequence) {
         match self {
             Self::One { epoch, next } => (*epoch, *next),
@@ -62,14 +63,15 @@ impl Began {
         }
     }
 
-    /// Whether a subscription that began here brought an event that it matches; one of which that is not known did.
+    /// Returns whether a subscription that began here delivered an event that it matches. If the place is unknown, it
+    /// did.
     pub(crate) fn covers(began: Option<&Self>, event: &Event) -> bool {
         let (Some(began), Some(id)) = (began, event.id()) else { return true };
         let (epoch, next) = began.of(id.shard);
         (id.epoch, id.sequence) >= (epoch, next)
     }
 
-    /// Moves the place back in one shard: what is behind `after` was brought too.
+    /// Moves the place back in one shard: the events after `after` were delivered too.
     pub(crate) fn reach_back(&mut self, after: EventId) {
         let behind = after.next_sequence();
         match self {
@@ -78,7 +80,7 @@ impl Began {
                 let is_earlier = after.epoch < position.epoch;
                 let is_same = after.epoch == position.epoch;
                 if let Some(next) = position.sequences.get_mut(usize::from(after.shard)) {
-                    // A position has one epoch: of an earlier life, all of this one is behind.
+                    // A position has one epoch: everything of this epoch comes after an earlier one.
                     *next = if is_earlier {
                         0
                     } else if is_same {
@@ -91,7 +93,7 @@ impl Began {
         }
     }
 
-    /// The place of two from which on one of them at least brought everything that both match.
+    /// Returns the place from which on at least one of two subscriptions delivered everything that both match.
     pub(crate) fn earlier(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         let (mut one, other) = (one?, other?);
         match (&mut one, &other) {

@@ -1,4 +1,4 @@
-//! What a connection is given by its loop for the time of one call.
+//! The access that a loop gives to a connection for the time of one call.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::server::rng::Rng;
 use crate::server::shared::Shared;
 use crate::server::tick::Tick;
 
-/// Facts about a loop that a connection asks for. They are made when they are asked for: most input needs none.
+/// Facts about a loop that a connection may need. They are computed on demand: most input needs none.
 pub(crate) trait LoopView {
     /// Returns the loop's position on the bus, to resume from; `None` before it reached the engine's log.
     fn position(&self) -> Option<Position>;
@@ -29,7 +29,7 @@ pub(crate) trait LoopView {
     fn peer(&self) -> Option<IpAddr>;
 }
 
-/// The view of a connection without a loop: it knows nothing.
+/// View of a connection without a loop. It knows nothing.
 #[cfg(any(test, fuzzing))]
 pub(crate) struct NoLoop;
 

@@ -1,6 +1,6 @@
-//! The vocabulary between a connection and its loop: what a connection asks for, as values.
+//! Effects: the requests of a connection to its loop, as values.
 //!
-//! Always: effects are done in the order in which they were asked for.
+//! Always: effects are executed in the order in which they were requested.
 
 use std::fmt;
 

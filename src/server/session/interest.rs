@@ -1,9 +1,9 @@
-//! What a client is subscribed to, and how a change of it becomes a change of its interest.
+//! A client's subscriptions, and how a change of them becomes a change of its interest.
 //!
 //! Invariants:
-//! - The filters of one subscription stand one behind the other, under one name; names are told apart by a hash first.
-//! - A change costs a look at each subscription, about three instructions, and the work of what changed.
-//! - A filter that two subscriptions want is wanted until both are gone.
+//! - The filters of one subscription are adjacent and share its name. Names are compared by a hash first.
+//! - A change costs a look at each subscription, about three instructions, and the work for those that changed.
+//! - A filter of two subscriptions remains in the interest until both are gone.
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -27,7 +27,7 @@ use crate::event::EventId;
 use crate::feed::{Change, Conflation, LagPolicy};
 use crate::filter::{Filter, saved as saved_filter};
 
-/// A subscription's name: the client's own, or one that is not worth an allocation.
+/// Name of a subscription: the client's own, or a number, which needs no allocation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Name {
     Given(Box<str>),
@@ -42,7 +42,7 @@ impl Name {
         }
     }
 
-    /// The number that it stands for, whoever gave it.
+    /// Returns the number that the name stands for, whether the client or the server chose it.
     fn number(&self) -> Option<u32> {
         match self {
             Self::Given(name) => number_of(name),
@@ -51,12 +51,12 @@ impl Name {
     }
 }
 
-/// The number in a name of the form that the server gives.
+/// Returns the number in a name of the form that the server gives.
 fn number_of(name: &str) -> Option<u32> {
     name.strip_prefix("sub-")?.parse().ok()
 }
 
-/// What finds a name: a hash of it, or of the number that it stands for.
+/// Returns a hash of a name, or of the number that it stands for, to find the name by.
 fn called(name: &str) -> u32 {
     match number_of(name) {
         Some(number) => hash(&number.to_le_bytes()) as u32,
@@ -64,7 +64,7 @@ fn called(name: &str) -> u32 {
     }
 }
 
-/// The name that stands for all subscriptions when they are to go. None can have it.
+/// Name that stands for all subscriptions in an unsubscribe. No subscription can have it.
 pub(super) const ALL: &str = "*";
 
 impl fmt::Display for Name {
@@ -76,45 +76,44 @@ impl fmt::Display for Name {
     }
 }
 
-/// One filter of a subscription; one that wants either of several things has as many, one behind the other
-/// under one name.
+/// One filter of a subscription. A subscription with alternatives has several filters, adjacent and with the same name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Subscription {
     pub(super) name: Name,
     #[serde(flatten, with = "saved_filter::flat")]
     pub(super) filter: Filter,
     pub(super) on_lag: OnLag,
-    /// Where it began; `None` where nobody knows what it brought of the past.
+    /// Place where it began; `None` if it is unknown which past events it delivered.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "portable::text::option")]
     pub(super) began: Option<Began>,
-    /// What finds it among a thousand: a hash of its name.
+    /// Hash of the name, to find it among a thousand.
     #[serde(skip)]
     pub(super) called: u32,
-    /// What the filter costs to hold; see [`Filter::weight`].
+    /// Cost to hold the filter; see [`Filter::weight`].
     #[serde(skip)]
     pub(super) weight: u32,
-    /// A hash of the filter as it became interest.
+    /// Hash of the filter in the client's interest.
     #[serde(skip)]
     pub(super) wish: u64,
 }
 
-/// A hash whose seed no client knows: two meet by chance, once in 2^64.
+/// Hashes with a seed that no client knows: two values collide by chance, once in 2^64.
 fn hash(bytes: &[u8]) -> u64 {
     static STATE: OnceLock<RandomState> = OnceLock::new();
     STATE.get_or_init(RandomState::default).hash_one(bytes)
 }
 
-/// A filter as it is or was interest, which a change of the subscriptions touches.
+/// Filter of the interest, before or after a change of the subscriptions, that the change affects.
 pub(super) struct Touched {
     pub(super) wish: u64,
     pub(super) filter: Filter,
-    /// The least that was left out of it, and is to be.
+    /// Least conflation of the filter before the change, and after it.
     pub(super) was: Option<Conflation>,
     pub(super) to: Option<Conflation>,
 }
 
 impl Session {
-    /// The name that a subscription is to have. A number that the server gives is none that a client has given.
+    /// Returns the name for a new subscription. A number from the server never equals one that a client has given.
     fn name(&self, subscribe: &Subscribe) -> Name {
         if let Some(id) = &subscribe.subscription_id {
             return Name::Given(id.as_str().into());
@@ -135,7 +134,7 @@ impl Session {
         Name::Numbered(free)
     }
 
-    /// Where what has this name is: its filters stand one behind the other.
+    /// Returns the range of the filters with this name. They are adjacent.
     pub(super) fn named(&self, id: &str) -> Range<usize> {
         let called = called(id);
         let is = |s: &Subscription| s.called == called && s.name.is(id);
@@ -144,7 +143,7 @@ impl Session {
         first..first + count
     }
 
-    /// Whether it could be taken, in place of what is in `replaced`.
+    /// Checks that a subscription is allowed, if it replaces those in `replaced`.
     fn check(
         &self,
         subscribe: &Subscribe,
@@ -187,7 +186,7 @@ impl Session {
         self.check_weight(subscribe, cx)
     }
 
-    /// Takes a subscription, and answers the message that asked for it, if one did.
+    /// Adds a subscription, and responds to the message that requested it, if there is one.
     pub(super) fn subscribe(
         &mut self,
         subscribe: Subscribe,
@@ -216,13 +215,13 @@ impl Session {
                 }
                 None => PastReport::of(&id),
             };
-            // Before the interest changes, so that what is live comes behind it.
+            // Before the interest changes, so that live events come after the past.
             let brought =
                 |s: &Subscription| Brought { filter: self.narrow(&s.filter), began: s.began.clone() };
             let except = if self.subscriptions.is_empty() || !own_past {
                 self.subscriptions.iter().map(brought).collect()
             } else {
-                // The others have nothing to do with it but what is live from here on.
+                // The other subscriptions only deliver live events from here on.
                 vec![Brought { filter: Filter::new(), began: Some(Began::from_here(cx.view.position())) }]
             };
             let (encoding, filter) = (self.encoding, self.narrow(filter));
@@ -257,14 +256,14 @@ impl Session {
         Ok(())
     }
 
-    /// The past that the newest subscription asked for begins behind these places.
+    /// Notes that the past of the newest subscription begins after these places.
     pub(crate) fn past_begins(&mut self, places: impl Iterator<Item = EventId>) {
         if let Some(began) = self.subscriptions.last_mut().and_then(|newest| newest.began.as_mut()) {
             places.for_each(|place| began.reach_back(place));
         }
     }
 
-    /// Notes that what any subscription matches behind these places comes again.
+    /// Notes that everything after these places that the subscriptions match comes again.
     pub(crate) fn refill_begins(&mut self, places: impl Iterator<Item = EventId>) {
         let places: SmallVec<[EventId; 1]> = places.collect();
         for began in self.subscriptions.iter_mut().filter_map(|s| s.began.as_mut()) {
@@ -272,7 +271,7 @@ impl Session {
         }
     }
 
-    /// Drops these subscriptions; what they were as interest.
+    /// Removes these subscriptions. Returns their filters in the interest.
     pub(super) fn forget(&mut self, which: Range<usize>, cx: &Context<'_>) -> Vec<Touched> {
         let narrowed = self.grant().is_some();
         let gone: SmallVec<[Subscription; 1]> = self.subscriptions.drain(which).collect();
@@ -297,7 +296,7 @@ impl Session {
         gone.iter().map(touched).collect()
     }
 
-    /// Hashes the names and wishes of all subscriptions, and weighs them.
+    /// Computes the hashes and weights of all subscriptions.
     pub(super) fn mark_all(&mut self) {
         for at in 0..self.subscriptions.len() {
             let wish = hash(self.narrow(&self.subscriptions[at].filter).bytes());
@@ -306,19 +305,19 @@ impl Session {
         }
     }
 
-    /// Has the loop deliver what the client is subscribed to, all at once.
+    /// Has the loop set the client's whole interest at once.
     pub(super) fn tell_interest(&self, cx: &mut Context<'_>) {
         if cx.config.presence.is_on() {
-            // Who asks next who is there finds itself among them.
+            // A presence query right after this must already include the client.
             cx.hold_input();
         }
         let wishes = self.subscriptions.iter().map(|s| (self.narrow(&s.filter), s.on_lag)).collect();
         cx.effects.push(Effect::Interest { encoding: self.encoding, wishes });
     }
 
-    /// Tells the loop what of the client's interest is another now: `touched` is what was before, and the subscriptions
-    /// in `fresh` are what came for it, of which the newest `added` are new. Costs a look at each subscription, and
-    /// what changed.
+    /// Tells the loop the change of the client's interest. `touched` has the affected filters before the change; the
+    /// subscriptions in `fresh` replace them, and the newest `added` of these are new. Costs a look at each
+    /// subscription, and the work for what changed.
     pub(super) fn tell_change(
         &mut self,
         mut touched: Vec<Touched>,
@@ -346,7 +345,7 @@ impl Session {
         });
         let mut lag_policy = LagPolicy::default();
         for (at, s) in self.subscriptions.iter().enumerate() {
-            // Most want the least.
+            // Most subscriptions have the least policy.
             if !matches!(s.on_lag, OnLag::DropOldest) {
                 lag_policy = lag_policy.max(LagPolicy::from(s.on_lag));
             }
@@ -357,7 +356,7 @@ impl Session {
             if let Some(found) = found
                 && !fresh.contains(&at)
             {
-                // Another subscription wants it, too, before and after.
+                // Another subscription wants the filter, before and after.
                 let (one, wants) = (&mut touched[found], Some(Conflation::from(s.on_lag)));
                 (one.was, one.to) = (least(one.was, wants), least(one.to, wants));
             }
@@ -366,13 +365,13 @@ impl Session {
         cx.budget.spend(u32::try_from(self.subscriptions.len() / 100).unwrap_or(u32::MAX));
         touched.retain(|touched| touched.was != touched.to);
         let change = |Touched { filter, was, to, .. }| Change { filter, was: was.is_some(), to };
-        // What comes goes before what leaves, so that what is in both is never let go of.
+        // Filters that are added come before those that are removed, so that a feed in both is never left.
         touched.sort_by_key(|touched| touched.to.is_none());
         let changes = touched.into_iter().map(change).collect();
         cx.effects.push(Effect::Change { encoding: self.encoding, lag_policy, changes, added });
     }
 
-    /// Keeps the loop's own filters in place of equal ones, in the newest `count` subscriptions.
+    /// Replaces filters of the newest `count` subscriptions by equal ones that the loop holds.
     pub(crate) fn share_filters<'a>(&mut self, count: usize, held: impl Fn(&Filter) -> Option<&'a Filter>) {
         for subscription in self.subscriptions.iter_mut().rev().take(count) {
             if let Some(same) = held(&subscription.filter) {

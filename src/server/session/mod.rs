@@ -1,8 +1,10 @@
 //! A WebSocket client's subscriptions and requests, whatever its dialect.
 //!
-//! Imports `dialect`, `filter`, `event`. Always: dialects read and write, this decides; what a client may see, may
-//! publish and may ask how often is asked of its [`Rights`], in one place each; what it asked for is kept as it
-//! was asked, and narrowed to its grant where it becomes interest; a fault ends no session.
+//! Always:
+//! - Dialects parse and format; the session decides.
+//! - [`Rights`] has one place for each question about what a client may see, publish, and how often it may ask.
+//! - Subscriptions are kept as the client requested them, and narrowed to its grant in its interest.
+//! - A fault does not end the session.
 
 pub(super) mod began;
 pub(crate) mod context;
@@ -38,71 +40,71 @@ use interest::{ALL, Subscription};
 use unfinished::{Narrowing, Unfinished};
 use weight::Weight;
 
-/// Whether the connection goes on.
+/// Continuation of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Flow {
     On,
-    /// The last words are said.
+    /// The final bytes are written; the connection closes.
     Over,
 }
 
-/// What one client subscribed to. Small, for there is one for each client: most have one subscription, and
-/// nothing of their own besides.
+/// Subscriptions of one client. The struct is small because each client has one: most have one subscription and no
+/// [`Own`] state.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
     subscriptions: SmallVec<[Subscription; 1]>,
-    /// Numbers the subscriptions that came without an id.
+    /// Number of the last subscription without an id.
     unnamed: u32,
     encoding: Encoding,
     own: Option<Box<Own>>,
 }
 
-/// What few clients have.
+/// State that few clients have.
 #[derive(Debug, Default)]
 struct Own {
     place: Place,
-    /// It published, and does not hear itself.
+    /// Whether the client published and must not receive its own events.
     is_deaf_to_itself: bool,
     rights: Rights,
-    /// What its subscriptions take, where they are two or more.
+    /// Memory of the subscriptions, if there are two or more.
     weight: Weight,
-    /// Work that it has begun and not ended. It is not read meanwhile.
+    /// Work begun and not finished. The client is not read meanwhile.
     unfinished: Option<Unfinished>,
-    /// The place that it was told last, where places are sealed for it.
+    /// Last place that was sent to the client, if its places are sealed.
     told: Option<Told>,
 }
 
-/// A sealed place that a client was told.
+/// Sealed place that was sent to a client.
 #[derive(Debug)]
 struct Told {
     place: Since,
-    /// When it was told first.
+    /// Tick when it was first sent.
     at: Tick,
-    /// The client's own newest event then.
+    /// The client's own newest event at that time.
     newest: Option<EventId>,
 }
 
-/// How long a client with a narrowing grant is told one place while nothing of its own comes. It is renewed by the clock
-/// alone, so that its bytes do not say whether others published; and it is renewed, so that a quiet client does not
-/// come back to a place that the ring has left behind long ago. Ten seconds.
+/// Time that a client with a limited grant is sent the same place while it gets no events: ten seconds. The clock alone
+/// renews the place, so that its bytes do not show whether others published. It is renewed so that a quiet client does
+/// not return to a place that the ring dropped long ago.
 const TOLD_TICKS: Tick = 100;
 
-/// Abilities of this server that older ones lack, or that a client must not ask of one that can't. A server without
-/// such a list has none of it.
+/// Abilities of this server that older ones lack, or that a client must not request from a server without them. A
+/// server without this list has none.
 const CAPABILITIES: [&str; 5] = ["filter", "history_end", "lean", "own_past", "refill"];
 
-/// Instructions for a byte of a message of which the type alone is read.
+/// Instructions for one byte of a message that is parsed for its type only.
 const GLANCE_INSTRUCTIONS: usize = 12;
 
-/// Instructions for a byte of what a stranger says, which may be all brackets.
+/// Instructions for one byte of a message from a client without a token, which may be all brackets.
 const STRANGER_INSTRUCTIONS: usize = 28;
 
-/// Instructions for a byte of a message that is read: up to 70 where it is all short numbers.
+/// Instructions for one byte of a message that is parsed: up to 70 if it is all short numbers.
 const READ_INSTRUCTIONS: usize = 45;
 
 impl Session {
-    /// Starts with what the path, the query and what the client showed say.
+    /// Opens a session with the parameters of the path and the query, and the client's credentials.
     pub(crate) fn open(opening: Opening, grant: Option<Arc<Grant>>, cx: &mut Context<'_>) -> Self {
         let Opening { encoding, subscribe, place } = opening;
         let rights = Rights::new(grant, cx);
@@ -125,14 +127,14 @@ impl Session {
         session
     }
 
-    /// Begins what its path says.
+    /// Adds the subscription of the path.
     fn subscribe_unasked(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) {
         if let Err(error) = self.subscribe(subscribe, None, cx) {
             self.fail(&error, &Asked::Silent, cx);
         }
     }
 
-    /// Its number, where its dialect tells clients apart.
+    /// Returns the client's number, in dialects that tell clients apart.
     pub(crate) fn client(&self) -> u64 {
         self.own.as_deref().map_or(0, |own| own.place.client)
     }
@@ -141,7 +143,7 @@ impl Session {
         self.own.as_deref().map(|own| &own.rights)
     }
 
-    /// The grant that it has shown a token for.
+    /// Returns the grant of the client's token.
     pub(crate) fn grant(&self) -> Option<&Grant> {
         self.rights()?.grant()
     }
@@ -150,7 +152,7 @@ impl Session {
         self.rights().is_some_and(Rights::is_locked)
     }
 
-    /// What of a filter becomes interest.
+    /// Returns the part of a filter that becomes interest.
     fn narrow(&self, filter: &Filter) -> Filter {
         self.rights().map_or_else(|| filter.clone(), |rights| rights.narrow(filter))
     }
@@ -159,8 +161,8 @@ impl Session {
         self.encoding
     }
 
-    /// Takes one message. Before the client has shown a token, and where messages are counted, the type is read first,
-    /// and the rest only of what may come.
+    /// Handles one message. Before the client has shown a token, and if messages are counted, the type is parsed first,
+    /// and the rest only if the message is admitted.
     pub(crate) fn message(&mut self, message: Incoming<'_>, cx: &mut Context<'_>) -> Flow {
         let protocol = self.encoding.protocol();
         let is_locked = self.is_locked();
@@ -168,7 +170,7 @@ impl Session {
         if is_locked || is_counted {
             let most = cx.config.glance_limits(is_locked);
             let said = protocol.glance(message, most);
-            // A longer one is not looked at; a compressed one is charged for what it may come to.
+            // A longer message is not parsed. A compressed one is charged for its maximum length.
             let looked_at = match message {
                 _ if message.len() > most => 0,
                 Incoming::Binary(_) => most,
@@ -212,7 +214,7 @@ impl Session {
         Flow::On
     }
 
-    /// Answers a client that has shown no token yet: it may show one, and ask whether the server is there.
+    /// Handles a message of a client without a token: it may show one, or ask whether the server is there.
     fn hear_stranger(&mut self, said: ClientMessage, cx: &mut Context<'_>) -> Flow {
         let ClientMessage { asked, command, .. } = said;
         let is_strict = self.encoding.protocol().refuse(&Refusal::NoToken).is_some();
@@ -233,7 +235,7 @@ impl Session {
         Flow::On
     }
 
-    /// Whether this client may send one more message of this kind now.
+    /// Counts a message, and refuses it if it is over the client's limit.
     fn admit_message(&mut self, kind: &'static str, cx: &Context<'_>) -> Result<(), Limited> {
         let protocol = self.encoding.protocol();
         if !cx.config.limits.count_messages() && protocol.usual_limits().is_empty() {
@@ -246,7 +248,7 @@ impl Session {
         let saw = self.rights().and_then(Rights::sees).cloned();
         let unlocked = match &mut self.own {
             Some(own) => own.rights.unlock(token, cx),
-            // Nobody need show one, so any is good.
+            // Without authentication any token is accepted.
             None => Ok(None),
         };
         match unlocked {
@@ -256,7 +258,7 @@ impl Session {
                 let next = if saw == sees { self.subscriptions.len() } else { 0 };
                 let saw = saw.unwrap_or_default();
                 if next > 0 {
-                    // It sees the same, and may be somebody else.
+                    // The client sees the same events, but may be another user.
                     self.tell_change(Vec::new(), 0..0, 0, cx);
                 }
                 self.begin_narrowing(Narrowing { saw, next, asked, waiting }, cx);
@@ -271,7 +273,7 @@ impl Session {
         }
     }
 
-    /// It may no longer see what it asked for: says so, in the dialect's words.
+    /// Tells the client, in its dialect, that it may no longer see its events.
     pub(crate) fn denied(&self, why: Denied, cx: &mut Context<'_>) {
         let text = why.to_string();
         self.reply(&Reply::Error(&ClientError::new(why.code(), text.as_str())), &Asked::Silent, cx);
@@ -280,7 +282,7 @@ impl Session {
         cx.send(ws::close_frame(code, &reason));
     }
 
-    /// Has its loop look again when its time is up, where that is before the next heartbeat.
+    /// Has the loop call the timer when the client's time is up, if that is before the next heartbeat.
     fn look_in_time(&self, cx: &mut Context<'_>) {
         let Some(rights) = self.rights() else { return };
         if let Some(at) = rights.deadline(cx).or_else(|| rights.expiry(cx)) {
@@ -288,7 +290,7 @@ impl Session {
         }
     }
 
-    /// Lets the client go, if that is what its dialect does then.
+    /// Refuses a client. Closes the connection if its dialect does so for this reason.
     fn refuse(&self, why: &Refusal, cx: &mut Context<'_>) -> Flow {
         cx.shared.metrics.fault(match why {
             Refusal::NoToken => Denied::Missing.label(),
@@ -304,7 +306,7 @@ impl Session {
         }
     }
 
-    /// Looks whether it had to say something by now; the tick to look again at.
+    /// Runs the timer. Returns the tick to run it again.
     pub(crate) fn timer(&self, cx: &mut Context<'_>) -> (Flow, Option<Tick>) {
         let Some(rights) = self.rights() else { return (Flow::On, None) };
         match rights.deadline(cx) {
@@ -321,7 +323,7 @@ impl Session {
         }
     }
 
-    /// The server goes: where the protocol has a message for it, says when to come back.
+    /// Tells the client when to reconnect, if its protocol has a message for that.
     pub(crate) fn reconnect(&self, delay_ms: u64, cx: &mut Context<'_>) {
         self.reply(&Reply::Reconnect(delay_ms), &Asked::default(), cx);
     }
@@ -348,7 +350,7 @@ impl Session {
         self.reply_at(None, reply, asked, cx);
     }
 
-    /// Answers, and says where the client stands behind the answer.
+    /// Responds, with the client's place after the response.
     fn reply_at(&self, place: Option<Since>, reply: &Reply<'_>, asked: &Asked, cx: &mut Context<'_>) {
         let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: place };
         if let Some(frame) = self.encoding.protocol().reply(reply, asked, stamp) {
@@ -357,8 +359,8 @@ impl Session {
         }
     }
 
-    /// Returns where the client stands. One that must show a token is told nothing. `is_new`: it asked for something new,
-    /// so an earlier place will not do.
+    /// Returns the place to send to the client; none while it must show a token. `is_new` says that the client
+    /// requested something new, so an earlier place will not do.
     fn place(&mut self, is_new: bool, cx: &mut Context<'_>) -> Option<Since> {
         let grant = self.grant();
         if self.is_locked() {
@@ -383,7 +385,7 @@ impl Session {
     fn obey(&mut self, command: Command, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
         match command {
             Command::Subscribe(subscribe) => {
-                // The answer stands between what was owed before and what comes from here on.
+                // The response goes between the events pending before and those after the change.
                 self.subscribe(*subscribe, Some(asked), cx)
             }
             Command::Unsubscribe { subscription_id, strict } => {
@@ -437,13 +439,13 @@ impl Session {
         }
     }
 
-    /// Has all that its subscriptions match behind a place come again, in order, before what is live.
+    /// Has everything after a place that the subscriptions match come again, in order, before live events.
     fn refill(&self, since: Since, cx: &mut Context<'_>) {
         if self.subscriptions.is_empty() {
             return;
         }
         let filters: Vec<Filter> = self.subscriptions.iter().map(|s| self.narrow(&s.filter)).collect();
-        // About 50 instructions for each, to be copied.
+        // About 50 instructions for each copy.
         cx.budget.spend(u32::try_from(filters.len() / 16 + 1).unwrap_or(u32::MAX));
         cx.effects.push(Effect::Refill { encoding: self.encoding, filters, since });
         cx.hold_input();
@@ -451,7 +453,7 @@ impl Session {
 
     fn publish(&self, event: Complete, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
         if let Some(rights) = self.rights() {
-            // About 60 instructions for each pattern of a token that the event is held against.
+            // About 60 instructions for each pattern of a token that the event is matched against.
             cx.budget.spend(u32::try_from(rights.patterns() / 16).unwrap_or(u32::MAX));
             rights.may_publish(&event)?;
         }
@@ -470,7 +472,7 @@ impl Session {
         Ok(())
     }
 
-    /// From here on it gets nothing from this source, which is its own.
+    /// Excludes events of this source, the client's own, from its subscriptions.
     fn close_ears(&mut self, source: &str, cx: &mut Context<'_>) {
         if let Some(own) = &mut self.own
             && !own.is_deaf_to_itself
@@ -485,7 +487,7 @@ impl Session {
         }
     }
 
-    /// The answer to a request, as JSON.
+    /// Returns the response to a request, as JSON.
     fn request(&self, action: &str, cx: &mut Context<'_>) -> Result<String, ClientError> {
         let answer = match action {
             "subscription_count" => json!({ "count": self.subscriptions.len() }),
@@ -508,7 +510,7 @@ impl Session {
         Ok(answer.to_string())
     }
 
-    /// The client is going.
+    /// Ends the session's subscriptions, because the connection closes.
     pub(crate) fn leave(&mut self, cx: &mut Context<'_>) {
         let mut filters = self.subscriptions.iter().map(|s| &s.filter);
         self.observe(Observed::Left { filters: &mut filters }, cx);

@@ -1,56 +1,57 @@
-//! Reports to a client about a past that it asked for: in the answer to its subscribe where the past begins, and behind
-//! the last event that it is over.
+//! Reports to a client about a past that it requested: where the past begins, in the response to its subscribe, and
+//! that it is over, after its last event.
 //!
 //! Invariants:
-//! - The answer comes before the first event of the past, and its end behind the last one.
-//! - The answer is given once. It waits until it is known where the past begins, but never for an engine's log.
+//! - The response comes before the first event of the past, and the end after the last one.
+//! - There is one response. It waits until the start of the past is known, but never for an engine's log.
 
 use bytes::Bytes;
 
 use crate::dialect::{Asked, Encoding, PastEnd, PastStart, Reply, Stamp};
 use crate::event::Since;
 
-/// Where a replay starts.
+/// Start of a replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReplayFrom {
-    /// Behind this event, or from this position on.
+    /// After this event, or from this position on.
     After(Since),
-    /// At the newest so many that match.
+    /// At the newest matching events, this many.
     Newest(usize),
-    /// At the latest of each key.
+    /// At the latest event of each key.
     Snapshot,
-    /// The client named an event that no bus ever had.
+    /// At an event that no bus ever had.
     Unknown,
 }
 
-/// Words that are still to be said about one past.
+/// Pending reports about one past.
 #[derive(Debug, Default)]
 pub(crate) struct PastReport {
     /// Name of the subscription; empty for an event stream.
     name: Box<str>,
-    /// The subscribe that is not answered yet.
+    /// Subscribe without a response so far.
     unanswered: Option<Box<(Asked, Stamp)>>,
 }
 
 impl PastReport {
-    /// Returns one for a subscription whose subscribe is answered otherwise.
+    /// Returns the reports for a subscription with another response to its subscribe.
     pub(crate) fn of(name: &str) -> Self {
         Self { name: name.into(), unanswered: None }
     }
 
-    /// Returns one for a subscription whose subscribe it answers, with a stamp of when that was taken.
+    /// Returns the reports for a subscription, with the response to its subscribe. `stamp` is of the time when it was
+    /// accepted.
     pub(crate) fn answering(name: &str, asked: Asked, stamp: Stamp) -> Self {
         Self { name: name.into(), unanswered: Some(Box::new((asked, stamp))) }
     }
 
-    /// Returns the answer to the subscribe, where it is not given yet.
+    /// Returns the response to the subscribe, if it is still pending.
     pub(crate) fn answer(&mut self, encoding: Encoding, past: &PastStart) -> Option<Bytes> {
         let (asked, stamp) = *self.unanswered.take()?;
         let reply = Reply::Subscribed { id: &self.name, past: Some(past) };
         encoding.protocol().reply(&reply, &asked, stamp)
     }
 
-    /// Returns what says that the past is over.
+    /// Returns the report that the past is over.
     pub(crate) fn end(
         &self,
         encoding: Encoding,
@@ -61,7 +62,7 @@ impl PastReport {
         encoding.past_end(&PastEnd { subscription_id: &self.name, events, complete }, stamp)
     }
 
-    /// Returns the bytes that it holds beside its own struct.
+    /// Returns the heap memory of the reports, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         let asked = self
             .unanswered

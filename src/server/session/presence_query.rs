@@ -1,4 +1,4 @@
-//! The answer to a client that asks for the users of a channel.
+//! Response to a client that asks for the users of a channel.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::server::presence::{JOINED, event};
 use crate::server::shared::Shared;
 use crate::sync::lock;
 
-/// Lists a channel's users to a client that may see the events of their coming and going.
+/// Lists a channel's users to a client that may subscribe to the channel's presence events.
 pub(crate) fn answer(
     shared: &Shared,
     config: &Prepared,

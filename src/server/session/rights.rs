@@ -1,7 +1,8 @@
-//! What one client has shown of itself, and what it may do for it: its grant, and how often it asked.
+//! Rights of one client: its grant, and its rate limits.
 //!
-//! Imports `auth`, `limits`, `filter`. Always: a client that must show a token and has not sees nothing and
-//! publishes nothing; what one may see is asked here, before a filter becomes interest.
+//! Always:
+//! - A client that must show a token and has not sees nothing and publishes nothing.
+//! - These checks come before a filter becomes interest.
 
 use std::sync::Arc;
 
@@ -17,33 +18,33 @@ use crate::server::limits::rates;
 use crate::server::limits::rates::{Buckets, Limited, SavedBuckets};
 use crate::server::tick::{TICK_MS, Tick};
 
-/// A client's rights. The default is everything, as where nobody need show a token.
+/// Rights of a client. The default is everything, as without authentication.
 #[derive(Debug, Default)]
 pub(crate) struct Rights {
     grant: Option<Arc<Grant>>,
-    /// It must show a token, and came at this tick.
+    /// Tick when the client connected, if it must show a token and has not.
     locked: Option<Tick>,
-    /// What its path subscribed it to, until it has shown one.
+    /// Subscription of the path, which waits for the token.
     waiting: Option<Box<Subscribe>>,
     buckets: Option<Box<Buckets>>,
 }
 
-/// A client's rights as another process takes them over.
+/// Rights of a client on their way to another process.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SavedRights {
     grant: Option<SavedGrant>,
-    /// It must show a token, and has had so many ticks for it.
+    /// Ticks that the client has had to show a token, if it must and has not.
     locked: Option<Tick>,
     waiting: Option<SavedSubscribe>,
     buckets: Option<SavedBuckets>,
 }
 
-/// What a path subscribes to. What is of the past is not among it: no path of a dialect that waits asks for that.
+/// Subscription of a path. It has no past: no path of a dialect that waits for a token requests one.
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedSubscribe {
     subscription_id: Option<String>,
     filters: Vec<String>,
-    /// Exact forms of the filters; absent from a version that saved texts only.
+    /// Exact forms of the filters; absent in data of a version that saved texts only.
     #[serde(default)]
     exact: Vec<Option<Exact>>,
     history: Option<usize>,
@@ -90,8 +91,8 @@ impl Rights {
         }
     }
 
-    /// What a client of the process before this one may do here: no more than there, and what it showed must be
-    /// good here too.
+    /// Returns the rights of a predecessor's client in this process: no more than there, and only if its credentials
+    /// are valid here too.
     pub(crate) fn restored(saved: SavedRights, cx: &Context<'_>) -> Self {
         let grant = saved.grant.and_then(|grant| cx.shared.auth.restore(grant, cx.now));
         let must_show = grant.is_none() && !cx.shared.auth.is_open();
@@ -104,18 +105,18 @@ impl Rights {
         }
     }
 
-    /// Of a client that has shown what gives this grant, or nothing.
+    /// Returns the rights of a client with this grant, or without one.
     pub(crate) fn new(grant: Option<Arc<Grant>>, cx: &Context<'_>) -> Self {
         let must_show = grant.is_none() && !cx.shared.auth.is_open();
         Self { grant, locked: must_show.then_some(cx.tick), ..Self::default() }
     }
 
-    /// Whether they are anything else than everything.
+    /// Returns whether the rights are anything less than everything.
     pub(crate) fn are_special(&self) -> bool {
         self.grant.is_some() || self.locked.is_some()
     }
 
-    /// Whether it must show a token before anything else.
+    /// Returns whether the client must show a token before anything else.
     pub(crate) fn is_locked(&self) -> bool {
         self.locked.is_some()
     }
@@ -124,17 +125,17 @@ impl Rights {
         self.grant.as_deref()
     }
 
-    /// The events that its holder may see, where a grant says which.
+    /// Returns the filter of the events that the client may see, if its grant has one.
     pub(crate) fn sees(&self) -> Option<&Filter> {
         self.grant.as_deref().map(Grant::filter)
     }
 
-    /// Keeps for later what the path asks for.
+    /// Keeps the subscription of the path for later.
     pub(crate) fn wait_with(&mut self, subscribe: Box<Subscribe>) {
         self.waiting = Some(subscribe);
     }
 
-    /// Takes a token: new rights in place of those before, and what waited for them.
+    /// Replaces the rights by those of a token. Returns the subscription that waited for it.
     pub(crate) fn unlock(
         &mut self,
         token: &str,
@@ -147,7 +148,7 @@ impl Rights {
         Ok(self.waiting.take())
     }
 
-    /// What of a filter becomes interest.
+    /// Returns the part of a filter that becomes interest.
     pub(crate) fn narrow(&self, filter: &Filter) -> Filter {
         match &self.grant {
             Some(grant) => grant.narrow(filter),
@@ -156,7 +157,7 @@ impl Rights {
         }
     }
 
-    /// Whether a filter names nothing that it may not see.
+    /// Checks that a filter names only values that the client may see.
     pub(crate) fn may_see(&self, filter: &Filter, spelled: bool) -> Result<(), ClientError> {
         match &self.grant {
             Some(grant) => may_see_spelled(grant, filter, spelled),
@@ -164,7 +165,7 @@ impl Rights {
         }
     }
 
-    /// Returns how many patterns an event that the client publishes may have to be held against.
+    /// Returns the maximum number of patterns that an event from the client is matched against.
     pub(crate) fn patterns(&self) -> usize {
         self.grant.as_ref().map_or(0, |grant| grant.patterns())
     }
@@ -178,7 +179,7 @@ impl Rights {
         allowed.map_err(|what| forbidden(&what))
     }
 
-    /// Takes one more message of this kind, if it may come now.
+    /// Counts a message of this kind, and refuses it if it is over the limit.
     pub(crate) fn admit_message(
         &mut self,
         kind: &'static str,
@@ -188,24 +189,24 @@ impl Rights {
         rates::admit(&mut self.buckets, &cx.config.limits, protocol.usual_limits(), kind, cx.tick)
     }
 
-    /// The tick by which it must have shown a token.
+    /// Returns the tick by which the client must have shown a token.
     pub(crate) fn deadline(&self, cx: &Context<'_>) -> Option<Tick> {
         self.locked.map(|since| since + cx.config.handshake_ticks())
     }
 
-    /// The tick at which its grant's time is up.
+    /// Returns the tick when the client's grant expires.
     pub(crate) fn expiry(&self, cx: &Context<'_>) -> Option<Tick> {
         expiry(self.grant()?, cx.tick, cx.now)
     }
 }
 
-/// The tick at which a grant's time is up; the present one if it is.
+/// Returns the tick when a grant expires; the present one if it has expired.
 pub(crate) fn expiry(grant: &Grant, tick: Tick, now: Timestamp) -> Option<Tick> {
     let left = grant.expires()?.saturating_mul(1_000_000).saturating_sub(now.0);
     Some(tick.saturating_add(u64::try_from(left).unwrap_or(0).div_ceil(TICK_MS * 1000)))
 }
 
-/// Whether a filter names nothing beyond a grant; else says what.
+/// Checks that a filter names only values within a grant. The error names the others.
 pub(crate) fn may_see(grant: &Grant, filter: &Filter) -> Result<(), ClientError> {
     may_see_spelled(grant, filter, false)
 }
@@ -225,7 +226,7 @@ fn forbidden(what: &str) -> ClientError {
 }
 
 impl Limited {
-    /// What the client is told.
+    /// Returns the error for the client.
     pub(crate) fn error(self, kind: &str) -> ClientError {
         let Self { max, window_seconds, retry_seconds, .. } = self;
         let text = format!(

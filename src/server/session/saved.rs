@@ -1,6 +1,7 @@
-//! A session as another process takes it over. Imports its parent.
-//! Always: what a client subscribed to, may do and has used up of its limits is the same in both; where the other
-//! process wants more of a client than this one did, the client has to show it first.
+//! A session on its way to another process.
+//!
+//! Always: a client's subscriptions, rights and used limits are the same in both processes. If the other process
+//! demands more credentials, the client has to show them first.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -12,7 +13,7 @@ use crate::dialect::{Observed, Observers};
 use crate::filter::Filter;
 use crate::server::tick::Tick;
 
-/// One client's subscriptions and rights.
+/// Subscriptions and rights of one client.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedSession {
     encoding: Encoding,
@@ -27,8 +28,8 @@ pub(crate) struct SavedSession {
     is_exact: bool,
 }
 
-/// Returns subscriptions whose filters were saved as texts, with filters made again from the dialect's record of the client:
-/// the texts have no form for every dialect's patterns.
+/// Returns subscriptions that were saved as texts, with filters rebuilt from the dialect's record of the client: the
+/// text form cannot express the patterns of every dialect.
 fn made_again(saved: Vec<Subscription>, kept: &[(String, Vec<Filter>)]) -> Vec<Subscription> {
     let mut all: Vec<Subscription> = Vec::with_capacity(saved.len());
     for subscription in saved {
@@ -90,7 +91,7 @@ impl Session {
         restored
     }
 
-    /// Asks for what it is subscribed to, once more.
+    /// Requests the events of the subscriptions again.
     pub(crate) fn resume(&self, cx: &mut Context<'_>) {
         if !self.subscriptions.is_empty() {
             self.tell_interest(cx);

@@ -1,8 +1,8 @@
-//! Work that a session has begun and not ended, because the turn's budget was spent: it goes on before the next message is read.
+//! Work of a session that the turn's budget interrupted. It goes on before the next message is read.
 //!
 //! Invariants:
-//! - The client is not read meanwhile, so there is one at a time, and nothing of the session changes behind its back.
-//! - Each step is charged, so that a client with many subscriptions does not hold its loop.
+//! - The client is not read meanwhile, so there is one such work at a time, and the session does not change during it.
+//! - Each step is charged, so that a client with many subscriptions does not block its loop.
 
 use super::context::Context;
 use super::interest::Touched;
@@ -11,41 +11,41 @@ use crate::dialect::{Asked, Reply, native};
 use crate::feed::Conflation;
 use crate::filter::Filter;
 
-/// Work on all subscriptions, some of which are done.
+/// Work on all subscriptions, of which some are done.
 #[derive(Debug)]
 pub(super) enum Unfinished {
     Narrowing(Narrowing),
     Listing(Listing),
 }
 
-/// A client that has shown another token, whose subscriptions are not all narrowed by it yet.
+/// Narrowing of all subscriptions by a new token.
 #[derive(Debug)]
 pub(super) struct Narrowing {
-    /// Filter of what it could see before.
+    /// Filter of the events that the client could see before.
     pub(super) saw: Filter,
-    /// Index of the first subscription that is still to be narrowed.
+    /// Index of the next subscription to narrow.
     pub(super) next: usize,
-    /// Message that has the token.
+    /// Message with the token.
     pub(super) asked: Asked,
     /// Subscription that waited for the token.
     pub(super) waiting: Option<Box<Subscribe>>,
 }
 
-/// A client that has asked what it is subscribed to.
+/// List of a client's subscriptions.
 #[derive(Debug)]
 pub(super) struct Listing {
     asked: Asked,
-    /// Index of the first subscription that is still to be written.
+    /// Index of the next subscription to write.
     next: usize,
-    /// Answer as far as it is written.
+    /// Response so far.
     text: String,
 }
 
-/// Instructions for a byte of a list of subscriptions.
+/// Instructions for one byte of a list of subscriptions.
 const LIST_INSTRUCTIONS: usize = 15;
 
 impl Unfinished {
-    /// Returns the bytes that it takes beside its own struct.
+    /// Returns the heap memory, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         match self {
             Self::Narrowing(narrowing) => narrowing.saw.held_bytes(),
@@ -55,12 +55,12 @@ impl Unfinished {
 }
 
 impl Session {
-    /// Returns whether it has to [`go_on`](Self::go_on) before it takes another message.
+    /// Returns whether [`go_on`](Self::go_on) must run before another message is read.
     pub(crate) fn is_busy(&self) -> bool {
         self.own.as_ref().is_some_and(|own| own.unfinished.is_some())
     }
 
-    /// Goes on with what is unfinished, as far as the budget reaches.
+    /// Continues unfinished work, as far as the budget allows.
     pub(crate) fn go_on(&mut self, cx: &mut Context<'_>) {
         let Some(own) = &mut self.own else { return };
         let left = match own.unfinished.take() {
@@ -71,13 +71,13 @@ impl Session {
         self.keep(left);
     }
 
-    /// Begins to narrow all subscriptions from `narrowing.next` on, and ends it if the budget reaches so far.
+    /// Starts to narrow all subscriptions from `narrowing.next` on. Finishes if the budget allows it.
     pub(super) fn begin_narrowing(&mut self, narrowing: Narrowing, cx: &mut Context<'_>) {
         let left = self.go_on_narrowing(narrowing, cx);
         self.keep(left);
     }
 
-    /// Begins to answer a `list_subscriptions`, and ends it if the budget reaches so far.
+    /// Starts to respond to a `list_subscriptions`. Finishes if the budget allows it.
     pub(super) fn begin_listing(&mut self, asked: Asked, cx: &mut Context<'_>) {
         let text = String::from(r#"{"subscriptions":["#);
         let left = self.go_on_listing(Listing { asked, next: 0, text }, cx);
@@ -90,10 +90,10 @@ impl Session {
         }
     }
 
-    /// Narrows some more subscriptions by the token that was shown last; what a client may see of what it asked for can
-    /// be another then. When all are, the token is acknowledged.
+    /// Narrows some more subscriptions by the new token, because it may change what the client sees of them.
+    /// Acknowledges the token after the last one.
     fn go_on_narrowing(&mut self, mut narrowing: Narrowing, cx: &mut Context<'_>) -> Option<Unfinished> {
-        /// Subscriptions in one effect, so that it is not begun with more than the turn can end.
+        /// Number of subscriptions in one effect. A larger one might take more than a turn.
         const AT_ONCE: usize = 16;
         while narrowing.next < self.subscriptions.len() {
             if cx.budget.is_spent() {
@@ -122,7 +122,7 @@ impl Session {
         None
     }
 
-    /// Writes some more subscriptions. When all are written, the list is sent.
+    /// Writes some more subscriptions. Sends the list after the last one.
     fn go_on_listing(&mut self, mut listing: Listing, cx: &mut Context<'_>) -> Option<Unfinished> {
         while let Some(s) = self.subscriptions.get(listing.next) {
             if cx.budget.is_spent() {

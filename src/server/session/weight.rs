@@ -1,4 +1,4 @@
-//! What a client's subscriptions take in memory, and how much they may.
+//! Memory of a client's subscriptions, and its limit.
 //!
 //! Always: a change costs as much as what changes, not as much as what the client holds.
 
@@ -6,26 +6,26 @@ use super::context::Context;
 use super::{Filter, Session, Subscription};
 use crate::dialect::{ClientError, ErrorCode, Subscribe};
 
-/// What each value or pattern of a filter takes in a loop's tables, about: a symbol or the nodes of a pattern, and its path in
-/// the index; measured with 1,000 filters of 256 values.
+/// Memory of a value or pattern in a loop's tables, in bytes, about: a symbol or the nodes of a pattern, and its path
+/// in the index. Measured with 1,000 filters of 256 values.
 const MEMBER_BYTES: usize = 128;
 
-/// Bytes that a condition on the payload takes there beside its values, about: the condition, its place under an anchor, and its
-/// filter's group.
+/// Memory of a condition on the payload in a loop's tables, in bytes, about, without its values: the condition, its
+/// place under an anchor, and its filter's group.
 const CONDITION_BYTES: usize = 320;
 
-/// Bytes that each key of its path takes, about: a node of the tree of fields.
+/// Memory of a key of its path, in bytes, about: a node of the tree of fields.
 const KEY_BYTES: usize = 128;
 
-/// What a subscription takes beside its filter, about: its class, its place in the index.
+/// Memory of a subscription without its filter, in bytes, about: its class, and its place in the index.
 const CLASS_BYTES: usize = 128;
 
-/// Bytes that subscriptions take.
+/// Memory of subscriptions, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Weight {
-    /// With what they take in the loop's tables: this is limited.
+    /// All, including the loop's tables. This is limited.
     pub(super) all: usize,
-    /// In the session alone. A filter that the loop's tables have too is counted there.
+    /// Memory in the session alone. A filter that is in the loop's tables too is counted there.
     pub(super) own: usize,
 }
 
@@ -33,7 +33,7 @@ impl Weight {
     fn of_filter(filter: &Filter) -> usize {
         let (conditions, keys) = filter.comparisons_count();
         let members = filter.members_count() * MEMBER_BYTES;
-        // A condition's bytes are kept twice.
+        // The bytes of a condition are stored twice.
         let twice = if conditions > 0 { filter.held_bytes() } else { 0 };
         CLASS_BYTES + filter.held_bytes() + twice + members + conditions * CONDITION_BYTES + keys * KEY_BYTES
     }
@@ -43,7 +43,7 @@ impl Weight {
             super::interest::Name::Given(name) => name.len() + 16,
             super::interest::Name::Numbered(_) => 0,
         };
-        // Where a grant narrows it, the tables have another filter.
+        // If a grant narrows the subscription, the tables have another filter.
         let filter = if narrowed { subscription.filter.held_bytes() } else { 0 };
         Self { all: name + Self::of_filter(&subscription.filter), own: name + filter }
     }
@@ -54,7 +54,7 @@ impl Session {
         self.grant().is_some()
     }
 
-    /// What the subscriptions take. The sum is kept from the second one on: most clients have one.
+    /// Returns the memory of the subscriptions. The sum is stored from the second one on: most clients have one.
     pub(super) fn weight(&self) -> Weight {
         match (self.subscriptions.len(), &self.own) {
             (2.., Some(own)) => own.weight,
@@ -70,7 +70,7 @@ impl Session {
         })
     }
 
-    /// Counts all subscriptions anew, after all of them changed.
+    /// Computes the sum again, after all subscriptions have changed.
     pub(super) fn recount(&mut self) {
         if self.subscriptions.len() > 1 {
             let weight = self.counted();
@@ -92,7 +92,7 @@ impl Session {
         }
     }
 
-    /// Takes subscriptions that went off the sum.
+    /// Subtracts removed subscriptions from the sum.
     pub(super) fn count_gone(&mut self, gone: Weight) {
         if let Some(own) = &mut self.own {
             let Weight { all, own: apart } = own.weight;
@@ -100,12 +100,12 @@ impl Session {
         }
     }
 
-    /// What one of the subscriptions takes.
+    /// Returns the memory of one subscription.
     pub(super) fn weight_of(subscription: &Subscription, narrowed: bool) -> Weight {
         Weight::of(subscription, narrowed)
     }
 
-    /// Bytes that the session takes beside its own struct.
+    /// Returns the heap memory of the session, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         let spilled = if self.subscriptions.spilled() {
             self.subscriptions.capacity() * size_of::<Subscription>()
@@ -119,13 +119,13 @@ impl Session {
         spilled + own + grant + unfinished + self.weight().own
     }
 
-    /// Bytes that the subscriptions take in the loop's tables, where nobody else wants the same.
+    /// Returns the memory of the subscriptions in the loop's tables, in bytes, if no other connection shares it.
     pub(crate) fn table_bytes(&self) -> usize {
         let Weight { all, own } = self.weight();
         all - own
     }
 
-    /// Whether there is room for what a client asks for, in place of nothing.
+    /// Checks that there is room for a new subscription.
     pub(super) fn check_weight(&self, subscribe: &Subscribe, cx: &Context<'_>) -> Result<(), ClientError> {
         let max = cx.config.subscription_bytes();
         let filters = std::iter::once(&subscribe.filter).chain(&subscribe.or);

@@ -1,9 +1,9 @@
-//! How the loops of a server stand still together while its clients are given away.
+//! The barrier at which the loops of a server stop together while its clients are handed over.
 //!
 //! Invariants:
-//! - Every loop that came to a muster leaves it by the decision, which its caller makes at a deadline at the latest, also
-//!   where the caller panics.
-//! - Between the packing and the decision no loop touches a socket.
+//! - Every loop that arrives at a barrier leaves it by the decision, which its caller makes by a deadline, even if the
+//!   caller panics.
+//! - Between packing and the decision no loop touches a socket.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,13 +15,13 @@ use serde_json::value::RawValue;
 
 use crate::sync::{Mutex, lock};
 
-/// Parcels that wait for the wire.
+/// Maximum number of parcels that wait to be sent.
 const PARCELS_MAX: usize = 128;
 
-/// What a loop gives.
+/// Item that a loop hands over.
 pub(crate) enum Parcel {
     Listener(OwnedFd),
-    /// A client as JSON, and its socket.
+    /// Client as JSON, and its socket.
     Client(Box<RawValue>, OwnedFd),
     Failed(io::Error),
 }
@@ -30,7 +30,7 @@ pub(crate) enum Parcel {
 enum Phase {
     Gathering,
     Packing,
-    /// Whether the clients are another's now.
+    /// Decided; `true` if the clients were handed over.
     Decided(bool),
 }
 
@@ -45,13 +45,13 @@ struct Inner {
     state: Mutex<State>,
     changed: Condvar,
     loops: usize,
-    /// When all of it ends, with or without a successor.
+    /// Deadline of the handover, with or without a successor.
     until: Instant,
-    /// Each loop takes one with it; who called the muster reads until all are gone.
+    /// Sender that each loop takes a clone of. The caller reads until all clones are gone.
     parcels: Mutex<Option<SyncSender<Parcel>>>,
 }
 
-/// Calls all loops together. The loops' handle.
+/// Loops' handle of a barrier that stops all loops.
 #[derive(Clone, Debug)]
 pub(crate) struct Muster(Arc<Inner>);
 
@@ -63,7 +63,7 @@ impl Muster {
         (Self(Arc::new(inner)), receiver)
     }
 
-    /// Waits until every loop stands still.
+    /// Waits until every loop has stopped. Blocks.
     pub(crate) fn wait_for_all(&self) -> io::Result<()> {
         let mut state = lock(&self.0.state);
         while state.arrived < self.0.loops {
@@ -82,14 +82,14 @@ impl Muster {
         self.0.changed.notify_all();
     }
 
-    /// Has the loops pack.
+    /// Has the loops pack their clients.
     pub(crate) fn pack(&self) {
         self.set(Phase::Packing);
     }
 
-    /// Tells the loops whether what they packed is another's now. The first decision counts.
+    /// Tells the loops whether their clients were handed over. The first decision counts.
     pub(crate) fn decide(&self, given: bool) {
-        // Loops that have not come yet are not to wait for a reader that is gone.
+        // Loops that have not arrived yet must not wait for a reader that is gone.
         lock(&self.0.parcels).take();
         let mut state = lock(&self.0.state);
         if !matches!(state.phase, Phase::Decided(_)) {
@@ -99,7 +99,8 @@ impl Muster {
         self.0.changed.notify_all();
     }
 
-    /// A loop stands still from here on; none to give to where the muster was called off. Blocks until all do.
+    /// Stops a loop until all have stopped. Returns the sender for its parcels, or `None` if the handover was called
+    /// off. Blocks.
     pub(crate) fn arrive(&self) -> Option<SyncSender<Parcel>> {
         let mut state = lock(&self.0.state);
         state.arrived += 1;
@@ -117,13 +118,13 @@ impl Muster {
         let mut state = lock(&self.0.state);
         state.arrived -= 1;
         if state.arrived == 0 {
-            // The last one: the reader's end comes when all have given what they have.
+            // The last loop: the reader ends when all have sent their parcels.
             parcels.take();
         }
         own
     }
 
-    /// Waits for the decision: whether what was packed is another's now. Blocks.
+    /// Waits for the decision and returns whether the clients were handed over. Blocks.
     pub(crate) fn decision(&self) -> bool {
         let mut state = lock(&self.0.state);
         loop {

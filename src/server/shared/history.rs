@@ -1,16 +1,17 @@
-//! The last minutes in numbers: what the counters said at the end of each second, for who looks only now.
+//! Counters of the last minutes, by second, for a page that is opened later.
 //!
-//! Imports nothing of ours. No clock: the loops give it their numbers once a second while something happens, and with
-//! the last of it. Always: a fixed number of seconds is kept; a second of which nothing is known was like the one before.
+//! It has no clock: loops note their counters once a second while something happens, and at the end of it.
+//!
+//! Always: a fixed number of seconds is kept. A second without a note was like the one before.
 
 use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
-/// Seconds that are kept.
+/// Number of seconds that are kept.
 const SECONDS: i64 = 300;
 
-/// What was counted by the end of a second, since the start; the last two are as they were then.
+/// Counters since the start at the end of a second. The last two are gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) published: u64,
@@ -21,18 +22,18 @@ pub(crate) struct Counts {
     pub(crate) pending: u64,
 }
 
-/// Seconds in which something was counted, oldest first, one before the oldest shown included.
+/// Notes by second, oldest first, including one before the oldest that is shown.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     seconds: VecDeque<(i64, Counts)>,
 }
 
 impl History {
-    /// What the counters say in this second (since 1970).
+    /// Notes the counters of this second (since 1970).
     pub(crate) fn note(&mut self, second: i64, counts: Counts) {
         self.spread(second, &counts);
         match self.seconds.back_mut() {
-            // A clock that was put back goes on where it stood.
+            // A clock that was set back continues at the last second.
             Some((last, known)) if *last >= second => *known = counts,
             _ => self.seconds.push_back((second, counts)),
         }
@@ -41,8 +42,8 @@ impl History {
         }
     }
 
-    /// Spreads what was published since the last note over the seconds since, if nobody was connected then: publishing
-    /// in the process wakes no loop that has no reader, and all of it at the end would look like a burst.
+    /// Spreads the events published since the last note over the seconds since, if there was no connection: publishing
+    /// in the process wakes no loop without readers, and one sum at the end would look like a burst.
     fn spread(&mut self, second: i64, counts: &Counts) {
         let Some(&(last, known)) = self.seconds.back() else { return };
         let more = counts.published.saturating_sub(known.published);
@@ -56,7 +57,7 @@ impl History {
         }
     }
 
-    /// Each second up to this one, oldest first: what happened in it, and how things stood at its end.
+    /// Returns each second up to this one, oldest first: the events in it, and the gauges at its end.
     pub(crate) fn json(&self, second: i64) -> Value {
         let mut lists: [Vec<u64>; 6] = Default::default();
         let mut known = self.seconds.iter().peekable();
@@ -134,7 +135,7 @@ mod tests {
         }
         assert!(history.seconds.len() as i64 <= SECONDS + 1, "{}", history.seconds.len());
         assert_eq!(published(&history, 9_999), vec![3; SECONDS as usize]);
-        // Long after: it was quiet, and what was before is not forgotten by the sums.
+        // Long after: quiet, and the sums still contain what was before.
         assert_eq!(published(&history, 9_999 + 500), vec![0; SECONDS as usize]);
         history.note(11_000, counts(30_000));
         assert_eq!(

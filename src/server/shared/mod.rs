@@ -1,4 +1,4 @@
-//! What all loops of one server share: the bus and the engine, the config, the tables of clients, and flags.
+//! State that all loops of one server share: the bus, the engine, the config, tables of clients, and flags.
 
 #[cfg(unix)]
 pub(crate) mod barrier;
@@ -190,7 +190,7 @@ impl Shared {
                 }
                 wake_all(&wake);
             }
-            // A node of a later version may have more to say.
+            // A node of a later version may send other notices.
             Err(error) => tracing::warn!(%error, "another node said what this one does not understand"),
         };
         let wake = Arc::clone(&self.loops.wake);
@@ -201,10 +201,10 @@ impl Shared {
         Ok(self)
     }
 
-    /// Publishes what nobody waits for an answer to, for every node.
+    /// Publishes an event for every node. No caller waits for the result.
     pub(crate) fn publish_unasked(&self, event: Event) {
         match &self.engine {
-            // What it refuses, it counts: there is nobody to be told.
+            // The engine counts the events that it refuses: there is no caller to report them to.
             Some(engine) => engine.submit(&[event], Box::new(|_| {})),
             None => {
                 self.bus.publish(event);
@@ -212,7 +212,7 @@ impl Shared {
         }
     }
 
-    /// Publishes what another system sent; false where the server is on its way out.
+    /// Publishes an event of another system. Returns `false` if the server is shutting down.
     pub(crate) fn take_in(&self, event: Event) -> bool {
         match self.config().1.check_event(&event) {
             Ok(()) => self.publish_unasked(event),
@@ -224,18 +224,18 @@ impl Shared {
         !self.is_draining() && !self.alarm.is_raised()
     }
 
-    /// Routes a message that came from outside. Runs the handler: blocks as long as that does.
+    /// Routes a message from outside. Runs the handler: blocks as long as it does.
     pub(crate) fn route(&self, config: &Prepared, protocol: &str, message: &str) -> BridgeAnswer {
         let publish = |event| self.publish_unasked(event);
         self.bridge.route_checked(protocol, message, &|event| config.check_event(event), &publish)
     }
 
-    /// The epoch of the ids that clients see.
+    /// Returns the epoch of the ids that clients see.
     pub(crate) fn epoch(&self) -> u64 {
         self.engine.as_ref().map_or_else(|| self.bus.epoch(), |engine| engine.status().epoch())
     }
 
-    /// Why new clients would be wrong here for now; `None` where all is well.
+    /// Returns the reason why new clients should not be sent here, if there is one.
     pub(crate) fn not_ready(&self) -> Option<NotReady> {
         // Relaxed: a flag on its own.
         if self.is_draining() || self.alarm.is_raised() || self.lifecycle.withdrawn.load(Ordering::Relaxed) {
@@ -245,7 +245,7 @@ impl Shared {
         }
     }
 
-    /// Has every loop look at what changed, now.
+    /// Wakes every loop to look at a change now.
     pub(crate) fn wake_loops(&self) {
         wake_all(&self.loops.wake);
     }
@@ -258,7 +258,7 @@ impl Shared {
         }
     }
 
-    /// What calls the loops together, if it is a later one than this number.
+    /// Returns the current barrier, if it is later than the one with this number.
     #[cfg(unix)]
     pub(crate) fn muster(&self, seen: u64) -> Option<(u64, Muster)> {
         // Relaxed: a hint; the loops are woken after it is set.
@@ -269,7 +269,7 @@ impl Shared {
         Some((muster.0, muster.1.clone()?))
     }
 
-    /// Calls the loops together; false where they are already.
+    /// Sets the barrier for all loops. Returns `false` if there is one.
     #[cfg(unix)]
     pub(crate) fn call_muster(&self, called: &Muster) -> bool {
         let mut muster = lock(&self.barriers.current);
@@ -282,38 +282,38 @@ impl Shared {
         true
     }
 
-    /// Calls nobody any more.
+    /// Removes the barrier.
     #[cfg(unix)]
     pub(crate) fn dismiss_muster(&self) {
         lock(&self.barriers.current).1 = None;
     }
 
-    /// Whether another process has the sockets and the clients now.
+    /// Returns whether another process has taken over the sockets and the clients.
     pub(crate) fn is_handed_over(&self) -> bool {
         // Relaxed: written before the loops are told, under a lock that they take.
         self.lifecycle.handed_over.load(Ordering::Relaxed)
     }
 
-    /// A loop begins a turn.
+    /// Counts a turn that a loop begins.
     pub(crate) fn beat(&self, number: usize) {
-        // Relaxed, and so where it is read: a count on its own.
+        // Relaxed, also where it is read: a count on its own.
         self.loops.beats[number].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes a loop's report.
+    /// Stores a loop's report.
     pub(crate) fn tell(&self, number: usize, report: Report) {
         if let Some(place) = lock(&self.loops.reports).get_mut(number) {
             *place = report;
         }
     }
 
-    /// The config that holds now, and its number.
+    /// Returns the current config and its number.
     pub(crate) fn config(&self) -> (u64, Arc<Prepared>) {
         let current = self.config.prepared.load();
         (current.0, Arc::clone(&current.1))
     }
 
-    /// Whether the config is another than the one of this number.
+    /// Returns whether the current config has another number.
     pub(crate) fn has_other_config(&self, version: u64) -> bool {
         // Acquire: pairs with the Release of `set_config`, so that a loop that sees a new number finds its configuration.
         self.config.version.load(Ordering::Acquire) != version
@@ -328,7 +328,7 @@ impl Shared {
         self.config.version.store(number, Ordering::Release);
     }
 
-    /// Bytes held outside the loops.
+    /// Returns the memory held outside the loops, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.held.bytes()
             + self.clients.observers.held_bytes()
@@ -338,7 +338,8 @@ impl Shared {
             + self.engine.as_ref().map_or(0, Engine::held_bytes)
     }
 
-    /// What one loop may hold for its clients: its part of what is not held outside the loops.
+    /// Returns the memory that one loop may hold for its clients, in bytes: its share of what is not held outside the
+    /// loops.
     pub(crate) fn loop_budget(&self, config: &ServerConfig) -> Option<usize> {
         let budget = config.max_memory_bytes?;
         Some(budget.saturating_sub(self.held_bytes()) / self.loops.count)
@@ -346,7 +347,7 @@ impl Shared {
 
     pub(crate) fn set_short_of_memory(&self, number: usize, short: bool) {
         let bit = 1 << (number % 64);
-        // Relaxed: a flag on its own; a turn sooner or later is the same.
+        // Relaxed: a flag on its own; a turn sooner or later makes no difference.
         if short {
             self.lifecycle.short_of_memory.fetch_or(bit, Ordering::Relaxed);
         } else {
@@ -354,13 +355,13 @@ impl Shared {
         }
     }
 
-    /// Whether new streams are refused because memory is short.
+    /// Returns whether new streams are refused because memory is short.
     pub(crate) fn is_short_of_memory(&self) -> bool {
         // Relaxed: as above.
         self.lifecycle.short_of_memory.load(Ordering::Relaxed) != 0
     }
 
-    /// Starts to end the server.
+    /// Starts to shut down the server.
     pub(crate) fn start_drain(&self, limit: Duration) {
         let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX - 1).saturating_add(1);
         // Relaxed: the wakers' system calls order it for the loops.
@@ -368,7 +369,7 @@ impl Shared {
         self.wake_loops();
     }
 
-    /// Whether the server is on its way out.
+    /// Returns whether the server is shutting down.
     pub(crate) fn is_draining(&self) -> bool {
         // Relaxed: a flag on its own; the loops are woken after it is set and look again.
         self.lifecycle.drain.load(Ordering::Relaxed) != 0
@@ -379,7 +380,7 @@ impl Shared {
         self.lifecycle.drain.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
     }
 
-    /// Notes what the counters say now, for who asks later.
+    /// Notes the present counters in the history.
     pub(crate) fn note_history(&self, now: Timestamp) {
         let metrics = &self.metrics;
         let open = |kind| metrics.connections.get_or_create(&Kind { kind }).get().unsigned_abs();
@@ -394,7 +395,7 @@ impl Shared {
         lock(&self.monitor.history).note(now.0.div_euclid(1_000_000), counts);
     }
 
-    /// Returns the engine, where its log can be read for the past.
+    /// Returns the engine, if its log can be read for the past.
     pub(crate) fn engine_with_past(&self) -> Option<&Engine> {
         self.engine.as_ref().filter(|engine| engine.history().is_some())
     }

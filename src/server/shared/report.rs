@@ -1,4 +1,4 @@
-//! What each loop reported last, and all of it as one.
+//! Last report of each loop, and their sum.
 
 use std::sync::Arc;
 
@@ -24,65 +24,65 @@ impl Speaks {
     }
 }
 
-/// Laggards shown.
+/// Maximum number of laggards shown.
 const LAGGARDS_MAX: usize = 20;
 
-/// What became of every event that a connection was owed: `matched` is the sum of the others, at any moment.
+/// Account of all events that connections were to get. `matched` is the sum of the others at any moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ledger {
-    /// Events owed, once for each connection.
+    /// Events to deliver, once for each connection.
     pub(crate) matched: u64,
-    /// Written, or begun.
+    /// Events written, or begun.
     pub(crate) written: u64,
-    /// Waiting.
+    /// Events waiting.
     pub(crate) pending: u64,
-    /// Lost and told in a gap, or waiting when the connection went.
+    /// Events lost and reported in a gap, or waiting when the connection closed.
     pub(crate) dropped: u64,
-    /// Left out because a subscription conflates or samples.
+    /// Events left out because a subscription conflates or samples.
     pub(crate) conflated: u64,
 }
 
 impl Ledger {
-    /// What is wrong with it; 0 always.
+    /// Returns the error of the account: always 0.
     pub(crate) fn difference(&self) -> i64 {
         let parts = self.written + self.pending + self.dropped + self.conflated;
         self.matched.wrapping_sub(parts) as i64
     }
 }
 
-/// A connection that is behind.
+/// Connection that is behind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Laggard {
     pub(crate) connection: u64,
     pub(crate) speaks: Speaks,
     pub(crate) lag: Lag,
-    /// Of its bytes, those that the kernel has and its peer has not.
+    /// Bytes of these that are in the kernel and not yet with the peer.
     pub(crate) kernel_bytes: u64,
 }
 
-/// What one loop said last.
+/// Report of one loop.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
     pub(crate) ledger: Ledger,
     pub(crate) laggards: Vec<Laggard>,
-    /// Bytes held for clients: feeds, and what is each connection's own, requests that are coming in too.
+    /// Memory held for clients, in bytes: feeds, and the connections' own, incomplete requests included.
     pub(crate) held_bytes: usize,
-    /// The largest feeds, as of the last second.
+    /// Largest feeds, as of the last second.
     pub(crate) feeds: Arc<[FeedView]>,
 }
 
 impl Report {
-    /// Events that wait for clients of the loop.
+    /// Returns the number of events that wait for clients of the loop.
     pub(crate) fn pending(&self) -> u64 {
         self.ledger.pending
     }
 
-    /// The largest feeds of the loop.
+    /// Returns the largest feeds of the loop.
     pub(crate) fn feeds(&self) -> &[FeedView] {
         &self.feeds
     }
 
-    /// All loops' reports as `/api/stats` shows them.
+    /// Returns all loops' reports as `/api/stats` shows them.
     pub(crate) fn together<'a>(reports: impl Iterator<Item = &'a Self>) -> (Value, Value, usize) {
         let mut sum = Ledger::default();
         let mut laggards = Vec::new();

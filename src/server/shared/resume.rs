@@ -1,7 +1,8 @@
-//! Where an event id stands in the ring: by its sequence where the bus gave the id, by a search where an engine's
-//! log did.
+//! Finds the place of an event id in the ring: by its sequence if the bus gave the id, by a search if an engine's log
+//! did.
 //!
-//! Imports `bus`, `event`. Always, in a shard: ids of one epoch grow along the ring; where they do not follow one
+//! Always, in a shard: ids of one epoch grow along the ring. If ids are not consecutive, or the epoch changes, events
+//! are missing, and the loop reports a gap to its clients.
 //! another, or the epoch changes, events are missing, and the loop tells its clients.
 
 use smallvec::{SmallVec, smallvec};
@@ -12,33 +13,33 @@ use crate::engine::{Engine, Status};
 use crate::event::{EventId, Position, Sequence, Since, Timestamp};
 use crate::feed::ResumeLookup;
 
-/// What is kept behind an event.
+/// Events retained after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Behind {
-    /// Everything, from this sequence of the ring on.
+    /// All of them, from this sequence of the ring on.
     All(Sequence),
-    /// All but so many; the rest is from this sequence on.
+    /// All but this many; the rest is from this sequence on.
     Some(u64, Sequence),
-    /// This node has not read the log that far.
+    /// Unknown so far: this node has not read the log to that place.
     NotYet,
-    /// Nothing can be said: another epoch, or no such event.
+    /// Unknown: another epoch, or no such event.
     Unknown,
 }
 
-/// Looks for what is behind `id`, up to the loop's own place in its shard.
+/// Finds the events after `id`, up to the loop's own place in its shard.
 pub(crate) fn behind(shared: &Shared, id: EventId, end: Sequence) -> Behind {
     let log = shared.engine.as_ref().map(Engine::status);
     match search(&shared.bus, log.map(Status::epoch), id, end) {
-        // A node that has just started reads the past first, perhaps in more than one epoch: until it has come to the
-        // log's end, an id that is not in the ring may be one that is still to come.
+        // A node that has just started reads the past first, possibly in more than one epoch. Until it reaches the
+        // log's end, an id that is not in the ring may still come.
         Behind::Unknown if log.is_some_and(|status| !status.is_following()) => Behind::NotYet,
         found => found,
     }
 }
 
-/// Returns the places in the shards that a client names: one for each, or only the one of which an id says something.
+/// Returns the places in the shards that a client names: one for each, or only the one that an id gives.
 ///
-/// An id of a shard that is not here says nothing, so every place returned has a shard of this bus.
+/// An id of an unknown shard is ignored, so every place returned has a shard of this bus.
 pub(crate) fn marks(shared: &Shared, since: &Since) -> SmallVec<[EventId; 1]> {
     let shards = shared.bus.shards();
     let known = |position: &Position| {
@@ -51,7 +52,7 @@ pub(crate) fn marks(shared: &Shared, since: &Since) -> SmallVec<[EventId; 1]> {
             shared.auth.open_seal(text).map_or_else(SmallVec::new, |since| marks(shared, &since))
         }
         Since::Event(id) if usize::from(id.shard) >= shards => SmallVec::new(),
-        // Which events of other shards stood before it is what this node made it; another may have another order.
+        // This node chose the order of events in other shards before it. Another node may have chosen another.
         Since::Event(id) if shards > 1 && shared.engine.is_none() => match position_of(shared, *id) {
             Some(position) => known(&position),
             None => smallvec![*id],
@@ -60,7 +61,7 @@ pub(crate) fn marks(shared: &Shared, since: &Since) -> SmallVec<[EventId; 1]> {
     }
 }
 
-/// The position of an event that is still in its ring, if it has one.
+/// Returns the position of an event that is still in its ring, if it has one.
 fn position_of(shared: &Shared, id: EventId) -> Option<Position> {
     let at = place_of(shared, id)?;
     let mut found = None;
@@ -68,7 +69,7 @@ fn position_of(shared: &Shared, id: EventId) -> Option<Position> {
     found
 }
 
-/// What to resume with behind this event, where everything behind it is kept.
+/// Returns the place to resume from after this event, if everything after it is retained.
 fn resume_behind(shared: &Shared, id: EventId) -> Option<Since> {
     let since = match shared.bus.shards() {
         1 => Since::Event(id),
@@ -77,7 +78,7 @@ fn resume_behind(shared: &Shared, id: EventId) -> Option<Since> {
     let log = shared.engine_with_past();
     let is_kept = |id: &EventId| match behind(shared, *id, Sequence::MAX) {
         Behind::All(_) => true,
-        // The ring has let go of some; the log keeps so many.
+        // The ring has dropped some, but the log keeps at least as many.
         Behind::Some(missed, at) => log.is_some_and(|engine| {
             let ring = shared.bus.head(id.shard).saturating_sub(at);
             missed.saturating_add(ring) <= engine.kept_events()
@@ -87,7 +88,7 @@ fn resume_behind(shared: &Shared, id: EventId) -> Option<Since> {
     marks(shared, &since).iter().all(is_kept).then_some(since)
 }
 
-/// The bus, as cursors see it.
+/// The bus, as outboxes see it.
 pub(crate) struct Kept<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) now: Timestamp,
@@ -103,7 +104,7 @@ impl ResumeLookup for Kept<'_> {
     }
 }
 
-/// `log`: the epoch of the engine's log, if there is one.
+/// Finds the events after `id`. `log` is the epoch of the engine's log, if there is one.
 fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> Behind {
     if usize::from(id.shard) >= bus.shards() {
         return Behind::Unknown;
@@ -117,7 +118,7 @@ fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> Behind {
             None => Behind::Unknown,
         };
     };
-    // The first place whose event comes behind `id`. Events of other epochs than the newest stand before it.
+    // The first place with an event after `id`. Events of earlier epochs come before it.
     let wanted = id.next_sequence();
     let order =
         |at: Sequence| event_id(bus, id.shard, at, end).map(|(_, found)| (found.epoch, found.sequence));
@@ -143,17 +144,17 @@ fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> Behind {
                 None => Behind::Unknown,
             }
         }
-        // The first of another life of the log: what comes before it is of the one before, and does not count.
+        // The first event of another epoch of the log. Events before it are of the previous one, and do not count.
         Some((at, found)) if found.epoch == id.epoch && wanted == 0 && found.sequence == 0 => Behind::All(at),
-        // Nothing came there yet, neither here nor where the client was.
+        // No event came there yet, neither here nor where the client was.
         None if newest_epoch == id.epoch && wanted == 0 => Behind::All(low),
-        // Behind all that is here, in the life that the log is in: another node was further.
+        // After everything that is here, in the log's present epoch: another node had read more.
         None if newest_epoch == id.epoch => Behind::NotYet,
         _ => Behind::Unknown,
     }
 }
 
-/// Where an event stands in the ring, if it is still there.
+/// Returns the place of an event in the ring, if it is still there.
 pub(crate) fn place_of(shared: &Shared, id: EventId) -> Option<Sequence> {
     let before = EventId::before(id.epoch, id.shard, id.sequence);
     match behind(shared, before, Sequence::MAX) {
@@ -162,9 +163,9 @@ pub(crate) fn place_of(shared: &Shared, id: EventId) -> Option<Sequence> {
     }
 }
 
-/// The first event at this place of a ring or behind it, and its id.
+/// Returns the first event at this place of a ring or after it, and its id.
 pub(crate) fn event_id(bus: &Bus, shard: u16, from: Sequence, end: Sequence) -> Option<(Sequence, EventId)> {
-    // A place may be given up: then the next one serves.
+    // A place may be abandoned: then the next one serves.
     (from..end).take(8).find_map(|at| {
         let mut found = None;
         bus.read_range(shard, at, at + 1, |event| found = event.id());
@@ -199,7 +200,8 @@ mod tests {
         assert_eq!(look(&bus, 5, 90), Behind::Some(9, 0));
         assert_eq!(look(&bus, 5, 103), Behind::Unknown);
         assert_eq!(look(&bus, 4, 100), Behind::Unknown);
-        // It was `Unknown`: a client of another node that had read more of the new life got a gap and all of it twice.
+        // Before, the result was `Unknown`: a client of another node that had read more of the new epoch got a gap and
+        // everything twice.
         assert_eq!(look(&bus, 6, 1), Behind::NotYet);
         assert_eq!(look(&bus, 7, 1), Behind::Unknown);
     }
@@ -225,7 +227,7 @@ mod tests {
     #[test]
     fn a_hole_in_the_log_is_not_passed_over() {
         let bus = bus_with(&[(5, 1), (5, 2), (5, 7), (6, 0)]);
-        // The event itself is there, and the loop tells of the hole behind it when it comes to it.
+        // The event itself is there. The loop reports the hole after it when it comes to it.
         assert_eq!(look(&bus, 5, 2), Behind::All(2));
         assert_eq!(look(&bus, 5, 4), Behind::Unknown);
         assert_eq!(look(&bus, 5, 7), Behind::All(3));

@@ -1,12 +1,12 @@
-//! A short record, by kind, of events that the rings and the log may have forgotten since.
+//! Compact record of events that the rings and the log may have dropped, by kind.
 //!
-//! A client that comes back after its place was forgotten wants to know whether it missed anything, and how much. The events
-//! are gone, but what they were is not: each is kept as a number of two bytes, which says its type, source, stream,
-//! channel and kind of entity. Filters that ask for no more than those are answered exactly, and others with a bound.
+//! A client that returns after its place was dropped wants to know whether it missed anything, and how much. The
+//! events are gone, but their kinds are not: each is kept as a number of two bytes, which stands for its type,
+//! source, stream, channel and kind of entity. Filters on only those attributes get an exact count, others a bound.
 //!
 //! Invariants:
-//! - In a shard, what is kept is one run of events without a hole, in one epoch.
-//! - A count is never below what was wanted, and exact where it says so.
+//! - The record of a shard is one run of events without a hole, in one epoch.
+//! - A count is never below the number of wanted events, and exact if it says so.
 //! - Memory is bounded: [`EVENTS_MAX`] events of all shards, and [`KINDS_MAX`] kinds for each [`SEGMENT`] of them.
 
 use std::collections::VecDeque;
@@ -18,37 +18,37 @@ use hashbrown::HashTable;
 use crate::event::{Attribute, Event, EventId, Sequence};
 use crate::filter::{Clause, Filter, holds};
 
-/// Events kept, of all shards together: 512 KiB of numbers.
+/// Maximum number of recorded events of all shards together: 512 KiB of numbers.
 const EVENTS_MAX: usize = 1 << 18;
 
-/// Events that share a list of kinds.
+/// Number of events that share a list of kinds.
 const SEGMENT: usize = 4096;
 
-/// The most kinds of a segment; events of further kinds are kept as unknown. A kind takes some 300 bytes.
+/// Maximum number of kinds of a segment; further kinds are recorded as unknown. A kind takes about 300 bytes.
 const KINDS_MAX: usize = 128;
 
-/// Stands for an event whose kind is not kept.
+/// Number of an event of unknown kind.
 const OTHER: u16 = u16::MAX;
 
-/// Bytes of a kind, about: an event of its own, and its place in the list.
+/// Approximate size of a kind, in bytes: an event of its own, and its place in the list.
 const KIND_BYTES: usize = 300;
 
-/// Instructions for a byte of a filter that is held against one kind.
+/// Instructions for a byte of a filter that is matched against one kind.
 const COMPARE_INSTRUCTIONS: usize = 30;
 
-/// The most units that one count may take. A filter so large that its count would take more is answered with a bound.
+/// Maximum budget units of one count. A filter so large that its count would take more gets a bound.
 const UNITS_MAX: usize = 500;
 
-/// The attributes that a kind is made of. The others are mostly another for each event.
+/// Attributes that make up a kind. The others mostly differ for each event.
 const KEPT: [Attribute; 5] =
     [Attribute::Type, Attribute::Source, Attribute::Stream, Attribute::Channel, Attribute::EntityKind];
 
-/// Bounds on the wanted events between two places.
+/// Bounds on the number of wanted events between two places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Count {
-    /// So many were wanted for sure.
+    /// Events that were certainly wanted.
     pub(super) least: u64,
-    /// And no more than so many.
+    /// Events that may have been wanted.
     pub(super) most: u64,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Bygone {
 struct Shard {
     epoch: u64,
     segments: VecDeque<Segment>,
-    /// Finds the kinds of the newest segment.
+    /// Index of the kinds of the newest segment.
     known: HashTable<u16>,
 }
 
@@ -80,14 +80,14 @@ impl Segment {
     }
 }
 
-/// Whether an event is of a kind.
+/// Returns whether an event is of a kind.
 fn is_of(kind: &Event, event: &Event) -> bool {
     let values = |event: &Event| KEPT.map(|attribute| event.signature().0[attribute.index()]);
     values(kind) == values(event)
         && KEPT.iter().all(|attribute| kind.attribute(*attribute) == event.attribute(*attribute))
 }
 
-/// Returns an event that has the kept attributes of another, and nothing else.
+/// Returns an event with only the kept attributes of another.
 fn kind_of(event: &Event) -> Option<Event> {
     let mut kind = Event::builder(event.event_type());
     if let Some(source) = event.source() {
@@ -106,7 +106,7 @@ fn kind_of(event: &Event) -> Option<Event> {
 }
 
 impl Bygone {
-    /// Keeps what an event is. Events of a shard come in their order.
+    /// Records the kind of an event. Events of a shard come in their order.
     pub(super) fn note(&mut self, event: &Event) {
         let Some(id) = event.id() else { return };
         let at = usize::from(id.shard);
@@ -117,8 +117,8 @@ impl Bygone {
         self.shards[at].note(event, id, segments_max, &self.hasher);
     }
 
-    /// Counts the events of a shard that one of these filters wanted, from a place on, and adds to `spent` the units that it took. `None`
-    /// where they are not kept, or it would take too long.
+    /// Counts the events of a shard from a place on that one of these filters wanted, and adds the budget units it
+    /// took to `spent`. Returns `None` if they are not recorded, or it would take too long.
     pub(super) fn count(
         &self,
         filters: &[Filter],
@@ -156,14 +156,14 @@ impl Bygone {
         Some(sum)
     }
 
-    /// Returns the bytes that it holds, about.
+    /// Returns the approximate number of bytes that it holds.
     pub(super) fn held_bytes(&self) -> usize {
         let segment = |segment: &Segment| segment.events.capacity() * 2 + segment.kinds.len() * KIND_BYTES;
         self.shards.iter().flat_map(|shard| &shard.segments).map(segment).sum()
     }
 }
 
-/// The least and the most that one event of a kind counts for.
+/// Returns the least and the most that one event of a kind counts for.
 fn wanted(filters: &[Filter], kind: &Event) -> (u64, u64) {
     let each = filters.iter().map(|filter| wanted_by(filter, kind));
     each.fold((0, 0), |sum, one| (sum.0.max(one.0), sum.1.max(one.1)))
@@ -201,7 +201,7 @@ impl Shard {
             self.segments.push_back(Segment { first: id.sequence, events: Vec::new(), kinds: Vec::new() });
         }
         let Some(Segment { events, kinds, .. }) = self.segments.back_mut() else { return };
-        // Most come in bursts.
+        // Kinds come in bursts.
         if let Some(last) = events.last().copied()
             && kinds.get(usize::from(last)).is_some_and(|kind| is_of(kind, event))
         {
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(count(&bygone, &one, 0, 100), Some((0, 10)));
         assert_eq!(count(&bygone, &Filter::new(), 9_999, 2), None, "it has not come yet");
         assert_eq!(bygone.count(&[Filter::new()], (8, 0), 0, 1, &mut 0), None, "another epoch");
-        // A hole ends what is known.
+        // A hole ends the record.
         bygone.note(&event("tick", 10_001));
         assert_eq!(count(&bygone, &Filter::new(), 10_001, 1), Some((1, 1)));
         assert_eq!(count(&bygone, &Filter::new(), 9_999, 1), None);

@@ -1,10 +1,10 @@
-//! What the kernel holds of a connection's bytes: written by us, not yet acknowledged by the peer (`SIOCOUTQ`).
+//! Asks the kernel how many bytes of a connection it holds: written by us, not acknowledged by the peer (`SIOCOUTQ`).
 //!
-//! Imports nothing of ours. Always: one question and one answer for a connection, none of it blocks; where the
-//! kernel does not answer (another system, a sandbox) nothing is known, and nobody fails.
+//! Invariant: one question and one answer for each connection, without blocking. If the kernel does not answer
+//! (another system, a sandbox), nothing is known and nothing fails.
 //!
-//! The `ioctl` itself is `unsafe` in every crate that has it. The kernel tells the same by its socket diagnosis
-//! (sock_diag(7), what `ss` reads), which is a datagram there and one back.
+//! The `ioctl` itself is `unsafe` in every crate that has it. The kernel's socket diagnosis (sock_diag(7), which `ss`
+//! reads) tells the same with one datagram each way.
 
 use std::net::SocketAddr;
 
@@ -14,19 +14,19 @@ use std::{
     net::IpAddr,
 };
 
-/// Asks the kernel. Opened with the first question.
+/// Connection to the kernel, opened with the first question.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     #[cfg(target_os = "linux")]
     socket: Option<socket2::Socket>,
-    /// It was refused once, and is not asked again.
+    /// Whether it was refused once; then it is not asked again.
     #[cfg(target_os = "linux")]
     refused: bool,
 }
 
 #[cfg(not(target_os = "linux"))]
 impl Backlog {
-    /// Bytes written to the connection between these ends that its peer has not acknowledged.
+    /// Returns the bytes written to the connection between these ends that its peer has not acknowledged.
     pub(crate) fn of(&mut self, _: (SocketAddr, SocketAddr)) -> Option<u64> {
         None
     }
@@ -34,7 +34,8 @@ impl Backlog {
 
 #[cfg(target_os = "linux")]
 impl Backlog {
-    /// Bytes written to the connection between these ends, ours first, that its peer has not acknowledged.
+    /// Returns the bytes written to the connection between these ends, ours first, that its peer has not
+    /// acknowledged.
     pub(crate) fn of(&mut self, ends: (SocketAddr, SocketAddr)) -> Option<u64> {
         if self.socket.is_none() && !self.refused {
             self.socket = open();
@@ -47,7 +48,7 @@ impl Backlog {
     }
 }
 
-/// A socket to the kernel's socket diagnosis; it never waits.
+/// Socket to the kernel's socket diagnosis; it never blocks.
 #[cfg(target_os = "linux")]
 fn open() -> Option<socket2::Socket> {
     const SOCK_DIAG: i32 = 4;
@@ -83,12 +84,12 @@ fn question((ours, peers): (SocketAddr, SocketAddr)) -> [u8; 72] {
             IpAddr::V6(ip) => address.copy_from_slice(&ip.octets()),
         }
     }
-    // No cookie: whichever socket has these ends.
+    // No cookie: any socket with these ends.
     out[64..72].fill(0xff);
     out
 }
 
-/// `idiag_wqueue` of `struct inet_diag_msg`, behind the header; none where the kernel says an error.
+/// Returns `idiag_wqueue` of `struct inet_diag_msg`, after the header; `None` if the kernel reports an error.
 #[cfg(target_os = "linux")]
 fn read(answer: &[u8]) -> Option<u64> {
     const SOCK_DIAG_BY_FAMILY: u16 = 20;

@@ -1,12 +1,12 @@
-//! What a client asked to see of the past, page by page, as fast as it reads.
+//! Replays: sends a client the past that it asked for, page by page, as fast as the client reads.
 //!
 //! Invariants:
-//! - A page is made when the one before is written, so a client that does not read holds no events.
-//! - What is live comes behind the last page, each event once.
-//! - A turn spends no more on replays than its budget: looking for the newest events, holding events against filters and
-//!   making pages go on in the next turn.
-//! - Where the ring no longer has what comes next, it is read from the engine's log. A client gets a gap only where the log
-//!   has forgotten too, or can't be read in time.
+//! - A page is made after the previous one is written, so a client that does not read holds no events.
+//! - Live events follow the last page, each event once.
+//! - A turn spends no more on replays than its budget. Searching for the newest events, filtering and making pages
+//!   continue in the next turn.
+//! - Events that the ring no longer has are read from the engine's log. A client gets a gap only if the log has
+//!   dropped them too, or can't be read in time.
 
 mod forward;
 mod judge;
@@ -45,17 +45,17 @@ use newest::Newest;
 pub(super) use state::Replay;
 use state::Work;
 
-/// Bytes of a page, about.
+/// Approximate size of a page, in bytes.
 pub(super) const PAGE_BYTES: usize = 64 * 1024;
 
-/// Instructions for an event that is handed to a client, beside those for its bytes: its frame and its place in the queue.
+/// Instructions for an event sent to a client, beside those for its bytes: its frame and its place in the queue.
 const EVENT_INSTRUCTIONS: u32 = 1_500;
 
-/// Instructions for a byte that a client is sent: the copy into its frame and the kernel's.
+/// Instructions for a byte sent to a client: the copy into its frame and the kernel's copy.
 const BYTE_INSTRUCTIONS: usize = 3;
 
 impl ReplayFrom {
-    /// Returns the word by which a client asks for it.
+    /// Returns the word by which a client requests it.
     fn kind(&self) -> &'static str {
         match self {
             Self::After(_) | Self::Unknown => "since",
@@ -66,7 +66,7 @@ impl ReplayFrom {
 }
 
 impl<S: Socket> Core<S> {
-    /// Begins a replay. The interest that goes with it is told next.
+    /// Begins a replay. Its interest is reported next.
     pub(super) fn begin_replay(
         &mut self,
         slot: usize,
@@ -77,7 +77,7 @@ impl<S: Socket> Core<S> {
         report: PastReport,
     ) {
         let kind = from.kind();
-        // The others' beginnings are known when they have been looked for.
+        // The beginning of the other kinds is known after the search.
         let mut start = None;
         let work = match from {
             ReplayFrom::Newest(count) => Work::Newest(self.newest(&filter, count)),
@@ -106,8 +106,8 @@ impl<S: Socket> Core<S> {
         self.clients.conns[slot].replay = Some(Box::new(replay));
     }
 
-    /// Begins to deliver again what a client's subscriptions match behind a place. What its feed has for it is passed over:
-    /// that comes again too.
+    /// Begins to deliver again, from a place on, the events that a client's subscriptions match. Events pending in
+    /// its feed are skipped, because they come again too.
     pub(super) fn begin_refill(
         &mut self,
         slot: usize,
@@ -130,7 +130,7 @@ impl<S: Socket> Core<S> {
         conn.replay = Some(Box::new(Replay::new(encoding, judge, work, "refill")));
     }
 
-    /// The way back to the newest so many events that a filter wants.
+    /// Returns the search for the newest `count` events that a filter matches.
     fn newest(&self, filter: &Filter, count: usize) -> Newest {
         let ends = (0..self.shared.bus.shards() as u16).map(|shard| {
             let (to, until) = self.end_of(shard);
@@ -146,15 +146,15 @@ impl<S: Socket> Core<S> {
         Newest::new(ends, followed, count)
     }
 
-    /// Where a node that follows no more than its clients want began to follow all that a filter wants; none where that
-    /// was at the beginning.
+    /// Returns the places from which on a node that follows only its clients' interest has everything that a filter
+    /// matches; `None` if that is the beginning.
     fn followed(&self, filter: &Filter) -> Option<(u64, Box<[Sequence]>)> {
         let interest = self.shared.engine.as_ref()?.interest()?;
         let followed = interest.since(filter, self.shared.bus.shards())?;
         followed.1.iter().any(|since| *since > 0).then_some(followed)
     }
 
-    /// Where a shard ends for a reader that gets what is live from here on: the place in the ring, and the last event
+    /// Returns the end of a shard for a reader that then gets live events: the place in the ring, and the last event
     /// before it.
     pub(super) fn end_of(&self, shard: u16) -> (Sequence, LogPlace) {
         let to = self.delivery.reader.position(shard);
@@ -165,7 +165,8 @@ impl<S: Socket> Core<S> {
         (to, until)
     }
 
-    /// The way through all that the rings hold, and of the log as much as it is to keep of each shard.
+    /// Returns the way through everything in the rings, and through the part of the log that it is to keep of each
+    /// shard.
     pub(super) fn whole_past(&self) -> Forward {
         let bus = &self.shared.bus;
         let shards = bus.shards() as u16;
@@ -195,17 +196,17 @@ impl<S: Socket> Core<S> {
         Forward { lanes: lanes.collect(), at: None, says_too_little: None }
     }
 
-    /// All behind the places that a client names, up to the loop's own.
+    /// Returns the work for everything after the places that a client names, up to the loop's own place.
     fn behind(&self, since: Since, filters: &[Filter]) -> Work {
         let shards = self.shared.bus.shards();
         let has_log = self.shared.engine_with_past().is_some();
         let mut marks = marks(&self.shared, &since);
-        // What the node did not ask for then, it can't know.
+        // Events that the node did not subscribe to then are unknown to it.
         let mut is_from_before = false;
         for filter in filters {
             is_from_before |= self.follow_on(&mut marks, filter);
         }
-        // Of the shards that it says nothing of, the client gets what comes from now on.
+        // Shards that the client does not name begin now.
         let mut at = self.delivery.reader.client_position().cloned();
         if let (Some(at), Some(first)) = (&mut at, marks.first())
             && at.epoch() != first.epoch
@@ -217,7 +218,7 @@ impl<S: Socket> Core<S> {
             let (to, until) = self.end_of(id.shard);
             let (missed, spot) = match behind(&self.shared, id, to) {
                 Behind::All(next) => (0, Spot::Ring(next)),
-                // It was waited for as long as is sensible.
+                // The maximum wait for it is over.
                 Behind::NotYet => continue,
                 _ if has_log => (0, Spot::Log { is_known: false }),
                 Behind::Some(missed, next) => (missed, Spot::Ring(next)),
@@ -234,8 +235,8 @@ impl<S: Socket> Core<S> {
         Work::Forward(Forward { lanes, at, says_too_little })
     }
 
-    /// Moves places on to where the node began to follow what a client wants, where it follows no more than its clients
-    /// want; true where that was behind one of them.
+    /// Moves places forward to where the node began to follow a filter, if it follows only its clients' interest.
+    /// Returns whether it moved any.
     fn follow_on(&self, marks: &mut [EventId], filter: &Filter) -> bool {
         let interest = self.shared.engine.as_ref().and_then(|engine| engine.interest());
         let Some((epoch, since)) = interest.and_then(|it| it.since(filter, self.shared.bus.shards())) else {
@@ -245,7 +246,7 @@ impl<S: Socket> Core<S> {
         for id in marks.iter_mut().filter(|id| id.epoch == epoch) {
             let Some(since) = since.get(usize::from(id.shard)) else { continue };
             if id.next_sequence() < *since {
-                // A place that is not there yet is where what comes begins.
+                // A place in the future stands for the next event.
                 let since = (*since).min(self.next_of_log(id.shard, epoch)).max(id.next_sequence());
                 *id = EventId::before(epoch, id.shard, since);
                 moved = true;
@@ -254,7 +255,7 @@ impl<S: Socket> Core<S> {
         moved
     }
 
-    /// The sequence behind the newest event that this loop has seen of a shard, in this life of the log.
+    /// Returns the sequence after the newest event that this loop has seen of a shard, in this epoch.
     fn next_of_log(&self, shard: u16, epoch: u64) -> Sequence {
         let newest = self
             .delivery
@@ -265,8 +266,8 @@ impl<S: Socket> Core<S> {
         newest.map_or(0, EventId::next_sequence)
     }
 
-    /// Makes the next page of a connection's replay and writes what it is owed; false where the connection is gone. For
-    /// calls between two reads, where the turn's budget has no other user.
+    /// Makes the next page of a connection's replay and writes its pending bytes. Returns false if the connection is
+    /// gone. For calls between two reads, when the turn's budget has no other user.
     pub(super) fn flush_past(&mut self, slot: usize) -> bool {
         let conn = &self.clients.conns[slot];
         let is_due = conn.replay.as_ref().is_some_and(|replay| !replay.is_waiting());
@@ -299,7 +300,7 @@ impl<S: Socket> Core<S> {
         }
         if let Work::Snapshot { is_followed, .. } = replay.work {
             let is_building = self.is_building_snapshot();
-            // The log is not waited for.
+            // Does not wait for the log.
             let has_log = self.shared.engine_with_past().is_some();
             if !is_building || has_log {
                 let has_all = is_followed
@@ -322,8 +323,8 @@ impl<S: Socket> Core<S> {
         }
     }
 
-    /// Looks on for the place of the newest so many events, and answers the client when it is found, or the log has to be
-    /// asked for it.
+    /// Continues the search for the newest events, and answers the client once they are found, or the log has to be
+    /// asked.
     fn look_back(&mut self, slot: usize, replay: &mut Replay, budget: &mut Budget) {
         let Work::Newest(newest) = &mut replay.work else { return };
         let mut store = Store { shared: &self.shared, arrived: &mut replay.arrived, now: self.turn.now };
@@ -345,7 +346,7 @@ impl<S: Socket> Core<S> {
         self.answer(slot, replay, &start);
     }
 
-    /// Whether all that is gone behind the client's places is known to be nothing that it wanted.
+    /// Returns whether it is known that the client wanted none of the events that are gone after its places.
     fn has_lost_nothing(&self, replay: &Replay) -> bool {
         let Work::Forward(forward) = &replay.work else { return false };
         let is_unwanted = |(after, gone): (EventId, u64)| {
@@ -356,13 +357,13 @@ impl<S: Socket> Core<S> {
         forward.lost().is_some_and(|mut lost| lost.all(is_unwanted))
     }
 
-    /// Answers the subscribe that asked for a past, if that is not done yet.
+    /// Answers the subscribe that requested a past, unless that is done.
     fn answer(&mut self, slot: usize, replay: &mut Replay, start: &PastStart) {
         let has_lost_nothing = start.complete == Some(false) && self.has_lost_nothing(replay);
         let Some(report) = &mut replay.report else { return };
         let mut start = start.clone();
         if replay.judge.missed(Missed::Unknown).is_none() || has_lost_nothing {
-            // Where nothing is wanted, nothing is missing.
+            // A client that wants nothing misses nothing.
             start.complete = Some(true);
         }
         let conn = &mut self.clients.conns[slot];
@@ -375,7 +376,7 @@ impl<S: Socket> Core<S> {
         }
     }
 
-    /// Queues some events; true where those were the last ones.
+    /// Queues some events. Returns whether they were the last.
     fn page_of(&mut self, slot: usize, replay: &mut Replay, budget: &mut Budget) -> bool {
         let now = self.turn.now;
         let conn = &mut self.clients.conns[slot];
@@ -408,7 +409,7 @@ impl<S: Socket> Core<S> {
                 let is_followed = *is_followed;
                 out.tell_short(snapshot, is_followed, now);
                 if let Some(numbers) = snapshot.named_by(filter, *to) {
-                    // A look costs about as much as a short step.
+                    // A lookup costs about as much as a short step.
                     budget.spend(numbers.len() as u32 / 4 + 1);
                     *work = Work::Keys { numbers, is_followed };
                     return false;
@@ -420,7 +421,7 @@ impl<S: Socket> Core<S> {
                     *next = number + 1;
                     out.event(event, None, budget);
                 }
-                // It may have let go of some since.
+                // It may have dropped some since.
                 out.tell_short(snapshot, is_followed, now);
                 true
             }
@@ -444,7 +445,7 @@ impl<S: Socket> Core<S> {
                     *ticket = self.ask_log(token, shard, from);
                     false
                 }
-                // What is live went on without it: it gets that this way too, if all of it is its own.
+                // Live events overtook it: they are read this way too, if all of them belong to this replay.
                 Step::Over if judge.is_alone() && self.skip_live(slot) => {
                     forward.extend(|shard| self.end_of(shard));
                     false
@@ -456,7 +457,7 @@ impl<S: Socket> Core<S> {
         over
     }
 
-    /// Tells a client that its past is over. What is live comes next.
+    /// Reports the end of the past to the client. Live events follow.
     fn end_replay(&mut self, slot: usize, replay: &Replay) {
         let complete = !replay.has_gap;
         if !complete {
@@ -473,13 +474,13 @@ impl<S: Socket> Core<S> {
         outbox.set_replaying(false);
     }
 
-    /// Passes over what a connection's feed has for it, if the feed has let go of some of that; false where it has not.
+    /// Skips a connection's pending events if its feed has dropped some of them. Returns whether it did.
     fn skip_live(&mut self, slot: usize) -> bool {
         let outbox = &mut self.clients.conns[slot].outbox;
         outbox.has_lost_frames(&self.delivery.fanout) && outbox.skip_to_end(&mut self.delivery.fanout)
     }
 
-    /// Asks for a page of the log; the ticket is held while a client waits for it.
+    /// Requests a page of the log. The client holds the ticket while it waits.
     pub(super) fn ask_log(&self, token: Token, shard: u16, from: LogPlace) -> Option<Ticket> {
         let history = self.shared.engine.as_ref()?.history()?;
         let ticket = Ticket::default();
@@ -489,7 +490,7 @@ impl<S: Socket> Core<S> {
         Some(ticket)
     }
 
-    /// Takes a page of the log that came for a connection.
+    /// Takes a page of the log that arrived for a connection.
     pub(super) fn page_came(&mut self, slot: usize, arrived: Arrived) {
         let conn = &mut self.clients.conns[slot];
         let Some(replay) = &mut conn.replay else { return };
@@ -500,12 +501,12 @@ impl<S: Socket> Core<S> {
     }
 }
 
-/// What is being queued for one connection.
+/// Page being queued for one connection.
 struct Page<'a> {
-    /// Seal of places, for a client that may not know how much goes on beyond its grant.
+    /// Seal of places, for a client that may not learn how much happens beyond its grant.
     seals: Option<(&'a Auth, &'a mut Rng)>,
     bygone: &'a Bygone,
-    /// Units spent on what went by.
+    /// Budget units spent on lookups of dropped events.
     spent: &'a mut u32,
     encoding: Encoding,
     judge: &'a mut Judge,
@@ -518,14 +519,14 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    /// Tells once that keys may be missing in a snapshot.
+    /// Reports once that keys may be missing from a snapshot.
     fn tell_short(&mut self, snapshot: &Snapshot, is_followed: bool, now: Timestamp) {
         if !*self.has_gap && (snapshot.is_short() || !is_followed) {
             self.gap(&notice(Missed::Unknown, None, None, now));
         }
     }
 
-    /// Looks whether it is known what went by where events are missing; `None` where the client wanted none of it.
+    /// Looks up the events of a gap. Returns `None` if it is known that the client wanted none of them.
     fn looked_up(&mut self, missed: Missed, gap: &GapNotice) -> Option<Missed> {
         let (Missed::AtMost(gone), Some(Since::Event(after))) = (missed, &gap.from) else {
             return Some(missed);
@@ -535,7 +536,7 @@ impl Page<'_> {
         match count {
             None => Some(missed),
             Some(Count { most: 0, .. }) => None,
-            // Other subscriptions may have brought some, and a look back for the newest may have asked for fewer.
+            // Other subscriptions may have delivered some, and a search for the newest may have asked for fewer.
             Some(Count { least, most }) => {
                 let is_asked_for = matches!(gap.missed, Missed::Exactly(_)) && self.judge.is_alone();
                 let is_exact = least == most && is_asked_for;
@@ -547,12 +548,12 @@ impl Page<'_> {
 
 impl Sink for Page<'_> {
     fn is_full(&self) -> bool {
-        // A gap of each of a thousand shards is looked up in as many turns.
+        // Gaps of each of a thousand shards are looked up in as many turns.
         self.size >= PAGE_BYTES || *self.spent >= budget::CLIENT
     }
 
-    /// A client that came live may stand elsewhere behind an event of several shards, where shards have their own order
-    /// here, or this client came from another node: then it gets a frame of its own.
+    /// A client's position after an event of several shards may differ from the loop's, if shards have their own
+    /// order here or the client came from another node: then it gets a frame of its own.
     fn event(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget) {
         if !self.judge.wants(event, budget) {
             return;

@@ -1,23 +1,24 @@
-//! Pages that the kernel's queues share: what many clients are written in one turn lies in memory once for all of them.
+//! Shares pages of memory among the kernel's socket queues: bytes that many clients get in one turn are in memory
+//! once.
 //!
-//! Imports `feed`, the room's core. Always: what stands in a page is never written over; a failure costs the copies that it
-//! would have saved, and nothing else; behind a turn nothing is held here.
+//! Invariants: bytes in a page are never overwritten. A failure costs the copies that sharing would have saved, and
+//! nothing else. After a turn nothing is held here.
 //!
-//! `write(2)` copies its bytes for each socket. For a burst that is most of what a delivery costs, and for clients that are
-//! slow it is memory for each of them. So the bytes go into a pipe once; `tee(2)` gives a second pipe the same pages, and
-//! `splice(2)` moves those on into a socket's queue. A page is the pipe's own until the last queue has let go of it; the next
-//! bytes get new ones, as the pipe is empty then.
+//! `write(2)` copies its bytes for each socket. For a burst that is most of the cost of a delivery, and for slow
+//! clients it is memory for each. So the bytes go into a pipe once; `tee(2)` gives a second pipe the same pages, and
+//! `splice(2)` moves those into a socket's queue. A page belongs to the pipe until the last queue has released it;
+//! the next bytes get new pages, because the pipe is empty then.
 
 use std::io::{self, IoSlice, Write};
 
 use super::socket::Socket;
 use crate::feed::{ByteSink, FeedTail};
 
-/// The least number of clients that bytes of [`share_pages_bytes`](crate::server::ServerConfig::share_pages_bytes) are shared for;
-/// twice as many bytes are for half as many.
+/// Minimum number of clients for which bytes of [`share_pages_bytes`](crate::server::ServerConfig::share_pages_bytes)
+/// are shared; for half as many clients, twice as many bytes.
 const CLIENTS_MIN: usize = 8;
 
-/// A client's socket, and the pages that it may be given.
+/// Client's socket, and the pages that it may be sent.
 pub(crate) struct Outlet<'a, S> {
     pub(crate) socket: &'a mut S,
     pub(crate) pages: &'a mut Pages,
@@ -49,7 +50,7 @@ impl<S: Socket> ByteSink for Outlet<'_, S> {
 #[cfg(target_os = "linux")]
 pub(crate) use linux::Pages;
 
-/// None: what shares them is Linux's own.
+/// Empty: sharing pages needs Linux.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug, Default)]
 pub(crate) struct Pages;
@@ -81,25 +82,25 @@ mod linux {
 
     use super::{CLIENTS_MIN, FeedTail, Socket};
 
-    /// The most bytes that are shared at once: what a turn writes to a client, as long as nobody has set more.
+    /// Maximum number of bytes shared at once: the default write budget of a client in one turn.
     const SHARED_BYTES_MAX: usize = 256 * 1024;
 
-    /// The end of a feed in pages, while its members are written.
+    /// Tail of a feed in pages, while its members are written.
     #[derive(Debug, Default)]
     pub(crate) struct Pages {
         pipes: Option<Pipes>,
         held: Option<Held>,
-        /// The least bytes for this feed's members; none where they are not to share.
+        /// Minimum number of bytes for this feed's members; `None` if they do not share.
         min_bytes: Option<usize>,
-        /// It can't be here.
+        /// Whether sharing is impossible here.
         refused: bool,
         shared: u64,
     }
 
-    /// What is in the first pipe.
+    /// Contents of the first pipe.
     #[derive(Debug)]
     struct Held {
-        /// The run that it begins in: kept, so that nothing else comes to lie where it lies.
+        /// Run that it begins in; kept alive, so that its address is not reused.
         first: Bytes,
         start: usize,
         len: usize,
@@ -114,7 +115,8 @@ mod linux {
     }
 
     impl Pages {
-        /// A feed with so many members is to be written, and whatever has `min_bytes` is worth sharing; `None`: nothing is.
+        /// Begins to write a feed with this many members, which share writes of at least `min_bytes`; `None`: they
+        /// share nothing.
         pub(in crate::server) fn open(&mut self, members: usize, min_bytes: Option<usize>) {
             self.empty();
             let is_of_use = members > 1 && !self.refused;
@@ -122,7 +124,7 @@ mod linux {
             self.min_bytes = min_bytes.filter(|_| is_of_use).map(least);
         }
 
-        /// All is written; how many writes were of shared pages.
+        /// Ends the writing. Returns the number of writes from shared pages.
         pub(in crate::server) fn close(&mut self) -> u64 {
             self.empty();
             self.min_bytes = None;
@@ -138,7 +140,7 @@ mod linux {
             }
         }
 
-        /// Sends a socket the end of the feed out of pages; none where it is to be written.
+        /// Sends the tail of the feed to a socket from shared pages; `None` if it has to be written.
         pub(crate) fn send(
             &mut self,
             tail: &FeedTail<'_>,
@@ -168,12 +170,12 @@ mod linux {
             (self.held, self.pipes) = (None, None);
         }
 
-        /// Puts the end of the feed into the first pipe.
+        /// Puts the tail of the feed into the first pipe.
         fn put(&mut self, tail: &FeedTail<'_>) -> bool {
             if self.pipes.is_none() {
                 match Pipes::open() {
                     Ok(pipes) => self.pipes = Some(pipes),
-                    // There may be descriptors again.
+                    // Descriptors may be available again later.
                     Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
                         self.min_bytes = None;
                     }
@@ -185,7 +187,7 @@ mod linux {
                 self.min_bytes = None;
                 return false;
             };
-            // Less where there is no memory for it now; there may be some another time.
+            // Less if there is no memory for it now; there may be some later.
             let len = writev(&pipes.held.1, &tail.slices()).unwrap_or(0);
             self.held = Some(Held { first: first.clone(), start: tail.start(), len });
             if len < tail.len() {
@@ -196,19 +198,19 @@ mod linux {
         }
     }
 
-    /// Where a pipe is read, and where it is written.
+    /// Read end and write end of a pipe.
     type Pipe = (OwnedFd, OwnedFd);
 
     #[derive(Debug)]
     struct Pipes {
-        /// Has the bytes for all.
+        /// Pipe with the bytes for all.
         held: Pipe,
-        /// Has them for one socket, while it is sent them.
+        /// Pipe with the bytes for one socket, while it is sent them.
         sent: Pipe,
         nowhere: File,
-        /// Bytes that each takes.
+        /// Capacity of each, in bytes.
         capacity: usize,
-        /// They can't be used, or not any more.
+        /// Whether they can't be used any more.
         is_broken: bool,
     }
 
@@ -222,14 +224,14 @@ mod linux {
             let nowhere = File::options().write(true).open("/dev/null")?;
             let mut capacity = SHARED_BYTES_MAX;
             for pipe in [&held, &sent] {
-                // Where the user has no more of them, what it is has to do.
+                // Past the user's limit on pipe sizes, the default size is kept.
                 let _ = fcntl_setpipe_size(&pipe.0, SHARED_BYTES_MAX);
                 capacity = capacity.min(fcntl_getpipe_size(&pipe.0)?);
             }
             Ok(Self { held, sent, nowhere, capacity, is_broken: false })
         }
 
-        /// Sends a socket what is held; none where that can't be, and the socket has nothing of it.
+        /// Sends the held bytes to a socket; `None` if that is impossible and the socket has none of them.
         fn send(&mut self, len: usize, socket: &mut impl Socket) -> Option<io::Result<usize>> {
             if tee(&self.held.0, &self.sent.1, len, SpliceFlags::NONBLOCK) != Ok(len) {
                 self.is_broken = true;
@@ -238,7 +240,7 @@ mod linux {
             let sent = socket.take_from(self.sent.0.as_fd(), len);
             let rest = len - sent.as_ref().map_or(0, |sent| *sent);
             self.is_broken |= self.drain(&self.sent, rest).is_err();
-            // A system, or a sandbox, that has no such call.
+            // A system or a sandbox without this call.
             let refusals =
                 [io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported, io::ErrorKind::PermissionDenied];
             if sent.as_ref().is_err_and(|error| refusals.contains(&error.kind())) {
@@ -259,8 +261,9 @@ mod linux {
         }
     }
 
-    /// Whether a socket whose peer is gone only fails. `splice` has no `MSG_NOSIGNAL`, so it sends `SIGPIPE` too, which ends
-    /// a program that does not ignore it. Rust's own `main` sees to that; one of another language may not.
+    /// Returns whether writing to a socket without a peer only fails. `splice` has no `MSG_NOSIGNAL`, so it also
+    /// sends `SIGPIPE`, which ends a program that does not ignore it. Rust's own `main` ignores it; a main in another
+    /// language may not.
     fn is_sigpipe_harmless() -> bool {
         let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
         harmless_by(&status)
@@ -293,7 +296,7 @@ mod linux {
             assert!(is_sigpipe_harmless(), "Rust's main ignores it");
         }
 
-        /// Takes so many bytes of each write; none: it knows no such call.
+        /// Maximum number of bytes taken of each write; `None`: it has no such call.
         struct Peer(Option<usize>, Vec<u8>);
 
         impl io::Read for Peer {

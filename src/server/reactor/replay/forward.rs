@@ -1,13 +1,14 @@
-//! The way of one reader through the past, oldest first: from a place in each shard to where the loop stood.
+//! Reads the past for one reader, oldest event first: from a place in each shard to where the loop stood.
 //!
-//! A shard is read from the engine's log where the ring no longer has its events, and from the ring from there on.
+//! A shard is read from the engine's log while the ring has dropped its events, and from the ring after that.
 //!
 //! Invariants:
-//! - An event is handed on once, each shard in its order; what is missing between two events is told as a gap in its place.
-//! - No event is kept between two steps, so a reader that stops holds a few dozen bytes for each shard.
-//! - A step ends when its budget is spent or the sink is full, and goes on where it stopped.
-//! - From rings alone, shards are merged in the order in which loops read them. Where a shard's events come from the log, that
-//!   order is not known beyond each shard's own, and the events' timestamps decide.
+//! - An event is passed on once, each shard in its order; events missing between two others are reported as a gap in
+//!   their place.
+//! - No event is kept between two steps, so a paused reader holds a few dozen bytes for each shard.
+//! - A step ends when its budget is spent or the sink is full, and continues where it stopped.
+//! - From rings alone, shards are merged in the order in which loops read them. If a shard's events come from the
+//!   log, that order is not known beyond each shard's own, and the events' timestamps decide.
 
 use std::collections::VecDeque;
 
@@ -20,33 +21,33 @@ use crate::server::limits::budget::Budget;
 use crate::server::shared::Shared;
 use crate::server::shared::resume::{Behind, behind, event_id};
 
-/// Events that are taken out of a ring or a page together, of all shards.
+/// Number of events taken from a ring or a page together, of all shards.
 const CHUNK: usize = 64;
 
-/// Takes what a reader comes by.
+/// Receiver of a reader's events and gaps.
 pub(crate) trait Sink {
-    /// Whether it takes no more for now.
+    /// Returns whether it takes no more for now.
     fn is_full(&self) -> bool;
 
-    /// Takes an event. `at`: where the reader stands behind it, of several shards.
+    /// Takes an event. `at`: the reader's position after it, if there are several shards.
     fn event(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget);
 
-    /// Takes word of what is missing. It counts all that the reader would have passed, whether that is wanted or not.
+    /// Takes a gap, which counts all events that the reader would have passed, wanted or not.
     fn gap(&mut self, gap: &GapNotice);
 }
 
-/// How a step ended.
+/// Result of a step.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// All is read.
+    /// Everything is read.
     Over,
-    /// There is more: the sink was full, or the budget spent.
+    /// There is more: the sink was full or the budget spent.
     More,
-    /// It goes on when this page of the log has been read.
+    /// Continues after this page of the log has been read.
     Waits { shard: u16, from: LogPlace },
 }
 
-/// A page of the log that came for a reader, or word that it can't be had.
+/// Page of the log for a reader, or the failure to read it.
 #[derive(Debug)]
 pub(crate) struct Arrived {
     pub(crate) shard: u16,
@@ -54,14 +55,14 @@ pub(crate) struct Arrived {
     pub(crate) outcome: Result<Handed, EngineError>,
 }
 
-/// Where the past is.
+/// Access to the past: the rings, and pages of the log.
 pub(crate) struct Store<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) arrived: &'a mut Option<Arrived>,
     pub(crate) now: Timestamp,
 }
 
-/// A page that was asked for.
+/// Result of looking for a page.
 pub(super) enum Found {
     Page(std::sync::Arc<LogPage>, Option<Handed>),
     NotRead,
@@ -73,12 +74,12 @@ impl Store<'_> {
         self.shared.engine.as_ref()?.history()
     }
 
-    /// Whether there is a log that may have what a ring has not.
+    /// Returns whether there is a log that may have events that a ring has dropped.
     pub(crate) fn has_log(&self) -> bool {
         self.history().is_some()
     }
 
-    /// Looks for the page of a place among those that came or were read before.
+    /// Looks for the page of a place among those that arrived or were read before.
     pub(super) fn page(&mut self, shard: u16, from: LogPlace) -> Found {
         match self.arrived.take_if(|arrived| (arrived.shard, arrived.from) == (shard, from)) {
             Some(Arrived { outcome: Ok(handed), .. }) => {
@@ -94,10 +95,10 @@ impl Store<'_> {
     }
 }
 
-/// Where a reader is in one shard.
+/// Place of a reader in one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spot {
-    /// In the log. Not known: it is still to be seen whether the log has the place that the client named.
+    /// In the log. `is_known` is false while it is open whether the log has the place that the client named.
     Log {
         is_known: bool,
     },
@@ -106,45 +107,45 @@ pub(super) enum Spot {
     Over,
 }
 
-/// One shard's way.
+/// Reader of one shard.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) shard: u16,
     pub(super) spot: Spot,
-    /// The place of the ring where the way ends.
+    /// Place in the ring at which the reader ends.
     pub(super) to: Sequence,
     /// With an engine: the last event before that place.
     pub(super) until: LogPlace,
-    /// The event that came last, or the place that the client named.
+    /// Last event read, or the place that the client named.
     pub(super) after: EventId,
-    /// Events that are missing behind it.
+    /// Number of events missing after it.
     pub(super) missed: u64,
-    /// All that is missing was asked for. Else some of it may have been more than that.
+    /// Whether all missing events were requested; otherwise some may be more than that.
     pub(super) counts: bool,
-    /// The last of the events that may be missing before the first one; told as a gap before that.
+    /// Last of the events that may be missing before the first one; reported as a gap before it.
     pub(super) forgotten: Option<EventId>,
 }
 
-/// One reader's way through all shards.
+/// Reader of all shards.
 #[derive(Debug)]
 pub(crate) struct Forward {
     pub(super) lanes: SmallVec<[Lane; 1]>,
-    /// Of several shards: where the reader stands.
+    /// Position of the reader, if there are several shards.
     pub(super) at: Option<Position>,
-    /// What the client named, where that says nothing of some shards; it is told that first.
+    /// Place that the client named, if that does not cover some shards; reported first.
     pub(super) says_too_little: Option<Since>,
 }
 
-/// What became of an attempt to get a lane's next events.
+/// Result of getting a shard's next events.
 enum Filled {
-    /// They are there, or the lane is over.
+    /// The events are there, or the shard is read.
     Done,
-    /// The lane is elsewhere now.
+    /// The reader moved: try again.
     Again,
     Waits(LogPlace),
 }
 
-/// A lane's next events.
+/// Next events of a shard.
 type Head = VecDeque<Event>;
 
 pub(super) fn notice(missed: Missed, from: Option<Since>, to: Option<EventId>, at: Timestamp) -> GapNotice {
@@ -156,12 +157,12 @@ fn next_place(id: EventId) -> LogPlace {
 }
 
 impl Forward {
-    /// The places behind which it begins.
+    /// Returns the places after which it begins.
     pub(crate) fn places(&self) -> impl Iterator<Item = EventId> {
         self.lanes.iter().map(|lane| lane.after)
     }
 
-    /// Reads on.
+    /// Continues reading.
     pub(crate) fn step(&mut self, store: &mut Store<'_>, sink: &mut dyn Sink, budget: &mut Budget) -> Step {
         self.begin(store.now, sink);
         let share = (CHUNK / self.lanes.len().max(1)).max(1);
@@ -191,21 +192,21 @@ impl Forward {
         }
     }
 
-    /// Tells what may be missing before the first event.
+    /// Reports events that may be missing before the first one.
     fn begin(&mut self, now: Timestamp, sink: &mut dyn Sink) {
         if let Some(since) = self.says_too_little.take() {
             sink.gap(&notice(Missed::Unknown, Some(since), None, now));
         }
         for lane in &mut self.lanes {
             if let Some(last) = lane.forgotten.take() {
-                // No event is of epoch 0, or before the first of a life.
+                // No event has epoch 0, or comes before the first of an epoch.
                 let last = Some(last).filter(|last| last.epoch > 0 && last.sequence < Sequence::MAX);
                 sink.gap(&notice(Missed::Unknown, None, last, now));
             }
         }
     }
 
-    /// Where the past begins that it reads, and whether all of it is there, as far as that is known.
+    /// Returns where its past begins, and whether it is complete, as far as that is known.
     pub(super) fn start(&self) -> PastStart {
         let is_short = |lane: &Lane| lane.missed > 0 || lane.forgotten.is_some();
         let is_in_doubt = |lane: &Lane| lane.spot == Spot::Log { is_known: false };
@@ -221,8 +222,8 @@ impl Forward {
         PastStart { from, complete }
     }
 
-    /// The places behind which the ring has let go of events, with the number of those. `None` where it has let go of none,
-    /// or that is not all that may be missing.
+    /// Returns the places after which the ring has dropped events, with their numbers. `None` if it has dropped none,
+    /// or other events may be missing too.
     pub(super) fn lost(&self) -> Option<impl Iterator<Item = (EventId, u64)>> {
         let is_more = |lane: &Lane| lane.forgotten.is_some() || lane.spot == Spot::Log { is_known: false };
         let is_more = self.says_too_little.is_some() || self.lanes.iter().any(is_more);
@@ -230,7 +231,7 @@ impl Forward {
         (!is_more && lost.clone().next().is_some()).then(|| lost.map(|lane| (lane.after, lane.missed)))
     }
 
-    /// The lane of the event that comes next.
+    /// Returns the shard of the next event.
     fn first(&self, heads: &[Head]) -> Option<usize> {
         let by_time = self.lanes.iter().zip(heads).any(|(lane, head)| lane.is_in_log() && !head.is_empty());
         let order = |event: &Event| order_of(event, by_time);
@@ -238,7 +239,7 @@ impl Forward {
         events.min().map(|(_, at)| at)
     }
 
-    /// Sets another end, behind the one before: the reader has not got so far, and it gets what came since this way.
+    /// Moves the end forward: the reader has not reached it, and reads the events since then this way.
     pub(crate) fn extend(&mut self, end: impl Fn(u16) -> (Sequence, LogPlace)) {
         for lane in &mut self.lanes {
             let before = lane.to;
@@ -255,27 +256,27 @@ impl Forward {
     }
 }
 
-/// Whether nothing is older in a shard than what its ring has, or will have next where that is nothing yet. `first`: the
-/// sequence of its oldest event.
+/// Returns whether no event of a shard is older than the ring's oldest, which has the sequence `first`; `None`: the
+/// ring is empty.
 pub(super) fn has_all_behind(shared: &Shared, shard: u16, first: Option<Sequence>) -> bool {
     let began = match (first, &shared.engine) {
         (Some(first), _) => Some(first),
-        // Entries that the log had before this node began to follow it do not come live.
+        // Entries that the log had before this node followed it are not delivered live.
         (None, Some(engine)) => engine.status().began_at(shard),
         (None, None) => Some(0),
     };
     began == Some(0) && shared.bus.oldest(shard) == 0
 }
 
-/// Returns the position before the first event of each lane, all in the oldest life of the log among them; none where
-/// nothing ever came.
+/// Returns the position before the first event of each shard, all in the oldest epoch among them; `None` if there
+/// never was an event.
 pub(super) fn position_before(lanes: &[Lane]) -> Option<Position> {
     let epoch = lanes.iter().map(|lane| lane.after.epoch).filter(|epoch| *epoch > 0).min()?;
     let next = |lane: &Lane| if lane.after.epoch == epoch { lane.after.next_sequence() } else { 0 };
     Some(Position::new(epoch, lanes.iter().map(next)))
 }
 
-/// What events of several shards are merged by.
+/// Returns the key by which events of several shards are merged.
 pub(super) fn order_of(event: &Event, by_time: bool) -> (u64, u128) {
     match event.position().filter(|_| !by_time) {
         Some(position) => position.passed(),
@@ -291,7 +292,7 @@ impl Lane {
         matches!(self.spot, Spot::Log { .. })
     }
 
-    /// Takes note of its next event, and tells what is missing before it.
+    /// Notes its next event, and reports events missing before it.
     fn pass(&mut self, event: &Event, at: &mut Option<Position>, now: Timestamp, sink: &mut dyn Sink) {
         let id = event.id().unwrap_or(self.after);
         let is_in_log = self.is_in_log();
@@ -305,10 +306,10 @@ impl Lane {
         }
     }
 
-    /// Tells what is missing before an event: what the log no longer has, or another life of it. Where the log was asked
-    /// for it, it is known how many those were.
+    /// Reports events missing before an event: those that the log has dropped, or another epoch. If the log was
+    /// asked, their number is known.
     fn tell_hole_before(&mut self, id: EventId, is_known: bool, now: Timestamp, sink: &mut dyn Sink) {
-        // Of epoch 0 is what stands for nothing before it.
+        // Epoch 0 stands for nothing before it.
         if self.after.epoch == 0 || (id.epoch, id.sequence) == next_place(self.after) {
             return;
         }
@@ -319,7 +320,7 @@ impl Lane {
         sink.gap(&notice(missed, from, Some(if is_counted { last } else { id }), now));
     }
 
-    /// How many events are missing from the lane's place up to this one.
+    /// Returns how many events are missing after the reader's place up to this one.
     fn missed_up_to(&self, last: EventId) -> Missed {
         let missed = last.next_sequence().checked_sub(self.after.next_sequence());
         missed
@@ -327,7 +328,7 @@ impl Lane {
             .map_or(Missed::Unknown, |missed| self.counted(missed))
     }
 
-    /// So many are missing.
+    /// Returns this number of missing events, as exact as it is.
     fn counted(&self, missed: u64) -> Missed {
         if self.counts { Missed::Exactly(missed) } else { Missed::AtMost(missed) }
     }
@@ -365,7 +366,7 @@ impl Lane {
         let to = from.saturating_add(share as u64).min(self.to);
         let from = bus.read_range(self.shard, from, to, |event| head.push_back(event.clone()));
         if from > next && store.has_log() {
-            // The ring has let go of what comes next.
+            // The ring has dropped the next events.
             head.clear();
             self.spot = Spot::Log { is_known: true };
             return Filled::Again;
@@ -402,13 +403,13 @@ impl Lane {
             }
         }
         let from = match self.after.sequence {
-            // What comes before the first event of a shard.
+            // Place before the first event of a shard.
             Sequence::MAX => (self.after.epoch, 0),
-            // The client's own event, so that the log says that it was one of its own.
+            // Includes the client's own event, so that the log confirms that it has it.
             sequence if !is_known => (self.after.epoch, sequence),
             _ => next_place(self.after),
         };
-        // Kept until the events are taken over.
+        // Kept until its events are taken.
         let (page, _handed) = match store.page(self.shard, from) {
             Found::Page(page, handed) => (page, handed),
             Found::NotRead => return Filled::Waits(from),
@@ -420,7 +421,7 @@ impl Lane {
         let events = page.from(from);
         if !is_known {
             match events.first().and_then(Event::id) {
-                // All that the log has kept comes behind it.
+                // Everything that the log kept comes after it.
                 Some(first) if first.epoch == self.after.epoch => self.spot = Spot::Log { is_known: true },
                 _ => self.doubt(store, at, sink),
             }
@@ -437,7 +438,7 @@ impl Lane {
             return Filled::Done;
         }
         if events.is_empty() && page.next > from {
-            // What is there is no event: it is missing here as it is live.
+            // The entry is no event: it is missing here as it is live.
             let last = EventId::before(page.next.0, self.shard, page.next.1);
             let missed = self.missed_up_to(last);
             sink.gap(&notice(missed, Some(Since::Event(self.after)), Some(last), store.now));
@@ -448,18 +449,18 @@ impl Lane {
         Filled::Again
     }
 
-    /// Whether the ring has anything before the lane's end.
+    /// Returns whether the ring has events before the reader's end.
     fn has_ring(&self, store: &Store<'_>) -> bool {
         store.shared.bus.oldest(self.shard) < self.to
     }
 
-    /// The oldest event of the ring before the lane's end: its place and its id.
+    /// Returns the oldest event of the ring before the reader's end: its place and its id.
     fn ring(&self, store: &Store<'_>) -> Option<(Sequence, EventId)> {
         let bus = &store.shared.bus;
         event_id(bus, self.shard, bus.oldest(self.shard), self.to)
     }
 
-    /// Goes on in the ring, whatever is missing before it; over where the ring has nothing for it.
+    /// Continues in the ring, whatever is missing before it; ends if the ring has nothing for it.
     fn go_to(&mut self, ring: Option<(Sequence, EventId)>, store: &Store<'_>, sink: &mut dyn Sink) {
         match ring {
             Some((place, id)) => {
@@ -479,8 +480,8 @@ impl Lane {
         }
     }
 
-    /// The log does not know the place that the client named: it gets what the ring has behind it, if that knows it, or
-    /// word that nothing can be said.
+    /// The log does not know the place that the client named: continues in the ring if that knows it, otherwise
+    /// reports an unknown gap.
     fn doubt(&mut self, store: &Store<'_>, at: Option<&Position>, sink: &mut dyn Sink) {
         if self.has_ring(store) {
             match behind(store.shared, self.after, self.to) {
@@ -489,7 +490,7 @@ impl Lane {
                     return;
                 }
                 Behind::Some(missed, next) => {
-                    // The log is behind the ring in what it keeps: what lies between is told.
+                    // The log keeps less than the ring: events in between are reported.
                     let last = EventId { sequence: self.after.sequence.wrapping_add(missed), ..self.after };
                     let told = self.counted(missed);
                     sink.gap(&notice(told, Some(Since::Event(self.after)), Some(last), store.now));
@@ -506,13 +507,12 @@ impl Lane {
         self.spot = Spot::Over;
     }
 
-    /// The last event before the lane's end.
+    /// Returns the last event before the reader's end.
     fn last(&self) -> EventId {
         EventId { epoch: self.until.0, shard: self.shard, sequence: self.until.1 }
     }
 
-    /// The log can't be read: what it may have is told as a gap that can be asked for again, and the way goes on in the
-    /// ring.
+    /// The log can't be read: reports its events as a recoverable gap, and continues in the ring.
     fn give_up(&mut self, store: &Store<'_>, at: Option<&Position>, sink: &mut dyn Sink) {
         let from = at.map_or(Since::Event(self.after), |at| Since::Position(at.clone()));
         let ring = self.ring(store);

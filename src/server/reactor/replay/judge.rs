@@ -1,11 +1,14 @@
-//! Decides which past events a client gets: those that its new subscription wants and that none of its others brought.
+//! Decides which past events a client gets: those that its new subscription wants and that none of its other
+//! subscriptions delivered.
 //!
 //! Invariants:
-//! - The answer is that of [`Filter::matches`], the definition, and for other subscriptions that of where they began.
-//! - What a filter costs is charged to the turn's budget: when it is compiled, and for each event that it is held against.
+//! - The decision is that of [`Filter::matches`], the definition; other subscriptions count from where they began.
+//! - The cost of a filter is charged to the turn's budget: its compilation, and each event that it is matched
+//!   against.
 //!
-//! A small filter without conditions on the payload is held against events as it stands: that takes no memory, and up to [`PLAIN_BYTES`] it is about as quick.
-//! Others are compiled. A client's other subscriptions are one matcher, because there may be a thousand of them.
+//! A small filter without conditions on the payload is matched as it stands: that takes no memory, and up to
+//! [`PLAIN_BYTES`] it is about as fast. Larger filters are compiled. A client's other subscriptions are one matcher,
+//! because there may be a thousand of them.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,25 +21,25 @@ use crate::filter::{ClassId, Clause, Filter, FilterLimits, Matcher};
 use crate::server::limits::budget::{Budget, STEP_MAX};
 use crate::server::session::began::{Began, Brought};
 
-/// The largest filter, in encoded bytes, that is used as it stands.
+/// Maximum size, in encoded bytes, of a filter that is used as it stands.
 const PLAIN_BYTES: usize = 96;
 
-/// Instructions for a byte of a filter that is compiled: a wildcard pattern of two-byte segments, the dearest.
+/// Instructions for compiling a byte of a filter: a wildcard pattern of two-byte segments, the most expensive.
 const COMPILE_INSTRUCTIONS: usize = 50;
 
-/// The most that one event is charged for one test. Two tests and the rest of a step stay below what a budget may be
-/// overdrawn by.
+/// Maximum charge for one test of an event. Two tests and the rest of a step stay below the amount by which a budget
+/// may be overdrawn.
 const CHARGE_MAX: u32 = STEP_MAX / 3;
 
-/// Decides for one replay.
+/// Decision for one replay.
 #[derive(Debug)]
 pub(super) struct Judge {
     filter: Test,
-    /// Filters that `filter` is made of.
+    /// Filters that make up `filter`.
     asked: SmallVec<[Filter; 1]>,
     wants: Wants,
     except: Test,
-    /// Where what is in `except` began: of a single filter, and of each class of a matcher.
+    /// Places at which the subscriptions of `except` began: of a single filter, and of each class of a matcher.
     plain_began: Option<Began>,
     began: HashMap<ClassId, Option<Began>>,
     /// Subscriptions that are not in `except` yet.
@@ -45,7 +48,7 @@ pub(super) struct Judge {
     wanted: Vec<Filter>,
 }
 
-/// How much of what is missing a filter wanted, where that is known without the events.
+/// Share of missing events that a filter wanted, if that is known without the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wants {
     Everything,
@@ -53,10 +56,10 @@ enum Wants {
     Nothing,
 }
 
-/// Some filters of which one must match.
+/// Filters of which one must match.
 #[derive(Debug)]
 enum Test {
-    /// Nothing matches.
+    /// Matches nothing.
     None,
     Plain(Filter),
     Compiled(Box<Compiled>),
@@ -66,12 +69,12 @@ enum Test {
 struct Compiled {
     matcher: Matcher,
     found: Vec<ClassId>,
-    /// Bytes of the conditions that a matcher holds against each event as they stand.
+    /// Size of the conditions that a matcher tests one by one, in bytes.
     loose: usize,
 }
 
 impl Judge {
-    /// Returns one for events that `filter` wants and none of `except` brought.
+    /// Returns the decision for events that `filter` wants and none of `except` delivered.
     pub(super) fn new(filter: Filter, except: Vec<Brought>) -> Self {
         let wants = match &filter {
             filter if filter.is_nothing() => Wants::Nothing,
@@ -100,7 +103,7 @@ impl Judge {
         judge
     }
 
-    /// Returns one for events that one of `filters` wants.
+    /// Returns the decision for events that one of `filters` wants.
     pub(super) fn any(filters: Vec<Filter>) -> Self {
         let mut filters = filters;
         match filters.pop() {
@@ -121,12 +124,12 @@ impl Judge {
         }
     }
 
-    /// Whether all that is live for this client is of this replay.
+    /// Returns whether every live event of this client belongs to this replay.
     pub(super) fn is_alone(&self) -> bool {
         self.pending.is_empty() && matches!(self.except, Test::None)
     }
 
-    /// How many events the client misses, of so many that are gone; `None` where it wanted none of them.
+    /// Returns how many of the dropped events the client misses; `None` if it wanted none of them.
     pub(super) fn missed(&self, gone: Missed) -> Option<Missed> {
         match self.wants {
             Wants::Everything => Some(gone),
@@ -135,12 +138,12 @@ impl Judge {
         }
     }
 
-    /// The filters of which one has to match.
+    /// Returns the filters of which one must match.
     pub(super) fn asked(&self) -> &[Filter] {
         &self.asked
     }
 
-    /// Compiles what is not compiled yet; true when all is.
+    /// Compiles filters that are not compiled yet. Returns whether all are.
     pub(super) fn prepare(&mut self, budget: &mut Budget) -> bool {
         while let Some(filter) = self.wanted.last() {
             if budget.is_spent() {
@@ -180,12 +183,12 @@ impl Judge {
         true
     }
 
-    /// Whether the client gets this event. [`Self::prepare`] must have returned true.
+    /// Returns whether the client gets this event. Requires that [`Self::prepare`] returned true.
     pub(super) fn wants(&mut self, event: &Event, budget: &mut Budget) -> bool {
         self.filter.matches(event, budget) && !self.was_brought(event, budget)
     }
 
-    /// Whether one of the client's other subscriptions brought this event.
+    /// Returns whether one of the client's other subscriptions delivered this event.
     fn was_brought(&mut self, event: &Event, budget: &mut Budget) -> bool {
         if !self.except.matches(event, budget) {
             return false;
@@ -210,7 +213,8 @@ impl Judge {
     }
 }
 
-/// Whether a filter is used as it stands. A condition on the payload is not: each would walk over the whole payload.
+/// Returns whether a filter is used as it stands. A condition on the payload is not: each would walk over the whole
+/// payload.
 fn is_plain(filter: &Filter) -> bool {
     filter.bytes().len() <= PLAIN_BYTES && filter.comparisons_count().0 == 0
 }
@@ -252,7 +256,7 @@ impl Compiled {
         let (mut paths, mut bytes) = (1usize, 0);
         for clause in filter.clauses() {
             match clause {
-                // Their cost is counted while they are held against an event.
+                // Their cost is charged while they are matched.
                 Clause::Comparison(_) => {}
                 Clause::Set(set) => {
                     let size: usize = set.members().map(|(first, _)| first.text.len()).sum();
@@ -266,7 +270,7 @@ impl Compiled {
             }
         }
         if paths > FilterLimits::default().paths_max {
-            // Its sets make too many entries for an index: some are compared event by event.
+            // Its sets make too many entries for an index: some are compared for each event.
             self.loose += bytes;
         }
         self.matcher.insert(filter)
@@ -275,7 +279,7 @@ impl Compiled {
     fn matches(&mut self, event: &Event, budget: &mut Budget) -> bool {
         let (walks, payloads) = (self.matcher.walked(), self.matcher.payload_work());
         self.matcher.matches(event, &mut self.found);
-        // About 100 instructions for a node that a walk stands on.
+        // About 100 instructions for each node of a walk.
         let walked = (self.matcher.walked() - walks) / 10 + (self.matcher.payload_work() - payloads) / 1_000;
         let walked = u32::try_from(walked).unwrap_or(u32::MAX);
         let loose = plain_cost(self.loose, event);
@@ -285,11 +289,11 @@ impl Compiled {
     }
 }
 
-/// Returns about what it takes to hold conditions against an event as they stand, in units of a budget.
+/// Returns the approximate cost of testing conditions against an event one by one, in budget units.
 fn plain_cost(bytes: usize, event: &Event) -> u32 {
     let values = Attribute::ALL.iter().filter_map(|attribute| event.attribute(*attribute));
     let values: usize = values.map(str::len).sum();
-    // A pattern is tried from each segment of a value on: about two instructions for a byte of each.
+    // A pattern is tried at each segment of a value: about two instructions for a byte of each.
     let sets = bytes * values / 500;
     u32::try_from(sets).unwrap_or(u32::MAX).min(CHARGE_MAX)
 }

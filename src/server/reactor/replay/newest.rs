@@ -1,11 +1,11 @@
-//! Looks for the place from which a reader gets the newest so many events that it wants: backwards, from where the loop
-//! stood, through the rings and on through the engine's log.
+//! Searches for the place from which a reader gets the newest events that it wants: backwards from where the loop
+//! stood, through the rings and then through the engine's log.
 //!
 //! Invariants:
-//! - Nothing but places and a count is kept between two steps, however many events are asked for.
-//! - The way back ends in the life of the log that a shard's oldest event in the ring is of.
-//! - Where it ends for another reason than that nothing is older, and events may be missing for that, the reader is told a
-//!   gap before its first event.
+//! - Only places and a count are kept between two steps, however many events are requested.
+//! - The search ends in the epoch of the oldest event in a shard's ring.
+//! - If it ends although older events may exist, and events may be missing for that, the reader gets a gap before its
+//!   first event.
 
 use std::collections::VecDeque;
 
@@ -17,49 +17,49 @@ use crate::engine::{LogPlace, PAGE_EVENTS, log_place_of};
 use crate::event::{Event, EventId, Sequence};
 use crate::server::limits::budget::Budget;
 
-/// Events that are taken out of a ring or a page together, of all shards.
+/// Number of events taken from a ring or a page together, of all shards.
 const CHUNK: usize = 64;
 
-/// The way back in one shard.
+/// Search in one shard.
 #[derive(Debug)]
 struct Way {
     shard: u16,
     to: Sequence,
     until: LogPlace,
-    /// Where the node began to follow all that the reader wants; from the beginning, as a rule.
+    /// Place from which on the node followed everything that the reader wants; usually the beginning.
     followed: LogPlace,
     spot: Back,
     ended: Option<Ended>,
-    /// The oldest event that was looked at.
+    /// Oldest event examined.
     oldest: Option<EventId>,
 }
 
-/// Why nothing older can be looked at.
+/// Reason for the end of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
-    /// There never was anything older.
+    /// There never was an older event.
     Beginning,
-    /// Older events are forgotten, or can't be read.
+    /// Older events were dropped or can't be read.
     Forgotten,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Back {
-    /// Behind this place of the ring.
+    /// After this place of the ring.
     Ring(Sequence),
-    /// In the log, before the oldest event that was looked at; the page that begins here is looked for.
+    /// In the log, before the oldest examined event; the page that begins here is searched.
     Log { from: Sequence },
-    /// All was looked at, as far as it is known: what the log has from this place on says whether that is so.
+    /// Everything known was examined; the log's entries from this place on decide whether it was everything.
     Beginning { from: LogPlace },
 }
 
-/// The way back in all shards.
+/// Search in all shards.
 #[derive(Debug)]
 pub(super) struct Newest {
     lanes: SmallVec<[Way; 1]>,
-    /// Events that are still to be found.
+    /// Number of events that are still to be found.
     left: usize,
-    /// Some were found behind the end of another shard's past, which may have had newer ones.
+    /// Whether events were found after the end of another shard's past, which may have had newer ones.
     passed_an_end: bool,
 }
 
@@ -72,8 +72,8 @@ enum Filled {
 type Tail = VecDeque<Event>;
 
 impl Newest {
-    /// Begins where each shard ends for the reader: a place in the ring, and in the log. `followed`: where the node began to
-    /// follow all that the reader wants.
+    /// Begins at the end of each shard for the reader: a place in the ring, and in the log. `followed` returns the
+    /// place from which on the node followed everything that the reader wants.
     pub(super) fn new(
         ends: impl Iterator<Item = (u16, Sequence, LogPlace)>,
         followed: impl Fn(u16) -> LogPlace,
@@ -91,12 +91,12 @@ impl Newest {
         Self { lanes: ends.map(lane).collect(), left: count, passed_an_end: false }
     }
 
-    /// Returns the number of shards that it looks through.
+    /// Returns the number of shards that it searches.
     pub(super) fn shards(&self) -> usize {
         self.lanes.len()
     }
 
-    /// Looks on.
+    /// Continues the search.
     pub(super) fn step(&mut self, store: &mut Store<'_>, judge: &mut Judge, budget: &mut Budget) -> Step {
         let share = (CHUNK / self.lanes.len().max(1)).max(1);
         let mut tails: SmallVec<[Tail; 1]> = self.lanes.iter().map(|_| Tail::new()).collect();
@@ -129,7 +129,7 @@ impl Newest {
         Step::Over
     }
 
-    /// The lane of the newest event that was not looked at.
+    /// Returns the shard of the newest unexamined event.
     fn last(&self, tails: &[Tail]) -> Option<usize> {
         let in_log = |lane: &Way| matches!(lane.spot, Back::Log { .. });
         let by_time = self.lanes.iter().zip(tails).any(|(lane, tail)| in_log(lane) && !tail.is_empty());
@@ -138,13 +138,13 @@ impl Newest {
         events.max().map(|(_, at)| at)
     }
 
-    /// The way forward from where it came to.
+    /// Returns the reader from the place found.
     pub(super) fn turn_round(&self) -> Forward {
         let in_log = self.lanes.iter().any(Way::goes_on_in_log);
-        // Where all were found before, what is older does not matter.
+        // If all were found, older events do not matter.
         let needs_older = self.left > 0 || self.passed_an_end;
         let lanes: SmallVec<[Lane; 1]> = self.lanes.iter().map(|lane| lane.forward(needs_older)).collect();
-        // From rings alone, events say themselves where they stand.
+        // Without a log, events carry their positions.
         let at = (in_log && lanes.len() > 1).then(|| position_before(&lanes)).flatten();
         Forward { lanes, at, says_too_little: None }
     }
@@ -156,7 +156,7 @@ impl Way {
         let before = |id: EventId| EventId::before(id.epoch, id.shard, id.sequence);
         let (spot, after) = match (spot, oldest) {
             (Back::Ring(place), Some(id)) => (Spot::Ring(place), before(id)),
-            // Where the ring has it, the way is found there.
+            // If the ring has it, the reader finds it there.
             (_, Some(id)) => (Spot::Log { is_known: true }, before(id)),
             (_, None) => (Spot::Over, EventId { epoch: until.0, shard, sequence: until.1 }),
         };
@@ -169,13 +169,13 @@ impl Way {
         Lane { shard, spot, to, until, after, missed: 0, counts: false, forgotten }
     }
 
-    /// Whether the way back came to a place before which events may be missing.
+    /// Returns whether the search ended at a place before which events may be missing.
     fn is_short(&self) -> bool {
         let is_before = |id: EventId| (id.epoch, id.sequence) < self.followed;
         self.ended == Some(Ended::Forgotten) || self.oldest.is_some_and(is_before)
     }
 
-    /// Whether the way forward begins in the log.
+    /// Returns whether the reader begins in the log.
     fn goes_on_in_log(&self) -> bool {
         !matches!(self.spot, Back::Ring(_)) && self.oldest.is_some()
     }
@@ -201,11 +201,11 @@ impl Way {
                     return Filled::Done;
                 }
                 if bus.oldest(self.shard) <= from {
-                    // A publisher gave up the place before: no event ever stood there.
+                    // A publisher gave up the place before it: there never was an event.
                     self.spot = Back::Ring(before - 1);
                     return Filled::Again;
                 }
-                // The ring was quicker.
+                // The ring overtook the search.
                 self.leave_ring(store)
             }
             Back::Log { from } => self.fill_from_log(from, store, tail),
@@ -213,7 +213,7 @@ impl Way {
         }
     }
 
-    /// The ring has nothing older.
+    /// Leaves the ring, which has nothing older.
     fn leave_ring(&mut self, store: &Store<'_>) -> Filled {
         match self.oldest {
             Some(_) if store.has_log() => self.look_before(),
@@ -226,7 +226,7 @@ impl Way {
         Filled::Again
     }
 
-    /// Looks for the page before the oldest event that was looked at.
+    /// Searches the page before the oldest examined event.
     fn look_before(&mut self) {
         self.spot = match self.oldest.and_then(|id| id.sequence.checked_sub(1)) {
             Some(last) => Back::Log { from: last - last % PAGE_EVENTS },
@@ -234,7 +234,8 @@ impl Way {
         };
     }
 
-    /// Finds out whether the log has anything older than what was looked at, as of another life: that is not read.
+    /// Finds out whether the log has anything older than the examined events, such as another epoch, which is not
+    /// read.
     fn look_at_beginning(&mut self, from: LogPlace, store: &mut Store<'_>) -> Filled {
         let is_first = match store.page(self.shard, from) {
             Found::Page(page, _) => {
@@ -269,7 +270,7 @@ impl Way {
             }
         };
         if page.next > place && page.next < end {
-            // It ended early for its size: the newer ones come first.
+            // The page ended early for its size: search the rest of it first.
             self.spot = Back::Log { from: page.next.1 };
             return Filled::Again;
         }
@@ -277,7 +278,7 @@ impl Way {
         let before = events.partition_point(|event| log_place_of(event) < end);
         tail.extend(events[..before].iter().cloned());
         if tail.is_empty() {
-            // The log has forgotten what is older.
+            // The log has dropped older events.
             self.ended = Some(Ended::Forgotten);
             return Filled::Again;
         }

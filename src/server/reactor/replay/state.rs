@@ -11,43 +11,43 @@ use crate::event::Since;
 use crate::filter::Filter;
 use crate::server::session::past::PastReport;
 
-/// A replay that is not over.
+/// Unfinished replay.
 #[derive(Debug)]
 pub(crate) struct Replay {
     pub(super) encoding: Encoding,
     pub(super) judge: Judge,
     pub(super) work: Work,
-    /// Where it begins, to be told when the client's interest has changed: what was owed before comes first.
+    /// Beginning of the past, reported after the client's interest has changed: pending bytes come first.
     pub(super) start: Option<PastStart>,
-    /// Report that its client gets; none of a refill.
+    /// Report for the client; `None` for a refill.
     pub(super) report: Option<PastReport>,
-    /// Kind of past that was asked for, as a metric calls it.
+    /// Kind of the past, as metrics name it.
     pub(super) kind: &'static str,
-    /// Events that came.
+    /// Number of events sent.
     pub(super) events: u64,
-    /// The client was told a gap: something may be missing.
+    /// Whether the client was sent a gap, so that events may be missing.
     pub(super) has_gap: bool,
-    /// Held while it waits for a page of the log.
+    /// Held while a page of the log is awaited.
     pub(super) ticket: Option<Ticket>,
     pub(super) arrived: Option<Arrived>,
 }
 
 #[derive(Debug)]
 pub(super) enum Work {
-    /// The newest so many are looked for.
+    /// Searches for the newest events.
     Newest(Newest),
-    /// All behind the places that the client named, or that were found.
+    /// Reads everything after the places that the client named, or that were found.
     Forward(Forward),
-    /// What the snapshot has up to this number.
+    /// Sends the snapshot's events up to this number.
     Snapshot { filter: Filter, next: u64, to: u64, is_waiting: bool, is_followed: bool },
-    /// What the snapshot has under these numbers, where the filter names keys.
+    /// Sends the snapshot's events with these numbers, if the filter names keys.
     Keys { numbers: VecDeque<u64>, is_followed: bool },
-    /// Nothing can be said of what the client named.
+    /// The place that the client named is unknown.
     Unknown(Option<Since>),
 }
 
 impl Replay {
-    /// Returns one that its client is told nothing of.
+    /// Returns a replay without a report.
     pub(super) fn new(encoding: Encoding, judge: Judge, work: Work, kind: &'static str) -> Self {
         Self {
             encoding,
@@ -63,31 +63,31 @@ impl Replay {
         }
     }
 
-    /// Whether it goes on when something comes that it waits for.
+    /// Returns whether it waits for a page of the log or for the snapshot.
     pub(crate) fn is_waiting(&self) -> bool {
         self.ticket.is_some() || matches!(self.work, Work::Snapshot { is_waiting: true, .. })
     }
 
-    /// The snapshot that it waited for is there.
+    /// Notes that the awaited snapshot is there.
     pub(crate) fn snapshot_came(&mut self) {
         if let Work::Snapshot { is_waiting, .. } = &mut self.work {
             *is_waiting = false;
         }
     }
 
-    /// It waits for the snapshot.
+    /// Waits for the snapshot.
     pub(super) fn wait_for_snapshot(&mut self) {
         if let Work::Snapshot { is_waiting, .. } = &mut self.work {
             *is_waiting = true;
         }
     }
 
-    /// Lets go of a page of the log that its client can't take now.
+    /// Drops a page of the log that its client can't take now.
     pub(crate) fn let_go(&mut self) {
         self.arrived = None;
     }
 
-    /// Returns the bytes that it holds, the page apart that it was given just now.
+    /// Returns the bytes that it holds, except the page that has just arrived.
     pub(crate) fn held_bytes(&self) -> usize {
         let work = match &self.work {
             Work::Newest(newest) => newest.shards() * size_of::<Lane>(),

@@ -1,5 +1,5 @@
-//! Walks of the ring, held against their definition: what comes is what was asked for, each once and in order, and a gap
-//! stands exactly where something was forgotten, whatever pieces the walk is cut into and however the ring moves on.
+//! Tests of replays against their definition: the requested events arrive, each once and in order, and a gap is
+//! reported exactly where events were dropped, however the walk is divided and the ring moves on.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ use crate::server::ServerConfig;
 use crate::server::shared::Shared;
 use crate::server::shared::resume::{Behind, behind};
 
-/// Items that a reader is given, within pages of so many events.
+/// Items passed to a reader, within pages of this many events.
 struct Given {
     judge: Judge,
     left: usize,
@@ -39,7 +39,7 @@ impl Sink for Given {
     }
 }
 
-/// A bus, all that was ever published on it, and where the walk's loop stands.
+/// Bus, everything ever published on it, and the place of the walk's loop.
 struct Stage {
     shared: Shared,
     reader: LoopReader,
@@ -55,7 +55,7 @@ impl Stage {
         Self { shared, reader, wanted: vec![Vec::new(); shards] }
     }
 
-    /// Publishes an event of a stream, of one type in two.
+    /// Publishes an event of a stream, with one of two types.
     fn publish(&mut self, (stream, is_wanted): (u8, bool)) {
         let kind = if is_wanted { "a" } else { "b" };
         let event = Event::builder(kind).stream(&format!("s{stream}")).build().expect("valid");
@@ -65,7 +65,7 @@ impl Stage {
         shard.push(is_wanted);
     }
 
-    /// The loop takes what is there.
+    /// The loop takes the available events.
     fn read(&mut self) {
         while self.reader.poll_batch(64, |_| ()) > 0 {}
     }
@@ -78,13 +78,13 @@ impl Stage {
         (0..self.wanted.len() as u16).map(end).collect()
     }
 
-    /// Wanted events of a shard among these.
+    /// Returns the wanted events of a shard among these.
     fn wanted(&self, shard: u16, from: Sequence, to: Sequence) -> usize {
         let all = &self.wanted[usize::from(shard)];
         all[from as usize..(to as usize).max(from as usize)].iter().filter(|wanted| **wanted).count()
     }
 
-    /// Checks what came of a shard from `begin` up to `end` against the definition.
+    /// Checks the events of a shard from `begin` up to `end` against the definition.
     fn check(&self, given: &Given, shard: u16, begin: Sequence, end: Sequence) -> Result<(), TestCaseError> {
         let mut next = begin;
         for item in &given.items {
@@ -114,7 +114,7 @@ impl Stage {
     }
 }
 
-/// Steps before each piece of a walk: events that are published, and how much it may spend and give.
+/// Steps before each piece of a walk: events to publish, and how much it may spend and pass on.
 type Piece = (Vec<(u8, bool)>, u32, usize);
 
 fn piece() -> impl Strategy<Value = Piece> {
@@ -125,7 +125,7 @@ fn event() -> impl Strategy<Value = (u8, bool)> {
     (0..8u8, any::<bool>())
 }
 
-/// Goes on, a piece at a time, until a step is the last one.
+/// Continues, a piece at a time, until a step is the last one.
 fn walk(
     stage: &mut Stage,
     given: &mut Given,

@@ -84,6 +84,7 @@ impl BridgeMessage<'_> {
 
 /// Outcome of routing a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BridgeOutcome {
     /// The handler answered.
     Answered,

@@ -47,8 +47,8 @@ pub(super) fn run(log: &dyn Log, queue: &AppendQueue, status: &Status) {
     };
     loop {
         threads::fault_point();
-        let patience = appender.look.saturating_duration_since(Instant::now());
-        match queue.take(EVENTS_A_BATCH, patience) {
+        let timeout = appender.look.saturating_duration_since(Instant::now());
+        match queue.take(EVENTS_A_BATCH, timeout) {
             QueueItems::Closed => return,
             QueueItems::Nothing => appender.probe(),
             QueueItems::Submissions(taken) => appender.append_all(taken),
@@ -179,7 +179,7 @@ impl AppendLoop<'_> {
     /// Appends, over as many connections as needed, while at least one publisher still has time.
     fn append(&mut self, records: &[Record], first: u64, part: &Range<usize>) -> AppendOutcome {
         self.batches += 1;
-        let batch = AppendBatch::new(self.batches, first, records, self.queue.patience_ends());
+        let batch = AppendBatch::new(self.batches, first, records, self.queue.last_deadline());
         let mut may_have_it = false;
         loop {
             if self.queue.are_answered(part.clone()) {
@@ -187,7 +187,7 @@ impl AppendLoop<'_> {
             }
             let error = match self.try_append(&batch, part, &mut may_have_it) {
                 Ok(Some(ids)) => {
-                    self.is_well();
+                    self.note_success();
                     return AppendOutcome::Appended(ids);
                 }
                 Ok(None) => return AppendOutcome::Late,
@@ -205,7 +205,7 @@ impl AppendLoop<'_> {
                 self.backoff.pause();
                 continue;
             }
-            self.is_ill(&error);
+            self.note_failure(&error);
             let pause = self.backoff.pause();
             if self.queue.was_closed_for(LAST_TRIES) {
                 self.queue.abandon();
@@ -252,23 +252,23 @@ impl AppendLoop<'_> {
             none => self.log.appender().map(|connection| none.insert(connection)),
         };
         match connection.and_then(|connection| connection.probe()) {
-            Ok(()) => self.is_well(),
+            Ok(()) => self.note_success(),
             Err(error) => {
                 self.connection = None;
-                self.is_ill(&error);
+                self.note_failure(&error);
                 self.look = Instant::now() + self.backoff.pause();
             }
         }
     }
 
-    fn is_well(&mut self) {
+    fn note_success(&mut self) {
         self.backoff.reset();
         self.queue.set_trouble(Refused::Unreachable);
-        self.status.appends();
+        self.status.set_appending();
         self.look = Instant::now() + PROBE;
     }
 
-    fn is_ill(&self, error: &EngineError) {
+    fn note_failure(&self, error: &EngineError) {
         self.queue.set_trouble(Refused::by(error));
         if self.status.lost_appending(error) {
             tracing::warn!(%error, "the engine does not take events");

@@ -37,17 +37,17 @@ const COMPLAIN: Duration = Duration::from_secs(10);
 /// Counter of entries that no node wrote; one log line stands for many.
 #[derive(Default)]
 struct Unreadable {
-    told: Option<Instant>,
-    untold: u64,
+    logged: Option<Instant>,
+    unlogged: u64,
 }
 
 impl Unreadable {
     fn found(&mut self, entry: &LogEntry<'_>, status: &Status) {
         status.metrics.engine_unreadable.inc();
-        self.untold += 1;
-        if self.told.is_none_or(|told| told.elapsed() >= COMPLAIN) {
-            tracing::warn!(id = %entry.id, count = self.untold, "entries of the engine's log are no events");
-            (self.told, self.untold) = (Some(Instant::now()), 0);
+        self.unlogged += 1;
+        if self.logged.is_none_or(|logged| logged.elapsed() >= COMPLAIN) {
+            tracing::warn!(id = %entry.id, count = self.unlogged, "entries of the engine's log are no events");
+            (self.logged, self.unlogged) = (Some(Instant::now()), 0);
         }
     }
 }
@@ -91,7 +91,7 @@ fn follow(
     let past = bus.capacity() as u64;
     let (mut connection, start) = log.follower(known.as_ref(), past)?;
     let places = known.insert(start);
-    status.attached(places);
+    status.set_attached(places);
     status.pause.pass(places, || queue.is_closed(), || ());
     bus.begin_at(Position::new(places.epoch, places.next.iter().copied()));
     tracing::info!(epoch = places.epoch, "following the engine's log");
@@ -113,7 +113,7 @@ fn follow(
         outcome?;
         if count < READ_SOME && bytes < READ_SOME_BYTES {
             // The events that the log held at the start have been read now, not before.
-            status.follows();
+            status.set_following();
             wait = WAIT;
         }
     }

@@ -154,15 +154,15 @@ impl Cache {
 /// Reader of a log's past for the loops of a server.
 pub(crate) struct History {
     inner: Arc<HistoryInner>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl History {
-    /// Starts the thread, which ends after [`Self::close`]. `patience` is the maximum time that a request waits for
+    /// Starts the thread, which ends after [`Self::close`]. `timeout` is the maximum time that a request waits for
     /// the log.
     pub(super) fn start(
         log: Arc<dyn Log>,
-        patience: Duration,
+        timeout: Duration,
         alarm: &Alarm,
     ) -> (Self, Option<JoinHandle<()>>) {
         let inner: Arc<HistoryInner> = Arc::default();
@@ -173,7 +173,7 @@ impl History {
                 tracing::error!(%error, "no thread to read the engine's log for clients that resume");
                 inner.close();
             });
-        (Self { inner, patience }, thread.ok())
+        (Self { inner, timeout }, thread.ok())
     }
 
     /// Returns the page that contains a place, if it is cached.
@@ -184,7 +184,7 @@ impl History {
     /// Requests the entries of a shard from a place on. Does not block. `on_page` may be called before this returns;
     /// it is never called if the server ends or the ticket is dropped.
     pub(crate) fn request(&self, shard: u16, from: LogPlace, ticket: &Ticket, on_page: OnPage) {
-        let until = Instant::now() + self.patience;
+        let until = Instant::now() + self.timeout;
         let request = PageRequest { shard, from, until, client: Arc::downgrade(ticket), on_page };
         let mut state = lock(&self.inner.state);
         if state.is_closed {

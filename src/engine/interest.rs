@@ -65,8 +65,8 @@ impl Drop for InterestGuard {
 /// Changes for the follower to make to its subscriptions.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SubjectChange {
-    pub(super) ask: Vec<Arc<str>>,
-    pub(super) leave: Vec<Arc<str>>,
+    pub(super) subscribe: Vec<Arc<str>>,
+    pub(super) unsubscribe: Vec<Arc<str>>,
 }
 
 impl InterestRegistry {
@@ -156,7 +156,7 @@ impl InterestRegistry {
 
     /// Notes a new connection of the follower, which is subscribed to nothing yet. Epoch `None`: it delivers
     /// everything.
-    pub(super) fn begin(&self, epoch: Option<u64>, wake: Option<Callback>) {
+    pub(super) fn reset(&self, epoch: Option<u64>, wake: Option<Callback>) {
         let mut state = lock(&self.state);
         state.asked.clear();
         state.epoch = epoch;
@@ -166,7 +166,7 @@ impl InterestRegistry {
 
     /// Returns the subjects that the follower should subscribe to and those it should leave. Nothing is left before
     /// every subscription is confirmed, so that a narrower replacement is followed before the wider subject is left.
-    pub(super) fn change(&self, now: Instant) -> SubjectChange {
+    pub(super) fn changes(&self, now: Instant) -> SubjectChange {
         let mut state = lock(&self.state);
         let InterestState { wanted, asked, .. } = &mut *state;
         wanted.retain(|_, holders| holders.left.is_none_or(|left| now - left < self.linger));
@@ -180,18 +180,18 @@ impl InterestRegistry {
         for one in &needed {
             if !asked.contains_key(one) {
                 asked.insert(Arc::clone(one), None);
-                change.ask.push(Arc::clone(one));
+                change.subscribe.push(Arc::clone(one));
             }
         }
-        if change.ask.is_empty() && asked.values().all(Option::is_some) {
-            change.leave = asked.keys().filter(|one| !needed.contains(one)).cloned().collect();
+        if change.subscribe.is_empty() && asked.values().all(Option::is_some) {
+            change.unsubscribe = asked.keys().filter(|one| !needed.contains(one)).cloned().collect();
             asked.retain(|one, _| needed.contains(one));
         }
         change
     }
 
     /// Notes that these subscriptions are confirmed from these places on.
-    pub(super) fn followed(&self, subjects: &[Arc<str>], next: &[Sequence]) {
+    pub(super) fn confirm(&self, subjects: &[Arc<str>], next: &[Sequence]) {
         let mut state = lock(&self.state);
         for subject in subjects {
             // A subject that a wider one covered until now was followed all along.
@@ -253,15 +253,15 @@ mod tests {
         let done = filter("type=task.done");
         assert!(interest.is_followed([&done].into_iter()), "a log that brings everything");
         assert_eq!(interest.since(&done, 1), None);
-        interest.begin(Some(5), None);
+        interest.reset(Some(5), None);
         assert!(!interest.is_followed([&done].into_iter()));
         assert_eq!(interest.since(&done, 1), Some((5, [Sequence::MAX].into())));
         let _held = interest.want([&done].into_iter());
-        let change = interest.change(Instant::now());
-        assert_eq!((texts(&change.ask), change.leave.len()), (vec!["*.*.*.*.task.done"], 0));
-        assert_eq!(interest.change(Instant::now()), SubjectChange::default(), "once");
+        let change = interest.changes(Instant::now());
+        assert_eq!((texts(&change.subscribe), change.unsubscribe.len()), (vec!["*.*.*.*.task.done"], 0));
+        assert_eq!(interest.changes(Instant::now()), SubjectChange::default(), "once");
         assert!(!interest.is_followed([&done].into_iter()), "asked for is not there");
-        interest.followed(&change.ask, &[40]);
+        interest.confirm(&change.subscribe, &[40]);
         assert_eq!(told.load(Ordering::Relaxed), 1);
         assert!(interest.is_followed([&done].into_iter()));
         assert_eq!(interest.since(&done, 1), Some((5, [40].into())));
@@ -273,24 +273,24 @@ mod tests {
     #[test]
     fn who_comes_back_soon_has_missed_nothing_and_who_comes_late_is_known_to() {
         let Fixture { interest, .. } = table(LONG);
-        interest.begin(Some(5), None);
+        interest.reset(Some(5), None);
         let one = filter("type=a");
         let held = interest.want([&one].into_iter());
-        let change = interest.change(Instant::now());
-        interest.followed(&change.ask, &[7]);
+        let change = interest.changes(Instant::now());
+        interest.confirm(&change.subscribe, &[7]);
         drop(held);
         let now = Instant::now();
-        assert_eq!(interest.change(now + LONG / 2), SubjectChange::default(), "it lingers");
+        assert_eq!(interest.changes(now + LONG / 2), SubjectChange::default(), "it lingers");
         assert_eq!(interest.since(&one, 1), Some((5, [7].into())));
         let held = interest.want([&one].into_iter());
-        assert_eq!(interest.change(now + LONG * 2), SubjectChange::default(), "somebody wants it again");
+        assert_eq!(interest.changes(now + LONG * 2), SubjectChange::default(), "somebody wants it again");
         drop(held);
-        let change = interest.change(Instant::now() + LONG * 2);
-        assert_eq!(texts(&change.leave), ["*.*.*.*.a"]);
+        let change = interest.changes(Instant::now() + LONG * 2);
+        assert_eq!(texts(&change.unsubscribe), ["*.*.*.*.a"]);
         assert_eq!(interest.since(&one, 1), Some((5, [Sequence::MAX].into())));
         let _held = interest.want([&one].into_iter());
-        let change = interest.change(Instant::now());
-        interest.followed(&change.ask, &[90]);
+        let change = interest.changes(Instant::now());
+        interest.confirm(&change.subscribe, &[90]);
         assert_eq!(
             interest.since(&one, 1),
             Some((5, [90].into())),
@@ -301,20 +301,20 @@ mod tests {
     #[test]
     fn what_takes_the_place_of_something_wider_is_followed_before_that_is_left() {
         let Fixture { interest, .. } = table(Duration::ZERO);
-        interest.begin(Some(5), None);
+        interest.reset(Some(5), None);
         let all = interest.want_all();
-        let change = interest.change(Instant::now());
-        interest.followed(&change.ask, &[3, 4]);
+        let change = interest.changes(Instant::now());
+        interest.confirm(&change.subscribe, &[3, 4]);
         let one = filter("type=a");
         let _held = interest.want([&one].into_iter());
-        assert_eq!(interest.change(Instant::now()), SubjectChange::default(), "it comes already");
+        assert_eq!(interest.changes(Instant::now()), SubjectChange::default(), "it comes already");
         drop(all);
-        let change = interest.change(Instant::now());
-        assert_eq!((texts(&change.ask), change.leave.len()), (vec!["*.*.*.*.a"], 0));
-        assert_eq!(interest.change(Instant::now()), SubjectChange::default());
-        interest.followed(&change.ask, &[50, 60]);
+        let change = interest.changes(Instant::now());
+        assert_eq!((texts(&change.subscribe), change.unsubscribe.len()), (vec!["*.*.*.*.a"], 0));
+        assert_eq!(interest.changes(Instant::now()), SubjectChange::default());
+        interest.confirm(&change.subscribe, &[50, 60]);
         assert_eq!(interest.since(&one, 2), Some((5, [3, 4].into())), "without a break");
-        assert_eq!(texts(&interest.change(Instant::now()).leave), [">"]);
+        assert_eq!(texts(&interest.changes(Instant::now()).unsubscribe), [">"]);
         assert!(interest.is_followed([&one].into_iter()));
         assert_eq!(interest.since(&Filter::new(), 2), Some((5, [Sequence::MAX; 2].into())));
     }
@@ -322,13 +322,13 @@ mod tests {
     #[test]
     fn too_many_wants_are_a_want_for_everything() {
         let Fixture { interest, .. } = table(Duration::ZERO);
-        interest.begin(Some(5), None);
+        interest.reset(Some(5), None);
         let filters: Vec<Filter> = (0..=SUBJECTS_MAX).map(|n| filter(&format!("type=t{n}"))).collect();
         let held: Vec<InterestGuard> =
             filters.iter().map(|one| interest.want(std::iter::once(one))).collect();
-        assert_eq!(texts(&interest.change(Instant::now()).ask), [">"]);
+        assert_eq!(texts(&interest.changes(Instant::now()).subscribe), [">"]);
         drop(held);
         let _last = interest.want(std::iter::once(&filters[0]));
-        assert_eq!(texts(&interest.change(Instant::now()).ask), ["*.*.*.*.t0"]);
+        assert_eq!(texts(&interest.changes(Instant::now()).subscribe), ["*.*.*.*.t0"]);
     }
 }

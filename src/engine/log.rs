@@ -151,7 +151,7 @@ pub(crate) trait Log: Send + Sync {
 
     /// Keeps a notice and passes it to every node, this one included, on its follower's thread. A node that attaches
     /// receives the kept notices before any event. Blocks for the log, some seconds at most.
-    fn tell(&self, notice: &str) -> Result<(), EngineError>;
+    fn send_notice(&self, notice: &str) -> Result<(), EngineError>;
 
     /// Returns a connection that appends.
     fn appender(&self) -> Result<Box<dyn Append>, EngineError>;

@@ -229,10 +229,10 @@ impl AppendQueue {
         Err(count)
     }
 
-    /// Takes the oldest submissions, at most `max_events` events or one submission. Waits up to `patience` for the
+    /// Takes the oldest submissions, at most `max_events` events or one submission. Waits up to `timeout` for the
     /// first. They count as waiting until [`Self::settled`].
-    pub(super) fn take(&self, max_events: usize, patience: Duration) -> QueueItems {
-        let end = Instant::now() + patience;
+    pub(super) fn take(&self, max_events: usize, timeout: Duration) -> QueueItems {
+        let end = Instant::now() + timeout;
         let mut waiting = lock(&self.waiting);
         while waiting.submissions.is_empty() {
             if waiting.closed.is_some() {
@@ -274,7 +274,7 @@ impl AppendQueue {
     }
 
     /// Returns the latest deadline of the taken submissions.
-    pub(super) fn patience_ends(&self) -> Instant {
+    pub(super) fn last_deadline(&self) -> Instant {
         let waiting = lock(&self.waiting);
         waiting.flight.iter().flatten().map(|promise| promise.deadline).max().unwrap_or_else(Instant::now)
     }

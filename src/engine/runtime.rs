@@ -160,8 +160,8 @@ impl Engine {
     }
 
     /// Sends a notice to every node. Blocks for the log, some seconds at most.
-    pub(crate) fn tell(&self, notice: &str) -> Result<(), EngineError> {
-        self.log.tell(notice)
+    pub(crate) fn send_notice(&self, notice: &str) -> Result<(), EngineError> {
+        self.log.send_notice(notice)
     }
 
     /// Returns whether one process at a time owns the log.

@@ -32,12 +32,12 @@ impl Side {
     }
 
     /// Notes success and returns whether the side was unhealthy before.
-    fn is_well_now(&self) -> bool {
+    fn note_success(&self) -> bool {
         lock(&self.0).take().is_some()
     }
 
     /// Notes a failure and returns whether the side was healthy before.
-    fn is_ill_now(&self, error: &EngineError) -> bool {
+    fn note_failure(&self, error: &EngineError) -> bool {
         let trouble = Trouble { status: error.status(), error: error.to_string() };
         lock(&self.0).replace(trouble).is_none()
     }
@@ -117,27 +117,27 @@ impl Status {
         lock(&self.began).as_ref()?.next.get(usize::from(shard)).copied()
     }
 
-    pub(super) fn attached(&self, places: &Places) {
+    pub(super) fn set_attached(&self, places: &Places) {
         lock(&self.began).get_or_insert_with(|| places.clone());
         // Relaxed: as where it is read.
         self.epoch.store(places.epoch, Ordering::Relaxed);
     }
 
-    pub(super) fn follows(&self) {
-        self.following.is_well_now();
+    pub(super) fn set_following(&self) {
+        self.following.note_success();
         self.metrics.engine_following.set(1);
     }
 
     /// Notes that following failed. Returns whether it worked until now.
     pub(super) fn lost_following(&self, error: &EngineError) -> bool {
-        let was = self.following.is_ill_now(error);
+        let was = self.following.note_failure(error);
         self.metrics.engine_following.set(0);
         self.metrics.engine_losses.inc_by(was.into());
         was
     }
 
-    pub(super) fn appends(&self) {
-        if self.appending.is_well_now() {
+    pub(super) fn set_appending(&self) {
+        if self.appending.note_success() {
             self.metrics.engine_appending.set(1);
             tracing::info!("the engine takes events");
         }
@@ -146,7 +146,7 @@ impl Status {
     /// Notes that appending failed. Returns whether it worked until now, or failed for another reason.
     pub(super) fn lost_appending(&self, error: &EngineError) -> bool {
         let before = self.appending.trouble();
-        let was = self.appending.is_ill_now(error);
+        let was = self.appending.note_failure(error);
         self.metrics.engine_appending.set(0);
         self.metrics.engine_losses.inc_by(was.into());
         was || before.is_some_and(|before| before.status != error.status())
@@ -168,9 +168,9 @@ mod tests {
         let status = Status::new(&Arc::default());
         let told = |status: &Status| status.not_ready().map(|not| (not.readers, not.publishers));
         assert_eq!(told(&status), Some((false, false)));
-        status.follows();
+        status.set_following();
         assert_eq!(told(&status), Some((true, false)));
-        status.appends();
+        status.set_appending();
         assert_eq!(told(&status), None);
         assert!(status.lost_appending(&EngineError::TakesNothing("full".to_owned())));
         assert!(!status.lost_appending(&EngineError::TakesNothing("full".to_owned())));
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!((not.status, not.readers, not.publishers), ("the log takes nothing", true, false));
         assert!(status.last_error().contains("full"));
         assert!(status.lost_appending(&EngineError::Unreachable("gone".to_owned())), "another reason");
-        status.appends();
+        status.set_appending();
         assert_eq!((told(&status), status.last_error()), (None, String::new()));
     }
 }

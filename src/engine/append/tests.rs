@@ -72,7 +72,7 @@ impl Append for Fake {
 }
 
 impl Log for Fake {
-    fn tell(&self, _: &str) -> Result<(), EngineError> {
+    fn send_notice(&self, _: &str) -> Result<(), EngineError> {
         Ok(())
     }
 

@@ -148,7 +148,7 @@ impl Log for FileLog {
         Ok(Some(Box::new(past::FilePast::new(&self.shared))))
     }
 
-    fn tell(&self, notice: &str) -> Result<(), EngineError> {
+    fn send_notice(&self, notice: &str) -> Result<(), EngineError> {
         let kept = lock(&self.notices).add(notice);
         kept.map_err(|error| broken(&self.shared.folder, "writing the notices in", &error))?;
         (self.on_notice)(notice.as_bytes());

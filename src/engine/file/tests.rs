@@ -197,15 +197,15 @@ fn notices_are_kept_and_heard_before_anything_else() {
         FileLog::new(&folder.config(), 2, &Alarm::default(), Arc::new(on_notice)).expect("it opens")
     };
     let log = open();
-    log.tell("one").expect("it is kept");
-    log.tell("two").expect("it is kept");
+    log.send_notice("one").expect("it is kept");
+    log.send_notice("two").expect("it is kept");
     assert_eq!(std::mem::take(&mut *lock(&heard)), ["one", "two"]);
     crash(log);
     // An incomplete notice at the end.
     let path = folder.0.join("notices");
     let bytes = fs::read(&path).expect("readable");
     fs::write(&path, &bytes[..bytes.len() - 2]).expect("writable");
-    open().tell("three").expect("it is kept");
+    open().send_notice("three").expect("it is kept");
     drop(open());
     assert_eq!(*lock(&heard), ["one", "three", "one", "three"]);
 }

@@ -181,7 +181,10 @@ impl NatsShared {
     }
 
     /// Returns the last announcement of an epoch, and its message's sequence.
-    pub(super) async fn told(&self, own: &Stream) -> Result<(u64, Option<EpochRecord>), EngineError> {
+    pub(super) async fn last_announcement(
+        &self,
+        own: &Stream,
+    ) -> Result<(u64, Option<EpochRecord>), EngineError> {
         match own.get_last_raw_message_by_subject(&self.epoch_subject()).await {
             Ok(message) => Ok((message.sequence, serde_json::from_slice(&message.payload).ok())),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((0, None)),
@@ -204,8 +207,8 @@ impl NatsShared {
             let streams = self.streams(client, context).await?;
             self.found_streams();
             let own = self.own_stream(context).await;
-            let (told_by, told) = match &own {
-                Ok(own) => self.told(own).await?,
+            let (announced_by, announced) = match &own {
+                Ok(own) => self.last_announcement(own).await?,
                 Err(EngineError::Unreachable(error)) => return Err(unreachable(error)),
                 Err(_) => (0, None),
             };
@@ -217,25 +220,25 @@ impl NatsShared {
                 created: infos.clone().map(micros).collect(),
                 starts: vec![0; streams.len()],
                 ends: infos.map(|info| info.state.last_sequence).collect(),
-                told: told_by,
+                announced_by,
             };
             let youngest = life.created.iter().copied().max().unwrap_or_default();
             // Least possible epoch, if it is not the current one.
             let mut least = None;
-            match told {
+            match announced {
                 Some(EpochRecord { epoch, created, starts }) if created == life.created => match starts {
                     Some(starts) if starts.len() == life.starts.len() => {
                         (life.epoch, life.starts) = (epoch, starts);
                     }
-                    _ if claimed.0 == told_by && claimed.1 >= CLAIM_LOOKS => least = Some(epoch + 1),
+                    _ if claimed.0 == announced_by && claimed.1 >= CLAIM_LOOKS => least = Some(epoch + 1),
                     _ => {
-                        claimed = (told_by, if claimed.0 == told_by { claimed.1 + 1 } else { 1 });
+                        claimed = (announced_by, if claimed.0 == announced_by { claimed.1 + 1 } else { 1 });
                         tokio::time::sleep(CLAIM_PAUSE).await;
                         continue;
                     }
                 },
                 // The streams are others, and a clock that was set back makes them look older.
-                Some(told) if told.epoch >= youngest => least = Some(told.epoch + 1),
+                Some(announced) if announced.epoch >= youngest => least = Some(announced.epoch + 1),
                 _ => life.epoch = youngest,
             }
             let mut followed_is_there = Vec::with_capacity(streams.len());
@@ -262,7 +265,7 @@ impl NatsShared {
             };
             let epoch = (Timestamp::now().0 as u64).max(least).max(youngest + 1);
             own?;
-            self.begin_epoch(client, context, epoch, life.created, told_by).await?;
+            self.begin_epoch(client, context, epoch, life.created, announced_by).await?;
         }
         Err(unreachable("other nodes begin one epoch after the other"))
     }
@@ -276,10 +279,10 @@ impl NatsShared {
         created: Vec<u64>,
         since: u64,
     ) -> Result<(), EngineError> {
-        let mut told = EpochRecord { epoch, created, starts: None };
-        let Some(claim) = self.tell_epoch(context, &told, since).await? else { return Ok(()) };
+        let mut announced = EpochRecord { epoch, created, starts: None };
+        let Some(claim) = self.announce_epoch(context, &announced, since).await? else { return Ok(()) };
         tracing::warn!(epoch, "the engine's log may have lost events that a node saw: another epoch begins");
-        self.say_claimed(client, epoch).await;
+        self.announce_claim(client, epoch).await;
         let mut starts = Vec::with_capacity(self.settings.shards);
         for shard in 0..self.settings.shards {
             let mark = PublishMessage::build().header(EPOCH, epoch.to_string().as_str());
@@ -287,18 +290,18 @@ impl NatsShared {
             let ack = sent.map_err(|error| refused(&error))?;
             starts.push(answer(ack, Instant::now() + TIMEOUT).await?.sequence);
         }
-        told.starts = Some(starts);
-        self.tell_epoch(context, &told, claim).await.map(drop)
+        announced.starts = Some(starts);
+        self.announce_epoch(context, &announced, claim).await.map(drop)
     }
 
     /// Announces an epoch to all nodes, unless another one was announced since. Returns the message's sequence.
-    async fn tell_epoch(
+    async fn announce_epoch(
         &self,
         context: &Context,
-        told: &EpochRecord,
+        announced: &EpochRecord,
         since: u64,
     ) -> Result<Option<u64>, EngineError> {
-        let json = serde_json::to_vec(told).map_err(unreachable)?;
+        let json = serde_json::to_vec(announced).map_err(unreachable)?;
         let message = PublishMessage::build().payload(json.into()).expected_last_subject_sequence(since);
         let ack =
             context.send_publish(self.epoch_subject(), message).await.map_err(|error| refused(&error))?;

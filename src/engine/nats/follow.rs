@@ -115,7 +115,7 @@ pub(super) struct StreamFollower {
 impl Drop for StreamFollower {
     fn drop(&mut self) {
         if !self.faults.is_faulty() {
-            self.shared.say_gone(&self.client);
+            self.shared.announce_departure(&self.client);
         }
     }
 }
@@ -131,7 +131,7 @@ impl StreamFollower {
         next: &[Sequence],
     ) -> Result<Self, EngineError> {
         let notices = shared.notice_stream(context).await?;
-        let mut all = vec![hear(shared, &notices).await?];
+        let mut all = vec![receive_notices(shared, &notices).await?];
         for ((shard, stream), next) in attached.streams.iter().enumerate().zip(next) {
             all.push(read(Some(shard as u16), stream, *next + 1).await?);
         }
@@ -156,14 +156,14 @@ impl StreamFollower {
 }
 
 /// Returns the further notices, after the existing ones were received.
-async fn hear(shared: &NatsShared, stream: &Stream) -> Result<Messages, EngineError> {
+async fn receive_notices(shared: &NatsShared, stream: &Stream) -> Result<Messages, EngineError> {
     let state = &stream.cached_info().state;
     let mut messages = read(None, stream, state.first_sequence.max(1)).await?;
-    let mut heard = if state.messages == 0 { u64::MAX } else { 0 };
-    while heard < state.last_sequence {
+    let mut received = if state.messages == 0 { u64::MAX } else { 0 };
+    while received < state.last_sequence {
         let next = timeout(TIMEOUT, messages.next()).await.map_err(unreachable)?;
         let notice = next.ok_or_else(|| unreachable("the notices ended"))??;
-        heard = notice.sequence + 1;
+        received = notice.sequence + 1;
         (shared.on_notice)(&notice.payload);
     }
     Ok(messages)

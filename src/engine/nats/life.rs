@@ -27,7 +27,7 @@ pub(super) struct Life {
     pub(super) ends: Vec<Sequence>,
     /// Sequence of the message that announces the epoch, in the log's own stream; zero if the epoch follows from the
     /// streams.
-    pub(super) told: u64,
+    pub(super) announced_by: u64,
 }
 
 /// Places that a node has followed, or appended, up to in one life.

@@ -228,9 +228,9 @@ pub(super) async fn connect(urls: &str, ca_file: &str, faults: &Arc<Faults>) -> 
         Some((token, None)) => options.token(token),
         None => options,
     };
-    let patience = TIMEOUT * servers.len() as u32;
+    let limit = TIMEOUT * servers.len() as u32;
     let addresses: Vec<ServerAddr> = servers.into_iter().map(|server| server.address).collect();
-    timeout(patience, options.connect(addresses)).await.map_err(unreachable)?.map_err(unreachable)
+    timeout(limit, options.connect(addresses)).await.map_err(unreachable)?.map_err(unreachable)
 }
 
 #[cfg(test)]

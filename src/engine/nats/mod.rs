@@ -127,7 +127,7 @@ impl Log for NatsLog {
         })
     }
 
-    fn tell(&self, notice: &str) -> Result<(), EngineError> {
+    fn send_notice(&self, notice: &str) -> Result<(), EngineError> {
         let (shared, faults) = (&self.shared, Arc::default());
         shared.driver.block_on(async {
             let client = connect(&shared.settings.url, &shared.settings.ca_file, &faults).await?;
@@ -143,7 +143,7 @@ impl Log for NatsLog {
                 match shared.keep_notice(&context, notice.clone()).await {
                     // Receiving a notice twice does no harm.
                     Err(error) if Instant::now() < end => {
-                        tracing::debug!(%error, "a notice is told again");
+                        tracing::debug!(%error, "a notice is sent again");
                         tokio::time::sleep(NOTICE_PAUSE).await;
                     }
                     outcome => return outcome,
@@ -188,7 +188,7 @@ impl Log for NatsLog {
                 let (follower, places) = PlainFollower::new(shared, client, faults).await?;
                 return Ok((Box::new(follower) as Box<dyn Follow>, places));
             };
-            shared.interest.begin(None, None);
+            shared.interest.reset(None, None);
             let next = attached.places(known, &lock(&shared.known).followed, past);
             let places = Places { epoch: attached.life.epoch, next, kept: Some(true) };
             let follower =

@@ -53,14 +53,14 @@ impl NatsShared {
     }
 
     /// Reports to the other nodes that this one found the log unchanged.
-    pub(super) async fn say_here(&self, client: &Client, server: &str) {
+    pub(super) async fn announce_presence(&self, client: &Client, server: &str) {
         let word = format!("{:x} {server}", self.node);
         // An error means a lost connection, which is detected elsewhere.
         let _ = client.publish(self.peers_subject(), Bytes::from(word)).await;
     }
 
     /// Tells the other nodes that an epoch is claimed: from now on they append nothing in an older one.
-    pub(super) async fn say_claimed(&self, client: &Client, epoch: u64) {
+    pub(super) async fn announce_claim(&self, client: &Client, epoch: u64) {
         let word = format!("{:x} {CLAIM} {epoch}", self.node);
         // Nodes that miss it see the marks.
         let _ = client.publish(self.peers_subject(), Bytes::from(word)).await;
@@ -68,7 +68,7 @@ impl NatsShared {
     }
 
     /// Tells the other nodes that this one leaves. Blocks, [`FAREWELL`] at most.
-    pub(super) fn say_gone(&self, client: &Client) {
+    pub(super) fn announce_departure(&self, client: &Client) {
         let word = Bytes::from(format!("{:x} {GONE}", self.node));
         let say = async {
             let _ = client.publish(self.peers_subject(), word).await;
@@ -99,7 +99,7 @@ pub(super) async fn listen(shared: Arc<NatsShared>, client: Client, mut words: S
             (Some(server), None) if node != shared.node && server.len() <= 256 => {
                 let server = (server != GONE).then_some(server);
                 if lock(&shared.peers).hear(node, server, Instant::now()) {
-                    shared.say_here(&client, &own).await;
+                    shared.announce_presence(&client, &own).await;
                 }
             }
             _ => {}

@@ -155,7 +155,7 @@ impl PlainFollower {
                 changed.waker.wake();
             })
         };
-        log.interest.begin(Some(places.epoch), Some(wake));
+        log.interest.reset(Some(places.epoch), Some(wake));
         let mut follower = Self {
             shared: Arc::clone(log),
             client,
@@ -199,11 +199,11 @@ impl PlainFollower {
     /// Subscribes to the subjects that are wanted now, and leaves those that are not.
     async fn change(&mut self) -> Result<(), EngineError> {
         self.looked = Instant::now();
-        let change = self.shared.interest.change(self.looked);
-        if !change.ask.is_empty() {
-            self.ask(change.ask).await?;
+        let change = self.shared.interest.changes(self.looked);
+        if !change.subscribe.is_empty() {
+            self.ask(change.subscribe).await?;
         }
-        for one in &change.leave {
+        for one in &change.unsubscribe {
             self.subscriptions.get().events.remove(one);
         }
         Ok(())
@@ -240,7 +240,7 @@ impl PlainFollower {
         let goes_on = reached < subscriptions.seen_mark || !subscriptions.arrivals.is_empty();
         while self.asked.front().is_some_and(|(mark, _)| *mark <= reached) {
             if let Some((_, subjects)) = self.asked.pop_front() {
-                self.shared.interest.followed(&subjects, &self.next);
+                self.shared.interest.confirm(&subjects, &self.next);
                 // Relaxed: this thread takes it.
                 self.changed.flag.store(true, Ordering::Relaxed);
             }

@@ -37,7 +37,7 @@ pub(super) async fn watch(
     let server = client.server_info().server_id;
     while !faults.is_faulty() {
         lock(&shared.known).looked = Some(std::time::Instant::now());
-        shared.say_here(&client, &server).await;
+        shared.announce_presence(&client, &server).await;
         let pause = look_time(streams.len()) / (streams.len() as u32 + 2);
         for (shard, stream) in streams.iter().enumerate() {
             tokio::time::sleep(pause).await;
@@ -57,8 +57,8 @@ pub(super) async fn watch(
         }
         tokio::time::sleep(pause).await;
         if let Ok(own) = &own {
-            match shared.told(own).await {
-                Ok((told, _)) if told == life.told => {}
+            match shared.last_announcement(own).await {
+                Ok((announced, _)) if announced == life.announced_by => {}
                 Ok(_) => return faults.set(EngineError::OtherEpoch),
                 Err(error) => return faults.set(error),
             }

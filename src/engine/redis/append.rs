@@ -49,10 +49,10 @@ fn groups(records: &[Record]) -> Vec<ShardGroup<'_>> {
 impl RedisAppender {
     pub(super) fn new(mut connection: Connection, shared: Arc<RedisShared>) -> Self {
         // Without the right to ask, the default applies.
-        let told: Result<Vec<String>, RedisError> =
+        let reply: Result<Vec<String>, RedisError> =
             redis::cmd("CONFIG").arg("GET").arg("proto-max-bulk-len").query(&mut connection);
-        let told = told.ok().and_then(|told| told.get(1)?.parse().ok());
-        Self { connection, shared, event_bytes_max: told.unwrap_or(ARGUMENT_BYTES_MAX) }
+        let reply = reply.ok().and_then(|reply| reply.get(1)?.parse().ok());
+        Self { connection, shared, event_bytes_max: reply.unwrap_or(ARGUMENT_BYTES_MAX) }
     }
 
     fn try_append(&mut self, batch: &AppendBatch<'_>, sent_in: Option<u64>) -> Result<Appended, RedisError> {

@@ -25,7 +25,7 @@ const READ_BYTES: usize = 8 << 20;
 const CHECK: Duration = Duration::from_secs(1);
 
 /// Id before the first notice.
-const NONE_HEARD: &str = "0-0";
+const BEFORE_FIRST: &str = "0-0";
 
 /// Returns the content of an entry; empty if something else wrote it.
 fn text_of(entry: &StreamId) -> &[u8] {
@@ -41,7 +41,7 @@ pub(super) struct RedisFollower {
     /// Epoch of the log.
     epoch: u64,
     /// Id of the last notice.
-    heard: String,
+    last_notice: String,
     read_count: usize,
     checked: Instant,
 }
@@ -52,29 +52,29 @@ impl RedisFollower {
             connection,
             shared,
             epoch: joined.epoch,
-            heard: NONE_HEARD.to_owned(),
+            last_notice: BEFORE_FIRST.to_owned(),
             read_count: READ_COUNT_FIRST,
             checked: Instant::now(),
         }
     }
 
-    fn hear(&mut self, notices: &[StreamId]) {
+    fn pass_on(&mut self, notices: &[StreamId]) {
         for notice in notices {
             (self.shared.on_notice)(text_of(notice));
-            self.heard.clone_from(&notice.id);
+            self.last_notice.clone_from(&notice.id);
         }
     }
 
     /// Receives the notices that are there.
-    pub(super) fn hear_all(&mut self) -> Result<(), EngineError> {
+    pub(super) fn receive_notices(&mut self) -> Result<(), EngineError> {
         let options = StreamReadOptions::default().count(READ_COUNT_MAX);
         loop {
             let reply: Option<StreamReadReply> = self
                 .connection
-                .xread_options(&[&self.shared.keys.notices], &[&self.heard], &options)
+                .xread_options(&[&self.shared.keys.notices], &[&self.last_notice], &options)
                 .map_err(|error| fault(&error))?;
             let notices = reply.and_then(|mut reply| reply.keys.pop()).map_or_else(Vec::new, |key| key.ids);
-            self.hear(&notices);
+            self.pass_on(&notices);
             if notices.len() < READ_COUNT_MAX {
                 return Ok(());
             }
@@ -91,12 +91,12 @@ impl RedisFollower {
         if joined.epoch != self.epoch {
             return Err(EngineError::OtherEpoch);
         }
-        if parse_id(&joined.notices) < parse_id(&self.heard) {
+        if parse_id(&joined.notices) < parse_id(&self.last_notice) {
             // The notices were lost. Newer ones are received from the first.
             tracing::warn!(
                 "the engine's log has lost notices: nodes to come do not know of earlier revocations"
             );
-            NONE_HEARD.clone_into(&mut self.heard);
+            BEFORE_FIRST.clone_into(&mut self.last_notice);
         }
         Ok(())
     }
@@ -127,7 +127,7 @@ impl Follow for RedisFollower {
             Some(last) => format!("{}-{last}", places.epoch),
             None => format!("{}-{}", places.epoch.saturating_sub(1), u64::MAX),
         });
-        let after: Vec<String> = std::iter::once(self.heard.clone()).chain(places_after).collect();
+        let after: Vec<String> = std::iter::once(self.last_notice.clone()).chain(places_after).collect();
         let count = self.read_count;
         let mut options = StreamReadOptions::default().count(count);
         let has_ended = places.epoch < self.epoch;
@@ -139,9 +139,9 @@ impl Follow for RedisFollower {
         let reply = reply.unwrap_or_default();
         self.suit_read_count(&reply);
         if let Some(notices) = reply.keys.iter().find(|stream| stream.key == shared.keys.notices) {
-            self.hear(&notices.ids);
+            self.pass_on(&notices.ids);
             if notices.ids.len() >= count {
-                self.hear_all()?;
+                self.receive_notices()?;
             }
         }
         // Next epoch, if one was read, and whether this one may have more.

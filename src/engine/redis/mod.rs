@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - One script appends a batch, all or nothing, and remembers it by node and number. A batch that is sent again is
-//!   answered and not appended; if the log no longer remembers, its publishers are told so.
+//!   answered and not appended; if the log no longer remembers, its publishers are reply so.
 //! - No id is given twice. The script compares each stream with the hash and with what the node has read. If the
 //!   server process is not the one of the last append, nothing is accepted until every node that was there has
 //!   reported how far it had read (`join.lua`). If something is missing or unknown, another epoch begins, above every
@@ -62,12 +62,12 @@ impl Log for RedisLog {
         Ok(Some(Box::new(RedisPast::new(connection, self.shared.keys.streams.clone(), FIELD))))
     }
 
-    fn tell(&self, notice: &str) -> Result<(), EngineError> {
+    fn send_notice(&self, notice: &str) -> Result<(), EngineError> {
         let mut connection = self.shared.servers.connect_to_primary()?;
         let most = StreamMaxlen::Approx(NOTICES_MAX as usize);
-        let told: Result<String, RedisError> =
+        let reply: Result<String, RedisError> =
             connection.xadd_maxlen(&self.shared.keys.notices, most, "*", &[(FIELD, notice)]);
-        told.map(|_| ()).map_err(|error| fault(&error))
+        reply.map(|_| ()).map_err(|error| fault(&error))
     }
 
     fn appender(&self) -> Result<Box<dyn Append>, EngineError> {
@@ -102,7 +102,7 @@ impl Log for RedisLog {
             _ => shared.places_before(&mut connection, &joined, past)?,
         };
         let mut follower = RedisFollower::new(connection, Arc::clone(shared), &joined);
-        follower.hear_all()?;
+        follower.receive_notices()?;
         Ok((Box::new(follower), places))
     }
 }

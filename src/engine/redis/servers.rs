@@ -117,9 +117,9 @@ fn prepare_tls() {
 /// Asks a server for its role. `HELLO` is allowed to every user; `ROLE`, which needs rights that Redis calls
 /// dangerous, serves if a proxy does not know `HELLO`.
 fn is_replica(connection: &mut Connection) -> Result<bool, RedisError> {
-    let told: Result<Vec<Value>, RedisError> = redis::cmd("HELLO").query(connection);
-    if let Ok(told) = told {
-        let role = told.chunks_exact(2).find(|pair| is_text(&pair[0], b"role"));
+    let reply: Result<Vec<Value>, RedisError> = redis::cmd("HELLO").query(connection);
+    if let Ok(reply) = reply {
+        let role = reply.chunks_exact(2).find(|pair| is_text(&pair[0], b"role"));
         if let Some([_, role]) = role {
             return Ok(!is_text(role, b"master"));
         }

@@ -119,8 +119,8 @@ impl RedisShared {
         let node_shards = self.shards();
         let join = scripts::join();
         for _ in 0..TRIES {
-            let told: Result<Option<String>, RedisError> = connection.hget(&self.keys.meta, "life");
-            let expected = told.map_err(|error| fault(&error))?.unwrap_or_default();
+            let reply: Result<Option<String>, RedisError> = connection.hget(&self.keys.meta, "life");
+            let expected = reply.map_err(|error| fault(&error))?.unwrap_or_default();
             let fresh = fresh_life(connection, &expected).map_err(|error| fault(&error))?;
             // Relaxed, here and below: both threads may come first, and write the same.
             let is_first = !self.has_joined.load(Ordering::Relaxed);

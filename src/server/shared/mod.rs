@@ -253,7 +253,7 @@ impl Shared {
     /// Tells the other nodes, if there are any, of a revocation. Blocks for the engine, some seconds at most.
     pub(crate) fn tell_revoked(&self, one: Revocation) -> Result<(), EngineError> {
         match &self.engine {
-            Some(engine) => engine.tell(&Notice::Revoked(one).to_json()),
+            Some(engine) => engine.send_notice(&Notice::Revoked(one).to_json()),
             None => Ok(()),
         }
     }

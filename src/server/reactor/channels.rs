@@ -7,7 +7,7 @@ use super::clients::Token;
 use crate::server::presence::Seat;
 use crate::server::tick::Tick;
 
-/// What a loop knows of its clients' presence.
+/// Presence of a loop's clients.
 #[derive(Debug, Default)]
 pub(super) struct Present {
     pub(super) clients: HashMap<Token, Client>,
@@ -18,20 +18,20 @@ pub(super) struct Present {
     pub(super) seat_bytes: usize,
 }
 
-/// What a seat takes beside its channel's name.
+/// Bytes of a seat besides its channel's name.
 pub(super) const SEAT_BYTES: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Client {
-    /// What it calls itself, where nobody need show who they are.
+    /// Name that the client chose, if the server has no authentication.
     pub(super) name: Option<Arc<str>>,
-    /// Who it is in the channels below.
+    /// User that the client counts as in the channels below.
     pub(super) user: Option<Arc<str>>,
     /// By channel: what it has there, and how many of its filters name it.
     pub(super) seats: BTreeMap<Box<str>, (Seat, u32)>,
 }
 
-/// A user whose last connection went.
+/// A user without connections, in its grace time.
 #[derive(Debug)]
 pub(super) struct Departure {
     pub(super) channel: Box<str>,

@@ -66,8 +66,8 @@ fn listen(shared: &Shared, address: SocketAddr) -> io::Result<(SocketAddr, Vec<V
     Ok((address, sockets))
 }
 
-/// Spreads sockets that listen already over the loops. Where there are fewer, loops share: each accepts what it gets
-/// to first.
+/// Spreads inherited listening sockets over the loops. If there are fewer sockets than loops, loops share them: each accepts
+/// the connections that it sees first.
 fn share_out(loops: usize, sockets: Vec<TcpListener>) -> io::Result<Vec<Vec<Socket>>> {
     let mut shares: Vec<Vec<Socket>> = (0..loops).map(|_| Vec::new()).collect();
     let count = sockets.len();
@@ -243,7 +243,7 @@ impl EventLoop {
     /// Gives what this loop has to another process, with all the others; goes on with it where that fails.
     #[cfg(unix)]
     fn hand_over(&mut self, muster: &Muster) {
-        // What other threads owe to clients comes first, if it comes in time.
+        // Answers of other threads to clients come first, if they come in time.
         let end = Instant::now() + ANSWERS_PATIENCE;
         while self.core.awaits_answers() && Instant::now() < end {
             self.core.wake(self.tick(), Timestamp::now());
@@ -251,7 +251,7 @@ impl EventLoop {
         }
         self.core.settle_presence();
         let Some(parcels) = muster.arrive() else { return };
-        // Who reads them may be gone: then so is the other process, and all stays.
+        // Ignore send errors: the successor died then, so this process keeps everything.
         let give = |parcel: io::Result<Parcel>| drop(parcels.send(parcel.unwrap_or_else(Parcel::Failed)));
         for listener in &self.listeners {
             give(listener.descriptor().map(Parcel::Listener));

@@ -1,7 +1,7 @@
 //! Clients that move to another process, and those that come from one.
 //!
-//! Imports the room's core. Always: a client that is packed has every event that this loop has read, or is owed it as
-//! bytes that move with it; it is written by one process at a time; who can't move stays, and is told to come back.
+//! Always: a packed client has every event that this loop has read, or the pending bytes move with it. One process at a time
+//! writes to it. A client that can't move stays, and is told to come back.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,9 +27,9 @@ pub(crate) struct SavedClient {
     connection: SavedConnection,
     #[serde(rename = "cursor")]
     outbox: SavedOutbox,
-    /// Of an event stream, whose interest its session does not know.
+    /// Interest of an event stream, which has no session.
     interest: Option<SavedInterest>,
-    /// What it calls itself.
+    /// Name that the client chose.
     #[serde(default)]
     name: Option<Box<str>>,
 }
@@ -57,7 +57,7 @@ impl From<&FeedInterest> for SavedInterest {
 }
 
 impl SavedInterest {
-    /// What was interest already was joined with a grant, and may be longer than what a client may ask for.
+    /// Restores an interest. It was joined with a grant before, so it may be longer than a client's own may be.
     fn restored(self) -> Option<FeedInterest> {
         let mut limits = FilterLimits::default();
         (limits.values_max, limits.comparisons_max) = (limits.values_max * 4, limits.comparisons_max * 4);

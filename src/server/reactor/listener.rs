@@ -1,7 +1,7 @@
 //! The listening socket: its options, accepting within a budget, and what to do when descriptors run out.
 //!
-//! Imports its siblings only. Always: who is not served is told so in HTTP where that can be done at once, and
-//! never holds up those that are; running out of descriptors ends nothing.
+//! Always: a client that can't be served is told so in HTTP if that works at once, and never delays other clients. Running
+//! out of descriptors ends nothing.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -28,8 +28,8 @@ const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 49\r\n\
                       Retry-After: 5\r\nConnection: close\r\n\r\n{\"error\":\"server takes no more connections now\"}\n";
 
-/// Binds an address. What is set here holds for every connection: the kernel hands it down, which saves two
-/// system calls for each.
+/// Binds an address. Every connection inherits the options set here from the kernel, which saves two system calls for
+/// each.
 pub(crate) fn bind(address: SocketAddr, shared_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A server that starts anew is not kept out by the connections of the one before.
@@ -58,12 +58,12 @@ pub(crate) fn adopt(socket: std::net::TcpListener) -> io::Result<Socket> {
 
 /// Tells a stranger that there is no room, as far as that goes without waiting.
 pub(crate) fn refuse(mut socket: impl Read + Write) {
-    // What is unread when a socket is closed makes the kernel take back what was written.
+    // Unread input at the close makes the kernel discard written bytes.
     let _ = socket.read(&mut [0; 4096]);
     let _ = socket.write(BUSY);
 }
 
-/// What came of accepting.
+/// Result of an accept.
 pub(crate) enum Accepted {
     Connection(TcpStream),
     /// One was let go for want of descriptors.
@@ -82,7 +82,7 @@ struct Pace {
 }
 
 impl Pace {
-    /// How long the next one has to wait, if it has to. What was not used in time is kept for a tick only.
+    /// Returns the time that the next connection has to wait, if any. An unused allowance is kept for one tick only.
     fn wait(&mut self, rate: Option<u32>, now: Instant) -> Option<Duration> {
         let Some(rate) = rate else {
             self.next = None;
@@ -126,7 +126,7 @@ impl Listener {
         Ok(Self { socket, reserve: spare(), waits: false, paused: None, pace: Pace::default() })
     }
 
-    /// The same socket for another process.
+    /// Duplicates the socket for another process.
     #[cfg(unix)]
     pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
         self.socket.as_fd().try_clone_to_owned()

@@ -145,7 +145,7 @@ impl<S: Socket> Core<S> {
         self.turn.spending.spent()
     }
 
-    /// What holds for this turn.
+    /// Returns the config of this turn.
     pub(crate) fn config(&self) -> &Prepared {
         &self.turn.config
     }
@@ -183,7 +183,7 @@ impl<S: Socket> Core<S> {
         }
         if let Some(slot) = self.find(token).filter(|_| readable) {
             if self.held_for(self.turn.now).is_some() {
-                // What is held back was there before this client's words.
+                // Held-back events came before this client's message.
                 self.pump(1);
             }
             if self.turn.is_behind || self.turn.spending.is_spent() {
@@ -259,7 +259,7 @@ impl<S: Socket> Core<S> {
         let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
         let before = conn.connection.speaks();
         conn.connection.receive(&mut self.read_buffer[..read], &mut cx);
-        // What it keeps of it counts against the memory budget.
+        // Its unfinished input counts against the memory budget.
         self.accounts.unreported |= conn.connection.input_bytes() > 0;
         self.accounts.grown = self.accounts.grown.saturating_add(read);
         let after = conn.connection.speaks();
@@ -281,7 +281,7 @@ impl<S: Socket> Core<S> {
         }
     }
 
-    /// The peer will say no more. Who only asked something may still wait for the answer; everybody else is gone.
+    /// Handles the end of a peer's input. A client that made a request may still wait for its answer; any other is gone.
     pub(super) fn hung_up(&mut self, slot: usize) {
         let conn = &mut self.clients.conns[slot];
         let is_owed = conn.awaits > 0 || conn.outbox.inserted_bytes() > 0;
@@ -323,7 +323,7 @@ impl<S: Socket> Core<S> {
                 if conn.replay.is_some() {
                     conn.connection.heard(self.turn.tick);
                 } else if conn.awaits > 0 {
-                    // What it is owed comes through the mailbox.
+                    // The pending answer comes through the mailbox.
                 } else if conn.ending == Ending::HungUp {
                     // Nobody will say that it is gone.
                     self.remove(slot);
@@ -383,7 +383,7 @@ impl<S: Socket> Core<S> {
         self.apply(slot)
     }
 
-    /// Tells and closes the connections whose grants have ended.
+    /// Notifies and closes the connections with an ended grant.
     pub(super) fn close_denied(&mut self) {
         for (token, why) in std::mem::take(&mut self.clients.denied) {
             let Some(slot) = self.find(token) else { continue };
@@ -453,7 +453,7 @@ impl<S: Socket> Core<S> {
             }
             let Some(conn) = self.clients.conns.get_mut(slot) else { continue };
             if conn.blocked && conn.outbox.full_for(self.turn.tick) >= self.turn.config.stalled_ticks() {
-                // What waits for it would wait for ever.
+                // Its pending bytes would wait for ever.
                 self.count_shed("stalled");
                 self.remove(slot);
                 continue;

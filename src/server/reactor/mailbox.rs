@@ -26,14 +26,14 @@ pub(super) enum Letter {
     Past(Arrived),
 }
 
-/// What a client waits for.
+/// Answer that a client waits for, with its deadline.
 pub(super) struct Awaited {
     pub(super) number: u64,
     pub(super) until: Tick,
     pub(super) instead: Instead,
 }
 
-/// Where other threads leave answers for a loop.
+/// Answers that other threads leave for a loop.
 #[derive(Default)]
 pub(super) struct Mailbox {
     pub(super) letters: Mutex<Vec<(Token, Letter)>>,
@@ -64,7 +64,7 @@ pub(super) struct Commit {
     pub(super) charge: Charge,
 }
 
-/// What a client waits for.
+/// Condition that a client waits for.
 pub(super) enum Wait {
     /// The log, read up to here.
     Log(Since),
@@ -74,7 +74,7 @@ pub(super) enum Wait {
     Interest(Vec<Filter>, #[expect(dead_code, reason = "held")] InterestGuard),
 }
 
-/// What is put off for one client.
+/// Effects of one client that wait for a condition.
 pub(super) struct PutOff {
     pub(super) token: Token,
     pub(super) wait: Wait,

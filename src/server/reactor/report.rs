@@ -1,6 +1,6 @@
-//! What a loop tells of itself, some times a second: the ledger, who lags, and what it all takes in memory.
+//! Reports of a loop, some times a second: its ledger, its laggards, and its memory.
 //!
-//! Imports every lower room. Always: nothing here is per event; a quiet loop reports once and sleeps.
+//! Always: nothing here runs per event; a quiet loop reports once and sleeps.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -17,8 +17,8 @@ use crate::server::shared::report::{Laggard, Ledger, Report, Speaks, worst_first
 /// Feeds shown of each loop.
 const FEEDS_MAX: usize = 50;
 
-/// Connections of which the kernel is asked once a second, besides those that lag, one after the other: so who
-/// is slow is seen before anything waits here.
+/// Connections that the kernel is asked about once a second, in turn, besides the laggards: so slow clients are known before
+/// anything waits here.
 const ASKED_A_TIME: usize = 64;
 
 /// Bytes in the kernel below which nobody is slow: they may be on their way.
@@ -34,10 +34,10 @@ const HOLDERS_MAX: usize = 64;
 /// mostly those that ask for least.
 const HOLDER_BYTES_MIN: usize = 16 * 1024;
 
-/// What a client that takes nothing may keep waiting when it is closed for want of memory: the words that say so.
+/// Bytes that may still wait for a stalled client that is closed to free memory: the notice that says so.
 const LAST_WORDS_BYTES: usize = 4 * 1024;
 
-/// What a connection takes beside its struct and what it holds: its place in the wheel and in tables, the allocator's part.
+/// Bytes of a connection besides its struct and its own buffers: places in the wheel and in tables, the allocator's part.
 const CONNECTION_BYTES: usize = 64;
 
 /// Parts of its budget that a loop may grow by before it counts again.
@@ -57,8 +57,8 @@ impl<S: Socket> Core<S> {
         let Books { written, dropped, conflated } = self.accounts.books;
         let feeds = self.delivery.fanout.totals;
         let conflated = conflated + self.delivery.tally.conflated + feeds.sampled_out as i64;
-        // What was counted as dropped ahead of its place waits there no more; and if it was let go there, it was
-        // counted twice.
+        // Events counted as dropped ahead of their place do not wait there any more; those that were also dropped at their place
+        // were counted twice.
         let twice = conflated.min(0).unsigned_abs();
         let dropped = dropped + self.delivery.tally.dropped - twice.saturating_sub(pending);
         Ledger {
@@ -92,7 +92,7 @@ impl<S: Socket> Core<S> {
         let observe = self.turn.tick >= self.accounts.observed + HISTOGRAM_TICKS;
         if observe {
             self.accounts.observed = self.turn.tick;
-            // Walks the tables: once a second. What subscriptions add in between is bounded by their messages.
+            // Walks the tables, so once a second only. Messages bound the growth by subscriptions in between.
             let snapshot = self.delivery.snapshot.as_ref().map_or(0, |snapshot| snapshot.held_bytes());
             self.accounts.tables =
                 self.delivery.fanout.table_bytes() + snapshot + self.delivery.bygone.held_bytes();
@@ -116,7 +116,7 @@ impl<S: Socket> Core<S> {
                 lag,
                 kernel_bytes: 0,
             });
-            // Who lags is looked at again, though nothing else happens.
+            // Looks at laggards again, even if nothing else happens.
             self.accounts.unreported = true;
         }
         worst_first(&mut laggards);
@@ -136,7 +136,7 @@ impl<S: Socket> Core<S> {
         if observe {
             self.accounts.largest = self.delivery.fanout.largest(FEEDS_MAX).into();
         } else {
-            // Who came and went since the last look is seen at the next.
+            // The next look sees the clients that came and left since the last one.
             self.accounts.unreported = true;
         }
         let report = Report { ledger, laggards, held_bytes, feeds: Arc::clone(&self.accounts.largest) };
@@ -170,7 +170,7 @@ impl<S: Socket> Core<S> {
         }
     }
 
-    /// Asks about some that do not lag here, and adds those for whom much waits in the kernel.
+    /// Asks the kernel about some connections that do not lag here, and adds those with many bytes in the kernel.
     fn ask_of_some(&mut self, laggards: &mut Vec<Laggard>) {
         let end = self.clients.conns.iter().next_back().map_or(0, |(slot, _)| slot + 1);
         for _ in 0..ASKED_A_TIME.min(end) {
@@ -186,12 +186,12 @@ impl<S: Socket> Core<S> {
         }
     }
 
-    /// Where the loop holds more than it may, lets go of memory: first of the past that feeds keep for laggards, then of
-    /// whatever holds the most, unfinished bodies of clients that have many before others. Returns what is held then.
-    /// While that is still too much, no new stream is taken; publishers always are.
+    /// Frees memory if the loop holds more than it may: first the past that feeds keep for laggards, then the connections that
+    /// hold the most, those with many unfinished bodies before others. Returns the bytes held then. While that is still too
+    /// much, the loop accepts no new stream; it always accepts publishers.
     fn shed(&mut self, holders: Holders, apart: usize) -> usize {
         let mut held = holders.own + apart;
-        // What went left room in the tables, which the next takes: it keeps nobody out.
+        // Closed connections left free places in the tables, which do not keep new clients out.
         let budget = self
             .shared
             .loop_budget(&self.turn.config)
@@ -247,7 +247,7 @@ struct Holder {
     token: Token,
 }
 
-/// What connections hold, and the largest of them.
+/// Memory of connections, and the largest holders.
 #[derive(Debug, Default)]
 struct Holders {
     /// Bytes of all, each its own.
@@ -264,7 +264,7 @@ impl Holders {
         let beside = waits + replay + conn.socket.held_bytes() + conn.connection.held_bytes();
         self.own += CONNECTION_BYTES + size_of::<Conn<S>>() + beside;
         self.shared += shared;
-        // What its subscriptions take in the loop's tables goes with it too.
+        // Its subscriptions' part of the loop's tables is freed too.
         let bytes = beside + shared + conn.connection.table_bytes();
         if bytes < HOLDER_BYTES_MIN {
             return;
@@ -287,11 +287,11 @@ impl Holders {
     }
 }
 
-/// What a loop has, as tests look at it.
+/// State of a loop for tests.
 #[cfg(any(test, fuzzing))]
 #[derive(Debug)]
 pub(crate) struct Audit {
-    /// What the ledger is out by.
+    /// Imbalance of the ledger.
     pub(crate) difference: i64,
     pub(crate) pending: u64,
     pub(crate) words: String,

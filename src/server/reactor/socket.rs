@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 #[cfg(target_os = "linux")]
 use std::os::fd::BorrowedFd;
 
-/// What a loop needs of a socket. Nothing blocks, and a write that takes less than it was given says that the
-/// socket takes no more until it is reported writable, as the kernel's streams do.
+/// Socket as a loop uses it. No call blocks. A short write means that the socket is full until it is reported writable, as
+/// with the kernel's streams.
 pub(crate) trait Socket: Read + Write {
-    /// Where the peer is, if it is anywhere.
+    /// Returns the peer's address, if it has one.
     fn peer(&self) -> Option<IpAddr> {
         None
     }
@@ -21,7 +21,7 @@ pub(crate) trait Socket: Read + Write {
         false
     }
 
-    /// Handshakes whose dear part was done in reads since this was asked last.
+    /// Returns the number of handshakes whose expensive part happened in reads since the last call.
     fn take_handshakes(&mut self) -> u32 {
         0
     }
@@ -37,7 +37,7 @@ pub(crate) trait Socket: Read + Write {
         false
     }
 
-    /// As a write, of so many bytes out of a pipe: their pages, not a copy. What it does not take stays there.
+    /// Writes up to `len` bytes of a pipe by moving their pages. The rest stays in the pipe.
     #[cfg(target_os = "linux")]
     fn take_from(&mut self, _pipe: BorrowedFd<'_>, _len: usize) -> io::Result<usize> {
         Err(io::ErrorKind::Unsupported.into())

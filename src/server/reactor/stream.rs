@@ -45,7 +45,7 @@ impl Stream {
         Ok(Self::Plain(TcpStream::from_std(tcp)))
     }
 
-    /// The same socket for another process.
+    /// Duplicates the socket for another process.
     #[cfg(unix)]
     pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
         self.socket().as_fd().try_clone_to_owned()
@@ -138,7 +138,7 @@ impl Socket for Stream {
 
     #[cfg(target_os = "linux")]
     fn shares_pages(&self) -> bool {
-        // What TLS sends is another's own, byte by byte.
+        // TLS bytes differ for each client.
         matches!(self, Self::Plain(_))
     }
 

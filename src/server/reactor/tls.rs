@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 /// Bytes of ours that rustls may hold for a socket that takes no more.
 const HELD_BYTES_MAX: usize = 64 * 1024;
 
-/// What TLS keeps for an idle client, about: its state, keys, and rustls' own buffers; as measured (docs/tls.md).
+/// Approximate memory of TLS for an idle client: state, keys, and rustls' buffers; as measured (docs/tls.md).
 pub(crate) const TLS_BYTES: usize = 8 * 1024;
 
 /// A TLS client.
@@ -24,7 +24,7 @@ pub(crate) struct TlsStream {
     tcp: TcpStream,
     tls: ServerConnection,
     metrics: Arc<Metrics>,
-    /// Handshakes whose dear part was done and not charged yet.
+    /// Handshakes with a finished expensive part that is not charged yet.
     handshakes: u32,
     /// Nothing more is written but what TLS still holds.
     is_closing: bool,
@@ -82,7 +82,7 @@ impl TlsStream {
                 self.refuse(&error);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
-            // What it has to say in a handshake is a signature or a key exchange.
+            // Output in a handshake is a signature or a key exchange.
             self.handshakes += u32::from(is_handshaking && self.tls.wants_write());
             // Its part of the handshake. A socket that takes no more goes on when it is writable.
             self.push()?;
@@ -137,7 +137,7 @@ impl TlsStream {
                 }
             }
         }
-        // What the socket does not take now waits in TLS, and the next write finds it.
+        // Bytes that do not fit wait in TLS until the next write.
         let _ = self.push();
         Ok(taken)
     }

@@ -244,10 +244,10 @@ async fn a_server_with_nats_is_made_joined_and_dropped_in_async_code() {
     let server = embedded(&url, "127.0.0.1:0").expect("it starts");
     let taken = server.local_addr().to_string();
     let error = embedded(&url, &taken).expect_err("the port is taken");
-    assert!(error.is_address_in_use(), "{error}");
-    let pulse = server.pulse();
+    assert_eq!(error.kind(), fanwire::server::ServerErrorKind::AddressInUse, "{error}");
+    let liveness = server.liveness();
     server.drain(Duration::ZERO);
     server.join().expect("it ends");
     // The last value that holds the engine.
-    drop(pulse);
+    drop(liveness);
 }

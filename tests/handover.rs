@@ -292,6 +292,6 @@ fn a_caller_that_panics_and_a_second_caller_leave_the_server_as_it_was() {
     assert!(slow.join().expect("no panic").expect_err("nobody reads").contains("not in time"));
     bus.publish(fanwire::Event::builder("y").build().expect("valid"));
     assert_eq!(client.event()["event_type"], "y");
-    eventually("it serves on", || server.pulse().beats(Duration::from_secs(1)));
+    eventually("it serves on", || server.liveness().check(Duration::from_secs(1)));
     server.drain(Duration::ZERO);
 }

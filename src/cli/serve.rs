@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fanwire::ServerHandle;
 use fanwire::config::{Config, ConfigChange, Loaded, LogFormat, Sources};
-use fanwire::server::ServerError;
+use fanwire::server::{ServerError, ServerErrorKind};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -59,7 +59,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     let demo = start_demo(&config, &server)?;
     announce(server.local_addr(), &config);
     supervisor::ready(server.local_addr());
-    supervisor::watch(server.pulse());
+    supervisor::watch(server.liveness());
     if !config.server.auth.is_configured() && !server.local_addr().ip().is_loopback() {
         tracing::warn!("no authentication: anyone who reaches {} can publish and read", server.local_addr());
     }
@@ -286,31 +286,26 @@ fn raise_open_files() {
 
 fn cannot_start(listen: &str, error: &ServerError) -> CliError {
     let message = CliError::new(error);
-    if error.is_configuration() {
-        return message;
-    }
-    if error.is_address_in_use() {
-        let host = listen.rsplit_once(':').map_or("127.0.0.1", |(host, _)| host);
-        message.hint(format!(
-            "Something already listens there, perhaps another fanwire. Use another port with --listen {host}:8766, \
-             or any free one with --listen {host}:0."
-        ))
-    } else if error.is_address_forbidden() {
-        message.hint(
+    match error.kind() {
+        ServerErrorKind::Configuration | ServerErrorKind::Authentication => message,
+        ServerErrorKind::AddressInUse => {
+            let host = listen.rsplit_once(':').map_or("127.0.0.1", |(host, _)| host);
+            message.hint(format!(
+                "Something already listens there, perhaps another fanwire. Use another port with --listen {host}:8766, \
+                 or any free one with --listen {host}:0."
+            ))
+        }
+        ServerErrorKind::AddressForbidden => message.hint(
             "Ports below 1024 need a special right. Let systemd hold the port (deploy/systemd/fanwire.socket, \
              ListenStream=443), use a proxy (deploy/nginx, deploy/caddy), or use a port like 8443.",
-        )
-    } else if error.is_unguarded() {
-        message.hint(
+        ),
+        ServerErrorKind::Unguarded => message.hint(
             "Set FANWIRE_AUTH_JWT_HS256_SECRET (fanwire token makes tokens), or --auth-api-keys-file. Without \
              authentication, listen on this machine only, as 127.0.0.1:8765, or give --insecure.",
-        )
-    } else if error.is_about_authentication() {
-        message
-    } else {
-        message.hint(
+        ),
+        _ => message.hint(
             "--listen takes ADDRESS:PORT of this machine, as 127.0.0.1:8765, 0.0.0.0:8765 or [::1]:8765.",
-        )
+        ),
     }
 }
 

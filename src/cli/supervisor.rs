@@ -6,7 +6,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use fanwire::server::{Pulse, ThreadFailure};
+use fanwire::server::{Liveness, ThreadFailure};
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
@@ -70,12 +70,12 @@ pub(super) fn succeeded_by(pid: u32) {
 
 /// Reports to the watchdog, twice in each of its intervals, that every loop turns. Reports nothing while a loop
 /// is stuck.
-pub(super) fn watch(pulse: Pulse) {
+pub(super) fn watch(liveness: Liveness) {
     let Some(interval) = sd_notify::watchdog_enabled() else { return };
     let half = interval / 2;
     std::thread::spawn(move || {
         loop {
-            if pulse.beats(half) {
+            if liveness.check(half) {
                 notify(&[NotifyState::Watchdog]);
             } else {
                 tracing::error!("loop stuck for {half:?}: the watchdog gets no sign of life");

@@ -29,7 +29,7 @@ use crate::server::ServerConfig;
 use crate::server::conn::Connection;
 use crate::server::limits::budget::Budget;
 use crate::server::reactor::socket::Socket;
-use crate::server::reactor::{Core, Token};
+use crate::server::reactor::{LoopState, Token};
 use crate::server::rng::Rng;
 use crate::server::session::context::{Context, NoLoop};
 use crate::server::shared::Shared;
@@ -206,7 +206,7 @@ pub fn conversation(data: &[u8]) {
     let config = ServerConfig { max_lag_events: 4, max_lag_bytes: 2000, ..ServerConfig::default() };
     let shared = Arc::new(Shared::new(small_bus(), config, 1));
     shared.workers.work_inline();
-    let mut core: Core<End> = Core::new(Arc::clone(&shared), shared.bus.reader(|| {}), 1, 0);
+    let mut core: LoopState<End> = LoopState::new(Arc::clone(&shared), shared.bus.reader(|| {}), 1, 0);
     let mut clients: [Option<(Token, End)>; 2] = [None, None];
     let (mut tick, mut published) = (0, 0);
     let mut input = data.iter().copied();

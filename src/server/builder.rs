@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::auth::Auth;
 use super::config::{Prepared, ServerConfig};
-use super::error::{CONFIGURATION, ServerError};
+use super::error::ServerError;
 use super::handle::ServerHandle;
 #[cfg(unix)]
 use super::handover::Inheritance;
@@ -158,14 +158,14 @@ impl ServerBuilder {
         if auth.is_open() && !config.insecure && !is_local {
             return Err(ServerError::unguarded(doing()));
         }
-        let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
+        let config = Prepared::new(config).map_err(ServerError::configuration)?;
         let mut shared = Shared::new(bus, config, loops);
         if let Some(hook) = on_failure {
             shared.alarm.set_hook(hook);
         }
         shared.auth = Arc::new(auth);
         shared.is_local = is_local;
-        door::tell_if_open(&shared, &shared.config().1);
+        door::warn_if_open(&shared, &shared.config().1);
         #[cfg(unix)]
         for one in inheritance.iter_mut().flat_map(Inheritance::revoked) {
             if let Err(max) = shared.auth.revoke(one, Timestamp::now()) {

@@ -1,74 +1,84 @@
 //! Why a server could not start, or stopped.
-//!
-//! Always: the message says what was being done; the kinds that a caller acts on have a question of their own.
 
 use std::fmt;
 use std::io;
 
 use crate::threads::ThreadFailure;
 
-/// Name of the failed step if a file that the config names can't be used.
-pub(super) const CONFIGURATION: &str = "configuration";
-
-/// The server could not start, or one of its loops failed.
+/// The server could not start, or one of its threads failed.
 #[derive(Debug)]
 pub struct ServerError {
+    kind: ServerErrorKind,
+    /// Step that failed, for the message.
     doing: String,
     source: io::Error,
-    is_unguarded: bool,
-    is_about_authentication: bool,
     failure: Option<ThreadFailure>,
 }
 
+/// Kind of a [`ServerError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServerErrorKind {
+    /// Another program listens at the address.
+    AddressInUse,
+    /// This process has no right to the address, for example to a port below 1024.
+    AddressForbidden,
+    /// Other machines could reach the server without authentication, and `insecure` is not set.
+    Unguarded,
+    /// A key, a file or another setting of authentication can't be used.
+    Authentication,
+    /// A file that the config names can't be used; the message says which and why.
+    Configuration,
+    /// A thread of the running server has panicked or failed: see [`ServerError::thread_failure`].
+    Stopped,
+    /// Another step of the start failed: the address, the engine, or the sources of other systems.
+    Start,
+}
+
 impl ServerError {
+    /// Returns the error of a step of the start; its kind follows from the source.
     pub(super) fn new(doing: impl Into<String>, source: io::Error) -> Self {
-        let doing = doing.into();
-        Self { doing, source, is_unguarded: false, is_about_authentication: false, failure: None }
+        let kind = match source.kind() {
+            io::ErrorKind::AddrInUse => ServerErrorKind::AddressInUse,
+            io::ErrorKind::PermissionDenied => ServerErrorKind::AddressForbidden,
+            _ => ServerErrorKind::Start,
+        };
+        Self { kind, doing: doing.into(), source, failure: None }
     }
 
     pub(super) fn stopped(failure: ThreadFailure) -> Self {
-        let source = io::Error::other(failure.clone());
-        Self { failure: Some(failure), ..Self::new("the server stopped", source) }
+        let (kind, source) = (ServerErrorKind::Stopped, io::Error::other(failure.clone()));
+        Self { kind, doing: "the server stopped".to_owned(), source, failure: Some(failure) }
+    }
+
+    pub(super) fn configuration(source: io::Error) -> Self {
+        Self {
+            kind: ServerErrorKind::Configuration,
+            doing: "configuration".to_owned(),
+            source,
+            failure: None,
+        }
     }
 
     #[cfg(feature = "auth")]
     pub(super) fn authentication(error: super::auth::AuthError) -> Self {
-        Self { is_about_authentication: true, ..Self::new("authentication", io::Error::other(error)) }
+        let (kind, source) = (ServerErrorKind::Authentication, io::Error::other(error));
+        Self { kind, doing: "authentication".to_owned(), source, failure: None }
     }
 
     pub(super) fn unguarded(doing: impl Into<String>) -> Self {
-        let what = "no authentication is configured, and other machines could reach it";
-        Self { is_unguarded: true, ..Self::new(doing, io::Error::other(what)) }
+        let source = io::Error::other("no authentication is configured, and other machines could reach it");
+        Self { kind: ServerErrorKind::Unguarded, doing: doing.into(), source, failure: None }
     }
 
-    /// Whether the address is taken by another program.
-    pub fn is_address_in_use(&self) -> bool {
-        self.source.kind() == io::ErrorKind::AddrInUse
-    }
-
-    /// Whether this process may not take the address: a port below 1024 without the right to.
-    pub fn is_address_forbidden(&self) -> bool {
-        self.source.kind() == io::ErrorKind::PermissionDenied && self.doing != CONFIGURATION
-    }
-
-    /// Whether it would have been open to other machines without authentication, and was not told `insecure`.
-    pub fn is_unguarded(&self) -> bool {
-        self.is_unguarded
-    }
-
-    /// Whether a key, a file or another setting of authentication is not usable.
-    pub fn is_about_authentication(&self) -> bool {
-        self.is_about_authentication
+    /// Returns the kind of the error.
+    pub fn kind(&self) -> ServerErrorKind {
+        self.kind
     }
 
     /// Returns the panic that ended a thread of the server, and so the server; `None` for a failure before it ran.
     pub fn thread_failure(&self) -> Option<&ThreadFailure> {
         self.failure.as_ref()
-    }
-
-    /// Whether a file that the config names can't be used: the message says which and why.
-    pub fn is_configuration(&self) -> bool {
-        self.doing == CONFIGURATION
     }
 }
 

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::config::{Prepared, ServerConfig};
-use super::error::{CONFIGURATION, ServerError};
+use super::error::ServerError;
 #[cfg(unix)]
 use super::handover::{self, HandoverError};
 use super::http::door;
@@ -19,19 +19,19 @@ use crate::sync::atomic::Ordering;
 
 /// Tells whether a server's loops turn. May outlive the server.
 #[derive(Clone)]
-pub struct Pulse {
+pub struct Liveness {
     shared: Arc<Shared>,
 }
 
-impl fmt::Debug for Pulse {
+impl fmt::Debug for Liveness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pulse")
     }
 }
 
-impl Pulse {
+impl Liveness {
     /// Whether every loop begins another turn within so long, when it is asked to. Blocks until then.
-    pub fn beats(&self, within: Duration) -> bool {
+    pub fn check(&self, within: Duration) -> bool {
         let beats = || self.shared.loops.beats.iter().map(|beat| beat.load(Ordering::Relaxed));
         let before: Vec<u64> = beats().collect();
         self.shared.wake_loops();
@@ -99,8 +99,8 @@ impl ServerHandle {
     }
 
     /// Returns a handle that reports whether the loops turn.
-    pub fn pulse(&self) -> Pulse {
-        Pulse { shared: Arc::clone(&self.shared) }
+    pub fn liveness(&self) -> Liveness {
+        Liveness { shared: Arc::clone(&self.shared) }
     }
 
     /// Returns a function that publishes as clients do: through the engine, if there is one. Events that the engine refuses
@@ -123,10 +123,10 @@ impl ServerHandle {
     /// Clients with a token, key or subject that no longer counts are closed before the next event. On an error nothing
     /// has changed.
     pub fn reload(&self, config: ServerConfig) -> Result<(), ServerError> {
-        let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
+        let config = Prepared::new(config).map_err(ServerError::configuration)?;
         #[cfg(feature = "auth")]
         self.shared.auth.reload(&config.auth).map_err(ServerError::authentication)?;
-        door::tell_if_opened(&self.shared, &config);
+        door::warn_if_opened(&self.shared, &config);
         self.shared.set_config(config);
         self.shared.wake_loops();
         Ok(())

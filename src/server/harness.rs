@@ -12,7 +12,7 @@ use super::builder::Server;
 use super::error::ServerError;
 use super::handle::ServerHandle;
 use super::reactor::socket::Socket;
-use super::reactor::{Core, READ_BYTES, Token};
+use super::reactor::{LoopState, READ_BYTES, Token};
 use super::shared::Shared;
 use crate::bus::Bus;
 use crate::codec::ws;
@@ -76,7 +76,7 @@ impl Socket for End {
 /// A loop and its client.
 #[allow(missing_debug_implementations, reason = "a loop has none")]
 pub struct OneClient {
-    core: Core<End>,
+    core: LoopState<End>,
     end: End,
     token: Token,
     turns: u64,
@@ -108,7 +108,7 @@ impl OneClient {
         let shared = Arc::new(shared);
         #[cfg(any(test, fuzzing))]
         shared.workers.work_inline();
-        let mut core: Core<End> = Core::new(Arc::clone(&shared), shared.bus.reader(|| {}), 1, 0);
+        let mut core: LoopState<End> = LoopState::new(Arc::clone(&shared), shared.bus.reader(|| {}), 1, 0);
         let end = End::default();
         let token = core.admit(end.clone()).expect("there is room");
         let mut client = Self { core, end, token, turns: 0, worst: 0 };

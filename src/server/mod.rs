@@ -34,8 +34,8 @@ pub use crate::threads::ThreadFailure;
 pub use builder::{Server, ServerBuilder};
 pub use config::{BridgeConfig, ServerConfig};
 pub use endpoint::{Endpoint, Preset};
-pub use error::ServerError;
-pub use handle::{Pulse, ServerHandle};
+pub use error::{ServerError, ServerErrorKind};
+pub use handle::{Liveness, ServerHandle};
 #[cfg(unix)]
 pub use handover::{HandoverError, Inheritance};
 pub use limits::client_address::{AddressRange, ParseAddressRangeError};

@@ -37,9 +37,9 @@ fn default_port(scheme: &str) -> Option<u16> {
 
 /// Host of an origin or of a Host header, without port and final dot.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Name<'a>(&'a str);
+pub(crate) struct HostName<'a>(&'a str);
 
-impl<'a> Name<'a> {
+impl<'a> HostName<'a> {
     /// Returns the host of a Host header, or `None` if it is empty.
     pub(crate) fn of_authority(authority: &'a str) -> Option<Self> {
         let name = split_port(authority).0;
@@ -58,7 +58,7 @@ impl<'a> Name<'a> {
     }
 
     /// Returns whether both names are one host.
-    pub(crate) fn is_same(self, other: Name<'_>) -> bool {
+    pub(crate) fn is_same(self, other: HostName<'_>) -> bool {
         self.0.eq_ignore_ascii_case(other.0)
     }
 
@@ -103,7 +103,7 @@ impl<'a> Name<'a> {
 /// Returns whether an origin is that of pages that this machine serves over HTTP, on any port.
 pub(crate) fn is_loopback(origin: &str) -> bool {
     Origin::read(origin).is_some_and(|origin| origin.is_web())
-        && Name::of_origin(origin).is_some_and(Name::is_loopback)
+        && HostName::of_origin(origin).is_some_and(HostName::is_loopback)
 }
 
 /// Returns whether an origin is that of a page without one: a page from a file, or in a sandbox. WebSockets of Chromium

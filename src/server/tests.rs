@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::conn::Connection;
 use super::limits::budget::Budget;
-use super::reactor::Core;
+use super::reactor::LoopState;
 use super::reactor::socket::Socket;
 use super::session::context::{Context, NoLoop};
 use super::session::effect::Effect;
@@ -202,7 +202,7 @@ impl Socket for Wire {
 
 struct World {
     shared: Arc<Shared>,
-    core: Core<Wire>,
+    core: LoopState<Wire>,
     tick: u64,
 }
 
@@ -210,7 +210,7 @@ impl World {
     fn new(config: ServerConfig) -> Self {
         let shared = shared(config);
         let reader = shared.bus.reader(|| {});
-        Self { core: Core::new(Arc::clone(&shared), reader, 1, 0), shared, tick: 0 }
+        Self { core: LoopState::new(Arc::clone(&shared), reader, 1, 0), shared, tick: 0 }
     }
 
     fn connect(&mut self, request: &str) -> (Wire, u64) {

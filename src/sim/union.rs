@@ -16,7 +16,7 @@ use super::net::{ClientEnd, End, ServerEnd, wire};
 use crate::bus::Bus;
 use crate::event::{Event, EventId, Timestamp};
 use crate::server::ServerConfig;
-use crate::server::reactor::{Core, Token};
+use crate::server::reactor::{LoopState, Token};
 use crate::server::shared::Shared;
 use crate::server::tick::TICK_MS;
 use crate::sync::Arc;
@@ -60,7 +60,7 @@ type Links = Vec<(Token, ClientEnd)>;
 struct Stage {
     dice: Dice,
     bus: Bus,
-    loops: Vec<(Core<ServerEnd>, Links)>,
+    loops: Vec<(LoopState<ServerEnd>, Links)>,
     people: Vec<Person>,
     published: Vec<(EventId, &'static str, &'static str)>,
     clock: u64,
@@ -83,7 +83,7 @@ impl Stage {
         shared.workers.work_inline();
         let make = |number| {
             let reader = shared.bus.reader(|| ());
-            (Core::new(Arc::clone(&shared), reader, 1, number), Vec::new())
+            (LoopState::new(Arc::clone(&shared), reader, 1, number), Vec::new())
         };
         let loops = (0..count).map(make).collect();
         Self { dice, bus, loops, people: Vec::new(), published: Vec::new(), clock: 0 }

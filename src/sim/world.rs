@@ -16,7 +16,7 @@ use crate::bus::{Bus, HandlerGuard};
 use crate::event::{Event, Timestamp};
 use crate::filter::Filter;
 use crate::server::ServerConfig;
-use crate::server::reactor::{Core, Token};
+use crate::server::reactor::{LoopState, Token};
 use crate::server::shared::Shared;
 use crate::server::tick::TICK_MS;
 use crate::sync::Arc;
@@ -24,7 +24,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// One loop of the server, driven as `event_loop` drives it.
 struct Loop {
-    core: Core<ServerEnd>,
+    core: LoopState<ServerEnd>,
     woken: Arc<AtomicBool>,
     is_asleep: bool,
     /// Tick at which poll returns by itself.
@@ -613,7 +613,7 @@ impl Loop {
         // Relaxed: there is one thread.
         let reader = shared.bus.reader(move || for_bus.store(true, Ordering::Relaxed));
         Self {
-            core: Core::new(Arc::clone(shared), reader, 1, number),
+            core: LoopState::new(Arc::clone(shared), reader, 1, number),
             woken,
             is_asleep: false,
             due: None,

@@ -16,13 +16,13 @@ use serde_json::json;
 use self::echo::Echo;
 use super::auth::{Auth, Denied, Grant, Shown};
 use super::config::Prepared;
-use super::http::routes::{self, BodyWanted, Outcome};
+use super::http::routes::{self, BodyWanted, RouteOutcome};
 use super::limits::bodies::{Body, TooMuch};
 use super::session::context::Context;
 use super::session::effect::Effect;
 use super::session::rights;
 use super::session::{Flow, Session};
-use super::shared::report::Speaks;
+use super::shared::report::ClientTransport;
 use super::tick::Tick;
 use crate::codec::http::{self, BodyDecoder, Request, RequestError};
 use crate::codec::{sse, ws};
@@ -88,7 +88,7 @@ pub(super) struct Ws {
 #[derive(Debug)]
 pub(crate) struct Connection {
     state: State,
-    speaks: Speaks,
+    speaks: ClientTransport,
     /// Whether messages of a WebSocket client may be compressed. The field is here because it takes padding.
     inflates: bool,
     /// Tick of the last input. Ticks are cut to 32 bits here: thirteen years.
@@ -131,7 +131,7 @@ impl Connection {
     pub(crate) fn new(tick: Tick) -> Self {
         Self {
             state: State::Http(Box::default()),
-            speaks: Speaks::Http,
+            speaks: ClientTransport::Http,
             inflates: false,
             heard: tick as u32,
             asked: tick as u32,
@@ -139,12 +139,12 @@ impl Connection {
         }
     }
 
-    pub(crate) fn speaks(&self) -> Speaks {
+    pub(crate) fn speaks(&self) -> ClientTransport {
         self.speaks
     }
 
     /// Returns whether the client must show credentials before more than a message's type is read.
-    pub(crate) fn is_stranger(&self, auth: &Auth) -> bool {
+    pub(crate) fn is_unauthenticated(&self, auth: &Auth) -> bool {
         !auth.is_open()
             && match &self.state {
                 // A body is read only from clients that may publish.
@@ -359,14 +359,14 @@ impl Connection {
             http.is_answered = true;
         }
         match routes::answer(request, body, shown, cx) {
-            Outcome::Response => {
+            RouteOutcome::Response => {
                 if !request.keep_alive || cx.shared.is_draining() {
                     self.close(cx);
                 }
             }
-            Outcome::Closed => self.close(cx),
-            Outcome::Ws(opening, deflate, grant) => {
-                self.speaks = Speaks::Ws;
+            RouteOutcome::Closed => self.close(cx),
+            RouteOutcome::Ws(opening, deflate, grant) => {
+                self.speaks = ClientTransport::Ws;
                 self.inflates = deflate.is_some();
                 let session = Session::open(*opening, grant, cx);
                 self.state = State::Ws(Box::new(Ws {
@@ -375,8 +375,8 @@ impl Connection {
                     echo: cx.config.echo.then(|| Box::new(Echo::new(deflate))),
                 }));
             }
-            Outcome::Sse(grant) => {
-                self.speaks = Speaks::Sse;
+            RouteOutcome::Sse(grant) => {
+                self.speaks = ClientTransport::Sse;
                 if let Some(at) = grant.as_ref().and_then(|grant| rights::expiry(grant, cx.tick, cx.now)) {
                     cx.look_at(at);
                 }

@@ -13,7 +13,7 @@ use crate::dialect::Observers;
 use crate::server::auth::SavedGrant;
 use crate::server::session::context::Context;
 use crate::server::session::saved::SavedSession;
-use crate::server::shared::report::Speaks;
+use crate::server::shared::report::ClientTransport;
 
 /// State of one connection.
 #[derive(Debug, Serialize, Deserialize)]
@@ -122,14 +122,14 @@ impl Connection {
                 let since = is_begun.then_some(cx.tick);
                 // It has been idle by the predecessor's clock, which counts as a response.
                 let http = Http { buffer, receiving, since, is_answered: true };
-                (State::Http(Box::new(http)), Speaks::Http, false)
+                (State::Http(Box::new(http)), ClientTransport::Http, false)
             }
             SavedState::Ws { decoder, inflates, session } => {
                 let session = Session::restored(*session, cx);
-                (State::Ws(Box::new(Ws { decoder, session, echo: None })), Speaks::Ws, inflates)
+                (State::Ws(Box::new(Ws { decoder, session, echo: None })), ClientTransport::Ws, inflates)
             }
             SavedState::Sse { grant } => {
-                (State::Sse(restored(grant.map(|grant| *grant), cx)?), Speaks::Sse, false)
+                (State::Sse(restored(grant.map(|grant| *grant), cx)?), ClientTransport::Sse, false)
             }
         };
         let tick = cx.tick as u32;

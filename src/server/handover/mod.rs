@@ -43,10 +43,10 @@ use crate::engine::{Engine, Places};
 use crate::event::{Event, EventId, Position, Sequence};
 use crate::metrics::Kind;
 use crate::server::shared::Shared;
-use crate::server::shared::barrier::{Muster, Parcel};
+use crate::server::shared::barrier::{HandoverBarrier, Parcel};
 use crate::sync::atomic::Ordering;
 use crate::sync::lock;
-use wire::{ANSWER_BYTES_MAX, DESCRIPTORS_MAX, MESSAGE_BYTES_MAX, Wire};
+use wire::{ANSWER_BYTES_MAX, DESCRIPTORS_MAX, HandoverWire, MESSAGE_BYTES_MAX};
 
 /// Changed wherever an older successor or predecessor could misread the other.
 const VERSION: u32 = 1;
@@ -154,7 +154,7 @@ impl std::error::Error for HandoverError {
 
 /// State from a predecessor: a bus that continues its sequences, and the server's sockets and clients.
 pub struct Inheritance {
-    wire: Wire,
+    wire: HandoverWire,
     estate: Estate,
     events: Vec<(EventId, Event)>,
     place: Option<Sequence>,
@@ -173,7 +173,7 @@ impl Inheritance {
     /// seconds at the most once the predecessor has begun. From here on its clients wait: make the [bus](Self::bus)
     /// and the server at once.
     pub fn claim(socket: UnixStream) -> Result<Self, HandoverError> {
-        let wire = Wire::new(socket);
+        let wire = HandoverWire::new(socket);
         let doing = HandoverError::new("taking over");
         let receive = || wire.receive::<Said>(MESSAGE_BYTES_MAX);
         wire.wait_until(Instant::now() + PREDECESSOR);
@@ -290,7 +290,7 @@ pub(super) fn hand_over(
         let what = "belongs to one process: restart the server, which takes epoch and history up again";
         return Err(HandoverError::new("the log in files")(io::Error::other(what)));
     }
-    let wire = Wire::new(socket);
+    let wire = HandoverWire::new(socket);
     let doing = HandoverError::new("waiting for the successor to be ready");
     wire.wait_until(Instant::now() + PREPARE);
     let (Answer::Ready { version: VERSION }, _) = wire.receive(ANSWER_BYTES_MAX).map_err(&doing)? else {
@@ -298,14 +298,14 @@ pub(super) fn hand_over(
     };
     let begun = Instant::now();
     let until = begun + FREEZE_MAX;
-    let (muster, parcels) = Muster::new(shared.loops.count, until);
-    if !shared.call_muster(&muster) {
+    let (barrier, parcels) = HandoverBarrier::new(shared.loops.count, until);
+    if !shared.raise_barrier(&barrier) {
         return Err(doing(io::Error::other("another handover is under way")));
     }
-    let called = Called { shared, muster: &muster };
+    let called = Called { shared, barrier: &barrier };
     wire.wait_in_all(freeze(shared), FREEZE_A_BYTE, until);
     let mut paused = Paused(shared.engine.as_ref());
-    let moved = give(shared, &wire, &muster, parcels);
+    let moved = give(shared, &wire, &barrier, parcels);
     if moved.is_err() {
         // Before the clients are taken back: nobody else may write to them.
         give_up();
@@ -313,9 +313,9 @@ pub(super) fn hand_over(
         paused.0 = None;
     }
     drop(paused);
-    // Relaxed: the muster's lock orders it for the loops.
+    // Relaxed: the barrier's lock orders it for the loops.
     shared.lifecycle.handed_over.store(moved.is_ok(), Ordering::Relaxed);
-    muster.decide(moved.is_ok());
+    barrier.decide(moved.is_ok());
     drop(called);
     if moved.is_ok() {
         let milliseconds = begun.elapsed().as_millis() as u64;
@@ -340,13 +340,13 @@ impl Drop for Paused<'_> {
 /// The loops that wait at the barrier. Dropping this before a decision leaves them their clients.
 struct Called<'a> {
     shared: &'a Shared,
-    muster: &'a Muster,
+    barrier: &'a HandoverBarrier,
 }
 
 impl Drop for Called<'_> {
     fn drop(&mut self) {
-        self.muster.decide(false);
-        self.shared.dismiss_muster();
+        self.barrier.decide(false);
+        self.shared.lift_barrier();
     }
 }
 
@@ -360,13 +360,13 @@ fn freeze(shared: &Shared) -> Duration {
 
 fn give(
     shared: &Shared,
-    wire: &Wire,
-    muster: &Muster,
+    wire: &HandoverWire,
+    barrier: &HandoverBarrier,
     parcels: std::sync::mpsc::Receiver<Parcel>,
 ) -> Result<usize, HandoverError> {
     let doing = HandoverError::new("gathering the loops");
     shared.wake_loops();
-    muster.wait_for_all().map_err(&doing)?;
+    barrier.wait_for_all().map_err(&doing)?;
     let doing = HandoverError::new("giving to the successor");
     let places = shared.engine.as_ref().and_then(Engine::pause);
     let shards = shared.bus.shards() as u16;
@@ -381,7 +381,7 @@ fn give(
             shared.bus.read_range(shard, shared.bus.oldest(shard), head, |event| events.push(event.clone()))
         })
         .collect();
-    muster.pack();
+    barrier.pack();
     let revoked = shared.auth.save_revoked();
     let present = lock(&shared.clients.presence).save();
     let seal = shared.auth.save_seal();
@@ -411,7 +411,7 @@ fn give(
 }
 
 /// Sends what the loops give, as many at once as go with one message.
-fn give_parcels(wire: &Wire, parcels: std::sync::mpsc::Receiver<Parcel>) -> io::Result<usize> {
+fn give_parcels(wire: &HandoverWire, parcels: std::sync::mpsc::Receiver<Parcel>) -> io::Result<usize> {
     let mut moved = 0;
     let mut clients = Vec::new();
     let mut sockets: Vec<OwnedFd> = Vec::new();

@@ -34,7 +34,7 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// One end of a conversation.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct HandoverWire {
     socket: UnixStream,
     patience: Mutex<Patience>,
 }
@@ -50,7 +50,7 @@ struct Patience {
     until: Instant,
 }
 
-impl Wire {
+impl HandoverWire {
     /// A conversation in which nothing is waited for before it is said how long.
     pub(super) fn new(socket: UnixStream) -> Self {
         let patience = Patience { left: Duration::ZERO, byte: Duration::ZERO, until: Instant::now() };
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn each_message_has_its_own_descriptors() {
         let (one, other) = UnixStream::pair().expect("a pair");
-        let (one, other) = (Wire::new(one), Wire::new(other));
+        let (one, other) = (HandoverWire::new(one), HandoverWire::new(other));
         let soon = Instant::now() + Duration::from_secs(20);
         one.wait_until(soon);
         other.wait_until(soon);
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn what_is_too_long_is_refused_before_it_is_read() {
         let (one, other) = UnixStream::pair().expect("a pair");
-        let other = Wire::new(other);
+        let other = HandoverWire::new(other);
         other.wait_until(Instant::now() + Duration::from_secs(20));
         (&one).write_all(&0x3fff_ffffu32.to_be_bytes()).expect("written");
         let error = other.receive::<String>(ANSWER_BYTES_MAX).expect_err("too long");
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn a_peer_that_trickles_or_does_not_read_ends_at_the_deadline() {
         let (one, other) = UnixStream::pair().expect("a pair");
-        let (wire, soon) = (Wire::new(one), Instant::now() + Duration::from_millis(200));
+        let (wire, soon) = (HandoverWire::new(one), Instant::now() + Duration::from_millis(200));
         wire.wait_until(soon);
         let trickle = std::thread::spawn(move || {
             // A byte now and then, for as long as anybody reads.

@@ -13,7 +13,7 @@ use std::fmt;
 use crate::codec::http::{Method, Request};
 use crate::server::config::ServerConfig;
 use crate::server::origin;
-use crate::server::origin::Name;
+use crate::server::origin::HostName;
 use crate::server::shared::Shared;
 
 /// Maximum number of characters of a host or an origin in a refusal. A name has at most 253.
@@ -21,7 +21,7 @@ const SHOWN_MAX: usize = 300;
 
 /// Reason why the server refuses the page that made a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refusal<'a> {
+pub(crate) enum PageRefusal<'a> {
     /// The Host is not a name of this server.
     Host(&'a str),
     /// The page's origin is not allowed.
@@ -30,7 +30,7 @@ pub(crate) enum Refusal<'a> {
     CrossSite,
 }
 
-impl Refusal<'_> {
+impl PageRefusal<'_> {
     /// Returns the refusal's label in the metrics.
     pub(crate) fn label(&self) -> &'static str {
         match self {
@@ -44,11 +44,11 @@ fn cut(text: &str) -> &str {
     text.char_indices().nth(SHOWN_MAX).map_or(text, |(at, _)| &text[..at])
 }
 
-impl fmt::Display for Refusal<'_> {
+impl fmt::Display for PageRefusal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host(host) => {
-                let name = Name::of_authority(host).map_or("", Name::text);
+                let name = HostName::of_authority(host).map_or("", HostName::text);
                 let (host, name) = (cut(host), cut(name));
                 write!(
                     f,
@@ -123,28 +123,28 @@ impl<'a> Door<'a> {
     }
 
     /// Returns the reason to refuse a request, if there is one.
-    pub(crate) fn refuse<'r>(&self, request: &'r Request) -> Option<Refusal<'r>> {
+    pub(crate) fn refuse<'r>(&self, request: &'r Request) -> Option<PageRefusal<'r>> {
         // Browsers always send a Host. A request without one (HTTP/1.0) is a health check.
         if let Some(host) = request.header("host")
             && self.asks_host
             && !self.has_name(host)
         {
-            return Some(Refusal::Host(host));
+            return Some(PageRefusal::Host(host));
         }
         if matches!(self.pages, Pages::Any) {
             return None;
         }
         let mut origins = request.headers_named("origin").peekable();
         if origins.peek().is_some() {
-            return origins.find(|origin| !self.lets_in(origin, request)).map(Refusal::Origin);
+            return origins.find(|origin| !self.lets_in(origin, request)).map(PageRefusal::Origin);
         }
-        is_of_another_site(request).then_some(Refusal::CrossSite)
+        is_of_another_site(request).then_some(PageRefusal::CrossSite)
     }
 
     /// Returns whether the Host names this server.
     fn has_name(&self, host: &str) -> bool {
-        let Some(name) = Name::of_authority(host) else { return false };
-        let of_origin = |one: &String| Name::of_origin(one).is_some_and(|known| known.is_same(name));
+        let Some(name) = HostName::of_authority(host) else { return false };
+        let of_origin = |one: &String| HostName::of_origin(one).is_some_and(|known| known.is_same(name));
         name.is_address()
             || name.is_loopback()
             || self.config.allowed_hosts.iter().any(|one| name.is_among(one))
@@ -213,7 +213,7 @@ impl<'a> Door<'a> {
         }
         let hosts = self.config.allowed_hosts.iter().map(String::as_str);
         let origins = self.config.allowed_origins.iter().chain(&self.config.cors_origins);
-        let names = origins.filter_map(|one| Name::of_origin(one)).map(Name::text);
+        let names = origins.filter_map(|one| HostName::of_origin(one)).map(HostName::text);
         format!("localhost, *.localhost, addresses{}", listed(hosts.chain(names)))
     }
 
@@ -230,7 +230,7 @@ impl<'a> Door<'a> {
 }
 
 /// Logs a warning if a setting lets every web page use the server.
-pub(crate) fn tell_if_open(shared: &Shared, config: &ServerConfig) {
+pub(crate) fn warn_if_open(shared: &Shared, config: &ServerConfig) {
     if let Some(key) = Door::of(shared, config).open_setting(shared.auth.is_open()) {
         tracing::warn!(
             "{key} has *, and there is no authentication: any web page that a browser near this server shows can read and \
@@ -240,10 +240,10 @@ pub(crate) fn tell_if_open(shared: &Shared, config: &ServerConfig) {
 }
 
 /// Logs the warning if a new config opens the server, or opens it by another setting.
-pub(crate) fn tell_if_opened(shared: &Shared, config: &ServerConfig) {
+pub(crate) fn warn_if_opened(shared: &Shared, config: &ServerConfig) {
     let opens = |config: &ServerConfig| Door::of(shared, config).open_setting(true);
     if opens(config) != opens(&shared.config().1) {
-        tell_if_open(shared, config);
+        warn_if_open(shared, config);
     }
 }
 
@@ -480,21 +480,21 @@ mod tests {
         let form = request(
             "POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n\r\n",
         );
-        assert_eq!(Door::new(&config, true, true).refuse(&form), Some(Refusal::CrossSite));
+        assert_eq!(Door::new(&config, true, true).refuse(&form), Some(PageRefusal::CrossSite));
     }
 
     #[test]
     fn a_refusal_names_the_setting_and_its_value_in_one_line() {
         for (refusal, setting) in [
-            (Refusal::Host("evil.com:8765"), "--allowed-host evil.com)"),
-            (Refusal::Origin("https://a.example:1"), "allowed_origin = [\"https://a.example:1\"]"),
-            (Refusal::CrossSite, "allowed_origin"),
+            (PageRefusal::Host("evil.com:8765"), "--allowed-host evil.com)"),
+            (PageRefusal::Origin("https://a.example:1"), "allowed_origin = [\"https://a.example:1\"]"),
+            (PageRefusal::CrossSite, "allowed_origin"),
         ] {
             let text = refusal.to_string();
             assert!(text.contains(setting) && !text.contains('\n'), "{text}");
         }
         let long = "x".repeat(10_000);
-        assert!(Refusal::Host(&long).to_string().len() < 1500);
-        assert!(Refusal::Origin(&long).to_string().len() < 1500);
+        assert!(PageRefusal::Host(&long).to_string().len() < 1500);
+        assert!(PageRefusal::Origin(&long).to_string().len() < 1500);
     }
 }

@@ -11,7 +11,7 @@ use crate::event::{Event, EventId};
 use crate::feed::FeedView;
 use crate::filter::{Explanation, Filter};
 use crate::server::shared::Shared;
-use crate::server::shared::report::Report;
+use crate::server::shared::report::LoopReport;
 use crate::server::shared::resume::place_of;
 use crate::sync::lock;
 
@@ -51,7 +51,7 @@ fn shown(text: &str) -> String {
 
 fn interests(shared: &Shared) -> Vec<Interest> {
     let mut all: BTreeMap<(Vec<String>, u8, bool), Interest> = BTreeMap::new();
-    for view in lock(&shared.loops.reports).iter().flat_map(Report::feeds) {
+    for view in lock(&shared.loops.reports).iter().flat_map(LoopReport::feeds) {
         let mut filters: Vec<(String, Filter)> =
             view.filters.iter().map(|filter| (filter.to_string(), filter.clone())).collect();
         filters.sort_by(|a, b| a.0.cmp(&b.0));

@@ -7,7 +7,7 @@ use crate::engine::Engine;
 use crate::event::Timestamp;
 use crate::metrics::Kind;
 use crate::server::shared::Shared;
-use crate::server::shared::report::Report;
+use crate::server::shared::report::LoopReport;
 use crate::sync::lock;
 
 /// Returns the answer to `/api/history`: the last minutes of the counters.
@@ -24,7 +24,7 @@ pub(crate) fn stats_json(shared: &Shared) -> Value {
     let shards: Vec<_> = (bus.shards.iter())
         .map(|s| json!({ "head": s.head, "oldest": s.oldest, "capacity": s.capacity }))
         .collect();
-    let (ledger, laggards, held_bytes) = Report::together(lock(&shared.loops.reports).iter());
+    let (ledger, laggards, held_bytes) = LoopReport::together(lock(&shared.loops.reports).iter());
     json!({
         "ledger": ledger,
         "laggards": laggards,

@@ -37,7 +37,7 @@ use crate::server::session::presence_query;
 
 /// Effect of a request on its connection.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum RouteOutcome {
     /// The response is sent; the connection goes on.
     Response,
     /// The response is sent; the connection closes.
@@ -83,7 +83,7 @@ struct Answer<'a, 'b> {
 }
 
 impl Answer<'_, '_> {
-    fn respond(&mut self, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Outcome {
+    fn respond(&mut self, status: u16, headers: &[(&str, &str)], body: &[u8]) -> RouteOutcome {
         let date = http::date(self.cx.now.0);
         let mut all: Vec<(&str, &str)> = headers.to_vec();
         all.push(("Date", &date));
@@ -106,15 +106,21 @@ impl Answer<'_, '_> {
         Pen { cors: std::mem::take(&mut self.cors), keep_alive: self.keep_alive(), asked: self.cx.now }
     }
 
-    fn outcome(&self) -> Outcome {
-        if self.keep_alive() { Outcome::Response } else { Outcome::Closed }
+    fn outcome(&self) -> RouteOutcome {
+        if self.keep_alive() { RouteOutcome::Response } else { RouteOutcome::Closed }
     }
 
-    fn json(&mut self, status: u16, body: &serde_json::Value) -> Outcome {
+    fn json(&mut self, status: u16, body: &serde_json::Value) -> RouteOutcome {
         self.respond(status, &[JSON], body.to_string().as_bytes())
     }
 
-    fn error(&mut self, status: u16, label: &'static str, error: &str, headers: &[(&str, &str)]) -> Outcome {
+    fn error(
+        &mut self,
+        status: u16,
+        label: &'static str,
+        error: &str,
+        headers: &[(&str, &str)],
+    ) -> RouteOutcome {
         self.cx.shared.metrics.fault(label);
         let mut all = vec![JSON];
         all.extend_from_slice(headers);
@@ -198,7 +204,7 @@ pub(crate) fn client_of_body(request: &Request, shown: &Shown, cx: &Context<'_>)
 }
 
 /// Responds to one request of a client with these credentials.
-pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Context<'_>) -> Outcome {
+pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Context<'_>) -> RouteOutcome {
     let cors = cors_headers(request, cx);
     let mut answer = Answer { request, shown, cx, cors };
     if answer.cx.config.echo {
@@ -338,7 +344,7 @@ fn cors_headers(request: &Request, cx: &Context<'_>) -> Vec<(&'static str, Strin
 }
 
 impl Answer<'_, '_> {
-    fn preflight(&mut self, allowed: &str) -> Outcome {
+    fn preflight(&mut self, allowed: &str) -> RouteOutcome {
         let headers = [
             ("Allow", allowed),
             ("Access-Control-Allow-Methods", allowed),
@@ -356,7 +362,7 @@ impl Answer<'_, '_> {
     }
 
     /// Responds with the subscriptions of an AutoSDLC client.
-    fn subscriptions(&mut self) -> Outcome {
+    fn subscriptions(&mut self) -> RouteOutcome {
         if let Err(refusal) = self.entitled("the api", Grant::is_admin) {
             return refusal;
         }
@@ -370,7 +376,7 @@ impl Answer<'_, '_> {
     }
 
     /// Returns the client's rights (`None`: all, without authentication), or the refusal.
-    fn grant(&mut self) -> Result<Option<Arc<Grant>>, Outcome> {
+    fn grant(&mut self) -> Result<Option<Arc<Grant>>, RouteOutcome> {
         match &self.shown {
             Ok(None) if !self.cx.shared.auth.is_open() => Err(self.denied(Denied::Missing)),
             Ok(grant) => Ok(grant.clone()),
@@ -378,7 +384,11 @@ impl Answer<'_, '_> {
         }
     }
 
-    fn entitled(&mut self, what: &str, has: impl Fn(&Grant) -> bool) -> Result<Option<Arc<Grant>>, Outcome> {
+    fn entitled(
+        &mut self,
+        what: &str,
+        has: impl Fn(&Grant) -> bool,
+    ) -> Result<Option<Arc<Grant>>, RouteOutcome> {
         match self.grant()? {
             Some(grant) if !has(&grant) => {
                 Err(self.forbidden(&format!("beyond what the token allows: {what}")))
@@ -387,19 +397,19 @@ impl Answer<'_, '_> {
         }
     }
 
-    fn denied(&mut self, denied: Denied) -> Outcome {
+    fn denied(&mut self, denied: Denied) -> RouteOutcome {
         self.cx.shared.metrics.fault(denied.label());
         let body = json!({ "error": denied.to_string(), "code": denied.code() });
         self.respond(401, &[JSON, denied.challenge()], body.to_string().as_bytes())
     }
 
-    fn forbidden(&mut self, error: &str) -> Outcome {
+    fn forbidden(&mut self, error: &str) -> RouteOutcome {
         self.cx.shared.metrics.fault("forbidden");
         self.json(403, &json!({ "error": error, "code": ErrorCode::Forbidden }))
     }
 
     /// Responds with the members of a channel.
-    fn presence(&mut self, channel: &str) -> Outcome {
+    fn presence(&mut self, channel: &str) -> RouteOutcome {
         let grant = match self.grant() {
             Ok(grant) => grant,
             Err(refusal) => return refusal,
@@ -417,7 +427,7 @@ impl Answer<'_, '_> {
     }
 
     /// Refuses a page of a foreign origin, and a Host that is not the server's.
-    fn refuse_page(&mut self) -> Option<Outcome> {
+    fn refuse_page(&mut self) -> Option<RouteOutcome> {
         let request = self.request;
         let refusal = Door::of(self.cx.shared, self.cx.config).refuse(request)?;
         self.cx.shared.monitor.refusals.tell(&refusal, self.client());

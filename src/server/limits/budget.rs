@@ -16,11 +16,11 @@ pub(crate) const TURN: u32 = 2_000;
 pub(crate) const CLIENT: u32 = 500;
 
 /// Units of one connection in a turn while it must show a token and has not: 0.15 ms with the largest step.
-pub(crate) const STRANGER: u32 = 100;
+pub(crate) const UNAUTHENTICATED: u32 = 100;
 
 /// Largest step before authentication: one message as long as a token may be, parsed for its type only.
 #[cfg(test)]
-pub(crate) const STRANGER_STEP_MAX: u32 = 300;
+pub(crate) const UNAUTHENTICATED_STEP_MAX: u32 = 300;
 
 /// Largest step that can't be divided, in units: one message of `max_message_bytes` and its effects.
 pub(crate) const STEP_MAX: u32 = 4_000;

@@ -219,24 +219,24 @@ pub(crate) struct Addresses(Arc<Mutex<HashMap<IpAddr, u32>>>);
 
 /// Count of one connection of an address. Dropping it subtracts it.
 #[derive(Debug)]
-pub(crate) struct Counted {
+pub(crate) struct CountedConnection {
     all: Addresses,
     address: IpAddr,
 }
 
 impl Addresses {
     /// Counts one more connection, if the limit allows it.
-    pub(crate) fn enter(&self, address: IpAddr, max: u32) -> Option<Counted> {
+    pub(crate) fn enter(&self, address: IpAddr, max: u32) -> Option<CountedConnection> {
         let mut counts = lock(&self.0);
         if counts.get(&address).copied().unwrap_or_default() >= max {
             return None;
         }
         *counts.entry(address).or_default() += 1;
-        Some(Counted { all: self.clone(), address })
+        Some(CountedConnection { all: self.clone(), address })
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         let mut counts = lock(&self.all.0);
         if let Some(count) = counts.get_mut(&self.address) {

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::kernel_queue::Backlog;
+use super::kernel_queue::KernelQueues;
 use crate::feed::FeedView;
 use crate::server::tick::Tick;
 
 /// What the tallies came to.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Books {
+pub(super) struct LedgerTotals {
     pub(super) written: u64,
     pub(super) dropped: u64,
     pub(super) conflated: i64,
@@ -16,7 +16,7 @@ pub(super) struct Books {
 
 /// Accounts of one loop.
 pub(super) struct Accounts {
-    pub(super) books: Books,
+    pub(super) books: LedgerTotals,
     /// Number of this loop.
     pub(super) loop_number: usize,
     /// Whether something has happened since the last report.
@@ -32,7 +32,7 @@ pub(super) struct Accounts {
     pub(super) reported: Tick,
     pub(super) observed: Tick,
     /// Reader of the kernel's send queues.
-    pub(super) kernel: Backlog,
+    pub(super) kernel: KernelQueues,
     /// Connection after which the next are asked about, though they do not lag yet.
     pub(super) asked: usize,
 }
@@ -40,7 +40,7 @@ pub(super) struct Accounts {
 impl Accounts {
     pub(super) fn new(loop_number: usize) -> Self {
         Self {
-            books: Books::default(),
+            books: LedgerTotals::default(),
             loop_number,
             unreported: false,
             grown: 0,
@@ -49,7 +49,7 @@ impl Accounts {
             largest: Arc::default(),
             reported: 0,
             observed: 0,
-            kernel: Backlog::default(),
+            kernel: KernelQueues::default(),
             asked: 0,
         }
     }

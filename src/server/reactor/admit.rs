@@ -9,16 +9,16 @@ use super::clients::Conn;
 use super::clients::Ending;
 use super::clients::Token;
 use super::listener;
-use super::loop_state::Core;
+use super::loop_state::LoopState;
 use super::socket::Socket;
 use crate::feed::{ConnIndex, Outbox};
 use crate::metrics::Kind;
 use crate::server::conn::Connection;
 use crate::server::limits::client_address::is_trusted;
-use crate::server::limits::rates::{Counted, address_key};
+use crate::server::limits::rates::{CountedConnection, address_key};
 use crate::server::tick::Tick;
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// Takes in a new connection; `None` where there are too many: it is told, and dropped.
     pub(crate) fn admit(&mut self, socket: S) -> Option<Token> {
         let metrics = &self.shared.metrics;
@@ -56,7 +56,7 @@ impl<S: Socket> Core<S> {
         socket: S,
         connection: Connection,
         outbox: Outbox,
-        counted: Option<Counted>,
+        counted: Option<CountedConnection>,
         look: Tick,
     ) -> Token {
         let kind = connection.speaks().name();

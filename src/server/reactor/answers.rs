@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::clients::Token;
 use super::delivery::{BATCHES_A_TURN, PUBLISHED_A_BATCH, SNAPSHOT};
-use super::loop_state::Core;
+use super::loop_state::LoopState;
 use super::mailbox::{Awaited, Letter};
 use super::socket::Socket;
 use crate::dialect::Complete;
@@ -36,7 +36,7 @@ fn log(events: &[Event]) {
     }
 }
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// How another thread wakes the loop for an answer that it left.
     pub(crate) fn on_mail(&self, waker: Callback) {
         *lock(&self.mail.mailbox.waker) = Some(waker);

@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use slab::Slab;
 
 use super::channels::Present;
-use super::replay::Replay;
+use super::replay::ClientReplay;
 use crate::engine::InterestGuard;
 use crate::feed::Outbox;
 use crate::filter::Filter;
 use crate::server::auth::Denied;
 use crate::server::conn::Connection;
-use crate::server::limits::rates::Counted;
+use crate::server::limits::rates::CountedConnection;
 
 /// A connection's number in its loop, and which life of that number: a token that outlives its connection
 /// reaches nobody.
@@ -25,7 +25,7 @@ pub(crate) struct Conn<S> {
     pub(super) connection: Connection,
     pub(super) outbox: Outbox,
     /// What it asked to see of the past, while it has not seen it.
-    pub(super) replay: Option<Box<Replay>>,
+    pub(super) replay: Option<Box<ClientReplay>>,
     /// Answers that the engine owes it; it is not read meanwhile.
     pub(super) awaits: u32,
     /// The socket takes no more until it says so.
@@ -82,7 +82,7 @@ pub(super) struct Clients<S> {
     /// Connections that have something to do without waiting for their sockets, in order.
     pub(super) ready: Vec<Token>,
     /// Addresses that connections are counted for.
-    pub(super) addresses: HashMap<Token, Counted>,
+    pub(super) addresses: HashMap<Token, CountedConnection>,
     /// Filters that the engine follows because of a connection, where it follows no more than its clients want.
     pub(super) wanted: HashMap<Token, HashMap<Filter, InterestGuard>>,
     /// Connections to close because they lag.

@@ -8,13 +8,13 @@
 
 use super::clients::Token;
 use super::delivery::PUBLISHED_A_BATCH;
-use super::loop_state::Core;
+use super::loop_state::LoopState;
 use super::mailbox::Commit;
 use super::socket::Socket;
 use crate::event::Event;
 use crate::server::session::effect::PublishAnswer;
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// Begins a batch. The client waits for its end.
     pub(super) fn begin_commit(&mut self, token: Token, events: Vec<Event>, answer: PublishAnswer) {
         let bytes = events.iter().map(|event| size_of::<Event>() + event.payload().len()).sum();

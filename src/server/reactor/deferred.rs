@@ -6,8 +6,8 @@
 //! the client is told a gap. Meanwhile it is not read.
 
 use super::clients::Token;
-use super::loop_state::Core;
-use super::mailbox::{PutOff, Wait};
+use super::loop_state::LoopState;
+use super::mailbox::{DeferredEffects, Wait};
 use super::socket::Socket;
 use crate::event::Since;
 use crate::filter::Filter;
@@ -20,25 +20,25 @@ use crate::server::tick::Tick;
 /// How long a client waits for this node to catch up.
 const PATIENCE_TICKS: Tick = 50;
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// Does these things that a connection asked for, in order, and puts off what has to wait with all that is behind
     /// it.
-    pub(super) fn obey_all(&mut self, token: Token, effects: impl IntoIterator<Item = Effect>) {
+    pub(super) fn apply_effects(&mut self, token: Token, effects: impl IntoIterator<Item = Effect>) {
         let mut rest = effects.into_iter();
         while let Some(effect) = rest.next() {
             let Some(slot) = self.find(token) else { return };
             if let Some(wait) = self.wait_for(&effect) {
                 self.put_off(slot, wait, std::iter::once(effect).chain(rest.by_ref()).collect());
             } else {
-                self.obey_some(slot, effect, rest.by_ref());
+                self.apply_part(slot, effect, rest.by_ref());
             }
         }
     }
 
     /// Does one thing; of a long change so much as this turn may take, and puts off the rest with all that is behind it.
-    fn obey_some(&mut self, slot: usize, effect: Effect, rest: impl Iterator<Item = Effect>) {
+    fn apply_part(&mut self, slot: usize, effect: Effect, rest: impl Iterator<Item = Effect>) {
         let Effect::Change { encoding, lag_policy, mut changes, added } = effect else {
-            return self.obey(slot, effect);
+            return self.apply_effect(slot, effect);
         };
         // One at the least, so that there is an end to it, and none between a replay and what goes on where that ends.
         let mut left = self.turn.work.left().min(budget::CLIENT);
@@ -49,10 +49,10 @@ impl<S: Socket> Core<S> {
         }
         let later = changes.split_off(count);
         if later.is_empty() {
-            return self.obey(slot, Effect::Change { encoding, lag_policy, changes, added });
+            return self.apply_effect(slot, Effect::Change { encoding, lag_policy, changes, added });
         }
         let later = Effect::Change { encoding, lag_policy, changes: later, added };
-        self.obey(slot, Effect::Change { encoding, lag_policy, changes, added: 0 });
+        self.apply_effect(slot, Effect::Change { encoding, lag_policy, changes, added: 0 });
         self.put_off(slot, Wait::Turn, std::iter::once(later).chain(rest).collect());
     }
 
@@ -107,11 +107,16 @@ impl<S: Socket> Core<S> {
         let conn = &mut self.clients.conns[slot];
         conn.awaits += 1;
         let token = conn.token(slot);
-        self.mail.deferred.push(PutOff { token, wait, until: self.turn.tick + PATIENCE_TICKS, effects });
+        self.mail.deferred.push(DeferredEffects {
+            token,
+            wait,
+            until: self.turn.tick + PATIENCE_TICKS,
+            effects,
+        });
     }
 
     /// A connection closes: it no longer waits for anything.
-    pub(super) fn forget_put_off(&mut self, slot: usize) {
+    pub(super) fn forget_deferred(&mut self, slot: usize) {
         let conn = &mut self.clients.conns[slot];
         let token = conn.token(slot);
         self.mail.deferred.retain(|put_off| {
@@ -122,7 +127,7 @@ impl<S: Socket> Core<S> {
     }
 
     /// Does what no longer has to wait.
-    pub(super) fn catch_up(&mut self) {
+    pub(super) fn resume_deferred(&mut self) {
         let mut at = 0;
         // What is put off anew meanwhile is not for this turn.
         let mut looks = self.mail.deferred.len();
@@ -140,7 +145,7 @@ impl<S: Socket> Core<S> {
                 continue;
             }
             // Held until what it stands for is done.
-            let PutOff { token, effects, wait, .. } = self.mail.deferred.remove(at);
+            let DeferredEffects { token, effects, wait, .. } = self.mail.deferred.remove(at);
             let Some(slot) = self.find(token) else { continue };
             let conn = &mut self.clients.conns[slot];
             conn.awaits -= 1;
@@ -151,9 +156,9 @@ impl<S: Socket> Core<S> {
             self.turn.work = self.turn.spending.share(budget::CLIENT);
             // It has waited; what is behind it may have to wait for something else.
             if let Some(first) = effects.next() {
-                self.obey_some(slot, first, effects.by_ref());
+                self.apply_part(slot, first, effects.by_ref());
             }
-            self.obey_all(token, effects);
+            self.apply_effects(token, effects);
             self.turn.spending.settle(&self.turn.work);
             drop(wait);
             if let Some(slot) = self.find(token) {

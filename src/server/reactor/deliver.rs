@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use super::loop_state::Core;
+use super::loop_state::LoopState;
 use super::socket::Socket;
-use super::zero_copy::Outlet;
+use super::zero_copy::FanoutSocket;
 use crate::bus::ReaderItem;
 use crate::dialect::{GapNotice, Missed, Observed};
 use crate::event::{EventId, Since, Timestamp};
@@ -36,7 +36,7 @@ fn append_gap(fanout: &mut Fanout, gap: &GapNotice, seal: Option<Seal<'_>>) {
     fanout.append_gap(id, gap, &to_some, seal.is_some());
 }
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// How long events are still held back, so that more of them go in one write; none where no interval is set,
     /// or it is over.
     pub(crate) fn held_for(&self, now: Timestamp) -> Option<Duration> {
@@ -65,7 +65,7 @@ impl<S: Socket> Core<S> {
             let (auth, rng) = (&self.shared.auth, std::cell::RefCell::new(&mut self.turn.rng));
             let seal = |since: &Since| auth.seal(since, rng.borrow_mut().next_u128() as u64);
             let seal: Option<Seal<'_>> = if auth.is_open() { None } else { Some(&seal) };
-            let (snapshot, bygone) = (&mut self.delivery.snapshot, &mut self.delivery.bygone);
+            let (snapshot, kind_log) = (&mut self.delivery.snapshot, &mut self.delivery.kind_log);
             let mut lost = false;
             // Of several shards, the id before the hole says nothing of the others.
             let has_log = self.shared.engine_with_past().is_some();
@@ -90,7 +90,7 @@ impl<S: Socket> Core<S> {
                         if let Some(snapshot) = snapshot {
                             snapshot.put(event);
                         }
-                        bygone.note(event);
+                        kind_log.note(event);
                         fanout.append(event, now);
                     }
                     ReaderItem::Gap { shard, missed, from, to } => {
@@ -181,7 +181,7 @@ impl<S: Socket> Core<S> {
                     continue;
                 }
                 let budget = self.turn.config.write_budget_bytes;
-                let mut out = Outlet { socket: &mut conn.socket, pages: &mut self.delivery.pages };
+                let mut out = FanoutSocket { socket: &mut conn.socket, pages: &mut self.delivery.pages };
                 match conn.outbox.flush(
                     &self.delivery.fanout,
                     &mut out,

@@ -1,11 +1,11 @@
 //! The way of events through a loop: its reader of the bus, the feeds, and what the loop remembers of the past.
 
-use super::bygone::Bygone;
 use super::clients::Token;
 use super::continuity::Continuity;
+use super::kind_log::KindLog;
 use super::replay::{Arrived, Forward};
 use super::socket::Socket;
-use super::zero_copy::Pages;
+use super::zero_copy::SharedPages;
 use crate::bus::{Bus, LoopReader};
 use crate::engine::Ticket;
 use crate::event::{EventId, Position, Timestamp};
@@ -37,8 +37,8 @@ pub(super) struct Delivery {
     pub(super) fanout: Fanout,
     /// Feeds with events to write; kept for its capacity.
     pub(super) dirty: Vec<FeedKey>,
-    /// Pages that many sockets share.
-    pub(super) pages: Pages,
+    /// SharedPages that many sockets share.
+    pub(super) pages: SharedPages,
     /// Whether the bus may have more events.
     pub(super) more_events: bool,
     /// Time at which events were last taken from the bus.
@@ -50,7 +50,7 @@ pub(super) struct Delivery {
     /// Older events that are still being put into the snapshot.
     pub(super) building: Option<Box<Building>>,
     /// Kinds of the events that went by, for clients that resume too late.
-    pub(super) bygone: Bygone,
+    pub(super) kind_log: KindLog,
     /// With an engine: the newest id of each shard, which shows holes in the log.
     pub(super) continuity: Option<Continuity>,
     pub(super) tally: Tally,
@@ -63,13 +63,13 @@ impl Delivery {
             reader,
             fanout,
             dirty: Vec::new(),
-            pages: Pages::default(),
+            pages: SharedPages::default(),
             more_events: true,
             pumped: Timestamp::default(),
             unpumped: 0,
             snapshot: None,
             building: None,
-            bygone: Bygone::default(),
+            kind_log: KindLog::default(),
             tally: Tally::default(),
         }
     }

@@ -8,7 +8,7 @@ pub(super) const RETURN_MIN_MS: u64 = 500;
 
 /// A client that is to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Leave {
+pub(super) struct DrainSlot {
     /// When.
     pub(super) at: Tick,
     pub(super) token: Token,
@@ -17,15 +17,15 @@ pub(super) struct Leave {
 }
 
 /// The slots of clients that came in this order: the last is the next to go.
-pub(super) fn slots(tokens: &[Token], now: Tick, window_ms: u64, returns_a_second: u64) -> Vec<Leave> {
+pub(super) fn slots(tokens: &[Token], now: Tick, window_ms: u64, returns_a_second: u64) -> Vec<DrainSlot> {
     let count = tokens.len() as u64;
     let slot = |(place, token): (usize, &Token)| {
         let place = place as u64;
         let goes_ms = window_ms * place / count.max(1);
         let delay_ms = window_ms - goes_ms + RETURN_MIN_MS + place * 1000 / returns_a_second.max(1);
-        Leave { at: now + goes_ms / TICK_MS, token: *token, delay_ms }
+        DrainSlot { at: now + goes_ms / TICK_MS, token: *token, delay_ms }
     };
-    let mut leaving: Vec<Leave> = tokens.iter().enumerate().map(slot).collect();
+    let mut leaving: Vec<DrainSlot> = tokens.iter().enumerate().map(slot).collect();
     leaving.reverse();
     leaving
 }
@@ -35,7 +35,7 @@ pub(super) fn slots(tokens: &[Token], now: Tick, window_ms: u64, returns_a_secon
 pub(super) struct Departures {
     pub(super) is_draining: bool,
     /// Last first.
-    pub(super) pending: Vec<Leave>,
+    pub(super) pending: Vec<DrainSlot>,
 }
 
 #[cfg(test)]
@@ -47,7 +47,7 @@ mod tests {
         let tokens: Vec<Token> = (0..50_000).collect();
         let leaving = slots(&tokens, 100, 20_000, 1000);
         let first = leaving.last().expect("many");
-        assert_eq!(*first, Leave { at: 100, token: 0, delay_ms: 20_500 });
+        assert_eq!(*first, DrainSlot { at: 100, token: 0, delay_ms: 20_500 });
         let mut before = 0;
         let mut returns = Vec::new();
         for leave in leaving.iter().rev() {
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn one_client_returns_soon() {
-        assert_eq!(slots(&[7], 5, 0, 1000), [Leave { at: 5, token: 7, delay_ms: 500 }]);
+        assert_eq!(slots(&[7], 5, 0, 1000), [DrainSlot { at: 5, token: 7, delay_ms: 500 }]);
         assert_eq!(slots(&[], 5, 10, 0), []);
     }
 }

@@ -7,19 +7,22 @@
 use super::clients::Token;
 use super::delivery::BATCHES_A_TURN;
 use super::departures::{RETURN_MIN_MS, slots};
-use super::loop_state::Core;
+use super::loop_state::LoopState;
 use super::socket::Socket;
-use crate::server::shared::report::Speaks;
+use crate::server::shared::report::ClientTransport;
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// Starts to tell every client that the server goes.
     pub(crate) fn drain(&mut self) {
         if std::mem::replace(&mut self.departures.is_draining, true) {
             return;
         }
         self.pump(BATCHES_A_TURN);
-        let (streams, others): (Vec<_>, Vec<_>) =
-            self.clients.conns.iter().partition(|(_, conn)| conn.connection.speaks() != Speaks::Http);
+        let (streams, others): (Vec<_>, Vec<_>) = self
+            .clients
+            .conns
+            .iter()
+            .partition(|(_, conn)| conn.connection.speaks() != ClientTransport::Http);
         let others: Vec<usize> = others.into_iter().map(|(slot, _)| slot).collect();
         let mut tokens: Vec<Token> = streams.into_iter().map(|(slot, conn)| conn.token(slot)).collect();
         // Fisher and Yates: every order is as likely.
@@ -33,16 +36,16 @@ impl<S: Socket> Core<S> {
         self.departures.pending = slots(&tokens, self.turn.tick, window, rate);
         // A client between two requests, or with one that is answered soon, has nothing to come back to.
         for slot in others {
-            self.dismiss(slot, RETURN_MIN_MS);
+            self.notify_drain(slot, RETURN_MIN_MS);
         }
-        self.let_go();
+        self.notify_due_departures();
     }
 
     /// Tells those whose time has come.
-    pub(super) fn let_go(&mut self) {
+    pub(super) fn notify_due_departures(&mut self) {
         while let Some(leave) = self.departures.pending.pop_if(|leave| leave.at <= self.turn.tick) {
             if let Some(slot) = self.find(leave.token) {
-                self.dismiss(slot, leave.delay_ms);
+                self.notify_drain(slot, leave.delay_ms);
             }
         }
     }

@@ -7,24 +7,24 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::clients::Ending;
-use super::loop_state::Core;
+use super::loop_state::LoopState;
 use super::socket::Socket;
 use crate::dialect::Encoding;
 use crate::feed::{Change, Conflation, ConnIndex, FilterSelection, LagPolicy, OutboxContext, REPLY_COST};
 use crate::server::session::effect::Effect;
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// Does what the connection asked for; false where the connection is gone.
     pub(super) fn apply(&mut self, slot: usize) -> bool {
         let token = self.clients.token(slot);
         let mut effects = std::mem::take(&mut self.turn.effects);
-        self.obey_all(token, effects.drain(..));
+        self.apply_effects(token, effects.drain(..));
         self.turn.effects = effects;
         self.find(token).is_some() && self.flush(slot)
     }
 
     /// Does one thing that a connection asked for.
-    pub(super) fn obey(&mut self, slot: usize, effect: Effect) {
+    pub(super) fn apply_effect(&mut self, slot: usize, effect: Effect) {
         match effect {
             Effect::Send(bytes) => self.send(slot, bytes),
             Effect::Compress(compression) => self.clients.conns[slot].outbox.set_compression(compression),
@@ -70,14 +70,14 @@ impl<S: Socket> Core<S> {
                 self.turn.wheel.add(tick, slot as ConnIndex);
             }
             Effect::Close(last) => {
-                self.forget_put_off(slot);
-                self.displace(slot);
+                self.forget_deferred(slot);
+                self.leave_channels(slot);
                 if self.clients.conns[slot].replay.take().is_some() {
                     // What is live would come behind a hole.
                     let outbox = &mut self.clients.conns[slot].outbox;
                     outbox.set_replaying(false);
                     let moved = outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
-                    self.tell_moved(moved);
+                    self.update_member_index(moved);
                 } else {
                     self.leave_feed(slot);
                 }
@@ -132,7 +132,7 @@ impl<S: Socket> Core<S> {
         changes: &[Change],
         added: usize,
     ) {
-        self.move_place(slot, changes);
+        self.change_channels(slot, changes);
         if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
             let wanted = self.clients.wanted.entry(self.clients.token(slot)).or_default();
             // The new want before the old one goes: what is in both is never let go of.
@@ -156,7 +156,7 @@ impl<S: Socket> Core<S> {
         );
         conn.outbox.set_replaying(conn.replay.is_some());
         conn.connection.share_filters(added, |filter| self.delivery.fanout.interned(filter));
-        self.tell_moved(moved);
+        self.update_member_index(moved);
     }
 
     pub(super) fn leave_feed(&mut self, slot: usize) {
@@ -164,6 +164,6 @@ impl<S: Socket> Core<S> {
         let moved = self.clients.conns[slot]
             .outbox
             .leave(&mut self.delivery.fanout, &mut OutboxContext::new(&mut self.delivery.tally, &ring));
-        self.tell_moved(moved);
+        self.update_member_index(moved);
     }
 }

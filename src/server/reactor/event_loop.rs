@@ -1,4 +1,4 @@
-//! The thin edge: mio's poll, the listening sockets, the clock and the threads, around [`Core`].
+//! The thin edge: mio's poll, the listening sockets, the clock and the threads, around [`LoopState`].
 //!
 //! Imports its siblings only. Always: one thread, one poll and one core for each loop; nothing here knows a
 //! protocol.
@@ -15,14 +15,14 @@ use socket2::Socket;
 
 use super::SavedClient;
 use super::listener::{Accepted, Listener, adopt, bind};
-use super::loop_state::Core;
+use super::loop_state::LoopState;
 use super::stream::Stream;
 use crate::event::Timestamp;
 #[cfg(unix)]
 use crate::server::handover::Inheritance;
 use crate::server::shared::Shared;
 #[cfg(unix)]
-use crate::server::shared::barrier::{Muster, Parcel};
+use crate::server::shared::barrier::{HandoverBarrier, Parcel};
 use crate::server::tick::{TICK_MS, Tick};
 use crate::threads;
 
@@ -114,7 +114,7 @@ pub(crate) fn start(
             // An engine may have published already.
             reader.start_at(place);
         }
-        let core = Core::new(Arc::clone(shared), reader, RandomState::new().hash_one(number), number);
+        let core = LoopState::new(Arc::clone(shared), reader, RandomState::new().hash_one(number), number);
         let for_mail = Arc::clone(&waker);
         core.on_mail(Arc::new(move || {
             // As above.
@@ -148,7 +148,7 @@ struct EventLoop {
     poll: Poll,
     number: usize,
     listeners: Vec<Listener>,
-    core: Core<Stream>,
+    core: LoopState<Stream>,
     started: Instant,
 }
 
@@ -161,7 +161,7 @@ impl EventLoop {
         let mut events = Events::with_capacity(1024);
         let mut deadline: Option<Instant> = None;
         #[cfg(unix)]
-        let mut mustered = 0;
+        let mut seen_barrier = 0;
         loop {
             self.shared.beat(self.number);
             threads::fault_point();
@@ -170,9 +170,9 @@ impl EventLoop {
                 return Ok(());
             }
             #[cfg(unix)]
-            if let Some((number, muster)) = self.shared.muster(mustered) {
-                mustered = number;
-                self.hand_over(&muster);
+            if let Some((number, barrier)) = self.shared.barrier(seen_barrier) {
+                seen_barrier = number;
+                self.hand_over(&barrier);
             }
             self.listeners.iter_mut().for_each(Listener::wake);
             let accepts = self.listeners.iter().any(|listener| listener.waits);
@@ -242,7 +242,7 @@ impl EventLoop {
 
     /// Gives what this loop has to another process, with all the others; goes on with it where that fails.
     #[cfg(unix)]
-    fn hand_over(&mut self, muster: &Muster) {
+    fn hand_over(&mut self, barrier: &HandoverBarrier) {
         // Answers of other threads to clients come first, if they come in time.
         let end = Instant::now() + ANSWERS_PATIENCE;
         while self.core.awaits_answers() && Instant::now() < end {
@@ -250,7 +250,7 @@ impl EventLoop {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.core.settle_presence();
-        let Some(parcels) = muster.arrive() else { return };
+        let Some(parcels) = barrier.arrive() else { return };
         // Ignore send errors: the successor died then, so this process keeps everything.
         let give = |parcel: io::Result<Parcel>| drop(parcels.send(parcel.unwrap_or_else(Parcel::Failed)));
         for listener in &self.listeners {
@@ -263,7 +263,7 @@ impl EventLoop {
             give(parcel());
         });
         drop(parcels);
-        if muster.decision() {
+        if barrier.decision() {
             self.listeners.clear();
             self.core.release(packed);
         } else {

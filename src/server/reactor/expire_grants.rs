@@ -6,7 +6,7 @@
 //! - That holds for a grant that ends because the wall clock was set, too: timers count the loop's own time.
 
 use super::super::auth::Denied;
-use super::loop_state::Core;
+use super::loop_state::LoopState;
 use super::socket::Socket;
 use crate::feed::ConnIndex;
 use crate::server::session::rights;
@@ -15,7 +15,7 @@ use crate::server::tick::TICK_MS;
 /// A wall clock that has moved by more than this against the loop's own time was set. Grants end at whole seconds.
 const CLOCK_STEP_MICROS: u64 = 1_000_000;
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// Takes the connections whose grants have ended off their feeds, if any may have. They are told in the next
     /// turn: this may be in the middle of what one of them asked for.
     pub(super) fn end_grants(&mut self) {

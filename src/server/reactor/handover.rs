@@ -9,7 +9,7 @@ use super::clients::Conn;
 use super::clients::Ending;
 use super::clients::Token;
 use super::delivery::BATCHES_A_TURN;
-use super::loop_state::Core;
+use super::loop_state::LoopState;
 use super::socket::Socket;
 use crate::dialect::Encoding;
 use crate::event::Timestamp;
@@ -18,7 +18,7 @@ use crate::filter::saved::{Exact, SavedFilter};
 use crate::filter::{Filter, FilterLimits};
 use crate::server::conn::Connection;
 use crate::server::conn::saved::SavedConnection;
-use crate::server::shared::report::Speaks;
+use crate::server::shared::report::ClientTransport;
 use crate::server::tick::Tick;
 
 /// One client, all but its socket.
@@ -77,7 +77,7 @@ impl SavedInterest {
 /// A client that was packed, and what it gets here if it has to stay after all.
 pub(crate) type Packed = (Token, Option<FeedInterest>);
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// Whether a client still waits for an answer that comes from another thread.
     pub(crate) fn awaits_answers(&self) -> bool {
         !self.mail.deferred.is_empty() || self.clients.conns.iter().any(|(_, conn)| conn.awaits > 0)
@@ -112,11 +112,11 @@ impl<S: Socket> Core<S> {
             let (outbox, moved) = conn
                 .outbox
                 .save(&mut self.delivery.fanout, &mut OutboxContext::new(&mut self.delivery.tally, &ring));
-            let of_stream = interest.as_ref().filter(|_| conn.connection.speaks() == Speaks::Sse);
+            let of_stream = interest.as_ref().filter(|_| conn.connection.speaks() == ClientTransport::Sse);
             let interest_too = of_stream.map(SavedInterest::from);
             give(&conn.socket, SavedClient { connection, outbox, interest: interest_too, name });
             packed.push((conn.token(slot), interest));
-            self.tell_moved(moved);
+            self.update_member_index(moved);
         }
         packed
     }
@@ -156,7 +156,11 @@ impl<S: Socket> Core<S> {
             None => None,
         };
         let outbox = Outbox::restored(outbox, &mut self.delivery.fanout);
-        let look = if connection.speaks() == Speaks::Http { 10 } else { self.turn.config.heartbeat_ticks() };
+        let look = if connection.speaks() == ClientTransport::Http {
+            10
+        } else {
+            self.turn.config.heartbeat_ticks()
+        };
         let address = self.counted_address(&socket);
         // It was one of so many there: it is here, too.
         let counted = address.and_then(|(address, _)| self.shared.clients.addresses.enter(address, u32::MAX));

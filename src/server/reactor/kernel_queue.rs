@@ -16,7 +16,7 @@ use std::{
 
 /// Connection to the kernel, opened with the first question.
 #[derive(Debug, Default)]
-pub(crate) struct Backlog {
+pub(crate) struct KernelQueues {
     #[cfg(target_os = "linux")]
     socket: Option<socket2::Socket>,
     /// Whether it was refused once; then it is not asked again.
@@ -25,7 +25,7 @@ pub(crate) struct Backlog {
 }
 
 #[cfg(not(target_os = "linux"))]
-impl Backlog {
+impl KernelQueues {
     /// Returns the bytes written to the connection between these ends that its peer has not acknowledged.
     pub(crate) fn of(&mut self, _: (SocketAddr, SocketAddr)) -> Option<u64> {
         None
@@ -33,7 +33,7 @@ impl Backlog {
 }
 
 #[cfg(target_os = "linux")]
-impl Backlog {
+impl KernelQueues {
     /// Returns the bytes written to the connection between these ends, ours first, that its peer has not
     /// acknowledged.
     pub(crate) fn of(&mut self, ends: (SocketAddr, SocketAddr)) -> Option<u64> {
@@ -113,7 +113,7 @@ mod tests {
             let _peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
             let (mut ours, peers) = listener.accept().expect("accepted");
             let ends = (ours.local_addr().expect("bound"), peers);
-            let mut backlog = Backlog::default();
+            let mut backlog = KernelQueues::default();
             assert_eq!(backlog.of(ends), Some(0));
             // More than the peer's kernel takes: the rest stays in ours.
             ours.set_nonblocking(true).expect("a socket");

@@ -16,7 +16,7 @@ use super::departures::Departures;
 use super::mailbox::Mail;
 use super::socket::Socket;
 use super::turn::{CLOCK_TICKS, Turn};
-use super::zero_copy::Outlet;
+use super::zero_copy::FanoutSocket;
 use crate::bus::LoopReader;
 use crate::event::Timestamp;
 use crate::feed::{ConnIndex, Fanout, Flushed, LagPolicy, MovedMember, OutboxContext};
@@ -26,7 +26,7 @@ use crate::server::conn::Timer;
 use crate::server::limits::budget;
 use crate::server::limits::budget::Budget;
 use crate::server::shared::Shared;
-use crate::server::shared::report::Speaks;
+use crate::server::shared::report::ClientTransport;
 use crate::server::tick::Tick;
 
 pub(crate) const READ_BYTES: usize = 64 * 1024;
@@ -41,7 +41,7 @@ const READS_A_TURN: usize = 4;
 const REPLY_BYTES_MAX: usize = 256 * 1024;
 
 /// State of one loop.
-pub(crate) struct Core<S> {
+pub(crate) struct LoopState<S> {
     pub(super) shared: Arc<Shared>,
     pub(super) turn: Turn,
     pub(super) clients: Clients<S>,
@@ -52,7 +52,7 @@ pub(crate) struct Core<S> {
     pub(super) read_buffer: Box<[u8]>,
 }
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     pub(crate) fn new(shared: Arc<Shared>, reader: LoopReader, seed: u64, number: usize) -> Self {
         let turn = Turn::new(&shared, seed);
         let config = &turn.config;
@@ -124,7 +124,7 @@ impl<S: Socket> Core<S> {
         self.look_at_the_clock();
         self.pump_unless_held(1);
         self.take_mail();
-        self.catch_up();
+        self.resume_deferred();
         self.commit();
     }
 
@@ -197,10 +197,10 @@ impl<S: Socket> Core<S> {
 
     /// Reads from a connection within its part of the turn's budget.
     pub(super) fn read(&mut self, slot: usize) {
-        let is_stranger = self.clients.conns[slot].connection.is_stranger(&self.shared.auth);
+        let is_unauthenticated = self.clients.conns[slot].connection.is_unauthenticated(&self.shared.auth);
         let (turn, spent) = self.clients.conns[slot].spent_in;
         let before = if turn == self.turn.number { u32::from(spent) } else { 0 };
-        let part = if is_stranger { budget::STRANGER } else { budget::CLIENT };
+        let part = if is_unauthenticated { budget::UNAUTHENTICATED } else { budget::CLIENT };
         self.turn.work = self.turn.spending.share(part.saturating_sub(before));
         self.read_on(slot);
         self.turn.spending.settle(&self.turn.work);
@@ -285,14 +285,14 @@ impl<S: Socket> Core<S> {
     pub(super) fn hung_up(&mut self, slot: usize) {
         let conn = &mut self.clients.conns[slot];
         let is_owed = conn.awaits > 0 || conn.outbox.inserted_bytes() > 0;
-        if conn.connection.speaks() != Speaks::Http || !is_owed {
+        if conn.connection.speaks() != ClientTransport::Http || !is_owed {
             return self.remove(slot);
         }
         conn.unread = false;
         conn.end_with(Ending::HungUp);
     }
 
-    pub(super) fn tell_moved(&mut self, moved: Option<MovedMember>) {
+    pub(super) fn update_member_index(&mut self, moved: Option<MovedMember>) {
         self.accounts.unreported = true;
         if let Some(MovedMember { conn, index }) = moved {
             self.clients.conns[conn as usize].outbox.set_member_index(index);
@@ -311,7 +311,7 @@ impl<S: Socket> Core<S> {
         let conn = &mut self.clients.conns[slot];
         let ring = self.turn.resume_lookup(&self.shared);
         let budget = self.turn.config.write_budget_bytes;
-        let mut out = Outlet { socket: &mut conn.socket, pages: &mut self.delivery.pages };
+        let mut out = FanoutSocket { socket: &mut conn.socket, pages: &mut self.delivery.pages };
         let written = self.delivery.tally.bytes;
         match conn.outbox.flush(
             &self.delivery.fanout,
@@ -400,7 +400,7 @@ impl<S: Socket> Core<S> {
     pub(super) fn let_go_of_feed(&mut self, slot: usize) {
         let moved =
             self.clients.conns[slot].outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
-        self.tell_moved(moved);
+        self.update_member_index(moved);
         let conn = &mut self.clients.conns[slot];
         conn.outbox.set_lag_policy(LagPolicy::default());
         conn.replay = None;
@@ -408,7 +408,7 @@ impl<S: Socket> Core<S> {
     }
 
     pub(super) fn remove(&mut self, slot: usize) {
-        self.displace(slot);
+        self.leave_channels(slot);
         let conn = &mut self.clients.conns[slot];
         let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
         let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
@@ -417,7 +417,7 @@ impl<S: Socket> Core<S> {
         self.shared.metrics.connections.get_or_create(&Kind { kind: conn.connection.speaks().name() }).dec();
         let moved =
             self.clients.conns[slot].outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
-        self.tell_moved(moved);
+        self.update_member_index(moved);
         self.turn.wheel.remove(slot as ConnIndex);
         let conn = self.clients.conns.remove(slot);
         if !self.mail.awaited.is_empty() {
@@ -482,14 +482,14 @@ impl<S: Socket> Core<S> {
         }
         self.turn.due = due;
         self.close_denied();
-        self.let_go();
-        self.tell_presence(self.turn.tick);
+        self.notify_due_departures();
+        self.publish_presence(self.turn.tick);
         self.count();
         self.report();
     }
 
     /// Tells a client that the server goes, and when to come back.
-    pub(super) fn dismiss(&mut self, slot: usize, delay_ms: u64) {
+    pub(super) fn notify_drain(&mut self, slot: usize, delay_ms: u64) {
         let Some(conn) = self.clients.conns.get_mut(slot) else { return };
         if conn.replay.is_some() {
             // The close drops the events of an unfinished past that are not written yet, and every reply after them. So they are

@@ -75,7 +75,7 @@ pub(super) enum Wait {
 }
 
 /// Effects of one client that wait for a condition.
-pub(super) struct PutOff {
+pub(super) struct DeferredEffects {
     pub(super) token: Token,
     pub(super) wait: Wait,
     pub(super) until: Tick,
@@ -87,7 +87,7 @@ pub(super) struct PutOff {
 pub(super) struct Mail {
     pub(super) mailbox: Arc<Mailbox>,
     /// Effects that wait, for example until this loop has read the engine's log as far as its client has.
-    pub(super) deferred: Vec<PutOff>,
+    pub(super) deferred: Vec<DeferredEffects>,
     /// Batches on their way to the bus.
     pub(super) commits: VecDeque<Commit>,
     /// Clients that wait for a worker.

@@ -5,7 +5,6 @@
 mod accounts;
 mod admit;
 mod answers;
-mod bygone;
 mod channels;
 pub(crate) mod clients;
 mod commit;
@@ -20,6 +19,7 @@ pub(crate) mod event_loop;
 mod expire_grants;
 mod handover;
 pub(crate) mod kernel_queue;
+mod kind_log;
 pub(crate) mod listener;
 pub(crate) mod loop_state;
 mod mailbox;
@@ -38,4 +38,4 @@ pub(crate) mod zero_copy;
 
 pub(crate) use clients::{Conn, Token};
 pub(crate) use handover::SavedClient;
-pub(crate) use loop_state::{Core, READ_BYTES};
+pub(crate) use loop_state::{LoopState, READ_BYTES};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::super::presence::{Absence, JOINED, LEFT, News, Seat, event, is_name};
 use super::channels::{Client, Departure, SEAT_BYTES};
 use super::clients::Token;
-use super::loop_state::Core;
+use super::loop_state::LoopState;
 use super::socket::Socket;
 use crate::engine::Refused;
 use crate::event::{Attribute, Event, EventId};
@@ -24,7 +24,7 @@ use crate::sync::lock;
 const PACE_PARTS: usize = 64;
 const PACE_MIN: usize = 16;
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// A connection says who it is.
     pub(super) fn call(&mut self, slot: usize, name: Box<str>) {
         let token = self.clients.token(slot);
@@ -49,7 +49,7 @@ impl<S: Socket> Core<S> {
     }
 
     /// A connection comes into the channels, and leaves those, that these changes name. Costs what they name.
-    pub(super) fn move_place(&mut self, slot: usize, changes: &[Change]) {
+    pub(super) fn change_channels(&mut self, slot: usize, changes: &[Change]) {
         let config = Arc::clone(&self.turn.config);
         if !config.presence.is_on() && self.clients.present.clients.is_empty() {
             return;
@@ -119,7 +119,7 @@ impl<S: Socket> Core<S> {
         if gone.is_empty() && new.is_empty() {
             return;
         }
-        self.vacate(before.as_ref(), gone);
+        self.free_seats(before.as_ref(), gone);
         let shared = Arc::clone(&self.shared);
         let mut presence = lock(&shared.clients.presence);
         let most = self.turn.config.presence.max_channels_per_user;
@@ -145,19 +145,19 @@ impl<S: Socket> Core<S> {
     }
 
     /// A connection is in no channel any more.
-    pub(super) fn displace(&mut self, slot: usize) {
+    pub(super) fn leave_channels(&mut self, slot: usize) {
         if self.clients.present.clients.is_empty() {
             return;
         }
         let token = self.clients.token(slot);
         if let Some(Client { user, seats, .. }) = self.clients.present.clients.remove(&token) {
             let seats = seats.into_iter().map(|(channel, (seat, _))| (channel, seat));
-            self.vacate(user.as_ref(), seats);
+            self.free_seats(user.as_ref(), seats);
         }
     }
 
     /// Gives up what a client was in these channels.
-    fn vacate(&mut self, user: Option<&Arc<str>>, seats: impl IntoIterator<Item = (Box<str>, Seat)>) {
+    fn free_seats(&mut self, user: Option<&Arc<str>>, seats: impl IntoIterator<Item = (Box<str>, Seat)>) {
         let mut presence = lock(&self.shared.clients.presence);
         let due = self.turn.tick + self.turn.config.presence_grace_ticks();
         for (channel, seat) in seats {
@@ -197,7 +197,7 @@ impl<S: Socket> Core<S> {
     }
 
     /// Publishes who came, and who has left by this tick.
-    pub(super) fn tell_presence(&mut self, by: Tick) {
+    pub(super) fn publish_presence(&mut self, by: Tick) {
         while let Some(entry) = self.clients.present.departures.first_entry() {
             if entry.key().0 > by {
                 break;
@@ -218,11 +218,11 @@ impl<S: Socket> Core<S> {
             presence.update_gauges(&self.shared.metrics);
         }
         let rings = self.shared.bus.capacity() * self.shared.bus.shards();
-        self.tell_news((rings / PACE_PARTS).max(PACE_MIN));
+        self.publish_presence_news((rings / PACE_PARTS).max(PACE_MIN));
     }
 
     /// Publishes who came and who left, at most so many in a tick, for all loops together.
-    fn tell_news(&mut self, pace: usize) {
+    fn publish_presence_news(&mut self, pace: usize) {
         if !self.turn.config.presence.is_on() || self.shared.is_handed_over() {
             return;
         }
@@ -255,8 +255,8 @@ impl<S: Socket> Core<S> {
 
     /// Says what is still to be said before the loop's clients are packed.
     pub(crate) fn settle_presence(&mut self) {
-        self.tell_presence(self.turn.tick);
-        self.tell_news(usize::MAX);
+        self.publish_presence(self.turn.tick);
+        self.publish_presence_news(usize::MAX);
     }
 
     /// The loop ends: whoever was here only has left.
@@ -264,9 +264,9 @@ impl<S: Socket> Core<S> {
         self.commit_all();
         let slots: Vec<usize> = self.clients.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            self.displace(slot);
+            self.leave_channels(slot);
         }
-        self.tell_presence(Tick::MAX);
-        self.tell_news(usize::MAX);
+        self.publish_presence(Tick::MAX);
+        self.publish_presence_news(usize::MAX);
     }
 }

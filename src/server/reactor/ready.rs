@@ -8,11 +8,11 @@
 //! - A connection that is put off keeps its place before those of its kind that are queued later.
 
 use super::clients::Token;
-use super::loop_state::Core;
+use super::loop_state::LoopState;
 use super::socket::Socket;
 use crate::server::limits::budget;
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// Has each of them write what it is owed and, as far as the budget reaches, read on or make its next page.
     pub(super) fn serve_ready(&mut self) {
         let mut ready = std::mem::take(&mut self.clients.ready);

@@ -20,9 +20,9 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::super::auth::{Auth, Grant};
-use super::bygone::{Bygone, Count};
 use super::clients::Token;
-use super::loop_state::Core;
+use super::kind_log::{Count, KindLog};
+use super::loop_state::LoopState;
 use super::mailbox::Letter;
 use super::socket::Socket;
 use crate::dialect::{Encoding, GapNotice, Missed, PastStart, Stamp};
@@ -38,12 +38,12 @@ use crate::server::session::began::Brought;
 use crate::server::session::past::PastReport;
 use crate::server::session::past::ReplayFrom;
 use crate::server::shared::resume::{Behind, behind, event_id, marks};
-pub(super) use forward::{Arrived, Forward, Sink, Step, Store};
+pub(super) use forward::{Arrived, EventSink, Forward, Step, Store};
 use forward::{Lane, Spot, has_all_behind, notice};
 use judge::Judge;
 use newest::Newest;
-pub(super) use state::Replay;
-use state::Work;
+pub(super) use state::ClientReplay;
+use state::ReplayWork;
 
 /// Approximate size of a page, in bytes.
 pub(super) const PAGE_BYTES: usize = 64 * 1024;
@@ -65,7 +65,7 @@ impl ReplayFrom {
     }
 }
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// Begins a replay. Its interest is reported next.
     pub(super) fn begin_replay(
         &mut self,
@@ -80,29 +80,33 @@ impl<S: Socket> Core<S> {
         // The beginning of the other kinds is known after the search.
         let mut start = None;
         let work = match from {
-            ReplayFrom::Newest(count) => Work::Newest(self.newest(&filter, count)),
+            ReplayFrom::Newest(count) => ReplayWork::Newest(self.newest(&filter, count)),
             ReplayFrom::Snapshot => {
                 let to = self.begin_snapshot();
                 let is_followed = self.followed(&filter).is_none();
-                Work::Snapshot { filter: filter.clone(), next: 1, to, is_waiting: false, is_followed }
+                ReplayWork::Snapshot { filter: filter.clone(), next: 1, to, is_waiting: false, is_followed }
             }
             ReplayFrom::After(since) => {
                 let work = self.behind(since.clone(), std::slice::from_ref(&filter));
-                let complete =
-                    if let Work::Forward(forward) = &work { forward.start().complete } else { Some(false) };
+                let complete = if let ReplayWork::Forward(forward) = &work {
+                    forward.start().complete
+                } else {
+                    Some(false)
+                };
                 start = Some(PastStart { from: Some(since), complete });
                 work
             }
             ReplayFrom::Unknown => {
                 start = Some(PastStart { from: None, complete: Some(false) });
-                Work::Unknown(None)
+                ReplayWork::Unknown(None)
             }
         };
-        if let Work::Forward(forward) = &work {
+        if let ReplayWork::Forward(forward) = &work {
             self.clients.conns[slot].connection.past_begins(forward.places());
         }
         let judge = Judge::new(filter, except);
-        let replay = Replay { start, report: Some(report), ..Replay::new(encoding, judge, work, kind) };
+        let replay =
+            ClientReplay { start, report: Some(report), ..ClientReplay::new(encoding, judge, work, kind) };
         self.clients.conns[slot].replay = Some(Box::new(replay));
     }
 
@@ -118,7 +122,7 @@ impl<S: Socket> Core<S> {
         let work = self.behind(since, &filters);
         let ring = self.turn.resume_lookup(&self.shared);
         let conn = &mut self.clients.conns[slot];
-        if let Work::Forward(forward) = &work {
+        if let ReplayWork::Forward(forward) = &work {
             conn.connection.refill_begins(forward.places());
         }
         conn.outbox.skip_for_replay(
@@ -127,7 +131,7 @@ impl<S: Socket> Core<S> {
         );
         conn.outbox.set_replaying(true);
         let judge = Judge::any(filters);
-        conn.replay = Some(Box::new(Replay::new(encoding, judge, work, "refill")));
+        conn.replay = Some(Box::new(ClientReplay::new(encoding, judge, work, "refill")));
     }
 
     /// Returns the search for the newest `count` events that a filter matches.
@@ -197,7 +201,7 @@ impl<S: Socket> Core<S> {
     }
 
     /// Returns the work for everything after the places that a client names, up to the loop's own place.
-    fn behind(&self, since: Since, filters: &[Filter]) -> Work {
+    fn behind(&self, since: Since, filters: &[Filter]) -> ReplayWork {
         let shards = self.shared.bus.shards();
         let has_log = self.shared.engine_with_past().is_some();
         let mut marks = marks(&self.shared, &since);
@@ -229,10 +233,10 @@ impl<S: Socket> Core<S> {
             lanes.push(Lane { shard, spot, to, until, after, missed, counts: true, forgotten: None });
         }
         if lanes.is_empty() {
-            return Work::Unknown(Some(since));
+            return ReplayWork::Unknown(Some(since));
         }
         let says_too_little = (is_from_before || lanes.len() < shards).then_some(since);
-        Work::Forward(Forward { lanes, at, says_too_little })
+        ReplayWork::Forward(Forward { lanes, at, says_too_little })
     }
 
     /// Moves places forward to where the node began to follow a filter, if it follows only its clients' interest.
@@ -293,12 +297,12 @@ impl<S: Socket> Core<S> {
             self.clients.conns[slot].replay = Some(replay);
             return;
         }
-        if let Work::Newest(_) = replay.work {
+        if let ReplayWork::Newest(_) = replay.work {
             self.look_back(slot, &mut replay, budget);
             self.clients.conns[slot].replay = Some(replay);
             return;
         }
-        if let Work::Snapshot { is_followed, .. } = replay.work {
+        if let ReplayWork::Snapshot { is_followed, .. } = replay.work {
             let is_building = self.is_building_snapshot();
             // Does not wait for the log.
             let has_log = self.shared.engine_with_past().is_some();
@@ -325,8 +329,8 @@ impl<S: Socket> Core<S> {
 
     /// Continues the search for the newest events, and answers the client once they are found, or the log has to be
     /// asked.
-    fn look_back(&mut self, slot: usize, replay: &mut Replay, budget: &mut Budget) {
-        let Work::Newest(newest) = &mut replay.work else { return };
+    fn look_back(&mut self, slot: usize, replay: &mut ClientReplay, budget: &mut Budget) {
+        let ReplayWork::Newest(newest) = &mut replay.work else { return };
         let mut store = Store { shared: &self.shared, arrived: &mut replay.arrived, now: self.turn.now };
         let start = match newest.step(&mut store, &mut replay.judge, budget) {
             Step::More => return,
@@ -334,7 +338,7 @@ impl<S: Socket> Core<S> {
                 let forward = newest.turn_round();
                 self.clients.conns[slot].connection.past_begins(forward.places());
                 let start = forward.start();
-                replay.work = Work::Forward(forward);
+                replay.work = ReplayWork::Forward(forward);
                 start
             }
             Step::Waits { shard, from } => {
@@ -347,18 +351,18 @@ impl<S: Socket> Core<S> {
     }
 
     /// Returns whether it is known that the client wanted none of the events that are gone after its places.
-    fn has_lost_nothing(&self, replay: &Replay) -> bool {
-        let Work::Forward(forward) = &replay.work else { return false };
+    fn has_lost_nothing(&self, replay: &ClientReplay) -> bool {
+        let ReplayWork::Forward(forward) = &replay.work else { return false };
         let is_unwanted = |(after, gone): (EventId, u64)| {
             let (shard, from) = ((after.epoch, after.shard), after.next_sequence());
-            let count = self.delivery.bygone.count(replay.judge.asked(), shard, from, gone, &mut 0);
+            let count = self.delivery.kind_log.count(replay.judge.asked(), shard, from, gone, &mut 0);
             matches!(count, Some(Count { most: 0, .. }))
         };
         forward.lost().is_some_and(|mut lost| lost.all(is_unwanted))
     }
 
     /// Answers the subscribe that requested a past, unless that is done.
-    fn answer(&mut self, slot: usize, replay: &mut Replay, start: &PastStart) {
+    fn answer(&mut self, slot: usize, replay: &mut ClientReplay, start: &PastStart) {
         let has_lost_nothing = start.complete == Some(false) && self.has_lost_nothing(replay);
         let Some(report) = &mut replay.report else { return };
         let mut start = start.clone();
@@ -377,17 +381,17 @@ impl<S: Socket> Core<S> {
     }
 
     /// Queues some events. Returns whether they were the last.
-    fn page_of(&mut self, slot: usize, replay: &mut Replay, budget: &mut Budget) -> bool {
+    fn page_of(&mut self, slot: usize, replay: &mut ClientReplay, budget: &mut Budget) -> bool {
         let now = self.turn.now;
         let conn = &mut self.clients.conns[slot];
         let token = conn.token(slot);
-        let Replay { encoding, judge, work, ticket, arrived, events, has_gap, .. } = replay;
+        let ClientReplay { encoding, judge, work, ticket, arrived, events, has_gap, .. } = replay;
         let mut store = Store { shared: &self.shared, arrived, now };
         let mut spent = 0;
         let seals = conn.connection.grant().is_some_and(Grant::narrows);
         let mut out = Page {
             seals: seals.then_some((&self.shared.auth, &mut self.turn.rng)),
-            bygone: &self.delivery.bygone,
+            kind_log: &self.delivery.kind_log,
             spent: &mut spent,
             encoding: *encoding,
             judge,
@@ -399,19 +403,19 @@ impl<S: Socket> Core<S> {
             size: 0,
         };
         let over = match work {
-            Work::Newest(_) => false,
-            Work::Unknown(id) => {
+            ReplayWork::Newest(_) => false,
+            ReplayWork::Unknown(id) => {
                 out.gap(&notice(Missed::Unknown, id.take(), None, now));
                 true
             }
-            Work::Snapshot { filter, next, to, is_followed, .. } => {
+            ReplayWork::Snapshot { filter, next, to, is_followed, .. } => {
                 let Some(snapshot) = self.delivery.snapshot.as_deref() else { return true };
                 let is_followed = *is_followed;
-                out.tell_short(snapshot, is_followed, now);
+                out.report_short_snapshot(snapshot, is_followed, now);
                 if let Some(numbers) = snapshot.named_by(filter, *to) {
                     // A lookup costs about as much as a short step.
                     budget.spend(numbers.len() as u32 / 4 + 1);
-                    *work = Work::Keys { numbers, is_followed };
+                    *work = ReplayWork::Keys { numbers, is_followed };
                     return false;
                 }
                 for (number, event) in snapshot.range(*next, *to) {
@@ -422,10 +426,10 @@ impl<S: Socket> Core<S> {
                     out.event(event, None, budget);
                 }
                 // It may have dropped some since.
-                out.tell_short(snapshot, is_followed, now);
+                out.report_short_snapshot(snapshot, is_followed, now);
                 true
             }
-            Work::Keys { numbers, is_followed } => {
+            ReplayWork::Keys { numbers, is_followed } => {
                 let Some(snapshot) = self.delivery.snapshot.as_deref() else { return true };
                 while !out.is_full()
                     && !budget.is_spent()
@@ -436,10 +440,10 @@ impl<S: Socket> Core<S> {
                         out.event(event, None, budget);
                     }
                 }
-                out.tell_short(snapshot, *is_followed, now);
+                out.report_short_snapshot(snapshot, *is_followed, now);
                 numbers.is_empty()
             }
-            Work::Forward(forward) => match forward.step(&mut store, &mut out, budget) {
+            ReplayWork::Forward(forward) => match forward.step(&mut store, &mut out, budget) {
                 Step::More => false,
                 Step::Waits { shard, from } => {
                     *ticket = self.ask_log(token, shard, from);
@@ -458,7 +462,7 @@ impl<S: Socket> Core<S> {
     }
 
     /// Reports the end of the past to the client. Live events follow.
-    fn end_replay(&mut self, slot: usize, replay: &Replay) {
+    fn end_replay(&mut self, slot: usize, replay: &ClientReplay) {
         let complete = !replay.has_gap;
         if !complete {
             let kind = replay.kind;
@@ -505,7 +509,7 @@ impl<S: Socket> Core<S> {
 struct Page<'a> {
     /// Seal of places, for a client that may not learn how much happens beyond its grant.
     seals: Option<(&'a Auth, &'a mut Rng)>,
-    bygone: &'a Bygone,
+    kind_log: &'a KindLog,
     /// Budget units spent on lookups of dropped events.
     spent: &'a mut u32,
     encoding: Encoding,
@@ -520,7 +524,7 @@ struct Page<'a> {
 
 impl Page<'_> {
     /// Reports once that keys may be missing from a snapshot.
-    fn tell_short(&mut self, snapshot: &Snapshot, is_followed: bool, now: Timestamp) {
+    fn report_short_snapshot(&mut self, snapshot: &Snapshot, is_followed: bool, now: Timestamp) {
         if !*self.has_gap && (snapshot.is_short() || !is_followed) {
             self.gap(&notice(Missed::Unknown, None, None, now));
         }
@@ -532,7 +536,7 @@ impl Page<'_> {
             return Some(missed);
         };
         let (shard, from) = ((after.epoch, after.shard), after.next_sequence());
-        let count = self.bygone.count(self.judge.asked(), shard, from, gone, self.spent);
+        let count = self.kind_log.count(self.judge.asked(), shard, from, gone, self.spent);
         match count {
             None => Some(missed),
             Some(Count { most: 0, .. }) => None,
@@ -546,7 +550,7 @@ impl Page<'_> {
     }
 }
 
-impl Sink for Page<'_> {
+impl EventSink for Page<'_> {
     fn is_full(&self) -> bool {
         // Gaps of each of a thousand shards are looked up in as many turns.
         self.size >= PAGE_BYTES || *self.spent >= budget::CLIENT

@@ -6,13 +6,13 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
-use super::accounts::Books;
+use super::accounts::LedgerTotals;
 use super::clients::{Conn, Token};
-use super::loop_state::Core;
+use super::loop_state::LoopState;
 use super::socket::Socket;
 use crate::feed::Lag;
 use crate::metrics::Kind;
-use crate::server::shared::report::{Laggard, Ledger, Report, Speaks, worst_first};
+use crate::server::shared::report::{ClientTransport, Laggard, Ledger, LoopReport, worst_first};
 
 /// Feeds shown of each loop.
 const FEEDS_MAX: usize = 50;
@@ -47,14 +47,14 @@ const COUNT_BYTES_MIN: usize = 256 * 1024;
 /// Bytes kept elsewhere too that are counted for each connection, without a look at which are the same.
 const SHARED_BYTES_MIN: usize = 1024 * 1024;
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// The account of all connections, those that are gone included.
     fn ledger(&self) -> Ledger {
         let mut pending = self.delivery.fanout.samples_waiting();
         for (_, conn) in &self.clients.conns {
             pending += conn.outbox.pending(&self.delivery.fanout);
         }
-        let Books { written, dropped, conflated } = self.accounts.books;
+        let LedgerTotals { written, dropped, conflated } = self.accounts.books;
         let feeds = self.delivery.fanout.totals;
         let conflated = conflated + self.delivery.tally.conflated + feeds.sampled_out as i64;
         // Events counted as dropped ahead of their place do not wait there any more; those that were also dropped at their place
@@ -95,7 +95,7 @@ impl<S: Socket> Core<S> {
             // Walks the tables, so once a second only. Messages bound the growth by subscriptions in between.
             let snapshot = self.delivery.snapshot.as_ref().map_or(0, |snapshot| snapshot.held_bytes());
             self.accounts.tables =
-                self.delivery.fanout.table_bytes() + snapshot + self.delivery.bygone.held_bytes();
+                self.delivery.fanout.table_bytes() + snapshot + self.delivery.kind_log.held_bytes();
             self.accounts.spare = self.delivery.fanout.spare_bytes();
         }
         let mut holders = Holders::default();
@@ -139,7 +139,7 @@ impl<S: Socket> Core<S> {
             // The next look sees the clients that came and left since the last one.
             self.accounts.unreported = true;
         }
-        let report = Report { ledger, laggards, held_bytes, feeds: Arc::clone(&self.accounts.largest) };
+        let report = LoopReport { ledger, laggards, held_bytes, feeds: Arc::clone(&self.accounts.largest) };
         self.shared.tell(self.accounts.loop_number, report);
         if observe {
             self.shared.note_history(self.turn.now);
@@ -222,7 +222,7 @@ impl<S: Socket> Core<S> {
     fn shed_connection(&mut self, token: Token) {
         let Some(slot) = self.find(token) else { return };
         let conn = &self.clients.conns[slot];
-        let is_body = conn.connection.speaks() == Speaks::Http && conn.connection.input_bytes() > 0;
+        let is_body = conn.connection.speaks() == ClientTransport::Http && conn.connection.input_bytes() > 0;
         self.count_shed(if is_body { "bodies" } else { "connections" });
         self.let_go_of_feed(slot);
         let conn = &mut self.clients.conns[slot];
@@ -276,7 +276,7 @@ impl Holders {
     }
 
     /// The largest, unfinished bodies of greedy clients first.
-    fn largest_first<S: Socket>(self, core: &Core<S>) -> Vec<Holder> {
+    fn largest_first<S: Socket>(self, core: &LoopState<S>) -> Vec<Holder> {
         let mut all: Vec<Holder> = self.largest.into_iter().map(|Reverse(holder)| holder).collect();
         let is_greedy = |holder: &Holder| {
             core.find(holder.token)
@@ -303,7 +303,7 @@ pub(crate) struct Audit {
 }
 
 #[cfg(any(test, fuzzing))]
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     pub(crate) fn audit(&self) -> Audit {
         let ledger = self.ledger();
         let own: usize = self.clients.conns.iter().map(|(_, conn)| conn.outbox.inserted_bytes()).sum();

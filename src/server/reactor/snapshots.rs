@@ -7,8 +7,8 @@
 
 use super::clients::Token;
 use super::delivery::{Building, SNAPSHOT};
-use super::loop_state::Core;
-use super::replay::{Arrived, Sink, Step, Store};
+use super::loop_state::LoopState;
+use super::replay::{Arrived, EventSink, Step, Store};
 use super::socket::Socket;
 use crate::dialect::GapNotice;
 use crate::event::{Event, Position};
@@ -19,7 +19,7 @@ use crate::server::limits::budget::Budget;
 /// Puts what it takes into a snapshot.
 struct Older<'a>(&'a mut Snapshot);
 
-impl Sink for Older<'_> {
+impl EventSink for Older<'_> {
     fn is_full(&self) -> bool {
         false
     }
@@ -34,7 +34,7 @@ impl Sink for Older<'_> {
     }
 }
 
-impl<S: Socket> Core<S> {
+impl<S: Socket> LoopState<S> {
     /// Begins a snapshot where there is none; the number of the newest event in it.
     pub(super) fn begin_snapshot(&mut self) -> u64 {
         if let Some(snapshot) = &self.delivery.snapshot {

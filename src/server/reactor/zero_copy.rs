@@ -19,12 +19,12 @@ use crate::feed::{ByteSink, FeedTail};
 const CLIENTS_MIN: usize = 8;
 
 /// Client's socket, and the pages that it may be sent.
-pub(crate) struct Outlet<'a, S> {
+pub(crate) struct FanoutSocket<'a, S> {
     pub(crate) socket: &'a mut S,
-    pub(crate) pages: &'a mut Pages,
+    pub(crate) pages: &'a mut SharedPages,
 }
 
-impl<S: Socket> Write for Outlet<'_, S> {
+impl<S: Socket> Write for FanoutSocket<'_, S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.socket.write(bytes)
     }
@@ -38,7 +38,7 @@ impl<S: Socket> Write for Outlet<'_, S> {
     }
 }
 
-impl<S: Socket> ByteSink for Outlet<'_, S> {
+impl<S: Socket> ByteSink for FanoutSocket<'_, S> {
     fn write_tail(&mut self, tail: &FeedTail<'_>) -> io::Result<usize> {
         match self.pages.send(tail, self.socket) {
             Some(sent) => sent,
@@ -48,15 +48,15 @@ impl<S: Socket> ByteSink for Outlet<'_, S> {
 }
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::Pages;
+pub(crate) use linux::SharedPages;
 
 /// Empty: sharing pages needs Linux.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug, Default)]
-pub(crate) struct Pages;
+pub(crate) struct SharedPages;
 
 #[cfg(not(target_os = "linux"))]
-impl Pages {
+impl SharedPages {
     pub(crate) fn open(&mut self, _: usize, _: Option<usize>) {}
 
     fn send(&mut self, _: &FeedTail<'_>, _: &mut impl Socket) -> Option<io::Result<usize>> {
@@ -87,7 +87,7 @@ mod linux {
 
     /// Tail of a feed in pages, while its members are written.
     #[derive(Debug, Default)]
-    pub(crate) struct Pages {
+    pub(crate) struct SharedPages {
         pipes: Option<Pipes>,
         held: Option<Held>,
         /// Minimum number of bytes for this feed's members; `None` if they do not share.
@@ -114,7 +114,7 @@ mod linux {
         }
     }
 
-    impl Pages {
+    impl SharedPages {
         /// Begins to write a feed with this many members, which share writes of at least `min_bytes`; `None`: they
         /// share nothing.
         pub(in crate::server) fn open(&mut self, members: usize, min_bytes: Option<usize>) {

@@ -13,7 +13,7 @@ use crate::engine::Refused;
 use crate::event::{EventId, Since};
 use crate::feed::{Change, Compression, LagPolicy};
 use crate::filter::Filter;
-use crate::server::limits::rates::Counted;
+use crate::server::limits::rates::CountedConnection;
 use crate::server::tick::Tick;
 use crate::server::workers::LaneLimits;
 
@@ -39,7 +39,7 @@ pub(crate) enum Effect {
     /// Has a worker make a response, and writes it when it is ready.
     Work(Work),
     /// Counts the connection for its address.
-    Count(Counted),
+    Count(CountedConnection),
     /// Names the client, with a name of its choosing.
     Named(Box<str>),
     /// Calls the connection's timer at this tick, in addition to its usual time.

@@ -5,13 +5,8 @@
 //! - A change costs a look at each subscription, about three instructions, and the work for those that changed.
 //! - A filter of two subscriptions remains in the interest until both are gone.
 
-use std::fmt;
-use std::hash::BuildHasher;
 use std::ops::Range;
-use std::sync::OnceLock;
 
-use foldhash::quality::RandomState;
-use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::Session;
@@ -20,103 +15,18 @@ use super::context::Context;
 use super::effect::Effect;
 use super::past::PastReport;
 use super::past::ReplayFrom;
+use super::subscription::{ALL, SessionSubscription, SubscriptionName, Touched, called, hash};
 use super::weight::Weight;
-use crate::codec::portable;
 use crate::dialect::{Asked, ClientError, ErrorCode, Observed, OnLag, Reply, Stamp, Subscribe};
 use crate::event::EventId;
 use crate::feed::{Change, Conflation, LagPolicy};
-use crate::filter::{Filter, saved as saved_filter};
-
-/// Name of a subscription: the client's own, or a number, which needs no allocation.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum Name {
-    Given(Box<str>),
-    Numbered(u32),
-}
-
-impl Name {
-    pub(super) fn is(&self, id: &str) -> bool {
-        match self {
-            Self::Given(name) => **name == *id,
-            Self::Numbered(number) => number_of(id) == Some(*number),
-        }
-    }
-
-    /// Returns the number that the name stands for, whether the client or the server chose it.
-    fn number(&self) -> Option<u32> {
-        match self {
-            Self::Given(name) => number_of(name),
-            Self::Numbered(number) => Some(*number),
-        }
-    }
-}
-
-/// Returns the number in a name of the form that the server gives.
-fn number_of(name: &str) -> Option<u32> {
-    name.strip_prefix("sub-")?.parse().ok()
-}
-
-/// Returns a hash of a name, or of the number that it stands for, to find the name by.
-fn called(name: &str) -> u32 {
-    match number_of(name) {
-        Some(number) => hash(&number.to_le_bytes()) as u32,
-        None => hash(name.as_bytes()) as u32,
-    }
-}
-
-/// Name that stands for all subscriptions in an unsubscribe. No subscription can have it.
-pub(super) const ALL: &str = "*";
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Given(name) => f.write_str(name),
-            Self::Numbered(number) => write!(f, "sub-{number}"),
-        }
-    }
-}
-
-/// One filter of a subscription. A subscription with alternatives has several filters, adjacent and with the same name.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Subscription {
-    pub(super) name: Name,
-    #[serde(flatten, with = "saved_filter::flat")]
-    pub(super) filter: Filter,
-    pub(super) on_lag: OnLag,
-    /// Place where it began; `None` if it is unknown which past events it delivered.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "portable::text::option")]
-    pub(super) began: Option<Began>,
-    /// Hash of the name, to find it among a thousand.
-    #[serde(skip)]
-    pub(super) called: u32,
-    /// Cost to hold the filter; see [`Filter::weight`].
-    #[serde(skip)]
-    pub(super) weight: u32,
-    /// Hash of the filter in the client's interest.
-    #[serde(skip)]
-    pub(super) wish: u64,
-}
-
-/// Hashes with a seed that no client knows: two values collide by chance, once in 2^64.
-fn hash(bytes: &[u8]) -> u64 {
-    static STATE: OnceLock<RandomState> = OnceLock::new();
-    STATE.get_or_init(RandomState::default).hash_one(bytes)
-}
-
-/// Filter of the interest, before or after a change of the subscriptions, that the change affects.
-pub(super) struct Touched {
-    pub(super) wish: u64,
-    pub(super) filter: Filter,
-    /// Least conflation of the filter before the change, and after it.
-    pub(super) was: Option<Conflation>,
-    pub(super) to: Option<Conflation>,
-}
+use crate::filter::Filter;
 
 impl Session {
     /// Returns the name for a new subscription. A number from the server never equals one that a client has given.
-    fn name(&self, subscribe: &Subscribe) -> Name {
+    fn name(&self, subscribe: &Subscribe) -> SubscriptionName {
         if let Some(id) = &subscribe.subscription_id {
-            return Name::Given(id.as_str().into());
+            return SubscriptionName::Given(id.as_str().into());
         }
         let mut free = self.unnamed.wrapping_add(1);
         let mut taken: SmallVec<[u32; 8]> = self
@@ -131,13 +41,13 @@ impl Session {
                 free = free.wrapping_add(1);
             }
         }
-        Name::Numbered(free)
+        SubscriptionName::Numbered(free)
     }
 
     /// Returns the range of the filters with this name. They are adjacent.
     pub(super) fn named(&self, id: &str) -> Range<usize> {
         let called = called(id);
-        let is = |s: &Subscription| s.called == called && s.name.is(id);
+        let is = |s: &SessionSubscription| s.called == called && s.name.is(id);
         let first = self.subscriptions.iter().position(is).unwrap_or(self.subscriptions.len());
         let count = self.subscriptions[first..].iter().take_while(|s| is(s)).count();
         first..first + count
@@ -198,7 +108,7 @@ impl Session {
         let replaced = self.named(&id);
         self.check(&subscribe, &replaced, cx)?;
         let Subscribe { filter, or, since, history, snapshot, own_past, on_lag, config, .. } = subscribe;
-        if let Name::Numbered(number) = name {
+        if let SubscriptionName::Numbered(number) = name {
             self.unnamed = number;
         }
         let past = since.map(ReplayFrom::After).or(history.map(ReplayFrom::Newest));
@@ -217,7 +127,7 @@ impl Session {
             };
             // Before the interest changes, so that live events come after the past.
             let brought =
-                |s: &Subscription| Brought { filter: self.narrow(&s.filter), began: s.began.clone() };
+                |s: &SessionSubscription| Brought { filter: self.narrow(&s.filter), began: s.began.clone() };
             let except = if self.subscriptions.is_empty() || !own_past {
                 self.subscriptions.iter().map(brought).collect()
             } else {
@@ -235,7 +145,7 @@ impl Session {
         for filter in filters {
             let weight = filter.weight();
             let name = name.clone();
-            self.subscriptions.push(Subscription {
+            self.subscriptions.push(SessionSubscription {
                 name,
                 filter,
                 on_lag,
@@ -248,7 +158,7 @@ impl Session {
             cx.shared.metrics.subscriptions.inc();
         }
         let added = self.subscriptions.len() - first;
-        self.tell_change(gone, first..self.subscriptions.len(), added, cx);
+        self.emit_change(gone, first..self.subscriptions.len(), added, cx);
         if let Some(asked) = asked {
             let place = self.place(true, cx);
             self.reply_at(place, &Reply::Subscribed { id: &id, past: None }, asked, cx);
@@ -274,7 +184,7 @@ impl Session {
     /// Removes these subscriptions. Returns their filters in the interest.
     pub(super) fn forget(&mut self, which: Range<usize>, cx: &Context<'_>) -> Vec<Touched> {
         let narrowed = self.grant().is_some();
-        let gone: SmallVec<[Subscription; 1]> = self.subscriptions.drain(which).collect();
+        let gone: SmallVec<[SessionSubscription; 1]> = self.subscriptions.drain(which).collect();
         cx.shared.metrics.subscriptions.dec_by(gone.len() as i64);
         let weight = gone.iter().fold(Weight::default(), |sum, s| {
             let Weight { all, own } = Self::weight_of(s, narrowed);
@@ -287,7 +197,7 @@ impl Session {
                 self.observe(Observed::Unsubscribed { id: &id, filters: &mut filters }, cx);
             }
         }
-        let touched = |s: &Subscription| Touched {
+        let touched = |s: &SessionSubscription| Touched {
             wish: s.wish,
             filter: self.narrow(&s.filter),
             was: Some(Conflation::from(s.on_lag)),
@@ -306,7 +216,7 @@ impl Session {
     }
 
     /// Has the loop set the client's whole interest at once.
-    pub(super) fn tell_interest(&self, cx: &mut Context<'_>) {
+    pub(super) fn emit_interest(&self, cx: &mut Context<'_>) {
         if cx.config.presence.is_on() {
             // A presence query right after this must already include the client.
             cx.hold_input();
@@ -318,7 +228,7 @@ impl Session {
     /// Tells the loop the change of the client's interest. `touched` has the affected filters before the change; the
     /// subscriptions in `fresh` replace them, and the newest `added` of these are new. Costs a look at each
     /// subscription, and the work for what changed.
-    pub(super) fn tell_change(
+    pub(super) fn emit_change(
         &mut self,
         mut touched: Vec<Touched>,
         fresh: Range<usize>,

@@ -11,10 +11,13 @@ pub(crate) mod context;
 pub(crate) mod effect;
 mod interest;
 pub(super) mod past;
+mod pending;
 pub(crate) mod presence_query;
 pub(crate) mod rights;
 pub(super) mod saved;
+mod subscription;
 mod unfinished;
+mod weighing;
 mod weight;
 
 use std::sync::Arc;
@@ -36,8 +39,8 @@ use crate::dialect::{
 use crate::engine::Refused;
 use crate::event::{EventId, Since};
 use crate::filter::Filter;
-use interest::{ALL, Subscription};
-use unfinished::{Narrowing, Unfinished};
+use pending::{Narrowing, Unfinished};
+use subscription::{ALL, SessionSubscription};
 use weight::Weight;
 
 /// Continuation of the connection.
@@ -53,7 +56,7 @@ pub(crate) enum Flow {
 /// [`Own`] state.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
-    subscriptions: SmallVec<[Subscription; 1]>,
+    subscriptions: SmallVec<[SessionSubscription; 1]>,
     /// Number of the last subscription without an id.
     unnamed: u32,
     encoding: Encoding,
@@ -98,7 +101,7 @@ const CAPABILITIES: [&str; 5] = ["filter", "history_end", "lean", "own_past", "r
 const GLANCE_INSTRUCTIONS: usize = 12;
 
 /// Instructions for one byte of a message from a client without a token, which may be all brackets.
-const STRANGER_INSTRUCTIONS: usize = 28;
+const UNAUTHENTICATED_INSTRUCTIONS: usize = 28;
 
 /// Instructions for one byte of a message that is parsed: up to 70 if it is all short numbers.
 const READ_INSTRUCTIONS: usize = 45;
@@ -176,7 +179,7 @@ impl Session {
                 Incoming::Binary(_) => most,
                 Incoming::Text(text) => text.len(),
             };
-            let each = if is_locked { STRANGER_INSTRUCTIONS } else { GLANCE_INSTRUCTIONS };
+            let each = if is_locked { UNAUTHENTICATED_INSTRUCTIONS } else { GLANCE_INSTRUCTIONS };
             cx.budget.spend_bytes(looked_at, each);
             self.observe_message(said.kind, &said.asked, message, cx);
             if let Err(limited) = self.admit_message(said.kind, cx) {
@@ -188,7 +191,7 @@ impl Session {
                 return Flow::On;
             }
             if is_locked {
-                return self.hear_stranger(said, cx);
+                return self.read_unauthenticated(said, cx);
             }
         }
         let nowhere = Place::default();
@@ -203,33 +206,33 @@ impl Session {
             self.fail(&error, &asked, cx);
             return Flow::On;
         }
-        let obeyed = match command {
+        let executed = match command {
             Ok(Command::Auth { token }) => return self.take_token(&token, asked, cx),
-            Ok(command) => self.obey(command, &asked, cx),
+            Ok(command) => self.execute(command, &asked, cx),
             Err(error) => Err(error),
         };
-        if let Err(error) = obeyed {
+        if let Err(error) = executed {
             self.fail(&error, &asked, cx);
         }
         Flow::On
     }
 
     /// Handles a message of a client without a token: it may show one, or ask whether the server is there.
-    fn hear_stranger(&mut self, said: ClientMessage, cx: &mut Context<'_>) -> Flow {
+    fn read_unauthenticated(&mut self, said: ClientMessage, cx: &mut Context<'_>) -> Flow {
         let ClientMessage { asked, command, .. } = said;
         let is_strict = self.encoding.protocol().refuse(&Refusal::NoToken).is_some();
-        let obeyed = match command {
+        let executed = match command {
             Ok(Command::Auth { token }) => return self.take_token(&token, asked, cx),
             Err(error) if is_strict => return self.refuse(&Refusal::BadToken(error.text), cx),
             Err(error) => Err(error),
             Ok(_) if is_strict => return self.refuse(&Refusal::NoToken, cx),
-            Ok(command @ (Command::Ping | Command::Nothing)) => self.obey(command, &asked, cx),
+            Ok(command @ (Command::Ping | Command::Nothing)) => self.execute(command, &asked, cx),
             Ok(_) => {
                 cx.shared.metrics.fault(Denied::Missing.label());
                 Err(ClientError::new(Denied::Missing.code(), Denied::Missing.to_string()))
             }
         };
-        if let Err(error) = obeyed {
+        if let Err(error) = executed {
             self.fail(&error, &asked, cx);
         }
         Flow::On
@@ -259,7 +262,7 @@ impl Session {
                 let saw = saw.unwrap_or_default();
                 if next > 0 {
                     // The client sees the same events, but may be another user.
-                    self.tell_change(Vec::new(), 0..0, 0, cx);
+                    self.emit_change(Vec::new(), 0..0, 0, cx);
                 }
                 self.begin_narrowing(Narrowing { saw, next, asked, waiting }, cx);
                 Flow::On
@@ -382,7 +385,7 @@ impl Session {
         Some(place)
     }
 
-    fn obey(&mut self, command: Command, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
+    fn execute(&mut self, command: Command, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
         match command {
             Command::Subscribe(subscribe) => {
                 // The response goes between the events pending before and those after the change.
@@ -399,9 +402,9 @@ impl Session {
                     return Err(ClientError::new(ErrorCode::UnknownSubscription, text));
                 }
                 if self.subscriptions.is_empty() {
-                    self.tell_interest(cx);
+                    self.emit_interest(cx);
                 } else {
-                    self.tell_change(gone, 0..0, 0, cx);
+                    self.emit_change(gone, 0..0, 0, cx);
                 }
                 self.reply(&Reply::Unsubscribed { id: &subscription_id }, asked, cx);
                 Ok(())
@@ -432,7 +435,7 @@ impl Session {
             }
             Command::Publish(event) => self.publish(event, asked, cx),
             Command::Say(event) => {
-                self.close_ears(event.source().unwrap_or_default(), cx);
+                self.mute_own_source(event.source().unwrap_or_default(), cx);
                 self.publish(event, asked, cx)
             }
             Command::Auth { .. } | Command::Withheld | Command::Nothing => Ok(()),
@@ -473,7 +476,7 @@ impl Session {
     }
 
     /// Excludes events of this source, the client's own, from its subscriptions.
-    fn close_ears(&mut self, source: &str, cx: &mut Context<'_>) {
+    fn mute_own_source(&mut self, source: &str, cx: &mut Context<'_>) {
         if let Some(own) = &mut self.own
             && !own.is_deaf_to_itself
         {
@@ -483,7 +486,7 @@ impl Session {
             }
             self.recount();
             self.mark_all();
-            self.tell_interest(cx);
+            self.emit_interest(cx);
         }
     }
 

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::context::Context;
 use super::rights::{Rights, SavedRights};
-use super::{Encoding, Own, Place, Session, Subscription};
+use super::{Encoding, Own, Place, Session, SessionSubscription};
 use crate::dialect::{Observed, Observers};
 use crate::filter::Filter;
 use crate::server::tick::Tick;
@@ -17,7 +17,7 @@ use crate::server::tick::Tick;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedSession {
     encoding: Encoding,
-    subscriptions: Vec<Subscription>,
+    subscriptions: Vec<SessionSubscription>,
     unnamed: u32,
     own: Option<SavedOwn>,
     /// The dialect's record of the client, as JSON.
@@ -30,8 +30,8 @@ pub(crate) struct SavedSession {
 
 /// Returns subscriptions that were saved as texts, with filters rebuilt from the dialect's record of the client: the
 /// text form cannot express the patterns of every dialect.
-fn made_again(saved: Vec<Subscription>, kept: &[(String, Vec<Filter>)]) -> Vec<Subscription> {
-    let mut all: Vec<Subscription> = Vec::with_capacity(saved.len());
+fn made_again(saved: Vec<SessionSubscription>, kept: &[(String, Vec<Filter>)]) -> Vec<SessionSubscription> {
+    let mut all: Vec<SessionSubscription> = Vec::with_capacity(saved.len());
     for subscription in saved {
         let name = subscription.name.to_string();
         if all.last().is_some_and(|last| last.name.is(&name)) {
@@ -40,7 +40,8 @@ fn made_again(saved: Vec<Subscription>, kept: &[(String, Vec<Filter>)]) -> Vec<S
         }
         match kept.iter().rev().find(|(id, _)| *id == name) {
             Some((_, filters)) => {
-                let with = |filter: &Filter| Subscription { filter: filter.clone(), ..subscription.clone() };
+                let with =
+                    |filter: &Filter| SessionSubscription { filter: filter.clone(), ..subscription.clone() };
                 all.extend(filters.iter().map(with));
             }
             None => all.push(subscription),
@@ -94,7 +95,7 @@ impl Session {
     /// Requests the events of the subscriptions again.
     pub(crate) fn resume(&self, cx: &mut Context<'_>) {
         if !self.subscriptions.is_empty() {
-            self.tell_interest(cx);
+            self.emit_interest(cx);
         }
         self.look_in_time(cx);
     }

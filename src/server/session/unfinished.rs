@@ -4,55 +4,15 @@
 //! - The client is not read meanwhile, so there is one such work at a time, and the session does not change during it.
 //! - Each step is charged, so that a client with many subscriptions does not block its loop.
 
+use super::Session;
 use super::context::Context;
-use super::interest::Touched;
-use super::{Session, Subscribe};
+use super::pending::{Listing, Narrowing, Unfinished};
+use super::subscription::Touched;
 use crate::dialect::{Asked, Reply, native};
 use crate::feed::Conflation;
-use crate::filter::Filter;
-
-/// Work on all subscriptions, of which some are done.
-#[derive(Debug)]
-pub(super) enum Unfinished {
-    Narrowing(Narrowing),
-    Listing(Listing),
-}
-
-/// Narrowing of all subscriptions by a new token.
-#[derive(Debug)]
-pub(super) struct Narrowing {
-    /// Filter of the events that the client could see before.
-    pub(super) saw: Filter,
-    /// Index of the next subscription to narrow.
-    pub(super) next: usize,
-    /// Message with the token.
-    pub(super) asked: Asked,
-    /// Subscription that waited for the token.
-    pub(super) waiting: Option<Box<Subscribe>>,
-}
-
-/// List of a client's subscriptions.
-#[derive(Debug)]
-pub(super) struct Listing {
-    asked: Asked,
-    /// Index of the next subscription to write.
-    next: usize,
-    /// Response so far.
-    text: String,
-}
 
 /// Instructions for one byte of a list of subscriptions.
 const LIST_INSTRUCTIONS: usize = 15;
-
-impl Unfinished {
-    /// Returns the heap memory, in bytes.
-    pub(super) fn held_bytes(&self) -> usize {
-        match self {
-            Self::Narrowing(narrowing) => narrowing.saw.held_bytes(),
-            Self::Listing(listing) => listing.text.capacity(),
-        }
-    }
-}
 
 impl Session {
     /// Returns whether [`go_on`](Self::go_on) must run before another message is read.
@@ -110,7 +70,7 @@ impl Session {
             let removed: Vec<Touched> = removed.collect();
             let units: u32 = self.subscriptions[fresh.clone()].iter().map(|s| s.weight + 1).sum();
             cx.budget.spend(units);
-            self.tell_change(removed, fresh, 0, cx);
+            self.emit_change(removed, fresh, 0, cx);
             narrowing.next = next;
         }
         let Narrowing { asked, waiting, .. } = narrowing;

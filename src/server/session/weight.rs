@@ -2,9 +2,8 @@
 //!
 //! Always: a change costs as much as what changes, not as much as what the client holds.
 
-use super::context::Context;
-use super::{Filter, Session, Subscription};
-use crate::dialect::{ClientError, ErrorCode, Subscribe};
+use super::subscription::{SessionSubscription, SubscriptionName};
+use crate::filter::Filter;
 
 /// Memory of a value or pattern in a loop's tables, in bytes, about: a symbol or the nodes of a pattern, and its path
 /// in the index. Measured with 1,000 filters of 256 values.
@@ -30,7 +29,7 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    fn of_filter(filter: &Filter) -> usize {
+    pub(super) fn of_filter(filter: &Filter) -> usize {
         let (conditions, keys) = filter.comparisons_count();
         let members = filter.members_count() * MEMBER_BYTES;
         // The bytes of a condition are stored twice.
@@ -38,108 +37,13 @@ impl Weight {
         CLASS_BYTES + filter.held_bytes() + twice + members + conditions * CONDITION_BYTES + keys * KEY_BYTES
     }
 
-    fn of(subscription: &Subscription, narrowed: bool) -> Self {
+    pub(super) fn of(subscription: &SessionSubscription, narrowed: bool) -> Self {
         let name = match &subscription.name {
-            super::interest::Name::Given(name) => name.len() + 16,
-            super::interest::Name::Numbered(_) => 0,
+            SubscriptionName::Given(name) => name.len() + 16,
+            SubscriptionName::Numbered(_) => 0,
         };
         // If a grant narrows the subscription, the tables have another filter.
         let filter = if narrowed { subscription.filter.held_bytes() } else { 0 };
         Self { all: name + Self::of_filter(&subscription.filter), own: name + filter }
-    }
-}
-
-impl Session {
-    fn is_narrowed(&self) -> bool {
-        self.grant().is_some()
-    }
-
-    /// Returns the memory of the subscriptions. The sum is stored from the second one on: most clients have one.
-    pub(super) fn weight(&self) -> Weight {
-        match (self.subscriptions.len(), &self.own) {
-            (2.., Some(own)) => own.weight,
-            _ => self.counted(),
-        }
-    }
-
-    fn counted(&self) -> Weight {
-        let narrowed = self.is_narrowed();
-        self.subscriptions.iter().fold(Weight::default(), |sum, one| {
-            let Weight { all, own } = Weight::of(one, narrowed);
-            Weight { all: sum.all + all, own: sum.own + own }
-        })
-    }
-
-    /// Computes the sum again, after all subscriptions have changed.
-    pub(super) fn recount(&mut self) {
-        if self.subscriptions.len() > 1 {
-            let weight = self.counted();
-            self.own.get_or_insert_default().weight = weight;
-        }
-    }
-
-    /// Adds the newest subscription to the sum.
-    pub(super) fn count_newest(&mut self) {
-        let narrowed = self.is_narrowed();
-        match self.subscriptions.as_slice() {
-            [] | [_] => {}
-            [_, _] => self.recount(),
-            [.., newest] => {
-                let Weight { all, own } = Weight::of(newest, narrowed);
-                let sum = &mut self.own.get_or_insert_default().weight;
-                *sum = Weight { all: sum.all + all, own: sum.own + own };
-            }
-        }
-    }
-
-    /// Subtracts removed subscriptions from the sum.
-    pub(super) fn count_gone(&mut self, gone: Weight) {
-        if let Some(own) = &mut self.own {
-            let Weight { all, own: apart } = own.weight;
-            own.weight = Weight { all: all.saturating_sub(gone.all), own: apart.saturating_sub(gone.own) };
-        }
-    }
-
-    /// Returns the memory of one subscription.
-    pub(super) fn weight_of(subscription: &Subscription, narrowed: bool) -> Weight {
-        Weight::of(subscription, narrowed)
-    }
-
-    /// Returns the heap memory of the session, in bytes.
-    pub(crate) fn held_bytes(&self) -> usize {
-        let spilled = if self.subscriptions.spilled() {
-            self.subscriptions.capacity() * size_of::<Subscription>()
-        } else {
-            0
-        };
-        let own = self.own.as_ref().map_or(0, |own| size_of_val(&**own) + 16);
-        let grant = self.grant().map_or(0, super::Grant::held_bytes);
-        let unfinished = self.own.as_ref().and_then(|own| own.unfinished.as_ref());
-        let unfinished = unfinished.map_or(0, super::Unfinished::held_bytes);
-        spilled + own + grant + unfinished + self.weight().own
-    }
-
-    /// Returns the memory of the subscriptions in the loop's tables, in bytes, if no other connection shares it.
-    pub(crate) fn table_bytes(&self) -> usize {
-        let Weight { all, own } = self.weight();
-        all - own
-    }
-
-    /// Checks that there is room for a new subscription.
-    pub(super) fn check_weight(&self, subscribe: &Subscribe, cx: &Context<'_>) -> Result<(), ClientError> {
-        let max = cx.config.subscription_bytes();
-        let filters = std::iter::once(&subscribe.filter).chain(&subscribe.or);
-        let config = subscribe.config.as_ref().map_or(0, |config| config.get().len());
-        let name = subscribe.subscription_id.as_ref().map_or(0, String::len);
-        let asked = filters.map(Weight::of_filter).sum::<usize>() + config + name;
-        let listed =
-            if self.client() == 0 { 0 } else { cx.shared.clients.observers.held_bytes_of(self.client()) };
-        if self.weight().all + listed + asked > max {
-            let text = format!(
-                "subscriptions take more than the {max} bytes that one client may: unsubscribe from some"
-            );
-            return Err(ClientError::new(ErrorCode::SubscriptionsTooLarge, text));
-        }
-        Ok(())
     }
 }

@@ -53,9 +53,9 @@ struct Inner {
 
 /// Loops' handle of a barrier that stops all loops.
 #[derive(Clone, Debug)]
-pub(crate) struct Muster(Arc<Inner>);
+pub(crate) struct HandoverBarrier(Arc<Inner>);
 
-impl Muster {
+impl HandoverBarrier {
     pub(crate) fn new(loops: usize, until: Instant) -> (Self, Receiver<Parcel>) {
         let (sender, receiver) = sync_channel(PARCELS_MAX);
         let state = Mutex::new(State { phase: Phase::Gathering, arrived: 0 });

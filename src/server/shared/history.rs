@@ -24,11 +24,11 @@ pub(crate) struct Counts {
 
 /// Notes by second, oldest first, including one before the oldest that is shown.
 #[derive(Debug, Default)]
-pub(crate) struct History {
+pub(crate) struct MinuteHistory {
     seconds: VecDeque<(i64, Counts)>,
 }
 
-impl History {
+impl MinuteHistory {
     /// Notes the counters of this second (since 1970).
     pub(crate) fn note(&mut self, second: i64, counts: Counts) {
         self.spread(second, &counts);
@@ -95,13 +95,13 @@ mod tests {
         Counts { published, connections: published % 7, ..Counts::default() }
     }
 
-    fn published(history: &History, second: i64) -> Vec<u64> {
+    fn published(history: &MinuteHistory, second: i64) -> Vec<u64> {
         serde_json::from_value(history.json(second)["published"].clone()).expect("numbers")
     }
 
     #[test]
     fn a_quiet_time_is_no_slow_one() {
-        let mut history = History::default();
+        let mut history = MinuteHistory::default();
         history.note(1000, counts(50));
         assert_eq!(published(&history, 1000), Vec::<u64>::new(), "what came before is no rate");
         history.note(1001, counts(60));
@@ -114,13 +114,13 @@ mod tests {
 
     #[test]
     fn what_was_published_while_nobody_was_connected_is_no_burst() {
-        let mut history = History::default();
+        let mut history = MinuteHistory::default();
         history.note(1000, Counts::default());
         history.note(1004, Counts { published: 80, connections: 1, ..Counts::default() });
         assert_eq!(published(&history, 1004), [20; 4]);
         assert_eq!(history.json(1004)["connections"], json!([0, 0, 0, 1]));
         // However long that was.
-        let mut history = History::default();
+        let mut history = MinuteHistory::default();
         history.note(1000, Counts::default());
         history.note(1_000_000_000, Counts { published: u64::MAX, ..Counts::default() });
         assert_eq!(published(&history, 1_000_000_000).len() as i64, SECONDS);
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn five_minutes_are_kept_and_no_more() {
-        let mut history = History::default();
+        let mut history = MinuteHistory::default();
         for second in 0..10_000 {
             history.note(second, counts(second as u64 * 3));
         }
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_put_back_does_no_harm() {
-        let mut history = History::default();
+        let mut history = MinuteHistory::default();
         history.note(1000, counts(10));
         history.note(1001, counts(20));
         history.note(500, counts(30));

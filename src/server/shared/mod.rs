@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use crate::bridge::{Bridge, BridgeAnswer};
 use crate::bus::Bus;
 use crate::dialect::Observers;
-use crate::engine::{Engine, EngineConfig, EngineError, History as LogHistory, NotReady, Places};
+use crate::engine::{Engine, EngineConfig, EngineError, History, NotReady, Places};
 use crate::event::{Event, Timestamp};
 use crate::held::HeldBytes;
 use crate::metrics::{Kind, Metrics};
@@ -29,10 +29,10 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{CachePadded, Callback, Mutex, lock};
 use crate::threads::Alarm;
 #[cfg(unix)]
-use barrier::Muster;
-use history::{Counts, History};
+use barrier::HandoverBarrier;
+use history::{Counts, MinuteHistory};
 use refusals::Refusals;
-use report::Report;
+use report::LoopReport;
 
 /// State that the loops of one server share.
 pub(crate) struct Shared {
@@ -111,7 +111,7 @@ pub(crate) struct Lifecycle {
 pub(crate) struct Barriers {
     /// Current barrier and its number, by which each loop comes once.
     #[cfg(unix)]
-    current: Mutex<(u64, Option<Muster>)>,
+    current: Mutex<(u64, Option<HandoverBarrier>)>,
     /// Number of the newest barrier, readable without the lock.
     number: AtomicU64,
 }
@@ -124,7 +124,7 @@ pub(crate) struct Loops {
     /// Number of turns that each loop has begun.
     pub(crate) beats: Box<[CachePadded<AtomicU64>]>,
     /// Last report of each loop.
-    pub(crate) reports: Mutex<Vec<Report>>,
+    pub(crate) reports: Mutex<Vec<LoopReport>>,
 }
 
 impl Loops {
@@ -133,7 +133,7 @@ impl Loops {
             count,
             wake: Arc::default(),
             beats: (0..count).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
-            reports: Mutex::new(vec![Report::default(); count]),
+            reports: Mutex::new(vec![LoopReport::default(); count]),
         }
     }
 }
@@ -144,7 +144,7 @@ pub(crate) struct Monitor {
     /// Log of refused pages.
     pub(crate) refusals: Refusals,
     /// Counters of the last minutes.
-    pub(crate) history: Mutex<History>,
+    pub(crate) history: Mutex<MinuteHistory>,
 }
 
 impl Shared {
@@ -251,7 +251,7 @@ impl Shared {
     }
 
     /// Tells the other nodes, if there are any, of a revocation. Blocks for the engine, some seconds at most.
-    pub(crate) fn tell_revoked(&self, one: Revocation) -> Result<(), EngineError> {
+    pub(crate) fn announce_revocation(&self, one: Revocation) -> Result<(), EngineError> {
         match &self.engine {
             Some(engine) => engine.send_notice(&Notice::Revoked(one).to_json()),
             None => Ok(()),
@@ -260,31 +260,31 @@ impl Shared {
 
     /// Returns the current barrier, if it is later than the one with this number.
     #[cfg(unix)]
-    pub(crate) fn muster(&self, seen: u64) -> Option<(u64, Muster)> {
+    pub(crate) fn barrier(&self, seen: u64) -> Option<(u64, HandoverBarrier)> {
         // Relaxed: a hint; the loops are woken after it is set.
         if self.barriers.number.load(Ordering::Relaxed) == seen {
             return None;
         }
-        let muster = lock(&self.barriers.current);
-        Some((muster.0, muster.1.clone()?))
+        let barrier = lock(&self.barriers.current);
+        Some((barrier.0, barrier.1.clone()?))
     }
 
     /// Sets the barrier for all loops. Returns `false` if there is one.
     #[cfg(unix)]
-    pub(crate) fn call_muster(&self, called: &Muster) -> bool {
-        let mut muster = lock(&self.barriers.current);
-        if muster.1.is_some() {
+    pub(crate) fn raise_barrier(&self, called: &HandoverBarrier) -> bool {
+        let mut barrier = lock(&self.barriers.current);
+        if barrier.1.is_some() {
             return false;
         }
-        *muster = (muster.0 + 1, Some(called.clone()));
+        *barrier = (barrier.0 + 1, Some(called.clone()));
         // Relaxed: as above.
-        self.barriers.number.store(muster.0, Ordering::Relaxed);
+        self.barriers.number.store(barrier.0, Ordering::Relaxed);
         true
     }
 
     /// Removes the barrier.
     #[cfg(unix)]
-    pub(crate) fn dismiss_muster(&self) {
+    pub(crate) fn lift_barrier(&self) {
         lock(&self.barriers.current).1 = None;
     }
 
@@ -301,7 +301,7 @@ impl Shared {
     }
 
     /// Stores a loop's report.
-    pub(crate) fn tell(&self, number: usize, report: Report) {
+    pub(crate) fn tell(&self, number: usize, report: LoopReport) {
         if let Some(place) = lock(&self.loops.reports).get_mut(number) {
             *place = report;
         }
@@ -332,7 +332,7 @@ impl Shared {
     pub(crate) fn held_bytes(&self) -> usize {
         self.held.bytes()
             + self.clients.observers.held_bytes()
-            + self.engine.as_ref().and_then(Engine::history).map_or(0, LogHistory::held_bytes)
+            + self.engine.as_ref().and_then(Engine::history).map_or(0, History::held_bytes)
             + self.auth.held_bytes()
             + lock(&self.clients.presence).held_bytes()
             + self.engine.as_ref().map_or(0, Engine::held_bytes)
@@ -390,7 +390,7 @@ impl Shared {
             written_bytes: metrics.written_bytes.get(),
             missed: metrics.dropped.get(),
             connections: open("ws") + open("sse"),
-            pending: lock(&self.loops.reports).iter().map(Report::pending).sum(),
+            pending: lock(&self.loops.reports).iter().map(LoopReport::pending).sum(),
         };
         lock(&self.monitor.history).note(now.0.div_euclid(1_000_000), counts);
     }

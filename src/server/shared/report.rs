@@ -8,13 +8,13 @@ use crate::feed::{FeedView, Lag};
 
 /// Protocol of a connection, for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Speaks {
+pub(crate) enum ClientTransport {
     Http,
     Ws,
     Sse,
 }
 
-impl Speaks {
+impl ClientTransport {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -54,15 +54,15 @@ impl Ledger {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Laggard {
     pub(crate) connection: u64,
-    pub(crate) speaks: Speaks,
+    pub(crate) speaks: ClientTransport,
     pub(crate) lag: Lag,
     /// Bytes of these that are in the kernel and not yet with the peer.
     pub(crate) kernel_bytes: u64,
 }
 
-/// Report of one loop.
+/// LoopReport of one loop.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Report {
+pub(crate) struct LoopReport {
     pub(crate) ledger: Ledger,
     pub(crate) laggards: Vec<Laggard>,
     /// Memory held for clients, in bytes: feeds, and the connections' own, incomplete requests included.
@@ -71,7 +71,7 @@ pub(crate) struct Report {
     pub(crate) feeds: Arc<[FeedView]>,
 }
 
-impl Report {
+impl LoopReport {
     /// Returns the number of events that wait for clients of the loop.
     pub(crate) fn pending(&self) -> u64 {
         self.ledger.pending

@@ -89,12 +89,12 @@ fn resume_behind(shared: &Shared, id: EventId) -> Option<Since> {
 }
 
 /// The bus, as outboxes see it.
-pub(crate) struct Kept<'a> {
+pub(crate) struct RetainedLookup<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) now: Timestamp,
 }
 
-impl ResumeLookup for Kept<'_> {
+impl ResumeLookup for RetainedLookup<'_> {
     fn resume_after(&self, id: EventId) -> Option<Since> {
         resume_behind(self.shared, id)
     }

@@ -23,7 +23,7 @@ impl Clock {
         shared.auth = Arc::new(Auth::load(&config).expect("a configuration"));
         let shared = Arc::new(shared);
         let reader = shared.bus.reader(|| {});
-        let core = Core::new(Arc::clone(&shared), reader, 1, 0);
+        let core = LoopState::new(Arc::clone(&shared), reader, 1, 0);
         let mut clock = Self { world: World { core, shared, tick: 0 }, set: 0 };
         clock.turn();
         clock

@@ -28,7 +28,7 @@ impl Node {
         let mut worlds: Vec<World> = (0..loops)
             .map(|number| {
                 let reader = shared.bus.reader(|| {});
-                let core = Core::new(Arc::clone(&shared), reader, 1, number);
+                let core = LoopState::new(Arc::clone(&shared), reader, 1, number);
                 World { core, shared: Arc::clone(&shared), tick: 0 }
             })
             .collect();

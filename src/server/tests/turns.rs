@@ -29,7 +29,7 @@ fn before_a_token_a_message_is_read_for_its_type_alone() {
     client.arrives(&frame(2, &gzip(&message)));
     let (answer, _) = settled(&mut client);
     assert!(answer.contains("bytes, uncompressed"), "{answer}");
-    let most = budget::STRANGER + budget::STRANGER_STEP_MAX;
+    let most = budget::UNAUTHENTICATED + budget::UNAUTHENTICATED_STEP_MAX;
     let spent = client.spent();
     assert!(spent <= most, "{spent} units");
     for (path, open) in [

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Answer, JSON, Outcome, Pen};
+use super::{Answer, JSON, Pen, RouteOutcome};
 use crate::bridge::BridgeOutcome;
 use crate::codec::http::Request;
 use crate::dialect::{Complete, shortened};
@@ -137,7 +137,7 @@ impl Publication {
 }
 
 impl Answer<'_, '_> {
-    pub(super) fn publish(&mut self, body: Vec<u8>) -> Outcome {
+    pub(super) fn publish(&mut self, body: Vec<u8>) -> RouteOutcome {
         let grant = match self.entitled("publishing", Grant::publishes) {
             Ok(grant) => grant,
             Err(refusal) => return refusal,
@@ -186,7 +186,7 @@ impl Answer<'_, '_> {
     }
 
     /// Refuses a client that publishes too often.
-    fn admit_publish(&mut self, grant: Option<&Grant>) -> Result<(), Outcome> {
+    fn admit_publish(&mut self, grant: Option<&Grant>) -> Result<(), RouteOutcome> {
         let limits = &self.cx.config.limits;
         let Some(max) = limits.publishes else { return Ok(()) };
         let who = match grant.map(Grant::subject).filter(|subject| !subject.is_empty()) {
@@ -202,7 +202,7 @@ impl Answer<'_, '_> {
     }
 
     /// Routes a message of another protocol. The handler runs in a thread of that protocol.
-    pub(super) fn bridge(&mut self, protocol: &str, body: &[u8]) -> Outcome {
+    pub(super) fn bridge(&mut self, protocol: &str, body: &[u8]) -> RouteOutcome {
         // Messages are published on the bus, so this takes the right to publish.
         let told = format!("protocol.{protocol}");
         if let Err(refusal) = self.entitled("the bridge", |grant| grant.may_publish_type(&told)) {
@@ -255,7 +255,7 @@ impl Answer<'_, '_> {
     }
 
     /// Creates a ticket with the rights of the client.
-    pub(super) fn ticket(&mut self) -> Outcome {
+    pub(super) fn ticket(&mut self) -> RouteOutcome {
         let made = match self.grant() {
             Err(refusal) => return refusal,
             // Without authentication, clients that must send a ticket get one that is not checked.
@@ -280,7 +280,7 @@ impl Answer<'_, '_> {
         }
     }
 
-    pub(super) fn revoke(&mut self, body: &[u8]) -> Outcome {
+    pub(super) fn revoke(&mut self, body: &[u8]) -> RouteOutcome {
         if let Err(refusal) = self.entitled("the api", Grant::is_admin) {
             return refusal;
         }
@@ -309,7 +309,7 @@ impl Answer<'_, '_> {
     }
 
     /// Tells the other nodes too, and responds when the engine has accepted the message.
-    fn revoke_everywhere(&mut self, one: Revocation, count: usize) -> Outcome {
+    fn revoke_everywhere(&mut self, one: Revocation, count: usize) -> RouteOutcome {
         let failed = |pen: &Pen, why: &str| {
             pen.error(
                 503,
@@ -322,7 +322,7 @@ impl Answer<'_, '_> {
         let job = {
             let pen = pen.clone();
             Box::new(move || {
-                Made::Answer(match shared.tell_revoked(one) {
+                Made::Answer(match shared.announce_revocation(one) {
                     Ok(()) => pen.write(200, &[], &json!({ "revoked": count }).to_string()),
                     Err(error) => failed(&pen, &error.to_string()),
                 })
@@ -334,7 +334,7 @@ impl Answer<'_, '_> {
         self.work(Work { lane: NODES.to_owned(), limits, patience, bytes: 0, job, instead })
     }
 
-    fn work(&mut self, work: Work) -> Outcome {
+    fn work(&mut self, work: Work) -> RouteOutcome {
         self.cx.hold_input();
         self.cx.effects.push(Effect::Work(work));
         self.outcome()

@@ -5,7 +5,7 @@
 
 use serde_json::json;
 
-use super::{Answer, Outcome, query};
+use super::{Answer, RouteOutcome, query};
 use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
@@ -28,7 +28,7 @@ const AUTH_PROTOCOL: &str = "fanwire.auth";
 
 impl Answer<'_, '_> {
     /// Takes the user name that a client chooses, if there is no authentication.
-    fn take_name(&mut self) -> Result<(), Outcome> {
+    fn take_name(&mut self) -> Result<(), RouteOutcome> {
         if !self.cx.config.presence.is_on() || !self.cx.shared.auth.is_open() {
             return Ok(());
         }
@@ -44,7 +44,7 @@ impl Answer<'_, '_> {
     }
 
     /// Counts a stream through a proxy for the client's own address. Refuses it if the address has as many as allowed.
-    fn count_stream(&mut self) -> Result<(), Outcome> {
+    fn count_stream(&mut self) -> Result<(), RouteOutcome> {
         let config = self.cx.config;
         let (Some(max), Some(peer)) = (config.limits.connections_per_address, self.cx.view.peer()) else {
             return Ok(());
@@ -62,7 +62,7 @@ impl Answer<'_, '_> {
     }
 
     /// Refuses a stream while the server drains or is short of memory.
-    fn refuse_stream(&mut self) -> Option<Outcome> {
+    fn refuse_stream(&mut self) -> Option<RouteOutcome> {
         let (label, error) = if self.cx.shared.is_draining() {
             ("draining", "server is shutting down")
         } else if self.cx.shared.is_short_of_memory() {
@@ -74,7 +74,7 @@ impl Answer<'_, '_> {
     }
 
     /// Refuses a stream for an error in its query.
-    fn bad_query(&mut self, error: &ClientError) -> Outcome {
+    fn bad_query(&mut self, error: &ClientError) -> RouteOutcome {
         if error.code != ErrorCode::InvalidFilter {
             return self.error(error.code.status(), error.code.name(), &error.text, &[]);
         }
@@ -86,11 +86,11 @@ impl Answer<'_, '_> {
         self.json(400, &body)
     }
 
-    pub(super) fn refuse_upgrade(&mut self, error: UpgradeError) -> Outcome {
+    pub(super) fn refuse_upgrade(&mut self, error: UpgradeError) -> RouteOutcome {
         self.error(error.status(), error.label(), &error.to_string(), error.headers())
     }
 
-    pub(super) fn websocket(&mut self, dialect: Dialect, channel: String) -> Outcome {
+    pub(super) fn websocket(&mut self, dialect: Dialect, channel: String) -> RouteOutcome {
         let upgrade = match ws::check_upgrade(self.request) {
             Ok(upgrade) => upgrade,
             Err(error) => return self.refuse_upgrade(error),
@@ -150,10 +150,10 @@ impl Answer<'_, '_> {
             };
             self.cx.effects.push(Effect::Compress(compression));
         }
-        Outcome::Ws(Box::new(opening), deflate, grant)
+        RouteOutcome::Ws(Box::new(opening), deflate, grant)
     }
 
-    pub(super) fn sse(&mut self, encoding: Encoding) -> Outcome {
+    pub(super) fn sse(&mut self, encoding: Encoding) -> RouteOutcome {
         let grant = match self.grant() {
             Ok(grant) => grant,
             Err(refusal) => return refusal,
@@ -229,7 +229,7 @@ impl Answer<'_, '_> {
             encoding: stream.encoding,
             wishes: vec![(stream.filter, stream.on_lag)],
         });
-        Outcome::Sse(grant)
+        RouteOutcome::Sse(grant)
     }
 }
 
@@ -288,7 +288,7 @@ impl StreamRequest {
     fn read_lists(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
         let mut lists: [Vec<String>; 6] = Default::default();
         let mut entities = Vec::new();
-        // Counted before they are parsed.
+        // CountedConnection before they are parsed.
         let listed = ["type", "source", "stream", "execution", "correlation", "channel", "entity"];
         let count = request.query_pairs().filter(|(name, _)| listed.contains(&name.as_str())).count();
         if count > VALUES_MAX {

@@ -25,7 +25,7 @@ use crate::server::shared::resume::{Behind, behind, event_id};
 const CHUNK: usize = 64;
 
 /// Receiver of a reader's events and gaps.
-pub(crate) trait Sink {
+pub(crate) trait EventSink {
     /// Returns whether it takes no more for now.
     fn is_full(&self) -> bool;
 
@@ -163,7 +163,12 @@ impl Forward {
     }
 
     /// Continues reading.
-    pub(crate) fn step(&mut self, store: &mut Store<'_>, sink: &mut dyn Sink, budget: &mut Budget) -> Step {
+    pub(crate) fn step(
+        &mut self,
+        store: &mut Store<'_>,
+        sink: &mut dyn EventSink,
+        budget: &mut Budget,
+    ) -> Step {
         self.begin(store.now, sink);
         let share = (CHUNK / self.lanes.len().max(1)).max(1);
         let mut heads: SmallVec<[Head; 1]> = self.lanes.iter().map(|_| Head::new()).collect();
@@ -193,7 +198,7 @@ impl Forward {
     }
 
     /// Reports events that may be missing before the first one.
-    fn begin(&mut self, now: Timestamp, sink: &mut dyn Sink) {
+    fn begin(&mut self, now: Timestamp, sink: &mut dyn EventSink) {
         if let Some(since) = self.says_too_little.take() {
             sink.gap(&notice(Missed::Unknown, Some(since), None, now));
         }
@@ -293,10 +298,10 @@ impl Lane {
     }
 
     /// Notes its next event, and reports events missing before it.
-    fn pass(&mut self, event: &Event, at: &mut Option<Position>, now: Timestamp, sink: &mut dyn Sink) {
+    fn pass(&mut self, event: &Event, at: &mut Option<Position>, now: Timestamp, sink: &mut dyn EventSink) {
         let id = event.id().unwrap_or(self.after);
         let is_in_log = self.is_in_log();
-        self.tell_hole_before(id, is_in_log, now, sink);
+        self.report_hole_before(id, is_in_log, now, sink);
         self.after = id;
         if let Some(at) = at {
             at.advance_past(id);
@@ -308,7 +313,7 @@ impl Lane {
 
     /// Reports events missing before an event: those that the log has dropped, or another epoch. If the log was
     /// asked, their number is known.
-    fn tell_hole_before(&mut self, id: EventId, is_known: bool, now: Timestamp, sink: &mut dyn Sink) {
+    fn report_hole_before(&mut self, id: EventId, is_known: bool, now: Timestamp, sink: &mut dyn EventSink) {
         // Epoch 0 stands for nothing before it.
         if self.after.epoch == 0 || (id.epoch, id.sequence) == next_place(self.after) {
             return;
@@ -340,7 +345,7 @@ impl Lane {
         at: Option<&Position>,
         share: usize,
         head: &mut Head,
-        sink: &mut dyn Sink,
+        sink: &mut dyn EventSink,
     ) -> Filled {
         match self.spot {
             Spot::Over => Filled::Done,
@@ -355,7 +360,7 @@ impl Lane {
         store: &Store<'_>,
         share: usize,
         head: &mut Head,
-        sink: &mut dyn Sink,
+        sink: &mut dyn EventSink,
     ) -> Filled {
         let bus = &store.shared.bus;
         if next >= self.to {
@@ -388,7 +393,7 @@ impl Lane {
         at: Option<&Position>,
         share: usize,
         head: &mut Head,
-        sink: &mut dyn Sink,
+        sink: &mut dyn EventSink,
     ) -> Filled {
         if is_known {
             if next_place(self.after) > self.until {
@@ -409,7 +414,7 @@ impl Lane {
             sequence if !is_known => (self.after.epoch, sequence),
             _ => next_place(self.after),
         };
-        // Kept until its events are taken.
+        // RetainedLookup until its events are taken.
         let (page, _handed) = match store.page(self.shard, from) {
             Found::Page(page, handed) => (page, handed),
             Found::NotRead => return Filled::Waits(from),
@@ -461,10 +466,10 @@ impl Lane {
     }
 
     /// Continues in the ring, whatever is missing before it; ends if the ring has nothing for it.
-    fn go_to(&mut self, ring: Option<(Sequence, EventId)>, store: &Store<'_>, sink: &mut dyn Sink) {
+    fn go_to(&mut self, ring: Option<(Sequence, EventId)>, store: &Store<'_>, sink: &mut dyn EventSink) {
         match ring {
             Some((place, id)) => {
-                self.tell_hole_before(id, true, store.now, sink);
+                self.report_hole_before(id, true, store.now, sink);
                 self.after = EventId::before(id.epoch, id.shard, id.sequence);
                 self.spot = Spot::Ring(place);
             }
@@ -482,7 +487,7 @@ impl Lane {
 
     /// The log does not know the place that the client named: continues in the ring if that knows it, otherwise
     /// reports an unknown gap.
-    fn doubt(&mut self, store: &Store<'_>, at: Option<&Position>, sink: &mut dyn Sink) {
+    fn doubt(&mut self, store: &Store<'_>, at: Option<&Position>, sink: &mut dyn EventSink) {
         if self.has_ring(store) {
             match behind(store.shared, self.after, self.to) {
                 Behind::All(next) => {
@@ -513,7 +518,7 @@ impl Lane {
     }
 
     /// The log can't be read: reports its events as a recoverable gap, and continues in the ring.
-    fn give_up(&mut self, store: &Store<'_>, at: Option<&Position>, sink: &mut dyn Sink) {
+    fn give_up(&mut self, store: &Store<'_>, at: Option<&Position>, sink: &mut dyn EventSink) {
         let from = at.map_or(Since::Event(self.after), |at| Since::Position(at.clone()));
         let ring = self.ring(store);
         let last = match ring {

@@ -260,7 +260,7 @@ impl Way {
             self.look_before();
             return Filled::Again;
         }
-        // Kept until the events are taken over.
+        // RetainedLookup until the events are taken over.
         let (page, _handed) = match store.page(self.shard, place) {
             Found::Page(page, handed) => (page, handed),
             Found::NotRead => return Filled::Waits(place),

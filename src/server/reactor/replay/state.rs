@@ -13,13 +13,13 @@ use crate::server::session::past::PastReport;
 
 /// Unfinished replay.
 #[derive(Debug)]
-pub(crate) struct Replay {
+pub(crate) struct ClientReplay {
     pub(super) encoding: Encoding,
     pub(super) judge: Judge,
-    pub(super) work: Work,
+    pub(super) work: ReplayWork,
     /// Beginning of the past, reported after the client's interest has changed: pending bytes come first.
     pub(super) start: Option<PastStart>,
-    /// Report for the client; `None` for a refill.
+    /// LoopReport for the client; `None` for a refill.
     pub(super) report: Option<PastReport>,
     /// Kind of the past, as metrics name it.
     pub(super) kind: &'static str,
@@ -33,7 +33,7 @@ pub(crate) struct Replay {
 }
 
 #[derive(Debug)]
-pub(super) enum Work {
+pub(super) enum ReplayWork {
     /// Searches for the newest events.
     Newest(Newest),
     /// Reads everything after the places that the client named, or that were found.
@@ -46,9 +46,9 @@ pub(super) enum Work {
     Unknown(Option<Since>),
 }
 
-impl Replay {
+impl ClientReplay {
     /// Returns a replay without a report.
-    pub(super) fn new(encoding: Encoding, judge: Judge, work: Work, kind: &'static str) -> Self {
+    pub(super) fn new(encoding: Encoding, judge: Judge, work: ReplayWork, kind: &'static str) -> Self {
         Self {
             encoding,
             judge,
@@ -65,19 +65,19 @@ impl Replay {
 
     /// Returns whether it waits for a page of the log or for the snapshot.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.ticket.is_some() || matches!(self.work, Work::Snapshot { is_waiting: true, .. })
+        self.ticket.is_some() || matches!(self.work, ReplayWork::Snapshot { is_waiting: true, .. })
     }
 
     /// Notes that the awaited snapshot is there.
     pub(crate) fn snapshot_came(&mut self) {
-        if let Work::Snapshot { is_waiting, .. } = &mut self.work {
+        if let ReplayWork::Snapshot { is_waiting, .. } = &mut self.work {
             *is_waiting = false;
         }
     }
 
     /// Waits for the snapshot.
     pub(super) fn wait_for_snapshot(&mut self) {
-        if let Work::Snapshot { is_waiting, .. } = &mut self.work {
+        if let ReplayWork::Snapshot { is_waiting, .. } = &mut self.work {
             *is_waiting = true;
         }
     }
@@ -90,11 +90,11 @@ impl Replay {
     /// Returns the bytes that it holds, except the page that has just arrived.
     pub(crate) fn held_bytes(&self) -> usize {
         let work = match &self.work {
-            Work::Newest(newest) => newest.shards() * size_of::<Lane>(),
-            Work::Forward(forward) => forward.shards() * size_of::<Lane>(),
-            Work::Keys { numbers, .. } => numbers.capacity() * size_of::<u64>(),
-            Work::Snapshot { filter, .. } => filter.bytes().len(),
-            Work::Unknown(_) => 0,
+            ReplayWork::Newest(newest) => newest.shards() * size_of::<Lane>(),
+            ReplayWork::Forward(forward) => forward.shards() * size_of::<Lane>(),
+            ReplayWork::Keys { numbers, .. } => numbers.capacity() * size_of::<u64>(),
+            ReplayWork::Snapshot { filter, .. } => filter.bytes().len(),
+            ReplayWork::Unknown(_) => 0,
         };
         let report = self.report.as_ref().map_or(0, PastReport::held_bytes);
         size_of::<Self>() + self.judge.held_bytes() + report + work

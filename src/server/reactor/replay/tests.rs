@@ -22,7 +22,7 @@ enum Item {
     Gap(GapNotice),
 }
 
-impl Sink for Given {
+impl EventSink for Given {
     fn is_full(&self) -> bool {
         self.left == 0
     }

@@ -54,7 +54,7 @@ pub(super) struct Count {
 
 /// Record of all shards.
 #[derive(Debug, Default)]
-pub(super) struct Bygone {
+pub(super) struct KindLog {
     shards: Vec<Shard>,
     hasher: RandomState,
 }
@@ -105,7 +105,7 @@ fn kind_of(event: &Event) -> Option<Event> {
     kind.build().ok()
 }
 
-impl Bygone {
+impl KindLog {
     /// Records the kind of an event. Events of a shard come in their order.
     pub(super) fn note(&mut self, event: &Event) {
         let Some(id) = event.id() else { return };
@@ -236,44 +236,44 @@ mod tests {
         event
     }
 
-    fn count(bygone: &Bygone, filter: &Filter, from: Sequence, count: u64) -> Option<(u64, u64)> {
-        let found = bygone.count(std::slice::from_ref(filter), (7, 0), from, count, &mut 0)?;
+    fn count(kind_log: &KindLog, filter: &Filter, from: Sequence, count: u64) -> Option<(u64, u64)> {
+        let found = kind_log.count(std::slice::from_ref(filter), (7, 0), from, count, &mut 0)?;
         Some((found.least, found.most))
     }
 
     #[test]
     fn what_a_filter_wanted_of_the_past_is_counted_and_what_nobody_kept_bounds_it() {
-        let mut bygone = Bygone::default();
+        let mut kind_log = KindLog::default();
         for n in 0..10_000 {
-            bygone.note(&event(if n % 10 == 0 { "alarm.fire" } else { "tick" }, n));
+            kind_log.note(&event(if n % 10 == 0 { "alarm.fire" } else { "tick" }, n));
         }
-        assert_eq!(count(&bygone, &Filter::new().types(["alarm.*"]), 5, 9000), Some((900, 900)));
-        assert_eq!(count(&bygone, &Filter::new().types(["other"]), 0, 10_000), Some((0, 0)));
-        assert_eq!(count(&bygone, &Filter::new(), 3, 4), Some((4, 4)));
+        assert_eq!(count(&kind_log, &Filter::new().types(["alarm.*"]), 5, 9000), Some((900, 900)));
+        assert_eq!(count(&kind_log, &Filter::new().types(["other"]), 0, 10_000), Some((0, 0)));
+        assert_eq!(count(&kind_log, &Filter::new(), 3, 4), Some((4, 4)));
         // An entity's id is not kept, nor is the payload.
         let one = Filter::new().types(["alarm.*"]).entity("k", "1");
-        assert_eq!(count(&bygone, &one, 0, 100), Some((0, 10)));
-        assert_eq!(count(&bygone, &Filter::new(), 9_999, 2), None, "it has not come yet");
-        assert_eq!(bygone.count(&[Filter::new()], (8, 0), 0, 1, &mut 0), None, "another epoch");
+        assert_eq!(count(&kind_log, &one, 0, 100), Some((0, 10)));
+        assert_eq!(count(&kind_log, &Filter::new(), 9_999, 2), None, "it has not come yet");
+        assert_eq!(kind_log.count(&[Filter::new()], (8, 0), 0, 1, &mut 0), None, "another epoch");
         // A hole ends the record.
-        bygone.note(&event("tick", 10_001));
-        assert_eq!(count(&bygone, &Filter::new(), 10_001, 1), Some((1, 1)));
-        assert_eq!(count(&bygone, &Filter::new(), 9_999, 1), None);
+        kind_log.note(&event("tick", 10_001));
+        assert_eq!(count(&kind_log, &Filter::new(), 10_001, 1), Some((1, 1)));
+        assert_eq!(count(&kind_log, &Filter::new(), 9_999, 1), None);
     }
 
     #[test]
     fn it_is_bounded_whatever_comes() {
-        let mut bygone = Bygone::default();
+        let mut kind_log = KindLog::default();
         for n in 0..600_000 {
-            bygone.note(&event(if n % 3 == 0 { "a" } else { "b" }, n));
+            kind_log.note(&event(if n % 3 == 0 { "a" } else { "b" }, n));
         }
-        assert!(bygone.held_bytes() < 1 << 20, "{}", bygone.held_bytes());
-        assert_eq!(count(&bygone, &Filter::new(), 0, 1), None);
+        assert!(kind_log.held_bytes() < 1 << 20, "{}", kind_log.held_bytes());
+        assert_eq!(count(&kind_log, &Filter::new(), 0, 1), None);
         for n in 600_000..650_000 {
-            bygone.note(&event(&format!("type.{n}"), n));
+            kind_log.note(&event(&format!("type.{n}"), n));
         }
-        assert!(bygone.held_bytes() < 4 << 20, "{}", bygone.held_bytes());
-        let (least, most) = count(&bygone, &Filter::new().types(["x"]), 610_000, 20_000).expect("kept");
+        assert!(kind_log.held_bytes() < 4 << 20, "{}", kind_log.held_bytes());
+        let (least, most) = count(&kind_log, &Filter::new().types(["x"]), 610_000, 20_000).expect("kept");
         assert!(least == 0 && most > 15_000 && most <= 20_000, "{least} to {most}");
     }
 
@@ -289,7 +289,7 @@ mod tests {
             if let Some(stream) = stream {
                 filter = filter.streams([stream]);
             }
-            let mut bygone = Bygone::default();
+            let mut kind_log = KindLog::default();
             let events: Vec<Event> = types.iter().zip(0..).map(|(event_type, n)| {
                 let builder = Event::builder(event_type).stream(if n % 3 == 0 { "s1" } else { "s2" });
                 let event = builder.build().expect("valid");
@@ -297,13 +297,13 @@ mod tests {
                 event
             }).collect();
             for event in &events {
-                bygone.note(event);
+                kind_log.note(event);
             }
             let end = from + len;
             let by_definition = events.iter().zip(0..).filter(|(event, n)| {
                 (from..end).contains(n) && filter.matches(event)
             }).count() as u64;
-            let found = count(&bygone, &filter, from, len);
+            let found = count(&kind_log, &filter, from, len);
             prop_assert_eq!(found, (end <= events.len() as u64).then_some((by_definition, by_definition)));
         }
     }

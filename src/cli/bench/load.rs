@@ -257,7 +257,7 @@ impl Load {
             let pace = plan.pace(number);
             match pace {
                 ReadPace::Awake => {
-                    poll.registry().register(socket.tcp(), Token(number), Interest::READABLE)?
+                    poll.registry().register(socket.tcp(), Token(number), Interest::READABLE)?;
                 }
                 ReadPace::Slow => slow.push(number),
                 ReadPace::Never => {}

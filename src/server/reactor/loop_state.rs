@@ -467,7 +467,7 @@ impl<S: Socket> LoopState<S> {
             match conn.connection.timer(&mut cx) {
                 // It is owed an answer, which comes in time or is given up.
                 Timer::Over if self.clients.conns[slot].awaits > 0 => {
-                    self.turn.wheel.add(self.turn.tick + 10, key)
+                    self.turn.wheel.add(self.turn.tick + 10, key);
                 }
                 Timer::Over => self.remove(slot),
                 Timer::Denied(why) => {

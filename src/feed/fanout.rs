@@ -44,12 +44,12 @@ pub(crate) struct FeedDelivery {
 
 /// Record of deliveries in the encodings that the server observes.
 #[derive(Debug)]
-struct Observed {
+struct DeliveryRecord {
     is_observed: fn(Encoding) -> bool,
     deliveries: Vec<FeedDelivery>,
 }
 
-impl Observed {
+impl DeliveryRecord {
     fn is_observed(&self, encoding: Encoding) -> bool {
         (self.is_observed)(encoding)
     }
@@ -95,7 +95,7 @@ pub(crate) struct Fanout {
     shares_frames: bool,
     /// Number of the current event, by which a feed knows whether it has the event already.
     event_number: u64,
-    observed: Observed,
+    observed: DeliveryRecord,
 }
 
 impl Fanout {
@@ -115,7 +115,7 @@ impl Fanout {
             feeds_in: [0; ENCODINGS_MAX],
             shares_frames: false,
             event_number: 0,
-            observed: Observed { is_observed: |_| false, deliveries: Vec::new() },
+            observed: DeliveryRecord { is_observed: |_| false, deliveries: Vec::new() },
         }
     }
 

@@ -72,8 +72,8 @@ assert_eq!(sub.next().await, Some(Delivery::Event(1)));
 //!
 //! # 4. Other values, other guarantees
 //!
-//! [`Bus<T>`](Bus) carries any plain value ([`bus::Item`]) without an allocation, and [`Predicate`] selects among them. Where nothing
-//! may be lost, [`LosslessBus`] makes publishers wait instead. It is a separate type, so that no bus waits by oversight.
+//! [`Bus<T>`](Bus) carries any plain value ([`bus::Item`]) without an allocation, and [`Predicate`] selects among them. A [`LosslessBus`]
+//! loses nothing: it makes publishers wait instead. It is a separate type, so that no bus waits by oversight.
 //! [`bus::SoloPublisher`] is its fastest form.
 //!
 //! ```

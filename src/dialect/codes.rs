@@ -7,10 +7,10 @@
 
 use std::fmt;
 
-/// Advice to a client whose request failed or whose connection ended.
+/// Advice to a client after a failed request or an ended connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
-    /// The same request fails again.
+    /// A repeated request fails again.
     No,
     /// The client needs another token first.
     WithToken,

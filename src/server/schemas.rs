@@ -1,7 +1,7 @@
 //! JSON Schemas that payloads must keep to when they are published.
 //!
 //! Imports `catalogue`, `dialect`, `event` and `filter`. Always: compiled once, when the config is taken; a schema that is wrong refuses the
-//! config, never an event; every schema whose name matches an event's type has to hold.
+//! config, never an event; every schema with a name that matches an event's type has to hold.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,7 +21,7 @@ pub struct SchemaConfig {
     /// A folder of JSON Schemas: `task.progress.json` is for that event type, `task.*.json` for all that match the
     /// pattern. None: payloads are not checked.
     pub dir: Option<PathBuf>,
-    /// Refuse events whose type no schema is for. No.
+    /// Refuses events with a type that has no schema. Default: no.
     pub refuse_unknown: bool,
     /// Whether messages of AutoSDLC's clients and events of its types must fit the schemas of its document. Default: false.
     #[cfg(feature = "dialects")]

@@ -46,7 +46,7 @@ pub(super) fn payload_of(frame: &[u8]) -> &[u8] {
     frame.get(head..).unwrap_or_default()
 }
 
-/// Names of fields whose values are not logged, in lower case and without separators.
+/// Names of fields with values that are not logged, in lower case and without separators.
 const SECRETS: [&str; 14] = [
     "accesstoken",
     "apikey",

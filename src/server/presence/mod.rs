@@ -87,7 +87,7 @@ impl PresenceConfig {
 /// Role of one connection in a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seat {
-    /// A connection of a user who is known by name.
+    /// A connection of a named user.
     Named,
     /// A connection without a name, or beyond the users that are kept by name.
     Other,
@@ -111,7 +111,7 @@ impl Member {
     }
 }
 
-/// Outcome of a check on a user who was away.
+/// Outcome of a check on an absent user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Absence {
     /// The user is back, or had left before.
@@ -268,7 +268,7 @@ impl Presence {
         false
     }
 
-    /// Checks at the tick `by` whether a user who was away has left.
+    /// Checks at the tick `by` whether an absent user has left.
     pub(crate) fn depart(&mut self, channel: &str, user: &str, by: Tick) -> Absence {
         let Some(place) = self.channels.get_mut(channel) else { return Absence::Over };
         let Some(member) = place.members.get_mut(user) else { return Absence::Over };

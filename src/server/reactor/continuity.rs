@@ -11,7 +11,7 @@ use crate::event::{Event, EventId, Since, Timestamp};
 pub(crate) struct Continuity(BTreeMap<u16, EventId>);
 
 impl Continuity {
-    /// Of a loop that stands here in a bus that may have a past.
+    /// Begins at the reader's place in a bus that may have a past.
     pub(crate) fn behind(bus: &Bus, reader: &LoopReader) -> Self {
         let mut newest = BTreeMap::new();
         for shard in 0..bus.shards() as u16 {

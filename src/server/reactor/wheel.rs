@@ -2,7 +2,7 @@
 //! lists strung through one table.
 //!
 //! Imports nothing of ours. Always: a key waits for one tick at most, the earliest it was asked for; it fires at
-//! its tick or later, never earlier; who is removed leaves nothing behind; adding, moving and removing cost the
+//! its tick or later, never earlier; a removed key leaves nothing behind; adding, moving and removing cost the
 //! same however many there are.
 
 use crate::server::tick::Tick;
@@ -42,7 +42,7 @@ impl Wheel {
         Self { heads: vec![NONE; SLOTS].into(), entries: Vec::new(), next: now + 1, waiting: 0 }
     }
 
-    /// Asks for `key` at `tick`, at the earliest at the next one. What it was to be looked at earlier for stays.
+    /// Asks for `key` at `tick`, at the earliest at the next one. An earlier time of the key stays.
     pub(crate) fn add(&mut self, tick: Tick, key: u32) {
         let tick = tick.max(self.next);
         for absent in self.entries.len() as u32..=key {
@@ -84,7 +84,7 @@ impl Wheel {
         self.waiting -= 1;
     }
 
-    /// Moves the keys whose ticks have come to `out`.
+    /// Moves the due keys to `out`.
     pub(crate) fn advance(&mut self, now: Tick, out: &mut Vec<u32>) {
         if now < self.next {
             return;

@@ -93,7 +93,7 @@ fn post(addr: SocketAddr, path: &str, body: &str) {
     let _ = stream.write_all(request.as_bytes());
 }
 
-/// What it panics with panics again.
+/// The payload of the panic panics again when it is dropped.
 #[test]
 fn a_function_for_failures_that_panics_stops_nothing() {
     struct Again;

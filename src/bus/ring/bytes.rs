@@ -15,41 +15,6 @@ use super::slots::Ring;
 use super::{PIN_SPAN, Sequence};
 use crate::sync::atomic::{Ordering, fence};
 
-/// Maximum number of bytes that a writer holds before it settles.
-const GRAIN_MAX: u64 = 64 << 10;
-
-/// Maximum number of bytes of the bodies in a ring.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bound {
-    /// Weight above which the oldest are released...
-    high: u64,
-    /// ...until they weigh this.
-    low: u64,
-    /// Bytes that a writer may hold unsettled.
-    grain: u64,
-}
-
-impl Bound {
-    /// Creates a bound of this many bytes; 0 = no bound.
-    pub(crate) fn new(bytes: u64) -> Self {
-        if bytes == 0 {
-            return Self { high: u64::MAX, low: u64::MAX, grain: GRAIN_MAX };
-        }
-        Self { high: bytes - bytes / 64, low: bytes - bytes / 32, grain: (bytes / 4096).min(GRAIN_MAX) }
-    }
-
-    #[inline(always)]
-    pub(super) fn is_set(self) -> bool {
-        self.high != u64::MAX
-    }
-
-    /// Returns whether a writer with this many unsettled bytes must settle.
-    #[inline(always)]
-    pub(super) fn is_grain(self, unsettled: i64) -> bool {
-        unsettled.unsigned_abs() > self.grain
-    }
-}
-
 impl<C: SlotCodec> Ring<C> {
     /// Adds the bytes that a writer put in minus those it took out, and returns whether the ring is over its bound.
     pub(super) fn settle(&self, unsettled: i64) -> bool {

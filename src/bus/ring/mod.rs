@@ -2,9 +2,9 @@
 //! is in this room.
 //!
 //! The rings know nothing about events: a [`SlotCodec`] says how an item becomes the words of a slot. `slots` is one
-//! shard and `bytes` its bound in bytes. `registry` lists the participants (readers, and publishers that need a pin or
+//! shard, `bound` its bound in bytes and `bytes` how the ring holds to it. `registry` lists the participants (readers, and publishers that need a pin or
 //! wait for space) and `pin` keeps bodies alive while a reader uses them. `ring_set` holds the shards of a bus;
-//! `writer`, `reader` and `reclaim` publish to them, read them and release what was overwritten. `batch` collects items
+//! `writer`, `reader` and `reclaim` publish to them, read them and release what was overwritten (`retired`). `batch` collects items
 //! before sequences are claimed, and `gated` is the lossless ring.
 //!
 //! # Layout
@@ -55,7 +55,7 @@
 //!   of, a finished slot. The claim itself orders nothing (relaxed): it makes a sequence unique, which any
 //!   read-modify-write does, and the stamp publishes everything written under it.
 //! - E4 pin before body: pin, `SeqCst` fence, stamp -> (overwritten stamp), `SeqCst` fence, pins. Either the reader sees
-//!   the overwritten stamp, or the reclaimer sees the pin. The same fences show the reclaimer every participant that
+//!   the overwritten stamp, or the reclaimer sees the pin. These fences also show the reclaimer every participant that
 //!   could matter: it was appended and registered before the pin was set.
 //! - E5 unpin: `pin = idle` or the next pin (release) -> reclaimer's load of the pin (acquire): the last look at the body
 //!   comes before its release.
@@ -69,7 +69,7 @@
 //!   (it is not there yet), or that publisher sees the floor: it exchanges (I8), or takes out the item that it has just
 //!   published.
 //!
-//! # What can wait
+//! # Waiting
 //! Readers never hold up a publisher. One step of `publish` can wait for another *publisher*: one that the scheduler
 //! stopped between its two stamps while the others published a whole ring. After a bounded number of yields the
 //! sequence is given up (I2) and a new one claimed; readers report the hole as a gap of one. Only if a second publisher
@@ -77,6 +77,7 @@
 //! Everything else in `publish` is wait-free.
 
 mod batch;
+mod bound;
 mod bytes;
 mod cells;
 mod gated;
@@ -85,13 +86,14 @@ mod prefetch;
 mod reader;
 mod reclaim;
 mod registry;
+mod retired;
 mod ring_set;
 mod slot_codec;
 mod slots;
 mod writer;
 
 pub(crate) use batch::Batch;
-pub(crate) use bytes::Bound;
+pub(crate) use bound::Bound;
 pub(crate) use gated::{Claim, Gated, GatedReader, SpaceWaiter};
 pub(crate) use pin::{PIN_SPAN, SHARDS_MAX};
 pub(crate) use reader::RingReader;

@@ -3,7 +3,7 @@
 //! Invariant: a [`Pinned`] guard stands until it is dropped, also if the visitor panics (I4, I5 of the room).
 
 use super::Sequence;
-use super::registry::Participant;
+use super::registry::{IDLE, Participant};
 use crate::sync::CachePadded;
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -16,9 +16,6 @@ const SEQUENCE_BITS: u32 = 48;
 
 /// Maximum number of shards of a ring set.
 pub(crate) const SHARDS_MAX: usize = 1024;
-
-/// A pin over nothing. No span begins here: its shard would be 65,535, which a ring set refuses.
-pub(super) const IDLE: u64 = u64::MAX;
 
 /// Returns the word that names a sequence of a shard, in a pin or on a retired list.
 pub(super) fn pin_word(shard: usize, sequence: Sequence) -> u64 {

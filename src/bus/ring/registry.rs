@@ -1,15 +1,17 @@
-//! The registry of participants: a list that only grows, whose entries are reused.
+//! The registry of participants: a list that only grows and reuses its entries.
 //!
 //! Invariants: I6 of the room; a participant has one owner at a time.
 
 use std::sync::Arc as Count;
 
 use super::super::event_count::Waiter;
-use super::pin::IDLE;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{CachePadded, OnceLock};
 
 const BLOCK_PARTICIPANTS: usize = if cfg!(loom) { 1 } else { 16 };
+
+/// A pin over nothing, and a gate that holds no publisher. No span begins here: its shard would be 65,535, which a ring set refuses.
+pub(super) const IDLE: u64 = u64::MAX;
 
 /// Entry of a reader, or of a publisher that pins or waits.
 pub(super) struct Participant {

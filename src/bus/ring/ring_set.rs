@@ -6,10 +6,10 @@ use std::sync::Arc as Count;
 
 use super::super::barrier::Fences;
 use super::super::event_count::EventCount;
-use super::bytes::Bound;
+use super::bound::Bound;
 use super::pin::SHARDS_MAX;
-use super::reclaim::Evicted;
 use super::registry::Registry;
+use super::retired::Evicted;
 use super::slots::{Overwritten, Ring};
 use super::{Sequence, SlotCodec};
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};

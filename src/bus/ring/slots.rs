@@ -22,7 +22,7 @@
 use std::marker::PhantomData;
 
 use super::super::barrier::Fences;
-use super::bytes::Bound;
+use super::bound::Bound;
 use super::slot_codec::{SlotCodec, load_image, store_image, word_0};
 use super::{AHEAD, Sequence, prefetch};
 use crate::sync::atomic::{AtomicU64, Ordering, fence};

@@ -7,8 +7,8 @@ use std::sync::Arc as Count;
 
 use super::batch::Batch;
 use super::pin::{Pinned, pin_word};
-use super::reclaim::Retired;
 use super::registry::Participant;
+use super::retired::Retired;
 use super::slots::Overwritten;
 use super::{RingSet, Sequence, SlotCodec};
 use crate::sync::atomic::{AtomicI64, Ordering};

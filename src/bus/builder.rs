@@ -5,8 +5,8 @@
 use std::fmt;
 use std::sync::Arc as Count;
 
+use super::item::Item;
 use super::ring::{Bound, SHARDS_MAX};
-use super::{Bus, Item};
 use crate::event::{Event, Position};
 
 /// Default number of slots of a shard: 8,192.
@@ -40,7 +40,7 @@ impl Default for BusConfig {
 /// Function that returns an item's ordering key.
 pub(super) type OrderingKey<T> = Count<dyn Fn(&T) -> u64 + Send + Sync>;
 
-/// Builds a [`Bus`] or a [`LosslessBus`](super::LosslessBus).
+/// Builds a [`Bus`](super::Bus) or a [`LosslessBus`](super::LosslessBus).
 ///
 /// # Defaults
 /// - one shard of 8,192 slots, and at most 1 GiB of events in it,
@@ -175,16 +175,6 @@ impl<T: Item> BusBuilder<T> {
         self.resumed = Some(position);
         self
     }
-
-    /// Creates the bus. Allocates the rings.
-    ///
-    /// # Errors
-    /// [`BusConfigError`] if the capacity is not a power of two from 1 to 2^24, the number of shards is not from 1 to 1,024,
-    /// or several shards of plain values have no ordering key.
-    pub fn build(self) -> Result<Bus<T>, BusConfigError> {
-        self.check()?;
-        Ok(Bus::from_builder(self))
-    }
 }
 
 impl<T: Item> fmt::Debug for BusBuilder<T> {
@@ -197,7 +187,7 @@ impl<T: Item> fmt::Debug for BusBuilder<T> {
     }
 }
 
-/// Statistics of one shard at the time of [`Bus::stats`].
+/// Statistics of one shard at the time of [`Bus::stats`](super::Bus::stats).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShardStats {

@@ -5,12 +5,12 @@
 
 use smallvec::SmallVec;
 
+use super::delivery::{DeliveryRef, Gap};
 use super::event_count::Wake;
 use super::item::Item;
 use super::position::PositionError;
 use super::ring::{Peek, RingReader, RingSet, VisitEnd};
 use super::wait::Waitable;
-use super::{DeliveryRef, Gap};
 use crate::event::{Position, Sequence};
 use crate::sync::Arc;
 

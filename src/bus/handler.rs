@@ -10,17 +10,17 @@ use std::sync::{Arc as Count, Weak};
 
 use arc_swap::ArcSwap;
 
+use super::delivery::DeliveryRef;
 use super::item::Item;
 use super::panics::catch_panic;
 use super::ring::RingSet;
 use super::subscriber::Subscriber;
 use super::wait::{AdaptiveWait, Waitable};
-use super::{Bus, DeliveryRef};
 use crate::event::Event;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 
-/// Identifies a handler, for [`Bus::unsubscribe`].
+/// Identifies a handler, for [`Bus::unsubscribe`](super::Bus::unsubscribe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HandlerId(u64);
 
@@ -135,7 +135,7 @@ impl<T: Item> Handlers<T> {
         self.sync.load().iter().filter(|handler| handler.call(item)).count()
     }
 
-    fn remove(&self, id: HandlerId) -> bool {
+    pub(super) fn remove(&self, id: HandlerId) -> bool {
         let mut threads = lock(&self.threads);
         if let Some(index) = threads.iter().position(|handler| handler.id == id) {
             let handler = threads.swap_remove(index);
@@ -210,10 +210,10 @@ impl HandlerGuard {
         self.id
     }
 
-    /// Keeps the handler until [`Bus::unsubscribe`], [`Bus::clear`] or the end of the bus, and returns its id.
+    /// Keeps the handler until [`Bus::unsubscribe`](super::Bus::unsubscribe), [`Bus::clear`](super::Bus::clear) or the end of the bus, and returns its id.
     ///
     /// A handler that holds a [`Bus`] keeps it open, and the bus keeps the handler: let it hold a
-    /// [`WeakBus`](super::WeakBus) ([`Bus::downgrade`]), or end it by one of the other two.
+    /// [`WeakBus`](super::WeakBus) ([`Bus::downgrade`](super::Bus::downgrade)), or end it by one of the other two.
     pub fn detach(mut self) -> HandlerId {
         self.handlers = None;
         self.id
@@ -248,34 +248,27 @@ impl fmt::Debug for HandlerGuard {
     }
 }
 
-impl<T: Item> Bus<T> {
-    fn guard(&self, id: HandlerId, counts: Count<HandlerCounts>) -> HandlerGuard {
-        let handlers: Count<dyn Unsubscribe> = Count::<Handlers<T>>::clone(&self.0.handlers);
+impl<T: Item> Handlers<T> {
+    fn guard(self: &Count<Self>, id: HandlerId, counts: Count<HandlerCounts>) -> HandlerGuard {
+        let handlers: Count<dyn Unsubscribe> = Count::<Self>::clone(self);
         HandlerGuard { id, counts, handlers: Some(Count::downgrade(&handlers)) }
     }
 
-    /// Calls `handler` for every event that the filter lets through, from now on, in a thread of its own: a slow handler
-    /// holds up neither publishers nor other handlers, and if it falls behind by a whole ring it goes on with newer events
-    /// ([`HandlerGuard::missed`]).
-    ///
-    /// A panic, of the handler or of the filter's function, is caught and counted, and the handler goes on with the
-    /// next event.
+    /// Starts a thread that calls `handler` for what the subscriber reads.
     ///
     /// # Panics
     /// If the system cannot start a thread.
-    pub fn on(
-        &self,
-        filter: impl Into<T::Filter>,
+    pub(super) fn start(
+        self: &Count<Self>,
+        mut subscriber: Subscriber<T>,
         mut handler: impl FnMut(&T) + Send + 'static,
     ) -> HandlerGuard {
-        let handlers = &self.0.handlers;
-        let id = handlers.new_id();
+        let id = self.new_id();
         let counts = Count::<HandlerCounts>::default();
         let stop = Count::<AtomicBool>::default();
-        let mut subscriber = self.subscribe_uncounted(filter.into());
         let run = {
             let (counts, stop, panics) =
-                (Count::clone(&counts), Count::clone(&stop), Count::clone(&handlers.panics));
+                (Count::clone(&counts), Count::clone(&stop), Count::clone(&self.panics));
             move || {
                 // Relaxed: after the announcement of sleep E6 orders it (see `stop`); before it, any time will do.
                 let stopped = || stop.load(Ordering::Relaxed);
@@ -314,40 +307,27 @@ impl<T: Item> Bus<T> {
         };
         let thread = std::thread::Builder::new().name(format!("fanwire-on-{}", id.0));
         thread.spawn(run).expect("the system starts a thread, as documented");
-        lock(&handlers.threads).push(ThreadHandler { id, stop });
+        lock(&self.threads).push(ThreadHandler { id, stop });
         self.guard(id, counts)
     }
 
-    /// Calls `handler` for every event that the filter lets through, from now on, in the thread that publishes it, before
-    /// `publish` returns; `publish` returns how many such handlers took the event. For effects that must have happened when
-    /// `publish` returns; [`on`](Self::on) is better for everything else. Allocates; blocks only while another thread adds
-    /// or removes a handler.
-    ///
-    /// A panic, of the handler or of the filter's function, is caught and counted. Handlers may publish and unsubscribe.
-    /// Across threads, two events may reach a handler in another order than they have in the ring.
-    pub fn on_sync(
-        &self,
-        filter: impl Into<T::Filter>,
+    /// Adds a handler that publishers call.
+    pub(super) fn add_sync(
+        self: &Count<Self>,
+        filter: T::Filter,
         handler: impl Fn(&T) + Send + Sync + 'static,
     ) -> HandlerGuard {
-        let handlers = &self.0.handlers;
-        let id = handlers.new_id();
+        let id = self.new_id();
         let counts = Count::<HandlerCounts>::default();
         let handler = SyncHandler {
             id,
-            filter: filter.into(),
+            filter,
             call: Some(Box::new(handler)),
             counts: Count::clone(&counts),
-            all_panics: Count::clone(&handlers.panics),
+            all_panics: Count::clone(&self.panics),
         };
-        handlers.change_sync(|handlers| handlers.push(Count::new(handler)));
+        self.change_sync(|handlers| handlers.push(Count::new(handler)));
         self.guard(id, counts)
-    }
-
-    /// Ends a handler's subscription, and returns false if there is no handler of this id. Does not wait for a call that is
-    /// running.
-    pub fn unsubscribe(&self, id: HandlerId) -> bool {
-        self.0.handlers.remove(id)
     }
 }
 

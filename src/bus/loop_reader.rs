@@ -4,8 +4,8 @@
 //! - After [`LoopReader::prepare_sleep`] returned true, the next publication calls the waker.
 //! - With several shards, every loop reads the same order, and each event carries its position in it.
 
-use super::DeliveryRef;
 use super::cursor::Cursor;
+use super::delivery::DeliveryRef;
 use super::event_count::Wake;
 use super::order::{NextSegment, Order, Segment};
 use super::wait::Waitable;
@@ -59,7 +59,7 @@ struct Ordered {
 
 enum ReadItem {
     Event(Event),
-    Gap(super::Gap),
+    Gap(super::delivery::Gap),
 }
 
 impl LoopReader {

@@ -9,9 +9,9 @@ use std::sync::Arc as Count;
 use std::time::{Duration, Instant};
 
 use super::builder::{BusBuilder, BusConfigError};
+use super::epoch::new_epoch;
 use super::event_count::Wake;
 use super::item::Item;
-use super::new_epoch;
 use super::receive::{self, Look, Receive, RecvError, RecvTimeoutError, TryRecvError};
 use super::ring::{Batch, Claim, Gated, GatedReader, PIN_SPAN, SlotCodec, SpaceWaiter};
 use super::wait::{AdaptiveWait, WaitStrategy, Waitable};

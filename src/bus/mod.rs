@@ -15,12 +15,16 @@ mod adapter;
 mod barrier;
 mod builder;
 mod cursor;
+mod delivery;
+mod epoch;
 mod event_count;
 mod handler;
+mod history;
 mod item;
 #[cfg(feature = "server")]
 mod loop_reader;
 mod lossless;
+mod on;
 #[cfg(feature = "server")]
 mod order;
 mod panics;
@@ -33,30 +37,34 @@ mod ring;
 #[cfg(feature = "async")]
 mod stream;
 mod subscriber;
+mod subscriber_count;
 #[cfg(test)]
 mod tests;
 mod wait;
+mod writer_pool;
 
 use std::fmt;
 use std::sync::{Arc as Count, OnceLock, Weak};
 
-use crate::event::{Event, Position, Sequence, Timestamp};
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::event::{Event, Position, Sequence};
 #[cfg(feature = "server")]
 use crate::sync::lock;
 use crate::sync::{Arc, Mutex};
 use builder::OrderingKey;
 use cursor::Cursor;
+use epoch::new_epoch;
 use handler::Handlers;
-use publisher::WriterPool;
 use recorder::Recorder;
 use ring::RingSet;
+use subscriber_count::SubscriberCount;
+use writer_pool::WriterPool;
 
 #[cfg(feature = "async")]
 pub use adapter::AsyncAdapter;
 pub use builder::{
     BusBuilder, BusConfig, BusConfigError, BusStats, CAPACITY_DEFAULT, MAX_BYTES_DEFAULT, ShardStats,
 };
+pub use delivery::{Delivery, DeliveryRef, Gap};
 pub use handler::{HandlerGuard, HandlerId};
 pub use item::{Item, Predicate};
 #[cfg(feature = "server")]
@@ -107,102 +115,6 @@ struct BusInner<T: Item> {
     order: OnceLock<Arc<Mutex<order::Order>>>,
 }
 
-/// Number of subscribers; `None` in a subscriber that does not count.
-#[derive(Clone, Debug, Default)]
-struct SubscriberCount(Option<Count<AtomicUsize>>);
-
-impl SubscriberCount {
-    fn enter(&self) -> Self {
-        if let Some(count) = &self.0 {
-            // A statistic, here and below: no edge.
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        self.clone()
-    }
-
-    fn leave(&self) {
-        if let Some(count) = &self.0 {
-            count.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    fn count(&self) -> usize {
-        self.0.as_ref().map_or(0, |count| count.load(Ordering::Relaxed))
-    }
-}
-
-/// Consecutive sequences that a reader did not get, because it fell behind by more than the ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Gap {
-    /// Number of missing events: `to - from`. Includes events that a filter would have left out. In rare cases one was never
-    /// an event: a publisher was stopped so long that its sequence was given up.
-    pub missed: u64,
-    /// Shard of the sequences.
-    pub shard: u16,
-    /// First sequence that is missing.
-    pub from: Sequence,
-    /// First sequence after it that is not missing.
-    pub to: Sequence,
-}
-
-impl Gap {
-    /// Creates the gap of the sequences `from..to` of a shard, for tests of code that reads gaps.
-    ///
-    /// # Panics
-    /// If `from` is above `to`.
-    #[must_use]
-    pub fn new(shard: u16, from: Sequence, to: Sequence) -> Self {
-        assert!(from <= to, "a gap of sequences {from}..{to}");
-        Self { missed: to - from, shard, from, to }
-    }
-}
-
-/// Event or gap, as a subscriber yields it. These two are all there will ever be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Delivery<T = Event> {
-    /// The next event.
-    Event(T),
-    /// Events were missed here.
-    Gap(Gap),
-}
-
-/// A [`Delivery`] by reference. These two are all there will ever be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeliveryRef<'a, T = Event> {
-    /// The next event.
-    Event(&'a T),
-    /// Events were missed here.
-    Gap(Gap),
-}
-
-impl<T: Item> DeliveryRef<'_, T> {
-    /// Returns itself, unless the filter leaves it out. Gaps concern every reader.
-    #[inline]
-    fn wanted(self, filter: &T::Filter) -> Option<Self> {
-        match self {
-            Self::Event(item) if !item.is_wanted(filter) => None,
-            _ => Some(self),
-        }
-    }
-
-    /// Returns the number of sequences that it stands for.
-    fn sequences(&self) -> u64 {
-        match self {
-            Self::Event(_) => 1,
-            Self::Gap(gap) => gap.missed,
-        }
-    }
-
-    #[inline]
-    fn into_delivery(self) -> Delivery<T> {
-        match self {
-            Self::Event(item) => Delivery::Event(item.duplicate()),
-            Self::Gap(gap) => Delivery::Gap(gap),
-        }
-    }
-}
-
 impl Bus<Event> {
     /// Creates a bus of events with one shard of 8,192 slots. Allocates the ring.
     #[must_use]
@@ -223,6 +135,18 @@ impl Bus<Event> {
     }
 }
 
+impl<T: Item> BusBuilder<T> {
+    /// Creates the bus. Allocates the rings.
+    ///
+    /// # Errors
+    /// [`BusConfigError`] if the capacity is not a power of two from 1 to 2^24, the number of shards is not from 1 to 1,024,
+    /// or several shards of plain values have no ordering key.
+    pub fn build(self) -> Result<Bus<T>, BusConfigError> {
+        self.check()?;
+        Ok(Bus::from_builder(self))
+    }
+}
+
 impl<T: Item> Bus<T> {
     fn from_builder(builder: BusBuilder<T>) -> Self {
         let (epoch, first) = match builder.resumed {
@@ -236,7 +160,7 @@ impl<T: Item> Bus<T> {
             writers: WriterPool::new(&rings),
             handlers: Count::new(Handlers::new(Arc::clone(&rings))),
             recorder: Count::default(),
-            subscribers: SubscriberCount(Some(Count::default())),
+            subscribers: SubscriberCount::counting(),
             #[cfg(feature = "server")]
             order: OnceLock::new(),
             rings,
@@ -360,19 +284,6 @@ impl<T: Item> Bus<T> {
             shards,
         }
     }
-
-    /// Shows the events `from..to` of a shard that are still there to `take`, without a hole up to `to`, and returns the first
-    /// one's sequence. A shard that is not there has no events.
-    #[cfg(feature = "server")]
-    pub(crate) fn read_range(
-        &self,
-        shard: u16,
-        from: Sequence,
-        to: Sequence,
-        take: impl FnMut(&T),
-    ) -> Sequence {
-        replay::read_range(&self.0.rings, shard, from, to, take)
-    }
 }
 
 #[cfg(feature = "server")]
@@ -394,21 +305,6 @@ impl Bus<Event> {
     pub(crate) fn begin_at(&self, log: Position) {
         if let Some(order) = self.order() {
             lock(order).begin_at(self.epoch(), log);
-        }
-    }
-}
-
-/// Returns the time in microseconds, moved on if another bus has the same.
-fn new_epoch() -> u64 {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let now = Timestamp::now().0 as u64;
-    let mut last = LAST.load(Ordering::Relaxed);
-    loop {
-        let epoch = now.max(last + 1);
-        // Only its own uniqueness matters: no edge.
-        match LAST.compare_exchange(last, epoch, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => return epoch,
-            Err(other) => last = other,
         }
     }
 }

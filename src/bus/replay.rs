@@ -8,12 +8,8 @@ use smallvec::SmallVec;
 
 use super::cursor::Cursor;
 use super::item::Item;
-#[cfg(feature = "server")]
-use super::ring::RingSet;
 use super::{Bus, Delivery, DeliveryRef, PositionError};
 use crate::event::{Event, Position, Sequence};
-#[cfg(feature = "server")]
-use crate::sync::Arc;
 
 /// Iterator over the events from a position on, up to the newest at the time of the call. See [`Bus::replay`].
 pub struct Replay<T: Item = Event> {
@@ -70,43 +66,48 @@ impl<T: Item> fmt::Debug for Replay<T> {
     }
 }
 
-/// Shows a range of a shard, as [`Bus::read_range`] describes.
 #[cfg(feature = "server")]
-pub(super) fn read_range<T: Item>(
-    rings: &Arc<RingSet<T::Codec>>,
-    shard: u16,
-    from: Sequence,
-    to: Sequence,
-    take: impl FnMut(&T),
-) -> Sequence {
-    let shard = usize::from(shard);
-    let Some(ring) = rings.shards().get(shard) else { return to };
-    let mut cursor = Cursor::<T>::new(rings);
-    let to = to.min(cursor.next(shard));
-    let mut start = from.max(ring.oldest()).min(to);
-    cursor.set_next(shard, start);
-    // Collected first, because the ring may overtake the reader: then the reader begins again further on.
-    let mut events: Vec<T> = Vec::new();
-    let mut next = start;
-    while next < to {
-        let any = cursor.visit_shard(shard, |visit| {
-            match visit {
-                DeliveryRef::Event(item) => {
-                    events.push(item.duplicate());
-                    next += 1;
+impl<T: Item> Bus<T> {
+    /// Shows the events `from..to` of a shard that are still there to `take`, without a hole up to `to`, and returns the first
+    /// one's sequence. A shard that is not there has no events.
+    #[cfg(feature = "server")]
+    pub(crate) fn read_range(
+        &self,
+        shard: u16,
+        from: Sequence,
+        to: Sequence,
+        take: impl FnMut(&T),
+    ) -> Sequence {
+        let rings = &self.0.rings;
+        let shard = usize::from(shard);
+        let Some(ring) = rings.shards().get(shard) else { return to };
+        let mut cursor = Cursor::<T>::new(rings);
+        let to = to.min(cursor.next(shard));
+        let mut start = from.max(ring.oldest()).min(to);
+        cursor.set_next(shard, start);
+        // Collected first, because the ring may overtake the reader: then the reader begins again further on.
+        let mut events: Vec<T> = Vec::new();
+        let mut next = start;
+        while next < to {
+            let any = cursor.visit_shard(shard, |visit| {
+                match visit {
+                    DeliveryRef::Event(item) => {
+                        events.push(item.duplicate());
+                        next += 1;
+                    }
+                    DeliveryRef::Gap(gap) => {
+                        events.clear();
+                        next = gap.to;
+                        start = gap.to.min(to);
+                    }
                 }
-                DeliveryRef::Gap(gap) => {
-                    events.clear();
-                    next = gap.to;
-                    start = gap.to.min(to);
-                }
+                next < to
+            });
+            if !any {
+                crate::sync::thread::yield_now();
             }
-            next < to
-        });
-        if !any {
-            crate::sync::thread::yield_now();
         }
+        events.iter().for_each(take);
+        start
     }
-    events.iter().for_each(take);
-    start
 }

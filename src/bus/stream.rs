@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 
-use super::Delivery;
+use super::delivery::Delivery;
 use super::event_count::Wake;
 use super::item::Item;
 use super::lossless::{LosslessBus, LosslessSubscriber, TryPublishError};
@@ -20,25 +20,6 @@ use super::ring::SpaceWaiter;
 use super::subscriber::Subscriber;
 use super::wait::Waitable;
 use crate::event::EventId;
-
-/// Deliveries that a task may take without a wait before other tasks get a turn. A poll looks at no more events either.
-const BUDGET: usize = LOOK_MAX;
-
-/// Number of deliveries that a task took since it last waited or gave other tasks a turn.
-#[derive(Clone, Debug, Default)]
-pub(super) struct TaskBudget {
-    used: usize,
-}
-
-impl TaskBudget {
-    fn is_spent(&self) -> bool {
-        self.used >= BUDGET
-    }
-
-    fn reset(&mut self) {
-        self.used = 0;
-    }
-}
 
 /// Polls a subscriber of either bus for its next delivery.
 fn poll_next<R: Receive>(reader: &mut R, cx: &mut Context<'_>) -> Poll<Option<R::Received>> {
@@ -52,7 +33,7 @@ fn poll_next<R: Receive>(reader: &mut R, cx: &mut Context<'_>) -> Poll<Option<R:
         let before = reader.waiting().0.passed();
         match reader.look(left) {
             Look::Found(received) => {
-                reader.waiting().1.budget.used += 1;
+                reader.waiting().1.budget.spend();
                 return Poll::Ready(Some(received));
             }
             Look::Closed => return Poll::Ready(None),

@@ -7,11 +7,12 @@ use std::fmt;
 use std::time::Duration;
 
 use super::cursor::Cursor;
+use super::delivery::{Delivery, DeliveryRef};
 use super::item::Item;
 use super::position::PositionError;
 use super::receive::{self, LOOK_MAX, Look, Receive, RecvError, RecvTimeoutError, TryRecvError};
+use super::subscriber_count::SubscriberCount;
 use super::wait::{AdaptiveWait, WaitStrategy, Waitable};
-use super::{Delivery, DeliveryRef, SubscriberCount};
 use crate::event::{Event, Position, Sequence};
 
 /// A subscriber's account. At any quiet moment `seen + missed + lag` is the number of events published since it joined

@@ -6,7 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
+use crate::event::Timestamp;
 use crate::filter::Filter;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 fn numbers(capacity: usize) -> Bus<u64> {
     Bus::builder().carrying::<u64>().capacity(capacity).build().expect("valid")

@@ -11,8 +11,6 @@
 use std::time::{Duration, Instant};
 
 use super::event_count::Wake;
-#[cfg(feature = "async")]
-use super::stream::TaskBudget;
 use crate::sync::{hint, thread};
 
 /// Empty looks of one wait before a reader sleeps.
@@ -71,6 +69,35 @@ pub(super) trait Waitable {
     fn prepare_sleep(&mut self, wake: Wake) -> bool;
     /// Withdraws the announcement.
     fn cancel_sleep(&mut self);
+}
+
+/// Deliveries that a task may take without a wait before other tasks get a turn.
+#[cfg(feature = "async")]
+const BUDGET: u32 = 256;
+
+/// Number of deliveries that a task took since it last waited or gave other tasks a turn.
+#[cfg(feature = "async")]
+#[derive(Clone, Debug, Default)]
+pub(super) struct TaskBudget {
+    used: u32,
+}
+
+#[cfg(feature = "async")]
+impl TaskBudget {
+    /// Returns whether other tasks must get a turn.
+    pub(super) fn is_spent(&self) -> bool {
+        self.used >= BUDGET
+    }
+
+    /// Counts a delivery.
+    pub(super) fn spend(&mut self) {
+        self.used += 1;
+    }
+
+    /// Begins anew, after a wait or a turn of other tasks.
+    pub(super) fn reset(&mut self) {
+        self.used = 0;
+    }
 }
 
 /// A reader's wait strategy, and what it learned about publishers and other threads.

@@ -170,6 +170,8 @@ pub(crate) const CLOSE_CODES: &[CloseRow] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     fn file(path: &str) -> String {
@@ -198,11 +200,11 @@ mod tests {
     fn the_documentation_has_these_tables() {
         let mut errors = "| code | HTTP | try again | meaning |\n|---|---|---|---|\n".to_owned();
         for ErrorRow { name, status, retry, means, .. } in ErrorCode::TABLE {
-            errors += &format!("| `{name}` | {status} | {} | {means} |\n", advice(*retry));
+            let _ = writeln!(errors, "| `{name}` | {status} | {} | {means} |", advice(*retry));
         }
         let mut closes = "| close code | connect again | meaning |\n|---|---|---|\n".to_owned();
         for CloseRow { code, retry, means } in CLOSE_CODES {
-            closes += &format!("| {code} | {} | {means} |\n", advice(*retry));
+            let _ = writeln!(closes, "| {code} | {} | {means} |", advice(*retry));
         }
         let page = file("docs/errors.md");
         for table in [errors, closes] {

@@ -162,7 +162,7 @@ impl Client {
         let mut header = String::new();
         match from {
             Some(From::After(n)) => header = format!("Last-Event-ID: {}\r\n", log.entry(n).id),
-            Some(From::Unknown) => header = "Last-Event-ID: zz-7\r\n".to_owned(),
+            Some(From::Unknown) => "Last-Event-ID: zz-7\r\n".clone_into(&mut header),
             Some(From::Newest(count)) => {
                 query.push_str("&history=");
                 query.push_str(&count.to_string());

@@ -147,6 +147,8 @@ impl Event {
     /// Returns the id that the bus gave the event, or `None` before it is published.
     #[must_use]
     pub fn id(&self) -> Option<EventId> {
+        // Relaxed, here and in the rest of this file: the ring's publication edge orders the id's writes before the reads of
+        // other threads; see `EventBody`.
         let shard = self.0.shard.load(Ordering::Relaxed);
         (shard != UNPUBLISHED).then(|| EventId {
             epoch: self.0.epoch.load(Ordering::Relaxed),

@@ -31,7 +31,7 @@ use crate::event::EventId;
 use crate::filter::Filter;
 use crate::metrics::Kind;
 
-/// A request whose body is still coming.
+/// Request with an incomplete body.
 #[derive(Debug)]
 struct Receiving {
     request: Request,

@@ -6,7 +6,7 @@ let items = [];                   // newest first: { event | gap, id, size, row,
 let waiting = [];                 // newest last, not in the list yet
 let waitingBytes = 0, fresh = 0;  // fresh: events since the list was last drawn, including dropped ones
 const shown = new Map();          // event id -> item
-const openItems = new Set();        // items whose row is open
+const openItems = new Set();        // items with an open row
 let total = 0, missed = 0, isAtMost = false, isLive = false;
 let paused = false, framed = false, isFlood = false, drawnAt = 0, filling = 0, newTotal = false, newDomain = false;
 const seconds = new Array(60).fill(0);

@@ -63,7 +63,7 @@ struct Stats {
     #[serde(flatten)]
     totals: Totals,
     held_bytes: u64,
-    ledger: LedgerTotals,
+    ledger: StatsLedger,
     #[serde(default)]
     interests: Vec<InterestRow>,
     laggards: Vec<LaggardRow>,
@@ -86,7 +86,7 @@ struct Connections {
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
-struct LedgerTotals {
+struct StatsLedger {
     matched: u64,
     written: u64,
     pending: u64,
@@ -355,7 +355,7 @@ impl View {
             "\nclients  {} {DIM}({ws} ws, {sse} sse, {http} http){DIM:#}, {subscriptions} subscriptions, {feeds} feeds, {held} held",
             ws + sse
         )?;
-        let LedgerTotals { matched, written, pending, dropped, conflated } = stats.ledger;
+        let StatsLedger { matched, written, pending, dropped, conflated } = stats.ledger;
         let [matched, written, pending, dropped, conflated] =
             [matched, written, pending, dropped, conflated].map(grouped);
         writeln!(

@@ -16,7 +16,7 @@ use super::super::dice::Dice;
 use super::super::remote::{Link, Remote};
 use super::process::Process;
 use super::socket::LoadSocket;
-use super::speak::{Mix, OutgoingEvent, Selection, Site, Speak, StreamRequest, Transport, invalid};
+use super::speak::{Mix, OutgoingEvent, Selection, Site, Speak, StreamSetup, Transport, invalid};
 use super::unpack::Unpack;
 
 /// Options of a load.
@@ -202,7 +202,7 @@ fn connect_client(plan: &LoadPlan, number: usize) -> io::Result<Link> {
     link.tcp().set_nodelay(true)?;
     link.tcp().set_read_timeout(Some(SUBSCRIBE_TIMEOUT))?;
     let opening =
-        StreamRequest { site: &plan.site, transport: plan.options.transport, deflate: plan.options.deflate };
+        StreamSetup { site: &plan.site, transport: plan.options.transport, deflate: plan.options.deflate };
     plan.speak.subscribe(&mut link, opening, &plan.selection(number), number)?;
     Ok(link)
 }

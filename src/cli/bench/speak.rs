@@ -62,7 +62,7 @@ pub(super) enum Speak {
 
 /// Request that opens a client's stream.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct StreamRequest<'a> {
+pub(super) struct StreamSetup<'a> {
     pub(super) site: &'a Site,
     pub(super) transport: Transport,
     /// Whether the client asks for compressed messages.
@@ -206,11 +206,11 @@ impl Speak {
     pub(super) fn subscribe(
         self,
         socket: &mut (impl Read + Write),
-        opening: StreamRequest<'_>,
+        opening: StreamSetup<'_>,
         selection: &Selection,
         number: usize,
     ) -> io::Result<()> {
-        let StreamRequest { site, transport, deflate } = opening;
+        let StreamSetup { site, transport, deflate } = opening;
         let Site { host, base, authorization } = site;
         let path = self.path(transport);
         let request = match transport {

@@ -62,21 +62,25 @@ pub struct BridgeMessage<'a> {
 
 impl BridgeMessage<'_> {
     /// Returns the protocol that it was routed by.
+    #[must_use]
     pub fn protocol(&self) -> &str {
         self.protocol
     }
 
     /// Returns the message, a JSON object, unchanged.
+    #[must_use]
     pub fn json(&self) -> &str {
         self.text
     }
 
     /// Returns a field as JSON, unchanged. A repeated field has its last value.
+    #[must_use]
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name).map(|value| value.get())
     }
 
     /// Returns a field that is a text, decoded; `None` if it is missing or another kind of value. Allocates.
+    #[must_use]
     pub fn text(&self, name: &str) -> Option<String> {
         serde_json::from_str(self.field(name)?).ok()
     }
@@ -105,11 +109,13 @@ pub struct BridgeAnswer {
 
 impl BridgeAnswer {
     /// Returns the outcome.
+    #[must_use]
     pub fn outcome(&self) -> BridgeOutcome {
         self.outcome
     }
 
     /// Returns the handler's answer, or `{"status":"error","error":TEXT}`.
+    #[must_use]
     pub fn json(&self) -> &str {
         &self.json
     }
@@ -163,6 +169,7 @@ impl fmt::Debug for Bridge {
 
 impl Bridge {
     /// Returns a bridge without routes.
+    #[must_use]
     pub fn new(bus: &Bus) -> Self {
         Self { bus: bus.clone(), routes: Arc::default() }
     }
@@ -170,6 +177,7 @@ impl Bridge {
     /// Returns a bridge with the routes `a2a` and `mcp`, which accept every message and leave the work to subscribers
     /// of their events. They answer `{"status":"accepted","protocol":"a2a","message_id":TASK_ID}` and
     /// `{"status":"accepted","protocol":"mcp","tool":TOOL}`, with `"unknown"` if the message names none.
+    #[must_use]
     pub fn create_default(bus: &Bus) -> Self {
         let bridge = Self::new(bus);
         bridge.register_route("a2a", |message| Ok(accepted(message, "message_id", "task_id")));
@@ -205,17 +213,20 @@ impl Bridge {
     }
 
     /// Returns whether a protocol has a handler.
+    #[must_use]
     pub fn has_route(&self, protocol: &str) -> bool {
         self.routes.load().contains_key(protocol)
     }
 
     /// Returns the protocols with a handler, sorted. Allocates.
+    #[must_use]
     pub fn list_routes(&self) -> Vec<String> {
         self.routes.load().keys().cloned().collect()
     }
 
     /// Routes a message, a JSON object. Never fails: an error is an answer. Runs the handler on this thread, so it
     /// blocks for as long as the handler does.
+    #[must_use]
     pub fn route(&self, protocol: &str, message: &str) -> BridgeAnswer {
         let publish = |event| {
             self.bus.publish(event);

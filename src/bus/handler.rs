@@ -214,6 +214,7 @@ impl HandlerGuard {
     ///
     /// A handler that holds a [`Bus`] keeps it open, and the bus keeps the handler: let it hold a
     /// [`WeakBus`](super::WeakBus) ([`Bus::downgrade`](super::Bus::downgrade)), or end it by one of the other two.
+    #[allow(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn detach(mut self) -> HandlerId {
         self.handlers = None;
         self.id

@@ -25,6 +25,7 @@ pub const WORKSPACE: [&str; 4] = [FILE_CHANGED, FILE_CREATED, FILE_DELETED, GIT_
 
 /// Returns the clients' name of an event type of GatheRing's event bus: `agent.message` is `agent_message`,
 /// `workspace.file_changed` is `file_changed`, and `presence.joined` is `agent_joined`. Returns `None` for other types.
+#[must_use]
 pub fn message_type(event_type: &str) -> Option<&'static str> {
     let known = |name: &str| CIRCLE.iter().chain(&WORKSPACE).find(|known| **known == name).copied();
     known(event_type).or_else(|| {

@@ -50,11 +50,13 @@ pub struct ConfigFault {
 
 impl ConfigFault {
     /// Returns the key, such as `drain.timeout`; empty if a file can't be read or is not TOML.
+    #[must_use]
     pub fn key(&self) -> &str {
         &self.key
     }
 
     /// Returns where the value is.
+    #[must_use]
     pub fn origin(&self) -> &SettingOrigin {
         &self.origin
     }
@@ -74,6 +76,7 @@ pub struct ConfigError {
 
 impl ConfigError {
     /// Returns the faults, at least one.
+    #[must_use]
     pub fn faults(&self) -> &[ConfigFault] {
         &self.faults
     }
@@ -115,6 +118,7 @@ pub struct Sources {
 
 impl Sources {
     /// Returns sources with the defaults only.
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -223,6 +227,7 @@ impl Config {
 
     /// Returns the files and folders that settings name, with their keys. The server reads them at its start and at each
     /// reload.
+    #[must_use]
     pub fn files(&self) -> Vec<(&'static str, PathBuf)> {
         let mut config = self.clone();
         keys::rows().filter_map(|row| Some((row.path, row.file(&mut config)?))).collect()
@@ -333,17 +338,20 @@ impl Loaded {
     }
 
     /// Returns the values that were accepted but should be written differently, with what to write.
+    #[must_use]
     pub fn warnings(&self) -> &[ConfigFault] {
         &self.warnings
     }
 
     /// Returns the origin of a key's value.
+    #[must_use]
     pub fn origin(&self, key: &str) -> SettingOrigin {
         self.origins.get(key).cloned().unwrap_or(SettingOrigin::Default)
     }
 
     /// Returns the differences from `running`, and a configuration that a running server can take: the live settings
     /// of this one, the others as they are running.
+    #[must_use]
     pub fn changes_from(&self, running: &Config) -> (Vec<ConfigChange>, Config) {
         let mut new = self.config.clone();
         let mut running = running.clone();
@@ -364,6 +372,7 @@ impl Loaded {
     }
 
     /// Returns every key with its effective value as TOML and its origin. Secrets are hidden.
+    #[must_use]
     pub fn effective(&self) -> Vec<(&'static str, String, SettingOrigin)> {
         let mut config = self.config.clone();
         keys::rows().map(|row| (row.path, row.shown(&mut config), self.origin(row.path))).collect()

@@ -36,6 +36,7 @@ pub struct ConfigKey {
 }
 
 /// Returns all settings, in the order of the documentation. Allocates.
+#[must_use]
 pub fn keys() -> Vec<ConfigKey> {
     let mut config = Config::default();
     let all = GROUPS.iter().flat_map(|group| group.rows.iter().map(|row| (group.heading, row)));
@@ -59,6 +60,7 @@ fn key(heading: &'static str, row: &'static KeyRow, config: &mut Config) -> Conf
 }
 
 /// Returns a TOML file with every default, and a comment on each setting.
+#[must_use]
 pub fn defaults_toml() -> String {
     let mut out = String::from(
         "# Fanwire's settings with their defaults. A flag goes before an environment variable, that before this\n\

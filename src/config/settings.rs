@@ -72,17 +72,20 @@ impl Default for Config {
 
 impl Config {
     /// Returns the maximum memory of a program with this configuration, line by line.
+    #[must_use]
     pub fn worst_case(&self) -> Vec<MemoryLine> {
         self.server.worst_case(&self.bus)
     }
 
     /// Returns the sum of [`worst_case`](Self::worst_case), in bytes.
+    #[must_use]
     pub fn worst_case_bytes(&self) -> u64 {
         self.worst_case().iter().fold(0, |sum, line| sum.saturating_add(line.bytes()))
     }
 
     /// Describes which web pages may use the server and by which host names it may be called, each as a subject and a
     /// text. Blocks while a host name in `listen` is looked up.
+    #[must_use]
     pub fn access(&self) -> [(&'static str, String); 2] {
         let is_local = self.listen.to_socket_addrs().is_ok_and(|mut addresses| {
             addresses.next().is_some_and(|address| address.ip().to_canonical().is_loopback())

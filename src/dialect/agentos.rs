@@ -72,7 +72,7 @@ pub(super) fn open(query: &[(String, String)]) -> Result<Opening, String> {
 }
 
 #[derive(Deserialize)]
-struct MessageIn<'a> {
+struct AgentosMessage<'a> {
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -94,7 +94,9 @@ impl WireProtocol for Agentos {
         if text.eq_ignore_ascii_case("ping") {
             return ClientMessage { kind: "ping", asked: Asked::Bare, command: Ok(Command::Ping) };
         }
-        let Ok(message) = serde_json::from_str::<MessageIn<'_>>(text) else { return nothing(Asked::Silent) };
+        let Ok(message) = serde_json::from_str::<AgentosMessage<'_>>(text) else {
+            return nothing(Asked::Silent);
+        };
         let (kind, command) = match &*message.kind {
             "ping" => ("ping", Ok(Command::Ping)),
             "auth" => match message.token {

@@ -98,6 +98,7 @@ impl Event {
     }
 
     /// Returns the event as it is delivered natively: a JSON object, with its `event_id` once the event is published.
+    #[must_use]
     pub fn to_json(&self) -> String {
         let mut out = String::with_capacity(256 + self.payload().len());
         write_event(self, &mut out);

@@ -48,24 +48,24 @@ pub(super) fn open(place: Place) -> Opening {
 
 /// A message's fields in their order, each as its text; the type apart.
 #[derive(Default)]
-struct MessageIn<'a> {
+struct GatheringMessage<'a> {
     kind: Option<Cow<'a, str>>,
     token: Option<Cow<'a, str>>,
     fields: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for MessageIn<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for GatheringMessage<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = MessageIn<'de>;
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = GatheringMessage<'de>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<MessageIn<'de>, A::Error> {
-                let mut message = MessageIn::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<GatheringMessage<'de>, A::Error> {
+                let mut message = GatheringMessage::default();
                 while let Some(Word(name)) = map.next_key()? {
                     let value: &RawValue = map.next_value()?;
                     let text = || serde_json::from_str::<Word<'de>>(value.get()).ok().map(|word| word.0);
@@ -81,7 +81,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for MessageIn<'a> {
                 Ok(message)
             }
         }
-        deserializer.deserialize_map(Fields)
+        deserializer.deserialize_map(FieldsVisitor)
     }
 }
 
@@ -91,7 +91,7 @@ struct Word<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// A message's type and token.
 #[derive(Deserialize)]
-struct GlanceIn<'a> {
+struct GatheringGlance<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -116,10 +116,10 @@ impl WireProtocol for Gathering {
             Incoming::Binary(bytes) => std::str::from_utf8(bytes).ok(),
         };
         let invalid = || Err(ClientError::invalid("not an object"));
-        let (kind, command) = match text.map(serde_json::from_str::<GlanceIn<'_>>) {
+        let (kind, command) = match text.map(serde_json::from_str::<GatheringGlance<'_>>) {
             None if message.len() > bytes_max => (UNKNOWN, Ok(Command::Withheld)),
             None | Some(Err(_)) => (UNKNOWN, invalid()),
-            Some(Ok(GlanceIn { kind, token })) => match (kind.as_deref(), token) {
+            Some(Ok(GatheringGlance { kind, token })) => match (kind.as_deref(), token) {
                 (None | Some(""), _) => (UNKNOWN, Err(ClientError::invalid("no type"))),
                 (Some("ping"), _) => ("ping", Ok(Command::Ping)),
                 (Some("pong"), _) => ("pong", Ok(Command::Nothing)),
@@ -183,7 +183,7 @@ fn read(text: &str, place: &Place) -> (&'static str, Result<Command, ClientError
     if let Err(error) = json::minify(text, &mut whole) {
         return (UNKNOWN, Err(ClientError::invalid(error.to_string())));
     }
-    let Ok(message) = serde_json::from_str::<MessageIn<'_>>(&whole) else {
+    let Ok(message) = serde_json::from_str::<GatheringMessage<'_>>(&whole) else {
         return (UNKNOWN, Err(ClientError::invalid("not an object")));
     };
     match message.kind.as_deref() {

@@ -39,7 +39,7 @@ pub(super) fn open(query: &[(String, String)]) -> Opening {
 }
 
 #[derive(Deserialize, Default)]
-struct MessageIn<'a> {
+struct HiveMessage<'a> {
     #[serde(borrow)]
     action: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -59,7 +59,7 @@ fn in_any_case(name: &str) -> [Pattern; 3] {
     [Pattern::new(name), Pattern::new(name.to_lowercase()), Pattern::new(name.to_uppercase())]
 }
 
-impl MessageIn<'_> {
+impl HiveMessage<'_> {
     fn command(self) -> (&'static str, Result<Command, ClientError>) {
         let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
         match &*self.action {
@@ -98,7 +98,7 @@ impl MessageIn<'_> {
 
 /// A message's action and token.
 #[derive(Deserialize)]
-struct GlanceIn<'a> {
+struct HiveGlance<'a> {
     #[serde(borrow)]
     action: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -119,7 +119,7 @@ fn fields<'a, T: Deserialize<'a>>(message: Incoming<'a>) -> Result<T, ClientErro
 
 impl WireProtocol for Hive {
     fn read(&self, message: Incoming<'_>, _: &Place, _: usize) -> ClientMessage {
-        let (kind, command) = match fields::<MessageIn<'_>>(message) {
+        let (kind, command) = match fields::<HiveMessage<'_>>(message) {
             Ok(message) => message.command(),
             Err(error) => (UNKNOWN, Err(error)),
         };
@@ -130,13 +130,15 @@ impl WireProtocol for Hive {
         let (kind, command) = if message.len() > bytes_max {
             (UNKNOWN, Ok(Command::Withheld))
         } else {
-            match fields::<GlanceIn<'_>>(message) {
-                Ok(GlanceIn { action, .. }) if action == "subscribe" => ("subscribe", Ok(Command::Withheld)),
-                Ok(GlanceIn { action, .. }) if action == "unsubscribe" => {
+            match fields::<HiveGlance<'_>>(message) {
+                Ok(HiveGlance { action, .. }) if action == "subscribe" => {
+                    ("subscribe", Ok(Command::Withheld))
+                }
+                Ok(HiveGlance { action, .. }) if action == "unsubscribe" => {
                     ("unsubscribe", Ok(Command::Withheld))
                 }
-                Ok(GlanceIn { action, token }) => {
-                    MessageIn { action, token, ..MessageIn::default() }.command()
+                Ok(HiveGlance { action, token }) => {
+                    HiveMessage { action, token, ..HiveMessage::default() }.command()
                 }
                 Err(error) => (UNKNOWN, Err(error)),
             }

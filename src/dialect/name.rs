@@ -40,6 +40,7 @@ impl Dialect {
     ];
 
     /// Returns the name in options and configuration.
+    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Native => "native",

@@ -31,7 +31,7 @@ pub(crate) const PROTOCOL: &str = "fanwire.v1";
 pub(super) struct Native;
 
 #[derive(Deserialize)]
-struct MessageIn<'a> {
+struct NativeMessage<'a> {
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -43,7 +43,7 @@ struct MessageIn<'a> {
 /// A message without unknown keys.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct UsualMessageIn<'a> {
+struct UsualNativeMessage<'a> {
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -62,10 +62,10 @@ struct UsualMessageIn<'a> {
 /// Keys of a client's message.
 const MESSAGE_KEYS: [&str; 6] = ["type", "payload", "message_id", "timestamp", "correlation_id", "position"];
 
-impl<'a> MessageIn<'a> {
+impl<'a> NativeMessage<'a> {
     /// Reads a message, and checks it for unknown keys if it asks for something.
     fn read(text: &'a str) -> Result<(Self, Result<(), ClientError>), serde_json::Error> {
-        if let Ok(UsualMessageIn { kind, payload, message_id, .. }) = serde_json::from_str(text) {
+        if let Ok(UsualNativeMessage { kind, payload, message_id, .. }) = serde_json::from_str(text) {
             return Ok((Self { kind, payload, message_id }, Ok(())));
         }
         let message: Self = serde_json::from_str(text)?;
@@ -76,7 +76,7 @@ impl<'a> MessageIn<'a> {
 
 #[derive(Deserialize)]
 #[serde(untagged, deny_unknown_fields, expecting = "an entity is \"kind:id\", or an object of kind and id")]
-enum EntityIn {
+enum EntityValue {
     /// `kind:id`.
     Text(String),
     Pair {
@@ -85,7 +85,7 @@ enum EntityIn {
     },
 }
 
-impl EntityIn {
+impl EntityValue {
     fn into_pair(self) -> (String, String) {
         let or_any = |part: Option<String>| part.filter(|p| !p.is_empty()).unwrap_or_else(|| "**".to_owned());
         match self {
@@ -118,7 +118,7 @@ const SUBSCRIBE_KEYS: [&str; 16] = [
 /// Payload of a `subscribe`. Unknown keys are refused: a slip would otherwise be a subscription to everything.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
-struct SubscribeIn {
+struct NativeSubscribe {
     subscription_id: Option<String>,
     event_types: Option<Strings>,
     sources: Option<Strings>,
@@ -126,7 +126,7 @@ struct SubscribeIn {
     correlation_ids: Option<Strings>,
     stream_ids: Option<Strings>,
     execution_ids: Option<Strings>,
-    entities: Option<Bounded<EntityIn>>,
+    entities: Option<Bounded<EntityValue>>,
     channels: Option<Strings>,
     filter: Option<String>,
     since: Option<String>,
@@ -139,7 +139,7 @@ struct SubscribeIn {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct NamesIn {
+struct NativeNames {
     subscription_id: Option<String>,
     action: Option<String>,
     channel: Option<String>,
@@ -158,7 +158,7 @@ fn read_message(text: &str) -> ClientMessage {
     if !text.trim_ascii_start().starts_with('{') || !json::nests_within_limit(text) {
         return broken("not a JSON object");
     }
-    let Ok((message, is_known)) = MessageIn::read(text) else {
+    let Ok((message, is_known)) = NativeMessage::read(text) else {
         let is_json = json::minify(text, &mut String::new()).is_ok();
         return broken(if is_json { "no type" } else { "not a JSON object" });
     };
@@ -201,7 +201,7 @@ const KINDS: [&str; 9] =
     ["subscribe", "unsubscribe", "request", "refill", "ping", "publish", "auth", "ack", "pong"];
 
 fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
-    let names = || serde_json::from_str::<NamesIn>(payload).map_err(|error| bad_payload(&error));
+    let names = || serde_json::from_str::<NativeNames>(payload).map_err(|error| bad_payload(&error));
     // serde would accept an array of the fields in order.
     let is_list = payload.trim_ascii_start().starts_with('[');
     if matches!(kind, "unsubscribe" | "request" | "refill") {
@@ -217,11 +217,11 @@ fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
             None => Err(ClientError::new(ErrorCode::InvalidPayload, "subscription_id is missing")),
         },
         "request" => match names()? {
-            NamesIn { action: Some(action), channel, .. } if action == "presence" => match channel {
+            NativeNames { action: Some(action), channel, .. } if action == "presence" => match channel {
                 Some(channel) => Ok(Command::Presence { channel }),
                 None => Err(ClientError::new(ErrorCode::InvalidPayload, "channel is missing")),
             },
-            NamesIn { action, .. } => Ok(Command::Request { action: action.unwrap_or_default() }),
+            NativeNames { action, .. } => Ok(Command::Request { action: action.unwrap_or_default() }),
         },
         "refill" => match names()?.since.as_deref().map(str::parse) {
             Some(Ok(since)) => Ok(Command::Refill { since }),
@@ -250,7 +250,7 @@ fn bad_payload(error: &serde_json::Error) -> ClientError {
 }
 
 pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
-    let input: SubscribeIn = serde_json::from_str(payload).map_err(|error| {
+    let input: NativeSubscribe = serde_json::from_str(payload).map_err(|error| {
         let unknown = refuse_unknown("payload", "subscribe", payload, &SUBSCRIBE_KEYS);
         unknown.err().unwrap_or_else(|| bad_payload(&error))
     })?;
@@ -271,7 +271,7 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         .streams(list(input.stream_ids))
         .executions(list(input.execution_ids))
         .channels(list(input.channels))
-        .entities(input.entities.unwrap_or_default().0.into_iter().map(EntityIn::into_pair));
+        .entities(input.entities.unwrap_or_default().0.into_iter().map(EntityValue::into_pair));
     // The text narrows the lists.
     let filter = match input.filter {
         Some(text) => filter.try_and(&text.parse()?)?,
@@ -381,7 +381,7 @@ impl WireProtocol for Native {
             Incoming::Text(text) if text.trim_ascii_start().starts_with('{') => text,
             _ => return said(UNKNOWN, Asked::Silent, Err(ClientError::invalid("not a JSON object"))),
         };
-        let Ok(message) = serde_json::from_str::<MessageIn<'_>>(text) else {
+        let Ok(message) = serde_json::from_str::<NativeMessage<'_>>(text) else {
             return said(UNKNOWN, Asked::Silent, Err(ClientError::invalid("no type")));
         };
         let kind = KINDS.iter().find(|kind| **kind == message.kind).copied().unwrap_or(UNKNOWN);
@@ -493,7 +493,7 @@ mod tests {
 
     #[test]
     fn the_keys_of_a_subscribe_are_those_that_are_read() {
-        let error = serde_json::from_str::<SubscribeIn>(r#"{"no such key":1}"#).err().expect("an error");
+        let error = serde_json::from_str::<NativeSubscribe>(r#"{"no such key":1}"#).err().expect("an error");
         let named: Vec<String> = error.to_string().split('`').skip(3).step_by(2).map(str::to_owned).collect();
         assert_eq!(named, SUBSCRIBE_KEYS, "what serde says: {error}");
     }

@@ -64,6 +64,7 @@ impl MessageType {
     ];
 
     /// Returns the type's word in messages.
+    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Subscribe => "subscribe",
@@ -117,7 +118,7 @@ pub struct Message {
 }
 
 #[derive(Deserialize)]
-struct MessageIn<'a> {
+struct MessageFields<'a> {
     #[serde(rename = "type")]
     kind: String,
     #[serde(borrow, default)]
@@ -159,7 +160,7 @@ impl Message {
     ///
     /// Fails if the text is no JSON object, the type is unknown, or the payload is no object.
     pub fn from_json(json: &str) -> Result<Self, MessageError> {
-        let input: MessageIn<'_> =
+        let input: MessageFields<'_> =
             serde_json::from_str(json).map_err(|error| MessageError(error.to_string()))?;
         let kind = MessageType::ALL.into_iter().find(|kind| kind.name() == input.kind);
         let kind = kind.ok_or_else(|| MessageError(format!("type {}", shortened(&input.kind))))?;
@@ -171,6 +172,7 @@ impl Message {
     }
 
     /// Returns the message as JSON, on one line.
+    #[must_use]
     pub fn to_json(&self) -> String {
         let word = |word: &str| {
             let mut out = String::with_capacity(word.len() + 2);
@@ -202,6 +204,7 @@ impl Subscription {
     }
 
     /// Returns the subscription's id.
+    #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -222,11 +225,13 @@ impl Subscription {
     }
 
     /// Returns whether the event matches the filter.
+    #[must_use]
     pub fn matches(&self, event: &Event) -> bool {
         self.filter.matches(event)
     }
 
     /// Returns the subscription as the payload of a `subscribe`, which is also the form in lists.
+    #[must_use]
     pub fn to_json(&self) -> String {
         let mut text = String::new();
         native::describe(&self.id, &self.filter, &mut text);
@@ -330,26 +335,31 @@ impl Protocol {
     }
 
     /// Returns the number of subscriptions.
+    #[must_use]
     pub fn subscription_count(&self) -> usize {
         self.subscriptions.len()
     }
 
     /// Returns the subscriptions, oldest first.
+    #[must_use]
     pub fn list_subscriptions(&self) -> &[Subscription] {
         &self.subscriptions
     }
 
     /// Returns the subscription with this id.
+    #[must_use]
     pub fn get_subscription(&self, id: &str) -> Option<&Subscription> {
         self.subscriptions.iter().find(|subscription| subscription.id == id)
     }
 
     /// Returns the ids of the subscriptions that match this event.
+    #[must_use]
     pub fn should_deliver(&self, event: &Event) -> Vec<&str> {
         self.subscriptions.iter().filter(|s| s.matches(event)).map(|s| s.id.as_str()).collect()
     }
 
     /// Returns the message that delivers an event.
+    #[must_use]
     pub fn create_event_message(&self, event: &Event) -> Message {
         let mut payload = String::with_capacity(256 + event.payload().len());
         envelope::write_event(event, &mut payload);

@@ -26,11 +26,11 @@ use crate::sync::{Arc, Mutex, lock};
 #[derive(Clone, Debug)]
 pub struct SseBridge {
     max: usize,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<SseBuffer>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct SseBuffer {
     buffer: VecDeque<String>,
     count: u64,
 }
@@ -44,8 +44,9 @@ impl Default for SseBridge {
 
 impl SseBridge {
     /// Creates a bridge that keeps the newest `max_buffer` events; at least one.
+    #[must_use]
     pub fn new(max_buffer: usize) -> Self {
-        Self { max: max_buffer.max(1), state: Arc::new(Mutex::new(State::default())) }
+        Self { max: max_buffer.max(1), state: Arc::new(Mutex::new(SseBuffer::default())) }
     }
 
     /// Adds an event. A full buffer drops its oldest event. Takes a lock for a short time.
@@ -60,6 +61,7 @@ impl SseBridge {
     }
 
     /// Returns the buffered texts, oldest first. They stay in the buffer.
+    #[must_use]
     pub fn stream(&self) -> Vec<String> {
         lock(&self.state).buffer.iter().cloned().collect()
     }
@@ -70,16 +72,19 @@ impl SseBridge {
     }
 
     /// Returns the number of events in the buffer.
+    #[must_use]
     pub fn buffer_size(&self) -> usize {
         lock(&self.state).buffer.len()
     }
 
     /// Returns the number of events ever added.
+    #[must_use]
     pub fn event_count(&self) -> u64 {
         lock(&self.state).count
     }
 
     /// Returns the headers of the HTTP response that carries the stream.
+    #[must_use]
     pub fn headers(&self) -> [(&'static str, &'static str); 4] {
         HEADERS
     }

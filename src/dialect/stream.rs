@@ -15,6 +15,7 @@ pub const HEADERS: [(&str, &str); 4] = [
 
 /// Returns an event as SSE text: `event`, `data`, `id` (once the event is published) and an empty line. The name defaults to
 /// the event's type.
+#[must_use]
 pub fn format_sse_event(event: &Event, event_name: Option<&str>) -> String {
     let mut frame = Vec::new();
     put_event(event, Some(event_name.unwrap_or(event.event_type())), None, &mut frame);

@@ -44,6 +44,7 @@ pub struct Ingest {
 
 impl Ingest {
     /// Returns the channel or subject.
+    #[must_use]
     pub fn channel(&self) -> &str {
         &self.channel
     }

@@ -58,6 +58,7 @@ pub enum Form {
 }
 
 /// Returns the event's frame as a native WebSocket message.
+#[must_use]
 pub fn native_frame(event: &Event) -> Bytes {
     Encoding::NativeWs.encode(event, None)
 }
@@ -74,12 +75,14 @@ pub struct Fan {
 
 impl Fan {
     /// Returns a fan-out to `members` WebSocket clients. The n-th wants the types `kind{n % interests}.*`.
+    #[must_use]
     pub fn new(members: u32, interests: u32) -> Self {
         let filter = |conn| Filter::new().types([format!("kind{}.*", conn % interests)]);
         Self::with(members, Encoding::NativeWs, Compression::None, filter)
     }
 
     /// Returns a fan-out to `members` clients that want every event, in this form.
+    #[must_use]
     pub fn compressed(members: u32, form: Form) -> Self {
         let (encoding, compression) = match form {
             Form::Plain => (Encoding::NativeWs, Compression::None),
@@ -143,16 +146,19 @@ impl Fan {
     }
 
     /// Returns the number of bytes written so far.
+    #[must_use]
     pub fn written_bytes(&self) -> u64 {
         self.tally.bytes
     }
 
     /// Returns the number of frames compressed so far.
+    #[must_use]
     pub fn deflates(&self) -> u64 {
         self.metrics.deflates.get()
     }
 
     /// Returns the number of write calls so far.
+    #[must_use]
     pub fn writes(&self) -> u64 {
         self.tally.writes
     }

@@ -13,7 +13,7 @@ use prometheus_client::metrics::MetricType;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Debug)]
-struct Buckets {
+struct HistogramCells {
     /// Upper bounds of all buckets but the last, in the small unit.
     bounds: Box<[u64]>,
     /// Observations per bucket: one more than there are bounds.
@@ -25,7 +25,7 @@ struct Buckets {
 
 /// Counts of observations in buckets. Clones share the counts.
 #[derive(Clone, Debug)]
-pub(crate) struct FastHistogram(Arc<Buckets>);
+pub(crate) struct FastHistogram(Arc<HistogramCells>);
 
 impl FastHistogram {
     /// Creates `count` buckets and one for the rest. The first ends at `first`, each further one at `factor` times the bound
@@ -33,12 +33,12 @@ impl FastHistogram {
     pub(super) fn new(first: u64, factor: u64, count: u32, scale: f64) -> Self {
         let bounds: Box<[u64]> = (0..count).map(|nth| first * factor.pow(nth)).collect();
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self(Arc::new(Buckets { bounds, counts, sum: AtomicU64::new(0), scale }))
+        Self(Arc::new(HistogramCells { bounds, counts, sum: AtomicU64::new(0), scale }))
     }
 
     /// Counts a value that was seen `times` times.
     pub(crate) fn observe(&self, value: u64, times: u64) {
-        let Buckets { bounds, counts, sum, .. } = &*self.0;
+        let HistogramCells { bounds, counts, sum, .. } = &*self.0;
         let bucket = bounds.partition_point(|bound| *bound < value);
         // Relaxed, and so where they are read: counts on their own.
         counts[bucket].fetch_add(times, Ordering::Relaxed);
@@ -48,7 +48,7 @@ impl FastHistogram {
 
 impl EncodeMetric for FastHistogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        let Buckets { bounds, counts, sum, scale } = &*self.0;
+        let HistogramCells { bounds, counts, sum, scale } = &*self.0;
         let bounds = bounds.iter().map(|bound| *bound as f64 / scale).chain([f64::INFINITY]);
         // No edge: a scrape may stand between two counts.
         let counts = counts.iter().map(|count| count.load(Ordering::Relaxed));

@@ -28,6 +28,7 @@ pub struct Server;
 
 impl Server {
     /// Starts describing a server of this bus.
+    #[must_use]
     pub fn builder(bus: &Bus) -> ServerBuilder {
         ServerBuilder {
             bus: bus.clone(),
@@ -115,7 +116,7 @@ impl ServerBuilder {
     }
 
     /// Sets the bridge of `POST /bridge/{protocol}`. Default: one with the routes `a2a` and `mcp`. Handlers run in threads of
-    /// their own ([`BridgeConfig`]), and may block.
+    /// their own ([`BridgeConfig`](super::BridgeConfig)), and may block.
     pub fn bridge(mut self, bridge: &Bridge) -> Self {
         self.bridge = Some(bridge.clone());
         self
@@ -133,6 +134,11 @@ impl ServerBuilder {
     ///
     /// Without authentication it serves this machine only: another address is an error
     /// ([`ServerError::is_unguarded`]) unless the config says `insecure`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the address can't be bound, a file of the config can't be read or is wrong, the engine's log is refused, or the
+    /// server would be open to others without authentication.
     pub fn spawn(self) -> Result<ServerHandle, ServerError> {
         #[cfg(unix)]
         let mut inheritance = self.inheritance;

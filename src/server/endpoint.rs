@@ -43,11 +43,13 @@ impl Endpoint {
     }
 
     /// Its path.
+    #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
     /// Returns the endpoint's dialect.
+    #[must_use]
     pub fn dialect(&self) -> Dialect {
         self.dialect
     }
@@ -129,6 +131,7 @@ impl Preset {
     ];
 
     /// Returns the name in options and configuration.
+    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
@@ -145,6 +148,7 @@ impl Preset {
     }
 
     /// Returns the path and dialect of the system's clients.
+    #[must_use]
     pub fn endpoint(self) -> Endpoint {
         match self {
             Self::Native => Endpoint::new("/ws", Dialect::Native),
@@ -161,6 +165,7 @@ impl Preset {
     }
 
     /// Returns the preset of this name.
+    #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|preset| preset.name() == name)
     }

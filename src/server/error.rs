@@ -72,11 +72,13 @@ impl ServerError {
     }
 
     /// Returns the kind of the error.
+    #[must_use]
     pub fn kind(&self) -> ServerErrorKind {
         self.kind
     }
 
     /// Returns the panic that ended a thread of the server, and so the server; `None` for a failure before it ran.
+    #[must_use]
     pub fn thread_failure(&self) -> Option<&ThreadFailure> {
         self.failure.as_ref()
     }

@@ -31,6 +31,7 @@ impl fmt::Debug for Liveness {
 
 impl Liveness {
     /// Whether every loop begins another turn within so long, when it is asked to. Blocks until then.
+    #[must_use]
     pub fn check(&self, within: Duration) -> bool {
         let beats = || self.shared.loops.beats.iter().map(|beat| beat.load(Ordering::Relaxed));
         let before: Vec<u64> = beats().collect();
@@ -64,6 +65,7 @@ impl fmt::Debug for ServerHandle {
 
 impl ServerHandle {
     /// Returns the server's address, with the chosen port if 0 was requested.
+    #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
@@ -75,13 +77,17 @@ impl ServerHandle {
         self.shared.lifecycle.withdrawn.store(true, Ordering::Relaxed);
     }
 
-    /// Gives all that this server has to a successor, a process that calls [`Inheritance::claim`] at the other end of
+    /// Gives all that this server has to a successor, a process that calls [`Inheritance::claim`](super::Inheritance::claim) at the other end of
     /// this socket: the rings, the listening sockets, and the clients with what they are owed. Clients with TLS can't
     /// move: they are told to come back, as by [`drain`](Self::drain). Answers how many moved; then only
     /// [`join`](Self::join) is left to do. Blocks for some seconds at the most once the successor is ready.
     ///
     /// After a failure this server goes on with all its state; before that `give_up` is called, which must make sure that the
     /// successor has ended. Publish nothing on the bus meanwhile: the events may reach no client.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the successor does not answer in time, is of another kind, or the socket breaks. This server then continues.
     #[cfg(unix)]
     pub fn hand_over(
         &self,
@@ -94,11 +100,13 @@ impl ServerHandle {
 
     /// Returns the subscriptions of the AutoSDLC client with this `clientId`; empty if there is no such client here.
     #[cfg(feature = "dialects")]
+    #[must_use]
     pub fn client_subscriptions(&self, client_id: &str) -> Vec<ClientSubscription> {
         self.shared.clients.observers.autosdlc.clients.of(client_id)
     }
 
     /// Returns a handle that reports whether the loops turn.
+    #[must_use]
     pub fn liveness(&self) -> Liveness {
         Liveness { shared: Arc::clone(&self.shared) }
     }
@@ -122,6 +130,10 @@ impl ServerHandle {
     ///
     /// Clients with a token, key or subject that no longer counts are closed before the next event. On an error nothing
     /// has changed.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a file of the config can't be read or is wrong; then nothing has changed.
     pub fn reload(&self, config: ServerConfig) -> Result<(), ServerError> {
         let config = Prepared::new(config).map_err(ServerError::configuration)?;
         #[cfg(feature = "auth")]
@@ -134,6 +146,10 @@ impl ServerHandle {
 
     /// Waits until every loop has ended. Blocks. Returns what ended a thread of the server early, if one was
     /// ([`ServerError::thread_failure`]): the other loops have ended too then.
+    ///
+    /// # Errors
+    ///
+    /// Returns the failure that ended a thread of the server early, if there was one.
     pub fn join(self) -> Result<(), ServerError> {
         for thread in self.threads {
             // A panic is caught in its thread, and stands in the alarm.

@@ -89,6 +89,7 @@ impl OneClient {
     /// # Panics
     ///
     /// Never, but for want of memory.
+    #[must_use]
     pub fn new(is_locked: bool) -> Self {
         #[cfg_attr(not(feature = "auth"), expect(unused_mut))]
         let mut config = ServerConfig::default();
@@ -117,6 +118,7 @@ impl OneClient {
     }
 
     /// As [`new`](Self::new), with a WebSocket at this path.
+    #[must_use]
     pub fn at(path: &str, is_locked: bool) -> Self {
         let mut client = Self::new(is_locked);
         client.upgrade(path);
@@ -215,6 +217,7 @@ impl OneClient {
 }
 
 /// A client's frame of this kind, masked with zeros.
+#[must_use]
 pub fn frame(op: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = ws::frame(ws::OpCode::Text, payload).to_vec();
     frame[0] = frame[0] & 0xf0 | op;
@@ -228,6 +231,10 @@ pub fn frame(op: u8, payload: &[u8]) -> Vec<u8> {
 const ECHO_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Serves WebSockets at every path of this address, and says back what comes.
+///
+/// # Errors
+///
+/// Fails as [`ServerBuilder::spawn`](super::ServerBuilder::spawn) does.
 pub fn serve_echo(listen: &str, deflate: bool) -> Result<ServerHandle, ServerError> {
     let config = ServerConfig {
         echo: true,

@@ -24,6 +24,7 @@ pub struct MemoryLine {
 
 impl MemoryLine {
     /// Count times size.
+    #[must_use]
     pub fn bytes(&self) -> u64 {
         self.count.saturating_mul(self.each)
     }
@@ -45,6 +46,7 @@ impl ServerConfig {
     /// Returns the most memory that a server of such a bus may hold, part by part. The ring's bound and the budget for clients
     /// are separate sums: `max_memory_bytes` bounds all memory that clients cause, whichever of their limits they fill. Code,
     /// stacks and the kernel's buffers are left out.
+    #[must_use]
     pub fn worst_case(&self, bus: &BusConfig) -> Vec<MemoryLine> {
         let slots = (bus.shards * bus.capacity) as u64;
         let event = self.max_body_bytes.max(self.max_message_bytes) as u64;

@@ -30,6 +30,7 @@ impl TlsConfig {
     }
 
     /// Whether clients come by TLS.
+    #[must_use]
     pub fn is_on(&self) -> bool {
         self.cert_file.is_some()
     }

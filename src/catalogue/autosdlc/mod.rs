@@ -94,6 +94,7 @@ pub const MESSAGE_TYPES: [&str; 11] = [
 pub const SCHEMAS: &str = include_str!("schemas.json");
 
 /// Returns the type of this name, also in the spellings `agent.status` and `agent:status` of event buses and handlers.
+#[must_use]
 pub fn event_type(name: &str) -> Option<&'static EventType> {
     let plain = |a: u8| if matches!(a, b'.' | b':') { b'_' } else { a };
     let same = |known: &str| known.len() == name.len() && known.bytes().eq(name.bytes().map(plain));

@@ -30,21 +30,25 @@ pub struct ClientSubscription {
 
 impl ClientSubscription {
     /// Returns the subscription's id: the client's own, or one that the server chose.
+    #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
     /// Returns the `clientId` of the client.
+    #[must_use]
     pub fn client_id(&self) -> &str {
         &self.client_id
     }
 
     /// Returns the client's request as JSON: `resource`, `resourceId` and `events`, or `pattern`.
+    #[must_use]
     pub fn config(&self) -> &str {
         self.config.get()
     }
 
     /// Returns the start of the subscription.
+    #[must_use]
     pub fn created_at(&self) -> Timestamp {
         self.created_at
     }
@@ -52,18 +56,18 @@ impl ClientSubscription {
 
 /// One client's subscriptions.
 #[derive(Debug, Default)]
-struct Client {
+struct ClientEntries {
     its: Vec<ClientSubscription>,
     bytes: usize,
 }
 
 /// The subscriptions of all clients.
 #[derive(Debug, Default)]
-pub(crate) struct ClientRegistry(Mutex<Table>);
+pub(crate) struct ClientRegistry(Mutex<RegistryTable>);
 
 #[derive(Debug, Default)]
-struct Table {
-    clients: HashMap<u64, Client>,
+struct RegistryTable {
+    clients: HashMap<u64, ClientEntries>,
     bytes: usize,
 }
 
@@ -118,7 +122,7 @@ impl ClientRegistry {
     }
 }
 
-impl Table {
+impl RegistryTable {
     fn change(&mut self, client: u64, change: impl FnOnce(&mut Vec<ClientSubscription>)) {
         let one = self.clients.entry(client).or_default();
         change(&mut one.its);

@@ -67,7 +67,7 @@ pub(super) fn open(place: Place, query: &[(String, String)]) -> Opening {
 }
 
 #[derive(Deserialize)]
-struct MessageIn<'a> {
+struct AutosdlcMessage<'a> {
     #[serde(borrow, default)]
     id: Option<Cow<'a, str>>,
     #[serde(borrow, rename = "type")]
@@ -75,11 +75,11 @@ struct MessageIn<'a> {
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    metadata: Option<MetadataIn<'a>>,
+    metadata: Option<AutosdlcMetadata<'a>>,
 }
 
 #[derive(Deserialize, Default)]
-struct MetadataIn<'a> {
+struct AutosdlcMetadata<'a> {
     #[serde(borrow, default)]
     source: Option<Cow<'a, str>>,
     #[serde(borrow, default, rename = "correlationId")]
@@ -88,7 +88,7 @@ struct MetadataIn<'a> {
 
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
-struct NamesIn {
+struct AutosdlcNames {
     subscription_id: Option<String>,
     token: Option<String>,
 }
@@ -115,7 +115,7 @@ impl WireProtocol for Autosdlc {
             Ok(text) => text,
             Err(why) => return said(UNKNOWN, Asked::Silent, Err(ClientError::invalid(why))),
         };
-        match serde_json::from_str::<MessageIn<'_>>(&text) {
+        match serde_json::from_str::<AutosdlcMessage<'_>>(&text) {
             Ok(message) => {
                 let (kind, command) = match &*message.kind {
                     "subscribe" => ("subscribe", Ok(Command::Withheld)),
@@ -289,7 +289,9 @@ fn read(text: &str) -> ClientMessage {
             Some(b'{') => Ok(()),
             _ => Err("not an object".to_owned()),
         })
-        .and_then(|()| serde_json::from_str::<MessageIn<'_>>(&scratch).map_err(|error| fault_of(&error)));
+        .and_then(|()| {
+            serde_json::from_str::<AutosdlcMessage<'_>>(&scratch).map_err(|error| fault_of(&error))
+        });
     match message {
         Ok(message) => {
             let (kind, command) = command(&message);
@@ -301,7 +303,7 @@ fn read(text: &str) -> ClientMessage {
     }
 }
 
-fn command(message: &MessageIn<'_>) -> (&'static str, Result<Command, ClientError>) {
+fn command(message: &AutosdlcMessage<'_>) -> (&'static str, Result<Command, ClientError>) {
     let data = message.data.map_or("{}", RawValue::get);
     let fault = |what: String| ClientError::new(ErrorCode::InvalidData, format!("data: {what}"));
     // serde would accept an array of the fields in order.
@@ -310,8 +312,10 @@ fn command(message: &MessageIn<'_>) -> (&'static str, Result<Command, ClientErro
         data if data.starts_with('{') => Ok(data),
         _ => Err(fault("not an object".to_owned())),
     };
-    let names =
-        || object().and_then(|data| serde_json::from_str::<NamesIn>(data).map_err(|e| fault(e.to_string())));
+    let names = || {
+        object()
+            .and_then(|data| serde_json::from_str::<AutosdlcNames>(data).map_err(|e| fault(e.to_string())))
+    };
     match &*message.kind {
         "subscribe" => {
             let subscribe = object().and_then(subscription::read);
@@ -350,7 +354,7 @@ fn warn_of(kind: &str) {
     }
 }
 
-fn publish(message: &MessageIn<'_>, name: &str, data: &str) -> Result<Complete, ClientError> {
+fn publish(message: &AutosdlcMessage<'_>, name: &str, data: &str) -> Result<Complete, ClientError> {
     let metadata = message.metadata.as_ref();
     let mut builder = Event::builder(name).json(data);
     if let Some(source) = metadata.and_then(|metadata| metadata.source.as_deref()) {

@@ -23,7 +23,7 @@ use crate::filter::{Filter, FilterErrorKind, Pattern, VALUE_BYTES_MAX, VALUES_MA
 
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
-struct SubscribeIn {
+struct AutosdlcSubscribe {
     subscription_id: Option<String>,
     resource: Option<String>,
     resource_id: Option<String>,
@@ -63,7 +63,7 @@ const PAIRS_MAX: usize = 64;
 
 /// Reads the `data` of a `subscribe`.
 pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
-    let input: SubscribeIn = serde_json::from_str(data)
+    let input: AutosdlcSubscribe = serde_json::from_str(data)
         .map_err(|error| ClientError::new(ErrorCode::InvalidData, format!("data: {error}")))?;
     let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
     let mut patterns = list(input.pattern);

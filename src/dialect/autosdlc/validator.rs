@@ -46,6 +46,11 @@ impl Default for MessageValidator {
 
 impl MessageValidator {
     /// Compiles the schemas. Takes some milliseconds.
+    ///
+    /// # Panics
+    ///
+    /// Never: the schemas are compiled in, and a test compiles each.
+    #[must_use]
     pub fn new() -> Self {
         let compile = |schema: &Value| jsonschema::validator_for(schema).expect("a test compiles each");
         let all: Value = serde_json::from_str(SCHEMAS).expect("a test reads it");

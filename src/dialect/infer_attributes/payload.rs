@@ -20,7 +20,7 @@ pub(super) fn implied(event_type: &str) -> Implied {
 /// Payload fields that name the subject of an event.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Fields<'a> {
+struct SubjectFields<'a> {
     #[serde(borrow, rename = "agentId")]
     agent: Option<&'a RawValue>,
     #[serde(borrow, rename = "workflowId")]
@@ -57,7 +57,7 @@ pub(super) fn infer(event_type: &str, payload: &str) -> Inferred {
     if (sdlc.is_none() && message.is_none() && !is_hive) || !payload.trim_ascii_start().starts_with('{') {
         return Inferred::default();
     }
-    let Ok(fields) = serde_json::from_str::<Fields<'_>>(payload) else { return Inferred::default() };
+    let Ok(fields) = serde_json::from_str::<SubjectFields<'_>>(payload) else { return Inferred::default() };
     let mut inferred = Inferred::default();
     if let Some(known) = sdlc {
         let id = match known.resource {

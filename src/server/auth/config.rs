@@ -172,6 +172,7 @@ impl Default for JwtConfig {
 
 impl AuthConfig {
     /// Returns whether authentication is configured.
+    #[must_use]
     pub fn is_configured(&self) -> bool {
         self.jwt.is_configured() || self.api_keys_file.is_some()
     }
@@ -203,6 +204,7 @@ impl AuthError {
     }
 
     /// Returns the configuration key at fault.
+    #[must_use]
     pub fn key(&self) -> &'static str {
         self.key
     }

@@ -38,22 +38,29 @@ impl fmt::Debug for SigningKey {
 
 impl SigningKey {
     /// Returns a key that signs with HS256 and this secret.
+    #[must_use]
     pub fn hs256(secret: &Secret) -> Self {
         Self::of(Algorithm::HS256, EncodingKey::from_secret(secret.bytes()))
     }
 
     /// Returns a key that signs with HS384 and this secret.
+    #[must_use]
     pub fn hs384(secret: &Secret) -> Self {
         Self::of(Algorithm::HS384, EncodingKey::from_secret(secret.bytes()))
     }
 
     /// Returns a key that signs with HS512 and this secret.
+    #[must_use]
     pub fn hs512(secret: &Secret) -> Self {
         Self::of(Algorithm::HS512, EncodingKey::from_secret(secret.bytes()))
     }
 
     /// Returns a key that signs with a private key in PEM: Ed25519 (EdDSA), P-256 (ES256) and P-384 (ES384) in PKCS#8, RSA
     /// (RS256) in PKCS#1 or PKCS#8.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the text is no private key of these kinds.
     pub fn pem(pem: &[u8]) -> Result<Self, SigningKeyError> {
         let bad = SigningKeyError("not a private key in PEM, of Ed25519, P-256 or P-384 (PKCS#8), or of RSA");
         if !pem.windows(11).any(|window| window == b"PRIVATE KEY") {
@@ -85,6 +92,7 @@ impl SigningKey {
     }
 
     /// Returns the algorithm's name, as `HS256`.
+    #[must_use]
     pub fn algorithm(&self) -> &'static str {
         match self.algorithm {
             Algorithm::HS384 => "HS384",
@@ -98,6 +106,10 @@ impl SigningKey {
     }
 
     /// Returns a signed token with these claims.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the key cannot sign, as an RSA key that is too short.
     pub fn sign(&self, claims: &Claims) -> Result<String, SigningKeyError> {
         let header = Header { kid: self.id.clone(), ..Header::new(self.algorithm) };
         jsonwebtoken::encode(&header, claims, &self.key).map_err(|_| SigningKeyError("the key does not sign"))
@@ -120,6 +132,7 @@ impl fmt::Debug for ApiKey {
 impl ApiKey {
     /// Creates a key with these rights. `id` names it in the file, and is its subject if the claims have none. Returns `None` if
     /// the system provides no random bits.
+    #[must_use]
     pub fn new(id: &str, claims: &Claims) -> Option<Self> {
         let key = format!("fwk_{}", ticket::random_text()?);
         let mut line = serde_json::Map::new();
@@ -132,6 +145,7 @@ impl ApiKey {
     }
 
     /// Returns a random id, for example for a token, or `None` if the system provides no random bits.
+    #[must_use]
     pub fn random_id() -> Option<String> {
         let mut text = ticket::random_text()?;
         text.truncate(22);
@@ -139,11 +153,13 @@ impl ApiKey {
     }
 
     /// Returns the text that the holder sends as a token. The server does not store it, so it can be handed over only once.
+    #[must_use]
     pub fn key(&self) -> &str {
         &self.key
     }
 
     /// Returns the line for `auth.api_keys_file`.
+    #[must_use]
     pub fn line(&self) -> &str {
         &self.line
     }

@@ -172,6 +172,11 @@ impl Inheritance {
     /// Tells the predecessor at the other end that this process is ready, and takes what it has. Blocks, some
     /// seconds at the most once the predecessor has begun. From here on its clients wait: make the [bus](Self::bus)
     /// and the server at once.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the predecessor does not answer in time, is of another version, or the socket breaks. The predecessor then
+    /// continues.
     pub fn claim(socket: UnixStream) -> Result<Self, HandoverError> {
         let wire = HandoverWire::new(socket);
         let doing = HandoverError::new("taking over");
@@ -205,6 +210,10 @@ impl Inheritance {
     }
 
     /// A bus of this size that goes on where the predecessor's stood, with its newest events.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the number of shards differs from the predecessor's, or the size is out of range.
     pub fn bus(&mut self, config: &BusConfig) -> Result<Bus, HandoverError> {
         let fault = |what: String| HandoverError::new("the bus")(io::Error::other(what));
         let shards = self.estate.first.len();

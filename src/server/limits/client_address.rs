@@ -50,6 +50,7 @@ impl fmt::Display for AddressRange {
 
 impl AddressRange {
     /// Returns whether an address is in the range.
+    #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(of), IpAddr::V4(other)) => {

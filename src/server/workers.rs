@@ -33,12 +33,12 @@ pub(crate) struct LaneLimits {
 
 #[derive(Default)]
 struct Lane {
-    state: Mutex<State>,
+    state: Mutex<LaneState>,
     more: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct LaneState {
     waiting: VecDeque<(Job, Charge)>,
     /// Bytes of the jobs that wait.
     bytes: usize,

@@ -335,7 +335,7 @@ impl Connection {
     /// Refuses a body because too much is being received.
     fn refuse_body(&mut self, too_much: TooMuch, cx: &mut Context<'_>) {
         let (status, label, error) = match too_much {
-            TooMuch::Client => (429, "bodies_of_client", "too many bodies of this client are unfinished"),
+            TooMuch::BodyOwner => (429, "bodies_of_client", "too many bodies of this client are unfinished"),
             TooMuch::All => (503, "bodies", "too many bodies are unfinished, many of them of this client"),
         };
         cx.shared.metrics.fault(label);

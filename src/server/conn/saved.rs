@@ -20,11 +20,11 @@ use crate::server::shared::report::ClientTransport;
 pub(crate) struct SavedConnection {
     state: SavedState,
     /// Input that waits until the responses before it are written.
-    held: Option<Held>,
+    held: Option<HeldInput>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Held(#[serde(with = "portable::bytes")] Vec<u8>);
+struct HeldInput(#[serde(with = "portable::bytes")] Vec<u8>);
 
 #[derive(Debug, Serialize, Deserialize)]
 enum SavedState {
@@ -92,7 +92,7 @@ impl Connection {
             State::Sse(grant) => SavedState::Sse { grant: saved(grant.as_ref()).map(Box::new) },
             State::Ws(_) | State::Closing(_) => return None,
         };
-        Some(SavedConnection { state, held: self.held.as_deref().map(|held| Held(held.clone())) })
+        Some(SavedConnection { state, held: self.held.as_deref().map(|held| HeldInput(held.clone())) })
     }
 
     /// Returns the saved connection, or `None` if it may not continue here.
@@ -133,7 +133,7 @@ impl Connection {
             }
         };
         let tick = cx.tick as u32;
-        let held = saved.held.map(|Held(held)| Box::new(held));
+        let held = saved.held.map(|HeldInput(held)| Box::new(held));
         Some(Self { state, speaks, inflates, heard: tick, asked: tick, held })
     }
 

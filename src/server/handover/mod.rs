@@ -92,7 +92,7 @@ enum Said {
 
 /// Answers of the successor.
 #[derive(Serialize, Deserialize)]
-enum Answer {
+enum SuccessorReply {
     Ready { version: u32 },
     Taken,
     Serving,
@@ -182,7 +182,7 @@ impl Inheritance {
         let doing = HandoverError::new("taking over");
         let receive = || wire.receive::<Said>(MESSAGE_BYTES_MAX);
         wire.wait_until(Instant::now() + PREDECESSOR);
-        wire.send(&Answer::Ready { version: VERSION }, &[]).map_err(&doing)?;
+        wire.send(&SuccessorReply::Ready { version: VERSION }, &[]).map_err(&doing)?;
         let (Said::Begin(estate), _) = receive().map_err(&doing)? else {
             return Err(doing(io::ErrorKind::InvalidData.into()));
         };
@@ -280,11 +280,11 @@ impl Inheritance {
     /// All of it stands: asks the predecessor to let go. After this the clients are ours.
     pub(super) fn settle(&self) -> io::Result<()> {
         self.wire.wait_until(Instant::now() + PREDECESSOR);
-        self.wire.send(&Answer::Taken, &[])?;
+        self.wire.send(&SuccessorReply::Taken, &[])?;
         let (Said::Go, _) = self.wire.receive(ANSWER_BYTES_MAX)? else {
             return Err(io::ErrorKind::InvalidData.into());
         };
-        self.wire.send(&Answer::Serving, &[])
+        self.wire.send(&SuccessorReply::Serving, &[])
     }
 }
 
@@ -302,7 +302,8 @@ pub(super) fn hand_over(
     let wire = HandoverWire::new(socket);
     let doing = HandoverError::new("waiting for the successor to be ready");
     wire.wait_until(Instant::now() + PREPARE);
-    let (Answer::Ready { version: VERSION }, _) = wire.receive(ANSWER_BYTES_MAX).map_err(&doing)? else {
+    let (SuccessorReply::Ready { version: VERSION }, _) = wire.receive(ANSWER_BYTES_MAX).map_err(&doing)?
+    else {
         return Err(doing(io::Error::other("it is of a version that can't take over from this one")));
     };
     let begun = Instant::now();
@@ -407,14 +408,14 @@ fn give(
     is_early().map_or(Ok(()), Err)?;
     wire.send(&Said::Done, &[]).map_err(&doing)?;
     let doing = HandoverError::new("waiting for the successor to take over");
-    let (Answer::Taken, _) = wire.receive(ANSWER_BYTES_MAX).map_err(&doing)? else {
+    let (SuccessorReply::Taken, _) = wire.receive(ANSWER_BYTES_MAX).map_err(&doing)? else {
         return Err(doing(io::ErrorKind::InvalidData.into()));
     };
     is_early().map_or(Ok(()), Err)?;
     wire.send(&Said::Go, &[]).map_err(&doing)?;
     wire.wait_longer(LAST_WORD);
     match wire.receive(ANSWER_BYTES_MAX).map_err(&doing)? {
-        (Answer::Serving, _) => Ok(moved),
+        (SuccessorReply::Serving, _) => Ok(moved),
         _ => Err(doing(io::ErrorKind::InvalidData.into())),
     }
 }

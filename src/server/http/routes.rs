@@ -28,7 +28,7 @@ use crate::dialect::{Dialect, Encoding, ErrorCode, Opening, shortened};
 use crate::event::Timestamp;
 use crate::metrics::Exposition;
 use crate::server::auth::{Denied, Grant, Shown};
-use crate::server::limits::bodies::Client;
+use crate::server::limits::bodies::BodyOwner;
 use crate::server::limits::client_address::client_of;
 use crate::server::limits::rates::address_key;
 use crate::server::origin;
@@ -193,14 +193,120 @@ pub(crate) fn wants_body(request: &Request, shown: &Shown, cx: &Context<'_>) -> 
 }
 
 /// Returns the client that a request's body is charged to.
-pub(crate) fn client_of_body(request: &Request, shown: &Shown, cx: &Context<'_>) -> Client {
+pub(crate) fn client_of_body(request: &Request, shown: &Shown, cx: &Context<'_>) -> BodyOwner {
     let subject = shown.as_ref().ok().and_then(|grant| grant.as_ref()).map(|grant| grant.subject());
     match subject.filter(|subject| !subject.is_empty()) {
-        Some(subject) => Client::Subject(subject.into()),
-        None => cx.view.peer().map_or(Client::Unknown, |peer| {
-            Client::Address(address_key(client_of(request, peer, &cx.config.trusted_proxies)))
+        Some(subject) => BodyOwner::Subject(subject.into()),
+        None => cx.view.peer().map_or(BodyOwner::Unknown, |peer| {
+            BodyOwner::Address(address_key(client_of(request, peer, &cx.config.trusted_proxies)))
         }),
     }
+}
+
+/// One route: a path, its methods, the right that it takes, and its handler.
+struct Route {
+    /// Path, or the beginning of paths if it ends with `/`, but for `/` itself.
+    path: &'static str,
+    methods: RouteMethods,
+    right: RouteRight,
+    handler: fn(&mut Answer<'_, '_>, Vec<u8>) -> RouteOutcome,
+}
+
+/// Methods of a route; `OPTIONS` is one of each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RouteMethods {
+    /// `GET` and `HEAD`.
+    Get,
+    Post,
+}
+
+impl RouteMethods {
+    /// Returns the value of `Allow`.
+    const fn allowed(self) -> &'static str {
+        match self {
+            Self::Get => "GET, HEAD, OPTIONS",
+            Self::Post => "POST, OPTIONS",
+        }
+    }
+
+    fn take(self, method: Method) -> bool {
+        match self {
+            Self::Get => matches!(method, Method::Get | Method::Head),
+            Self::Post => method == Method::Post,
+        }
+    }
+}
+
+/// Right that a route takes, as far as it is the same for all requests.
+#[derive(Clone, Copy)]
+enum RouteRight {
+    /// None, or one that the handler asks for.
+    Handler,
+    /// Any valid credentials.
+    Known,
+    Metrics,
+    Admin,
+}
+
+impl RouteRight {
+    fn check(self, answer: &mut Answer<'_, '_>) -> Result<(), RouteOutcome> {
+        match self {
+            Self::Handler => Ok(()),
+            Self::Known => answer.grant().map(drop),
+            Self::Metrics => answer.entitled("seeing metrics", Grant::sees_metrics).map(drop),
+            Self::Admin => answer.entitled("the api", Grant::is_admin).map(drop),
+        }
+    }
+}
+
+/// Routes of every server, beside the endpoints of its dialects. `Allow`, `OPTIONS` and 405 follow from them.
+const ROUTES: &[Route] = &[
+    get("/", RouteRight::Handler, |answer, _| answer.index()),
+    get("/index.html", RouteRight::Handler, |answer, _| answer.index()),
+    get("/healthz", RouteRight::Handler, |answer, _| answer.json(200, &json!({ "status": "ok" }))),
+    get("/readyz", RouteRight::Handler, |answer, _| answer.readiness()),
+    get("/metrics", RouteRight::Metrics, |answer, _| answer.metrics()),
+    get("/api/stats", RouteRight::Admin, |answer, _| {
+        let stats = operator::stats_json(answer.cx.shared);
+        answer.json(200, &stats)
+    }),
+    get("/api/history", RouteRight::Admin, |answer, _| {
+        let history = operator::history_json(answer.cx.shared, answer.cx.now);
+        answer.json(200, &history)
+    }),
+    get("/api/explain", RouteRight::Admin, |answer, _| answer.explain()),
+    get("/api/subscriptions", RouteRight::Handler, |answer, _| answer.subscriptions()),
+    get(PRESENCE, RouteRight::Handler, |answer, _| answer.presence(&answer.request.path[PRESENCE.len()..])),
+    get("/sse", RouteRight::Handler, |answer, _| answer.sse(Encoding::NativeSse)),
+    get("/sse/events", RouteRight::Handler, |answer, _| answer.sse(Encoding::NativeSseUnnamed)),
+    get("/bridge", RouteRight::Known, |answer, _| {
+        let routes = answer.cx.shared.bridge.list_routes();
+        answer.json(200, &json!({ "routes": routes }))
+    }),
+    post(BRIDGE, |answer, body| answer.bridge(&answer.request.path[BRIDGE.len()..], &body)),
+    post("/publish", |answer, body| answer.publish(body)),
+    post("/ticket", |answer, _| answer.ticket()),
+    post("/api/revoke", |answer, body| answer.revoke(&body)),
+];
+
+const fn get(
+    path: &'static str,
+    right: RouteRight,
+    handler: fn(&mut Answer<'_, '_>, Vec<u8>) -> RouteOutcome,
+) -> Route {
+    Route { path, methods: RouteMethods::Get, right, handler }
+}
+
+const fn post(path: &'static str, handler: fn(&mut Answer<'_, '_>, Vec<u8>) -> RouteOutcome) -> Route {
+    Route { path, methods: RouteMethods::Post, right: RouteRight::Handler, handler }
+}
+
+/// Returns the route at a path.
+fn route_at(path: &str) -> Option<&'static Route> {
+    ROUTES.iter().find(|route| {
+        let is_prefix = route.path.len() > 1 && route.path.ends_with('/');
+        if is_prefix { path.starts_with(route.path) } else { path == route.path }
+    })
 }
 
 /// Responds to one request of a client with these credentials.
@@ -213,46 +319,43 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
     if let Some(refusal) = answer.refuse_page() {
         return refusal;
     }
-    let endpoint = answer.cx.config.endpoint(&request.path);
-    let allowed = match request.path.as_str() {
-        "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/api/history"
-        | "/api/explain" | "/api/subscriptions" | "/sse" | "/sse/events" => "GET, HEAD, OPTIONS",
-        "/bridge" => "GET, HEAD, OPTIONS",
-        path if path.starts_with(BRIDGE) => "POST, OPTIONS",
-        path if path.starts_with(PRESENCE) => "GET, HEAD, OPTIONS",
-        "/publish" | "/ticket" | "/api/revoke" => "POST, OPTIONS",
-        _ if endpoint.is_some() => "GET, HEAD, OPTIONS",
-        path => {
-            let error = format!("nothing at {}: the page is at /, streams at /ws and /sse", shortened(path));
-            return answer.error(404, "not_found", &error, &[]);
-        }
-    };
-    if let Some(known) = query::known_at(&request.path)
+    let (path, method) = (request.path.as_str(), request.method);
+    let (route, endpoint) = (route_at(path), answer.cx.config.endpoint(path));
+    if route.is_none() && endpoint.is_none() {
+        let error = format!("nothing at {}: the page is at /, streams at /ws and /sse", shortened(path));
+        return answer.error(404, "not_found", &error, &[]);
+    }
+    if let Some(known) = query::known_at(path)
         && let Err(error) = query::check(request, known)
     {
         return answer.error(400, "invalid_query", &error, &[]);
     }
-    let is_upgrade = request.header_has_token("upgrade", "websocket");
-    match (request.path.as_str(), request.method) {
-        (_, Method::Options) => answer.preflight(allowed),
-        ("/publish", Method::Post) => answer.publish(body),
-        ("/bridge", Method::Get | Method::Head) => {
-            if let Err(refusal) = answer.grant() {
-                return refusal;
-            }
-            let routes = answer.cx.shared.bridge.list_routes();
-            answer.json(200, &json!({ "routes": routes }))
-        }
-        (path, Method::Post) if path.starts_with(BRIDGE) => answer.bridge(&path[BRIDGE.len()..], &body),
-        ("/ticket", Method::Post) => answer.ticket(),
-        ("/api/revoke", Method::Post) => answer.revoke(&body),
-        (_, Method::Get) if endpoint.is_some() && is_upgrade => {
-            let (dialect, channel) = endpoint.unwrap_or((Dialect::Native, String::new()));
+    let allowed = route.map_or(RouteMethods::Get, |route| route.methods).allowed();
+    let is_upgrade = method == Method::Get && request.header_has_token("upgrade", "websocket");
+    // A configured endpoint may have the path of a route: it takes the upgrades there. The list of bridges keeps its own.
+    let route = route.filter(|route| route.methods.take(method));
+    match (route, endpoint) {
+        _ if method == Method::Options => answer.preflight(allowed),
+        (route, Some((dialect, channel))) if is_upgrade && route.is_none_or(|it| it.path != "/bridge") => {
             answer.websocket(dialect, channel)
         }
-        ("/sse", Method::Get | Method::Head) => answer.sse(Encoding::NativeSse),
-        ("/sse/events", Method::Get | Method::Head) => answer.sse(Encoding::NativeSseUnnamed),
-        ("/" | "/index.html", Method::Get | Method::Head) => answer.respond(
+        (Some(route), _) => match route.right.check(&mut answer) {
+            Ok(()) => (route.handler)(&mut answer, body),
+            Err(refusal) => refusal,
+        },
+        // Not an upgrade: the error says what is missing. HEAD gets the response of GET, and opens nothing.
+        (None, Some(_)) if method == Method::Get => answer.websocket(Dialect::Native, String::new()),
+        (None, Some(_)) if method == Method::Head => answer.refuse_upgrade(UpgradeError::NoUpgrade),
+        _ => {
+            let error = format!("{path} takes {allowed}");
+            answer.error(405, "method_not_allowed", &error, &[("Allow", allowed)])
+        }
+    }
+}
+
+impl Answer<'_, '_> {
+    fn index(&mut self) -> RouteOutcome {
+        self.respond(
             200,
             &[
                 ("Content-Type", "text/html; charset=utf-8"),
@@ -262,62 +365,30 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
                 ("Referrer-Policy", "no-referrer"),
             ],
             page::INDEX.as_bytes(),
-        ),
-        ("/healthz", Method::Get | Method::Head) => answer.json(200, &json!({ "status": "ok" })),
-        ("/readyz", Method::Get | Method::Head) => {
-            if let Some(why) = answer.cx.shared.not_ready() {
-                let (readers, publishers) = (why.readers, why.publishers);
-                let body = json!({ "status": why.status, "readers": readers, "publishers": publishers });
-                let body = body.to_string();
-                answer.respond(503, &[JSON, ("Retry-After", "5")], body.as_bytes())
-            } else {
-                answer.json(200, &json!({ "status": "ready" }))
-            }
-        }
-        ("/metrics", Method::Get | Method::Head) => {
-            if let Err(refusal) = answer.entitled("seeing metrics", Grant::sees_metrics) {
-                return refusal;
-            }
-            let shared = &answer.cx.shared;
-            shared.metrics.ring_bytes.set(shared.bus.held_bytes() as i64);
-            let format = Exposition::asked(answer.request.headers_named("accept"));
-            let text = shared.metrics.text(format, shared.clients.observers.registries());
-            let headers = [("Content-Type", format.content_type()), ("Vary", "Accept")];
-            answer.respond(200, &headers, text.as_bytes())
-        }
-        ("/api/stats", Method::Get | Method::Head) => {
-            if let Err(refusal) = answer.entitled("the api", Grant::is_admin) {
-                return refusal;
-            }
-            let stats = operator::stats_json(answer.cx.shared);
-            answer.json(200, &stats)
-        }
-        ("/api/history", Method::Get | Method::Head) => {
-            if let Err(refusal) = answer.entitled("the api", Grant::is_admin) {
-                return refusal;
-            }
-            let history = operator::history_json(answer.cx.shared, answer.cx.now);
-            answer.json(200, &history)
-        }
-        (path, Method::Get | Method::Head) if path.starts_with(PRESENCE) => {
-            answer.presence(&path[PRESENCE.len()..])
-        }
-        ("/api/explain", Method::Get | Method::Head) => {
-            if let Err(refusal) = answer.entitled("the api", Grant::is_admin) {
-                return refusal;
-            }
-            match explain::explain(answer.cx.shared, answer.request.query_pairs()) {
-                Ok(journey) => answer.json(200, &journey),
-                Err((status, error)) => answer.error(status, "explain", &error, &[]),
-            }
-        }
-        ("/api/subscriptions", Method::Get | Method::Head) => answer.subscriptions(),
-        // Not an upgrade: the error says what is missing. HEAD gets the response of GET, and opens nothing.
-        (_, Method::Get) if endpoint.is_some() => answer.websocket(Dialect::Native, String::new()),
-        (_, Method::Head) if endpoint.is_some() => answer.refuse_upgrade(UpgradeError::NoUpgrade),
-        (path, _) => {
-            let error = format!("{path} takes {allowed}");
-            answer.error(405, "method_not_allowed", &error, &[("Allow", allowed)])
+        )
+    }
+
+    fn readiness(&mut self) -> RouteOutcome {
+        let Some(why) = self.cx.shared.not_ready() else {
+            return self.json(200, &json!({ "status": "ready" }));
+        };
+        let (readers, publishers) = (why.readers, why.publishers);
+        let body = json!({ "status": why.status, "readers": readers, "publishers": publishers }).to_string();
+        self.respond(503, &[JSON, ("Retry-After", "5")], body.as_bytes())
+    }
+
+    fn metrics(&mut self) -> RouteOutcome {
+        let shared = &self.cx.shared;
+        shared.metrics.ring_bytes.set(shared.bus.held_bytes() as i64);
+        let format = Exposition::asked(self.request.headers_named("accept"));
+        let text = shared.metrics.text(format, shared.clients.observers.registries());
+        self.respond(200, &[("Content-Type", format.content_type()), ("Vary", "Accept")], text.as_bytes())
+    }
+
+    fn explain(&mut self) -> RouteOutcome {
+        match explain::explain(self.cx.shared, self.request.query_pairs()) {
+            Ok(journey) => self.json(200, &journey),
+            Err((status, error)) => self.error(status, "explain", &error, &[]),
         }
     }
 }
@@ -432,5 +503,31 @@ impl Answer<'_, '_> {
         let refusal = Door::of(self.cx.shared, self.cx.config).refuse(request)?;
         self.cx.shared.monitor.refusals.tell(&refusal, self.client());
         Some(self.error(403, refusal.label(), &refusal.to_string(), &[]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_route_is_in_the_openapi_document() {
+        let document = include_str!("../../../docs/api/openapi.yaml");
+        // The page, its own stream, and a call of the operator are left out of the document.
+        for route in ROUTES {
+            let is_described = document.lines().any(|line| {
+                let path = line.strip_prefix("  ").and_then(|line| line.strip_suffix(':'));
+                path.is_some_and(|path| {
+                    path == route.path
+                        || (route.path.len() > 1
+                            && path.strip_prefix(route.path).is_some_and(|rest| rest.starts_with('{')))
+                })
+            });
+            assert!(
+                is_described || ["/", "/index.html", "/sse/events", "/api/revoke"].contains(&route.path),
+                "{} is missing",
+                route.path
+            );
+        }
     }
 }

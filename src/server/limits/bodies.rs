@@ -12,14 +12,14 @@ use crate::sync::{Mutex, lock};
 /// Part of the memory budget for incomplete bodies: a quarter.
 const PART: usize = 4;
 
-/// Client that a body is charged to.
+/// BodyOwner that a body is charged to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Client {
-    /// Client with a token of this subject.
+pub(crate) enum BodyOwner {
+    /// BodyOwner with a token of this subject.
     Subject(Box<str>),
-    /// Client at this address, without a token.
+    /// BodyOwner at this address, without a token.
     Address(IpAddr),
-    /// Client of which nothing is known.
+    /// BodyOwner of which nothing is known.
     Unknown,
 }
 
@@ -45,18 +45,18 @@ impl BodyLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TooMuch {
     /// The client has used its share.
-    Client,
+    BodyOwner,
     /// All bodies together have used theirs, and this client more than an equal part of it.
     All,
 }
 
 #[derive(Debug, Default)]
-struct Table {
-    of: HashMap<Client, usize>,
+struct BodyTable {
+    of: HashMap<BodyOwner, usize>,
     all: usize,
 }
 
-impl Table {
+impl BodyTable {
     /// Returns an equal part of the total for each client with bodies here.
     fn even(&self, limits: BodyLimits) -> usize {
         limits.all / self.of.len().max(1)
@@ -65,11 +65,11 @@ impl Table {
 
 /// Incomplete bodies of all loops. Clones share the table.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Bodies(Arc<Mutex<Table>>);
+pub(crate) struct Bodies(Arc<Mutex<BodyTable>>);
 
 impl Bodies {
     /// Starts to count a body for a client.
-    pub(crate) fn begin(&self, client: Client) -> Body {
+    pub(crate) fn begin(&self, client: BodyOwner) -> Body {
         Body { bodies: self.clone(), client, bytes: 0 }
     }
 }
@@ -78,7 +78,7 @@ impl Bodies {
 #[derive(Debug)]
 pub(crate) struct Body {
     bodies: Bodies,
-    client: Client,
+    client: BodyOwner,
     bytes: usize,
 }
 
@@ -101,7 +101,7 @@ impl Body {
         self.bytes = bytes;
         let Some(limits) = limits else { return Ok(()) };
         if own > limits.client && own > more {
-            return Err(TooMuch::Client);
+            return Err(TooMuch::BodyOwner);
         }
         if table.all > limits.all && own > table.even(limits) { Err(TooMuch::All) } else { Ok(()) }
     }
@@ -135,8 +135,8 @@ mod tests {
 
     const LIMITS: Option<BodyLimits> = Some(BodyLimits { all: 100, client: 50 });
 
-    fn subject(name: &str) -> Client {
-        Client::Subject(name.into())
+    fn subject(name: &str) -> BodyOwner {
+        BodyOwner::Subject(name.into())
     }
 
     #[test]
@@ -146,7 +146,7 @@ mod tests {
         let mut two = bodies.begin(subject("a"));
         assert_eq!(one.grow(30, LIMITS), Ok(()));
         assert_eq!(two.grow(20, LIMITS), Ok(()));
-        assert_eq!(two.grow(21, LIMITS), Err(TooMuch::Client));
+        assert_eq!(two.grow(21, LIMITS), Err(TooMuch::BodyOwner));
         drop(two);
         assert_eq!(one.grow(50, LIMITS), Ok(()));
         assert_eq!(bodies.begin(subject("b")).grow(40, LIMITS), Ok(()));

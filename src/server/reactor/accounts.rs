@@ -8,7 +8,7 @@ use crate::server::tick::Tick;
 
 /// What the tallies came to.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LedgerTotals {
+pub(super) struct TallyTotals {
     pub(super) written: u64,
     pub(super) dropped: u64,
     pub(super) conflated: i64,
@@ -16,7 +16,7 @@ pub(super) struct LedgerTotals {
 
 /// Accounts of one loop.
 pub(super) struct Accounts {
-    pub(super) books: LedgerTotals,
+    pub(super) books: TallyTotals,
     /// Number of this loop.
     pub(super) loop_number: usize,
     /// Whether something has happened since the last report.
@@ -40,7 +40,7 @@ pub(super) struct Accounts {
 impl Accounts {
     pub(super) fn new(loop_number: usize) -> Self {
         Self {
-            books: LedgerTotals::default(),
+            books: TallyTotals::default(),
             loop_number,
             unreported: false,
             grown: 0,

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 
 use super::clients::Conn;
 use super::clients::Ending;
-use super::clients::Token;
 use super::listener;
 use super::loop_state::LoopState;
 use super::socket::Socket;
+use super::token::Token;
 use crate::feed::{ConnIndex, Outbox};
 use crate::metrics::Kind;
 use crate::server::conn::Connection;

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::clients::Token;
 use super::delivery::{BATCHES_A_TURN, PUBLISHED_A_BATCH, SNAPSHOT};
 use super::loop_state::LoopState;
 use super::mailbox::{Awaited, Letter};
 use super::socket::Socket;
+use super::token::Token;
 use crate::dialect::Complete;
 use crate::engine::Refused;
 use crate::event::{Event, EventId};

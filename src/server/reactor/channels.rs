@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::clients::Token;
+use super::token::Token;
 use crate::server::presence::Seat;
 use crate::server::tick::Tick;
 
 /// Presence of a loop's clients.
 #[derive(Debug, Default)]
 pub(super) struct Present {
-    pub(super) clients: HashMap<Token, Client>,
+    pub(super) clients: HashMap<Token, ChannelClient>,
     pub(super) departures: BTreeMap<(Tick, u64), Departure>,
     /// Numbers them.
     pub(super) number: u64,
@@ -22,7 +22,7 @@ pub(super) struct Present {
 pub(super) const SEAT_BYTES: usize = 64;
 
 #[derive(Debug, Default)]
-pub(super) struct Client {
+pub(super) struct ChannelClient {
     /// Name that the client chose, if the server has no authentication.
     pub(super) name: Option<Arc<str>>,
     /// User that the client counts as in the channels below.

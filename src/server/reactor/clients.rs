@@ -8,16 +8,13 @@ use slab::Slab;
 
 use super::channels::Present;
 use super::replay::ClientReplay;
+use super::token::{Token, token_of};
 use crate::engine::InterestGuard;
 use crate::feed::Outbox;
 use crate::filter::Filter;
 use crate::server::auth::Denied;
 use crate::server::conn::Connection;
 use crate::server::limits::rates::CountedConnection;
-
-/// A connection's number in its loop, and which life of that number: a token that outlives its connection
-/// reaches nobody.
-pub(crate) type Token = u64;
 
 pub(crate) struct Conn<S> {
     pub(super) socket: S,
@@ -68,10 +65,6 @@ impl<S> Conn<S> {
     pub(super) fn end_with(&mut self, ending: Ending) {
         self.ending = self.ending.max(ending);
     }
-}
-
-pub(super) fn token_of(slot: usize, generation: u32) -> Token {
-    u64::from(generation) << 32 | slot as u64
 }
 
 /// Connections of one loop.

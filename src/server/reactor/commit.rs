@@ -6,11 +6,11 @@
 //!   batch laps the ring or its own readers.
 //! - The client is not read until its batch is published and answered.
 
-use super::clients::Token;
 use super::delivery::PUBLISHED_A_BATCH;
 use super::loop_state::LoopState;
 use super::mailbox::Commit;
 use super::socket::Socket;
+use super::token::Token;
 use crate::event::Event;
 use crate::server::session::effect::PublishAnswer;
 

@@ -5,10 +5,10 @@
 //! wants comes, so the client gets nothing twice and misses nothing; after some seconds it is done all the same, and
 //! the client is told a gap. Meanwhile it is not read.
 
-use super::clients::Token;
 use super::loop_state::LoopState;
 use super::mailbox::{DeferredEffects, Wait};
 use super::socket::Socket;
+use super::token::Token;
 use crate::event::Since;
 use crate::filter::Filter;
 use crate::server::limits::budget;

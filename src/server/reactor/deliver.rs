@@ -22,11 +22,11 @@ const EVENTS_A_BATCH: usize = 256;
 const PAYLOADS_A_TURN: u64 = budget::TURN as u64 * 1_000;
 
 /// Seals a place.
-type Seal<'a> = &'a dyn Fn(&Since) -> Option<Since>;
+type SealFn<'a> = &'a dyn Fn(&Since) -> Option<Since>;
 
 /// Tells of events that are gone before anybody could see who wants them. Members who want all of them are told the
 /// number, and others a bound, unless that would tell a client of how much goes on beyond its grant.
-fn append_gap(fanout: &mut Fanout, gap: &GapNotice, seal: Option<Seal<'_>>) {
+fn append_gap(fanout: &mut Fanout, gap: &GapNotice, seal: Option<SealFn<'_>>) {
     let before = |since: &Since| if let Since::Event(id) = since { Some(*id) } else { None };
     let Some(id) = gap.to.or_else(|| gap.from.as_ref().and_then(before)) else { return };
     let mut to_some = GapNotice { missed: gap.missed.as_bound(), ..gap.clone() };
@@ -64,7 +64,7 @@ impl<S: Socket> LoopState<S> {
             let now = self.turn.now;
             let (auth, rng) = (&self.shared.auth, std::cell::RefCell::new(&mut self.turn.rng));
             let seal = |since: &Since| auth.seal(since, rng.borrow_mut().next_u128() as u64);
-            let seal: Option<Seal<'_>> = if auth.is_open() { None } else { Some(&seal) };
+            let seal: Option<SealFn<'_>> = if auth.is_open() { None } else { Some(&seal) };
             let (snapshot, kind_log) = (&mut self.delivery.snapshot, &mut self.delivery.kind_log);
             let mut lost = false;
             // Of several shards, the id before the hole says nothing of the others.

@@ -1,10 +1,10 @@
 //! The way of events through a loop: its reader of the bus, the feeds, and what the loop remembers of the past.
 
-use super::clients::Token;
 use super::continuity::Continuity;
 use super::kind_log::KindLog;
 use super::replay::{Arrived, Forward};
 use super::socket::Socket;
+use super::token::Token;
 use super::zero_copy::SharedPages;
 use crate::bus::{Bus, LoopReader};
 use crate::engine::Ticket;
@@ -32,7 +32,7 @@ pub(super) struct Building {
 }
 
 /// Reader, feeds and past of one loop.
-pub(super) struct Delivery {
+pub(super) struct EventFlow {
     pub(super) reader: LoopReader,
     pub(super) fanout: Fanout,
     /// Feeds with events to write; kept for its capacity.
@@ -56,7 +56,7 @@ pub(super) struct Delivery {
     pub(super) tally: Tally,
 }
 
-impl Delivery {
+impl EventFlow {
     pub(super) fn new(bus: &Bus, reader: LoopReader, fanout: Fanout, has_engine: bool) -> Self {
         Self {
             continuity: has_engine.then(|| Continuity::behind(bus, &reader)),
@@ -87,7 +87,7 @@ impl Delivery {
 
 /// View of a loop that one of its connections is given.
 pub(super) struct ConnView<'a, S> {
-    delivery: &'a Delivery,
+    delivery: &'a EventFlow,
     bus: &'a Bus,
     socket: &'a S,
     outbox: Option<&'a Outbox>,

@@ -1,6 +1,6 @@
 //! The order in which clients leave a loop when the server ends, and when each may come back.
 
-use super::clients::Token;
+use super::token::Token;
 use crate::server::tick::{TICK_MS, Tick};
 
 /// The least that a client is told to wait: what a restart takes.

@@ -4,11 +4,11 @@
 //! Imports its siblings. Always: clients leave over the config's window, and are told to return behind it at the
 //! config's rate, so that nobody has to take them all at once.
 
-use super::clients::Token;
 use super::delivery::BATCHES_A_TURN;
 use super::departures::{RETURN_MIN_MS, slots};
 use super::loop_state::LoopState;
 use super::socket::Socket;
+use super::token::Token;
 use crate::server::shared::report::ClientTransport;
 
 impl<S: Socket> LoopState<S> {

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::clients::Conn;
 use super::clients::Ending;
-use super::clients::Token;
 use super::delivery::BATCHES_A_TURN;
 use super::loop_state::LoopState;
 use super::socket::Socket;
+use super::token::Token;
 use crate::dialect::Encoding;
 use crate::event::Timestamp;
 use crate::feed::{Conflation, FeedInterest, FilterSelection, LagPolicy, Outbox, OutboxContext, SavedOutbox};

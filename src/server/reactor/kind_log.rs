@@ -62,19 +62,19 @@ pub(super) struct KindLog {
 #[derive(Debug, Default)]
 struct Shard {
     epoch: u64,
-    segments: VecDeque<Segment>,
+    segments: VecDeque<KindSegment>,
     /// Index of the kinds of the newest segment.
     known: HashTable<u16>,
 }
 
 #[derive(Debug)]
-struct Segment {
+struct KindSegment {
     first: Sequence,
     events: Vec<u16>,
     kinds: Vec<Event>,
 }
 
-impl Segment {
+impl KindSegment {
     fn end(&self) -> Sequence {
         self.first + self.events.len() as u64
     }
@@ -158,7 +158,8 @@ impl KindLog {
 
     /// Returns the approximate number of bytes that it holds.
     pub(super) fn held_bytes(&self) -> usize {
-        let segment = |segment: &Segment| segment.events.capacity() * 2 + segment.kinds.len() * KIND_BYTES;
+        let segment =
+            |segment: &KindSegment| segment.events.capacity() * 2 + segment.kinds.len() * KIND_BYTES;
         self.shards.iter().flat_map(|shard| &shard.segments).map(segment).sum()
     }
 }
@@ -198,9 +199,13 @@ impl Shard {
                 self.segments.pop_front();
             }
             self.known.clear();
-            self.segments.push_back(Segment { first: id.sequence, events: Vec::new(), kinds: Vec::new() });
+            self.segments.push_back(KindSegment {
+                first: id.sequence,
+                events: Vec::new(),
+                kinds: Vec::new(),
+            });
         }
-        let Some(Segment { events, kinds, .. }) = self.segments.back_mut() else { return };
+        let Some(KindSegment { events, kinds, .. }) = self.segments.back_mut() else { return };
         // Kinds come in bursts.
         if let Some(last) = events.last().copied()
             && kinds.get(usize::from(last)).is_some_and(|kind| is_of(kind, event))

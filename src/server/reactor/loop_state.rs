@@ -10,11 +10,12 @@ use std::io;
 use std::sync::Arc;
 
 use super::accounts::Accounts;
-use super::clients::{Clients, Ending, Token};
-use super::delivery::{BATCHES_A_TURN, Delivery};
+use super::clients::{Clients, Ending};
+use super::delivery::{BATCHES_A_TURN, EventFlow};
 use super::departures::Departures;
 use super::mailbox::Mail;
 use super::socket::Socket;
+use super::token::Token;
 use super::turn::{CLOCK_TICKS, Turn};
 use super::zero_copy::FanoutSocket;
 use crate::bus::LoopReader;
@@ -45,7 +46,7 @@ pub(crate) struct LoopState<S> {
     pub(super) shared: Arc<Shared>,
     pub(super) turn: Turn,
     pub(super) clients: Clients<S>,
-    pub(super) delivery: Delivery,
+    pub(super) delivery: EventFlow,
     pub(super) mail: Mail,
     pub(super) accounts: Accounts,
     pub(super) departures: Departures,
@@ -60,7 +61,7 @@ impl<S: Socket> LoopState<S> {
         fanout.share_frames(shared.loops.count > 1);
         fanout.observe(|encoding| encoding.protocol().observes());
         Self {
-            delivery: Delivery::new(&shared.bus, reader, fanout, shared.engine.is_some()),
+            delivery: EventFlow::new(&shared.bus, reader, fanout, shared.engine.is_some()),
             turn,
             shared,
             clients: Clients::default(),

@@ -6,8 +6,8 @@ use std::vec;
 
 use bytes::Bytes;
 
-use super::clients::Token;
 use super::replay::Arrived;
+use super::token::Token;
 use crate::engine::InterestGuard;
 use crate::event::{Event, EventId, Since};
 use crate::filter::Filter;

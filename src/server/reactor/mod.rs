@@ -32,10 +32,12 @@ pub(crate) mod socket;
 pub(crate) mod stream;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
+mod token;
 mod turn;
 pub(crate) mod wheel;
 pub(crate) mod zero_copy;
 
-pub(crate) use clients::{Conn, Token};
+pub(crate) use clients::Conn;
 pub(crate) use handover::SavedClient;
 pub(crate) use loop_state::{LoopState, READ_BYTES};
+pub(crate) use token::Token;

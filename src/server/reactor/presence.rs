@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::presence::{Absence, JOINED, LEFT, News, Seat, event, is_name};
-use super::channels::{Client, Departure, SEAT_BYTES};
-use super::clients::Token;
+use super::channels::{ChannelClient, Departure, SEAT_BYTES};
 use super::loop_state::LoopState;
 use super::socket::Socket;
+use super::token::Token;
 use crate::engine::Refused;
 use crate::event::{Attribute, Event, EventId};
 use crate::feed::Change;
@@ -150,7 +150,7 @@ impl<S: Socket> LoopState<S> {
             return;
         }
         let token = self.clients.token(slot);
-        if let Some(Client { user, seats, .. }) = self.clients.present.clients.remove(&token) {
+        if let Some(ChannelClient { user, seats, .. }) = self.clients.present.clients.remove(&token) {
             let seats = seats.into_iter().map(|(channel, (seat, _))| (channel, seat));
             self.free_seats(user.as_ref(), seats);
         }
@@ -184,7 +184,8 @@ impl<S: Socket> LoopState<S> {
 
     /// Bytes that are held here for clients.
     pub(super) fn presence_bytes(&self) -> usize {
-        self.clients.present.seat_bytes + self.clients.present.clients.len() * size_of::<(Token, Client)>()
+        self.clients.present.seat_bytes
+            + self.clients.present.clients.len() * size_of::<(Token, ChannelClient)>()
     }
 
     /// Waits for who was here before an upgrade, and has not been seen since.

@@ -7,9 +7,9 @@
 //!   of messages does not hold up the pasts.
 //! - A connection that is put off keeps its place before those of its kind that are queued later.
 
-use super::clients::Token;
 use super::loop_state::LoopState;
 use super::socket::Socket;
+use super::token::Token;
 use crate::server::limits::budget;
 
 impl<S: Socket> LoopState<S> {

@@ -20,11 +20,11 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::super::auth::{Auth, Grant};
-use super::clients::Token;
 use super::kind_log::{Count, KindLog};
 use super::loop_state::LoopState;
 use super::mailbox::Letter;
 use super::socket::Socket;
+use super::token::Token;
 use crate::dialect::{Encoding, GapNotice, Missed, PastStart, Stamp};
 use crate::engine::{LogPlace, Ticket};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
@@ -39,7 +39,7 @@ use crate::server::session::past::PastReport;
 use crate::server::session::past::ReplayFrom;
 use crate::server::shared::resume::{Behind, behind, event_id, marks};
 pub(super) use forward::{Arrived, EventSink, Forward, Step, Store};
-use forward::{Lane, Spot, has_all_behind, notice};
+use forward::{ShardLane, Spot, has_all_behind, notice};
 use judge::Judge;
 use newest::Newest;
 pub(super) use state::ClientReplay;
@@ -195,7 +195,7 @@ impl<S: Socket> LoopState<S> {
                 }
             };
             let forgotten = (!has_all).then_some(after);
-            Lane { shard, spot, to, until, after, missed: 0, counts: false, forgotten }
+            ShardLane { shard, spot, to, until, after, missed: 0, counts: false, forgotten }
         });
         Forward { lanes: lanes.collect(), at: None, says_too_little: None }
     }
@@ -230,7 +230,7 @@ impl<S: Socket> LoopState<S> {
             };
             at = at.map(|at| at.after(id));
             let (shard, after) = (id.shard, id);
-            lanes.push(Lane { shard, spot, to, until, after, missed, counts: true, forgotten: None });
+            lanes.push(ShardLane { shard, spot, to, until, after, missed, counts: true, forgotten: None });
         }
         if lanes.is_empty() {
             return ReplayWork::Unknown(Some(since));

@@ -6,13 +6,14 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
-use super::accounts::LedgerTotals;
-use super::clients::{Conn, Token};
+use super::accounts::TallyTotals;
+use super::clients::Conn;
 use super::loop_state::LoopState;
 use super::socket::Socket;
+use super::token::Token;
 use crate::feed::Lag;
 use crate::metrics::Kind;
-use crate::server::shared::report::{ClientTransport, Laggard, Ledger, LoopReport, worst_first};
+use crate::server::shared::report::{ClientTransport, Laggard, LoopLedger, LoopReport, worst_first};
 
 /// Feeds shown of each loop.
 const FEEDS_MAX: usize = 50;
@@ -49,19 +50,19 @@ const SHARED_BYTES_MIN: usize = 1024 * 1024;
 
 impl<S: Socket> LoopState<S> {
     /// The account of all connections, those that are gone included.
-    fn ledger(&self) -> Ledger {
+    fn ledger(&self) -> LoopLedger {
         let mut pending = self.delivery.fanout.samples_waiting();
         for (_, conn) in &self.clients.conns {
             pending += conn.outbox.pending(&self.delivery.fanout);
         }
-        let LedgerTotals { written, dropped, conflated } = self.accounts.books;
+        let TallyTotals { written, dropped, conflated } = self.accounts.books;
         let feeds = self.delivery.fanout.totals;
         let conflated = conflated + self.delivery.tally.conflated + feeds.sampled_out as i64;
         // Events counted as dropped ahead of their place do not wait there any more; those that were also dropped at their place
         // were counted twice.
         let twice = conflated.min(0).unsigned_abs();
         let dropped = dropped + self.delivery.tally.dropped - twice.saturating_sub(pending);
-        Ledger {
+        LoopLedger {
             matched: feeds.matched,
             written: written + self.delivery.tally.events,
             pending: pending.saturating_sub(twice),

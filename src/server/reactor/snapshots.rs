@@ -5,11 +5,11 @@
 //!   under higher numbers. A client that asks meanwhile waits.
 //! - A client gets nothing that is live for it: its snapshot ends at the number that was the newest when it asked.
 
-use super::clients::Token;
 use super::delivery::{Building, SNAPSHOT};
 use super::loop_state::LoopState;
 use super::replay::{Arrived, EventSink, Step, Store};
 use super::socket::Socket;
+use super::token::Token;
 use crate::dialect::GapNotice;
 use crate::event::{Event, Position};
 use crate::feed::Snapshot;

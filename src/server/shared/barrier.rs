@@ -35,14 +35,14 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct State {
+struct BarrierState {
     phase: Phase,
     arrived: usize,
 }
 
 #[derive(Debug)]
 struct Inner {
-    state: Mutex<State>,
+    state: Mutex<BarrierState>,
     changed: Condvar,
     loops: usize,
     /// Deadline of the handover, with or without a successor.
@@ -58,7 +58,7 @@ pub(crate) struct HandoverBarrier(Arc<Inner>);
 impl HandoverBarrier {
     pub(crate) fn new(loops: usize, until: Instant) -> (Self, Receiver<Parcel>) {
         let (sender, receiver) = sync_channel(PARCELS_MAX);
-        let state = Mutex::new(State { phase: Phase::Gathering, arrived: 0 });
+        let state = Mutex::new(BarrierState { phase: Phase::Gathering, arrived: 0 });
         let inner = Inner { state, changed: Condvar::new(), loops, until, parcels: Mutex::new(Some(sender)) };
         (Self(Arc::new(inner)), receiver)
     }

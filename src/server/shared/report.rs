@@ -29,7 +29,7 @@ const LAGGARDS_MAX: usize = 20;
 
 /// Account of all events that connections were to get. `matched` is the sum of the others at any moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ledger {
+pub(crate) struct LoopLedger {
     /// Events to deliver, once for each connection.
     pub(crate) matched: u64,
     /// Events written, or begun.
@@ -42,7 +42,7 @@ pub(crate) struct Ledger {
     pub(crate) conflated: u64,
 }
 
-impl Ledger {
+impl LoopLedger {
     /// Returns the error of the account: always 0.
     pub(crate) fn difference(&self) -> i64 {
         let parts = self.written + self.pending + self.dropped + self.conflated;
@@ -63,7 +63,7 @@ pub(crate) struct Laggard {
 /// LoopReport of one loop.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LoopReport {
-    pub(crate) ledger: Ledger,
+    pub(crate) ledger: LoopLedger,
     pub(crate) laggards: Vec<Laggard>,
     /// Memory held for clients, in bytes: feeds, and the connections' own, incomplete requests included.
     pub(crate) held_bytes: usize,
@@ -84,11 +84,11 @@ impl LoopReport {
 
     /// Returns all loops' reports as `/api/stats` shows them.
     pub(crate) fn together<'a>(reports: impl Iterator<Item = &'a Self>) -> (Value, Value, usize) {
-        let mut sum = Ledger::default();
+        let mut sum = LoopLedger::default();
         let mut laggards = Vec::new();
         let mut held = 0;
         for report in reports {
-            let Ledger { matched, written, pending, dropped, conflated } = report.ledger;
+            let LoopLedger { matched, written, pending, dropped, conflated } = report.ledger;
             sum.matched += matched;
             sum.written += written;
             sum.pending += pending;

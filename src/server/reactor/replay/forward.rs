@@ -109,7 +109,7 @@ pub(super) enum Spot {
 
 /// Reader of one shard.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct ShardLane {
     pub(super) shard: u16,
     pub(super) spot: Spot,
     /// Place in the ring at which the reader ends.
@@ -129,7 +129,7 @@ pub(super) struct Lane {
 /// Reader of all shards.
 #[derive(Debug)]
 pub(crate) struct Forward {
-    pub(super) lanes: SmallVec<[Lane; 1]>,
+    pub(super) lanes: SmallVec<[ShardLane; 1]>,
     /// Position of the reader, if there are several shards.
     pub(super) at: Option<Position>,
     /// Place that the client named, if that does not cover some shards; reported first.
@@ -213,8 +213,8 @@ impl Forward {
 
     /// Returns where its past begins, and whether it is complete, as far as that is known.
     pub(super) fn start(&self) -> PastStart {
-        let is_short = |lane: &Lane| lane.missed > 0 || lane.forgotten.is_some();
-        let is_in_doubt = |lane: &Lane| lane.spot == Spot::Log { is_known: false };
+        let is_short = |lane: &ShardLane| lane.missed > 0 || lane.forgotten.is_some();
+        let is_in_doubt = |lane: &ShardLane| lane.spot == Spot::Log { is_known: false };
         let complete = if self.says_too_little.is_some() || self.lanes.iter().any(is_short) {
             Some(false)
         } else {
@@ -230,7 +230,8 @@ impl Forward {
     /// Returns the places after which the ring has dropped events, with their numbers. `None` if it has dropped none,
     /// or other events may be missing too.
     pub(super) fn lost(&self) -> Option<impl Iterator<Item = (EventId, u64)>> {
-        let is_more = |lane: &Lane| lane.forgotten.is_some() || lane.spot == Spot::Log { is_known: false };
+        let is_more =
+            |lane: &ShardLane| lane.forgotten.is_some() || lane.spot == Spot::Log { is_known: false };
         let is_more = self.says_too_little.is_some() || self.lanes.iter().any(is_more);
         let lost = self.lanes.iter().filter(|lane| lane.missed > 0);
         (!is_more && lost.clone().next().is_some()).then(|| lost.map(|lane| (lane.after, lane.missed)))
@@ -275,9 +276,9 @@ pub(super) fn has_all_behind(shared: &Shared, shard: u16, first: Option<Sequence
 
 /// Returns the position before the first event of each shard, all in the oldest epoch among them; `None` if there
 /// never was an event.
-pub(super) fn position_before(lanes: &[Lane]) -> Option<Position> {
+pub(super) fn position_before(lanes: &[ShardLane]) -> Option<Position> {
     let epoch = lanes.iter().map(|lane| lane.after.epoch).filter(|epoch| *epoch > 0).min()?;
-    let next = |lane: &Lane| if lane.after.epoch == epoch { lane.after.next_sequence() } else { 0 };
+    let next = |lane: &ShardLane| if lane.after.epoch == epoch { lane.after.next_sequence() } else { 0 };
     Some(Position::new(epoch, lanes.iter().map(next)))
 }
 
@@ -292,7 +293,7 @@ pub(super) fn order_of(event: &Event, by_time: bool) -> (u64, u128) {
     }
 }
 
-impl Lane {
+impl ShardLane {
     pub(super) fn is_in_log(&self) -> bool {
         matches!(self.spot, Spot::Log { .. })
     }

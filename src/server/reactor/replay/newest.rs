@@ -11,7 +11,9 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
-use super::forward::{Forward, Found, Lane, Spot, Step, Store, has_all_behind, order_of, position_before};
+use super::forward::{
+    Forward, Found, ShardLane, Spot, Step, Store, has_all_behind, order_of, position_before,
+};
 use super::judge::Judge;
 use crate::engine::{LogPlace, PAGE_EVENTS, log_place_of};
 use crate::event::{Event, EventId, Sequence};
@@ -143,7 +145,8 @@ impl Newest {
         let in_log = self.lanes.iter().any(Way::goes_on_in_log);
         // If all were found, older events do not matter.
         let needs_older = self.left > 0 || self.passed_an_end;
-        let lanes: SmallVec<[Lane; 1]> = self.lanes.iter().map(|lane| lane.forward(needs_older)).collect();
+        let lanes: SmallVec<[ShardLane; 1]> =
+            self.lanes.iter().map(|lane| lane.forward(needs_older)).collect();
         // Without a log, events carry their positions.
         let at = (in_log && lanes.len() > 1).then(|| position_before(&lanes)).flatten();
         Forward { lanes, at, says_too_little: None }
@@ -151,7 +154,7 @@ impl Newest {
 }
 
 impl Way {
-    fn forward(&self, needs_older: bool) -> Lane {
+    fn forward(&self, needs_older: bool) -> ShardLane {
         let Self { shard, to, until, spot, oldest, .. } = *self;
         let before = |id: EventId| EventId::before(id.epoch, id.shard, id.sequence);
         let (spot, after) = match (spot, oldest) {
@@ -166,7 +169,7 @@ impl Way {
             _ => EventId::before(epoch, shard, followed),
         };
         let forgotten = (needs_older && self.is_short()).then_some(forgotten);
-        Lane { shard, spot, to, until, after, missed: 0, counts: false, forgotten }
+        ShardLane { shard, spot, to, until, after, missed: 0, counts: false, forgotten }
     }
 
     /// Returns whether the search ended at a place before which events may be missing.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::forward::{Arrived, Forward, Lane};
+use super::forward::{Arrived, Forward, ShardLane};
 use super::judge::Judge;
 use super::newest::Newest;
 use crate::dialect::{Encoding, PastStart};
@@ -90,8 +90,8 @@ impl ClientReplay {
     /// Returns the bytes that it holds, except the page that has just arrived.
     pub(crate) fn held_bytes(&self) -> usize {
         let work = match &self.work {
-            ReplayWork::Newest(newest) => newest.shards() * size_of::<Lane>(),
-            ReplayWork::Forward(forward) => forward.shards() * size_of::<Lane>(),
+            ReplayWork::Newest(newest) => newest.shards() * size_of::<ShardLane>(),
+            ReplayWork::Forward(forward) => forward.shards() * size_of::<ShardLane>(),
             ReplayWork::Keys { numbers, .. } => numbers.capacity() * size_of::<u64>(),
             ReplayWork::Snapshot { filter, .. } => filter.bytes().len(),
             ReplayWork::Unknown(_) => 0,

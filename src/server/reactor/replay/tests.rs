@@ -216,7 +216,7 @@ proptest! {
             Behind::Some(missed, next) => (missed, Spot::Ring(next)),
             other => panic!("{after} is known: {other:?}"),
         };
-        let lane = Lane { shard, spot, to, until, after, missed, counts: true, forgotten: None };
+        let lane = ShardLane { shard, spot, to, until, after, missed, counts: true, forgotten: None };
         let mut forward = Forward { lanes: SmallVec::from_iter([lane]), at: None, says_too_little: None };
         let mut given = given();
         walk(&mut stage, &mut given, &mut pieces.into_iter(), |store, given, budget| {

@@ -206,12 +206,7 @@ impl ServerBuilder {
         )
         .map_err(|e| ServerError::new(doing(), e))?;
         for ingest in ingest {
-            let server = Arc::downgrade(&shared);
-            let take = move |event| server.upgrade().is_some_and(|shared| shared.take_in(event));
-            let doing = format!("listening to {ingest}");
-            ingest
-                .start(Arc::clone(&shared.metrics), &shared.alarm, Box::new(take))
-                .map_err(|error| ServerError::new(doing, error))?;
+            start_ingest(ingest, &shared)?;
         }
         let (threads, wakers): (_, Vec<Arc<mio::Waker>>) = started.into_iter().unzip();
         *lock(&shared.loops.wake) = Some(Arc::new(move || {
@@ -226,7 +221,16 @@ impl ServerBuilder {
     }
 }
 
-/// The first address of this text.
+/// Starts the thread that publishes what comes from an ingest, while the server lives.
+fn start_ingest(ingest: Ingest, shared: &Arc<Shared>) -> Result<(), ServerError> {
+    let server = Arc::downgrade(shared);
+    let take = move |event| server.upgrade().is_some_and(|shared| shared.take_in(event));
+    let doing = format!("listening to {ingest}");
+    let metrics = Arc::clone(&shared.metrics);
+    ingest.start(metrics, &shared.alarm, Box::new(take)).map_err(|error| ServerError::new(doing, error))
+}
+
+/// Returns the first address of this text.
 fn resolve(listen: &str) -> io::Result<SocketAddr> {
     listen.to_socket_addrs()?.next().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }

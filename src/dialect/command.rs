@@ -294,17 +294,6 @@ pub(crate) struct Opening {
     pub(crate) place: Option<Box<Place>>,
 }
 
-/// Shortens a client's word for a reply to it.
-pub(crate) fn shortened(text: &str) -> &str {
-    text.char_indices().nth(64).map_or(text, |(at, _)| &text[..at])
-}
-
-/// Splits `kind:id`, as in query strings and messages; a kind alone stands for every id.
-pub(crate) fn split_entity(text: &str) -> (String, String) {
-    let (kind, id) = text.split_once(':').unwrap_or((text, "**"));
-    (kind.to_owned(), id.to_owned())
-}
-
 /// A list that keeps at most [`VALUES_MAX`] and one more value, enough to show that it is too long. A long list is
 /// therefore counted before its values are parsed.
 #[derive(Debug)]

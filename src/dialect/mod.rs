@@ -38,11 +38,12 @@ pub(crate) mod stream;
 mod table;
 mod uuid;
 mod wire;
+mod words;
 
 pub(crate) use codes::{CLOSE_POLICY, CLOSE_RESTART, CLOSE_TRY_LATER, ErrorCode};
 pub(crate) use command::{
     Asked, ClientError, ClientMessage, Command, Incoming, Opening, PastEnd, PastStart, Place, Refusal, Reply,
-    Stamp, Subscribe, shortened, split_entity,
+    Stamp, Subscribe,
 };
 #[cfg(feature = "schema")]
 pub(crate) use documents::DocumentSchemas;
@@ -53,5 +54,6 @@ pub use name::{Dialect, ParseDialectError};
 pub(crate) use observe::{Observed, Observers, Watch};
 pub(crate) use on_lag::OnLag;
 pub(crate) use wire::{KindLimits, WireProtocol};
+pub(crate) use words::{shortened, split_entity};
 #[cfg(any(test, fuzzing))]
 pub(crate) use {event_keys::Others, infer_attributes::complete};

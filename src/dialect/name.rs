@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::command::shortened;
+use super::words::shortened;
 
 /// A client protocol: the messages that a client sends and receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

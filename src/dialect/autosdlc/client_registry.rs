@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{client_id, client_of};
+use super::text::{client_id, client_of};
 use crate::codec::portable;
 use crate::event::Timestamp;
 use crate::sync::{Mutex, lock};

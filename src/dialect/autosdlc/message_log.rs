@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::client_id;
+use super::text::client_id;
 use crate::dialect::command::UNKNOWN;
 
 /// Types of messages in the log. Default: all.

@@ -8,18 +8,19 @@
 mod client_registry;
 mod counters;
 mod message_log;
+mod recording;
 mod records;
 mod subscription;
+mod text;
 #[cfg(feature = "schema")]
 mod validator;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 
 use bytes::Bytes;
 use flate2::Compression;
-use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -42,6 +43,8 @@ use crate::codec::ws;
 use crate::event::{Event, Timestamp, json};
 use crate::filter::Filter;
 use crate::sync::atomic::{AtomicU64, Ordering};
+
+use text::{client_id, text_of};
 
 pub use client_registry::ClientSubscription;
 pub use message_log::MessageLogConfig;
@@ -199,7 +202,7 @@ impl WireProtocol for Autosdlc {
     }
 
     fn observe(&self, watch: &Watch<'_>, observed: Observed<'_>) {
-        watch.observers.autosdlc.observe(watch, observed);
+        recording::observe(&watch.observers.autosdlc, watch, observed);
     }
 
     fn keep(&self, observers: &Observers, client: u64) -> Option<Box<RawValue>> {
@@ -230,40 +233,6 @@ impl WireProtocol for Autosdlc {
 fn filters_of(config: &str) -> Option<Vec<Filter>> {
     let subscribe = subscription::read(config).ok()?;
     Some(std::iter::once(subscribe.filter).chain(subscribe.or).collect())
-}
-
-/// Returns the text of a message, inflated to at most `bytes_max` if necessary; the error says what is wrong.
-pub(crate) fn text_of(message: Incoming<'_>, bytes_max: usize) -> Result<Cow<'_, str>, String> {
-    match message {
-        Incoming::Text(text) => Ok(text.into()),
-        Incoming::Binary(bytes) if bytes.starts_with(&[0x1f, 0x8b]) => {
-            let mut text = String::new();
-            let one_more = bytes_max.saturating_add(1) as u64;
-            match GzDecoder::new(bytes).take(one_more).read_to_string(&mut text) {
-                Ok(len) if len > bytes_max => Err(format!("more than {bytes_max} bytes, uncompressed")),
-                Ok(_) => Ok(text.into()),
-                Err(error) => Err(format!("gzip: {error}")),
-            }
-        }
-        Incoming::Binary(bytes) => {
-            simdutf8::basic::from_utf8(bytes).map(Cow::from).map_err(|_| "neither gzip nor text".to_owned())
-        }
-    }
-}
-
-/// Returns a client's `clientId`.
-pub(crate) fn client_id(client: u64) -> String {
-    Uuid::of_client(client).to_string()
-}
-
-/// Returns the client with this `clientId`.
-pub(crate) fn client_of(id: &str) -> Option<u64> {
-    Uuid::to_client(id)
-}
-
-/// Returns an event's `id`, equal for every client.
-pub(crate) fn message_id(event: &Event) -> String {
-    Uuid::of_event(event.id()).to_string()
 }
 
 /// Describes a fault in a message without its values: serde would repeat a value, which may be a token in the wrong place.

@@ -9,7 +9,7 @@ use jsonschema::Validator;
 use serde_json::{Value, json};
 
 use super::super::{ClientError, Incoming, shortened};
-use super::text_of;
+use super::text::text_of;
 use crate::catalogue::autosdlc::{SCHEMAS, event_type};
 
 /// Maximum number of faults reported for one message.

@@ -226,7 +226,10 @@ impl Bridge {
 
     /// Routes a message, a JSON object. Never fails: an error is an answer. Runs the handler on this thread, so it
     /// blocks for as long as the handler does.
-    #[must_use]
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "the events that the message makes may be all that is wanted"
+    )]
     pub fn route(&self, protocol: &str, message: &str) -> BridgeAnswer {
         let publish = |event| {
             self.bus.publish(event);

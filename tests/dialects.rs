@@ -723,7 +723,10 @@ fn the_document_of_dialects_speaks_of_every_behaviour_and_names_tests_that_exist
     let code = support::named::code();
     let mut behaviours = std::collections::BTreeMap::<String, std::collections::BTreeSet<u32>>::new();
     let mut points = Vec::new();
-    for line in document.lines().skip_while(|line| !line.starts_with("## Each document's promises, and the tests that show them")) {
+    for line in document
+        .lines()
+        .skip_while(|line| !line.starts_with("## Each document's promises, and the tests that show them"))
+    {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         let &[_, point, detail, _, shown, _] = cells.as_slice() else { continue };
         if point == "point" || point.starts_with('-') {

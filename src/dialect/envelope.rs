@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::event_keys::{KEYS, Others, UNREAD, read_timestamp};
 use super::fast_path;
-use super::infer_attributes::{Complete, Implied, complete, complete_with_key};
+use super::infer_attributes::{Complete, Implied, complete, complete_with_key, implied_by};
 use super::keys::{UnknownKey, first_unknown};
 use crate::event::{Event, EventBuilder, EventError, json};
 
@@ -265,7 +265,7 @@ pub(crate) fn write_event_at(event: &Event, time: &str, out: &mut String) {
 /// same event.
 pub(crate) fn write_stored(event: &Event, out: &mut String) {
     write_event(event, out);
-    let Implied { entity, channel, stream, execution } = Implied::by(event.event_type());
+    let Implied { entity, channel, stream, execution } = implied_by(event.event_type());
     let names = [
         (entity && event.entity().is_none(), r#""entity":{},"#),
         (channel && event.channel().is_none(), r#""channel":"","#),

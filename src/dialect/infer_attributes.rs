@@ -6,6 +6,7 @@
 //! - [`complete`] is the only maker of a [`Complete`] event, and rights are checked for complete events only. An event is
 //!   therefore routed by exactly the attributes for which its publisher's right was checked.
 
+mod inferred;
 #[cfg(feature = "dialects")]
 mod payload;
 
@@ -13,7 +14,8 @@ use std::ops::Deref;
 
 use serde_json::value::RawValue;
 
-use crate::event::{Attribute, Event, EventBuilder, EventError};
+use crate::event::{Event, EventBuilder, EventError};
+pub(super) use inferred::Implied;
 
 /// An event from a publisher with its final attributes.
 ///
@@ -63,52 +65,12 @@ pub(super) fn complete_with_key(
     builder.build().map(Complete)
 }
 
-/// Attributes that payloads of one type may imply.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Implied {
-    pub(super) entity: bool,
-    pub(super) channel: bool,
-    pub(super) stream: bool,
-    pub(super) execution: bool,
-}
-
-impl Implied {
-    /// Returns the attributes that a payload of this type may imply.
-    ///
-    /// Nodes of earlier versions read the log with a fixed list of types, which must stay a part of this one (see
-    /// [`write_stored`](super::envelope::write_stored)).
-    pub(super) fn by(event_type: &str) -> Self {
-        payload::implied(event_type)
-    }
-}
-
-/// Attributes that a payload implies.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Inferred {
-    entity: Option<(&'static str, String)>,
-    channel: Option<String>,
-    stream: Option<String>,
-    execution: Option<String>,
-}
-
-impl Inferred {
-    /// Sets the attributes that the builder does not name.
-    fn fill(self, builder: &mut EventBuilder) {
-        for (attribute, value) in [
-            (Attribute::Channel, self.channel),
-            (Attribute::Stream, self.stream),
-            (Attribute::Execution, self.execution),
-        ] {
-            if let Some(value) = value.filter(|_| !builder.names(attribute)) {
-                builder.set(attribute, &value);
-            }
-        }
-        let names_entity = builder.names(Attribute::EntityKind) || builder.names(Attribute::EntityId);
-        if let Some((kind, id)) = self.entity.filter(|_| !names_entity) {
-            builder.set(Attribute::EntityKind, kind);
-            builder.set(Attribute::EntityId, &id);
-        }
-    }
+/// Returns the attributes that payloads of this type may imply.
+///
+/// Nodes of earlier versions read the log with a fixed list of types, which must stay a part of this one (see
+/// [`write_stored`](super::envelope::write_stored)).
+pub(super) fn implied_by(event_type: &str) -> Implied {
+    payload::implied(event_type)
 }
 
 /// Without the catalogues of other systems, no payload implies an attribute.
@@ -116,7 +78,7 @@ impl Inferred {
 mod payload {
     use serde_json::value::RawValue;
 
-    use super::{Implied, Inferred};
+    use super::inferred::{Implied, Inferred};
 
     pub(super) fn implied(_: &str) -> Implied {
         Implied::default()

@@ -147,13 +147,8 @@ impl Event {
     /// Returns the id that the bus gave the event, or `None` before it is published.
     #[must_use]
     pub fn id(&self) -> Option<EventId> {
-<<<<<<< ours
         // Relaxed, here and in the rest of this file: the ring's publication edge orders the id's writes before the reads of
         // other threads; see `EventBody`.
-=======
-        // Relaxed, all three: the id is set before the event is published, and a reader has the event from the ring, whose
-        // acquire (E1) orders the loads after the stores.
->>>>>>> theirs
         let shard = self.0.shard.load(Ordering::Relaxed);
         (shard != UNPUBLISHED).then(|| EventId {
             epoch: self.0.epoch.load(Ordering::Relaxed),

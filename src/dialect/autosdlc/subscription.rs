@@ -99,9 +99,24 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
         events: is_parted.then_some(&events),
         pattern: &patterns,
     });
-    // All patterns are counted before any becomes a filter, so that a refusal is cheap.
+    read_patterns(&patterns, &mut filters)?;
+    filters.sort_unstable();
+    filters.dedup();
+    let mut filters = filters.into_iter();
+    let first = filters.next().unwrap_or_else(Filter::nothing);
+    Ok(Subscribe {
+        subscription_id,
+        or: filters.collect(),
+        // Strings and lists of strings are always JSON.
+        config: config.ok(),
+        ..Subscribe::from(first)
+    })
+}
+
+/// Appends the filters of all patterns. All patterns are counted before any becomes a filter, so that a refusal is cheap.
+fn read_patterns(patterns: &[String], filters: &mut Vec<Filter>) -> Result<(), ClientError> {
     let mut ways = Vec::new();
-    for pattern in &patterns {
+    for pattern in patterns {
         if pattern.len() > VALUE_BYTES_MAX {
             let text = FilterErrorKind::ValueTooLong(pattern.len(), VALUE_BYTES_MAX).to_string();
             return Err(ClientError::new(ErrorCode::InvalidFilter, text));
@@ -143,19 +158,9 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
         known.push(meant);
     }
     for (((resource, event), ids), known) in pairs.iter().zip(&known) {
-        wanted(resource, ids, &[event], known, &mut filters);
+        wanted(resource, ids, &[event], known, filters);
     }
-    filters.sort_unstable();
-    filters.dedup();
-    let mut filters = filters.into_iter();
-    let first = filters.next().unwrap_or_else(Filter::nothing);
-    Ok(Subscribe {
-        subscription_id,
-        or: filters.collect(),
-        // Strings and lists of strings are always JSON.
-        config: config.ok(),
-        ..Subscribe::from(first)
-    })
+    Ok(())
 }
 
 /// Returns every way in which the two colons of a key may fall in a pattern: each is a colon of the pattern or lies in one

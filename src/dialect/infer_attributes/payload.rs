@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Implied, Inferred};
+use super::inferred::{Implied, Inferred};
 use crate::catalogue::{autosdlc, gathering, hive};
 
 /// Returns the attributes that a payload of this type may imply.

@@ -260,6 +260,10 @@ impl RouteRight {
 }
 
 /// Routes of every server, beside the endpoints of its dialects. `Allow`, `OPTIONS` and 405 follow from them.
+#[allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "a method's path is less general in its lifetimes"
+)]
 const ROUTES: &[Route] = &[
     get("/", RouteRight::Handler, |answer, _| answer.index()),
     get("/index.html", RouteRight::Handler, |answer, _| answer.index()),

@@ -16,7 +16,7 @@ impl SubscriberCount {
 
     pub(super) fn enter(&self) -> Self {
         if let Some(count) = &self.0 {
-            // A statistic, here and below: no edge.
+            // Relaxed: a statistic, which orders nothing.
             count.fetch_add(1, Ordering::Relaxed);
         }
         self.clone()
@@ -24,11 +24,13 @@ impl SubscriberCount {
 
     pub(super) fn leave(&self) {
         if let Some(count) = &self.0 {
+            // Relaxed: as in `enter`.
             count.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     pub(super) fn count(&self) -> usize {
+        // Relaxed: as in `enter`; the sum may be of a moment before.
         self.0.as_ref().map_or(0, |count| count.load(Ordering::Relaxed))
     }
 }

@@ -528,7 +528,7 @@ mod tests {
                 })
             });
             assert!(
-                is_described || ["/", "/index.html", "/sse/events", "/api/revoke"].contains(&route.path),
+                is_described || ["/", "/index.html", "/sse/events"].contains(&route.path),
                 "{} is missing",
                 route.path
             );

@@ -212,7 +212,7 @@ impl HandlerGuard {
 
     /// Keeps the handler until [`Bus::unsubscribe`](super::Bus::unsubscribe), [`Bus::clear`](super::Bus::clear) or the end of the bus, and returns its id.
     ///
-    /// A handler that holds a [`Bus`] keeps it open, and the bus keeps the handler: let it hold a
+    /// A handler that holds a [`Bus`](super::Bus) keeps it open, and the bus keeps the handler: let it hold a
     /// [`WeakBus`](super::WeakBus) ([`Bus::downgrade`](super::Bus::downgrade)), or end it by one of the other two.
     #[allow(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn detach(mut self) -> HandlerId {

@@ -169,6 +169,7 @@ mod backend {
 
     impl Deflater {
         /// Returns `None`.
+        #[must_use]
         pub fn new(_: u8, _: u32) -> Option<Self> {
             None
         }
@@ -190,6 +191,10 @@ mod backend {
 
     impl Inflater {
         /// Always fails. No client is offered compression in this build.
+        ///
+        /// # Errors
+        ///
+        /// Always [`InflateError::Corrupt`].
         #[allow(clippy::unused_self, reason = "as the other one")]
         pub fn message(&mut self, _: &[u8], _: usize) -> Result<Vec<u8>, InflateError> {
             Err(InflateError::Corrupt)

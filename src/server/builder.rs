@@ -133,7 +133,7 @@ impl ServerBuilder {
     /// Binds the address and starts the loops. Blocks for a name look-up and the files of keys at the most.
     ///
     /// Without authentication it serves this machine only: another address is an error
-    /// ([`ServerError::is_unguarded`]) unless the config says `insecure`.
+    /// ([`ServerErrorKind::Unguarded`](super::ServerErrorKind::Unguarded)) unless the config says `insecure`.
     ///
     /// # Errors
     ///

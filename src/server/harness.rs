@@ -193,7 +193,7 @@ impl OneClient {
     /// Runs turns until nothing is left to do, and returns how many those were and what the client was sent.
     pub fn settle(&mut self) -> (u64, Vec<u8>) {
         let before = self.turns;
-        // What a worker made comes with the next turn.
+        // A worker's result comes with the next turn.
         self.turn();
         self.turn();
         while self.core.has_work() {

@@ -31,7 +31,7 @@ fn shared(config: ServerConfig) -> Arc<Shared> {
     shared
 }
 
-/// What a connection writes, where the input comes in these pieces.
+/// Returns the output of a connection that receives its input in these pieces.
 fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
     let shared = shared(ServerConfig::default());
     let (_, config) = shared.config();

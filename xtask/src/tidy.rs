@@ -87,8 +87,8 @@ const ENGINE: &[(&str, u8)] = &[
     ("mod", 6),
 ];
 
-/// Faults of these rules that are still in the tree, while they are mended. They only become fewer.
-const LEFT: Left = Left { prose: 20, circles: 9, wide: 2 };
+/// Faults of these rules that the tree may have: none. A large cleaning can begin with its count here, and lower it.
+const LEFT: Left = Left { prose: 0, circles: 0, wide: 0 };
 
 struct Left {
     prose: usize,

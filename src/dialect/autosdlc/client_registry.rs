@@ -3,7 +3,7 @@
 //!
 //! Invariants:
 //! - An entry appears before the client's `subscribe` is answered, and goes with the subscription.
-//! - Of a client's words only those are kept that had an effect.
+//! - A subscription is kept with only the parts of the client's message that had an effect.
 
 use std::collections::HashMap;
 

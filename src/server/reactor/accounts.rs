@@ -6,7 +6,7 @@ use super::kernel_queue::KernelQueues;
 use crate::feed::FeedView;
 use crate::server::tick::Tick;
 
-/// What the tallies came to.
+/// Sums of all tallies.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TallyTotals {
     pub(super) written: u64,

@@ -21,7 +21,7 @@ pub(crate) struct Conn<S> {
     pub(super) generation: u32,
     pub(super) connection: Connection,
     pub(super) outbox: Outbox,
-    /// What it asked to see of the past, while it has not seen it.
+    /// Past that the client asked for and has not received completely.
     pub(super) replay: Option<Box<ClientReplay>>,
     /// Answers that the engine owes it; it is not read meanwhile.
     pub(super) awaits: u32,
@@ -36,7 +36,7 @@ pub(crate) struct Conn<S> {
     pub(super) ending: Ending,
 }
 
-/// What becomes of a connection when all that it is owed is written.
+/// Fate of a connection once its pending bytes are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ending {
     /// It stays; a closed one until its peer or its timer ends it.

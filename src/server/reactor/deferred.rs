@@ -61,7 +61,7 @@ impl<S: Socket> LoopState<S> {
         self.mail.deferred.iter().any(|put_off| matches!(put_off.wait, Wait::Turn))
     }
 
-    /// What this effect has to wait for.
+    /// Returns the condition that this effect has to wait for.
     fn wait_for(&self, effect: &Effect) -> Option<Wait> {
         let engine = self.shared.engine.as_ref()?;
         if let Effect::Replay { from: ReplayFrom::After(since), .. } | Effect::Refill { since, .. } = effect
@@ -129,7 +129,7 @@ impl<S: Socket> LoopState<S> {
     /// Does what no longer has to wait.
     pub(super) fn resume_deferred(&mut self) {
         let mut at = 0;
-        // What is put off anew meanwhile is not for this turn.
+        // Effects deferred again meanwhile wait for the next turn.
         let mut looks = self.mail.deferred.len();
         while looks > 0
             && let Some(put_off) = self.mail.deferred.get(at)

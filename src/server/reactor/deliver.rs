@@ -67,7 +67,7 @@ impl<S: Socket> LoopState<S> {
             let seal: Option<SealFn<'_>> = if auth.is_open() { None } else { Some(&seal) };
             let (snapshot, kind_log) = (&mut self.delivery.snapshot, &mut self.delivery.kind_log);
             let mut lost = false;
-            // Of several shards, the id before the hole says nothing of the others.
+            // With several shards, the id before the hole says nothing about the other shards.
             let has_log = self.shared.engine_with_past().is_some();
             let can_recover = has_log && self.shared.bus.shards() == 1;
             let continuity = &mut self.delivery.continuity;

@@ -107,8 +107,8 @@ impl<S: Socket> LoopView for ConnView<'_, S> {
     }
 }
 
-/// Where a client stands that has got all that a loop has appended to its feeds. With an engine, from when its log
-/// was reached.
+/// Returns the place of a client that has received all events that the loop has appended to its feeds. With an engine there
+/// is one only after its log was reached.
 pub(super) fn taken(bus: &Bus, reader: &LoopReader, log: Option<&Continuity>) -> Option<Position> {
     match (reader.client_position(), log) {
         (Some(told), log) => (log.is_none() || told.epoch() != bus.epoch()).then(|| told.clone()),

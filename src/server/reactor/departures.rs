@@ -12,7 +12,7 @@ pub(super) struct DrainSlot {
     /// When.
     pub(super) at: Tick,
     pub(super) token: Token,
-    /// What it is told to wait before it comes back.
+    /// Time that the client is told to wait before it reconnects.
     pub(super) delay_ms: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What connections ask of their loop, done in order.
+//! Applies the effects that connections ask of their loop, in order.
 //!
 //! Imports the room's core. Always: what one connection asks for is done as it was said, though it may be gone
 //! before the end of it: doing one thing writes to everybody, and may find this one broken.
@@ -73,7 +73,7 @@ impl<S: Socket> LoopState<S> {
                 self.forget_deferred(slot);
                 self.leave_channels(slot);
                 if self.clients.conns[slot].replay.take().is_some() {
-                    // What is live would come behind a hole.
+                    // Live events would follow a hole.
                     let outbox = &mut self.clients.conns[slot].outbox;
                     outbox.set_replaying(false);
                     let moved = outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);

@@ -1,8 +1,8 @@
 //! The loop's snapshot: the latest event of each key, made when the first client asks for one.
 //!
 //! Invariants:
-//! - What came before that is put in over many turns, from the engine's log and the rings, while what is live goes in at once
-//!   under higher numbers. A client that asks meanwhile waits.
+//! - Earlier events are added over many turns, from the engine's log and the rings, while live events are added at once under
+//!   higher numbers. A client that asks meanwhile waits.
 //! - A client gets nothing that is live for it: its snapshot ends at the number that was the newest when it asked.
 
 use super::delivery::{Building, SNAPSHOT};

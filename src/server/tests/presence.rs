@@ -64,7 +64,7 @@ impl Node {
         self.turn();
     }
 
-    /// Who joined (`+`) and left (`-`) since the last look.
+    /// Users that joined (`+`) and left (`-`) since the last look.
     fn told(&self) -> Vec<String> {
         let one = |data: &str| {
             let event: serde_json::Value = serde_json::from_str(data).ok()?;

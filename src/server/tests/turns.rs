@@ -1,4 +1,4 @@
-//! What a turn may cost, by the units that it spent, and that what is long goes on in later turns.
+//! Budget of a turn: the units that it spends, and long work that continues in later turns.
 
 use std::io::Write as _;
 

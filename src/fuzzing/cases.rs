@@ -1,7 +1,7 @@
-//! How inputs that once were a finding are written down: a text that people can read.
+//! The text form of inputs that once were findings.
 //!
-//! Imports nothing, and is used by `cargo xtask fuzz` too. A case is some lines of comment (`# …`), then its bytes in lines
-//! of quoted text (`"…"`, one behind the other) with `\x0a`, `\r`, `\n`, `\t`, `\"` and `\\`; an empty line ends it.
+//! `cargo xtask fuzz` uses it too. A case is some lines of comment (`# …`), then its bytes in lines of quoted text (`"…"`, in
+//! order) with `\x0a`, `\r`, `\n`, `\t`, `\"` and `\\`. An empty line ends it.
 
 /// An input, and what it is.
 #[derive(Debug, PartialEq, Eq)]

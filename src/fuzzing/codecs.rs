@@ -1,6 +1,4 @@
-//! Requests, event streams and filters from any bytes.
-//!
-//! Imports the codec and filters. Only under `cfg(fuzzing)` and in tests.
+//! Requests, event streams and filters from any bytes. Compiled under `cfg(fuzzing)` and in tests only.
 
 use crate::codec::http::{BodyDecoder, HttpLimits, parse_request};
 use crate::codec::sse::{SseError, SseEvent, SseParser, encode_event};

@@ -1,6 +1,4 @@
-//! Frames from any bytes, beside tungstenite.
-//!
-//! Imports the codec. Only under `cfg(fuzzing)` and in tests.
+//! Frames from any bytes, beside tungstenite. Compiled under `cfg(fuzzing)` and in tests only.
 
 use tungstenite::protocol::{Role as TheirRole, WebSocket, WebSocketConfig};
 use tungstenite::{Error, Message as Theirs};

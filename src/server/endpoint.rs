@@ -1,6 +1,7 @@
-//! Which dialect is spoken at which path.
+//! Paths of the server and the dialect that each of them speaks.
 //!
-//! Imports `dialect`. Always: of several endpoints that match a path, the one mounted last is it.
+//! Invariants:
+//! - If several endpoints match a path, the one mounted last serves it.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,8 @@
-//! Memory is a sum: what a server with these limits may hold at the most, line by line.
+//! The memory that a server with these limits may hold at most, as a sum of lines.
 //!
-//! Imports `bus`, `dialect`, the room's core. Always: each line is a count and a size that a setting or a size of
-//! a type bounds; what is not in it does not grow with time or with a slow peer.
+//! Invariants:
+//! - Each line is a count and a size, each bounded by a setting or by the size of a type.
+//! - Memory outside the sum grows neither with time nor with a slow peer.
 
 use super::ServerConfig;
 use super::conn::Ws;

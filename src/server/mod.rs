@@ -1,7 +1,8 @@
 //! The server: connections, their protocols and the loops that drive them.
 //!
-//! Imports every lower room. Always: a connection is a state machine without a socket, the core drives it
-//! without knowing mio, and `event_loop` alone touches sockets and threads.
+//! Invariants:
+//! - A connection is a state machine without a socket.
+//! - A loop's state drives it without knowing mio. Only `reactor::event_loop` touches sockets and threads.
 
 pub(crate) mod auth;
 mod builder;

@@ -1,6 +1,7 @@
 //! Random numbers of the loops.
 //!
-//! Imports nothing of ours. Always: the seed says all that follows, so a simulation can be run again.
+//! Invariants:
+//! - The seed determines all numbers, so a simulation can be run again.
 
 /// A small random generator (splitmix64, Steele et al. 2014); for message ids, not for secrets.
 #[derive(Debug)]

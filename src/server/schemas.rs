@@ -1,7 +1,8 @@
-//! JSON Schemas that payloads must keep to when they are published.
+//! JSON Schemas that the payloads of published events must satisfy.
 //!
-//! Imports `catalogue`, `dialect`, `event` and `filter`. Always: compiled once, when the config is taken; a schema that is wrong refuses the
-//! config, never an event; every schema with a name that matches an event's type has to hold.
+//! Invariants:
+//! - Schemas are compiled once, when the configuration is read. A wrong schema refuses the configuration, never an event.
+//! - An event must satisfy every schema with a name that matches its type.
 
 use std::collections::HashMap;
 use std::fs;

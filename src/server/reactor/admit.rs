@@ -1,7 +1,8 @@
-//! Taking connections in, or not.
+//! Admission of new connections.
 //!
-//! Imports the room's core. Always: who is not taken is told 503 and counted; who is has a slot, a token and a
-//! deadline.
+//! Invariants:
+//! - A refused client receives 503 and is counted.
+//! - An admitted client has a slot, a token and a deadline.
 
 use std::net::IpAddr;
 

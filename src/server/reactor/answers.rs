@@ -1,9 +1,9 @@
-//! Answers that come from other threads: what the engine says of events that clients published, and what workers
-//! made.
+//! Answers from other threads: the engine's verdict on published events, and results of workers.
 //!
-//! Imports the room's core. Always: each answer reaches the connection that waits for it, or nobody if that is
-//! gone; while it waits, a connection is not read, so its answers keep their order; who waits for a worker waits
-//! so long and no longer.
+//! Invariants:
+//! - Each answer reaches the connection that waits for it. The answer for a closed connection is dropped.
+//! - A connection is not read while it waits, so its answers keep their order.
+//! - The wait for a worker has a limit.
 
 use std::sync::Arc;
 

@@ -1,9 +1,13 @@
-//! Clients for whom this node is not ready yet: they come from another node, which has read the engine's log further
-//! than this one has; or they want what nobody here wanted before, and the node has just asked for it.
+//! Effects of clients for which this node is not ready yet.
 //!
-//! Imports the room's core. Always: what such a client asked for is done when this loop has read that far, or what it
-//! wants comes, so the client gets nothing twice and misses nothing; after some seconds it is done all the same, and
-//! the client is told a gap. Meanwhile it is not read.
+//! A client may come from another node that has read more of the engine's log than this one. Or it wants events that no
+//! client here wanted before, and the node has just subscribed to them.
+//!
+//! Invariants:
+//! - The effect is applied when this loop has read that far, or when the wanted events come. So the client gets no event
+//!   twice and misses none.
+//! - After some seconds the effect is applied anyway, and the client receives a gap.
+//! - The client is not read meanwhile.
 
 use super::loop_state::LoopState;
 use super::mailbox::{DeferredEffects, Wait};

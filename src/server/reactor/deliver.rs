@@ -1,7 +1,8 @@
-//! From the bus to the feeds, and from the feeds to the sockets.
+//! Delivery: from the bus to the feeds, and from the feeds to the sockets.
 //!
-//! Imports every lower room. Always: a batch is appended whole before any of it is written, so that a burst is one
-//! write for each member that is not blocked; who is blocked, or has used its budget, holds up nobody else.
+//! Invariants:
+//! - A batch is appended whole before any of it is written, so a burst is one write for each member that is not blocked.
+//! - A member that is blocked, or has used its budget, delays no other member.
 
 use std::time::Duration;
 

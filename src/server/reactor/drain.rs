@@ -1,8 +1,8 @@
-//! How a loop lets its clients go when the server ends: one by one, in random order, each with its own time to
-//! come back.
+//! Drain of a loop at the server's end: clients leave one by one, in random order, each with its own time to return.
 //!
-//! Imports its siblings. Always: clients leave over the config's window, and are told to return behind it at the
-//! config's rate, so that nobody has to take them all at once.
+//! Invariants:
+//! - Clients leave over the window of the configuration. They are told to return after it, at the configured rate, so that
+//!   no other node takes all of them at once.
 
 use super::delivery::BATCHES_A_TURN;
 use super::departures::{RETURN_MIN_MS, slots};

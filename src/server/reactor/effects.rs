@@ -1,7 +1,8 @@
 //! Applies the effects that connections ask of their loop, in order.
 //!
-//! Imports the room's core. Always: what one connection asks for is done as it was said, though it may be gone
-//! before the end of it: doing one thing writes to everybody, and may find this one broken.
+//! Invariants:
+//! - All effects of a connection are applied, even if an earlier one closed it: an effect may write to every client and find
+//!   this one broken.
 
 use bytes::Bytes;
 use smallvec::SmallVec;

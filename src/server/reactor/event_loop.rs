@@ -1,7 +1,8 @@
 //! The thin edge: mio's poll, the listening sockets, the clock and the threads, around [`LoopState`].
 //!
-//! Imports its siblings only. Always: one thread, one poll and one core for each loop; nothing here knows a
-//! protocol.
+//! Invariants:
+//! - Each loop has one thread, one poll and one state.
+//! - Nothing here knows a protocol.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;

@@ -1,10 +1,12 @@
 //! A loop without its poll: connections, feeds and the bus, driven by readiness and time.
 //!
-//! Imports every lower room, never mio; sockets come as anything that reads and writes. Always:
-//! - what the bus has is appended to the feeds before a client's words are taken, so a subscription starts
-//!   where its words were read;
-//! - a connection that is not blocked and owes something is written in the turn that made it owe;
-//! - readiness is used up (mio tells it once): what is left for lack of budget waits in `ready`.
+//! It never names mio: a socket is anything that implements [`Socket`].
+//!
+//! Invariants:
+//! - Events of the bus are appended to the feeds before a client's message is read, so a subscription starts at the place
+//!   where its message was read.
+//! - A connection that has pending bytes and is not blocked is written in the turn that made them.
+//! - Readiness is used up, because mio reports it once. A connection that ran out of budget waits in `ready`.
 
 use std::io;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
-//! Which of a loop's clients are in which channels, and when those who went have left.
+//! The loop's part of presence: the channels of its clients, and the grace time of those that left.
 //!
-//! Imports the room's core. Always: a client is in the channels that its subscriptions name, as far as it may see
-//! them; the loop from which a user's last connection went says that they left, when they have been away for the grace
-//! time; where presence is off, this costs a look at the settings.
+//! Invariants:
+//! - A client is in the channels that its subscriptions name, within its rights.
+//! - The loop that closed a user's last connection announces the user's leave, after the grace time.
+//! - Without presence the cost is one look at the settings.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

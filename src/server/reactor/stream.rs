@@ -1,7 +1,8 @@
 //! A client's socket: TCP, with TLS or without.
 //!
-//! Imports its siblings only. Always: nothing blocks; a short write says that the socket takes no more until it is
-//! reported writable.
+//! Invariants:
+//! - No call blocks.
+//! - After a short write the socket takes no more until it is reported writable.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};

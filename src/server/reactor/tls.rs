@@ -1,7 +1,8 @@
-//! TLS at the socket's edge: rustls between the TCP stream and the loop, which sees a socket as any other.
+//! TLS at the socket's edge: rustls between the TCP stream and the loop, which sees a socket like any other.
 //!
-//! Imports its siblings only. Always: nothing blocks; what rustls holds of ours is bounded; a peer that speaks no TLS,
-//! or bad TLS, is told so, counted and closed, and hurts nobody else.
+//! Invariants:
+//! - No call blocks, and the plain bytes that rustls holds are bounded.
+//! - A peer that speaks no TLS, or bad TLS, receives an alert, is counted and closed, and affects no other client.
 
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::Shutdown;

@@ -1,9 +1,10 @@
-//! Deadlines of many connections: a timing wheel (Varghese and Lauck, 1987, scheme 6 without the sorting), its
-//! lists strung through one table.
+//! Deadlines of many connections: a timing wheel (Varghese and Lauck, 1987, scheme 6 without the sorting), with its lists
+//! in one table.
 //!
-//! Imports nothing of ours. Always: a key waits for one tick at most, the earliest it was asked for; it fires at
-//! its tick or later, never earlier; a removed key leaves nothing behind; adding, moving and removing cost the
-//! same however many there are.
+//! Invariants:
+//! - A key waits for one tick at most: the earliest that was asked for. It fires at its tick or later, never earlier.
+//! - A removed key leaves nothing behind.
+//! - Adding, moving and removing take constant time.
 
 use crate::server::tick::Tick;
 

@@ -179,16 +179,10 @@ pub(crate) fn wants_body(request: &Request, shown: &Shown, cx: &Context<'_>) -> 
     if request.method != Method::Post {
         return BodyWanted::Idle;
     }
-    let may = |right: &dyn Fn(&Grant) -> bool| {
-        if grant.is_none_or(right) { BodyWanted::Taken } else { BodyWanted::Refused }
-    };
-    match request.path.as_str() {
-        "/publish" => may(&Grant::publishes),
-        "/api/revoke" => may(&Grant::is_admin),
-        path => match path.strip_prefix(BRIDGE) {
-            Some(protocol) => may(&|grant| grant.may_publish_type(&format!("protocol.{protocol}"))),
-            None => BodyWanted::Idle,
-        },
+    match route_at(&request.path).and_then(|route| route.body) {
+        None => BodyWanted::Idle,
+        Some(may) if grant.is_none_or(|grant| may(grant, &request.path)) => BodyWanted::Taken,
+        Some(_) => BodyWanted::Refused,
     }
 }
 
@@ -209,6 +203,8 @@ struct Route {
     path: &'static str,
     methods: RouteMethods,
     right: RouteRight,
+    /// Decides by grant and path whether a request's body is read. `None` if no response depends on it.
+    body: Option<fn(&Grant, &str) -> bool>,
     handler: fn(&mut Answer<'_, '_>, Vec<u8>) -> RouteOutcome,
 }
 
@@ -287,10 +283,10 @@ const ROUTES: &[Route] = &[
         let routes = answer.cx.shared.bridge.list_routes();
         answer.json(200, &json!({ "routes": routes }))
     }),
-    post(BRIDGE, |answer, body| answer.bridge(&answer.request.path[BRIDGE.len()..], &body)),
-    post("/publish", |answer, body| answer.publish(body)),
-    post("/ticket", |answer, _| answer.ticket()),
-    post("/api/revoke", |answer, body| answer.revoke(&body)),
+    post(BRIDGE, Some(may_bridge), |answer, body| answer.bridge(&answer.request.path[BRIDGE.len()..], &body)),
+    post("/publish", Some(|grant, _| grant.publishes()), |answer, body| answer.publish(body)),
+    post("/ticket", None, |answer, _| answer.ticket()),
+    post("/api/revoke", Some(|grant, _| grant.is_admin()), |answer, body| answer.revoke(&body)),
 ];
 
 const fn get(
@@ -298,11 +294,19 @@ const fn get(
     right: RouteRight,
     handler: fn(&mut Answer<'_, '_>, Vec<u8>) -> RouteOutcome,
 ) -> Route {
-    Route { path, methods: RouteMethods::Get, right, handler }
+    Route { path, methods: RouteMethods::Get, right, body: None, handler }
 }
 
-const fn post(path: &'static str, handler: fn(&mut Answer<'_, '_>, Vec<u8>) -> RouteOutcome) -> Route {
-    Route { path, methods: RouteMethods::Post, right: RouteRight::Handler, handler }
+const fn post(
+    path: &'static str,
+    body: Option<fn(&Grant, &str) -> bool>,
+    handler: fn(&mut Answer<'_, '_>, Vec<u8>) -> RouteOutcome,
+) -> Route {
+    Route { path, methods: RouteMethods::Post, right: RouteRight::Handler, body, handler }
+}
+
+fn may_bridge(grant: &Grant, path: &str) -> bool {
+    grant.may_publish_type(&format!("protocol.{}", &path[BRIDGE.len()..]))
 }
 
 /// Returns the route at a path.

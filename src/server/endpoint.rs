@@ -131,38 +131,35 @@ impl Preset {
         Self::Gathering,
     ];
 
-    /// Returns the name in options and configuration.
+    /// Returns the name in options and configuration: the dialect's, unless another system speaks the native one.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Native => "native",
             Self::Fcc => "fcc",
+            _ => self.path_and_dialect().1.name(),
+        }
+    }
+
+    const fn path_and_dialect(self) -> (&'static str, Dialect) {
+        match self {
+            Self::Native => ("/ws", Dialect::Native),
+            Self::Fcc => ("/ws/events", Dialect::Native),
             #[cfg(feature = "dialects")]
-            Self::Agentos => "agentos",
+            Self::Agentos => ("/ws/events", Dialect::Agentos),
             #[cfg(feature = "dialects")]
-            Self::Hive => "hive",
+            Self::Hive => ("/", Dialect::Hive),
             #[cfg(feature = "dialects")]
-            Self::Autosdlc => "autosdlc",
+            Self::Autosdlc => ("/ws", Dialect::Autosdlc),
             #[cfg(feature = "dialects")]
-            Self::Gathering => "gathering",
+            Self::Gathering => ("/ws/circles/{name}", Dialect::Gathering),
         }
     }
 
     /// Returns the path and dialect of the system's clients.
     #[must_use]
     pub fn endpoint(self) -> Endpoint {
-        match self {
-            Self::Native => Endpoint::new("/ws", Dialect::Native),
-            Self::Fcc => Endpoint::new("/ws/events", Dialect::Native),
-            #[cfg(feature = "dialects")]
-            Self::Agentos => Endpoint::new("/ws/events", Dialect::Agentos),
-            #[cfg(feature = "dialects")]
-            Self::Hive => Endpoint::new("/", Dialect::Hive),
-            #[cfg(feature = "dialects")]
-            Self::Autosdlc => Endpoint::new("/ws", Dialect::Autosdlc),
-            #[cfg(feature = "dialects")]
-            Self::Gathering => Endpoint::new("/ws/circles/{name}", Dialect::Gathering),
-        }
+        let (path, dialect) = self.path_and_dialect();
+        Endpoint::new(path, dialect)
     }
 
     /// Returns the preset of this name.

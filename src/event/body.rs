@@ -73,11 +73,25 @@ impl EventBody {
             let TextSpan { start, end } = spans[attribute.index()];
             signature.0[attribute.index()] = value_hash(&text[start as usize..end as usize]);
         }
+        Self::unpublished(text, spans, signature, timestamp.unwrap_or(made), made)
+    }
+
+    #[cfg_attr(
+        not(feature = "server"),
+        allow(unused_variables, reason = "only a server reads when it was made")
+    )]
+    fn unpublished(
+        text: String,
+        spans: [TextSpan; PARTS],
+        signature: Signature,
+        timestamp: Timestamp,
+        made: Timestamp,
+    ) -> Self {
         Self {
             epoch: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
             shard: AtomicU32::new(UNPUBLISHED),
-            timestamp: timestamp.unwrap_or(made),
+            timestamp,
             #[cfg(feature = "server")]
             made,
             signature,
@@ -116,30 +130,11 @@ impl EventBody {
             self.frames = frames;
         }
     }
+
     /// Returns an unpublished body with this one's timestamp and attribute hashes, and other parts.
     ///
     /// The attributes among the parts must be the same.
-    #[cfg_attr(
-        not(feature = "server"),
-        allow(unused_variables, reason = "only a server reads when it was made")
-    )]
     pub(super) fn copied(&self, text: String, spans: [TextSpan; PARTS], made: Timestamp) -> Self {
-        Self {
-            epoch: AtomicU64::new(0),
-            sequence: AtomicU64::new(0),
-            shard: AtomicU32::new(UNPUBLISHED),
-            timestamp: self.timestamp,
-            #[cfg(feature = "server")]
-            made,
-            signature: self.signature,
-            spans,
-            text,
-            #[cfg(feature = "server")]
-            frames: Frames::default(),
-            #[cfg(feature = "server")]
-            deflated: OnceLock::new(),
-            #[cfg(feature = "server")]
-            position: OnceLock::new(),
-        }
+        Self::unpublished(text, spans, self.signature, self.timestamp, made)
     }
 }

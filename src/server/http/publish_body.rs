@@ -70,22 +70,30 @@ fn read_cloud_events_json(
     max: usize,
     check: Check<'_>,
 ) -> Result<Vec<Complete>, BodyError> {
-    let body = simdutf8::compat::from_utf8(body).map_err(|error| {
-        BodyError::new(line_behind(&body[..error.valid_up_to()]), "body is not valid UTF-8")
-    })?;
-    let read = |text: &str| {
-        let event = checked(cloudevents::read_structured(text), check);
-        event.map_err(|error| BodyError { line: line_of(body, text), ..error })
-    };
-    if !is_batch {
-        return Ok(vec![read(body)?]);
-    }
+    let body = text_of(body)?;
+    let read = |text: &str| checked(cloudevents::read_structured(text), check);
+    if is_batch { read_items(body, max, "a JSON array", read) } else { Ok(vec![read_one(body, body, read)?]) }
+}
+
+/// Returns a body's text.
+fn text_of(body: &[u8]) -> Result<&str, BodyError> {
+    simdutf8::compat::from_utf8(body)
+        .map_err(|error| BodyError::new(line_behind(&body[..error.valid_up_to()]), "body is not valid UTF-8"))
+}
+
+/// Reads each item of a JSON array. `expected` names the array in the error of a body that is none.
+fn read_items(
+    body: &str,
+    max: usize,
+    expected: &str,
+    read: impl Fn(&str) -> Result<Complete, BodyError>,
+) -> Result<Vec<Complete>, BodyError> {
     let items: Vec<&RawValue> =
-        serde_json::from_str(body).map_err(|e| BodyError::new(e.line(), format!("not a JSON array: {e}")))?;
+        serde_json::from_str(body).map_err(|e| BodyError::new(e.line(), format!("not {expected}: {e}")))?;
     if items.len() > max {
         return Err(too_many(line_of(body, items[max].get()), max));
     }
-    items.into_iter().map(|item| read(item.get())).collect()
+    items.into_iter().map(|item| read_one(body, item.get(), &read)).collect()
 }
 
 /// Returns an event that was parsed, if it may be published. The line of an error is 1.
@@ -104,9 +112,7 @@ pub(crate) fn read_body(
     max: usize,
     check: Check<'_>,
 ) -> Result<Vec<Complete>, BodyError> {
-    let body = simdutf8::compat::from_utf8(body).map_err(|error| {
-        BodyError::new(line_behind(&body[..error.valid_up_to()]), "body is not valid UTF-8")
-    })?;
+    let body = text_of(body)?;
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
     let start = body.trim_ascii_start();
     if start.is_empty() {
@@ -116,16 +122,11 @@ pub(crate) fn read_body(
         return read_lines(body, max, check);
     }
     if start.starts_with('[') {
-        let items: Vec<&RawValue> =
-            serde_json::from_str(body).map_err(|e| BodyError::new(e.line(), format!("not JSON: {e}")))?;
-        if items.len() > max {
-            return Err(too_many(line_of(body, items[max].get()), max));
-        }
-        return items.into_iter().map(|item| read_one(body, item.get(), check)).collect();
+        return read_items(body, max, "JSON", |text| read_event(text, check));
     }
     // A single value may span lines. More than one value means one a line, whatever the content type.
     match serde_json::from_str::<&RawValue>(body) {
-        Ok(value) => Ok(vec![read_one(body, value.get(), check)?]),
+        Ok(value) => Ok(vec![read_one(body, value.get(), |text| read_event(text, check))?]),
         Err(error) if start.trim_ascii_end().contains('\n') && !error.is_eof() => {
             read_lines(body, max, check)
         }
@@ -133,8 +134,13 @@ pub(crate) fn read_body(
     }
 }
 
-fn read_one(body: &str, text: &str, check: Check<'_>) -> Result<Complete, BodyError> {
-    read_event(text, check).map_err(|error| BodyError { line: line_of(body, text), ..error })
+/// Reads an event, which is a part of the body. An error says its line in the body.
+fn read_one(
+    body: &str,
+    text: &str,
+    read: impl Fn(&str) -> Result<Complete, BodyError>,
+) -> Result<Complete, BodyError> {
+    read(text).map_err(|error| BodyError { line: line_of(body, text), ..error })
 }
 
 /// Parses one event, and returns it if it may be published. The line of an error is 1.

@@ -53,8 +53,9 @@ let bus = Bus::builder().carrying::<u64>().build()?;
 let mut sub = bus.subscribe(Predicate::all());
 bus.publish(1);
 assert_eq!(sub.next().await, Some(Delivery::Event(1)));
+# Ok(())
+# })?;
 # Ok::<(), fanwire::bus::BusConfigError>(())
-# }).unwrap();
 ```
 "
 )]

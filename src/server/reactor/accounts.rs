@@ -25,7 +25,7 @@ pub(super) struct Accounts {
     pub(super) grown: usize,
     /// Bytes of the feeds' filter tables, counted once a second.
     pub(super) tables: usize,
-    /// Bytes of them that are free for the next filters.
+    /// Bytes of those tables that are free for further filters.
     pub(super) spare: usize,
     /// Largest feeds, looked up once a second.
     pub(super) largest: Arc<[FeedView]>,
@@ -33,7 +33,7 @@ pub(super) struct Accounts {
     pub(super) observed: Tick,
     /// Reader of the kernel's send queues.
     pub(super) kernel: KernelQueues,
-    /// Connection after which the next are asked about, though they do not lag yet.
+    /// Slot after which the next look at the kernel's queues begins. That look covers connections that do not lag.
     pub(super) asked: usize,
 }
 

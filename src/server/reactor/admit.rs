@@ -20,7 +20,7 @@ use crate::server::limits::rates::{CountedConnection, address_key};
 use crate::server::tick::Tick;
 
 impl<S: Socket> LoopState<S> {
-    /// Takes in a new connection; `None` where there are too many: it is told, and dropped.
+    /// Admits a new connection. Returns `None` if there are too many: the client is refused, and the socket dropped.
     pub(crate) fn admit(&mut self, socket: S) -> Option<Token> {
         let metrics = &self.shared.metrics;
         metrics.connections_accepted.inc();
@@ -51,7 +51,7 @@ impl<S: Socket> LoopState<S> {
         Some(self.insert(socket, connection, Outbox::default(), counted.ok().flatten(), look))
     }
 
-    /// Gives a connection a slot and a token, and looks at its timer after so many ticks.
+    /// Gives a connection a slot and a token, and sets its timer to this many ticks.
     pub(super) fn insert(
         &mut self,
         socket: S,
@@ -86,15 +86,15 @@ impl<S: Socket> LoopState<S> {
         token
     }
 
-    /// Counts a connection that is not taken.
+    /// Counts a refused connection.
     pub(crate) fn count_refused(&self, kind: &'static str) {
         self.shared.metrics.connections_refused.get_or_create(&Kind { kind }).inc();
     }
 
-    /// The address that a new connection counts for, and how many it may have.
+    /// Returns the address that a new connection counts for, and the limit of that address.
     pub(super) fn counted_address(&self, socket: &S) -> Option<(IpAddr, u32)> {
         let max = self.turn.config.limits.connections_per_address?;
-        // Behind a proxy there are many: each counts when a request says which.
+        // A trusted proxy forwards many clients. Each is counted once a request names its address.
         let peer = socket.peer().filter(|peer| !is_trusted(*peer, &self.turn.config.trusted_proxies))?;
         Some((address_key(peer), max))
     }

@@ -22,14 +22,14 @@ use crate::server::session::effect::{Made, NotDone, PublishAnswer, Work};
 use crate::server::tick::Tick;
 use crate::sync::{Callback, lock};
 
-/// Logs what belongs to a trace, by which such a line is found again.
+/// Logs the events that belong to a trace, with its ids.
 fn log(events: &[Event]) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
     for event in events {
         if let Some(parent) = event.trace_parent() {
-            // Their places are fixed: it was checked.
+            // The text was checked, so both ids have fixed places.
             let (trace_id, span_id) = (&parent[3..35], &parent[36..52]);
             tracing::debug!(trace_id, span_id, event_type = event.event_type(), "published");
         }
@@ -37,17 +37,17 @@ fn log(events: &[Event]) {
 }
 
 impl<S: Socket> LoopState<S> {
-    /// How another thread wakes the loop for an answer that it left.
+    /// Sets the callback by which another thread wakes the loop after leaving an answer.
     pub(crate) fn on_mail(&self, waker: Callback) {
         *lock(&self.mail.mailbox.waker) = Some(waker);
     }
 
-    /// Publishes what a client sent, on the bus or through the engine, and answers it.
+    /// Publishes a client's events, on the bus or through the engine, and sends the answer.
     pub(super) fn publish(&mut self, slot: usize, events: Vec<Complete>, answer: PublishAnswer) {
         let events: Vec<Event> = events.into_iter().map(Complete::into_event).collect();
         log(&events);
         if self.shared.is_handed_over() {
-            // Nobody reads this bus any more.
+            // After a handover no client reads this bus.
             if let Some(answer) = (answer.0)(Err(Refused::Closed)) {
                 self.send(slot, answer);
             }
@@ -73,7 +73,7 @@ impl<S: Socket> LoopState<S> {
         engine.submit(&events, Box::new(leave));
     }
 
-    /// Has a worker make an answer.
+    /// Gives a job to a worker; its result is the client's answer.
     pub(super) fn work(&mut self, slot: usize, work: Work) {
         let Work { lane, limits, patience, bytes, job, instead } = work;
         let token = self.clients.token(slot);
@@ -90,12 +90,12 @@ impl<S: Socket> LoopState<S> {
         self.turn.wheel.add(until, slot as ConnIndex);
     }
 
-    /// The tick at which a connection has waited long enough for a worker.
+    /// Returns the tick at which a connection stops waiting for a worker.
     pub(super) fn patience_of(&self, token: Token) -> Option<Tick> {
         self.mail.awaited.get(&token).map(|awaited| awaited.until)
     }
 
-    /// Answers a client in a worker's place, if it has waited long enough.
+    /// Sends the substitute answer to a client whose wait for a worker has reached its limit.
     pub(super) fn answer_late(&mut self, token: Token) {
         if self.patience_of(token).is_some_and(|until| until <= self.turn.tick)
             && let Some(awaited) = self.mail.awaited.remove(&token)
@@ -116,14 +116,14 @@ impl<S: Socket> LoopState<S> {
         last
     }
 
-    /// Hands out the answers that came.
+    /// Delivers the answers that other threads have left.
     pub(super) fn take_mail(&mut self) {
         let letters = std::mem::take(&mut *lock(&self.mail.mailbox.letters));
         for (token, letter) in letters {
             match letter {
                 Letter::Engine(answer) => self.deliver(token, answer),
                 Letter::Work(number, answer) => {
-                    // One that comes too late was answered already.
+                    // A late result is dropped: the client has its substitute answer.
                     if self.mail.awaited.get(&token).is_some_and(|awaited| awaited.number == number) {
                         self.mail.awaited.remove(&token);
                         self.take_made(token, answer);
@@ -139,7 +139,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Goes on with what a worker made for a connection.
+    /// Continues a connection with a worker's result.
     fn take_made(&mut self, token: Token, made: Made) {
         match made {
             Made::Answer(answer) => self.deliver(token, Some(answer)),
@@ -152,7 +152,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Gives a connection the answer that it waited for.
+    /// Gives a connection its pending answer.
     pub(super) fn deliver(&mut self, token: Token, answer: Option<Bytes>) {
         let Some(slot) = self.find(token) else { return };
         self.clients.conns[slot].awaits -= 1;

@@ -12,7 +12,7 @@ use crate::server::tick::Tick;
 pub(super) struct Present {
     pub(super) clients: HashMap<Token, ChannelClient>,
     pub(super) departures: BTreeMap<(Tick, u64), Departure>,
-    /// Numbers them.
+    /// Number of departures so far; makes their keys unique.
     pub(super) number: u64,
     /// Bytes of the channels' names in `clients`.
     pub(super) seat_bytes: usize,
@@ -27,7 +27,7 @@ pub(super) struct ChannelClient {
     pub(super) name: Option<Arc<str>>,
     /// User that the client counts as in the channels below.
     pub(super) user: Option<Arc<str>>,
-    /// By channel: what it has there, and how many of its filters name it.
+    /// By channel: the client's seat in it, and the number of the client's filters that name it.
     pub(super) seats: BTreeMap<Box<str>, (Seat, u32)>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Departure {
 }
 
 impl Present {
-    /// Looks at this tick whether the user has left.
+    /// Schedules a check at tick `due` whether the user has left.
     pub(super) fn depart_at(&mut self, due: Tick, departure: Departure) {
         self.number += 1;
         self.departures.insert((due, self.number), departure);

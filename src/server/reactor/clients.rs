@@ -1,6 +1,6 @@
 //! The connections of a loop, and what the loop keeps for each of them by token.
 //!
-//! Always: a token names one life of one number, so a token that outlives its connection reaches no other.
+//! Always: a token names one use of a slot, so a token that outlives its connection reaches no other connection.
 
 use std::collections::HashMap;
 
@@ -23,15 +23,15 @@ pub(crate) struct Conn<S> {
     pub(super) outbox: Outbox,
     /// Past that the client asked for and has not received completely.
     pub(super) replay: Option<Box<ClientReplay>>,
-    /// Answers that the engine owes it; it is not read meanwhile.
+    /// Number of pending answers of the engine. The connection is not read meanwhile.
     pub(super) awaits: u32,
-    /// The socket takes no more until it says so.
+    /// Whether the socket is full: it is not written until it is reported writable.
     pub(super) blocked: bool,
-    /// The socket may hold more to read.
+    /// Whether the socket may have more to read.
     pub(super) unread: bool,
-    /// It is in `ready`.
+    /// Whether it is in `ready`.
     pub(super) queued: bool,
-    /// The turn in which it was read last, and what it spent of its part then: it may be read twice in one.
+    /// Turn in which it was last read, and the units spent on it in that turn. It may be read twice in a turn.
     pub(super) spent_in: (u16, u16),
     pub(super) ending: Ending,
 }
@@ -39,29 +39,28 @@ pub(crate) struct Conn<S> {
 /// Fate of a connection once its pending bytes are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ending {
-    /// It stays; a closed one until its peer or its timer ends it.
+    /// It stays open. If it is already closed on our side, its peer or its timer ends it.
     #[default]
     None,
     /// It is closed from this side.
     Closing,
-    /// It is removed: the peer has said that it will say no more.
+    /// It is removed, because the peer has ended its input.
     HungUp,
 }
 
 impl<S> Conn<S> {
-    /// Returns the token of this connection, which has this number.
+    /// Returns the token of this connection, which is in this slot.
     pub(super) fn token(&self, slot: usize) -> Token {
         token_of(slot, self.generation)
     }
 
-    /// Bytes of its own that wait for the client, with what it takes to keep them: a reply of two bytes takes more than
-    /// a hundred.
+    /// Returns the memory of its unsent bytes, in bytes. A reply of two bytes takes more than 100.
     pub(super) fn waiting_bytes(&self) -> usize {
         let (own, shared) = self.outbox.held_bytes();
         own + shared
     }
 
-    /// A peer that is gone stays gone.
+    /// Sets the ending, unless a later stage is set already: a peer that is gone stays gone.
     pub(super) fn end_with(&mut self, ending: Ending) {
         self.ending = self.ending.max(ending);
     }
@@ -76,7 +75,7 @@ pub(super) struct Clients<S> {
     pub(super) ready: Vec<Token>,
     /// Addresses that connections are counted for.
     pub(super) addresses: HashMap<Token, CountedConnection>,
-    /// Filters that the engine follows because of a connection, where it follows no more than its clients want.
+    /// Filters that the engine follows for each connection, if it follows only what its clients want.
     pub(super) wanted: HashMap<Token, HashMap<Filter, InterestGuard>>,
     /// Connections to close because they lag.
     pub(super) lagged: Vec<Token>,
@@ -102,12 +101,12 @@ impl<S> Default for Clients<S> {
 }
 
 impl<S> Clients<S> {
-    /// Returns the token of the connection with this number.
+    /// Returns the token of the connection in this slot.
     pub(super) fn token(&self, slot: usize) -> Token {
         self.conns[slot].token(slot)
     }
 
-    /// Returns the number of a connection that is still open.
+    /// Returns the slot of a connection, if it is still open.
     pub(super) fn find(&self, token: Token) -> Option<usize> {
         let slot = (token & 0xffff_ffff) as usize;
         self.conns.get(slot).filter(|conn| u64::from(conn.generation) == token >> 32).map(|_| slot)

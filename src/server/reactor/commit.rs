@@ -1,7 +1,7 @@
 //! Batches on their way to the bus, some events in each turn.
 //!
 //! Invariants:
-//! - A batch that was accepted is published whole, in its order, whatever becomes of the client that sent it.
+//! - An accepted batch is published completely and in its order, even if its client is gone.
 //! - One turn publishes at most [`PUBLISHED_A_BATCH`] events of batches, so the other clients are served in between, and no
 //!   batch laps the ring or its own readers.
 //! - The client is not read until its batch is published and answered.
@@ -15,14 +15,14 @@ use crate::event::Event;
 use crate::server::session::effect::PublishAnswer;
 
 impl<S: Socket> LoopState<S> {
-    /// Begins a batch. The client waits for its end.
+    /// Begins a batch. The client is answered after its last event.
     pub(super) fn begin_commit(&mut self, token: Token, events: Vec<Event>, answer: PublishAnswer) {
         let bytes = events.iter().map(|event| size_of::<Event>() + event.payload().len()).sum();
         let charge = self.shared.held.charge(bytes);
         self.mail.commits.push_back(Commit { token, events: events.into_iter(), last: None, answer, charge });
     }
 
-    /// Publishes the next events of the batch whose turn it is; after the last it answers the client.
+    /// Publishes the next events of the next batch. After the last event of a batch, it answers the client.
     pub(super) fn commit(&mut self) {
         let Some(mut commit) = self.mail.commits.pop_front() else { return };
         let events = commit.events.by_ref().take(PUBLISHED_A_BATCH).collect();
@@ -35,7 +35,7 @@ impl<S: Socket> LoopState<S> {
         self.deliver(token, (answer.0)(Ok(last)));
     }
 
-    /// Publishes all that is left of all batches: the loop ends, or its clients move.
+    /// Publishes the rest of all batches, because the loop ends or its clients move to another process.
     pub(super) fn commit_all(&mut self) {
         while !self.mail.commits.is_empty() {
             self.commit();

@@ -11,7 +11,7 @@ use crate::event::{Event, EventId, Since, Timestamp};
 pub(crate) struct Continuity(BTreeMap<u16, EventId>);
 
 impl Continuity {
-    /// Begins at the reader's place in a bus that may have a past.
+    /// Begins at the reader's place in a bus that may already have events.
     pub(crate) fn behind(bus: &Bus, reader: &LoopReader) -> Self {
         let mut newest = BTreeMap::new();
         for shard in 0..bus.shards() as u16 {
@@ -23,12 +23,12 @@ impl Continuity {
         Self(newest)
     }
 
-    /// The newest id seen in a shard.
+    /// Returns the newest id seen in a shard.
     pub(crate) fn newest(&self, shard: u16) -> Option<EventId> {
         self.0.get(&shard).copied()
     }
 
-    /// Takes note of an event; answers what is missing before it, counting all, whoever wanted them.
+    /// Records an event. Returns the gap before it, if any, which counts all missing events, wanted or not.
     pub(crate) fn hole_before(&mut self, event: &Event, now: Timestamp) -> Option<GapNotice> {
         let id = event.id()?;
         let last = self.0.insert(id.shard, id)?;

@@ -21,12 +21,11 @@ use crate::server::session::past::ReplayFrom;
 use crate::server::shared::resume::{Behind, behind, marks};
 use crate::server::tick::Tick;
 
-/// How long a client waits for this node to catch up.
+/// Maximum time that a client waits for this node to catch up.
 const PATIENCE_TICKS: Tick = 50;
 
 impl<S: Socket> LoopState<S> {
-    /// Does these things that a connection asked for, in order, and puts off what has to wait with all that is behind
-    /// it.
+    /// Applies a connection's effects in order. An effect that has to wait is deferred, with all effects after it.
     pub(super) fn apply_effects(&mut self, token: Token, effects: impl IntoIterator<Item = Effect>) {
         let mut rest = effects.into_iter();
         while let Some(effect) = rest.next() {
@@ -39,12 +38,14 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Does one thing; of a long change so much as this turn may take, and puts off the rest with all that is behind it.
+    /// Applies one effect. A long change is applied as far as this turn's budget goes; its rest is deferred, with all
+    /// effects after it.
     fn apply_part(&mut self, slot: usize, effect: Effect, rest: impl Iterator<Item = Effect>) {
         let Effect::Change { encoding, lag_policy, mut changes, added } = effect else {
             return self.apply_effect(slot, effect);
         };
-        // One at the least, so that there is an end to it, and none between a replay and what goes on where that ends.
+        // At least one change, so that each turn makes progress, and so that live delivery begins where a replay before it
+        // ends.
         let mut left = self.turn.work.left().min(budget::CLIENT);
         let mut count = 0;
         while count < changes.len() && (count == 0 || left > 0) {
@@ -60,7 +61,7 @@ impl<S: Socket> LoopState<S> {
         self.put_off(slot, Wait::Turn, std::iter::once(later).chain(rest).collect());
     }
 
-    /// Whether something waits for nothing but the next turn.
+    /// Returns whether some effects wait only for the next turn.
     pub(super) fn has_unfinished(&self) -> bool {
         self.mail.deferred.iter().any(|put_off| matches!(put_off.wait, Wait::Turn))
     }
@@ -119,7 +120,7 @@ impl<S: Socket> LoopState<S> {
         });
     }
 
-    /// A connection closes: it no longer waits for anything.
+    /// Drops the deferred effects of a connection that closes.
     pub(super) fn forget_deferred(&mut self, slot: usize) {
         let conn = &mut self.clients.conns[slot];
         let token = conn.token(slot);
@@ -130,7 +131,7 @@ impl<S: Socket> LoopState<S> {
         });
     }
 
-    /// Does what no longer has to wait.
+    /// Applies the deferred effects whose condition holds.
     pub(super) fn resume_deferred(&mut self) {
         let mut at = 0;
         // Effects deferred again meanwhile wait for the next turn.
@@ -148,7 +149,7 @@ impl<S: Socket> LoopState<S> {
                 at += 1;
                 continue;
             }
-            // Held until what it stands for is done.
+            // Held until its effects are applied.
             let DeferredEffects { token, effects, wait, .. } = self.mail.deferred.remove(at);
             let Some(slot) = self.find(token) else { continue };
             let conn = &mut self.clients.conns[slot];
@@ -158,7 +159,7 @@ impl<S: Socket> LoopState<S> {
             }
             let mut effects = effects.into_iter();
             self.turn.work = self.turn.spending.share(budget::CLIENT);
-            // It has waited; what is behind it may have to wait for something else.
+            // The first effect has waited. Those after it may have to wait for something else.
             if let Some(first) = effects.next() {
                 self.apply_part(slot, first, effects.by_ref());
             }

@@ -18,15 +18,15 @@ use crate::server::limits::budget;
 /// Events taken from the bus before they are written.
 const EVENTS_A_BATCH: usize = 256;
 
-/// Instructions that a turn spends, about, on what clients ask of payloads; the rest of the events waits for the next turn.
-/// As much as a turn spends on its peers.
+/// Approximate number of instructions that a turn spends on conditions on payloads, as many as on input of peers. Further
+/// events wait for the next turn.
 const PAYLOADS_A_TURN: u64 = budget::TURN as u64 * 1_000;
 
-/// Seals a place.
+/// Function that seals a place.
 type SealFn<'a> = &'a dyn Fn(&Since) -> Option<Since>;
 
-/// Tells of events that are gone before anybody could see who wants them. Members who want all of them are told the
-/// number, and others a bound, unless that would tell a client of how much goes on beyond its grant.
+/// Appends a gap notice for events that were lost before they were matched. Members that want every event receive the
+/// number; others receive a bound, unless that would reveal the volume of events beyond a client's grant.
 fn append_gap(fanout: &mut Fanout, gap: &GapNotice, seal: Option<SealFn<'_>>) {
     let before = |since: &Since| if let Since::Event(id) = since { Some(*id) } else { None };
     let Some(id) = gap.to.or_else(|| gap.from.as_ref().and_then(before)) else { return };
@@ -38,12 +38,12 @@ fn append_gap(fanout: &mut Fanout, gap: &GapNotice, seal: Option<SealFn<'_>>) {
 }
 
 impl<S: Socket> LoopState<S> {
-    /// How long events are still held back, so that more of them go in one write; none where no interval is set,
-    /// or it is over.
+    /// Returns the time for which events are still held back, so that more of them share a write. Returns `None` if no flush
+    /// interval is set, or it has passed.
     pub(crate) fn held_for(&self, now: Timestamp) -> Option<Duration> {
         let interval = self.turn.config.flush_interval.as_micros() as i64;
         let passed = now.0 - self.delivery.pumped.0;
-        // A clock that was put back ends it too.
+        // A clock that was set back ends it too.
         (0..interval).contains(&passed).then(|| Duration::from_micros((interval - passed) as u64))
     }
 
@@ -53,7 +53,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Appends what the bus has to the feeds, and writes it; at most `batches` times.
+    /// Appends the bus's new events to the feeds and writes them, in at most `batches` batches.
     pub(super) fn pump(&mut self, batches: usize) {
         self.delivery.unpumped = 0;
         let mut any = false;
@@ -73,7 +73,7 @@ impl<S: Socket> LoopState<S> {
             let can_recover = has_log && self.shared.bus.shards() == 1;
             let continuity = &mut self.delivery.continuity;
             let mut oldest = None;
-            // One by one where an event may take much.
+            // One by one if matching a single event may be expensive.
             let step = if fanout.reads_payloads() { 1 } else { EVENTS_A_BATCH };
             let mut taken = 0;
             let is_spent = loop {
@@ -81,7 +81,7 @@ impl<S: Socket> LoopState<S> {
                     ReaderItem::Event(event) => {
                         oldest.get_or_insert_with(|| event.made());
                         if let Some(mut gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
-                            // The ring has lapped the loop: the log has what it let go of.
+                            // After a lap of the ring, the log still has the overwritten events.
                             let is_of_one_epoch = gap.from.as_ref().zip(gap.to).is_some_and(
                                 |(from, to)| matches!(from, Since::Event(from) if from.epoch == to.epoch),
                             );
@@ -101,7 +101,7 @@ impl<S: Socket> LoopState<S> {
                         }
                         lost = true;
                         if continuity.is_some() {
-                            // The next event's id tells.
+                            // The next event's id shows the gap.
                             return;
                         }
                         let id = |sequence| Some(EventId { epoch, shard, sequence });
@@ -127,8 +127,7 @@ impl<S: Socket> LoopState<S> {
             self.report_deliveries();
             any |= taken > 0;
             self.delivery.more_events = taken == EVENTS_A_BATCH || is_spent;
-            // Behind the reading and before the writing: no event reaches a client whose right to it had ended when
-            // it was published.
+            // After reading and before writing: no event reaches a client whose right to it ended before it was published.
             self.end_grants();
             let written = self.flush_dirty();
             if let Some(oldest) = oldest.filter(|_| written > 0) {
@@ -156,7 +155,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Writes what the feeds have to their members; how many events that were.
+    /// Writes the feeds' new frames to their members. Returns the number of events written.
     fn flush_dirty(&mut self) -> u64 {
         let before = self.delivery.tally.events;
         let mut dirty = std::mem::take(&mut self.delivery.dirty);
@@ -189,7 +188,7 @@ impl<S: Socket> LoopState<S> {
                     budget,
                     &mut OutboxContext::new(&mut self.delivery.tally, &ring),
                 ) {
-                    // Behind a replay nothing of the feed is written yet.
+                    // Frames of the feed are written after the replay.
                     Flushed::Done => all_done &= conn.replay.is_none(),
                     Flushed::Blocked => {
                         self.block(slot);
@@ -209,7 +208,7 @@ impl<S: Socket> LoopState<S> {
                         all_done = false;
                     }
                     Flushed::Failed => {
-                        // Removing it now would move another member to this place; its own turn finds it broken.
+                        // Removing it now would move another member to this place. `serve_ready` finds it broken.
                         broken = true;
                         self.queue(slot);
                     }

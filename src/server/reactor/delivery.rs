@@ -1,4 +1,4 @@
-//! The way of events through a loop: its reader of the bus, the feeds, and what the loop remembers of the past.
+//! The path of events through a loop: its reader of the bus, its feeds, and its record of past events.
 
 use super::continuity::Continuity;
 use super::kind_log::KindLog;
@@ -15,19 +15,20 @@ use crate::server::session::context::LoopView;
 /// Batches of events taken from the bus between two looks at the sockets.
 pub(super) const BATCHES_A_TURN: usize = 8;
 
-/// Events published by clients before the loop delivers them, so that no body laps the ring or its own feeds.
+/// Maximum number of events that clients publish before the loop delivers them, so that no request laps the ring or its own
+/// feeds.
 pub(super) const PUBLISHED_A_BATCH: usize = 256;
 
-/// Stands for the snapshot where a page of the log is asked for: no connection has this token.
+/// Token of the snapshot in requests for pages of the log. No connection has it.
 pub(super) const SNAPSHOT: Token = Token::MAX;
 
-/// A snapshot into which the past is still being put.
+/// A snapshot that still lacks earlier events.
 #[derive(Debug)]
 pub(super) struct Building {
     pub(super) forward: Forward,
     pub(super) ticket: Option<Ticket>,
     pub(super) arrived: Option<Arrived>,
-    /// Clients that wait for it.
+    /// Clients that wait for the snapshot.
     pub(super) waiting: Vec<Token>,
 }
 
@@ -37,7 +38,7 @@ pub(super) struct EventFlow {
     pub(super) fanout: Fanout,
     /// Feeds with events to write; kept for its capacity.
     pub(super) dirty: Vec<FeedKey>,
-    /// SharedPages that many sockets share.
+    /// Pages of memory that many sockets share.
     pub(super) pages: SharedPages,
     /// Whether the bus may have more events.
     pub(super) more_events: bool,
@@ -49,7 +50,7 @@ pub(super) struct EventFlow {
     pub(super) snapshot: Option<Box<Snapshot>>,
     /// Older events that are still being put into the snapshot.
     pub(super) building: Option<Box<Building>>,
-    /// Kinds of the events that went by, for clients that resume too late.
+    /// Kinds of past events, for clients that resume after the events were dropped.
     pub(super) kind_log: KindLog,
     /// With an engine: the newest id of each shard, which shows holes in the log.
     pub(super) continuity: Option<Continuity>,
@@ -107,8 +108,8 @@ impl<S: Socket> LoopView for ConnView<'_, S> {
     }
 }
 
-/// Returns the place of a client that has received all events that the loop has appended to its feeds. With an engine there
-/// is one only after its log was reached.
+/// Returns the position of a client that has received all events that the loop has appended to its feeds. With an engine,
+/// there is one only after the loop has read an event of its log.
 pub(super) fn taken(bus: &Bus, reader: &LoopReader, log: Option<&Continuity>) -> Option<Position> {
     match (reader.client_position(), log) {
         (Some(told), log) => (log.is_none() || told.epoch() != bus.epoch()).then(|| told.clone()),

@@ -3,20 +3,20 @@
 use super::token::Token;
 use crate::server::tick::{TICK_MS, Tick};
 
-/// The least that a client is told to wait: what a restart takes.
+/// Minimum delay before a client reconnects, in milliseconds: the time of a restart.
 pub(super) const RETURN_MIN_MS: u64 = 500;
 
-/// A client that is to go.
+/// A client's place in the drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DrainSlot {
-    /// When.
+    /// Tick at which the client is notified.
     pub(super) at: Tick,
     pub(super) token: Token,
-    /// Time that the client is told to wait before it reconnects.
+    /// Delay before the client reconnects, in milliseconds.
     pub(super) delay_ms: u64,
 }
 
-/// The slots of clients that came in this order: the last is the next to go.
+/// Returns the places of clients in this order. The last one is notified first.
 pub(super) fn slots(tokens: &[Token], now: Tick, window_ms: u64, returns_a_second: u64) -> Vec<DrainSlot> {
     let count = tokens.len() as u64;
     let slot = |(place, token): (usize, &Token)| {
@@ -30,11 +30,11 @@ pub(super) fn slots(tokens: &[Token], now: Tick, window_ms: u64, returns_a_secon
     leaving
 }
 
-/// Clients that are still to leave.
+/// Drain of a loop, and the clients that have not left yet.
 #[derive(Default)]
 pub(super) struct Departures {
     pub(super) is_draining: bool,
-    /// Last first.
+    /// In reverse order: the last one is notified next.
     pub(super) pending: Vec<DrainSlot>,
 }
 

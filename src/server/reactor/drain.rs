@@ -12,7 +12,7 @@ use super::token::Token;
 use crate::server::shared::report::ClientTransport;
 
 impl<S: Socket> LoopState<S> {
-    /// Starts to tell every client that the server goes.
+    /// Starts the drain: each client is notified within the window.
     pub(crate) fn drain(&mut self) {
         if std::mem::replace(&mut self.departures.is_draining, true) {
             return;
@@ -25,23 +25,23 @@ impl<S: Socket> LoopState<S> {
             .partition(|(_, conn)| conn.connection.speaks() != ClientTransport::Http);
         let others: Vec<usize> = others.into_iter().map(|(slot, _)| slot).collect();
         let mut tokens: Vec<Token> = streams.into_iter().map(|(slot, conn)| conn.token(slot)).collect();
-        // Fisher and Yates: every order is as likely.
+        // Fisher-Yates shuffle: all orders are equally likely.
         for last in (1..tokens.len()).rev() {
             tokens.swap(last, (self.turn.rng.next_u128() % (last as u128 + 1)) as usize);
         }
-        // Whoever could not move gets nothing here any more.
+        // After a handover, a client that could not move receives no more events here.
         let is_over = self.shared.is_handed_over();
         let window = if is_over { 0 } else { self.turn.config.drain_window.as_millis() as u64 };
         let rate = self.turn.config.drain_return_rate as u64 / self.shared.loops.count as u64;
         self.departures.pending = slots(&tokens, self.turn.tick, window, rate);
-        // A client between two requests, or with one that is answered soon, has nothing to come back to.
+        // A client between two requests, or with a request that is answered soon, needs no notice.
         for slot in others {
             self.notify_drain(slot, RETURN_MIN_MS);
         }
         self.notify_due_departures();
     }
 
-    /// Tells those whose time has come.
+    /// Notifies the clients that are due.
     pub(super) fn notify_due_departures(&mut self) {
         while let Some(leave) = self.departures.pending.pop_if(|leave| leave.at <= self.turn.tick) {
             if let Some(slot) = self.find(leave.token) {

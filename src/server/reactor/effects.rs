@@ -1,8 +1,8 @@
-//! Applies the effects that connections ask of their loop, in order.
+//! Applies the effects that connections return, in order.
 //!
 //! Invariants:
-//! - All effects of a connection are applied, even if an earlier one closed it: an effect may write to every client and find
-//!   this one broken.
+//! - All effects of a connection are applied, even if an earlier one removed it: applying an effect may write to all clients
+//!   and find this one's socket broken.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -15,7 +15,7 @@ use crate::feed::{Change, Conflation, ConnIndex, FilterSelection, LagPolicy, Out
 use crate::server::session::effect::Effect;
 
 impl<S: Socket> LoopState<S> {
-    /// Does what the connection asked for; false where the connection is gone.
+    /// Applies the connection's pending effects. Returns false if the connection is gone.
     pub(super) fn apply(&mut self, slot: usize) -> bool {
         let token = self.clients.token(slot);
         let mut effects = std::mem::take(&mut self.turn.effects);
@@ -24,7 +24,7 @@ impl<S: Socket> LoopState<S> {
         self.find(token).is_some() && self.flush(slot)
     }
 
-    /// Does one thing that a connection asked for.
+    /// Applies one effect of a connection.
     pub(super) fn apply_effect(&mut self, slot: usize, effect: Effect) {
         match effect {
             Effect::Send(bytes) => self.send(slot, bytes),
@@ -74,7 +74,7 @@ impl<S: Socket> LoopState<S> {
                 self.forget_deferred(slot);
                 self.leave_channels(slot);
                 if self.clients.conns[slot].replay.take().is_some() {
-                    // Live events would follow a hole.
+                    // Live events would follow an unreported gap.
                     let outbox = &mut self.clients.conns[slot].outbox;
                     outbox.set_replaying(false);
                     let moved = outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
@@ -91,7 +91,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Says something to one client, behind all that it is owed.
+    /// Queues bytes for one client, after all its pending bytes.
     pub(super) fn send(&mut self, slot: usize, bytes: Bytes) {
         self.accounts.grown = self.accounts.grown.saturating_add(bytes.len() + REPLY_COST);
         let ring = self.turn.resume_lookup(&self.shared);
@@ -102,7 +102,7 @@ impl<S: Socket> LoopState<S> {
         );
     }
 
-    /// Delivers what these wishes match, from here on. It must have left its feed.
+    /// Delivers the events that these wishes match from now on. The client must have left its feed.
     pub(super) fn join(
         &mut self,
         slot: usize,
@@ -124,7 +124,7 @@ impl<S: Socket> LoopState<S> {
         conn.connection.share_filters(usize::MAX, |filter| self.delivery.fanout.interned(filter));
     }
 
-    /// Delivers from here on what these changes make of what a connection wants.
+    /// Changes a connection's interest: the changes hold from the next event on.
     fn change(
         &mut self,
         slot: usize,

@@ -29,27 +29,27 @@ use crate::threads;
 
 const WAKER: Token = Token(usize::MAX);
 
-/// The listening sockets of a loop have the tokens below the waker's, the first the highest. Connections' tokens are
-/// below them all: their generations leave the topmost bit.
+/// Token of a loop's first listening socket; the next ones have the tokens below. Connections' tokens are lower still,
+/// because a generation never sets the top bit.
 const LISTENERS: usize = usize::MAX - 1;
 
-/// Listening sockets of one loop.
+/// Maximum number of listening sockets of a loop.
 const LISTENERS_MAX: usize = 1024;
 
-/// How long clients' answers from other threads are waited for before their loop is given away. The other loops wait
-/// meanwhile; a client without its answer stays, gets it here, and is told to come back.
+/// Maximum wait for pending answers before a loop is handed over. The other loops wait meanwhile. A client without its
+/// answer stays, receives it here, and is told to reconnect.
 #[cfg(unix)]
 const ANSWERS_PATIENCE: Duration = Duration::from_millis(500);
 
 const FIRST_LISTENER: usize = LISTENERS - LISTENERS_MAX;
 
-/// Connections accepted in one turn, so that a storm of them does not starve those that are there.
+/// Maximum number of connections accepted in one turn, so that a storm does not starve the existing ones.
 const ACCEPTS_A_TURN: usize = 256;
 
 type Started = (JoinHandle<()>, Arc<Waker>);
 
-/// A listening socket for each loop at this address, and the address: the kernel spreads the connections over them
-/// (`SO_REUSEPORT`).
+/// Binds one listening socket per loop to this address, and returns the bound address. The kernel spreads connections over
+/// the sockets (`SO_REUSEPORT`).
 fn listen(shared: &Shared, address: SocketAddr) -> io::Result<(SocketAddr, Vec<Vec<Socket>>)> {
     let several = shared.loops.count > 1;
     let mut first = bind(address, false)?;
@@ -85,7 +85,7 @@ fn share_out(loops: usize, sockets: Vec<TcpListener>) -> io::Result<Vec<Vec<Sock
     Ok(shares)
 }
 
-/// Starts the loops, with these sockets or, where there are none, at the address; answers where they listen.
+/// Starts the loops with these sockets, or at the address if there are none. Returns the address on which they listen.
 pub(crate) fn start(
     shared: &Arc<Shared>,
     address: SocketAddr,
@@ -107,7 +107,7 @@ pub(crate) fn start(
         let for_bus = Arc::clone(&waker);
         #[cfg_attr(not(unix), expect(unused_mut, reason = "nobody comes before"))]
         let mut reader = shared.bus.reader(move || {
-            // The loop polls with a bound where this fails.
+            // If this fails, the loop still wakes when its poll times out.
             let _ = for_bus.wake();
         });
         #[cfg(unix)]
@@ -167,7 +167,7 @@ impl EventLoop {
             self.shared.beat(self.number);
             threads::fault_point();
             if self.shared.alarm.is_raised() {
-                // Its sockets close: nobody waits for a server that is half there.
+                // Another loop failed to start. The sockets close here, so that no client waits for half a server.
                 return Ok(());
             }
             #[cfg(unix)]
@@ -180,7 +180,7 @@ impl EventLoop {
             let timeout = if accepts || self.core.has_work() {
                 Duration::ZERO
             } else if let Some(held) = self.core.held_for(Timestamp::now()) {
-                // Publishers need not wake it: it looks at the bus when the time has come.
+                // Publishers need not wake it: it reads the bus when the flush interval has passed.
                 held
             } else if !self.core.prepare_sleep() {
                 Duration::ZERO
@@ -230,7 +230,7 @@ impl EventLoop {
         }
     }
 
-    /// Takes over a client of the process before this one; one that may not go on here is closed.
+    /// Takes over a client of the predecessor. A client that is not allowed to continue here is closed.
     #[cfg(unix)]
     fn take_over(&mut self, client: SavedClient, tcp: TcpStream) {
         self.core.set_time(self.tick(), Timestamp::now());
@@ -241,10 +241,11 @@ impl EventLoop {
         self.register(token);
     }
 
-    /// Gives what this loop has to another process, with all the others; goes on with it where that fails.
+    /// Gives this loop's clients to the successor, together with all other loops. If that fails, the loop continues with
+    /// them.
     #[cfg(unix)]
     fn hand_over(&mut self, barrier: &HandoverBarrier) {
-        // Answers of other threads to clients come first, if they come in time.
+        // Pending answers from other threads are delivered first, if they come in time.
         let end = Instant::now() + ANSWERS_PATIENCE;
         while self.core.awaits_answers() && Instant::now() < end {
             self.core.wake(self.tick(), Timestamp::now());
@@ -272,7 +273,7 @@ impl EventLoop {
         }
     }
 
-    /// Has the poll tell of a connection's socket.
+    /// Registers a connection's socket with the poll.
     fn register(&mut self, token: u64) {
         let Some(socket) = self.core.socket(token) else { return };
         let interest = Interest::READABLE | Interest::WRITABLE;

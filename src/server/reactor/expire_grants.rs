@@ -1,9 +1,8 @@
-//! Rights that end while their holders are connected.
+//! Ends the rights of connected clients when their grants expire or are revoked.
 //!
 //! Invariants:
-//! - A client that may no longer see what it asked for is off its feed before another event is written, and is told in the
-//!   next turn.
-//! - That holds for a grant that ends because the wall clock was set, too: timers count the loop's own time.
+//! - A client whose grant has ended leaves its feed before another event is written. It is notified in the next turn.
+//! - This also holds if a grant ends because the wall clock was set, which timers do not see: they count ticks.
 
 use super::super::auth::Denied;
 use super::loop_state::LoopState;
@@ -12,12 +11,13 @@ use crate::feed::ConnIndex;
 use crate::server::session::rights;
 use crate::server::tick::TICK_MS;
 
-/// A wall clock that has moved by more than this against the loop's own time was set. Grants end at whole seconds.
+/// Movement of the wall clock against the loop's ticks beyond which it counts as set, in microseconds. Grants end at whole
+/// seconds.
 const CLOCK_STEP_MICROS: u64 = 1_000_000;
 
 impl<S: Socket> LoopState<S> {
-    /// Takes the connections whose grants have ended off their feeds, if any may have. They are told in the next
-    /// turn: this may be in the middle of what one of them asked for.
+    /// Removes connections with an ended grant from their feeds, if rights have changed. They are notified in the next turn,
+    /// because this call may be in the middle of applying their effects.
     pub(super) fn end_grants(&mut self) {
         let changes = self.shared.auth.changes();
         if changes == self.turn.auth_changes {
@@ -27,14 +27,14 @@ impl<S: Socket> LoopState<S> {
         self.end_grants_now();
     }
 
-    /// Looks at the grants' ends anew where the wall clock was set. Called before events of this time are written.
+    /// Checks the ends of all grants again if the wall clock was set. Called before events of this turn are written.
     pub(super) fn look_at_the_clock(&mut self) {
         if self.shared.auth.is_open() {
             return;
         }
         let own = i64::try_from(self.turn.tick.saturating_mul(TICK_MS * 1000)).unwrap_or(i64::MAX);
         let offset = self.turn.now.0.saturating_sub(own);
-        // The two are read in steps of a tick, and drift apart as slowly as clocks do: neither is a step.
+        // Rounding to ticks and the drift between the two clocks stay below the limit.
         if self.turn.clock_offset.abs_diff(offset) < CLOCK_STEP_MICROS {
             return;
         }
@@ -66,7 +66,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Whether a connection's grant has ended, though it was not told yet.
+    /// Returns whether a connection's grant has ended and it was not notified yet.
     pub(super) fn is_denied(&self, slot: usize) -> bool {
         self.clients.denied.iter().any(|(token, _)| self.find(*token) == Some(slot))
     }

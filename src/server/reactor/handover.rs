@@ -1,7 +1,7 @@
-//! Clients that move to another process, and those that come from one.
+//! Packs clients for a successor process, and unpacks those of a predecessor.
 //!
-//! Always: a packed client has every event that this loop has read, or the pending bytes move with it. One process at a time
-//! writes to it. A client that can't move stays, and is told to come back.
+//! Always: a packed client has every event that this loop has read, or its pending bytes move with it. One process at a time
+//! writes to it. A client that can't move stays, and is told to reconnect.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ use crate::server::conn::saved::SavedConnection;
 use crate::server::shared::report::ClientTransport;
 use crate::server::tick::Tick;
 
-/// One client, all but its socket.
+/// State of one client, without its socket.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedClient {
     connection: SavedConnection,
@@ -57,7 +57,7 @@ impl From<&FeedInterest> for SavedInterest {
 }
 
 impl SavedInterest {
-    /// Restores an interest. It was joined with a grant before, so it may be longer than a client's own may be.
+    /// Restores an interest. It was combined with a grant, so it may be longer than a client's own limit.
     fn restored(self) -> Option<FeedInterest> {
         let mut limits = FilterLimits::default();
         (limits.values_max, limits.comparisons_max) = (limits.values_max * 4, limits.comparisons_max * 4);
@@ -74,17 +74,17 @@ impl SavedInterest {
     }
 }
 
-/// A client that was packed, and what it gets here if it has to stay after all.
+/// A packed client, and the interest to restore if it has to stay.
 pub(crate) type Packed = (Token, Option<FeedInterest>);
 
 impl<S: Socket> LoopState<S> {
-    /// Whether a client still waits for an answer that comes from another thread.
+    /// Returns whether a client still waits for an answer from another thread.
     pub(crate) fn awaits_answers(&self) -> bool {
         !self.mail.deferred.is_empty() || self.clients.conns.iter().any(|(_, conn)| conn.awaits > 0)
     }
 
-    /// Reads the bus to its end, and gives every client that can move to `give`. Nobody publishes meanwhile, and
-    /// no socket is touched afterwards, until [`Self::release`] or [`Self::reclaim`].
+    /// Reads the bus to its end, and passes every client that can move to `give`. The caller guarantees that nothing is
+    /// published meanwhile, and uses no socket afterwards until [`Self::release`] or [`Self::reclaim`].
     pub(crate) fn pack(&mut self, mut give: impl FnMut(&S, SavedClient)) -> Vec<Packed> {
         self.commit_all();
         self.close_denied();
@@ -121,14 +121,14 @@ impl<S: Socket> LoopState<S> {
         packed
     }
 
-    /// The clients that were packed are another's now: their sockets are let go of, and not closed for the peers.
+    /// Drops the packed clients, which the successor now has. Their sockets stay open for the peers.
     pub(crate) fn release(&mut self, packed: Vec<Packed>) {
         for (token, _) in packed {
             self.forget(token);
         }
     }
 
-    /// They stay after all, as they were.
+    /// Restores the packed clients after a failed handover.
     pub(crate) fn reclaim(&mut self, packed: Vec<Packed>) {
         for (token, interest) in packed {
             let Some(slot) = self.find(token) else { continue };
@@ -139,13 +139,13 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// The time at which clients are taken over. Events wait meanwhile, so that all of them begin at one place.
+    /// Sets the time at which clients are taken over. Events wait meanwhile, so that all clients begin at one place.
     pub(crate) fn set_time(&mut self, tick: Tick, now: Timestamp) {
         (self.turn.tick, self.turn.now) = (self.turn.tick.max(tick), now);
     }
 
-    /// Takes over a client. It is not written before its socket is reported writable. `None` where it may not go on
-    /// here.
+    /// Takes over a client. It is not written before its socket is reported writable. Returns `None` if it is not allowed to
+    /// continue here.
     pub(crate) fn unpack(&mut self, socket: S, saved: SavedClient) -> Option<Token> {
         let SavedClient { connection, outbox, interest, name } = saved;
         let view = self.delivery.view(&self.shared.bus, &socket, None);
@@ -162,7 +162,7 @@ impl<S: Socket> LoopState<S> {
             self.turn.config.heartbeat_ticks()
         };
         let address = self.counted_address(&socket);
-        // It was one of so many there: it is here, too.
+        // The predecessor admitted it, so the limit for its address is not checked again.
         let counted = address.and_then(|(address, _)| self.shared.clients.addresses.enter(address, u32::MAX));
         let token = self.insert(socket, connection, outbox, counted, look);
         let slot = self.find(token)?;

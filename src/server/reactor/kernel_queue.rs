@@ -3,8 +3,8 @@
 //! Invariant: one question and one answer for each connection, without blocking. If the kernel does not answer
 //! (another system, a sandbox), nothing is known and nothing fails.
 //!
-//! The `ioctl` itself is `unsafe` in every crate that has it. The kernel's socket diagnosis (sock_diag(7), which `ss`
-//! reads) tells the same with one datagram each way.
+//! The `ioctl` itself is `unsafe` in every crate that has it. The kernel's socket diagnosis (sock_diag(7), which `ss` reads)
+//! returns it with one datagram each way.
 
 use std::net::SocketAddr;
 
@@ -19,7 +19,7 @@ use std::{
 pub(crate) struct KernelQueues {
     #[cfg(target_os = "linux")]
     socket: Option<socket2::Socket>,
-    /// Whether it was refused once; then it is not asked again.
+    /// Whether the kernel refused a question. Then it is not asked again.
     #[cfg(target_os = "linux")]
     refused: bool,
 }
@@ -74,7 +74,7 @@ fn question((ours, peers): (SocketAddr, SocketAddr)) -> [u8; 72] {
     let family = if ours.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     out[16] = family as u8;
     out[17] = libc::IPPROTO_TCP as u8;
-    // Any state.
+    // Sockets in any state.
     out[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
     for (at, end) in [(0, ours), (1, peers)] {
         out[24 + 2 * at..26 + 2 * at].copy_from_slice(&end.port().to_be_bytes());
@@ -115,7 +115,7 @@ mod tests {
             let ends = (ours.local_addr().expect("bound"), peers);
             let mut backlog = KernelQueues::default();
             assert_eq!(backlog.of(ends), Some(0));
-            // More than the peer's kernel takes: the rest stays in ours.
+            // More than the peer's receive buffer takes: the rest stays in our kernel's queue.
             ours.set_nonblocking(true).expect("a socket");
             let mut written = 0;
             while let Ok(len) = ours.write(&[7; 8 * 1024]) {

@@ -1,8 +1,8 @@
 //! Compact record of events that the rings and the log may have dropped, by kind.
 //!
-//! A client that returns after its place was dropped wants to know whether it missed anything, and how much. The
-//! events are gone, but their kinds are not: each is kept as a number of two bytes, which stands for its type,
-//! source, stream, channel and kind of entity. Filters on only those attributes get an exact count, others a bound.
+//! A client that resumes from a dropped place wants to know whether it missed anything, and how much. The events are gone,
+//! but their kinds are not: each is kept as a number of two bytes, which stands for its type, source, stream, channel and
+//! kind of entity. Filters on only those attributes get an exact count, others a bound.
 //!
 //! Invariants:
 //! - The record of a shard is one run of events without a hole, in one epoch.
@@ -117,8 +117,8 @@ impl KindLog {
         self.shards[at].note(event, id, segments_max, &self.hasher);
     }
 
-    /// Counts the events of a shard from a place on that one of these filters wanted, and adds the budget units it
-    /// took to `spent`. Returns `None` if they are not recorded, or it would take too long.
+    /// Counts the events of a shard from a place on that at least one of these filters wanted, and adds the budget units of
+    /// the count to `spent`. Returns `None` if the events are not recorded, or the count would take too long.
     pub(super) fn count(
         &self,
         filters: &[Filter],
@@ -156,7 +156,7 @@ impl KindLog {
         Some(sum)
     }
 
-    /// Returns the approximate number of bytes that it holds.
+    /// Returns the approximate memory of the record, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         let segment =
             |segment: &KindSegment| segment.events.capacity() * 2 + segment.kinds.len() * KIND_BYTES;
@@ -206,7 +206,7 @@ impl Shard {
             });
         }
         let Some(KindSegment { events, kinds, .. }) = self.segments.back_mut() else { return };
-        // Kinds come in bursts.
+        // Events of one kind often come in bursts.
         if let Some(last) = events.last().copied()
             && kinds.get(usize::from(last)).is_some_and(|kind| is_of(kind, event))
         {

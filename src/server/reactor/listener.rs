@@ -1,7 +1,7 @@
 //! The listening socket: its options, accepting within a budget, and what to do when descriptors run out.
 //!
-//! Always: a client that can't be served is told so in HTTP if that works at once, and never delays other clients. Running
-//! out of descriptors ends nothing.
+//! Always: a client that can't be served receives an HTTP refusal if that works at once, and never delays other clients. The
+//! listener survives running out of descriptors.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,14 +14,14 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// How long to wait after accepting failed.
+/// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections the kernel may hold for us; it cuts this to its own limit.
+/// Maximum number of connections that wait in the kernel, which reduces this to its own limit.
 const BACKLOG: i32 = 4096;
 
-/// Bytes that the kernel may hold for a client and has not sent: without a limit it would be megabytes for each
-/// client that does not read, and its lag would be seen that much later. Room for two of the feeds' runs.
+/// Maximum number of unsent bytes that the kernel holds for a client: two of the feeds' runs. Without a limit it would hold
+/// megabytes for each client that does not read, and its lag would be noticed later by that much.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
@@ -32,7 +32,7 @@ const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: applicat
 /// each.
 pub(crate) fn bind(address: SocketAddr, shared_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A server that starts anew is not kept out by the connections of the one before.
+    // A restarted server may bind while connections of its predecessor linger.
     socket.set_reuse_address(true)?;
     #[cfg(unix)]
     socket.set_reuse_port(shared_port)?;
@@ -46,7 +46,7 @@ pub(crate) fn bind(address: SocketAddr, shared_port: bool) -> io::Result<Socket>
     Ok(socket)
 }
 
-/// A socket that listens already, with what can be set on it still.
+/// Adopts a socket that already listens, and sets the options that can still be set.
 pub(crate) fn adopt(socket: std::net::TcpListener) -> io::Result<Socket> {
     let socket = Socket::from(socket);
     socket.set_nonblocking(true)?;
@@ -56,7 +56,7 @@ pub(crate) fn adopt(socket: std::net::TcpListener) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Tells a stranger that there is no room, as far as that goes without waiting.
+/// Writes the refusal to a new connection, as far as that works without waiting.
 pub(crate) fn refuse(mut socket: impl Read + Write) {
     // Unread input at the close makes the kernel discard written bytes.
     let _ = socket.read(&mut [0; 4096]);
@@ -66,18 +66,18 @@ pub(crate) fn refuse(mut socket: impl Read + Write) {
 /// Result of an accept.
 pub(crate) enum Accepted {
     Connection(TcpStream),
-    /// One was let go for want of descriptors.
+    /// A connection was refused for want of descriptors.
     Refused,
-    /// No more for now.
+    /// No connection is waiting.
     Nothing,
 }
 
-/// Spreads what is accepted over each second.
+/// Spreads accepted connections over each second.
 #[derive(Debug, Default)]
 struct Pace {
-    /// When the next connection may come.
+    /// Time at which the next connection may be accepted.
     next: Option<Instant>,
-    /// Between two.
+    /// Interval between two connections.
     every: Duration,
 }
 
@@ -104,17 +104,17 @@ impl Pace {
 /// Accepts connections.
 pub(crate) struct Listener {
     socket: TcpListener,
-    /// A descriptor that is given up to accept and refuse one connection when there are no others: else those that
-    /// wait would never be told, and the listener stay readable for ever.
+    /// A descriptor in reserve. When all others are in use, it is closed so that one connection can be accepted and refused.
+    /// Otherwise waiting connections would never be refused, and the listener would stay readable for ever.
     reserve: Option<File>,
-    /// There is more to accept, and the poll will not say so again.
+    /// Whether there may be more to accept, which the poll does not report again.
     pub(crate) waits: bool,
-    /// Accepting failed: not before this time again.
+    /// Time before which nothing is accepted, after a failure or for the rate.
     paused: Option<Instant>,
     pace: Pace,
 }
 
-/// A descriptor that costs nothing.
+/// Opens a descriptor to keep in reserve.
 fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
@@ -132,12 +132,12 @@ impl Listener {
         self.socket.as_fd().try_clone_to_owned()
     }
 
-    /// Whether it waits until it may try again.
+    /// Returns whether accepting is paused.
     pub(crate) fn is_paused(&self) -> bool {
         self.paused.is_some()
     }
 
-    /// Goes on where a pause is over.
+    /// Ends the pause if its time has come.
     pub(crate) fn wake(&mut self) {
         if self.paused.is_some_and(|time| Instant::now() >= time) {
             self.paused = None;
@@ -145,7 +145,8 @@ impl Listener {
         }
     }
 
-    /// Whether one more may be accepted at this rate a second; else it waits until one may. `None`: any.
+    /// Returns whether one more connection may be accepted at this rate per second (`None`: no limit). If not, pauses until
+    /// it may.
     pub(crate) fn keeps_pace(&mut self, rate: Option<u32>) -> bool {
         let now = Instant::now();
         let Some(wait) = self.pace.wait(rate, now) else { return true };
@@ -159,7 +160,7 @@ impl Listener {
         loop {
             match self.socket.accept() {
                 Ok((stream, _)) => {
-                    // Elsewhere than on Linux it is not handed down.
+                    // Only Linux passes the option on to accepted sockets.
                     #[cfg(not(target_os = "linux"))]
                     let _ = stream.set_nodelay(true);
                     self.pace.take();
@@ -183,7 +184,7 @@ impl Listener {
         }
     }
 
-    /// Accepts with the reserve descriptor, says that there is no room, and takes the descriptor back.
+    /// Accepts one connection with the reserve descriptor, refuses it, and opens the reserve again.
     fn refuse_one(&mut self) -> Accepted {
         let accepted = self.socket.accept();
         let found = accepted.is_ok();
@@ -203,7 +204,7 @@ impl Listener {
     }
 }
 
-/// Whether this process, or the system, has no more descriptors.
+/// Returns whether the error means that this process or the system has no more descriptors.
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

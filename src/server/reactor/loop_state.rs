@@ -37,10 +37,10 @@ pub(crate) const READ_BYTES: usize = 64 * 1024;
 /// Instructions for a byte that is read: the kernel's copy.
 const READ_INSTRUCTIONS: usize = 1;
 
-/// Reads of one connection in one turn.
+/// Maximum number of reads of one connection in one turn.
 const READS_A_TURN: usize = 4;
 
-/// A client that does not read its replies is not read either.
+/// Unsent reply bytes beyond which a client is not read.
 const REPLY_BYTES_MAX: usize = 256 * 1024;
 
 /// State of one loop.
@@ -78,7 +78,7 @@ impl<S: Socket> LoopState<S> {
         self.clients.conns.is_empty() && self.mail.commits.is_empty()
     }
 
-    /// Whether another turn has something to do without waiting for a socket.
+    /// Returns whether another turn has work without waiting for a socket.
     pub(crate) fn has_work(&self) -> bool {
         (self.delivery.more_events && self.held_for(self.turn.now).is_none())
             || !self.clients.ready.is_empty()
@@ -89,14 +89,14 @@ impl<S: Socket> LoopState<S> {
             || !self.clients.denied.is_empty()
     }
 
-    /// Ticks until a timer may want to be looked at.
+    /// Returns the number of ticks until a timer may fire.
     pub(crate) fn ticks_to_timer(&self) -> Option<u64> {
         let timer = self.turn.wheel.ticks_to_next(self.turn.tick);
         let departure = self.next_departure().map(|at| at.saturating_sub(self.turn.tick).max(1));
-        // Nothing wakes a loop when the wall clock is set: it looks, where that can end a grant.
+        // Nothing wakes a loop when the wall clock is set, so it looks at intervals if that can end a grant.
         let clock = (!self.shared.auth.is_open() && !self.clients.conns.is_empty()).then_some(CLOCK_TICKS);
         let timer = timer.into_iter().chain(departure).chain(clock).min();
-        // A sample that waits, or a report, goes at the next tick.
+        // A pending sample or report is sent at the next tick.
         if self.delivery.fanout.is_sampling() || self.accounts.unreported || !self.mail.deferred.is_empty() {
             Some(1)
         } else {
@@ -104,15 +104,15 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Announces that the loop goes to sleep; false where the bus has something after all. After true, a
-    /// publisher wakes it.
+    /// Announces that the loop is about to sleep. Returns false if the bus has events; after true, a publisher wakes the
+    /// loop.
     pub(crate) fn prepare_sleep(&mut self) -> bool {
         let may_sleep = self.delivery.reader.prepare_sleep();
         self.delivery.more_events |= !may_sleep;
         may_sleep
     }
 
-    /// The loop is awake, at this time.
+    /// Begins a turn at this time.
     pub(crate) fn wake(&mut self, tick: Tick, now: Timestamp) {
         self.turn.now = now;
         #[cfg(test)]
@@ -131,7 +131,7 @@ impl<S: Socket> LoopState<S> {
         self.commit();
     }
 
-    /// Panics where the last turn spent more than its budget and one step. Larger messages than usual are larger steps.
+    /// Panics if the last turn spent more than its budget and one step. A larger message is a larger step.
     #[cfg(test)]
     pub(super) fn check_spending(&self) {
         let is_usual = self.turn.config.max_message_bytes
@@ -143,7 +143,7 @@ impl<S: Socket> LoopState<S> {
         );
     }
 
-    /// The units that this turn has spent so far.
+    /// Returns the budget units that this turn has spent so far.
     pub(crate) fn spent(&self) -> u32 {
         self.turn.spending.spent()
     }
@@ -153,12 +153,12 @@ impl<S: Socket> LoopState<S> {
         &self.turn.config
     }
 
-    /// The socket behind a token.
+    /// Returns the socket of a connection.
     pub(crate) fn socket(&mut self, token: Token) -> Option<&mut S> {
         self.find(token).map(|slot| &mut self.clients.conns[slot].socket)
     }
 
-    /// Lets a connection go.
+    /// Removes a connection.
     pub(crate) fn forget(&mut self, token: Token) {
         if let Some(slot) = self.find(token) {
             self.remove(slot);
@@ -173,12 +173,12 @@ impl<S: Socket> LoopState<S> {
         self.clients.find(token)
     }
 
-    /// A socket became readable, writable or both.
+    /// Handles a socket that became readable, writable or both.
     pub(crate) fn ready(&mut self, token: Token, readable: bool, writable: bool) {
         if let Some(slot) = self.find(token).filter(|_| writable) {
             self.clients.conns[slot].blocked = false;
             if self.turn.is_behind {
-                // Others wait for their pages already.
+                // Other connections already wait for their pages.
                 self.flush(slot);
             } else {
                 self.flush_past(slot);
@@ -219,7 +219,7 @@ impl<S: Socket> LoopState<S> {
             let conn = &mut self.clients.conns[slot];
             conn.unread = true;
             if conn.replay.is_some() || conn.awaits > 0 || conn.waiting_bytes() > REPLY_BYTES_MAX {
-                // Read on when the replies, or the past, are written.
+                // Reading continues when the replies, or the past, are written.
                 return;
             }
             if self.turn.work.is_spent() {
@@ -255,7 +255,7 @@ impl<S: Socket> LoopState<S> {
         self.queue(slot);
     }
 
-    /// Hands the first bytes of the read buffer to a connection; false where it is gone.
+    /// Passes the first `read` bytes of the read buffer to a connection. Returns false if the connection is gone.
     pub(super) fn receive(&mut self, slot: usize, read: usize) -> bool {
         let conn = &mut self.clients.conns[slot];
         let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
@@ -284,7 +284,8 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Handles the end of a peer's input. A client that made a request may still wait for its answer; any other is gone.
+    /// Handles the end of a peer's input. A client may still wait for the answer to its request; without a pending answer it
+    /// is removed.
     pub(super) fn hung_up(&mut self, slot: usize) {
         let conn = &mut self.clients.conns[slot];
         let is_owed = conn.awaits > 0 || conn.outbox.inserted_bytes() > 0;
@@ -302,7 +303,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Writes what a connection is owed; false where it is gone.
+    /// Writes a connection's pending bytes. Returns false if the connection is gone.
     pub(super) fn flush(&mut self, slot: usize) -> bool {
         if self.clients.conns[slot].blocked {
             return true;
@@ -328,7 +329,7 @@ impl<S: Socket> LoopState<S> {
                 } else if conn.awaits > 0 {
                     // The pending answer comes through the mailbox.
                 } else if conn.ending == Ending::HungUp {
-                    // Nobody will say that it is gone.
+                    // No event of the poll will report the end of this connection.
                     self.remove(slot);
                     return false;
                 } else if conn.ending == Ending::Closing {
@@ -360,7 +361,7 @@ impl<S: Socket> LoopState<S> {
         true
     }
 
-    /// The socket takes no more.
+    /// Marks a connection as blocked: its socket is full.
     pub(super) fn block(&mut self, slot: usize) {
         let conn = &mut self.clients.conns[slot];
         conn.blocked = true;
@@ -374,8 +375,8 @@ impl<S: Socket> LoopState<S> {
         );
     }
 
-    /// A connection fell off its feed, and one of its subscriptions says that it is to end then. False where it
-    /// is gone already.
+    /// Closes a connection that fell off its feed and has a subscription with the policy to disconnect. Returns false if it
+    /// is already gone.
     pub(super) fn close_lagged(&mut self, slot: usize) -> bool {
         self.let_go_of_feed(slot);
         self.shared.metrics.lag_closed.inc();
@@ -399,7 +400,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// It gets nothing more of what it asked for, past or present.
+    /// Ends the delivery of events to a connection, past and live.
     pub(super) fn let_go_of_feed(&mut self, slot: usize) {
         let moved =
             self.clients.conns[slot].outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
@@ -434,7 +435,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Everything but sockets' own readiness: what waits, the bus, timers.
+    /// Does the work of a turn that no socket's readiness starts: waiting connections, the bus, timers.
     pub(crate) fn turn(&mut self) {
         self.shared.metrics.turns.inc();
         self.close_denied();
@@ -448,7 +449,7 @@ impl<S: Socket> LoopState<S> {
         self.turn.wheel.advance(self.turn.tick, &mut due);
         for key in due.drain(..) {
             let slot = key as usize;
-            // One that fired before it may have ended it.
+            // An earlier timer of this turn may have ended this connection.
             let Some(conn) = self.clients.conns.get_mut(slot) else { continue };
             let token = conn.token(slot);
             if !self.mail.awaited.is_empty() {
@@ -462,19 +463,19 @@ impl<S: Socket> LoopState<S> {
                 continue;
             }
             if conn.awaits > 0 {
-                // It is not read: its silence is ours.
+                // A connection that is not read has not timed out.
                 conn.connection.heard(self.turn.tick);
             }
             let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
             let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
             match conn.connection.timer(&mut cx) {
-                // It is owed an answer, which comes in time or is given up.
+                // A pending answer comes in time, or is given up.
                 Timer::Over if self.clients.conns[slot].awaits > 0 => {
                     self.turn.wheel.add(self.turn.tick + 10, key);
                 }
                 Timer::Over => self.remove(slot),
                 Timer::Denied(why) => {
-                    // Closing has looks of its own.
+                    // `close_denied` schedules the timers of closing connections.
                     self.clients.denied.push((token, why));
                 }
                 Timer::At(tick) => {
@@ -491,12 +492,12 @@ impl<S: Socket> LoopState<S> {
         self.report();
     }
 
-    /// Tells a client that the server goes, and when to come back.
+    /// Notifies a client of the drain and of its delay before it reconnects.
     pub(super) fn notify_drain(&mut self, slot: usize, delay_ms: u64) {
         let Some(conn) = self.clients.conns.get_mut(slot) else { return };
         if conn.replay.is_some() {
-            // The close drops the events of an unfinished past that are not written yet, and every reply after them. So they are
-            // dropped first, and the delay is the next thing that the client gets.
+            // The close drops the events of an unfinished past that are not written yet, and every reply after them. So they
+            // are dropped here, and the notice is the next message that the client receives.
             self.let_go_of_feed(slot);
         }
         let conn = &mut self.clients.conns[slot];

@@ -18,9 +18,9 @@ use crate::sync::{Callback, Mutex, lock};
 
 /// An answer from another thread.
 pub(super) enum Letter {
-    /// The engine's, if it is to be told.
+    /// Answer of the engine; `None` if the client expects none.
     Engine(Option<Bytes>),
-    /// A worker's, and which work it was.
+    /// Result of a worker, with the number of its job.
     Work(u64, Made),
     /// A page of the engine's log, for a replay or the snapshot.
     Past(Arrived),
@@ -37,7 +37,7 @@ pub(super) struct Awaited {
 #[derive(Default)]
 pub(super) struct Mailbox {
     pub(super) letters: Mutex<Vec<(Token, Letter)>>,
-    /// Wakes the loop.
+    /// Callback that wakes the loop.
     pub(super) waker: Mutex<Option<Callback>>,
 }
 
@@ -54,7 +54,7 @@ impl Mailbox {
     }
 }
 
-/// A batch of which some events are still to be published.
+/// A batch with events that are still to be published.
 pub(super) struct Commit {
     pub(super) token: Token,
     pub(super) events: vec::IntoIter<Event>,
@@ -66,11 +66,11 @@ pub(super) struct Commit {
 
 /// Condition that a client waits for.
 pub(super) enum Wait {
-    /// The log, read up to here.
+    /// The loop has read the log up to this place.
     Log(Since),
-    /// The next turn: this one has done as much as it may of a long change.
+    /// The next turn begins. A long change has used up the budget of this one.
     Turn,
-    /// All that these match, which is asked for while they wait.
+    /// The node receives all events that these filters match; the guard keeps the request alive.
     Interest(Vec<Filter>, #[expect(dead_code, reason = "held")] InterestGuard),
 }
 

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A client is in the channels that its subscriptions name, within its rights.
 //! - The loop that closed a user's last connection announces the user's leave, after the grace time.
-//! - Without presence the cost is one look at the settings.
+//! - If presence is off, the cost is one look at the settings.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,25 +20,25 @@ use crate::filter::Filter;
 use crate::server::tick::Tick;
 use crate::sync::lock;
 
-/// Parts of the rings that presence may take in one tick, at most: it takes more than six seconds for all of them, however
-/// many come at once.
+/// Divisor of the rings' capacity: the maximum number of presence events per tick is one part. So any number of joins takes
+/// at least six seconds to fill the rings.
 const PACE_PARTS: usize = 64;
 const PACE_MIN: usize = 16;
 
 impl<S: Socket> LoopState<S> {
-    /// A connection says who it is.
+    /// Records the name that a connection gives itself.
     pub(super) fn call(&mut self, slot: usize, name: Box<str>) {
         let token = self.clients.token(slot);
         self.clients.present.clients.entry(token).or_default().name = Some(name.into());
     }
 
-    /// The name that a connection has given itself, for another process.
+    /// Returns the name that a connection gave itself, for the handover.
     pub(super) fn name_of(&self, slot: usize) -> Option<Box<str>> {
         let client = self.clients.present.clients.get(&self.clients.token(slot))?;
         client.name.as_deref().map(Box::from)
     }
 
-    /// A connection is now in the channels that these filters name, and in no others.
+    /// Sets the channels of a connection to those that these filters name.
     pub(super) fn place<'a>(&mut self, slot: usize, filters: impl Iterator<Item = &'a Filter>) {
         let config = Arc::clone(&self.turn.config);
         let named = filters.flat_map(|filter| filter.named(Attribute::Channel));
@@ -49,7 +49,7 @@ impl<S: Socket> LoopState<S> {
         self.seat(slot, true, counts);
     }
 
-    /// A connection comes into the channels, and leaves those, that these changes name. Costs what they name.
+    /// Moves a connection into and out of the channels that these changes name. The cost is proportional to their number.
     pub(super) fn change_channels(&mut self, slot: usize, changes: &[Change]) {
         let config = Arc::clone(&self.turn.config);
         if !config.presence.is_on() && self.clients.present.clients.is_empty() {
@@ -70,7 +70,8 @@ impl<S: Socket> LoopState<S> {
         self.seat(slot, false, counts);
     }
 
-    /// Gives a connection its seats: so many of its filters name a channel, or so many more than before.
+    /// Updates a connection's seats. `counts` has, for each channel, the number of the connection's filters that name it if
+    /// `is_whole`, or the change of that number if not.
     fn seat(&mut self, slot: usize, is_whole: bool, counts: BTreeMap<&str, i64>) {
         let token = self.clients.token(slot);
         let is_known = self.clients.present.clients.contains_key(&token);
@@ -145,7 +146,7 @@ impl<S: Socket> LoopState<S> {
         presence.update_gauges(&shared.metrics);
     }
 
-    /// A connection is in no channel any more.
+    /// Removes a connection from all channels.
     pub(super) fn leave_channels(&mut self, slot: usize) {
         if self.clients.present.clients.is_empty() {
             return;
@@ -157,7 +158,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Gives up what a client was in these channels.
+    /// Frees a client's seats in these channels.
     fn free_seats(&mut self, user: Option<&Arc<str>>, seats: impl IntoIterator<Item = (Box<str>, Seat)>) {
         let mut presence = lock(&self.shared.clients.presence);
         let due = self.turn.tick + self.turn.config.presence_grace_ticks();
@@ -172,7 +173,7 @@ impl<S: Socket> LoopState<S> {
         presence.update_gauges(&self.shared.metrics);
     }
 
-    /// The tick at which somebody may have left, or something is to be told.
+    /// Returns the tick at which a user may have left, or news are to be published.
     pub(super) fn next_departure(&self) -> Option<Tick> {
         let departure = self.clients.present.departures.first_key_value().map(|((tick, _), _)| *tick);
         let has_news = self.turn.config.presence.is_on() && lock(&self.shared.clients.presence).has_news();
@@ -183,13 +184,13 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Bytes that are held here for clients.
+    /// Returns the bytes held for the presence of clients.
     pub(super) fn presence_bytes(&self) -> usize {
         self.clients.present.seat_bytes
             + self.clients.present.clients.len() * size_of::<(Token, ChannelClient)>()
     }
 
-    /// Waits for who was here before an upgrade, and has not been seen since.
+    /// Gives the users of the predecessor, which have not connected here yet, their grace time.
     pub(crate) fn expect_users(&mut self) {
         let due = self.turn.tick + self.turn.config.presence_grace_ticks();
         for one in lock(&self.shared.clients.presence).take_expected() {
@@ -198,7 +199,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Publishes who came, and who has left by this tick.
+    /// Publishes the joins, and the leaves that are due at this tick.
     pub(super) fn publish_presence(&mut self, by: Tick) {
         while let Some(entry) = self.clients.present.departures.first_entry() {
             if entry.key().0 > by {
@@ -223,7 +224,7 @@ impl<S: Socket> LoopState<S> {
         self.publish_presence_news((rings / PACE_PARTS).max(PACE_MIN));
     }
 
-    /// Publishes who came and who left, at most so many in a tick, for all loops together.
+    /// Publishes pending joins and leaves, at most `pace` of them per tick for all loops together.
     fn publish_presence_news(&mut self, pace: usize) {
         if !self.turn.config.presence.is_on() || self.shared.is_handed_over() {
             return;
@@ -255,13 +256,13 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Says what is still to be said before the loop's clients are packed.
+    /// Publishes all pending joins and leaves before the loop's clients are packed.
     pub(crate) fn settle_presence(&mut self) {
         self.publish_presence(self.turn.tick);
         self.publish_presence_news(usize::MAX);
     }
 
-    /// The loop ends: whoever was here only has left.
+    /// Publishes the leaves of all clients at the loop's end.
     pub(crate) fn end_presence(&mut self) {
         self.commit_all();
         let slots: Vec<usize> = self.clients.conns.iter().map(|(slot, _)| slot).collect();

@@ -66,7 +66,7 @@ impl ReplayFrom {
 }
 
 impl<S: Socket> LoopState<S> {
-    /// Begins a replay. Its interest is reported next.
+    /// Begins a replay. The client's interest changes next.
     pub(super) fn begin_replay(
         &mut self,
         slot: usize,
@@ -304,7 +304,7 @@ impl<S: Socket> LoopState<S> {
         }
         if let ReplayWork::Snapshot { is_followed, .. } = replay.work {
             let is_building = self.is_building_snapshot();
-            // Does not wait for the log.
+            // The effects of this page do not wait for the log.
             let has_log = self.shared.engine_with_past().is_some();
             if !is_building || has_log {
                 let has_all = is_followed

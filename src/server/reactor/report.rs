@@ -1,4 +1,4 @@
-//! Reports of a loop, some times a second: its ledger, its laggards, and its memory.
+//! Periodic reports of a loop: its ledger, its laggards, and its memory.
 //!
 //! Always: nothing here runs per event; a quiet loop reports once and sleeps.
 
@@ -15,41 +15,42 @@ use crate::feed::Lag;
 use crate::metrics::Kind;
 use crate::server::shared::report::{ClientTransport, Laggard, LoopLedger, LoopReport, worst_first};
 
-/// Feeds shown of each loop.
+/// Maximum number of feeds shown for each loop.
 const FEEDS_MAX: usize = 50;
 
-/// Connections that the kernel is asked about once a second, in turn, besides the laggards: so slow clients are known before
-/// anything waits here.
+/// Connections beside the laggards whose kernel queue is read once a second, in turn. So a slow client is known before bytes
+/// wait here.
 const ASKED_A_TIME: usize = 64;
 
-/// Bytes in the kernel below which nobody is slow: they may be on their way.
+/// Bytes in the kernel's queue below which a client does not count as slow: they may be in flight.
 const KERNEL_BYTES_MIN: u64 = 32 * 1024;
 
-/// Ticks between two observations of everybody's lag for the histograms.
+/// Ticks between two observations of all clients' lag for the histograms.
 const HISTOGRAM_TICKS: u64 = 10;
 
-/// Connections that may be closed at once because memory is short: those that hold the most.
+/// Maximum number of connections closed at once to free memory, largest first.
 const HOLDERS_MAX: usize = 64;
 
-/// A connection that holds less is not closed for want of memory: closing many small ones frees little, and they are
-/// mostly those that ask for least.
+/// Memory below which a connection is not closed to free memory. Closing many small ones frees little, and they are mostly
+/// the clients with the smallest demands.
 const HOLDER_BYTES_MIN: usize = 16 * 1024;
 
-/// Bytes that may still wait for a stalled client that is closed to free memory: the notice that says so.
+/// Maximum unsent bytes of a stalled client at which it still receives a notice before it is closed to free memory.
 const LAST_WORDS_BYTES: usize = 4 * 1024;
 
-/// Bytes of a connection besides its struct and its own buffers: places in the wheel and in tables, the allocator's part.
+/// Bytes of a connection beside its struct and its own buffers: entries in the wheel and tables, and the allocator's
+/// overhead.
 const CONNECTION_BYTES: usize = 64;
 
-/// Parts of its budget that a loop may grow by before it counts again.
+/// Divisor of a loop's memory budget: after growth by one part, the loop counts its memory again.
 const COUNT_PARTS: usize = 16;
 const COUNT_BYTES_MIN: usize = 256 * 1024;
 
-/// Bytes kept elsewhere too that are counted for each connection, without a look at which are the same.
+/// Sum of shared bytes below which they are counted once per connection, without finding duplicates.
 const SHARED_BYTES_MIN: usize = 1024 * 1024;
 
 impl<S: Socket> LoopState<S> {
-    /// The account of all connections, those that are gone included.
+    /// Returns the ledger of all connections, past ones included.
     fn ledger(&self) -> LoopLedger {
         let mut pending = self.delivery.fanout.samples_waiting();
         for (_, conn) in &self.clients.conns {
@@ -58,8 +59,8 @@ impl<S: Socket> LoopState<S> {
         let TallyTotals { written, dropped, conflated } = self.accounts.books;
         let feeds = self.delivery.fanout.totals;
         let conflated = conflated + self.delivery.tally.conflated + feeds.sampled_out as i64;
-        // Events counted as dropped ahead of their place do not wait there any more; those that were also dropped at their place
-        // were counted twice.
+        // Conflation counts an event ahead of its place. If the event was then also dropped at its place, it was counted
+        // twice.
         let twice = conflated.min(0).unsigned_abs();
         let dropped = dropped + self.delivery.tally.dropped - twice.saturating_sub(pending);
         LoopLedger {
@@ -71,14 +72,14 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Whether so much has come or was queued that what the loop holds must be counted now, and not with the tick.
+    /// Returns whether so many bytes came or were queued that memory must be counted before the next tick.
     fn must_count(&self) -> bool {
         let Some(budget) = self.turn.config.max_memory_bytes else { return false };
         let budget = budget / self.shared.loops.count;
         self.accounts.grown > (budget / COUNT_PARTS).max(COUNT_BYTES_MIN)
     }
 
-    /// Reports what changed, at most once a tick, or more often where much comes. Looks at every connection.
+    /// Reports changes, at most once a tick unless many bytes come. Looks at every connection.
     pub(super) fn report(&mut self) {
         let is_due = self.accounts.unreported && self.accounts.reported != self.turn.tick;
         if !is_due && !self.must_count() {
@@ -147,8 +148,8 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Bytes that wait for connections and are kept elsewhere too, each once; `sum` is what they come to for each
-    /// connection. Looked up only where the sum is much: it costs a step for each piece.
+    /// Returns the bytes that wait for connections and are shared, each counted once. `sum` counts them once per connection.
+    /// Duplicates are looked up only if the sum is large, because that takes a step for each piece.
     fn shared_once(&self, sum: usize) -> usize {
         if sum < SHARED_BYTES_MIN {
             return sum;
@@ -161,7 +162,7 @@ impl<S: Socket> LoopState<S> {
         pieces.into_values().sum()
     }
 
-    /// Adds what the kernel holds to what laggards are behind.
+    /// Adds the bytes of the kernel's queues to the lag of laggards.
     fn ask_of(&mut self, laggards: &mut [Laggard]) {
         for laggard in laggards.iter_mut().filter(|laggard| laggard.kernel_bytes == 0) {
             let slot = (laggard.connection & 0xffff_ffff) as usize;
@@ -171,7 +172,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Asks the kernel about some connections that do not lag here, and adds those with many bytes in the kernel.
+    /// Reads the kernel's queue of some connections that do not lag, and adds those with many bytes in it.
     fn ask_of_some(&mut self, laggards: &mut Vec<Laggard>) {
         let end = self.clients.conns.iter().next_back().map_or(0, |(slot, _)| slot + 1);
         for _ in 0..ASKED_A_TIME.min(end) {
@@ -187,12 +188,12 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Frees memory if the loop holds more than it may: first the past that feeds keep for laggards, then the connections that
-    /// hold the most, those with many unfinished bodies before others. Returns the bytes held then. While that is still too
-    /// much, the loop accepts no new stream; it always accepts publishers.
+    /// Frees memory if the loop is over its budget: first the frames that feeds keep for laggards, then the largest
+    /// connections, those with many unfinished bodies first. Returns the bytes held afterwards. While the loop is still over
+    /// its budget, it accepts no new stream; it always accepts publishers.
     fn shed(&mut self, holders: Holders, apart: usize) -> usize {
         let mut held = holders.own + apart;
-        // Closed connections left free places in the tables, which do not keep new clients out.
+        // Free places that closed connections left in the tables do not count against new clients.
         let budget = self
             .shared
             .loop_budget(&self.turn.config)
@@ -219,7 +220,7 @@ impl<S: Socket> LoopState<S> {
         held
     }
 
-    /// Ends a connection that holds much.
+    /// Closes a connection to free its memory.
     fn shed_connection(&mut self, token: Token) {
         let Some(slot) = self.find(token) else { return };
         let conn = &self.clients.conns[slot];
@@ -235,7 +236,7 @@ impl<S: Socket> LoopState<S> {
             && self.clients.conns[slot].blocked
             && self.clients.conns[slot].waiting_bytes() > LAST_WORDS_BYTES
         {
-            // The last words stand behind what it does not read.
+            // A notice would wait after bytes that the client does not read.
             self.remove(slot);
         }
     }
@@ -251,9 +252,9 @@ struct Holder {
 /// Memory of connections, and the largest holders.
 #[derive(Debug, Default)]
 struct Holders {
-    /// Bytes of all, each its own.
+    /// Sum of the bytes of each connection alone.
     own: usize,
-    /// Bytes that are kept elsewhere too, for each of them.
+    /// Sum of the shared bytes, counted once per connection.
     shared: usize,
     largest: BinaryHeap<Reverse<Holder>>,
 }
@@ -265,7 +266,7 @@ impl Holders {
         let beside = waits + replay + conn.socket.held_bytes() + conn.connection.held_bytes();
         self.own += CONNECTION_BYTES + size_of::<Conn<S>>() + beside;
         self.shared += shared;
-        // Its subscriptions' part of the loop's tables is freed too.
+        // Closing it also frees its subscriptions' part of the loop's tables.
         let bytes = beside + shared + conn.connection.table_bytes();
         if bytes < HOLDER_BYTES_MIN {
             return;
@@ -276,7 +277,7 @@ impl Holders {
         }
     }
 
-    /// The largest, unfinished bodies of greedy clients first.
+    /// Returns the largest holders, those with many unfinished bodies first.
     fn largest_first<S: Socket>(self, core: &LoopState<S>) -> Vec<Holder> {
         let mut all: Vec<Holder> = self.largest.into_iter().map(|Reverse(holder)| holder).collect();
         let is_greedy = |holder: &Holder| {

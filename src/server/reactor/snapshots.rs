@@ -3,7 +3,8 @@
 //! Invariants:
 //! - Earlier events are added over many turns, from the engine's log and the rings, while live events are added at once under
 //!   higher numbers. A client that asks meanwhile waits.
-//! - A client gets nothing that is live for it: its snapshot ends at the number that was the newest when it asked.
+//! - A client's snapshot ends at the number that was the newest when it asked, so it holds no event that the client also
+//!   receives live.
 
 use super::delivery::{Building, SNAPSHOT};
 use super::loop_state::LoopState;
@@ -16,7 +17,7 @@ use crate::feed::Snapshot;
 use crate::server::limits::budget;
 use crate::server::limits::budget::Budget;
 
-/// Puts what it takes into a snapshot.
+/// Sink that puts older events into a snapshot.
 struct Older<'a>(&'a mut Snapshot);
 
 impl EventSink for Older<'_> {
@@ -35,7 +36,7 @@ impl EventSink for Older<'_> {
 }
 
 impl<S: Socket> LoopState<S> {
-    /// Begins a snapshot where there is none; the number of the newest event in it.
+    /// Begins the snapshot if there is none. Returns the number of the newest event in it.
     pub(super) fn begin_snapshot(&mut self) -> u64 {
         if let Some(snapshot) = &self.delivery.snapshot {
             return snapshot.newest();
@@ -48,24 +49,24 @@ impl<S: Socket> LoopState<S> {
         newest
     }
 
-    /// Whether the past is still being put into the snapshot.
+    /// Returns whether earlier events are still being added.
     pub(super) fn is_building_snapshot(&self) -> bool {
         self.delivery.building.is_some()
     }
 
-    /// Whether that goes on without waiting for the log.
+    /// Returns whether adding can continue without waiting for the log.
     pub(super) fn can_build_snapshot(&self) -> bool {
         self.delivery.building.as_ref().is_some_and(|building| building.ticket.is_none())
     }
 
-    /// Has a client's replay go on when the snapshot is made.
+    /// Makes a client's replay wait until the snapshot is complete.
     pub(super) fn wait_for_snapshot(&mut self, token: Token) {
         if let Some(building) = &mut self.delivery.building {
             building.waiting.push(token);
         }
     }
 
-    /// Puts more of the past into the snapshot.
+    /// Adds more earlier events to the snapshot.
     pub(super) fn build_snapshot(&mut self) {
         if !self.can_build_snapshot() || self.turn.spending.is_spent() {
             return;
@@ -98,7 +99,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Has those go on that wait for the snapshot: it is made, or what was in it is no longer known to be the latest.
+    /// Continues the replays that wait for the snapshot: it is complete, or a gap has emptied it.
     pub(super) fn snapshot_is_made(&mut self) {
         let Some(building) = self.delivery.building.take() else { return };
         for token in building.waiting {

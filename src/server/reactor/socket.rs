@@ -13,10 +13,10 @@ pub(crate) trait Socket: Read + Write {
         None
     }
 
-    /// No more bytes will be written; what the peer still sends can be read.
+    /// Closes the writing side. Input of the peer can still be read.
     fn close_write(&mut self);
 
-    /// Whether another process could go on with it.
+    /// Returns whether another process can take it over.
     fn can_move(&self) -> bool {
         false
     }
@@ -26,12 +26,12 @@ pub(crate) trait Socket: Read + Write {
         0
     }
 
-    /// Bytes that it keeps beside the kernel's.
+    /// Returns the bytes that it buffers in this process.
     fn held_bytes(&self) -> usize {
         0
     }
 
-    /// Whether [`take_from`](Self::take_from) takes anything.
+    /// Returns whether [`take_from`](Self::take_from) is supported.
     #[cfg(target_os = "linux")]
     fn shares_pages(&self) -> bool {
         false
@@ -43,7 +43,7 @@ pub(crate) trait Socket: Read + Write {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// The addresses of both ends, ours first, of what the kernel can be asked about.
+    /// Returns the addresses of both ends, ours first, if the kernel can report its queue for them.
     fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
         None
     }

@@ -29,7 +29,7 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// A stream that was accepted just now, as the config says; none where TLS could not be made for it.
+    /// Wraps an accepted stream as configured. Returns `None` if TLS state could not be created.
     #[cfg_attr(not(feature = "tls"), expect(clippy::unnecessary_wraps, reason = "as with TLS"))]
     pub(crate) fn new(tcp: TcpStream, config: &Prepared, metrics: &Arc<Metrics>) -> Option<Self> {
         #[cfg(feature = "tls")]
@@ -40,7 +40,7 @@ impl Stream {
         Some(Self::Plain(tcp))
     }
 
-    /// A stream of another process that this one goes on with.
+    /// Wraps a stream that another process handed over.
     pub(crate) fn taken_over(tcp: std::net::TcpStream) -> io::Result<Self> {
         tcp.set_nonblocking(true)?;
         Ok(Self::Plain(TcpStream::from_std(tcp)))
@@ -68,12 +68,12 @@ impl Stream {
         }
     }
 
-    /// Writes what TLS still holds; whether the socket takes more.
+    /// Writes the bytes that TLS still holds. Returns whether the socket takes more.
     pub(crate) fn is_writable(&mut self) -> bool {
         match self {
             Self::Plain(_) => true,
             #[cfg(feature = "tls")]
-            // An error shows itself again at the next write.
+            // The next write reports an error again.
             Self::Tls(stream) => stream.push().unwrap_or(true),
         }
     }
@@ -113,7 +113,7 @@ impl Write for Stream {
 
 impl Socket for Stream {
     fn can_move(&self) -> bool {
-        // TLS has keys and counters that rustls keeps to itself.
+        // rustls does not export the keys and counters of a connection.
         matches!(self, Self::Plain(_))
     }
 
@@ -129,7 +129,7 @@ impl Socket for Stream {
     fn close_write(&mut self) {
         match self {
             Self::Plain(tcp) => {
-                // The peer may be gone already, which is as good.
+                // The peer may already be gone.
                 let _ = tcp.shutdown(Shutdown::Write);
             }
             #[cfg(feature = "tls")]

@@ -13,7 +13,7 @@ use rustls::ServerConnection;
 
 use crate::metrics::Metrics;
 
-/// Bytes of ours that rustls may hold for a socket that takes no more.
+/// Maximum number of our bytes that rustls holds for a full socket.
 const HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// Approximate memory of TLS for an idle client: state, keys, and rustls' buffers; as measured (docs/tls.md).
@@ -25,14 +25,14 @@ pub(crate) struct TlsStream {
     tcp: TcpStream,
     tls: ServerConnection,
     metrics: Arc<Metrics>,
-    /// Handshakes with a finished expensive part that is not charged yet.
+    /// Number of handshakes whose expensive part is done and not charged yet.
     handshakes: u32,
-    /// Nothing more is written but what TLS still holds.
+    /// Whether only the bytes that TLS still holds are written.
     is_closing: bool,
 }
 
 impl TlsStream {
-    /// A client that was accepted just now; none where TLS could not be made, for want of memory perhaps.
+    /// Creates the TLS state of an accepted client. Returns `None` if that fails, for example for want of memory.
     pub(crate) fn new(
         tcp: TcpStream,
         config: &Arc<rustls::ServerConfig>,
@@ -51,7 +51,7 @@ impl TlsStream {
         &mut self.tcp
     }
 
-    /// Writes what TLS holds for the peer; false where the socket takes no more.
+    /// Writes the bytes that TLS holds for the peer. Returns false if the socket is full.
     pub(crate) fn push(&mut self) -> io::Result<bool> {
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut self.tcp) {
@@ -63,7 +63,7 @@ impl TlsStream {
             }
         }
         if self.is_closing {
-            // The peer may be gone already, which is as good.
+            // The peer may already be gone.
             let _ = self.tcp.shutdown(Shutdown::Write);
         }
         Ok(true)
@@ -73,7 +73,8 @@ impl TlsStream {
         loop {
             match self.tls.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // The end came without TLS' own farewell: the end all the same, for each protocol here has its own.
+                // The peer closed without a TLS close alert. That is taken as the end, because each protocol here marks its
+                // own.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 read => return read,
             }
@@ -85,17 +86,17 @@ impl TlsStream {
             }
             // Output in a handshake is a signature or a key exchange.
             self.handshakes += u32::from(is_handshaking && self.tls.wants_write());
-            // Its part of the handshake. A socket that takes no more goes on when it is writable.
+            // Our part of the handshake. If the socket is full, it continues when it is writable.
             self.push()?;
         }
     }
 
-    /// Returns how many handshakes took their dear part since this was asked last.
+    /// Returns the number of handshakes whose expensive part happened since the last call.
     pub(crate) fn take_handshakes(&mut self) -> u32 {
         std::mem::take(&mut self.handshakes)
     }
 
-    /// Tells the peer what is wrong, in TLS or, where it speaks plain HTTP, in that.
+    /// Reports the error to the peer: as a TLS alert, or as an HTTP response if the peer speaks plain HTTP.
     fn refuse(&mut self, error: &rustls::Error) {
         self.metrics.fault("tls");
         if self.tls.is_handshaking()
@@ -113,7 +114,7 @@ impl TlsStream {
         let _ = self.push();
     }
 
-    /// Takes what fits; a short write says that the socket takes no more for now.
+    /// Encrypts and writes as much as fits. A short write means that the socket is full.
     pub(crate) fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         if !self.push()? {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -128,12 +129,12 @@ impl TlsStream {
                 if rest.is_empty() {
                     break;
                 }
-                // TLS holds as much as it may: before its handshake is done, for good.
+                // The buffer is full. It stays full until the handshake is done.
                 match self.push() {
                     Ok(true) if put > 0 || !self.tls.is_handshaking() => {}
                     Ok(true) if taken == 0 => return Err(io::ErrorKind::WouldBlock.into()),
                     Ok(true) => return Ok(taken),
-                    // An error shows itself again at the next write.
+                    // The next write reports an error again.
                     Ok(false) | Err(_) => return Ok(taken),
                 }
             }

@@ -1,7 +1,6 @@
 //! Names of connections within a loop.
 
-/// A connection's number in its loop, and which life of that number: a token that outlives its connection
-/// reaches nobody.
+/// A connection's slot in its loop with the slot's generation. A token that outlives its connection reaches no other one.
 pub(crate) type Token = u64;
 
 pub(super) fn token_of(slot: usize, generation: u32) -> Token {

@@ -15,7 +15,7 @@ use crate::server::shared::Shared;
 use crate::server::shared::resume::RetainedLookup;
 use crate::server::tick::Tick;
 
-/// How often a loop that has nothing to do looks at the wall clock, where grants end.
+/// Interval at which an idle loop looks at the wall clock, if grants may end.
 pub(super) const CLOCK_TICKS: Tick = 10;
 
 /// State of the current turn.
@@ -31,7 +31,7 @@ pub(super) struct Turn {
     pub(super) now: Timestamp,
     /// Wall clock at tick 0, in microseconds, when the loop last looked at it.
     pub(super) clock_offset: i64,
-    /// Work that this turn may still spend on input of peers.
+    /// Budget that this turn may still spend on input of peers.
     pub(super) spending: Budget,
     /// Part of it that the current connection may spend.
     pub(super) work: Budget,

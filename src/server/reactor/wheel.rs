@@ -13,20 +13,19 @@ const SLOTS: usize = 512;
 /// No key.
 const NONE: u32 = u32::MAX;
 
-/// One key's place in a list. Twelve bytes for each connection: ticks are cut to 32 bits, which is thirteen
-/// years.
+/// One key's place in a list, in 12 bytes. Ticks are cut to 32 bits, which last 13 years.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// When it fires; meaningless while `before` is the entry itself.
+    /// Tick at which it fires; meaningless while `before` is the entry itself.
     tick: u32,
     next: u32,
-    /// The key before it, none for the first of a list, its own where it is in no list.
+    /// Key before it; `NONE` for the first of a list, its own key if it is in no list.
     before: u32,
 }
 
 const _: () = assert!(size_of::<Entry>() == 12, "one for each connection");
 
-/// Small numbers by the tick at which they want to be looked at.
+/// Keys by the tick at which they fire.
 #[derive(Debug)]
 pub(crate) struct Wheel {
     /// The first key of each slot's list.
@@ -43,7 +42,7 @@ impl Wheel {
         Self { heads: vec![NONE; SLOTS].into(), entries: Vec::new(), next: now + 1, waiting: 0 }
     }
 
-    /// Asks for `key` at `tick`, at the earliest at the next one. An earlier time of the key stays.
+    /// Schedules `key` for `tick`, at the earliest for the next tick. An earlier time of the key stays.
     pub(crate) fn add(&mut self, tick: Tick, key: u32) {
         let tick = tick.max(self.next);
         for absent in self.entries.len() as u32..=key {
@@ -68,7 +67,7 @@ impl Wheel {
         self.entries.get(key as usize).is_some_and(|entry| entry.before != key)
     }
 
-    /// Asks for `key` no more.
+    /// Cancels `key`.
     pub(crate) fn remove(&mut self, key: u32) {
         if !self.waits(key) {
             return;
@@ -105,7 +104,7 @@ impl Wheel {
         self.next = now + 1;
     }
 
-    /// Ticks until something may fire; `None` where nothing waits.
+    /// Returns the number of ticks until a key may fire; `None` if no key is scheduled.
     pub(crate) fn ticks_to_next(&self, now: Tick) -> Option<u64> {
         if self.waiting == 0 {
             return None;

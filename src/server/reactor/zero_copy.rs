@@ -205,7 +205,7 @@ mod linux {
     struct Pipes {
         /// Pipe with the bytes for all.
         held: Pipe,
-        /// Pipe with the bytes for one socket, while it is sent them.
+        /// Pipe with the bytes that are being sent to one socket.
         sent: Pipe,
         nowhere: File,
         /// Capacity of each, in bytes.
@@ -296,7 +296,7 @@ mod linux {
             assert!(is_sigpipe_harmless(), "Rust's main ignores it");
         }
 
-        /// Maximum number of bytes taken of each write; `None`: it has no such call.
+        /// Maximum number of bytes taken from each write; `None`: the call is not supported.
         struct Peer(Option<usize>, Vec<u8>);
 
         impl io::Read for Peer {

@@ -415,7 +415,7 @@ impl ShardLane {
             sequence if !is_known => (self.after.epoch, sequence),
             _ => next_place(self.after),
         };
-        // RetainedLookup until its events are taken.
+        // Held until the page's events are taken.
         let (page, _handed) = match store.page(self.shard, from) {
             Found::Page(page, handed) => (page, handed),
             Found::NotRead => return Filled::Waits(from),
@@ -486,8 +486,8 @@ impl ShardLane {
         }
     }
 
-    /// The log does not know the place that the client named: continues in the ring if that knows it, otherwise
-    /// reports an unknown gap.
+    /// Handles a place that the log does not know: continues in the ring if the ring has it, otherwise reports a gap of
+    /// unknown size.
     fn doubt(&mut self, store: &Store<'_>, at: Option<&Position>, sink: &mut dyn EventSink) {
         if self.has_ring(store) {
             match behind(store.shared, self.after, self.to) {
@@ -518,7 +518,7 @@ impl ShardLane {
         EventId { epoch: self.until.0, shard: self.shard, sequence: self.until.1 }
     }
 
-    /// The log can't be read: reports its events as a recoverable gap, and continues in the ring.
+    /// Reports the events of an unreadable log as a recoverable gap, and continues in the ring.
     fn give_up(&mut self, store: &Store<'_>, at: Option<&Position>, sink: &mut dyn EventSink) {
         let from = at.map_or(Since::Event(self.after), |at| Since::Position(at.clone()));
         let ring = self.ring(store);

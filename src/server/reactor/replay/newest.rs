@@ -263,7 +263,7 @@ impl Way {
             self.look_before();
             return Filled::Again;
         }
-        // RetainedLookup until the events are taken over.
+        // Held until the page's events are taken.
         let (page, _handed) = match store.page(self.shard, place) {
             Found::Page(page, handed) => (page, handed),
             Found::NotRead => return Filled::Waits(place),

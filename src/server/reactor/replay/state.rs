@@ -19,7 +19,7 @@ pub(crate) struct ClientReplay {
     pub(super) work: ReplayWork,
     /// Beginning of the past, reported after the client's interest has changed: pending bytes come first.
     pub(super) start: Option<PastStart>,
-    /// LoopReport for the client; `None` for a refill.
+    /// Report for the client at the end of its past; `None` for a refill.
     pub(super) report: Option<PastReport>,
     /// Kind of the past, as metrics name it.
     pub(super) kind: &'static str,
@@ -68,7 +68,7 @@ impl ClientReplay {
         self.ticket.is_some() || matches!(self.work, ReplayWork::Snapshot { is_waiting: true, .. })
     }
 
-    /// Notes that the awaited snapshot is there.
+    /// Records that the awaited snapshot is complete.
     pub(crate) fn snapshot_came(&mut self) {
         if let ReplayWork::Snapshot { is_waiting, .. } = &mut self.work {
             *is_waiting = false;

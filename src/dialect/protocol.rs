@@ -278,7 +278,7 @@ impl Protocol {
         let read = Native.read(Incoming::Text(json), &Place::default(), usize::MAX);
         let answered = match read.command {
             Ok(Command::Nothing) => return None,
-            Ok(command) => self.obey(command),
+            Ok(command) => self.execute(command),
             Err(error) => Err(error),
         };
         let (kind, payload) = answered
@@ -288,7 +288,7 @@ impl Protocol {
         Some(message)
     }
 
-    fn obey(&mut self, command: Command) -> Result<(MessageType, Value), ClientError> {
+    fn execute(&mut self, command: Command) -> Result<(MessageType, Value), ClientError> {
         match command {
             Command::Subscribe(subscribe) => {
                 let subscription = Subscription::named(*subscribe);

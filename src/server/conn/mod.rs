@@ -88,13 +88,13 @@ pub(super) struct Ws {
 #[derive(Debug)]
 pub(crate) struct Connection {
     state: State,
-    speaks: ClientTransport,
+    transport: ClientTransport,
     /// Whether messages of a WebSocket client may be compressed. The field is here because it takes padding.
     inflates: bool,
     /// Tick of the last input. Ticks are cut to 32 bits here: thirteen years.
-    heard: u32,
+    last_input: u32,
     /// Tick of the last heartbeat sent.
-    asked: u32,
+    last_heartbeat: u32,
     /// Input that waits until the responses before it are written.
     #[expect(clippy::box_collection, reason = "rare, and a word in each of very many connections")]
     held: Option<Box<Vec<u8>>>,
@@ -131,16 +131,16 @@ impl Connection {
     pub(crate) fn new(tick: Tick) -> Self {
         Self {
             state: State::Http(Box::default()),
-            speaks: ClientTransport::Http,
+            transport: ClientTransport::Http,
             inflates: false,
-            heard: tick as u32,
-            asked: tick as u32,
+            last_input: tick as u32,
+            last_heartbeat: tick as u32,
             held: None,
         }
     }
 
-    pub(crate) fn speaks(&self) -> ClientTransport {
-        self.speaks
+    pub(crate) fn transport(&self) -> ClientTransport {
+        self.transport
     }
 
     /// Returns whether the client must show credentials before more than a message's type is read.
@@ -221,7 +221,7 @@ impl Connection {
 
     /// Takes bytes from the peer. May unmask them in place.
     pub(crate) fn receive(&mut self, input: &mut [u8], cx: &mut Context<'_>) {
-        self.heard = cx.tick as u32;
+        self.last_input = cx.tick as u32;
         cx.budget.resume();
         if let Some(mut held) = self.held.take() {
             held.extend_from_slice(input);
@@ -366,7 +366,7 @@ impl Connection {
             }
             RouteOutcome::Closed => self.close(cx),
             RouteOutcome::Ws(opening, deflate, grant) => {
-                self.speaks = ClientTransport::Ws;
+                self.transport = ClientTransport::Ws;
                 self.inflates = deflate.is_some();
                 let session = Session::open(*opening, grant, cx);
                 self.state = State::Ws(Box::new(Ws {
@@ -376,7 +376,7 @@ impl Connection {
                 }));
             }
             RouteOutcome::Sse(grant) => {
-                self.speaks = ClientTransport::Sse;
+                self.transport = ClientTransport::Sse;
                 if let Some(at) = grant.as_ref().and_then(|grant| rights::expiry(grant, cx.tick, cx.now)) {
                     cx.look_at(at);
                 }
@@ -520,8 +520,8 @@ impl Connection {
     }
 
     /// Notes that a piece of the response was written, so the peer is there.
-    pub(crate) fn heard(&mut self, tick: Tick) {
-        self.heard = tick as u32;
+    pub(crate) fn note_activity(&mut self, tick: Tick) {
+        self.last_input = tick as u32;
     }
 
     /// Closes the connection because the server shuts down, and tells the client when to come back.
@@ -548,7 +548,7 @@ impl Connection {
     pub(crate) fn timer(&mut self, cx: &mut Context<'_>) -> Timer {
         let config = cx.config;
         let heartbeat = config.heartbeat_ticks();
-        let (heard, asked) = (Tick::from(self.heard), Tick::from(self.asked));
+        let (last_input, last_heartbeat) = (Tick::from(self.last_input), Tick::from(self.last_heartbeat));
         let expiry = self.grant().and_then(|grant| rights::expiry(grant, cx.tick, cx.now));
         if expiry.is_some_and(|expiry| expiry <= cx.tick) {
             return Timer::Denied(Denied::Expired);
@@ -560,8 +560,8 @@ impl Connection {
                 let (since, limit) = match (&http.receiving, http.since) {
                     (Some(_), Some(since)) => (since, config.body_ticks()),
                     (None, Some(since)) => (since, config.handshake_ticks()),
-                    (_, None) if http.is_answered => (heard, config.keep_alive_ticks()),
-                    (_, None) => (heard, config.handshake_ticks()),
+                    (_, None) if http.is_answered => (last_input, config.keep_alive_ticks()),
+                    (_, None) => (last_input, config.handshake_ticks()),
                 };
                 if cx.tick < since + limit {
                     // A request may begin in between, and has less time: check often.
@@ -586,15 +586,21 @@ impl Connection {
                 let encoding = ws.session.encoding();
                 // At least three ticks, so that with a short heartbeat too the second ping has been sent. After a stall
                 // of this process it has not been, whatever the clock says.
-                let was_asked_twice = asked >= heard + 2 * heartbeat;
-                if was_asked_twice && cx.tick >= heard + 2 * heartbeat + (heartbeat / 2).max(3) {
+                let was_pinged_twice = last_heartbeat >= last_input + 2 * heartbeat;
+                if was_pinged_twice && cx.tick >= last_input + 2 * heartbeat + (heartbeat / 2).max(3) {
                     cx.shared.metrics.fault("heartbeat_missed");
                     return Timer::Over;
                 }
-                let since = |asked| if encoding.protocol().always_beats() { asked } else { heard.max(asked) };
-                let mut next = since(asked) + heartbeat;
+                let since = |last_heartbeat| {
+                    if encoding.protocol().always_beats() {
+                        last_heartbeat
+                    } else {
+                        last_input.max(last_heartbeat)
+                    }
+                };
+                let mut next = since(last_heartbeat) + heartbeat;
                 if cx.tick >= next {
-                    self.asked = cx.tick as u32;
+                    self.last_heartbeat = cx.tick as u32;
                     next = cx.tick + heartbeat;
                     cx.send(encoding.heartbeat());
                 }
@@ -602,11 +608,11 @@ impl Connection {
             }
             State::Sse(_) => {
                 // A blocked client has enough to read.
-                if cx.tick >= asked + heartbeat && !cx.blocked {
-                    self.asked = cx.tick as u32;
+                if cx.tick >= last_heartbeat + heartbeat && !cx.blocked {
+                    self.last_heartbeat = cx.tick as u32;
                     cx.send(Encoding::NativeSse.heartbeat());
                 }
-                let next = (Tick::from(self.asked) + heartbeat).max(cx.tick + 1);
+                let next = (Tick::from(self.last_heartbeat) + heartbeat).max(cx.tick + 1);
                 Timer::At(expiry.map_or(next, |expiry| expiry.min(next)))
             }
         }

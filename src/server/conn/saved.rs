@@ -97,7 +97,7 @@ impl Connection {
 
     /// Returns the saved connection, or `None` if it may not continue here.
     pub(crate) fn restored(saved: SavedConnection, cx: &Context<'_>) -> Option<Self> {
-        let (state, speaks, inflates) = match saved.state {
+        let (state, transport, inflates) = match saved.state {
             SavedState::Http { buffer, receiving } => {
                 let receiving = match receiving {
                     None => None,
@@ -134,7 +134,7 @@ impl Connection {
         };
         let tick = cx.tick as u32;
         let held = saved.held.map(|HeldInput(held)| Box::new(held));
-        Some(Self { state, speaks, inflates, heard: tick, asked: tick, held })
+        Some(Self { state, transport, inflates, last_input: tick, last_heartbeat: tick, held })
     }
 
     /// Subscribes again to the events that the client gets. The loop knows those of an event stream.

@@ -20,9 +20,9 @@ pub(super) struct Accounts {
     /// Number of this loop.
     pub(super) loop_number: usize,
     /// Whether something has happened since the last report.
-    pub(super) unreported: bool,
+    pub(super) report_due: bool,
     /// Bytes that came or were queued for clients since the loop last counted its memory.
-    pub(super) grown: usize,
+    pub(super) bytes_since_count: usize,
     /// Bytes of the feeds' filter tables, counted once a second.
     pub(super) tables: usize,
     /// Bytes of those tables that are free for further filters.
@@ -34,7 +34,7 @@ pub(super) struct Accounts {
     /// Reader of the kernel's send queues.
     pub(super) kernel: KernelQueues,
     /// Slot after which the next look at the kernel's queues begins. That look covers connections that do not lag.
-    pub(super) asked: usize,
+    pub(super) next_probe: usize,
 }
 
 impl Accounts {
@@ -42,15 +42,15 @@ impl Accounts {
         Self {
             books: TallyTotals::default(),
             loop_number,
-            unreported: false,
-            grown: 0,
+            report_due: false,
+            bytes_since_count: 0,
             tables: 0,
             spare: 0,
             largest: Arc::default(),
             reported: 0,
             observed: 0,
             kernel: KernelQueues::default(),
-            asked: 0,
+            next_probe: 0,
         }
     }
 }

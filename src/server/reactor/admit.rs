@@ -60,7 +60,7 @@ impl<S: Socket> LoopState<S> {
         counted: Option<CountedConnection>,
         look: Tick,
     ) -> Token {
-        let kind = connection.speaks().name();
+        let kind = connection.transport().name();
         self.shared.metrics.connections.get_or_create(&Kind { kind }).inc();
         // 31 bits: the token fits a mio token and never meets the loop's own.
         self.clients.generation = (self.clients.generation + 1) & 0x7fff_ffff;
@@ -71,7 +71,7 @@ impl<S: Socket> LoopState<S> {
             connection,
             outbox,
             replay: None,
-            awaits: 0,
+            pending_answers: 0,
             blocked: false,
             unread: false,
             queued: false,

@@ -56,7 +56,7 @@ impl<S: Socket> LoopState<S> {
         let Some(engine) = &self.shared.engine else {
             let token = self.clients.token(slot);
             if events.len() > PUBLISHED_A_BATCH {
-                self.clients.conns[slot].awaits += 1;
+                self.clients.conns[slot].pending_answers += 1;
                 return self.begin_commit(token, events, answer);
             }
             let last = self.publish_here(events);
@@ -66,7 +66,7 @@ impl<S: Socket> LoopState<S> {
             return;
         };
         let conn = &mut self.clients.conns[slot];
-        conn.awaits += 1;
+        conn.pending_answers += 1;
         let token = conn.token(slot);
         let mailbox = Arc::clone(&self.mail.mailbox);
         let leave = move |outcome| mailbox.leave(token, Letter::Engine((answer.0)(outcome)));
@@ -84,7 +84,7 @@ impl<S: Socket> LoopState<S> {
             self.send(slot, instead(NotDone::Busy));
             return;
         }
-        self.clients.conns[slot].awaits += 1;
+        self.clients.conns[slot].pending_answers += 1;
         let until = self.turn.tick + patience;
         self.mail.awaited.insert(token, Awaited { number, until, instead });
         self.turn.wheel.add(until, slot as ConnIndex);
@@ -155,7 +155,7 @@ impl<S: Socket> LoopState<S> {
     /// Gives a connection its pending answer.
     pub(super) fn deliver(&mut self, token: Token, answer: Option<Bytes>) {
         let Some(slot) = self.find(token) else { return };
-        self.clients.conns[slot].awaits -= 1;
+        self.clients.conns[slot].pending_answers -= 1;
         if let Some(answer) = answer {
             self.send(slot, answer);
         }

@@ -24,7 +24,7 @@ pub(crate) struct Conn<S> {
     /// Past that the client asked for and has not received completely.
     pub(super) replay: Option<Box<ClientReplay>>,
     /// Number of pending answers of the engine. The connection is not read meanwhile.
-    pub(super) awaits: u32,
+    pub(super) pending_answers: u32,
     /// Whether the socket is full: it is not written until it is reported writable.
     pub(super) blocked: bool,
     /// Whether the socket may have more to read.

@@ -110,7 +110,7 @@ impl<S: Socket> LoopState<S> {
 
     fn put_off(&mut self, slot: usize, wait: Wait, effects: Vec<Effect>) {
         let conn = &mut self.clients.conns[slot];
-        conn.awaits += 1;
+        conn.pending_answers += 1;
         let token = conn.token(slot);
         self.mail.deferred.push(DeferredEffects {
             token,
@@ -126,7 +126,7 @@ impl<S: Socket> LoopState<S> {
         let token = conn.token(slot);
         self.mail.deferred.retain(|put_off| {
             let other = put_off.token != token;
-            conn.awaits -= u32::from(!other);
+            conn.pending_answers -= u32::from(!other);
             other
         });
     }
@@ -153,7 +153,7 @@ impl<S: Socket> LoopState<S> {
             let DeferredEffects { token, effects, wait, .. } = self.mail.deferred.remove(at);
             let Some(slot) = self.find(token) else { continue };
             let conn = &mut self.clients.conns[slot];
-            conn.awaits -= 1;
+            conn.pending_answers -= 1;
             if conn.unread || conn.connection.holds_input() {
                 self.queue(slot);
             }

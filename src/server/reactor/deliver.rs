@@ -22,6 +22,19 @@ const EVENTS_A_BATCH: usize = 256;
 /// events wait for the next turn.
 const PAYLOADS_A_TURN: u64 = budget::TURN as u64 * 1_000;
 
+/// Outcome of reading a batch of events from the bus.
+#[derive(Default)]
+struct AppendedBatch {
+    /// Number of events and gaps.
+    taken: usize,
+    /// Whether the turn's budget for payloads is spent.
+    is_spent: bool,
+    /// Whether the ring has overrun the loop.
+    lost: bool,
+    /// Creation of the oldest event.
+    oldest: Option<Timestamp>,
+}
+
 /// Function that seals a place.
 type SealFn<'a> = &'a dyn Fn(&Since) -> Option<Since>;
 
@@ -59,87 +72,91 @@ impl<S: Socket> LoopState<S> {
         let mut any = false;
         let worked = self.delivery.fanout.payload_work();
         for _ in 0..batches {
-            let fanout = &mut self.delivery.fanout;
-            let metrics = &self.shared.metrics;
-            let epoch = self.shared.bus.epoch();
-            let now = self.turn.now;
-            let (auth, rng) = (&self.shared.auth, std::cell::RefCell::new(&mut self.turn.rng));
-            let seal = |since: &Since| auth.seal(since, rng.borrow_mut().next_u128() as u64);
-            let seal: Option<SealFn<'_>> = if auth.is_open() { None } else { Some(&seal) };
-            let (snapshot, kind_log) = (&mut self.delivery.snapshot, &mut self.delivery.kind_log);
-            let mut lost = false;
-            // With several shards, the id before the hole says nothing about the other shards.
-            let has_log = self.shared.engine_with_past().is_some();
-            let can_recover = has_log && self.shared.bus.shards() == 1;
-            let continuity = &mut self.delivery.continuity;
-            let mut oldest = None;
-            // One by one if matching a single event may be expensive.
-            let step = if fanout.reads_payloads() { 1 } else { EVENTS_A_BATCH };
-            let mut taken = 0;
-            let is_spent = loop {
-                let came = self.delivery.reader.poll_batch(step, |item| match item {
-                    ReaderItem::Event(event) => {
-                        oldest.get_or_insert_with(|| event.made());
-                        if let Some(mut gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
-                            // After a lap of the ring, the log still has the overwritten events.
-                            let is_of_one_epoch = gap.from.as_ref().zip(gap.to).is_some_and(
-                                |(from, to)| matches!(from, Since::Event(from) if from.epoch == to.epoch),
-                            );
-                            gap.recoverable = lost && can_recover && is_of_one_epoch;
-                            append_gap(fanout, &gap, seal);
-                        }
-                        if let Some(snapshot) = snapshot {
-                            snapshot.put(event);
-                        }
-                        kind_log.note(event);
-                        fanout.append(event, now);
-                    }
-                    ReaderItem::Gap { shard, missed, from, to } => {
-                        metrics.loop_gaps.inc_by(missed);
-                        if let Some(snapshot) = snapshot {
-                            snapshot.forget();
-                        }
-                        lost = true;
-                        if continuity.is_some() {
-                            // The next event's id shows the gap.
-                            return;
-                        }
-                        let id = |sequence| Some(EventId { epoch, shard, sequence });
-                        let gap = GapNotice {
-                            missed: Missed::Exactly(missed),
-                            from: from.checked_sub(1).and_then(id).map(Since::Event),
-                            to: to.checked_sub(1).and_then(id),
-                            recoverable: false,
-                            at: now,
-                        };
-                        append_gap(fanout, &gap, seal);
-                    }
-                });
-                taken += came;
-                let is_spent = fanout.payload_work() - worked > PAYLOADS_A_TURN;
-                if came < step || taken >= EVENTS_A_BATCH || is_spent {
-                    break is_spent;
-                }
-            };
-            if lost {
+            let batch = self.append_batch(worked);
+            if batch.lost {
                 self.snapshot_is_made();
             }
             self.report_deliveries();
-            any |= taken > 0;
-            self.delivery.more_events = taken == EVENTS_A_BATCH || is_spent;
-            // After reading and before writing: no event reaches a client whose right to it ended before it was published.
+            any |= batch.taken > 0;
+            self.delivery.more_events = batch.taken == EVENTS_A_BATCH || batch.is_spent;
+            // After reading and before writing: no event reaches a client whose right to it ended before it was
+            // published.
             self.end_grants();
             let written = self.flush_dirty();
-            if let Some(oldest) = oldest.filter(|_| written > 0) {
+            if let Some(oldest) = batch.oldest.filter(|_| written > 0) {
                 let passed = (Timestamp::now().0 - oldest.0).max(0) as u64;
                 self.shared.metrics.delivery.observe(passed, written);
             }
-            if !self.delivery.more_events || is_spent {
+            if !self.delivery.more_events || batch.is_spent {
                 break;
             }
         }
         if any {
             self.delivery.pumped = self.turn.now;
+        }
+    }
+
+    /// Appends the next events of the bus to the feeds. `worked` is the matcher's payload work at the turn's begin.
+    fn append_batch(&mut self, worked: u64) -> AppendedBatch {
+        let fanout = &mut self.delivery.fanout;
+        let metrics = &self.shared.metrics;
+        let epoch = self.shared.bus.epoch();
+        let now = self.turn.now;
+        let (auth, rng) = (&self.shared.auth, std::cell::RefCell::new(&mut self.turn.rng));
+        let seal = |since: &Since| auth.seal(since, rng.borrow_mut().next_u128() as u64);
+        let seal: Option<SealFn<'_>> = if auth.is_open() { None } else { Some(&seal) };
+        let (snapshot, kind_log) = (&mut self.delivery.snapshot, &mut self.delivery.kind_log);
+        // With several shards, the id before the hole says nothing about the other shards.
+        let has_log = self.shared.engine_with_past().is_some();
+        let can_recover = has_log && self.shared.bus.shards() == 1;
+        let continuity = &mut self.delivery.continuity;
+        let mut batch = AppendedBatch::default();
+        // One by one if matching a single event may be expensive.
+        let step = if fanout.reads_payloads() { 1 } else { EVENTS_A_BATCH };
+        loop {
+            let came = self.delivery.reader.poll_batch(step, |item| match item {
+                ReaderItem::Event(event) => {
+                    batch.oldest.get_or_insert_with(|| event.made());
+                    if let Some(mut gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
+                        // After a lap of the ring, the log still has the overwritten events.
+                        let is_of_one_epoch = gap.from.as_ref().zip(gap.to).is_some_and(
+                            |(from, to)| matches!(from, Since::Event(from) if from.epoch == to.epoch),
+                        );
+                        gap.recoverable = batch.lost && can_recover && is_of_one_epoch;
+                        append_gap(fanout, &gap, seal);
+                    }
+                    if let Some(snapshot) = snapshot {
+                        snapshot.put(event);
+                    }
+                    kind_log.note(event);
+                    fanout.append(event, now);
+                }
+                ReaderItem::Gap { shard, missed, from, to } => {
+                    metrics.loop_gaps.inc_by(missed);
+                    if let Some(snapshot) = snapshot {
+                        snapshot.forget();
+                    }
+                    batch.lost = true;
+                    if continuity.is_some() {
+                        // The next event's id shows the gap.
+                        return;
+                    }
+                    let id = |sequence| Some(EventId { epoch, shard, sequence });
+                    let gap = GapNotice {
+                        missed: Missed::Exactly(missed),
+                        from: from.checked_sub(1).and_then(id).map(Since::Event),
+                        to: to.checked_sub(1).and_then(id),
+                        recoverable: false,
+                        at: now,
+                    };
+                    append_gap(fanout, &gap, seal);
+                }
+            });
+            batch.taken += came;
+            batch.is_spent = fanout.payload_work() - worked > PAYLOADS_A_TURN;
+            if came < step || batch.taken >= EVENTS_A_BATCH || batch.is_spent {
+                return batch;
+            }
         }
     }
 
@@ -245,7 +262,7 @@ impl<S: Socket> LoopState<S> {
         if writes == 0 && dropped == 0 && events == 0 && conflated == 0 {
             return;
         }
-        self.accounts.unreported = true;
+        self.accounts.report_due = true;
         metrics.written_bytes.inc_by(bytes);
         metrics.deliveries.inc_by(events);
         metrics.writes.inc_by(writes);

@@ -22,7 +22,7 @@ impl<S: Socket> LoopState<S> {
             .clients
             .conns
             .iter()
-            .partition(|(_, conn)| conn.connection.speaks() != ClientTransport::Http);
+            .partition(|(_, conn)| conn.connection.transport() != ClientTransport::Http);
         let others: Vec<usize> = others.into_iter().map(|(slot, _)| slot).collect();
         let mut tokens: Vec<Token> = streams.into_iter().map(|(slot, conn)| conn.token(slot)).collect();
         // Fisher-Yates shuffle: all orders are equally likely.

@@ -93,7 +93,8 @@ impl<S: Socket> LoopState<S> {
 
     /// Queues bytes for one client, after all its pending bytes.
     pub(super) fn send(&mut self, slot: usize, bytes: Bytes) {
-        self.accounts.grown = self.accounts.grown.saturating_add(bytes.len() + REPLY_COST);
+        self.accounts.bytes_since_count =
+            self.accounts.bytes_since_count.saturating_add(bytes.len() + REPLY_COST);
         let ring = self.turn.resume_lookup(&self.shared);
         self.clients.conns[slot].outbox.send(
             &mut self.delivery.fanout,

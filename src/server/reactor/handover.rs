@@ -80,7 +80,7 @@ pub(crate) type Packed = (Token, Option<FeedInterest>);
 impl<S: Socket> LoopState<S> {
     /// Returns whether a client still waits for an answer from another thread.
     pub(crate) fn awaits_answers(&self) -> bool {
-        !self.mail.deferred.is_empty() || self.clients.conns.iter().any(|(_, conn)| conn.awaits > 0)
+        !self.mail.deferred.is_empty() || self.clients.conns.iter().any(|(_, conn)| conn.pending_answers > 0)
     }
 
     /// Reads the bus to its end, and passes every client that can move to `give`. The caller guarantees that nothing is
@@ -93,7 +93,7 @@ impl<S: Socket> LoopState<S> {
             self.pump(BATCHES_A_TURN);
         }
         let can_move = |conn: &Conn<S>| {
-            let is_idle = conn.replay.is_none() && conn.awaits == 0 && conn.ending == Ending::None;
+            let is_idle = conn.replay.is_none() && conn.pending_answers == 0 && conn.ending == Ending::None;
             is_idle && conn.socket.can_move()
         };
         let slots: Vec<usize> =
@@ -112,7 +112,7 @@ impl<S: Socket> LoopState<S> {
             let (outbox, moved) = conn
                 .outbox
                 .save(&mut self.delivery.fanout, &mut OutboxContext::new(&mut self.delivery.tally, &ring));
-            let of_stream = interest.as_ref().filter(|_| conn.connection.speaks() == ClientTransport::Sse);
+            let of_stream = interest.as_ref().filter(|_| conn.connection.transport() == ClientTransport::Sse);
             let interest_too = of_stream.map(SavedInterest::from);
             give(&conn.socket, SavedClient { connection, outbox, interest: interest_too, name });
             packed.push((conn.token(slot), interest));
@@ -156,7 +156,7 @@ impl<S: Socket> LoopState<S> {
             None => None,
         };
         let outbox = Outbox::restored(outbox, &mut self.delivery.fanout);
-        let look = if connection.speaks() == ClientTransport::Http {
+        let look = if connection.transport() == ClientTransport::Http {
             10
         } else {
             self.turn.config.heartbeat_ticks()

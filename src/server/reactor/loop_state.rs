@@ -97,7 +97,7 @@ impl<S: Socket> LoopState<S> {
         let clock = (!self.shared.auth.is_open() && !self.clients.conns.is_empty()).then_some(CLOCK_TICKS);
         let timer = timer.into_iter().chain(departure).chain(clock).min();
         // A pending sample or report is sent at the next tick.
-        if self.delivery.fanout.is_sampling() || self.accounts.unreported || !self.mail.deferred.is_empty() {
+        if self.delivery.fanout.is_sampling() || self.accounts.report_due || !self.mail.deferred.is_empty() {
             Some(1)
         } else {
             timer
@@ -218,7 +218,7 @@ impl<S: Socket> LoopState<S> {
         for _ in 0..READS_A_TURN {
             let conn = &mut self.clients.conns[slot];
             conn.unread = true;
-            if conn.replay.is_some() || conn.awaits > 0 || conn.waiting_bytes() > REPLY_BYTES_MAX {
+            if conn.replay.is_some() || conn.pending_answers > 0 || conn.waiting_bytes() > REPLY_BYTES_MAX {
                 // Reading continues when the replies, or the past, are written.
                 return;
             }
@@ -260,12 +260,12 @@ impl<S: Socket> LoopState<S> {
         let conn = &mut self.clients.conns[slot];
         let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
         let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
-        let before = conn.connection.speaks();
+        let before = conn.connection.transport();
         conn.connection.receive(&mut self.read_buffer[..read], &mut cx);
         // Its unfinished input counts against the memory budget.
-        self.accounts.unreported |= conn.connection.input_bytes() > 0;
-        self.accounts.grown = self.accounts.grown.saturating_add(read);
-        let after = conn.connection.speaks();
+        self.accounts.report_due |= conn.connection.input_bytes() > 0;
+        self.accounts.bytes_since_count = self.accounts.bytes_since_count.saturating_add(read);
+        let after = conn.connection.transport();
         if before != after {
             let open =
                 |kind: &'static str| self.shared.metrics.connections.get_or_create(&Kind { kind }).clone();
@@ -288,8 +288,8 @@ impl<S: Socket> LoopState<S> {
     /// is removed.
     pub(super) fn hung_up(&mut self, slot: usize) {
         let conn = &mut self.clients.conns[slot];
-        let is_owed = conn.awaits > 0 || conn.outbox.inserted_bytes() > 0;
-        if conn.connection.speaks() != ClientTransport::Http || !is_owed {
+        let is_owed = conn.pending_answers > 0 || conn.outbox.inserted_bytes() > 0;
+        if conn.connection.transport() != ClientTransport::Http || !is_owed {
             return self.remove(slot);
         }
         conn.unread = false;
@@ -297,7 +297,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     pub(super) fn update_member_index(&mut self, moved: Option<MovedMember>) {
-        self.accounts.unreported = true;
+        self.accounts.report_due = true;
         if let Some(MovedMember { conn, index }) = moved {
             self.clients.conns[conn as usize].outbox.set_member_index(index);
         }
@@ -325,8 +325,8 @@ impl<S: Socket> LoopState<S> {
         ) {
             Flushed::Done => {
                 if conn.replay.is_some() {
-                    conn.connection.heard(self.turn.tick);
-                } else if conn.awaits > 0 {
+                    conn.connection.note_activity(self.turn.tick);
+                } else if conn.pending_answers > 0 {
                     // The pending answer comes through the mailbox.
                 } else if conn.ending == Ending::HungUp {
                     // No event of the poll will report the end of this connection.
@@ -418,7 +418,11 @@ impl<S: Socket> LoopState<S> {
         let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
         conn.connection.leave(&mut cx);
         self.turn.effects.clear();
-        self.shared.metrics.connections.get_or_create(&Kind { kind: conn.connection.speaks().name() }).dec();
+        self.shared
+            .metrics
+            .connections
+            .get_or_create(&Kind { kind: conn.connection.transport().name() })
+            .dec();
         let moved =
             self.clients.conns[slot].outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
         self.update_member_index(moved);
@@ -462,15 +466,15 @@ impl<S: Socket> LoopState<S> {
                 self.remove(slot);
                 continue;
             }
-            if conn.awaits > 0 {
+            if conn.pending_answers > 0 {
                 // A connection that is not read has not timed out.
-                conn.connection.heard(self.turn.tick);
+                conn.connection.note_activity(self.turn.tick);
             }
             let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
             let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
             match conn.connection.timer(&mut cx) {
                 // A pending answer comes in time, or is given up.
-                Timer::Over if self.clients.conns[slot].awaits > 0 => {
+                Timer::Over if self.clients.conns[slot].pending_answers > 0 => {
                     self.turn.wheel.add(self.turn.tick + 10, key);
                 }
                 Timer::Over => self.remove(slot),

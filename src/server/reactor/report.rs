@@ -20,7 +20,7 @@ const FEEDS_MAX: usize = 50;
 
 /// Connections beside the laggards whose kernel queue is read once a second, in turn. So a slow client is known before bytes
 /// wait here.
-const ASKED_A_TIME: usize = 64;
+const PROBES_A_SECOND: usize = 64;
 
 /// Bytes in the kernel's queue below which a client does not count as slow: they may be in flight.
 const KERNEL_BYTES_MIN: u64 = 32 * 1024;
@@ -36,14 +36,14 @@ const HOLDERS_MAX: usize = 64;
 const HOLDER_BYTES_MIN: usize = 16 * 1024;
 
 /// Maximum unsent bytes of a stalled client at which it still receives a notice before it is closed to free memory.
-const LAST_WORDS_BYTES: usize = 4 * 1024;
+const NOTICE_BYTES: usize = 4 * 1024;
 
 /// Bytes of a connection beside its struct and its own buffers: entries in the wheel and tables, and the allocator's
 /// overhead.
 const CONNECTION_BYTES: usize = 64;
 
 /// Divisor of a loop's memory budget: after growth by one part, the loop counts its memory again.
-const COUNT_PARTS: usize = 16;
+const RECOUNT_PARTS: usize = 16;
 const COUNT_BYTES_MIN: usize = 256 * 1024;
 
 /// Sum of shared bytes below which they are counted once per connection, without finding duplicates.
@@ -76,18 +76,18 @@ impl<S: Socket> LoopState<S> {
     fn must_count(&self) -> bool {
         let Some(budget) = self.turn.config.max_memory_bytes else { return false };
         let budget = budget / self.shared.loops.count;
-        self.accounts.grown > (budget / COUNT_PARTS).max(COUNT_BYTES_MIN)
+        self.accounts.bytes_since_count > (budget / RECOUNT_PARTS).max(COUNT_BYTES_MIN)
     }
 
     /// Reports changes, at most once a tick unless many bytes come. Looks at every connection.
     pub(super) fn report(&mut self) {
-        let is_due = self.accounts.unreported && self.accounts.reported != self.turn.tick;
+        let is_due = self.accounts.report_due && self.accounts.reported != self.turn.tick;
         if !is_due && !self.must_count() {
             return;
         }
         self.accounts.reported = self.turn.tick;
-        self.accounts.unreported = false;
-        self.accounts.grown = 0;
+        self.accounts.report_due = false;
+        self.accounts.bytes_since_count = 0;
         let ledger = self.ledger();
         debug_assert_eq!(ledger.difference(), 0, "{ledger:?}");
         let mut laggards = Vec::new();
@@ -114,21 +114,21 @@ impl<S: Socket> LoopState<S> {
             }
             laggards.push(Laggard {
                 connection: token,
-                speaks: conn.connection.speaks(),
+                transport: conn.connection.transport(),
                 lag,
                 kernel_bytes: 0,
             });
             // Looks at laggards again, even if nothing else happens.
-            self.accounts.unreported = true;
+            self.accounts.report_due = true;
         }
         worst_first(&mut laggards);
         let shared = self.shared_once(holders.shared);
         let apart = self.delivery.fanout.bytes() + self.accounts.tables + self.presence_bytes();
         let held_bytes = self.shed(holders, shared + apart);
         if observe {
-            self.ask_of_some(&mut laggards);
+            self.probe_kernel_queues(&mut laggards);
         }
-        self.ask_of(&mut laggards);
+        self.add_kernel_bytes(&mut laggards);
         worst_first(&mut laggards);
         if observe {
             for laggard in &laggards {
@@ -139,7 +139,7 @@ impl<S: Socket> LoopState<S> {
             self.accounts.largest = self.delivery.fanout.largest(FEEDS_MAX).into();
         } else {
             // The next look sees the clients that came and left since the last one.
-            self.accounts.unreported = true;
+            self.accounts.report_due = true;
         }
         let report = LoopReport { ledger, laggards, held_bytes, feeds: Arc::clone(&self.accounts.largest) };
         self.shared.tell(self.accounts.loop_number, report);
@@ -163,7 +163,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Adds the bytes of the kernel's queues to the lag of laggards.
-    fn ask_of(&mut self, laggards: &mut [Laggard]) {
+    fn add_kernel_bytes(&mut self, laggards: &mut [Laggard]) {
         for laggard in laggards.iter_mut().filter(|laggard| laggard.kernel_bytes == 0) {
             let slot = (laggard.connection & 0xffff_ffff) as usize;
             let ends = self.clients.conns.get(slot).and_then(|conn| conn.socket.ends());
@@ -173,17 +173,22 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Reads the kernel's queue of some connections that do not lag, and adds those with many bytes in it.
-    fn ask_of_some(&mut self, laggards: &mut Vec<Laggard>) {
+    fn probe_kernel_queues(&mut self, laggards: &mut Vec<Laggard>) {
         let end = self.clients.conns.iter().next_back().map_or(0, |(slot, _)| slot + 1);
-        for _ in 0..ASKED_A_TIME.min(end) {
-            let slot = self.accounts.asked % end;
-            self.accounts.asked = slot + 1;
+        for _ in 0..PROBES_A_SECOND.min(end) {
+            let slot = self.accounts.next_probe % end;
+            self.accounts.next_probe = slot + 1;
             let Some(conn) = self.clients.conns.get(slot).filter(|conn| !conn.blocked) else { continue };
-            let told = conn.socket.ends().and_then(|ends| self.accounts.kernel.of(ends));
-            if let Some(kernel_bytes) = told.filter(|bytes| *bytes >= KERNEL_BYTES_MIN) {
+            let reported = conn.socket.ends().and_then(|ends| self.accounts.kernel.of(ends));
+            if let Some(kernel_bytes) = reported.filter(|bytes| *bytes >= KERNEL_BYTES_MIN) {
                 let connection = conn.token(slot);
                 let lag = Lag { bytes: kernel_bytes, ..Lag::default() };
-                laggards.push(Laggard { connection, speaks: conn.connection.speaks(), lag, kernel_bytes });
+                laggards.push(Laggard {
+                    connection,
+                    transport: conn.connection.transport(),
+                    lag,
+                    kernel_bytes,
+                });
             }
         }
     }
@@ -216,7 +221,7 @@ impl<S: Socket> LoopState<S> {
             self.shed_connection(token);
         }
         self.shared.set_short_of_memory(self.accounts.loop_number, held > budget);
-        self.accounts.unreported = true;
+        self.accounts.report_due = true;
         held
     }
 
@@ -224,7 +229,8 @@ impl<S: Socket> LoopState<S> {
     fn shed_connection(&mut self, token: Token) {
         let Some(slot) = self.find(token) else { return };
         let conn = &self.clients.conns[slot];
-        let is_body = conn.connection.speaks() == ClientTransport::Http && conn.connection.input_bytes() > 0;
+        let is_body =
+            conn.connection.transport() == ClientTransport::Http && conn.connection.input_bytes() > 0;
         self.count_shed(if is_body { "bodies" } else { "connections" });
         self.let_go_of_feed(slot);
         let conn = &mut self.clients.conns[slot];
@@ -234,7 +240,7 @@ impl<S: Socket> LoopState<S> {
         if self.apply(slot)
             && let Some(slot) = self.find(token)
             && self.clients.conns[slot].blocked
-            && self.clients.conns[slot].waiting_bytes() > LAST_WORDS_BYTES
+            && self.clients.conns[slot].waiting_bytes() > NOTICE_BYTES
         {
             // A notice would wait after bytes that the client does not read.
             self.remove(slot);

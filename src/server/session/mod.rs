@@ -68,7 +68,7 @@ pub(crate) struct Session {
 struct Own {
     place: Place,
     /// Whether the client published and must not receive its own events.
-    is_deaf_to_itself: bool,
+    is_own_source_muted: bool,
     rights: Rights,
     /// Memory of the subscriptions, if there are two or more.
     weight: Weight,
@@ -478,9 +478,9 @@ impl Session {
     /// Excludes events of this source, the client's own, from its subscriptions.
     fn mute_own_source(&mut self, source: &str, cx: &mut Context<'_>) {
         if let Some(own) = &mut self.own
-            && !own.is_deaf_to_itself
+            && !own.is_own_source_muted
         {
-            own.is_deaf_to_itself = true;
+            own.is_own_source_muted = true;
             for subscription in &mut self.subscriptions {
                 subscription.filter = std::mem::take(&mut subscription.filter).not_sources([source]);
             }

@@ -53,15 +53,16 @@ fn made_again(saved: Vec<SessionSubscription>, kept: &[(String, Vec<Filter>)]) -
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedOwn {
     place: Place,
-    is_deaf_to_itself: bool,
+    #[serde(rename = "is_deaf_to_itself")]
+    is_own_source_muted: bool,
     rights: SavedRights,
 }
 
 impl Session {
     pub(crate) fn save(&self, tick: Tick, observers: &Observers) -> SavedSession {
-        let own = self.own.as_deref().map(|Own { place, is_deaf_to_itself, rights, .. }| SavedOwn {
+        let own = self.own.as_deref().map(|Own { place, is_own_source_muted, rights, .. }| SavedOwn {
             place: place.clone(),
-            is_deaf_to_itself: *is_deaf_to_itself,
+            is_own_source_muted: *is_own_source_muted,
             rights: rights.save(tick),
         });
         let subscriptions = self.subscriptions.to_vec();
@@ -76,13 +77,13 @@ impl Session {
             subscriptions = made_again(subscriptions, &encoding.protocol().filters_of(kept));
         }
         let is_plain = own.is_none();
-        let (place, is_deaf_to_itself, rights) = match own {
-            Some(SavedOwn { place, is_deaf_to_itself, rights }) => (place, is_deaf_to_itself, rights),
+        let (place, is_own_source_muted, rights) = match own {
+            Some(SavedOwn { place, is_own_source_muted, rights }) => (place, is_own_source_muted, rights),
             None => (Place::default(), false, SavedRights::default()),
         };
         let rights = Rights::restored(rights, cx);
         let own = (!is_plain || rights.are_special())
-            .then(|| Box::new(Own { place, is_deaf_to_itself, rights, ..Own::default() }));
+            .then(|| Box::new(Own { place, is_own_source_muted, rights, ..Own::default() }));
         cx.shared.metrics.subscriptions.inc_by(subscriptions.len() as i64);
         let mut restored = Self { subscriptions: subscriptions.into(), unnamed, encoding, own };
         restored.recount();

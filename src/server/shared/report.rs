@@ -54,7 +54,7 @@ impl LoopLedger {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Laggard {
     pub(crate) connection: u64,
-    pub(crate) speaks: ClientTransport,
+    pub(crate) transport: ClientTransport,
     pub(crate) lag: Lag,
     /// Bytes of these that are in the kernel and not yet with the peer.
     pub(crate) kernel_bytes: u64,
@@ -102,7 +102,7 @@ impl LoopReport {
             .map(|laggard| {
                 let Lag { events, bytes, milliseconds } = laggard.lag;
                 json!({
-                    "connection": format!("{:x}", laggard.connection), "speaks": laggard.speaks.name(),
+                    "connection": format!("{:x}", laggard.connection), "speaks": laggard.transport.name(),
                     "events": events, "bytes": bytes, "kernel_bytes": laggard.kernel_bytes,
                     "milliseconds": milliseconds,
                 })

@@ -1,4 +1,4 @@
-//! Settings of a server before it runs, and its start.
+//! Builds a server from its settings and starts it.
 
 use std::fmt;
 use std::io;
@@ -27,7 +27,7 @@ use crate::threads::{OnFailure, ThreadFailure};
 pub struct Server;
 
 impl Server {
-    /// Starts describing a server of this bus.
+    /// Returns a builder for a server of this bus.
     #[must_use]
     pub fn builder(bus: &Bus) -> ServerBuilder {
         ServerBuilder {
@@ -46,7 +46,7 @@ impl Server {
     }
 }
 
-/// A server to be.
+/// Settings of a server that is not started yet.
 pub struct ServerBuilder {
     bus: Bus,
     listen: String,
@@ -68,29 +68,28 @@ impl fmt::Debug for ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// The address and port to serve at; port 0 takes a free one. `127.0.0.1:8765` if never set.
+    /// Sets the address and port to serve at. Port 0 chooses a free one. Default: `127.0.0.1:8765`.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen = address.into();
         self
     }
 
-    /// Sockets that listen already, as a service manager holds them: served in place of
-    /// [`listen`](Self::listen)'s address, unless there are none.
+    /// Sets sockets that already listen, as a service manager passes them. If there are any, they replace the address of
+    /// [`listen`](Self::listen).
     pub fn sockets(mut self, sockets: Vec<TcpListener>) -> Self {
         self.sockets = sockets;
         self
     }
 
-    /// Continues another process's server: with its sockets, instead of [`listen`](Self::listen)'s address, and its clients,
-    /// which notice nothing. The bus must be [the inheritance's](Inheritance::bus).
+    /// Continues the server of a predecessor process: with its sockets, instead of [`listen`](Self::listen)'s address, and
+    /// with its clients, which notice nothing. The bus must be [the inheritance's](Inheritance::bus).
     #[cfg(unix)]
     pub fn inherit(mut self, inheritance: Inheritance) -> Self {
         self.inheritance = Some(inheritance);
         self
     }
 
-    /// How many event loops, each a thread with its own share of the connections; at least 1, which is the
-    /// default.
+    /// Sets the number of event loops, each a thread with its own share of the connections. Default and minimum: 1.
     pub fn loops(mut self, loops: usize) -> Self {
         self.loops = loops.max(1);
         self
@@ -103,13 +102,13 @@ impl ServerBuilder {
         self
     }
 
-    /// Publishes here what other systems send to a channel of Redis or NATS. May be called for several.
+    /// Publishes the messages that other systems send to a channel of Redis or NATS. May be called several times.
     pub fn ingest(mut self, ingest: Ingest) -> Self {
         self.ingest.push(ingest);
         self
     }
 
-    /// Limits, times and the rest.
+    /// Sets limits, times and all other settings.
     pub fn config(mut self, config: ServerConfig) -> Self {
         self.config = config;
         self
@@ -130,9 +129,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Binds the address and starts the loops. Blocks for a name look-up and the files of keys at the most.
+    /// Binds the address and starts the loops. Blocks at most for a name look-up and for reading files of keys.
     ///
-    /// Without authentication it serves this machine only: another address is an error
+    /// Without authentication the server is for this machine only: another address is an error
     /// ([`ServerErrorKind::Unguarded`](super::ServerErrorKind::Unguarded)) unless the config says `insecure`.
     ///
     /// # Errors
@@ -221,7 +220,7 @@ impl ServerBuilder {
     }
 }
 
-/// Starts the thread that publishes what comes from an ingest, while the server lives.
+/// Starts the thread that publishes the messages of an ingest while the server lives.
 fn start_ingest(ingest: Ingest, shared: &Arc<Shared>) -> Result<(), ServerError> {
     let server = Arc::downgrade(shared);
     let take = move |event| server.upgrade().is_some_and(|shared| shared.take_in(event));

@@ -32,12 +32,13 @@ use crate::filter::FilterLimits;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BridgeConfig {
-    /// `bridge.threads`: threads that run the handlers of one protocol at the same time; they begin when there is
-    /// something to do, and end when there is not. 4.
+    /// `bridge.threads`: maximum number of threads that run the handlers of one protocol. They start on demand and end when
+    /// idle. Default: 4.
     pub threads: usize,
-    /// `bridge.max_waiting`: messages of one protocol that wait for a thread; beyond, 503. 1,000.
+    /// `bridge.max_waiting`: maximum number of messages of one protocol that wait for a thread; beyond, 503. Default: 1,000.
     pub max_waiting: usize,
-    /// `bridge.answer_timeout`: how long a client waits for the answer; then 504, though the handler goes on. 30 s.
+    /// `bridge.answer_timeout`: maximum time that a client waits for the answer; then 504, while the handler continues.
+    /// Default: 30 s.
     pub answer_timeout: Duration,
 }
 
@@ -48,7 +49,7 @@ impl Default for BridgeConfig {
 }
 
 impl BridgeConfig {
-    /// Returns the limits of a protocol's lane; its jobs may have `bytes` together.
+    /// Returns the limits of a protocol's lane, with jobs of at most `bytes` together.
     pub(crate) fn lane(&self, bytes: usize) -> LaneLimits {
         LaneLimits { threads: self.threads.max(1), waiting: self.max_waiting.max(1), bytes }
     }
@@ -58,90 +59,92 @@ impl BridgeConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// The longest message taken from a WebSocket client, in bytes; over it the close code is 1009. 65,536.
+    /// Maximum size of a message from a WebSocket client, in bytes; beyond, close code 1009. Default: 65,536.
     pub max_message_bytes: usize,
-    /// The longest body of a request, in bytes; over it 413. 4 MiB.
+    /// Maximum size of a request's body, in bytes; beyond, 413. Default: 4 MiB.
     pub max_body_bytes: usize,
-    /// Events in one request to publish, all or none; over it 413. The log takes so many in one step of 10 ms at most.
-    /// 65,536.
+    /// Maximum number of events in one request to publish, all or none; beyond, 413. The log takes this many in one step of
+    /// at most 10 ms. Default: 65,536.
     pub max_batch_events: usize,
-    /// The longest head of a request, in bytes; over it 431. 16 KiB.
+    /// Maximum size of a request's head, in bytes; beyond, 431. Default: 16 KiB.
     pub max_head_bytes: usize,
-    /// Subscriptions of one client; over it an error. 1,000.
+    /// Maximum number of subscriptions of one client; beyond, an error. Default: 1,000.
     pub max_subscriptions: usize,
-    /// Values, and segments of patterns, in all subscriptions of one client together; a `**` counts 16. Over it an error.
-    /// 32,768.
+    /// Maximum number of values and pattern segments in all subscriptions of one client together; a `**` counts 16. Beyond,
+    /// an error. Default: 32,768.
     pub max_subscription_values: usize,
-    /// Open connections, all loops together; over it new ones are closed at once. 100,000.
+    /// Maximum number of open connections, all loops together; beyond, new ones are closed at once. Default: 100,000.
     pub max_connections: usize,
-    /// How many events a feed keeps for members that are slow, before they get a gap. 1,000.
+    /// Maximum number of events that a feed keeps for slow members; older ones become a gap. Default: 1,000.
     pub max_lag_events: usize,
-    /// How many bytes a feed keeps for members that are slow, before they get a gap. 1 MiB.
+    /// Maximum number of bytes that a feed keeps for slow members; older events become a gap. Default: 1 MiB.
     pub max_lag_bytes: usize,
-    /// Bytes that may be held for clients, all loops together: what feeds keep, what is each connection's own, what is
-    /// still coming in, and tables of what they asked for. Beyond, feeds let go of their past, then those that hold the
-    /// most are closed; while that is not enough, no new stream is taken. Publishers are served. `None`: no budget. Default: 1 GiB.
+    /// Memory budget for clients, in bytes, all loops together: retained frames of feeds, each connection's own bytes,
+    /// incomplete input, and tables of subscriptions. Beyond it, feeds drop retained frames, then the connections that hold
+    /// the most are closed. While that is not enough, no new stream is accepted. Publishers are always served. `None`: no
+    /// budget. Default: 1 GiB.
     pub max_memory_bytes: Option<usize>,
-    /// Keys of which a feed keeps the latest event, for subscriptions that conflate. 10,000.
+    /// Maximum number of keys with a latest event that a feed keeps, for subscriptions that conflate. Default: 10,000.
     pub max_conflate_keys: usize,
-    /// Keys of which the latest event is kept for subscriptions that begin with a snapshot. 10,000.
+    /// Maximum number of keys with a latest event that a loop keeps, for subscriptions that begin with a snapshot. Default:
+    /// 10,000.
     pub max_snapshot_keys: usize,
     /// Attributes that identify the subject of an event, for `conflate` and `snapshot`. Empty: type and entity if there is
     /// one, else type and stream.
     pub conflate_key: Vec<Attribute>,
-    /// How long a request's head may take to come. 5 s.
+    /// Maximum time for a request's head to arrive. Default: 5 s.
     pub handshake_timeout: Duration,
-    /// How long a request's body may take to come. 30 s.
+    /// Maximum time for a request's body to arrive. Default: 30 s.
     pub body_timeout: Duration,
-    /// How long a connection may wait for its next request. 75 s.
+    /// Maximum time between two requests of a connection. Default: 75 s.
     pub keep_alive: Duration,
-    /// How often a quiet client is asked whether it is there (WebSocket ping, SSE comment); closed after two
-    /// unanswered. 30 s.
+    /// Interval of heartbeats to a quiet client (WebSocket ping, SSE comment). A client is closed after two unanswered
+    /// pings. Default: 30 s.
     pub heartbeat: Duration,
-    /// How long an SSE client is told to wait before it comes back. 3 s.
+    /// Delay before a disconnected SSE client reconnects, sent as `retry`. Default: 3 s.
     pub retry: Duration,
-    /// Over how long streams are closed when the server drains, in random order. None: all at once.
+    /// Time over which streams are closed when the server drains, in random order. Default: zero, all at once.
     pub drain_window: Duration,
-    /// How many clients a second are told to come back after a drain, so that they do not all come at once; at
-    /// least 1. 1,000.
+    /// Rate at which drained clients are told to reconnect, in clients per second, so that they do not all come at once; at
+    /// least 1. Default: 1,000.
     pub drain_return_rate: u32,
-    /// Connections accepted in a second, all loops together; the kernel holds the others. `None`: as
-    /// they come. Default: none.
+    /// Maximum number of connections accepted per second, all loops together; the kernel queues the others. `None`: no
+    /// limit. Default: none.
     pub accept_rate: Option<u32>,
-    /// Origins that may read answers in a browser; `*` allows all. Without authentication their pages may also connect, unless
-    /// [`allowed_origins`](Self::allowed_origins) is set. None.
+    /// Origins with pages that may read responses in a browser; `*` allows all. Without authentication their pages may also
+    /// connect, unless [`allowed_origins`](Self::allowed_origins) is set. Default: none.
     pub cors_origins: Vec<String>,
-    /// Systems that find their protocol at their own document's path too. None.
+    /// Systems that are also served at the paths of their own documents. Default: none.
     pub presets: Vec<Preset>,
-    /// More paths and what is spoken there; of several that match, the last. None beside the contract's.
+    /// Additional paths, each with its dialect. If several match, the last one counts. Default: none beside the usual ones.
     pub endpoints: Vec<Endpoint>,
     /// Origins of pages that may open WebSockets and event streams and publish, beside the server's own; a page from
-    /// elsewhere gets 403. A client without an `Origin` is not a page, and is not refused. `*` allows any; `null` is that of pages
-    /// opened from files. Empty: with authentication any, without it those of this machine (`http://localhost:5173`,
-    /// `http://127.0.0.1:3000`) and those in [`cors_origins`](Self::cors_origins).
+    /// elsewhere gets 403. A client without an `Origin` is not a page, and is not refused. `*` allows any origin; `null` is
+    /// the origin of pages opened from files. Empty: with authentication any, without it those of this machine
+    /// (`http://localhost:5173`, `http://127.0.0.1:3000`) and those in [`cors_origins`](Self::cors_origins).
     pub allowed_origins: Vec<String>,
     /// Names by which the server may be called, in the `Host` header: `events.example.com`, `*.example.com` for all below,
     /// `*` for any. They count where it listens on loopback addresses alone, without authentication and trusted proxies:
-    /// there a web page with a name that resolves to this machine would pass for the server's own (DNS rebinding). Addresses,
-    /// `localhost`, names below it, and hosts of the origins that are allowed need not be named. None.
+    /// there a web page with a name that resolves to this machine would pass for the server's own (DNS rebinding).
+    /// Addresses, `localhost`, names below it, and hosts of allowed origins are always accepted. Default: none.
     pub allowed_hosts: Vec<String>,
-    /// Whether clients that can take it get compressed bytes: permessage-deflate on WebSockets, gzip on event
-    /// streams. Without the feature `deflate` nobody does. True.
+    /// Whether clients that support it get compressed bytes: permessage-deflate on WebSockets, gzip on event streams.
+    /// Without the feature `deflate` no client does. Default: true.
     pub compression: bool,
-    /// Windows that feeds' compressors may hold, in each loop; some 330 KB each, and together at most an eighth of
-    /// [`max_memory_bytes`](Self::max_memory_bytes). Feeds beyond have each event deflated by itself. 64.
+    /// Maximum number of compression windows of feeds in each loop, about 330 KB each, and together at most an eighth of
+    /// [`max_memory_bytes`](Self::max_memory_bytes). Further feeds deflate each event by itself. Default: 64.
     pub max_deflate_windows: usize,
-    /// The shortest message that is deflated with what went before as its context, in bytes. 64.
+    /// Minimum size of a message that is deflated in the context of earlier ones, in bytes. Default: 64.
     pub deflate_min_bytes: usize,
-    /// How hard compressors try, from 1 (some half a microsecond for a small event) to 9. Default 6: some 8 microseconds, and
+    /// Compression level, from 1 (about 0.5 microseconds for a small event) to 9. Default: 6, with about 8 microseconds and
     /// a third fewer bytes.
     pub deflate_level: usize,
-    /// The shortest message that is deflated by itself, for clients that demand it, in bytes. 1,024.
+    /// Minimum size of a message that is deflated by itself, for clients that demand it, in bytes. Default: 1,024.
     pub deflate_alone_min_bytes: usize,
     /// Messages of AutoSDLC's clients that are logged while the log is read.
     #[cfg(feature = "dialects")]
     pub message_log: MessageLogConfig,
-    /// How often a client may ask.
+    /// Rate limits of a client's messages and requests.
     pub limits: RateLimits,
     /// Proxies that name their clients in `X-Forwarded-For`, for limits by address. None: the socket's address counts.
     pub trusted_proxies: Vec<AddressRange>,
@@ -149,28 +152,28 @@ pub struct ServerConfig {
     pub bridge: BridgeConfig,
     /// Channels with presence. None.
     pub presence: PresenceConfig,
-    /// Serve other machines though there is no authentication. No.
+    /// Whether other machines are served although there is no authentication. Default: false.
     pub insecure: bool,
     /// Authentication and rights. Default: all clients, with all rights.
     #[cfg(feature = "auth")]
     pub auth: AuthConfig,
-    /// Bytes written to one connection in one turn before the others have theirs. 256 KiB.
+    /// Maximum number of bytes written to one connection in one turn. Default: 256 KiB.
     pub write_budget_bytes: usize,
     /// Smallest write to several clients of one feed that shares pages of memory, instead of a copy in the kernel for each: for
     /// eight clients or more, twice as many bytes for four. On Linux, for connections without TLS, in programs that ignore or
     /// handle `SIGPIPE`, as every program with Rust's `main` does. `None`: never. Default: 8 KiB.
     pub share_pages_bytes: Option<usize>,
-    /// For how long events may be held back behind others, so that more of them go in one write: the first goes
-    /// at once, those that come within this time after it go together. Whole milliseconds. 0 = not at all. 0.
+    /// Time for which events may be held back so that more of them share a write, in whole milliseconds. The first event is
+    /// written at once; those that come within this time after it are written together. Default: 0, not at all.
     pub flush_interval: Duration,
     /// Schemas for payloads from outside: by HTTP, a WebSocket, a bridge or an ingest. Events that a program publishes on its
     /// bus are not checked. Default: none.
     #[cfg(feature = "schema")]
     pub schemas: SchemaConfig,
-    /// Certificate and key, for `https://` and `wss://`. None.
+    /// Certificate and key, for `https://` and `wss://`. Default: none.
     #[cfg(feature = "tls")]
     pub tls: TlsConfig,
-    /// Every WebSocket client hears what it said, and nothing else.
+    /// Whether WebSocket clients receive their own messages back, and nothing else.
     pub(crate) echo: bool,
 }
 
@@ -229,7 +232,7 @@ impl Default for ServerConfig {
     }
 }
 
-/// A config, and what is read and made for it once.
+/// A config, with the files that it names loaded.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     config: ServerConfig,
@@ -255,13 +258,13 @@ impl Prepared {
         })
     }
 
-    /// This one as far as a running server can take it; the rest stays as it runs.
+    /// Returns these settings, except that those a running server can't change stay as in `running`.
     pub(crate) fn with_fixed_of(mut self, running: &Self) -> Self {
         self.config = self.config.with_fixed_of(&running.config);
         self
     }
 
-    /// Whether a client's message may be obeyed; else what is wrong with it.
+    /// Checks a client's message. An error says what is wrong with it.
     #[cfg(feature = "schema")]
     pub(crate) fn check_message(
         &self,
@@ -271,7 +274,7 @@ impl Prepared {
         protocol.check(self.schemas.of_documents(), message, self.max_message_bytes)
     }
 
-    /// Every message may.
+    /// Accepts every message.
     #[cfg(not(feature = "schema"))]
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with schemas")]
     pub(crate) fn check_message(&self, _: &dyn WireProtocol, _: Incoming<'_>) -> Result<(), ClientError> {
@@ -295,7 +298,7 @@ impl Prepared {
         }
     }
 
-    /// Whether an event from outside may be published; else why not.
+    /// Checks whether an event from outside may be published. An error says why not.
     pub(crate) fn check_event(&self, event: &Event) -> Result<(), String> {
         if self.presence.reserves(event) {
             return Err(format!("{} is the server's own to say in this channel", event.event_type()));
@@ -306,7 +309,7 @@ impl Prepared {
     }
 }
 
-/// Without what would be read for it.
+/// Prepares a config without loading its files.
 impl From<ServerConfig> for Prepared {
     fn from(config: ServerConfig) -> Self {
         Self {
@@ -332,7 +335,7 @@ fn ticks(time: Duration) -> Tick {
 }
 
 impl ServerConfig {
-    /// These settings, but for those that a running server can't change: they stay as in `running`.
+    /// Returns these settings, except that those a running server can't change stay as in `running`.
     fn with_fixed_of(self, running: &Self) -> Self {
         Self {
             conflate_key: running.conflate_key.clone(),
@@ -353,8 +356,9 @@ impl ServerConfig {
         WsLimits { max_message_bytes: self.max_message_bytes, max_frame_bytes: self.max_message_bytes }
     }
 
-    /// The longest message that is read for its type, and the most that one may be inflated to. Before authentication
-    /// that is a token and 512 bytes around it; 1,024 made the dearest message of a stranger cost more than 0.1 ms.
+    /// Returns the maximum size of a message that is parsed for its type, and of an inflated one. Before authentication that
+    /// is a token and 512 bytes around it. With 1,024, the most expensive message of an unknown client took more than 0.1
+    /// ms.
     pub(crate) fn glance_limits(&self, is_locked: bool) -> usize {
         #[cfg(feature = "auth")]
         if is_locked {
@@ -397,13 +401,13 @@ impl ServerConfig {
         FilterLimits::default()
     }
 
-    /// Bytes that one client's subscriptions may take: a sixteenth of the memory budget, and 1 MiB at the least. With the
-    /// default budget 1,000 subscriptions of 256 values each take half of it.
+    /// Returns the maximum memory of one client's subscriptions, in bytes: a sixteenth of the memory budget, and at least 1
+    /// MiB. With the default budget, 1,000 subscriptions of 256 values each take half of it.
     pub(crate) fn subscription_bytes(&self) -> usize {
         self.max_memory_bytes.map_or(64 << 20, |budget| (budget / 16).max(1 << 20))
     }
 
-    /// Bytes that jobs of one lane of workers may have.
+    /// Returns the maximum memory of the waiting jobs of one lane, in bytes.
     pub(crate) fn lane_bytes(&self) -> usize {
         self.max_memory_bytes.map_or(usize::MAX, |budget| budget / 8)
     }
@@ -443,7 +447,7 @@ impl ServerConfig {
         ticks(self.bridge.answer_timeout)
     }
 
-    /// How long a user may be away. None at all is none.
+    /// Returns the grace time of presence in ticks, at least one unless it is zero.
     pub(crate) fn presence_grace_ticks(&self) -> Tick {
         (self.presence.grace.as_millis() as u64).div_ceil(TICK_MS)
     }

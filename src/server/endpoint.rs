@@ -36,14 +36,14 @@ impl Endpoint {
         Self { path: path.into(), dialect, channel: SLOT.to_owned() }
     }
 
-    /// The channel of clients at this path, where `{}` stands for what the path has in the place of its segment
-    /// in braces; `{}` alone is the default. For dialects of channels.
+    /// Sets the channel of clients at this path, for dialects with channels. `{}` stands for the request's value of the
+    /// segment in braces. Default: `{}`.
     pub fn channel(mut self, template: impl Into<String>) -> Self {
         self.channel = template.into();
         self
     }
 
-    /// Its path.
+    /// Returns the path.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
@@ -77,7 +77,7 @@ impl Endpoint {
         &USUAL
     }
 
-    /// The channel of a path that is here.
+    /// Returns the channel that a path names, if this endpoint serves the path.
     pub(crate) fn matches(&self, path: &str) -> Option<String> {
         let mut here = path.split('/');
         let mut found = "";
@@ -89,7 +89,7 @@ impl Endpoint {
                 return None;
             }
         }
-        // The last segment's own slashes, which a client escaped, are no segments more.
+        // Escaped slashes in a segment do not separate segments.
         here.next().is_none().then(|| self.channel.replace(SLOT, found))
     }
 }
@@ -117,7 +117,7 @@ pub enum Preset {
 }
 
 impl Preset {
-    /// Every preset of this build. All but the first two need the feature `dialects`.
+    /// All presets of this build. All but the first two need the feature `dialects`.
     pub const ALL: &'static [Self] = &[
         Self::Native,
         Self::Fcc,

@@ -1,4 +1,4 @@
-//! Why a server could not start, or stopped.
+//! The error of a server that could not start, or that stopped.
 
 use std::fmt;
 use std::io;

@@ -17,7 +17,7 @@ use crate::dialect::autosdlc::ClientSubscription;
 use crate::event::Event;
 use crate::sync::atomic::Ordering;
 
-/// Tells whether a server's loops turn. May outlive the server.
+/// Reports whether a server's loops respond. May outlive the server.
 #[derive(Clone)]
 pub struct Liveness {
     shared: Arc<Shared>,
@@ -30,7 +30,7 @@ impl fmt::Debug for Liveness {
 }
 
 impl Liveness {
-    /// Whether every loop begins another turn within so long, when it is asked to. Blocks until then.
+    /// Wakes every loop, and returns whether each begins another turn within this time. Blocks until then.
     #[must_use]
     pub fn check(&self, within: Duration) -> bool {
         let beats = || self.shared.loops.beats.iter().map(|beat| beat.load(Ordering::Relaxed));
@@ -70,20 +70,20 @@ impl ServerHandle {
         self.address
     }
 
-    /// Reports at `/readyz` that the server is leaving, and serves on: a load balancer has time to notice. Then call
-    /// [`drain`](Self::drain).
+    /// Reports at `/readyz` that the server is leaving, and continues to serve, so that a load balancer has time to notice.
+    /// Call [`drain`](Self::drain) after that.
     pub fn withdraw(&self) {
         // Relaxed: a flag on its own.
         self.shared.lifecycle.withdrawn.store(true, Ordering::Relaxed);
     }
 
-    /// Gives all that this server has to a successor, a process that calls [`Inheritance::claim`](super::Inheritance::claim) at the other end of
-    /// this socket: the rings, the listening sockets, and the clients with what they are owed. Clients with TLS can't
-    /// move: they are told to come back, as by [`drain`](Self::drain). Answers how many moved; then only
-    /// [`join`](Self::join) is left to do. Blocks for some seconds at the most once the successor is ready.
+    /// Hands this server over to a successor, a process that calls [`Inheritance::claim`](super::Inheritance::claim) at the
+    /// other end of this socket: the rings, the listening sockets, and the clients with their pending bytes. Clients with
+    /// TLS can't move: they are told to reconnect, as by [`drain`](Self::drain). Returns the number of moved clients;
+    /// afterwards only [`join`](Self::join) is useful. Blocks for at most some seconds once the successor is ready.
     ///
-    /// After a failure this server goes on with all its state; before that `give_up` is called, which must make sure that the
-    /// successor has ended. Publish nothing on the bus meanwhile: the events may reach no client.
+    /// After a failure this server continues with all its state. `give_up` is called before that, and must make sure that
+    /// the successor has ended. Publish nothing on the bus meanwhile: such events may reach no client.
     ///
     /// # Errors
     ///
@@ -118,8 +118,8 @@ impl ServerHandle {
         move |event| server.upgrade().is_some_and(|shared| shared.take_in(event))
     }
 
-    /// Starts to end the server: readiness ends, accepting stops, and every client is told in its protocol's own form. Bytes
-    /// not written within `limit` are dropped. Returns at once; [`join`](Self::join) waits.
+    /// Starts to shut down the server: readiness ends, accepting stops, and every client is notified in its own protocol.
+    /// Bytes not written within `limit` are dropped. Returns at once; [`join`](Self::join) waits.
     pub fn drain(&self, limit: Duration) {
         self.shared.start_drain(limit);
     }
@@ -144,15 +144,15 @@ impl ServerHandle {
         Ok(())
     }
 
-    /// Waits until every loop has ended. Blocks. Returns what ended a thread of the server early, if one was
-    /// ([`ServerError::thread_failure`]): the other loops have ended too then.
+    /// Waits until every loop has ended. Blocks.
     ///
     /// # Errors
     ///
-    /// Returns the failure that ended a thread of the server early, if there was one.
+    /// Returns the failure of a thread that ended the server early ([`ServerError::thread_failure`]). All other loops have
+    /// ended then too.
     pub fn join(self) -> Result<(), ServerError> {
         for thread in self.threads {
-            // A panic is caught in its thread, and stands in the alarm.
+            // A panic is caught in its thread and recorded in the alarm.
             let _ = thread.join();
         }
         self.shared.alarm.first().map_or(Ok(()), |failure| Err(ServerError::stopped(failure)))

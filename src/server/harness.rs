@@ -1,6 +1,6 @@
-//! A loop with one client on a socket without a kernel, for the benchmarks: what a turn costs that a message fills.
+//! A loop with one client on an in-memory socket, for benchmarks of a turn's cost.
 //!
-//! No part of the crate's interface.
+//! Not part of the crate's interface.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -18,14 +18,14 @@ use crate::bus::Bus;
 use crate::codec::ws;
 use crate::event::Timestamp;
 
-/// The secret of the tokens that a locked loop takes.
+/// Secret of the tokens that a loop with authentication accepts.
 pub const SECRET: &str = "a secret of thirty-two bytes, or more";
 
 #[derive(Debug, Default)]
 struct Ends {
     arrived: Vec<u8>,
-    /// Comes again and again, when nothing else has arrived: as many whole messages as one read has room for, so that
-    /// a read costs one copy, as it does from a kernel.
+    /// Input that repeats when nothing else has arrived: as many complete messages as one read has room for, so that a read
+    /// costs one copy, as it does from a kernel.
     endless: Vec<u8>,
     taken: Vec<u8>,
 }
@@ -84,11 +84,11 @@ pub struct OneClient {
 }
 
 impl OneClient {
-    /// A client of a loop where everybody may come in, or of one that asks for tokens.
+    /// Returns a client of a loop without authentication, or of one that requires tokens.
     ///
     /// # Panics
     ///
-    /// Never, but for want of memory.
+    /// Only for want of memory.
     #[must_use]
     pub fn new(is_locked: bool) -> Self {
         #[cfg_attr(not(feature = "auth"), expect(unused_mut))]
@@ -117,7 +117,7 @@ impl OneClient {
         client
     }
 
-    /// As [`new`](Self::new), with a WebSocket at this path.
+    /// Returns a client as [`new`](Self::new) does, with a WebSocket at this path.
     #[must_use]
     pub fn at(path: &str, is_locked: bool) -> Self {
         let mut client = Self::new(is_locked);
@@ -125,11 +125,11 @@ impl OneClient {
         client
     }
 
-    /// The client's connection goes, and another comes with a WebSocket at this path.
+    /// Closes the client's connection, and opens another with a WebSocket at this path.
     ///
     /// # Panics
     ///
-    /// Never, but for want of memory.
+    /// Only for want of memory.
     pub fn comes_again(&mut self, path: &str) {
         self.core.forget(self.token);
         self.end = End::default();
@@ -149,18 +149,18 @@ impl OneClient {
         self.turn();
     }
 
-    /// Bytes arrive from the client.
+    /// Delivers bytes from the client.
     pub fn arrives(&mut self, bytes: &[u8]) {
         self.end.0.borrow_mut().arrived.extend_from_slice(bytes);
     }
 
-    /// A WebSocket message arrives.
+    /// Delivers a WebSocket message from the client.
     pub fn says(&mut self, text: &str) {
         let frame = frame(1, text.as_bytes());
         self.arrives(&frame);
     }
 
-    /// These bytes arrive from now on, as fast as they are read.
+    /// Delivers these bytes from now on, as fast as they are read.
     pub fn repeats(&mut self, bytes: &[u8]) {
         self.end.0.borrow_mut().endless = bytes.repeat((READ_BYTES / bytes.len()).max(1));
     }
@@ -175,7 +175,7 @@ impl OneClient {
         self.worst = self.worst.max(self.core.spent());
     }
 
-    /// As [`turn`](Self::turn), under a name that a profiler finds: `cargo xtask instructions` counts each call.
+    /// Runs one turn under a name that a profiler finds: `cargo xtask instructions` counts each call.
     #[inline(never)]
     pub fn counted_turn(&mut self) {
         self.turn();
@@ -190,7 +190,7 @@ impl OneClient {
         }
     }
 
-    /// Runs turns until nothing is left to do, and returns how many those were and what the client was sent.
+    /// Runs turns until nothing is left to do. Returns their number, and the bytes sent to the client.
     pub fn settle(&mut self) -> (u64, Vec<u8>) {
         let before = self.turns;
         // A worker's result comes with the next turn.
@@ -202,12 +202,12 @@ impl OneClient {
         (self.turns - before, std::mem::take(&mut self.end.0.borrow_mut().taken))
     }
 
-    /// Returns the most units that a turn has spent since this was asked last.
+    /// Returns the maximum number of units that a turn has spent since the last call.
     pub fn spent(&mut self) -> u32 {
         std::mem::take(&mut self.worst)
     }
 
-    /// Forgets what the client was sent, and returns how many bytes those were.
+    /// Drops the bytes sent to the client, and returns their number.
     pub fn forget(&mut self) -> usize {
         let mut ends = self.end.0.borrow_mut();
         let sent = ends.taken.len();
@@ -216,7 +216,7 @@ impl OneClient {
     }
 }
 
-/// A client's frame of this kind, masked with zeros.
+/// Returns a client's frame of this kind, masked with zeros.
 #[must_use]
 pub fn frame(op: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = ws::frame(ws::OpCode::Text, payload).to_vec();
@@ -227,10 +227,10 @@ pub fn frame(op: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The longest message that the suite sends is 16 MiB.
+/// Maximum size of an echoed message, in bytes. The longest message of the suite has 16 MiB.
 const ECHO_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Serves WebSockets at every path of this address, and says back what comes.
+/// Serves WebSockets at every path of this address, and echoes their messages.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! The memory that a server with these limits may hold at most, as a sum of lines.
+//! The maximum memory of a server with these limits, as a sum of lines.
 //!
 //! Invariants:
 //! - Each line is a count and a size, each bounded by a setting or by the size of a type.
@@ -17,35 +17,35 @@ use crate::bus::BusConfig;
 pub struct MemoryLine {
     /// Name of the part.
     pub what: &'static str,
-    /// How many there may be.
+    /// Maximum number of these.
     pub count: u64,
-    /// Bytes of each at the most.
+    /// Maximum size of each, in bytes.
     pub each: u64,
 }
 
 impl MemoryLine {
-    /// Count times size.
+    /// Returns count times size.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.count.saturating_mul(self.each)
     }
 }
 
-/// A slot of a ring: a stamp, and an event's count and symbols, in cache lines.
+/// Memory of a ring's slot: a stamp, and an event's count and symbols, in cache lines.
 const SLOT_BYTES: u64 = 128;
 
-/// Bytes of a connection outside its struct: its place among a feed's members and in the wheel.
+/// Bytes of a connection outside its struct: its entry among a feed's members and in the wheel.
 const PLACES_BYTES: usize = 4 + 12;
 
-/// Bytes of a frame besides the event: header, id, time, names.
+/// Bytes of a frame beside the event: header, id, time, names.
 const ENVELOPE_BYTES: u64 = 512;
 
-/// A user in a channel: both names, once for all loops and once for a connection, and their places in trees.
+/// Memory of a user in a channel: both names, once for all loops and once for a connection, and their entries in trees.
 const MEMBER_BYTES: u64 = 4 * NAME_BYTES_MAX as u64 + 256;
 
 impl ServerConfig {
-    /// Returns the most memory that a server of such a bus may hold, part by part. The ring's bound and the budget for clients
-    /// are separate sums: `max_memory_bytes` bounds all memory that clients cause, whichever of their limits they fill. Code,
+    /// Returns the maximum memory of a server of such a bus, part by part. The ring's bound and the budget for clients are
+    /// separate sums: `max_memory_bytes` bounds all memory that clients cause, whichever of their limits they fill. Code,
     /// stacks and the kernel's buffers are left out.
     #[must_use]
     pub fn worst_case(&self, bus: &BusConfig) -> Vec<MemoryLine> {
@@ -75,7 +75,7 @@ impl ServerConfig {
         let connection = size_of::<Conn<Stream>>() + size_of::<Ws>() + PLACES_BYTES;
         all.extend([
             line("latest events for snapshots", self.max_snapshot_keys as u64, event),
-            // Each may want something that no other does.
+            // Each client may have a filter that no other has.
             line("held for clients: a feed each", connections, self.max_lag_bytes as u64),
             line("connections", connections, connection as u64),
             line("subscriptions", connections, self.subscription_bytes() as u64),
@@ -107,7 +107,7 @@ mod tests {
         assert!(sum(&small, 128) > sum(&small, 64));
         let unbounded = ServerConfig { max_memory_bytes: None, ..small.clone() };
         assert!(sum(&unbounded, 64) > sum(&small, 64));
-        // With the defaults it is a number that a machine has: the ring, its frames, and the clients' budget.
+        // With the defaults the sum fits a usual machine: the ring, its frames, and the clients' budget.
         let usual = sum(&ServerConfig::default(), BusConfig::default().capacity);
         assert!((3 << 30..4 << 30).contains(&usual), "{usual}");
     }

@@ -15,21 +15,21 @@ use crate::dialect::DocumentSchemas;
 use crate::event::Event;
 use crate::filter::Pattern;
 
-/// Which payloads are taken.
+/// Schemas that payloads must satisfy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SchemaConfig {
-    /// A folder of JSON Schemas: `task.progress.json` is for that event type, `task.*.json` for all that match the
-    /// pattern. None: payloads are not checked.
+    /// Folder of JSON Schemas: `task.progress.json` is for that event type, `task.*.json` for all types that match the
+    /// pattern. Default: none, payloads are not checked.
     pub dir: Option<PathBuf>,
-    /// Refuses events with a type that has no schema. Default: no.
+    /// Whether events with a type that has no schema are refused. Default: false.
     pub refuse_unknown: bool,
     /// Whether messages of AutoSDLC's clients and events of its types must fit the schemas of its document. Default: false.
     #[cfg(feature = "dialects")]
     pub autosdlc: bool,
 }
 
-/// Bytes of a fault's text: it can have the value in it.
+/// Maximum size of a fault's text, in bytes. It may contain a value of the payload.
 const FAULT_BYTES_MAX: usize = 300;
 
 /// The compiled schemas of one folder.

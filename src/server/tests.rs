@@ -70,7 +70,7 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
             }
         }
     }
-    // An answer that comes later has the time at which it is written.
+    // A later answer has the time at which it is written.
     let text: Vec<&[u8]> =
         out.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"Date: ")).collect();
     text.concat()
@@ -230,7 +230,7 @@ impl World {
         }
     }
 
-    /// As `/api/stats` says.
+    /// Returns the held bytes as `/api/stats` reports them.
     fn held_bytes(&self) -> usize {
         http::operator::stats_json(&self.shared)["held_bytes"].as_u64().expect("a number") as usize
     }
@@ -430,7 +430,7 @@ fn a_connection_costs_what_the_table_in_the_docs_says() {
     }
 }
 
-/// A stream of all events of a type, without its first words.
+/// Opens a stream of all events of a type, and drops its head.
 fn listens(world: &mut World, kind: &str) -> (Wire, u64) {
     let request = format!("GET /sse?event_name=message&type={kind} HTTP/1.1\r\nHost: t\r\n\r\n");
     let (wire, token) = world.connect(&request);
@@ -472,12 +472,12 @@ fn events_behind_the_first_wait_for_the_flush_interval_and_go_in_one_write() {
     assert_eq!(world.core.held_for(Timestamp(1_004_999)), Some(Duration::from_micros(1)));
     assert_eq!(at(&mut world, 1_005_000), 2);
     assert_eq!(world.shared.metrics.writes.get() - before, 1);
-    // A client's words are taken behind what was published before them.
+    // A client's message is handled after the events published before it.
     world.publish(1);
     world.core.wake(0, Timestamp(1_006_000));
     world.core.ready(token, true, false);
     assert_eq!(text(&wire).matches("data: {").count(), 1);
-    // A clock that is put back holds up nothing.
+    // A clock that is set back holds up nothing.
     world.publish(1);
     assert_eq!(at(&mut world, 5), 1);
 }
@@ -504,7 +504,7 @@ fn a_firehose_does_not_starve_a_quiet_interest() {
 fn a_client_that_floods_is_read_a_piece_a_turn_while_others_are_served() {
     let mut world = World::new(ServerConfig::default());
     let (flooder, _) = world.connect(&String::from_utf8_lossy(UPGRADE));
-    // A masked pong that nobody asked for: nothing is to be said to it.
+    // An unsolicited masked pong, which needs no response.
     let pong = [0x8A, 0x80, 1, 2, 3, 4];
     let flood = 4 << 20;
     flooder.with(|ends| ends.to_server.extend(pong.iter().cycle().take(flood - flood % pong.len())));
@@ -527,8 +527,8 @@ fn a_client_that_floods_is_read_a_piece_a_turn_while_others_are_served() {
     assert!(turns > 5, "{turns}");
 }
 
-/// Newcomers gave way here once, while unfinished bodies held the memory: one client could keep all others out. Now the
-/// largest of what is unfinished goes.
+/// New clients were refused here once while unfinished bodies held the memory, so one client could keep all others out. Now
+/// the largest unfinished body is dropped.
 #[test]
 fn bodies_and_messages_that_are_coming_in_count_against_the_memory_budget() {
     let budget = 300 * 1024;
@@ -564,7 +564,7 @@ fn bodies_and_messages_that_are_coming_in_count_against_the_memory_budget() {
     assert_eq!(&said[..4], &[0x88, said.len() as u8 - 2, 3, 245], "closed with 1013: it held the most");
     let (stream, _) = world.connect("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
     assert!(text(&stream).starts_with("HTTP/1.1 200"), "a newcomer is served");
-    // Nothing is kept of a body that came to its end.
+    // Nothing is kept of a completed body.
     let (is_short, held) = say(&mut world, &publisher, publishing, &body.as_bytes()[part..]);
     assert!(text(&publisher).contains(" 200 OK"));
     assert!(held < 4096 && !is_short, "{held}");

@@ -1,4 +1,4 @@
-//! Settings of TLS, and the acceptor that is made of them.
+//! Settings of TLS, and the acceptor built from them.
 
 use std::fs;
 use std::io;
@@ -14,29 +14,29 @@ use rustls::version;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsConfig {
-    /// The certificate and those between it and its authority, PEM. With `key_file`, clients come by TLS only;
-    /// without both, by plain TCP only.
+    /// Certificate and its intermediate certificates, in PEM. With `key_file`, clients connect by TLS only; without both, by
+    /// plain TCP only.
     pub cert_file: Option<PathBuf>,
-    /// The certificate's private key, PEM: PKCS#8, PKCS#1 or SEC1.
+    /// Private key of the certificate, in PEM: PKCS#8, PKCS#1 or SEC1.
     pub key_file: Option<PathBuf>,
-    /// Refuse TLS 1.2. No.
+    /// Whether TLS 1.2 is refused. Default: false.
     pub only_1_3: bool,
 }
 
 impl TlsConfig {
-    /// TLS with these two files.
+    /// Returns settings for TLS with these two files.
     pub fn new(cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
         Self { cert_file: Some(cert_file.into()), key_file: Some(key_file.into()), only_1_3: false }
     }
 
-    /// Whether clients come by TLS.
+    /// Returns whether clients connect by TLS.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.cert_file.is_some()
     }
 }
 
-/// Settings that turn a TCP stream into a TLS stream; none if the server speaks plain TCP.
+/// rustls settings for accepted streams; `None` if the server speaks plain TCP.
 pub(crate) type Acceptor = Option<Arc<rustls::ServerConfig>>;
 
 /// Reads the files that a config names. Blocks for them.
@@ -56,7 +56,7 @@ pub(crate) fn acceptor(config: &TlsConfig) -> io::Result<Acceptor> {
     if chain.is_empty() {
         return Err(invalid(format!("{}: no certificate in it", cert_file.display())));
     }
-    // The error of a key file says nothing of the key.
+    // The error of a key file reveals nothing about the key.
     let key = PrivateKeyDer::from_pem_slice(&read(key_file)?)
         .map_err(|_| invalid(format!("{}: no private key in it", key_file.display())))?;
     let versions: &[_] =
@@ -67,7 +67,8 @@ pub(crate) fn acceptor(config: &TlsConfig) -> io::Result<Acceptor> {
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(refused)?;
     made.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // A returning client, after a network failure for instance, saves both sides the expensive part of a handshake.
+    // A client that reconnects, for example after a network failure, resumes its session without the expensive part of a
+    // handshake.
     made.ticketer = ring::Ticketer::new().map_err(refused)?;
     made.send_tls13_tickets = 1;
     Ok(Some(Arc::new(made)))

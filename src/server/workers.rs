@@ -1,7 +1,7 @@
-//! Threads for slow work, so that no loop waits: bridge handlers, words to other nodes.
+//! Threads for slow work, so that no loop waits: bridge handlers, long bodies, messages to other nodes.
 //!
-//! Always: jobs wait only for jobs of their own lane, so that slow or endless jobs delay no other lane. A lane has a limit
-//! of threads and of waiting jobs, and refuses jobs beyond. An idle thread ends after some seconds.
+//! Always: jobs wait only for jobs of their own lane, so that slow or endless jobs delay no other lane. A lane limits its
+//! threads and waiting jobs, and refuses further jobs. An idle thread ends after some seconds.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -12,22 +12,23 @@ use crate::held::{Charge, HeldBytes};
 use crate::sync::{Mutex, lock};
 use crate::threads::{self, Alarm, CaughtPanic, catch_panic};
 
-/// Work of a thread; the job passes its result on by itself.
+/// Work of a thread. The job passes its result on by itself.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
-/// Memory of a job besides its own bytes.
+/// Memory of a job beside its own bytes.
 const JOB_BYTES: usize = size_of::<(Job, Charge)>() + 256;
 
-/// How long a thread waits for another job.
+/// Time that an idle thread waits for another job.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// How much a lane takes.
+/// Limits of a lane.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LaneLimits {
     pub(crate) threads: usize,
     pub(crate) waiting: usize,
-    /// Bytes of the jobs that wait; one job is taken whatever it has. Those that run are as many as there are threads: they do
-    /// not count, for a publisher may send its next body before the job that answered it has gone.
+    /// Maximum bytes of the waiting jobs. A single waiting job is accepted whatever its size. Running jobs do not count:
+    /// there are at most as many as threads, and a publisher may send its next body before the job that answered it has
+    /// ended.
     pub(crate) bytes: usize,
 }
 
@@ -40,19 +41,19 @@ struct Lane {
 #[derive(Default)]
 struct LaneState {
     waiting: VecDeque<(Job, Charge)>,
-    /// Bytes of the jobs that wait.
+    /// Bytes of the waiting jobs.
     bytes: usize,
     threads: usize,
     idle: usize,
 }
 
-/// The lanes of a server, by name. There are as many as somebody used, so names are not strangers' to choose.
+/// Lanes of a server, by name. They are never removed, so a client must not choose their names.
 #[derive(Default)]
 pub(crate) struct Workers {
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     alarm: Alarm,
     held: HeldBytes,
-    /// Jobs are done by whoever submits them: tests that have one thread.
+    /// Whether jobs run in the thread that submits them, for tests with one thread.
     #[cfg(any(test, fuzzing))]
     is_inline: crate::sync::atomic::AtomicBool,
 }
@@ -63,24 +64,24 @@ impl fmt::Debug for Workers {
     }
 }
 
-/// The lane has as many jobs as it may, or no thread could be made.
+/// Error: the lane is full, or no thread could be started.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Busy;
 
 impl Workers {
-    /// None yet; what jobs have is charged to `held`.
+    /// Returns workers without lanes. The jobs' bytes are charged to `held`.
     pub(crate) fn new(alarm: &Alarm, held: &HeldBytes) -> Self {
         Self { alarm: alarm.clone(), held: held.clone(), ..Self::default() }
     }
 
-    /// Has jobs done where they are submitted, from now on.
+    /// Runs jobs in the thread that submits them from now on.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn work_inline(&self) {
         // Relaxed: one thread sets and reads it.
         self.is_inline.store(true, crate::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Has a thread of this lane do it, soon. The job has so many bytes. Does not block.
+    /// Queues a job with this many bytes for a thread of this lane. Does not block.
     pub(crate) fn submit(&self, lane: &str, limits: LaneLimits, bytes: usize, job: Job) -> Result<(), Busy> {
         #[cfg(any(test, fuzzing))]
         if self.is_inline.load(crate::sync::atomic::Ordering::Relaxed) {
@@ -124,7 +125,7 @@ impl Lane {
                 state.bytes = state.bytes.saturating_sub(charge.bytes() - JOB_BYTES);
                 drop(state);
                 threads::fault_point();
-                // Whoever waits for a job that panics is told when its time is over.
+                // The client of a job that panics is answered when its time is over.
                 if let Err(CaughtPanic { message, place }) = catch_panic(job) {
                     tracing::error!(message, place, "a job panicked, and its thread goes on");
                 }

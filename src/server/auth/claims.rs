@@ -65,7 +65,7 @@ pub struct Claims {
     pub admin: bool,
 }
 
-/// Right to publish: `true`, a list of type patterns, or nothing.
+/// Right to publish: `true`, a list of type patterns, or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PublishRight {
     /// Nothing.

@@ -564,7 +564,7 @@ mod tests {
         }
     }
 
-    /// Versions before this one pass the claim over: what is saved gives them nothing to give.
+    /// Older versions ignore the claim, so the saved form grants them nothing.
     #[test]
     fn a_grant_with_a_filter_is_nothing_to_an_older_version() {
         let text =

@@ -1,14 +1,15 @@
-//! From one process to the next without an end: the listening sockets, the rings and the clients with their cursors
-//! go to a successor on the same machine.
+//! Hands a running server over to a successor process on the same machine: the listening sockets, the rings, and the clients
+//! with their outboxes.
 //!
-//! The two talk over a Unix socket ([`wire`]), in JSON of a version that both know.
+//! The two processes talk over a Unix socket ([`wire`]), in JSON of a version that both know.
 //!
 //! Invariants:
-//! - A client belongs to one process at every moment. Up to the word `Serving` that is the predecessor, which goes on as
-//!   if nothing had been where the successor fails.
-//! - Nothing is published, read or written between the packing and that word.
-//! - Clients wait for [`FREEZE`], and for what they and their backlogs add to it, at the most: all waits for the successor,
-//!   from the first loop that stops to the last word, have one limit, whatever it says, does not say, or says byte by byte.
+//! - A client belongs to exactly one process at every moment. Until the message `Serving` that is the predecessor, which
+//!   continues unchanged if the successor fails.
+//! - Nothing is published, read or written between packing and that message.
+//! - Clients wait at most for [`FREEZE`] and the time that their number and pending bytes add to it. All waits for the
+//!   successor, from the first loop that stops to the last message, share this limit, even if the successor sends byte by
+//!   byte.
 //!
 //! ```text
 //! successor                        predecessor
@@ -48,13 +49,13 @@ use crate::sync::atomic::Ordering;
 use crate::sync::lock;
 use wire::{ANSWER_BYTES_MAX, DESCRIPTORS_MAX, HandoverWire, MESSAGE_BYTES_MAX};
 
-/// Changed wherever an older successor or predecessor could misread the other.
+/// Version of the protocol. It changes whenever an older process could misread a newer one.
 const VERSION: u32 = 1;
 
-/// How long a successor may take to read its files.
+/// Maximum time for a successor to read its files.
 const PREPARE: Duration = Duration::from_secs(30);
 
-/// How long clients wait for a successor at the most before the predecessor takes them back.
+/// Maximum time that clients wait for a successor before the predecessor takes them back.
 const FREEZE: Duration = Duration::from_secs(1);
 
 /// Time added for each connection that has to move. An unoptimized build on a busy machine takes 250 to 500 us for one
@@ -64,27 +65,26 @@ const FREEZE_A_CLIENT: Duration = Duration::from_millis(1);
 /// Time added for each byte that the successor takes: 5 MB/s, which an unoptimized build on a busy machine reaches.
 const FREEZE_A_BYTE: Duration = Duration::from_nanos(200);
 
-/// The longest freeze, however many clients there are, however much they are owed, and however long this process takes to
-/// give them away.
+/// Maximum freeze, independent of the number of clients, their pending bytes, and the speed of this process.
 const FREEZE_MAX: Duration = Duration::from_secs(10);
 
-/// Time added for the successor's last word. It has nothing left to do but to say it.
+/// Time added for the successor's last message, which needs no further work.
 const LAST_WORD: Duration = Duration::from_millis(250);
 
-/// How long a successor waits for its predecessor, which waits less long for it. Nobody else waits for the successor.
+/// Maximum time that a successor waits for its predecessor, which waits for less. No client waits meanwhile.
 const PREDECESSOR: Duration = Duration::from_secs(60);
 
-/// Events in one message.
+/// Maximum number of events in one message.
 const EVENTS_A_MESSAGE: usize = 256;
 
 /// Messages of the predecessor.
 #[derive(Serialize, Deserialize)]
 enum Said {
     Begin(Estate),
-    /// With the sockets that listen.
+    /// The listening sockets, as descriptors of the message.
     Sockets,
     Events(Vec<SavedEvent>),
-    /// With their sockets, in order.
+    /// Clients as JSON, with their sockets as descriptors in the same order.
     Clients(Vec<Box<RawValue>>),
     Done,
     Go,
@@ -102,11 +102,11 @@ enum SuccessorReply {
 #[derive(Debug, Serialize, Deserialize)]
 struct Estate {
     epoch: u64,
-    /// The first sequence of each shard that follows.
+    /// First sequence of each shard that follows.
     first: Vec<Sequence>,
     /// Places of the engine's follower.
     places: Option<Places>,
-    /// Revocations of the process's own time.
+    /// Revocations since the process started.
     revoked: Vec<Revocation>,
     /// Members of each channel.
     #[serde(default)]
@@ -123,7 +123,7 @@ struct SavedEvent {
     event: Box<RawValue>,
 }
 
-/// A handover that failed: the predecessor has all it had.
+/// The error of a failed handover. The predecessor keeps all its state.
 #[derive(Debug)]
 pub struct HandoverError {
     doing: &'static str,
@@ -169,9 +169,9 @@ impl fmt::Debug for Inheritance {
 }
 
 impl Inheritance {
-    /// Tells the predecessor at the other end that this process is ready, and takes what it has. Blocks, some
-    /// seconds at the most once the predecessor has begun. From here on its clients wait: make the [bus](Self::bus)
-    /// and the server at once.
+    /// Reports to the predecessor at the other end that this process is ready, and receives its state. Blocks, for at most
+    /// some seconds once the predecessor has begun. The clients wait from then on, so create the [bus](Self::bus) and the
+    /// server at once.
     ///
     /// # Errors
     ///
@@ -209,7 +209,7 @@ impl Inheritance {
         Ok(Self { wire, estate, events, place: None, listeners, clients })
     }
 
-    /// A bus of this size that goes on where the predecessor's stood, with its newest events.
+    /// Returns a bus of this size that continues the predecessor's sequences, with its newest events.
     ///
     /// # Errors
     ///
@@ -267,7 +267,7 @@ impl Inheritance {
         std::mem::take(&mut self.estate.revoked)
     }
 
-    /// Key that seals places.
+    /// Takes the key that seals places.
     pub(super) fn seal(&mut self) -> Option<SavedSeal> {
         self.estate.seal.take()
     }
@@ -277,7 +277,8 @@ impl Inheritance {
         std::mem::take(&mut self.estate.present)
     }
 
-    /// All of it stands: asks the predecessor to let go. After this the clients are ours.
+    /// Asks the predecessor to release the clients, when this process is ready to serve them. Afterwards they are this
+    /// process's.
     pub(super) fn settle(&self) -> io::Result<()> {
         self.wire.wait_until(Instant::now() + PREDECESSOR);
         self.wire.send(&SuccessorReply::Taken, &[])?;
@@ -288,7 +289,7 @@ impl Inheritance {
     }
 }
 
-/// Gives all that a server has to a successor; answers how many clients moved.
+/// Hands all state of a server over to a successor. Returns the number of moved clients.
 pub(super) fn hand_over(
     shared: &Shared,
     socket: UnixStream,
@@ -317,7 +318,7 @@ pub(super) fn hand_over(
     let mut paused = Paused(shared.engine.as_ref());
     let moved = give(shared, &wire, &barrier, parcels);
     if moved.is_err() {
-        // Before the clients are taken back: nobody else may write to them.
+        // Called before the clients are taken back, because no other process may write to them.
         give_up();
     } else {
         paused.0 = None;
@@ -360,7 +361,7 @@ impl Drop for Called<'_> {
     }
 }
 
-/// How long the connections that are open wait for a successor at the most, but for what each byte adds.
+/// Returns the maximum time that the open connections wait for a successor, without the time that each byte adds.
 fn freeze(shared: &Shared) -> Duration {
     let open = |kind| shared.metrics.connections.get_or_create(&Kind { kind }).get().max(0);
     let open: i64 = ["http", "sse", "ws"].into_iter().map(open).sum();
@@ -385,7 +386,7 @@ fn give(
         .map(|shard| {
             let head = shared.bus.head(shard);
             if shards > 1 {
-                // Events of several shards have positions that are this bus's own: only what is live goes on.
+                // With several shards, positions are this bus's own, so only live events continue.
                 return head;
             }
             shared.bus.read_range(shard, shared.bus.oldest(shard), head, |event| events.push(event.clone()))
@@ -402,7 +403,7 @@ fn give(
         wire.send(&Said::Events(page.map_err(&doing)?), &[]).map_err(&doing)?;
     }
     let moved = give_parcels(wire, parcels).map_err(&doing)?;
-    // A successor that answers what it was not asked yet has not understood.
+    // An answer before its question means that the successor is out of step.
     let is_early =
         || wire.has_input().then(|| doing(io::Error::other("the successor speaks out of its turn")));
     is_early().map_or(Ok(()), Err)?;
@@ -420,7 +421,7 @@ fn give(
     }
 }
 
-/// Sends what the loops give, as many at once as go with one message.
+/// Sends the loops' parcels, as many together as fit one message.
 fn give_parcels(wire: &HandoverWire, parcels: std::sync::mpsc::Receiver<Parcel>) -> io::Result<usize> {
     let mut moved = 0;
     let mut clients = Vec::new();

@@ -1,9 +1,9 @@
-//! Messages between two processes on one machine, and the descriptors that go with them (`SCM_RIGHTS`).
+//! Exchanges messages and descriptors (`SCM_RIGHTS`) between two processes on one machine.
 //!
 //! Invariants:
-//! - A message comes whole, with its own descriptors and no others, or not at all.
-//! - All waits together have one limit, however the other end spreads its bytes over it.
-//! - Messages from the other end are bounded, although it is this program too.
+//! - A message arrives complete, with exactly its own descriptors, or not at all.
+//! - All waits together have one limit, however the other end spaces its bytes.
+//! - Messages from the other end are bounded, although it runs the same program.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -20,16 +20,16 @@ use serde::de::DeserializeOwned;
 
 use crate::sync::{Mutex, lock};
 
-/// Descriptors that go with one message; the kernel takes 253.
+/// Maximum number of descriptors with one message. The kernel allows 253.
 pub(super) const DESCRIPTORS_MAX: usize = 64;
 
-/// The longest message, in bytes: what 64 clients may be owed, with room.
+/// Maximum size of a message, in bytes: the pending bytes of 64 clients, with room.
 pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
-/// The longest answer of a successor, in bytes: a word, with room for what later versions add to it.
+/// Maximum size of a successor's answer, in bytes: a word, with room for additions of later versions.
 pub(super) const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// Bytes handed to the kernel in one call, after which the time is looked at again.
+/// Maximum number of bytes written in one call. The time is checked after each call.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// One end of a conversation.
@@ -39,48 +39,48 @@ pub(super) struct HandoverWire {
     patience: Mutex<Patience>,
 }
 
-/// How long the other end is waited for.
+/// Limits of the waits for the other end.
 #[derive(Debug)]
 struct Patience {
-    /// Time that may still be spent waiting for it.
+    /// Waiting time that is left.
     left: Duration,
-    /// Time that each byte which it takes adds.
+    /// Waiting time that each byte accepted by the other end adds.
     byte: Duration,
-    /// When all of it ends, however the time was spent.
+    /// Deadline of all waits, however the time was spent.
     until: Instant,
 }
 
 impl HandoverWire {
-    /// A conversation in which nothing is waited for before it is said how long.
+    /// Returns one end of a conversation. The limits of waits must be set before the first wait.
     pub(super) fn new(socket: UnixStream) -> Self {
         let patience = Patience { left: Duration::ZERO, byte: Duration::ZERO, until: Instant::now() };
         Self { socket, patience: Mutex::new(patience) }
     }
 
-    /// Sets when all waits end from here on.
+    /// Sets the deadline of all further waits.
     pub(super) fn wait_until(&self, until: Instant) {
         *lock(&self.patience) = Patience { left: Duration::MAX, byte: Duration::ZERO, until };
     }
 
-    /// Sets the time that may be spent waiting for the other end, all waits together. Each byte that it takes adds to it: one
-    /// that takes nothing adds nothing. Work of this end meanwhile does not count, but has to end at `until`.
+    /// Sets the time that may be spent waiting for the other end, all waits together. Each byte that the other end accepts
+    /// adds to it. Work of this end does not count, but everything has to end at `until`.
     pub(super) fn wait_in_all(&self, left: Duration, byte: Duration, until: Instant) {
         *lock(&self.patience) = Patience { left, byte, until };
     }
 
-    /// Adds to the time that may be spent waiting.
+    /// Adds waiting time.
     pub(super) fn wait_longer(&self, time: Duration) {
         let patience = &mut *lock(&self.patience);
         patience.left = patience.left.saturating_add(time);
     }
 
-    /// Time until the end of all waits; an error where there is none left.
+    /// Returns the time until the deadline of all waits, or an error if it has passed.
     pub(super) fn time_left(&self) -> io::Result<Duration> {
         let left = lock(&self.patience).until.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
 
-    /// Does something that may wait for the other end, for as long as it may.
+    /// Calls a function that may wait for the other end, with the waiting time that is left.
     fn wait<T>(
         &self,
         limit: impl FnOnce(&UnixStream, Option<Duration>) -> io::Result<()>,
@@ -104,7 +104,7 @@ impl HandoverWire {
         patience.left = patience.left.saturating_add(added);
     }
 
-    /// Whether the other end has said something that nobody has read yet, or has gone.
+    /// Returns whether the other end has sent unread bytes, or has closed.
     pub(super) fn has_input(&self) -> bool {
         let mut byte = [0];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -187,7 +187,7 @@ impl HandoverWire {
     }
 
     fn receive_all(&self, len: usize) -> io::Result<Vec<u8>> {
-        // Memory follows what has come, not what was announced.
+        // Memory grows with the bytes received, not with the announced length.
         let mut body = Vec::new();
         while body.len() < len {
             let at = body.len();
@@ -253,7 +253,7 @@ mod tests {
         let (wire, soon) = (HandoverWire::new(one), Instant::now() + Duration::from_millis(200));
         wire.wait_until(soon);
         let trickle = std::thread::spawn(move || {
-            // A byte now and then, for as long as anybody reads.
+            // A byte now and then, until the reader closes.
             (&other).write_all(&1000u32.to_be_bytes())?;
             loop {
                 std::thread::sleep(Duration::from_millis(5));

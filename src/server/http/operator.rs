@@ -1,4 +1,4 @@
-//! Answers to an operator: the counters of now and of the last minutes.
+//! Answers an operator's queries: the counters of now and of the last minutes.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::server::shared::Shared;
 use crate::server::shared::report::LoopReport;
 use crate::sync::lock;
 
-/// Returns the answer to `/api/history`: the last minutes of the counters.
+/// Returns the answer to `/api/history`: the counters of the last minutes.
 pub(crate) fn history_json(shared: &Shared, now: Timestamp) -> Value {
     shared.note_history(now);
     lock(&shared.monitor.history).json(now.0.div_euclid(1_000_000))

@@ -66,7 +66,7 @@ pub(crate) fn write_error(out: &mut Vec<u8>, status: u16, error: &str, now: Time
     http::write_response(out, status, &[JSON, ("Date", &date)], body.as_bytes(), false, false);
 }
 
-/// As [`write_error`], with `Retry-After` in seconds.
+/// Appends an error as [`write_error`] does, with `Retry-After` in seconds.
 pub(crate) fn write_later(out: &mut Vec<u8>, status: u16, error: &str, seconds: u64, now: Timestamp) {
     let body = json!({ "error": error }).to_string();
     let (date, after) = (http::date(now.0), seconds.to_string());

@@ -12,14 +12,14 @@ use crate::sync::{Mutex, lock};
 /// Part of the memory budget for incomplete bodies: a quarter.
 const PART: usize = 4;
 
-/// BodyOwner that a body is charged to.
+/// Client that a body is charged to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum BodyOwner {
-    /// BodyOwner with a token of this subject.
+    /// Client with a token of this subject.
     Subject(Box<str>),
-    /// BodyOwner at this address, without a token.
+    /// Client at this address, without a token.
     Address(IpAddr),
-    /// BodyOwner of which nothing is known.
+    /// Unknown client.
     Unknown,
 }
 

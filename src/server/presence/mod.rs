@@ -160,7 +160,7 @@ pub(crate) struct Presence {
     named: usize,
     /// Number of connections beyond the limits.
     nowhere: u64,
-    /// Users of the predecessor process that were not seen here yet.
+    /// Users of the predecessor process that have not connected here yet.
     expected: Vec<Expected>,
 }
 

@@ -102,7 +102,7 @@ impl Context<'_> {
         self.budget.stop();
     }
 
-    /// Has the loop call the timer at this tick, if the next heartbeat would be too late.
+    /// Asks the loop to call the timer at this tick, if the next heartbeat would be too late.
     pub(crate) fn look_at(&mut self, tick: Tick) {
         if tick < self.tick + self.config.heartbeat_ticks() {
             self.effects.push(Effect::LookAt(tick));

@@ -215,7 +215,7 @@ impl Session {
         }
     }
 
-    /// Has the loop set the client's whole interest at once.
+    /// Asks the loop to set the client's whole interest at once.
     pub(super) fn emit_interest(&self, cx: &mut Context<'_>) {
         if cx.config.presence.is_on() {
             // A presence query right after this must already include the client.
@@ -225,9 +225,9 @@ impl Session {
         cx.effects.push(Effect::Interest { encoding: self.encoding, wishes });
     }
 
-    /// Tells the loop the change of the client's interest. `touched` has the affected filters before the change; the
-    /// subscriptions in `fresh` replace them, and the newest `added` of these are new. Costs a look at each
-    /// subscription, and the work for what changed.
+    /// Sends the change of the client's interest to the loop. `touched` has the affected filters before the change. The
+    /// subscriptions in `fresh` replace them, and the newest `added` of these are new. The cost is a look at each
+    /// subscription, and the work for those that changed.
     pub(super) fn emit_change(
         &mut self,
         mut touched: Vec<Touched>,
@@ -255,7 +255,7 @@ impl Session {
         });
         let mut lag_policy = LagPolicy::default();
         for (at, s) in self.subscriptions.iter().enumerate() {
-            // Most subscriptions have the least policy.
+            // Most subscriptions drop the oldest events, which no stricter policy overrides.
             if !matches!(s.on_lag, OnLag::DropOldest) {
                 lag_policy = lag_policy.max(LagPolicy::from(s.on_lag));
             }

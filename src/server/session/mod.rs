@@ -217,7 +217,7 @@ impl Session {
         Flow::On
     }
 
-    /// Handles a message of a client without a token: it may show one, or ask whether the server is there.
+    /// Handles a message of a client without a token, which may only send a token or a ping.
     fn read_unauthenticated(&mut self, said: ClientMessage, cx: &mut Context<'_>) -> Flow {
         let ClientMessage { asked, command, .. } = said;
         let is_strict = self.encoding.protocol().refuse(&Refusal::NoToken).is_some();
@@ -285,7 +285,7 @@ impl Session {
         cx.send(ws::close_frame(code, &reason));
     }
 
-    /// Has the loop call the timer when the client's time is up, if that is before the next heartbeat.
+    /// Asks the loop to call the timer when the client's time is up, if that is before the next heartbeat.
     fn look_in_time(&self, cx: &mut Context<'_>) {
         let Some(rights) = self.rights() else { return };
         if let Some(at) = rights.deadline(cx).or_else(|| rights.expiry(cx)) {
@@ -442,7 +442,7 @@ impl Session {
         }
     }
 
-    /// Has everything after a place that the subscriptions match come again, in order, before live events.
+    /// Delivers everything after a place that the subscriptions match again, in order, before live events.
     fn refill(&self, since: Since, cx: &mut Context<'_>) {
         if self.subscriptions.is_empty() {
             return;

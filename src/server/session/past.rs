@@ -26,7 +26,7 @@ pub(crate) enum ReplayFrom {
 /// Pending reports about one past.
 #[derive(Debug, Default)]
 pub(crate) struct PastReport {
-    /// SubscriptionName of the subscription; empty for an event stream.
+    /// Name of the subscription; empty for an event stream.
     name: Box<str>,
     /// Subscribe without a response so far.
     unanswered: Option<Box<(Asked, Stamp)>>,

@@ -1,4 +1,4 @@
-//! Work on all of a client's subscriptions, of which some are done.
+//! Partly done work on all of a client's subscriptions.
 
 use crate::dialect::{Asked, Subscribe};
 use crate::filter::Filter;
@@ -19,7 +19,7 @@ pub(super) struct Narrowing {
     pub(super) next: usize,
     /// Message with the token.
     pub(super) asked: Asked,
-    /// SessionSubscription that waited for the token.
+    /// Subscription that waited for the token.
     pub(super) waiting: Option<Box<Subscribe>>,
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Rights {
     grant: Option<Arc<Grant>>,
     /// Tick when the client connected, if it must show a token and has not.
     locked: Option<Tick>,
-    /// SessionSubscription of the path, which waits for the token.
+    /// Subscription of the path, which waits for the token.
     waiting: Option<Box<Subscribe>>,
     buckets: Option<Box<Buckets>>,
 }
@@ -39,7 +39,7 @@ pub(crate) struct SavedRights {
     buckets: Option<SavedBuckets>,
 }
 
-/// SessionSubscription of a path. It has no past: no path of a dialect that waits for a token requests one.
+/// Subscription of a path. It has no past: no path of a dialect that waits for a token requests one.
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedSubscribe {
     subscription_id: Option<String>,

@@ -13,7 +13,7 @@ use crate::dialect::OnLag;
 use crate::feed::Conflation;
 use crate::filter::{Filter, saved as saved_filter};
 
-/// SubscriptionName of a subscription: the client's own, or a number, which needs no allocation.
+/// Name of a subscription: the client's own, or a number, which needs no allocation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum SubscriptionName {
     Given(Box<str>),
@@ -50,7 +50,7 @@ pub(super) fn called(name: &str) -> u32 {
     }
 }
 
-/// SubscriptionName that stands for all subscriptions in an unsubscribe. No subscription can have it.
+/// Name that stands for all subscriptions in an unsubscribe. No subscription can have it.
 pub(super) const ALL: &str = "*";
 
 impl fmt::Display for SubscriptionName {

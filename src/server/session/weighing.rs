@@ -1,4 +1,4 @@
-//! The sum of what a client's subscriptions take in memory, kept as they change.
+//! Keeps the memory sum of a client's subscriptions up to date as they change.
 
 use super::Session;
 use super::context::Context;

@@ -37,7 +37,7 @@ use report::LoopReport;
 /// State that the loops of one server share.
 pub(crate) struct Shared {
     pub(crate) bus: Bus,
-    /// Log with the order and the history of events; `None` where the bus alone has them.
+    /// Log with the order and the history of events; `None` if only the bus has them.
     pub(crate) engine: Option<Engine>,
     pub(crate) config: CurrentConfig,
     pub(crate) metrics: Arc<Metrics>,
@@ -58,11 +58,11 @@ pub(crate) struct Shared {
     pub(crate) monitor: Monitor,
 }
 
-/// Settings that are in force now.
+/// Settings in force.
 pub(crate) struct CurrentConfig {
-    /// Settings and their number, from 0.
+    /// Settings with their version number, from 0.
     prepared: ArcSwap<(u64, Arc<Prepared>)>,
-    /// Number of the settings, for a look without them.
+    /// Version number of the settings, which can be read without loading them.
     version: AtomicU64,
     /// Held while the settings are replaced, so that reloads come one after the other.
     reloading: Mutex<()>,
@@ -81,11 +81,11 @@ impl CurrentConfig {
 /// Tables of clients, over all loops.
 #[derive(Default)]
 pub(crate) struct ClientTables {
-    /// Request bodies that are coming in, by client.
+    /// Incomplete request bodies, by client.
     pub(crate) bodies: Bodies,
-    /// Recent publishers, where their rate is limited.
+    /// Recent publishers, if their rate is limited.
     pub(crate) publishers: Mutex<Callers<String>>,
-    /// Open connections by address, where they are limited.
+    /// Open connections by address, if their number is limited.
     pub(crate) addresses: Addresses,
     /// Users in channels.
     pub(crate) presence: Arc<Mutex<Presence>>,
@@ -109,7 +109,7 @@ pub(crate) struct Lifecycle {
 /// Barrier that calls the loops together for a handover.
 #[derive(Default)]
 pub(crate) struct Barriers {
-    /// Current barrier and its number, by which each loop comes once.
+    /// Current barrier and its number. Each loop comes once for a number.
     #[cfg(unix)]
     current: Mutex<(u64, Option<HandoverBarrier>)>,
     /// Number of the newest barrier, readable without the lock.
@@ -201,7 +201,7 @@ impl Shared {
         Ok(self)
     }
 
-    /// Publishes an event for every node. No caller waits for the result.
+    /// Publishes an event for every node, without waiting for the result.
     pub(crate) fn publish_unasked(&self, event: Event) {
         match &self.engine {
             // The engine counts the events that it refuses: there is no caller to report them to.

@@ -27,12 +27,12 @@ impl ClientTransport {
 /// Maximum number of laggards shown.
 const LAGGARDS_MAX: usize = 20;
 
-/// Account of all events that connections were to get. `matched` is the sum of the others at any moment.
+/// Ledger of all events that connections should get. `matched` is the sum of the other fields at any moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LoopLedger {
-    /// Events to deliver, once for each connection.
+    /// Number of matched events, counted once for each connection.
     pub(crate) matched: u64,
-    /// Events written, or begun.
+    /// Events written, completely or in part.
     pub(crate) written: u64,
     /// Events waiting.
     pub(crate) pending: u64,
@@ -43,7 +43,7 @@ pub(crate) struct LoopLedger {
 }
 
 impl LoopLedger {
-    /// Returns the error of the account: always 0.
+    /// Returns the imbalance of the ledger, which is always 0.
     pub(crate) fn difference(&self) -> i64 {
         let parts = self.written + self.pending + self.dropped + self.conflated;
         self.matched.wrapping_sub(parts) as i64
@@ -56,11 +56,11 @@ pub(crate) struct Laggard {
     pub(crate) connection: u64,
     pub(crate) transport: ClientTransport,
     pub(crate) lag: Lag,
-    /// Bytes of these that are in the kernel and not yet with the peer.
+    /// Number of these bytes that are in the kernel and not acknowledged by the peer.
     pub(crate) kernel_bytes: u64,
 }
 
-/// LoopReport of one loop.
+/// Report of one loop.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LoopReport {
     pub(crate) ledger: LoopLedger,

@@ -1,9 +1,8 @@
 //! Finds the place of an event id in the ring: by its sequence if the bus gave the id, by a search if an engine's log
 //! did.
 //!
-//! Always, in a shard: ids of one epoch grow along the ring. If ids are not consecutive, or the epoch changes, events
-//! are missing, and the loop reports a gap to its clients.
-//! another, or the epoch changes, events are missing, and the loop tells its clients.
+//! Always, in a shard: ids of one epoch grow along the ring. If ids are not consecutive, or the epoch changes, events are
+//! missing, and the loop reports a gap to its clients.
 
 use smallvec::{SmallVec, smallvec};
 

@@ -11,7 +11,7 @@ const START: i64 = 1_800_000_000;
 
 struct Clock {
     world: World,
-    /// By how much the wall clock was set, in seconds.
+    /// Seconds by which the wall clock was set.
     set: i64,
 }
 
@@ -43,7 +43,7 @@ impl Clock {
         }
     }
 
-    /// A client's event stream, by a token that is good until so many seconds after the start.
+    /// Opens an event stream with a token that is valid until this many seconds after the start.
     fn stream(&mut self, until: i64) -> Wire {
         let claims =
             Claims { exp: Some(START + until), streams: Some(vec!["*".into()]), ..Claims::default() };
@@ -73,7 +73,7 @@ fn a_token_that_a_set_clock_ends_gets_no_event_more() {
     assert!(told.contains("token_expired") && !told.contains("a.b"), "{told}");
     let told = text(&day);
     assert!(told.contains("a.b") && !told.contains("closed"), "{told}");
-    // The other one's time is counted anew, and ends without an event or a heartbeat.
+    // The other client's timer is set again, and fires without an event or a heartbeat.
     clock.set = 86_399;
     clock.turn();
     assert!(!text(&day).contains("token_expired"));

@@ -14,7 +14,7 @@ use crate::event::Event;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A folder for a log in files; gone with it.
+/// A folder for a log in files, removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -54,7 +54,7 @@ fn stream(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Has the thread panic, by whatever `stir` makes it do, and checks what is left.
+/// Makes the thread panic by calling `stir`, and checks the remaining state.
 fn fails(thread: &str, builder: ServerBuilder, hears: &Receiver<ThreadFailure>, stir: impl Fn(SocketAddr)) {
     let server = builder.spawn().expect("it starts");
     let addr = server.local_addr();
@@ -89,7 +89,7 @@ fn post(addr: SocketAddr, path: &str, body: &str) {
         "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    // Nobody answers where the thread that would has just panicked.
+    // The thread that would answer has just panicked.
     let _ = stream.write_all(request.as_bytes());
 }
 
@@ -117,7 +117,7 @@ fn a_panic_in_any_loop_ends_all_of_them() {
         let bus = Bus::new();
         let (builder, hears) = builder(&bus);
         fails(&format!("fanwire-loop-{number}"), builder, &hears, |_| ());
-        // The bus is the embedder's, and goes on.
+        // The bus is the embedder's, and continues.
         let mut reader = bus.subscribe(crate::filter::Filter::new());
         bus.publish(Event::builder("a").build().expect("an event"));
         assert!(reader.try_recv().is_ok());
@@ -144,7 +144,7 @@ fn a_panic_in_the_thread_that_reads_a_log_for_history_stops_the_server() {
     let readers = std::cell::RefCell::new(Vec::new());
     fails("fanwire-engine-history", builder.engine(folder.engine()), &hears, |addr| {
         post(addr, "/publish", &"{\"type\":\"a\"}\n".repeat(20));
-        // More than the ring holds, so the log is asked for the rest.
+        // More than the ring holds, so the rest is read from the log.
         let Ok(mut reader) = TcpStream::connect(addr) else { return };
         let _ = reader.write_all(b"GET /sse?history=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
         readers.borrow_mut().push(reader);

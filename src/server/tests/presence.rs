@@ -1,4 +1,4 @@
-//! Presence over loops without sockets: who joins and leaves, and when.
+//! Tests presence over loops without sockets: joins, leaves and their times.
 
 use super::*;
 use crate::server::PresenceConfig;
@@ -6,7 +6,7 @@ use crate::server::PresenceConfig;
 /// Ticks of the grace time below.
 const GRACE: u64 = 20;
 
-/// Loops of one server, and a client that hears who comes and goes.
+/// Loops of one server, and a client that receives presence events.
 struct Node {
     worlds: Vec<World>,
     watcher: Wire,
@@ -32,7 +32,7 @@ impl Node {
                 World { core, shared: Arc::clone(&shared), tick: 0 }
             })
             .collect();
-        // A pattern: it is in no channel itself.
+        // A pattern does not put the client itself into a channel.
         let request = "GET /sse?channel=room.*&event_name=message HTTP/1.1\r\nHost: t\r\n\r\n";
         let (watcher, _) = worlds[0].connect(request);
         let mut node = Self { worlds, watcher };
@@ -41,7 +41,7 @@ impl Node {
         node
     }
 
-    /// As often as it takes for what one loop says to reach the clients of another.
+    /// Runs turns until an event from one loop has reached the clients of another.
     fn turn(&mut self) {
         for _ in 0..3 {
             self.worlds.iter_mut().for_each(World::turn);
@@ -126,7 +126,7 @@ fn a_reload_is_no_news() {
     let after = node.stream(1, "channel=room.1&user=ann");
     node.after(10 * GRACE);
     assert_eq!(node.told(), Vec::<String>::new());
-    // Nor does the first absence end the second one early.
+    // The first absence does not end the second one early either.
     node.gone(1, after);
     node.after(GRACE - 1);
     assert_eq!(node.told(), Vec::<String>::new());
@@ -177,7 +177,7 @@ fn a_websocket_client_is_where_its_subscriptions_are_and_finds_itself_there() {
         r#"{"type":"publish","payload":{"type":"presence.left","channel":"room.2"},"message_id":"forged"}"#,
         r#"{"type":"publish","payload":{"type":"presence.left","channel":"hall"},"message_id":"theirs"}"#,
     ];
-    // All in one piece, so that each finds the state that the one before it left.
+    // All in one piece, so that each message finds the state left by the previous one.
     let all: Vec<u8> = said.iter().flat_map(|text| masked(1, text.as_bytes())).collect();
     wire.with(|ends| ends.to_server.extend(all));
     node.worlds[0].core.ready(token, true, false);

@@ -6,7 +6,7 @@ use super::super::auth::{Claims, SigningKey};
 use super::super::harness::{OneClient, SECRET, frame};
 use crate::server::limits::budget;
 
-/// Runs turns until nothing is left to do; what the client was sent, as text, and how many turns it took.
+/// Runs turns until nothing is left to do. Returns the text sent to the client, and the number of turns.
 fn settled(client: &mut OneClient) -> (String, u64) {
     let (turns, sent) = client.settle();
     (String::from_utf8_lossy(&sent).into_owned(), turns)
@@ -52,7 +52,7 @@ fn before_a_token_a_message_is_read_for_its_type_alone() {
     }
 }
 
-/// A token comes in a message as before, and what follows is read.
+/// A token in a message is accepted as before, and later messages are read.
 #[test]
 fn who_shows_a_token_is_read() {
     let mut client = OneClient::at("/ws", true);
@@ -98,7 +98,7 @@ fn lists_that_are_too_long_cost_what_they_are_long() {
     }
 }
 
-/// One of a thousand costs at most twice the first, by the units that it is charged.
+/// The last of 1,000 subscriptions costs at most twice the first, in charged units.
 #[test]
 fn a_change_of_one_of_a_thousand_costs_as_the_first() {
     let mut client = OneClient::at("/ws", false);
@@ -114,7 +114,7 @@ fn a_change_of_one_of_a_thousand_costs_as_the_first() {
     assert!(last <= 2 * first, "{last} units, of the first {first}");
 }
 
-/// Many filters in one message are taken in over several turns, and acknowledged after the last.
+/// Many filters in one message are added over several turns, and acknowledged after the last.
 #[test]
 fn a_long_change_goes_on_in_later_turns() {
     let mut client = OneClient::at("/autosdlc", false);
@@ -126,7 +126,7 @@ fn a_long_change_goes_on_in_later_turns() {
     assert!(settled(&mut client).0.contains("removed"));
 }
 
-/// The values of all subscriptions together have a limit, which says what it counts.
+/// The values of all subscriptions together have a limit, and its error says what it counts.
 #[test]
 fn a_clients_values_are_bounded_together() {
     let mut client = OneClient::at("/ws", false);
@@ -146,7 +146,7 @@ fn a_clients_values_are_bounded_together() {
     assert!(subscribe(128, 255).contains("ack"));
 }
 
-/// Names that the server gives never meet a client's own, and `*` is nobody's.
+/// Names that the server gives never equal a client's own, and no subscription has the name `*`.
 #[test]
 fn names_that_the_server_gives_are_free() {
     let mut client = OneClient::at("/ws", false);
@@ -172,7 +172,7 @@ fn names_that_the_server_gives_are_free() {
     assert!(ask(r#"{"type":"request","payload":{"action":"subscription_count"}}"#).contains(r#""count":0"#));
 }
 
-/// Two subscriptions that want the same: one goes, and the other's events come.
+/// With two equal subscriptions, removing one keeps the other's events.
 #[test]
 fn a_filter_that_two_subscriptions_want_is_wanted_until_both_are_gone() {
     let mut client = OneClient::at("/ws", false);
@@ -232,8 +232,8 @@ fn a_flood_takes_a_part_of_each_turn() {
             client.turn();
             client.forget();
             let spent = client.spent();
-            // The client has one part of a turn, not another when what is left is looked at, and a small last step.
-            // All metrics are one step, of some 30 kB; each new one makes it larger.
+            // The client has one share of a turn, no second one when its remaining input is handled, and a small last step.
+            // All metrics are one step of about 30 kB. Each new metric makes it larger.
             let step = if flood.starts_with(b"GET /metrics") { 600 } else { 100 };
             assert!(spent > 0 && spent <= budget::CLIENT + step, "{path} {flood:?}: {spent} units");
         }

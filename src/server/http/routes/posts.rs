@@ -308,7 +308,7 @@ impl Answer<'_, '_> {
         }
     }
 
-    /// Tells the other nodes too, and responds when the engine has accepted the message.
+    /// Sends a revocation to the other nodes too, and responds when the engine has accepted the message.
     fn revoke_everywhere(&mut self, one: Revocation, count: usize) -> RouteOutcome {
         let failed = |pen: &Pen, why: &str| {
             pen.error(

@@ -288,7 +288,7 @@ impl StreamRequest {
     fn read_lists(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
         let mut lists: [Vec<String>; 6] = Default::default();
         let mut entities = Vec::new();
-        // CountedConnection before they are parsed.
+        // Counted before they are parsed.
         let listed = ["type", "source", "stream", "execution", "correlation", "channel", "entity"];
         let count = request.query_pairs().filter(|(name, _)| listed.contains(&name.as_str())).count();
         if count > VALUES_MAX {
@@ -326,7 +326,7 @@ impl StreamRequest {
                 "snapshot" => snapshot = query::switch("snapshot", &value)?,
                 "lean" => is_lean = query::switch("lean", &value)?,
                 "event_name" => return Err("event_name can only be message".to_owned()),
-                // Read by `read`.
+                // `read` handles it.
                 "filter" => {}
                 // Otherwise a typing error would be a stream of everything.
                 name => query::unknown(name, &KNOWN)?,

@@ -31,7 +31,7 @@ pub type BridgeError = Box<dyn Error + Send + Sync>;
 
 type Handler = dyn Fn(&BridgeMessage<'_>) -> Result<String, BridgeError> + Send + Sync;
 
-/// Handler. Its last owner drops it: a thread that routes a message or registers another handler at that time.
+/// Handler. Its last owner drops it: a thread that routes a message, or one that registers another handler.
 struct Route(Option<Box<Handler>>);
 
 impl Route {
@@ -49,7 +49,7 @@ impl Drop for Route {
     }
 }
 
-/// Routes by protocol. Replaced as a whole: read for each message, changed a few times in the life of a process.
+/// Routes by protocol. The map is replaced as a whole, because it is read for each message and rarely changed.
 type Routes = BTreeMap<String, Arc<Route>>;
 
 /// Message passed to a handler.

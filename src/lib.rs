@@ -179,7 +179,7 @@ pub use filter::{Filter, Pattern};
 #[cfg(feature = "server")]
 pub use server::{Server, ServerConfig, ServerHandle};
 
-/// The native protocol without a server: messages, subscriptions, and which client gets which event.
+/// The native protocol without a server: messages, subscriptions, and the choice of events for each client.
 #[cfg(feature = "server")]
 pub mod protocol {
     pub use crate::dialect::envelope::ReadError;

@@ -81,7 +81,7 @@ struct AlarmState {
     planted: Mutex<String>,
 }
 
-/// Whether a thread of one server has failed. Clones share the state.
+/// Record of a thread failure of one server. Clones share the state.
 #[derive(Clone, Default)]
 pub(crate) struct Alarm(Arc<AlarmState>);
 

@@ -25,7 +25,7 @@ struct EntityIn<'a> {
     id: Option<Cow<'a, str>>,
 }
 
-/// The fields that are read. [`Others`] says how other keys are treated. The bus assigns `event_id`.
+/// Fields that are read. [`Others`] says how other keys are treated. The bus assigns `event_id`.
 #[derive(Deserialize)]
 #[serde(expecting = "an event object")]
 struct EventIn<'a> {
@@ -123,7 +123,7 @@ pub(crate) fn read_event(text: &str) -> Result<Complete, ReadError> {
     read(text, Others::PassedOver)
 }
 
-/// Reads one event object that a client publishes, as [`read_event`], but refuses unknown keys.
+/// Reads one event object that a client publishes, as [`read_event`] does, but refuses unknown keys.
 pub(crate) fn read_published(text: &str) -> Result<Complete, ReadError> {
     read(text, Others::Refused)
 }
@@ -244,7 +244,7 @@ pub(crate) fn write_event(event: &Event, out: &mut String) {
     write_event_at(event, event.timestamp().text().as_str(), out);
 }
 
-/// Appends the event as [`write_event`], with the text of its time from the caller.
+/// Appends the event as [`write_event`] does, with the text of its time from the caller.
 pub(crate) fn write_event_at(event: &Event, time: &str, out: &mut String) {
     write_head(event, out);
     write_attribute(r#","source":"#, event.source(), out);

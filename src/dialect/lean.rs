@@ -1,5 +1,5 @@
-//! Native events in lean form, for clients that need few bytes: over WebSocket the event object without a message around
-//! it, on an event stream the payload alone. Messages that are no events are as in the native dialect.
+//! Encodes native events in lean form, for clients that need few bytes: over WebSocket the event object without a message
+//! around it, on an event stream the payload alone. Messages that are no events are as in the native dialect.
 
 use std::fmt::Write as _;
 

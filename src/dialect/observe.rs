@@ -85,7 +85,7 @@ pub(crate) enum Observed<'a> {
     Unsubscribed { id: &'a str, filters: &'a mut dyn Iterator<Item = &'a Filter> },
     /// The end of a connection, with the filters of all subscriptions.
     Left { filters: &'a mut dyn Iterator<Item = &'a Filter> },
-    /// Arrival of a client from the process before this one, with [`WireProtocol::keep`](super::WireProtocol::keep)'s record.
+    /// Arrival of a client from the predecessor process, with [`WireProtocol::keep`](super::WireProtocol::keep)'s record.
     TakenOver { kept: Option<&'a RawValue>, filters: &'a mut dyn Iterator<Item = &'a Filter> },
     /// An event appended to a feed with `members` clients.
     Delivered { event: &'a Event, members: usize, clients: &'a mut dyn Iterator<Item = u64> },

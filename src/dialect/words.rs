@@ -1,4 +1,4 @@
-//! Words of clients, shortened or split.
+//! Shortens and splits clients' words.
 
 /// Shortens a client's word for a reply to it.
 pub(crate) fn shortened(text: &str) -> &str {

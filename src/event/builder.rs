@@ -138,7 +138,7 @@ impl EventBuilder {
         self
     }
 
-    /// As [`attribute`](Self::attribute), in place.
+    /// Sets an attribute as [`attribute`](Self::attribute) does, in place.
     pub(crate) fn set(&mut self, attribute: Attribute, value: &str) {
         self.named |= 1 << attribute.index();
         if value.len() > ATTRIBUTE_BYTES_MAX {

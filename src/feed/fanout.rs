@@ -25,7 +25,7 @@ use crate::filter::{ClassId, Filter};
 use crate::metrics::Metrics;
 use index::{ClassRoute, InterestIndex};
 
-/// Events owed to members since the start, each counted once per member.
+/// Events to deliver to members since the start, each counted once per member.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FanoutTotals {
     pub(crate) matched: u64,
@@ -404,7 +404,7 @@ impl Fanout {
         }
     }
 
-    /// Lets go of a feed's frames. Called when every member has received them.
+    /// Drops a feed's frames. Called when every member has received them.
     pub(crate) fn forget_written(&mut self, feed: FeedKey) {
         self.feeds[feed as usize].forget_written();
     }

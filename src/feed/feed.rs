@@ -259,8 +259,8 @@ impl Feed {
         (FrameRun::new(self.next, &rest[..taken], ends, bytes.into(), forms.into()), taken)
     }
 
-    /// Lets go of the oldest runs until the feed is within its limits. The newest run always stays, because members that
-    /// are one run late must get it.
+    /// Drops the oldest runs until the feed is within its limits. The newest run always stays, because members that are one
+    /// run late must get it.
     pub(super) fn trim(&mut self, limits: &FeedLimits) {
         while (self.next - self.base) as usize > limits.max_events || self.bytes > limits.max_bytes {
             if self.runs.len() <= 1 {
@@ -303,7 +303,7 @@ impl Feed {
         index.checked_sub(1).and_then(|index| self.id_of(index))
     }
 
-    /// Lets go of all sealed frames. Called when every member has received them.
+    /// Drops all sealed frames. Called when every member has received them.
     pub(crate) fn forget_written(&mut self) {
         if let Some(newest) = self.runs.back() {
             self.newest_trimmed = Some(newest.id_of(newest.next() - 1));

@@ -114,7 +114,7 @@ impl ClientRegistry {
         }
     }
 
-    /// Sets the subscriptions of a client that came from the process before this one.
+    /// Sets the subscriptions of a client of the predecessor process.
     pub(crate) fn take_over(&self, client: u64, its: Vec<ClientSubscription>) {
         if !its.is_empty() {
             lock(&self.0).change(client, |all| *all = its);

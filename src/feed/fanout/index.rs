@@ -14,7 +14,7 @@ use crate::feed::feed::FeedForm;
 use crate::feed::keys::FeedKey;
 use crate::filter::{ClassId, FilterLimits, Matcher};
 
-/// Bytes of filters that are taken out of the matcher at once: about a million instructions.
+/// Maximum size of filters removed from the matcher at once, in bytes: about a million instructions.
 const SWEEP_BYTES: usize = 4096;
 
 /// Route of a class's events to a feed.

@@ -42,7 +42,7 @@ impl Fanout {
         self.join_classes(form, classes, conn)
     }
 
-    /// As [`join`](Self::join), for sorted classes that the matcher already holds for the feed.
+    /// Joins as [`join`](Self::join) does, for sorted classes that the matcher already holds for the feed.
     pub(crate) fn join_classes(
         &mut self,
         form: FeedForm,

@@ -125,7 +125,7 @@ impl OutboxBacklog {
         std::mem::take(&mut self.inserted)
     }
 
-    /// Drops all that waits, except the first `count` pieces of inserted bytes, which hold no events.
+    /// Drops everything pending, except the first `count` pieces of inserted bytes, which hold no events.
     pub(super) fn truncate(&mut self, count: usize) {
         self.inserted.truncate(count);
         self.inserted.shrink_to_fit();

@@ -72,7 +72,8 @@ impl Outbox {
         self.insert_gap_at(stood, feed.missed_in(stood..feed.base), feed, cx);
     }
 
-    /// As [`skip_trimmed`](Self::skip_trimmed), in a feed that retains the latest frames of keys longer than others.
+    /// Moves on as [`skip_trimmed`](Self::skip_trimmed) does, in a feed that retains the latest frames of keys longer than
+    /// others.
     fn skip_trimmed_conflated(
         &mut self,
         is_unknown: bool,

@@ -17,7 +17,7 @@ pub(super) const SLICES_MAX: usize = 64;
 
 /// Destination of an outbox's bytes.
 pub(crate) trait ByteSink: Write {
-    /// As [`Write::write`], for bytes that other members of the feed are written too.
+    /// Writes as [`Write::write`] does, for bytes that are also written to other members of the feed.
     fn write_tail(&mut self, tail: &FeedTail<'_>) -> io::Result<usize> {
         tail.write_to(self)
     }

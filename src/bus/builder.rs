@@ -79,9 +79,9 @@ impl fmt::Display for BusConfigError {
             Self::Shards(given) => write!(f, "{given} shards are not from 1 to {SHARDS_MAX}"),
             Self::NoOrderingKey => f.write_str("several shards of plain values need an ordering key"),
             Self::LosslessShards(given) => write!(f, "a lossless bus has one shard, not {given}"),
-            Self::LosslessBytes => {
-                f.write_str("a lossless bus lets go of nothing, so it has a capacity and no bound in bytes")
-            }
+            Self::LosslessBytes => f.write_str(
+                "a lossless bus releases nothing early, so it has a capacity and no bound in bytes",
+            ),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Epochs of buses.
+//! Makes the epochs of buses.
 
 use crate::event::Timestamp;
 use crate::sync::atomic::{AtomicU64, Ordering};

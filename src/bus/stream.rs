@@ -52,7 +52,7 @@ fn poll_next<R: Receive>(reader: &mut R, cx: &mut Context<'_>) -> Poll<Option<R:
     }
 }
 
-/// Has the task polled again after other tasks.
+/// Wakes the task at once, so that it is polled again after other tasks.
 fn give_turn<R: Receive, T>(reader: &mut R, cx: &Context<'_>) -> Poll<T> {
     reader.waiting().1.budget.reset();
     cx.waker().wake_by_ref();

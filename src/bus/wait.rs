@@ -15,9 +15,9 @@ use crate::sync::{hint, thread};
 
 /// Empty looks of one wait before a reader sleeps.
 const LOOKS: u32 = 500;
-/// Empty looks, summed over waits, between two turns given to other threads...
+/// Empty looks, summed over waits, between two turns given to other threads.
 const LOOKS_PER_TURN: u32 = 8192;
-/// ...and where another thread takes the turn.
+/// Empty looks between two turns if another thread took the last one.
 const LOOKS_PER_TURN_OVERSUBSCRIBED: u32 = 8;
 /// Turns taken by other threads before a reader sleeps.
 const TURNS: u32 = 16;

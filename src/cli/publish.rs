@@ -47,7 +47,7 @@ pub(super) struct PublishArgs {
     /// Id that ties it to other events
     #[arg(long, value_name = "ID", requires = "event_type", help_heading = "One event")]
     correlation: Option<String>,
-    /// EntityOption it is about, as `task:task_1`
+    /// Entity that it is about, as `task:task_1`
     #[arg(long, value_name = "KIND:ID", requires = "event_type", help_heading = "One event")]
     entity: Option<String>,
     /// Channel it is sent in

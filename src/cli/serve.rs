@@ -311,7 +311,7 @@ fn cannot_start(listen: &str, error: &ServerError) -> CliError {
 
 fn announce(addr: SocketAddr, config: &Config) {
     let scheme = if config.server.tls.is_on() { "https" } else { "http" };
-    // The parent process may have closed stdout. The server runs all the same.
+    // The parent process may have closed stdout. The server still runs.
     let _ = writeln!(stdout(), "listening on {scheme}://{addr}").and_then(|()| stdout().flush());
     if !stderr().is_terminal() {
         return;

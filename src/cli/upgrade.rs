@@ -62,7 +62,7 @@ pub(super) fn upgrade(server: &ServerHandle, program: &PathBuf, limit: Duration)
     }
 }
 
-/// Ends a successor that failed, in whatever state it is.
+/// Ends a successor that failed, whatever its state.
 fn end(successor: &mut Child) {
     let _ = successor.kill();
     let _ = successor.wait();

@@ -253,7 +253,7 @@ mod tests {
                 }).collect();
                 let mut out = Vec::new();
                 if what == 3 {
-                    // As for a new reader; one that read the blocks before can read on all the same.
+                    // As for a new reader. A reader of the earlier blocks can also continue.
                     deflater.start_afresh();
                     reader = InflateState::new_boxed(DataFormat::Raw);
                     store(&mut out, b"what was read before");

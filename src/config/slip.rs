@@ -16,7 +16,7 @@ pub(super) fn explain(text: &str, line_number: usize, what: &str) -> Option<Stri
     let section = section_of(text, line_number);
     let line = lines.nth(line_number.checked_sub(1)?)?.trim();
     if line.contains(['“', '”', '„', '‘', '’', '«', '»']) {
-        return Some("quotes are \" or ' here: a word processor made others of them".to_owned());
+        return Some("quotes are \" or ' here: a word processor has replaced them".to_owned());
     }
     if ["//", ";", "--", "/*"].iter().any(|comment| line.starts_with(comment)) {
         return Some("a comment begins with #".to_owned());
@@ -69,7 +69,7 @@ fn of_value(section: &str, key: &str, value: &str) -> String {
             return format!("{path}: a list ends with ], as {key} = [\"one\", \"two\"]");
         }
         return format!(
-            "{path}: each text of a list needs quotes and a comma behind it, as {key} = [\"one\", \"two\"]"
+            "{path}: each text of a list needs quotes and a comma after it, as {key} = [\"one\", \"two\"]"
         );
     }
     if bare.starts_with('{') {
@@ -107,7 +107,7 @@ fn of_quoted(path: &str, key: &str, quote: char, value: &str) -> String {
         Some(',') if behind.contains(quote) => {
             format!("{path}: several values are a list: {key} = [\"one\", \"two\"]")
         }
-        Some(_) => format!("{path}: nothing but a # comment may stand behind the value"),
+        Some(_) => format!("{path}: only a # comment may follow the value"),
         None => format!("{path}: this text is none in TOML"),
     }
 }
@@ -154,7 +154,7 @@ mod tests {
             ("dialect = [\"hive\"", "dialect: a list ends with ]"),
             ("listen = \"127.0.0.1:8765", "listen: the value ends without its \""),
             ("listen = “127.0.0.1:8765”", "quotes are \" or ' here"),
-            ("listen = \"127.0.0.1:8765\";", "listen: nothing but a # comment"),
+            ("listen = \"127.0.0.1:8765\";", "listen: only a # comment"),
             ("engine = \"file://C:\\data\"", "begins an escape"),
             ("listen: \"127.0.0.1:8765\"", "= between them, as `listen = …`"),
             ("listen \"127.0.0.1:8765\"", "= between them, as `listen = …`"),

@@ -396,7 +396,8 @@ pub(super) fn limit<N: Whole + Default>(place: &mut Option<N>, range: RangeInclu
     Box::new(LimitSetting { place, range, in_bytes: false, zero_was_none: false })
 }
 
-/// As [`limit`], for a setting that had 0 for none in earlier versions: a 0 is accepted with a warning.
+/// Returns the setting of a count as [`limit`] does, for a setting that had 0 for none in earlier versions: a 0 is accepted
+/// with a warning.
 pub(super) fn limit_not_zero<N: Whole + Default>(
     place: &mut Option<N>,
     range: RangeInclusive<u64>,
@@ -404,7 +405,7 @@ pub(super) fn limit_not_zero<N: Whole + Default>(
     Box::new(LimitSetting { place, range, in_bytes: false, zero_was_none: true })
 }
 
-/// As [`limit_not_zero`], in bytes.
+/// Returns the setting of a size in bytes, as [`limit_not_zero`] does for a count.
 pub(super) fn byte_limit_not_zero<N: Whole + Default>(
     place: &mut Option<N>,
     range: RangeInclusive<u64>,

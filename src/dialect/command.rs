@@ -72,7 +72,7 @@ pub(crate) enum Command {
         token: String,
     },
     Publish(Complete),
-    /// Publishes the event, and stops the delivery of events of this source to the client, which would hear itself.
+    /// Publishes the event, and excludes events of this source, the client's own, from its delivery.
     Say(Complete),
     /// A reply of the client, or a message without a meaning here; ignored.
     Nothing,

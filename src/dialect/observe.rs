@@ -32,7 +32,7 @@ impl Observers {
         std::iter::empty()
     }
 
-    /// Returns a client's subscriptions as JSON, by the id that its dialect told it.
+    /// Returns a client's subscriptions as JSON, by the id that its dialect gave it.
     pub(crate) fn subscriptions_of(&self, client_id: &str) -> Value {
         #[cfg(feature = "dialects")]
         return serde_json::to_value(self.autosdlc.clients.of(client_id)).unwrap_or_default();

@@ -201,7 +201,7 @@ impl AppendLoop<'_> {
             }
             self.connection = None;
             if matches!(error, EngineError::OtherEpoch) && self.backoff.is_fresh() {
-                // Nothing was appended, and the log's new life is as good as the old one.
+                // Nothing was appended. Appending continues in the log's new life.
                 self.backoff.pause();
                 continue;
             }
@@ -210,7 +210,7 @@ impl AppendLoop<'_> {
             if self.queue.was_closed_for(LAST_TRIES) {
                 self.queue.abandon();
             } else if self.queue.sleep(pause) {
-                // The queue is closed: pause between the last attempts all the same.
+                // The queue is closed. The last attempts pause in between too.
                 std::thread::sleep(pause);
             }
         }

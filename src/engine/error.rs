@@ -28,8 +28,8 @@ pub enum EngineError {
     /// The log answers but takes nothing now: it is out of memory or disk space, read-only, or has too few replicas.
     /// The operation is retried.
     TakesNothing(String),
-    /// The log can't tell whether it has an earlier batch that was not answered, because it lost its record of it.
-    /// The batch is not sent again, and its publishers are told.
+    /// The log can't tell whether it has an earlier batch that was not answered, because it lost its record of it. The batch
+    /// is not sent again, and its publishers receive the error.
     InDoubt(String),
     /// The event is longer than the log can ever take. It is refused at once and never retried.
     TooLarge {

@@ -81,7 +81,7 @@ pub(crate) struct Places {
 /// Connection that appends.
 pub(crate) trait Append: Send {
     /// Returns an error if the log can never take these records together, as far as that is known without asking it.
-    /// Publishers are then told at once and nothing is sent.
+    /// Publishers are then refused at once and nothing is sent.
     fn check(&self, _records: &[Record]) -> Result<(), EngineError> {
         Ok(())
     }

@@ -21,7 +21,7 @@ use crate::event::EventId;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::threads;
 
-/// Reason why events were not accepted. Each reason implies whether the log may have them all the same.
+/// Reason why events were not accepted. Each reason implies whether the log may have them nevertheless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// Too many events are waiting.

@@ -271,7 +271,7 @@ impl FromStr for Position {
     }
 }
 
-/// Place that a client asks to resume after: an event's id, or a position that it was told.
+/// Place that a client asks to resume after: an event's id, or a position from a server's message.
 #[cfg(feature = "server")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Since {

@@ -447,7 +447,7 @@ proptest! {
                     members[who].outbox.send(&mut world.fanout, bytes, &mut OutboxContext::new(&mut world.tally, &Still));
                 }
                 8 => {
-                    // A new member of a sampled feed is owed the waiting sample, even if it had the event already, so
+                    // A new member of a sampled feed receives the waiting sample, even if it had the event already, so
                     // members of sampled feeds stay there.
                     let others = [0, 1, 2, 4];
                     let policy = if policies[who] == 3 { 3 } else { others[size % 4] };

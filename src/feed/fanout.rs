@@ -325,7 +325,7 @@ impl Fanout {
         !self.sampling.is_empty()
     }
 
-    /// Returns the number of samples that wait in a feed. Each is owed to every member.
+    /// Returns the number of samples that wait in a feed. Each is due to every member.
     fn waiting_in(&self, feed: FeedKey) -> u64 {
         let conflator = self.feeds[feed as usize].conflator.as_ref();
         conflator.map_or(0, |conflator| conflator.samplers.waiting() as u64)

@@ -6,8 +6,8 @@
 //! - A connection that is caught up holds nothing: its backlog is freed.
 //! - In a feed that compresses with a window, a connection gets those frames only while it is *in sync*: it has read every frame
 //!   since the window's last restart.
-//! - Each event that the feed owed the connection is written, pending, dropped (and reported in a gap notice) or conflated, and
-//!   counted as such.
+//! - Each event that the feed had for the connection is written, pending, dropped (and reported in a gap notice) or
+//!   conflated, and counted as such.
 
 mod backlog;
 mod flush;
@@ -185,7 +185,7 @@ impl Outbox {
         progress.map_or(0, |progress| u64::from((tick as u32).wrapping_sub(progress.get())))
     }
 
-    /// Returns the number of pending events: owed to the connection and not begun.
+    /// Returns the number of pending events: those whose writing has not begun.
     pub(crate) fn pending(&self, fanout: &Fanout) -> u64 {
         let ahead = self.membership.map_or(0, |m| fanout.feed(m.feed()).next - self.next);
         ahead + self.backlog.as_ref().map_or(0, |backlog| backlog.inserted_events)

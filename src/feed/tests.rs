@@ -391,7 +391,7 @@ impl World {
         flushed
     }
 
-    /// Returns the difference between events owed and events accounted for.
+    /// Returns the difference between matched events and events accounted for.
     fn difference(&self, outboxes: &[&Outbox]) -> i64 {
         let pending: u64 = outboxes.iter().map(|outbox| outbox.pending(&self.fanout)).sum();
         let FanoutTotals { matched, sampled_out } = self.fanout.totals;

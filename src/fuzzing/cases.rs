@@ -1,16 +1,16 @@
-//! The text form of inputs that once were findings.
+//! Parses the text form of past findings.
 //!
-//! `cargo xtask fuzz` uses it too. A case is some lines of comment (`# …`), then its bytes in lines of quoted text (`"…"`, in
-//! order) with `\x0a`, `\r`, `\n`, `\t`, `\"` and `\\`. An empty line ends it.
+//! `cargo xtask fuzz` uses this too. A case is some lines of comment (`# …`), then its bytes as lines of quoted text (`"…"`,
+//! in order) with `\x0a`, `\r`, `\n`, `\t`, `\"` and `\\`. An empty line ends it.
 
-/// An input, and what it is.
+/// An input and its description.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Case {
     pub(crate) what: String,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// The cases of a file, or the line that is none.
+/// Returns the cases of a file, or the first line that belongs to no case.
 pub(crate) fn read(text: &str) -> Result<Vec<Case>, String> {
     let mut cases = Vec::new();
     for part in text.split("\n\n").filter(|part| part.lines().any(|line| line.starts_with('"'))) {

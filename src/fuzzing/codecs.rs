@@ -1,4 +1,4 @@
-//! Requests, event streams and filters from any bytes. Compiled under `cfg(fuzzing)` and in tests only.
+//! Fuzz targets for requests, event streams and filters. Compiled under `cfg(fuzzing)` and in tests only.
 
 use crate::codec::http::{BodyDecoder, HttpLimits, parse_request};
 use crate::codec::sse::{SseError, SseEvent, SseParser, encode_event};
@@ -7,11 +7,11 @@ use crate::filter::Filter;
 const LIMITS: HttpLimits =
     HttpLimits { max_head_bytes: 1024, max_headers: 16, max_target_bytes: 200, max_body_bytes: 2000 };
 
-/// An HTTP head and body from any bytes: no panic, and no other outcome where the reads are cut elsewhere.
+/// Parses an HTTP head and body: no bytes cause a panic, and the result does not depend on where reads are cut.
 pub fn http_request(data: &[u8]) {
     let Some((&cut, bytes)) = data.split_first() else { return };
     let whole = parse_request(bytes, &LIMITS);
-    // A head that is there is there whatever follows it.
+    // A complete head stays complete whatever follows it.
     if let Ok(Some((request, used))) = &whole {
         assert!(*used <= bytes.len());
         let alone = parse_request(&bytes[..*used], &LIMITS).expect("valid").expect("whole");
@@ -61,7 +61,7 @@ fn parse_stream(bytes: &[u8], pieces: usize) -> (Vec<SseEvent>, Option<SseError>
     (events, None)
 }
 
-/// Server-sent events: any bytes parse the same wherever they are cut, and what is encoded reads back.
+/// Parses server-sent events: the result does not depend on where reads are cut, and encoded events read back.
 pub fn sse_parser(data: &[u8]) {
     let Some((&cut, bytes)) = data.split_first() else { return };
     assert_eq!(parse_stream(bytes, usize::MAX), parse_stream(bytes, usize::from(cut) + 1));
@@ -74,7 +74,7 @@ pub fn sse_parser(data: &[u8]) {
     }
 }
 
-/// The text form of filters: what parses prints as something that parses to the same.
+/// Parses a filter's text: a parsed filter prints as a text that parses to the same filter.
 pub fn filter(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match text.parse::<Filter>() {

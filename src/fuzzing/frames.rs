@@ -1,4 +1,4 @@
-//! Frames from any bytes, beside tungstenite. Compiled under `cfg(fuzzing)` and in tests only.
+//! Compares the frame decoder with tungstenite. Compiled under `cfg(fuzzing)` and in tests only.
 
 use tungstenite::protocol::{Role as TheirRole, WebSocket, WebSocketConfig};
 use tungstenite::{Error, Message as Theirs};
@@ -45,7 +45,7 @@ fn reason(code: u16, reason: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Bytes that came, and then no more for now; what is written goes nowhere.
+/// Socket that yields these bytes and then would block. Written bytes are dropped.
 struct Wire<'a>(&'a [u8]);
 
 impl std::io::Read for Wire<'_> {
@@ -64,7 +64,7 @@ impl std::io::Write for Wire<'_> {
     }
 }
 
-/// Decodes `bytes` by tungstenite, up to a close, a fault (then true) or the end.
+/// Decodes `bytes` by tungstenite, up to a close, a fault or the end. Returns the messages, and whether there was a fault.
 fn decode_theirs(bytes: &[u8], role: Role) -> (Vec<(u8, Vec<u8>)>, bool) {
     let role = if role == Role::Server { TheirRole::Server } else { TheirRole::Client };
     let config = WebSocketConfig::default()
@@ -89,8 +89,8 @@ fn decode_theirs(bytes: &[u8], role: Role) -> (Vec<(u8, Vec<u8>)>, bool) {
     }
 }
 
-/// Both take the same, and refuse the same. Ours may refuse from a header what tungstenite refuses at its payload's
-/// end, and is stricter where the standard is: shortest lengths, codes that may not be sent.
+/// Checks that both decoders accept and refuse the same bytes. Ours may refuse at a header what tungstenite refuses at the
+/// end of the payload, and is stricter where the standard is: shortest lengths, codes that must not be sent.
 fn agree(bytes: &[u8], role: Role, ours: &(Vec<(u8, Vec<u8>)>, Option<ProtocolError>)) {
     let (theirs, refused) = decode_theirs(bytes, role);
     match &ours.1 {
@@ -98,7 +98,7 @@ fn agree(bytes: &[u8], role: Role, ours: &(Vec<(u8, Vec<u8>)>, Option<ProtocolEr
             assert!(!refused, "tungstenite refuses what came behind {:?}", ours.0);
             assert_eq!(ours.0, theirs);
         }
-        // Ours takes a control frame with a two-byte length as too long, whatever the length.
+        // Our decoder refuses any control frame with a two-byte length as too long.
         Some(
             ProtocolError::NonMinimalLength | ProtocolError::LongControl | ProtocolError::InvalidCloseCode(_),
         ) => {
@@ -108,8 +108,8 @@ fn agree(bytes: &[u8], role: Role, ours: &(Vec<(u8, Vec<u8>)>, Option<ProtocolEr
     }
 }
 
-/// WebSocket frames from any bytes: the same messages and the same fault wherever the reads are cut, and the same as
-/// tungstenite finds. The first byte says where to cut, and which side reads.
+/// Decodes WebSocket frames: messages and fault do not depend on where reads are cut, and equal tungstenite's. The first
+/// byte chooses the cuts, and which side reads.
 pub fn ws_frame(data: &[u8]) {
     let Some((&cut, bytes)) = data.split_first() else { return };
     let role = if cut & 0x80 == 0 { Role::Server } else { Role::Client };

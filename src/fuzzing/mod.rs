@@ -1,4 +1,4 @@
-//! Bridges for the fuzz targets: a connection fed with a stranger's bytes, cut where the input says.
+//! Entry points of the fuzz targets, such as a connection that is fed with arbitrary bytes in arbitrary pieces.
 //!
 //! Compiled under `cfg(fuzzing)`, and in tests for past findings (`fuzz/regressions`).
 
@@ -89,7 +89,7 @@ pub fn dialect(data: &[u8]) {
     }
 }
 
-/// Reads an event; what was taken is written, and reads back as the same.
+/// Reads an event. An accepted event is written and reads back as the same event.
 pub fn event(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let object = |event: &Event| {
@@ -121,8 +121,8 @@ pub fn event(data: &[u8]) {
     assert_eq!(written, twice);
 }
 
-/// Reads a CloudEvent in one of its two forms, as the first byte says; in the binary one, lines up to an empty one are
-/// headers. An accepted event is written and read back by the native dialect.
+/// Reads a CloudEvent. The first byte chooses the form; in the binary one, lines up to an empty one are headers. An accepted
+/// event is written and read back by the native dialect.
 pub fn cloud_event(data: &[u8]) {
     let Some((&form, rest)) = data.split_first() else { return };
     let event = if form & 1 == 0 {
@@ -200,8 +200,8 @@ const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: f\r\nUpgrade: websocket\r\nCo
 /// End of a handshake for lean events, instead of its last two bytes.
 const LEAN: &[u8] = b"Sec-WebSocket-Protocol: fanwire.v1.lean\r\n\r\n";
 
-/// Drives a loop with two clients, the clock and a publisher by a stranger's bytes: an operation per byte, followed by its
-/// arguments. The ledger balances after each turn, and nothing is left when all clients are gone.
+/// Drives a loop with two clients, the clock and a publisher: an operation per byte, followed by its arguments. The ledger
+/// balances after each turn, and nothing is left when all clients are gone.
 pub fn conversation(data: &[u8]) {
     let config = ServerConfig { max_lag_events: 4, max_lag_bytes: 2000, ..ServerConfig::default() };
     let shared = Arc::new(Shared::new(small_bus(), config, 1));
@@ -223,7 +223,7 @@ pub fn conversation(data: &[u8]) {
         if let Some((_, end)) = &clients[place] {
             let mut line = end.0.borrow_mut();
             match op & 7 {
-                // Its own bytes, as they are or in a frame.
+                // Raw bytes, or bytes in a frame.
                 0 => {
                     let count = size(&mut input);
                     line.arrived.extend(input.by_ref().take(count));
@@ -290,12 +290,12 @@ pub fn conversation(data: &[u8]) {
     assert_eq!((audit.difference, audit.connections, audit.feeds), (0, 0, 0), "{audit:?}");
 }
 
-/// A new ring for each input, so a small one.
+/// Returns a small bus, because each input has a new one.
 fn small_bus() -> Bus {
     Bus::builder().capacity(16).build().expect("a power of two")
 }
 
-/// A server of this secret, which no input knows.
+/// Returns the authentication of a server with this secret, which no input knows.
 #[cfg(feature = "auth")]
 fn auth(secret: &str) -> crate::server::auth::Auth {
     let mut config = crate::server::auth::AuthConfig::default();
@@ -304,8 +304,8 @@ fn auth(secret: &str) -> crate::server::auth::Auth {
     crate::server::auth::Auth::load(&config).expect("a secret is all it takes")
 }
 
-/// Checks that a stranger's token never gets in, and that claims of these bytes, signed with the server's own key, allow
-/// only events of their lists.
+/// Checks that a token without the server's signature is never accepted, and that claims of these bytes, signed with the
+/// server's own key, allow only events of their lists.
 #[cfg(feature = "auth")]
 pub fn token(data: &[u8]) {
     const SECRET: &str = "a secret of thirty-two bytes, or more";
@@ -324,8 +324,7 @@ pub fn token(data: &[u8]) {
     }
 }
 
-/// A whole connection: the first byte says how long the pieces are, in which the rest comes, and whether a token is
-/// asked for.
+/// Feeds a whole connection. The first byte chooses the length of the pieces, and whether a token is required.
 pub fn session(data: &[u8]) {
     let Some((&cut, rest)) = data.split_first() else { return };
     #[cfg_attr(not(feature = "auth"), expect(unused_mut))]

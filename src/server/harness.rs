@@ -88,7 +88,7 @@ impl OneClient {
     ///
     /// # Panics
     ///
-    /// Only for want of memory.
+    /// Only if memory runs out.
     #[must_use]
     pub fn new(is_locked: bool) -> Self {
         #[cfg_attr(not(feature = "auth"), expect(unused_mut))]
@@ -129,7 +129,7 @@ impl OneClient {
     ///
     /// # Panics
     ///
-    /// Only for want of memory.
+    /// Only if memory runs out.
     pub fn comes_again(&mut self, path: &str) {
         self.core.forget(self.token);
         self.end = End::default();

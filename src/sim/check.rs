@@ -10,7 +10,7 @@ use super::pasts::{check_ends, without_pasts};
 
 type Checked = Result<(), String>;
 
-/// Checks the items that a connection received so far. `complete`: every event that it was owed has arrived.
+/// Checks the items that a connection received so far. `complete`: every event for it has arrived.
 pub(super) fn check(seen: &[Seen], log: &Log, complete: bool) -> Checked {
     once_and_in_order(seen, log)?;
     check_ends(seen, complete)?;

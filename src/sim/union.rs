@@ -1,5 +1,5 @@
-//! Clients that are cut off at any byte and reconnect to any loop with their last position, over several shards: all their
-//! connections together deliver each wanted event exactly once.
+//! Tests clients that are cut off at any byte and reconnect to any loop with their last position, over several shards: all
+//! their connections together deliver each wanted event exactly once.
 //!
 //! Invariants:
 //! - No event is trimmed and no client lags too far, so any gap is a fault.

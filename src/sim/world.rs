@@ -468,7 +468,7 @@ impl World {
         Err("it never comes to rest".to_owned())
     }
 
-    /// Checks that every client received its events, or was told of the loss.
+    /// Checks that every client received its events, or a report of the loss.
     fn look(&mut self) -> Went {
         self.trace(|| "a quiet moment".to_owned());
         let nobody_stalls = self.clients.iter().all(|client| !client.is_stalled);

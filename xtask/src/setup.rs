@@ -1,4 +1,4 @@
-//! Installs the programs that the tests need besides Rust: a browser, nginx, Caddy, engines, Node's and Python's clients.
+//! Installs the programs that the tests need beside Rust: a browser, nginx, Caddy, engines, Node's and Python's clients.
 //!
 //! Always: installed programs stay as they are; a step that fails names its command.
 

@@ -8,9 +8,9 @@ const GRAIN_MAX: u64 = 64 << 10;
 /// Maximum number of bytes of the bodies in a ring.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bound {
-    /// Weight above which the oldest are released...
+    /// Weight above which the oldest bodies are released.
     pub(super) high: u64,
-    /// ...until they weigh this.
+    /// Weight down to which they are released.
     pub(super) low: u64,
     /// Bytes that a writer may hold unsettled.
     grain: u64,

@@ -49,7 +49,7 @@ pub(super) struct VerifyReader {
     pub(super) is_slow: bool,
     pub(super) account: Account,
     pub(super) dice: Dice,
-    /// AckPayload to resume after.
+    /// Position to resume after.
     since: Option<String>,
     /// Number of events until the next cut.
     life: u64,
@@ -87,7 +87,7 @@ impl ReadEnd {
 #[derive(Deserialize)]
 struct ReaderMessage<'a> {
     r#type: &'a str,
-    /// AckPayload to resume after the event, if it is not the event's id.
+    /// Position after the event, if it is not the event's id.
     #[serde(borrow)]
     position: Option<Cow<'a, str>>,
     #[serde(borrow)]

@@ -36,7 +36,7 @@ pub(super) struct VerifyRun {
     pub(super) ids: Ids,
 }
 
-/// RunProgress of a run.
+/// Progress of a run.
 struct RunProgress {
     /// Number of readers that have connected.
     ready: usize,

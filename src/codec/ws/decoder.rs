@@ -110,7 +110,7 @@ impl Decoder {
         self.decode_with(input, limits, None)
     }
 
-    /// As [`decode`](Self::decode), on a connection where messages may be compressed.
+    /// Takes bytes as [`decode`](Self::decode) does, on a connection with compressed messages.
     ///
     /// The agreement must have `client_no_context_takeover`: messages do not refer to earlier ones, so one [`Inflater`]
     /// serves any number of decoders.

@@ -221,7 +221,7 @@ impl UpgradeError {
         }
     }
 
-    /// Returns the headers that the response needs besides those of every error: they say how to ask correctly.
+    /// Returns the headers that the response needs beside those of every error: they state what a correct request has.
     /// `Upgrade` is a hop-by-hop header, so the caller must also name it in `Connection`.
     #[must_use]
     pub const fn headers(self) -> &'static [(&'static str, &'static str)] {

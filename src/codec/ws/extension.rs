@@ -104,7 +104,7 @@ impl<'a> Offer<'a> {
                     agreed.window_bits = window_bits(bits)?;
                     agreed.names_window = true;
                 }
-                // The first is what the client is told anyway. The second does not matter: any window can be read.
+                // The response always has the first. The second does not matter: any window can be read.
                 ("client_no_context_takeover" | "client_max_window_bits", None) => {}
                 ("client_max_window_bits", Some(bits)) => {
                     window_bits(bits)?;

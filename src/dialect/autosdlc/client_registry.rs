@@ -1,5 +1,5 @@
 //! The subscriptions of AutoSDLC's clients by `clientId`, for operators: the document's `getClientSubscriptions`. Other
-//! dialects tell their clients no such id.
+//! dialects give their clients no such id.
 //!
 //! Invariants:
 //! - An entry appears before the client's `subscribe` is answered, and goes with the subscription.

@@ -1,8 +1,8 @@
 //! A log of the messages from and to AutoSDLC's clients, for debugging.
 //!
 //! The target is `fanwire::messages`. Level `debug` has one line per message and client with the data `[FILTERED]`; level
-//! `trace` has the data without tokens and without fields that are named like secrets. While nobody reads the log, a message
-//! costs one comparison.
+//! `trace` has the data without tokens and without fields that are named like secrets. While the log is off, a message costs
+//! one comparison.
 
 use std::borrow::Cow;
 

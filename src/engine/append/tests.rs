@@ -124,7 +124,7 @@ fn sequence(receiver: &Receiver<Answer>) -> Option<u64> {
     answer(receiver).expect("it is taken").map(|id| id.sequence)
 }
 
-/// The first append waits for the test, which is told that it waits.
+/// The first append waits for the test, and reports that it waits.
 fn held() -> (impl FnMut() + Send + 'static, Sender<()>, Receiver<()>) {
     let (go, wait) = channel::<()>();
     let (tell, is_held) = channel::<()>();
@@ -243,7 +243,7 @@ fn what_was_told_that_it_was_not_accepted_is_not_sent_afterwards() {
     assert_eq!(*lock(&log.kept), ["second"]);
     rig.end();
 
-    // A log that takes nothing until some publishers of a batch were told so.
+    // A log that takes nothing until some publishers of a batch were refused.
     let (mut hold, go, is_held) = held();
     let is_full = Arc::new(Mutex::new(true));
     let script_full = Arc::clone(&is_full);

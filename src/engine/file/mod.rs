@@ -1,8 +1,8 @@
 //! The log of one node in files of its own: it keeps epoch and history over a restart without a server.
 //!
 //! Invariants:
-//! - An event is written before its publisher is told and before any client sees it. Whatever a crash of the process
-//!   leaves of the last record was accepted from nobody, and is cut off.
+//! - An event is written before its publisher is answered and before any client sees it. A record that a crash of the
+//!   process left incomplete was not acknowledged to any publisher, and is cut off.
 //! - No id is given twice: if the machine may have lost events that clients saw, another epoch begins.
 //! - A failed write leaves nothing behind. Its remains are cut off or overwritten, a segment has its name only once
 //!   its head is safe, and a segment that could not be made safe is never marked complete. So a full disk, wherever

@@ -44,8 +44,8 @@ pub(super) fn path_of(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number:020}.log"))
 }
 
-/// Creates a segment. It has its name only once its head is safe, so the remains of a failed attempt are in nobody's
-/// way.
+/// Creates a segment. It gets its name only once its head is safe, so the remains of a failed attempt are never taken for a
+/// segment.
 pub(super) fn begin(dir: &Path, number: u64, head: &SegmentHead) -> io::Result<OpenSegment> {
     let path = path_of(dir, number);
     let bytes = head.to_bytes();
@@ -122,7 +122,7 @@ impl OpenSegment {
 /// Failed write.
 pub(super) struct NotWritten {
     pub(super) error: io::Error,
-    /// Whether a reader may find the bytes all the same.
+    /// Whether a reader may still find the bytes.
     pub(super) may_be_there: bool,
 }
 

@@ -45,7 +45,7 @@ pub(super) fn answered(error: &jetstream::Error) -> EngineError {
     }
 }
 
-/// As [`answered`], for the failure to create or inspect a stream.
+/// Returns the engine's error for a failure to create or inspect a stream.
 pub(super) fn of_making(error: &CreateStreamError) -> EngineError {
     match error.kind() {
         CreateStreamErrorKind::JetStreamUnavailable => {

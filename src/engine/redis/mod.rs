@@ -4,8 +4,8 @@
 //! same id.
 //!
 //! Invariants:
-//! - One script appends a batch, all or nothing, and remembers it by node and number. A batch that is sent again is
-//!   answered and not appended; if the log no longer remembers, its publishers are reply so.
+//! - One script appends a batch, all or nothing, and remembers it by node and number. A batch that is sent again is answered
+//!   and not appended; if the log no longer remembers it, its publishers are told that the outcome is unknown.
 //! - No id is given twice. The script compares each stream with the hash and with what the node has read. If the
 //!   server process is not the one of the last append, nothing is accepted until every node that was there has
 //!   reported how far it had read (`join.lua`). If something is missing or unknown, another epoch begins, above every

@@ -10,7 +10,7 @@ use crate::event::{EventId, Timestamp};
 
 /// Largest frame of a replay that is copied for its connection, in bytes.
 ///
-/// A copy is freed with the connection. A shared frame keeps an event's whole frame alive after the ring let go of it, and the
+/// A copy is freed with the connection. A shared frame keeps an event's whole frame alive after the ring dropped it, and the
 /// count that holds it costs an allocation.
 const COPIED_BYTES_MAX: usize = 4096;
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Bytes that were pending in one process are pending in the other, once and in order.
-//! - A member that was saved has left its feed, and joins a feed again wherever its connection goes on.
+//! - A member that was saved has left its feed, and joins a feed again in the process that continues its connection.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

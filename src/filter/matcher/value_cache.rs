@@ -1,7 +1,7 @@
 //! Cache of the patterns that a value matches, for values that come again.
 //!
-//! Direct-mapped and bounded. Each fill of a slot draws a new serial number, so a serial stands for one list of
-//! patterns for ever. The memo uses serials in its keys.
+//! Direct-mapped and bounded. Each fill of a slot draws a new serial number, so a serial stands for one list of patterns
+//! forever. The memo uses serials in its keys.
 
 use smallvec::SmallVec;
 

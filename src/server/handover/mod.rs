@@ -19,7 +19,7 @@
 //! Taken (all of it stands)    ──►
 //!                             ◄──  Go
 //! Serving                     ──►
-//! its loops start                  lets go of what moved, sends the others (TLS) away to come back
+//! its loops start                  drops what moved, asks the other clients (TLS) to reconnect
 //! ```
 
 mod wire;

@@ -66,7 +66,7 @@ pub(crate) fn refuse(mut socket: impl Read + Write) {
 /// Result of an accept.
 pub(crate) enum Accepted {
     Connection(TcpStream),
-    /// A connection was refused for want of descriptors.
+    /// A connection was refused because no descriptor was free.
     Refused,
     /// No connection is waiting.
     Nothing,
@@ -105,7 +105,7 @@ impl Pace {
 pub(crate) struct Listener {
     socket: TcpListener,
     /// A descriptor in reserve. When all others are in use, it is closed so that one connection can be accepted and refused.
-    /// Otherwise waiting connections would never be refused, and the listener would stay readable for ever.
+    /// Otherwise waiting connections would never be refused, and the listener would stay readable forever.
     reserve: Option<File>,
     /// Whether there may be more to accept, which the poll does not report again.
     pub(crate) waits: bool,

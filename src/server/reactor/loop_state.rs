@@ -461,7 +461,7 @@ impl<S: Socket> LoopState<S> {
             }
             let Some(conn) = self.clients.conns.get_mut(slot) else { continue };
             if conn.blocked && conn.outbox.full_for(self.turn.tick) >= self.turn.config.stalled_ticks() {
-                // Its pending bytes would wait for ever.
+                // Its pending bytes would wait forever.
                 self.count_shed("stalled");
                 self.remove(slot);
                 continue;

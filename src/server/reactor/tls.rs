@@ -32,7 +32,7 @@ pub(crate) struct TlsStream {
 }
 
 impl TlsStream {
-    /// Creates the TLS state of an accepted client. Returns `None` if that fails, for example for want of memory.
+    /// Creates the TLS state of an accepted client. Returns `None` if that fails, for example because memory is short.
     pub(crate) fn new(
         tcp: TcpStream,
         config: &Arc<rustls::ServerConfig>,

@@ -36,7 +36,7 @@ pub(crate) enum Effect {
     Refill { encoding: Encoding, filters: Vec<Filter>, since: Since },
     /// Publishes these events in order, and writes the response that `answer` makes from the last one's id.
     Publish { events: Vec<Complete>, answer: PublishAnswer },
-    /// Has a worker make a response, and writes it when it is ready.
+    /// Gives a job to a worker, and writes the response when it is ready.
     Work(Work),
     /// Counts the connection for its address.
     Count(CountedConnection),

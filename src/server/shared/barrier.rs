@@ -82,12 +82,12 @@ impl HandoverBarrier {
         self.0.changed.notify_all();
     }
 
-    /// Has the loops pack their clients.
+    /// Asks the loops to pack their clients.
     pub(crate) fn pack(&self) {
         self.set(Phase::Packing);
     }
 
-    /// Tells the loops whether their clients were handed over. The first decision counts.
+    /// Decides for the loops whether their clients were handed over. The first decision counts.
     pub(crate) fn decide(&self, given: bool) {
         // Loops that have not arrived yet must not wait for a reader that is gone.
         lock(&self.0.parcels).take();

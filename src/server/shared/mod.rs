@@ -250,7 +250,7 @@ impl Shared {
         wake_all(&self.loops.wake);
     }
 
-    /// Tells the other nodes, if there are any, of a revocation. Blocks for the engine, some seconds at most.
+    /// Announces a revocation to the other nodes, if there are any. Blocks for the engine, some seconds at most.
     pub(crate) fn announce_revocation(&self, one: Revocation) -> Result<(), EngineError> {
         match &self.engine {
             Some(engine) => engine.send_notice(&Notice::Revoked(one).to_json()),
@@ -290,7 +290,7 @@ impl Shared {
 
     /// Returns whether another process has taken over the sockets and the clients.
     pub(crate) fn is_handed_over(&self) -> bool {
-        // Relaxed: written before the loops are told, under a lock that they take.
+        // Relaxed: written before the decision that the loops take under a lock.
         self.lifecycle.handed_over.load(Ordering::Relaxed)
     }
 

@@ -213,7 +213,7 @@ impl Answer<'_, '_> {
         };
         let shared = Arc::clone(self.cx.shared);
         shared.metrics.bridged.inc();
-        // Unknown protocols share a lane, because strangers choose their names.
+        // Unknown protocols share a lane, because clients choose their names.
         let lane =
             if shared.bridge.has_route(protocol) { format!("bridge/{protocol}") } else { String::new() };
         let config = Arc::clone(self.cx.config);

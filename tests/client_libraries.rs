@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use fanwire::Pattern;
+use fanwire::{Event, Filter, Pattern};
+use serde_json::value::RawValue;
 use support::script::{chromium, in_project, is_installed, missing, tool};
 
 /// Longest run of a test file.
@@ -91,8 +92,25 @@ fn patterns_mean_the_same_in_every_language() {
 }
 
 #[test]
+fn texts_of_filters_mean_the_same_in_every_language() {
+    #[derive(serde::Deserialize)]
+    struct Cases<'a> {
+        #[serde(borrow)]
+        events: std::collections::BTreeMap<String, &'a RawValue>,
+        cases: Vec<(String, String, bool)>,
+    }
+    let cases = std::fs::read_to_string(in_project("clients/cases/filters.json")).expect("the cases");
+    let Cases { events, cases } = serde_json::from_str(&cases).expect("events, and rows of three");
+    for (text, event, want) in &cases {
+        let filter: Filter = text.parse().expect(text);
+        let event = Event::from_json(events[event].get()).expect("an event");
+        assert_eq!(filter.matches(&event), *want, "{text} on {event:?}");
+    }
+}
+
+#[test]
 fn javascript_verbs_do_what_they_say() {
-    node_test("client.test.mjs", 20);
+    node_test("client.test.mjs", 22);
 }
 
 #[test]
@@ -117,7 +135,7 @@ fn javascript_survives_faulty_servers_clocks_and_callers() {
 
 #[test]
 fn javascript_keeps_its_promises_under_a_referee() {
-    node_test("referee.test.mjs", 67);
+    node_test("referee.test.mjs", 78);
 }
 
 #[test]
@@ -142,7 +160,7 @@ fn javascript_and_its_hooks_work_in_chromium() {
 
 #[test]
 fn python_verbs_do_what_they_say() {
-    python_test("test_client.py", 10);
+    python_test("test_client.py", 12);
 }
 
 #[test]

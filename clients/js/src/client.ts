@@ -108,12 +108,20 @@ export class Fanwire<M extends EventMap = EventMap> {
     // A handler has no loop that would throw.
     if (handler) one.ready.catch((error) => this.#tell('error', error));
     if (this.#status === 'closed') one.end(closed());
-    if (!one.isOver) {
-      // Only the server can evaluate a text. On a connection of its own, all events are for it.
-      if (filter.filter) this.#apart(one);
-      else this.#take(one);
-    }
+    if (filter.filter) void this.#evaluate(one);
+    else if (!one.isOver) this.#take(one);
     return one;
+  }
+
+  /** Takes a subscription with a text, once this client can evaluate that. If it can't, all events of a connection are for it. */
+  async #evaluate(one: Subscription<any, any>): Promise<void> {
+    const wants = await import('./text.js').then(({ evaluator }) => evaluator(one.filter.filter!)).catch(() => undefined);
+    if (this.#status === 'closed') one.end(closed());
+    if (one.isOver) return;
+    if (!wants) return this.#apart(one);
+    const lists = one.wants;
+    one.wants = (event) => lists(event) && wants(event);
+    this.#take(one);
   }
 
   #take(one: Subscription<any, any>): void {

@@ -118,20 +118,27 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   };
 
   const begin = (): void => {
-    const all = host.subscriptions();
-    // After another transport they may have different positions. Resume from the first of them.
-    let first: string | undefined;
-    for (const { fresh, position } of all) {
-      if (!fresh && position && (!first || distance(position, first)! < 0)) first = position;
-    }
-    if (first && all[1]) merging = [];
+    const start = (): void => {
+      const all = host.subscriptions();
+      // After another transport they may have different positions. Resume from the first of them.
+      let first: string | undefined;
+      for (const { fresh, position } of all) {
+        if (!fresh && position && (!first || distance(position, first)! < 0)) first = position;
+      }
+      if (first && all[1]) merging = [];
+      for (const one of all) subscribe(one, one.fresh ? undefined : distance(first, one.position) === undefined ? one.position : first);
+      ping();
+      host.opened();
+    };
+    // All resume together. A text resumes only if this server, too, takes it.
+    const waits = host.subscriptions().some(({ fresh, filter }) => !fresh && filter.filter);
     ask('request', { action: 'server_info' }, (info) => {
+      if (over) return;
       abilities = info?.capabilities ?? [];
+      if (waits) start();
       for (const one of held.splice(0)) add(one);
     });
-    for (const one of all) subscribe(one, one.fresh ? undefined : distance(first, one.position) === undefined ? one.position : first);
-    ping();
-    host.opened();
+    if (!waits) start();
   };
 
   const login = (token: string, then?: () => void): void =>

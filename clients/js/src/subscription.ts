@@ -28,7 +28,7 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
   /** @internal Whether the server has confirmed it on this connection. */
   active = false;
   /** @internal */
-  readonly wants: (event: FanwireEvent) => boolean;
+  wants: (event: FanwireEvent) => boolean;
 
   /** @internal Settles at its end. */
   readonly over: Promise<void>;

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { Fanwire, FanwireError, isGap, pattern } from '../dist/index.js';
+import { evaluator } from '../dist/text.js';
 import { readFile } from 'node:fs/promises';
 import { Proxy, Server, here, numbered, quick, take, until } from './support.mjs';
 
@@ -19,6 +20,12 @@ test('patterns mean what they mean to the server', async () => {
   for (const [form, value, want] of JSON.parse(await readFile(here('../../cases/patterns.json'), 'utf8'))) {
     assert.equal(pattern(form)(value), want, `${form} on ${value}`);
   }
+});
+
+const texts = JSON.parse(await readFile(here('../../cases/filters.json'), 'utf8'));
+
+test("filters' texts mean what they mean to the server", () => {
+  for (const [text, event, want] of texts.cases) assert.equal(evaluator(text)(texts.events[event]), want, `${text} on ${event}`);
 });
 
 const full = {
@@ -262,3 +269,31 @@ for (const transports of [['ws'], ['sse']]) {
     await assert.rejects(client.subscribe({ filter: 'colour=red' }).next(), /colour/);
   });
 }
+
+test('subscriptions with texts share one socket, and each gets its own events', async (t) => {
+  const client = connect(t, { transports: ['ws'] });
+  const sockets = async () => (await (await fetch(`${server.url}/api/stats`)).json()).connections.ws;
+  const before = await sockets();
+  const all = client.subscribe({ sources: ['end'] });
+  const each = [...new Set(texts.cases.map(([text]) => text))].map((filter) => [filter, client.subscribe({ filter })]);
+  await Promise.all([all, ...each.map(([, one]) => one)].map((one) => one.ready));
+  assert.equal((await sockets()) - before, 1);
+  for (const event of Object.values(texts.events)) await client.publish(event);
+  await client.publish({ type: 'end', source: 'end' });
+  await take(all, 1);
+  const types = Object.fromEntries(Object.entries(texts.events).map(([name, { event_type }]) => [event_type, name]));
+  for (const [filter, one] of each) {
+    one.close();
+    const got = [];
+    for await (const { event_type } of one) if (types[event_type]) got.push(types[event_type]);
+    for (const [text, event, want] of texts.cases) if (text === filter) assert.equal(got.includes(event), want, `${text} on ${event}`);
+  }
+  // What this client can't evaluate has a socket of its own: here numbers are rounded.
+  const big = client.subscribe({ filter: 'payload.n == 9007199254740993' });
+  await big.ready;
+  assert.equal((await sockets()) - before, 2);
+  for (const n of ['9007199254740992', '9007199254740993']) {
+    await fetch(`${server.url}/publish`, { method: 'POST', body: `{"type":"big","source":"${n}","payload":{"n":${n}}}` });
+  }
+  assert.equal((await take(big, 1))[0].source, '9007199254740993');
+});

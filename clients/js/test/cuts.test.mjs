@@ -33,14 +33,15 @@ for (const transports of [['ws'], ['sse'], ['ws', 'sse']]) {
     t.after(() => client.close());
     const errors = [];
     client.onError((error) => errors.push(error));
-    // Three overlapping subscriptions, as loops and as a handler.
+    // Overlapping subscriptions, as loops and as a handler.
     const all = client.subscribe({ event_types: ['test.**'], sources: ['chaos', 'odd'] });
     const odd = client.subscribe({ sources: ['odd'] });
+    const text = client.subscribe({ filter: 'source=odd payload.n >= 100' });
     const handled = [];
     const off = client.on('test.numbered', (event) => handled.push(event.payload.n), {});
-    await Promise.all([all.ready, odd.ready]);
+    await Promise.all([all.ready, odd.ready, text.ready]);
     const stop = unrest(proxy, 42 + transports.length, () => handled.length);
-    const [everything, odds] = [take(all, EVENTS), take(odd, EVENTS / 2)];
+    const [everything, odds, later] = [take(all, EVENTS), take(odd, EVENTS / 2), take(text, EVENTS / 2 - 50)];
     for (let n = 0; n < EVENTS; n += 20) {
       await server.publish(range(n, n + 20).flatMap((n) => [{ type: 'other' }, numbered(n, { source: n % 2 ? 'odd' : 'chaos' })]));
       await sleep(4);
@@ -49,6 +50,7 @@ for (const transports of [['ws'], ['sse'], ['ws', 'sse']]) {
     const cuts = await stop();
     assert.deepEqual(numbers(await everything), range(0, EVENTS));
     assert.deepEqual(numbers(await odds), range(0, EVENTS).filter((n) => n % 2));
+    assert.deepEqual(numbers(await later), range(100, EVENTS).filter((n) => n % 2));
     await until('the handler', () => handled.length >= EVENTS);
     assert.deepEqual(handled, range(0, EVENTS));
     assert(cuts > 10, `${cuts} cuts`);

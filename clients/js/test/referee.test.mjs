@@ -73,7 +73,7 @@ class Hostile {
       const number = (place) => +place.split('-')[1];
       if (this.answer?.(type, say, message_id, payload)) return;
       if (type === 'request') {
-        if (payload.action !== 'server_info' && this.state === 'requesting' && this.#lose(socket)) return;
+        if (this.state === (payload.action === 'server_info' ? 'asking' : 'requesting') && this.#lose(socket)) return;
         say('response', { name: 'fanwire', ...(this.capabilities && { capabilities: this.capabilities }) }, message_id);
       } else if (type === 'ping') say('pong', { last_event_id: `a-${this.log}` }, message_id);
       else if (type === 'publish') this.state === 'publishing' && this.#lose(socket) ? 0 : say('ack', { event_id: 'p-1' }, message_id);
@@ -101,7 +101,7 @@ class Hostile {
           const from = `a-${this.log}`;
           this.log += 2;
           say('gap', { missed: 2, from, to: `a-${this.log}`, recoverable: true });
-        } else if (['subscribed', 'draining'].includes(this.state)) this.#lose(socket);
+        } else if (['subscribed', 'draining', 'text'].includes(this.state)) this.#lose(socket);
       } else say('ack', {}, message_id);
     });
   }
@@ -131,7 +131,7 @@ class Hostile {
       response.write(`event: gap\ndata: {"missed":2,"from":"${from}","to":"a-${this.log}","recoverable":true}\n\n`);
       // The stream that comes for it is broken at once.
       this.state = 'connecting';
-    } else if (this.state === 'subscribed') setTimeout(() => this.#lose({}, raw), 5);
+    } else if (['subscribed', 'text'].includes(this.state)) setTimeout(() => this.#lose({}, raw), 5);
   }
 }
 
@@ -197,7 +197,8 @@ for (const transport of ['ws', 'sse']) {
         client.onGap((gap) => gaps.push(gap));
         client.onError(() => {});
         const abort = new AbortController();
-        const loop = client.subscribe('x', { signal: abort.signal });
+        // The server's capabilities are asked for before a text, and again on each connection.
+        const loop = client.subscribe(['asking', 'text'].includes(state) ? { filter: 'type=x' } : 'x', { signal: abort.signal });
         const others = [];
         if (state === 'publishing') others.push(loop.ready.then(() => client.publish({ type: 'y' })).then(() => 'done', ({ code }) => code));
         if (state === 'requesting') others.push(loop.ready.then(() => client.request('subscription_count')).then(() => 'done', ({ code }) => code));

@@ -7,6 +7,9 @@ import unittest
 from support import HERE, Case, Fanwire, Gap, numbered, numbers, take, until
 
 from fanwire import Event, FanwireError, pattern
+from fanwire._text import evaluator
+
+TEXTS = json.loads((HERE.parents[1] / "cases/filters.json").read_text())
 
 FULL = {
     "type": "task.progress", "source": "core", "correlation_id": "run-42", "stream_id": "webhook", "execution_id": "ex-1",
@@ -18,6 +21,17 @@ class Patterns(unittest.TestCase):
     def test_patterns_mean_what_they_mean_to_the_server(self) -> None:
         for form, value, want in json.loads((HERE.parents[1] / "cases/patterns.json").read_text()):
             self.assertEqual(pattern(form)(value), want, f"{form} on {value}")
+
+
+    def test_filters_texts_mean_what_they_mean_to_the_server(self) -> None:
+        for text, name, want in TEXTS["cases"]:
+            event = Event.from_dict({"event_id": "e-1", **TEXTS["events"][name]})
+            self.assertEqual(evaluator(text)(event), want, f"{text} on {name}")
+        big = Event.from_dict({"event_id": "e-1", "event_type": "big", "payload": 9007199254740993})
+        self.assertFalse(evaluator("payload == 9007199254740992")(big))
+        for unclear in ("payload ~ 5", "colour=red", "entity=a", "source=\"a", "type"):
+            with self.assertRaises(ValueError, msg=unclear):
+                evaluator(unclear)
 
 
 class Verbs(Case):
@@ -142,6 +156,28 @@ class Verbs(Case):
         ])  # fmt: skip
         self.assertEqual([item.event_type for item in await take(agent, 2)], ["agent_status", "agent.status"])
         self.assertEqual([item.event_type for item in await take(workflow, 1)], ["workflow_failed"])
+
+    async def test_subscriptions_with_texts_share_one_socket_and_each_gets_its_own_events(self) -> None:
+        client = self.client(transports=["ws"])
+        every = client.subscribe(sources=["end"])
+        each = {text: client.subscribe(filter=text) for text in {text for text, _, _ in TEXTS["cases"]}}
+        for one in (every, *each.values()):
+            await one.ready()
+        self.assertEqual((await self.server.stats())["connections"]["ws"], 1)
+        for event in TEXTS["events"].values():
+            await self.server.publish(event)
+        await client.publish({"type": "end", "source": "end"})
+        await take(every, 1)
+        types = {event["event_type"]: name for name, event in TEXTS["events"].items()}
+        got = {}
+        for text, one in each.items():
+            one.close()
+            got[text] = {types.get(item.event_type) async for item in one if isinstance(item, Event)}
+        for text, name, want in TEXTS["cases"]:
+            self.assertEqual(name in got[text], want, f"{text} on {name}")
+        # A text of a later version has a socket of its own, and the server's answer.
+        with self.assertRaisesRegex(FanwireError, "colour"):
+            await anext(client.subscribe(filter="colour=red"))
 
     async def test_lean_events_are_like_others_but_for_a_time_that_nobody_gave(self) -> None:
         client = self.client(lean=True)

@@ -18,9 +18,10 @@ class Cuts(Case):
     async def cut_at_random(self, transports: tuple[str, ...]) -> None:
         events = 1000
         client = self.client(transports=transports)
-        # Three overlapping subscriptions, as loops and as a handler.
+        # Overlapping subscriptions, as loops and as a handler.
         everything = client.subscribe("test.**", sources=["chaos", "odd"])
         odd = client.subscribe(sources="odd")
+        text = client.subscribe(filter="source=odd payload.n >= 100")
         handled: list[int] = []
         hears = asyncio.Event()
 
@@ -33,21 +34,23 @@ class Cuts(Case):
         client.on("test.numbered", handle)
         await everything.ready()
         await odd.ready()
+        await text.ready()
         # A handler can show that it listens only by an event.
         while not hears.is_set():
             await self.server.publish([numbered(-1, source="probe")])
             await asyncio.sleep(0.01)
         trouble = asyncio.create_task(unrest(self.proxy, 42, lambda: len(handled)))
-        loops = asyncio.gather(take(everything, events), take(odd, events // 2))
+        loops = asyncio.gather(take(everything, events), take(odd, events // 2), take(text, events // 2 - 50))
         for n in range(0, events, 20):
             batch = [numbered(n, source="odd" if n % 2 else "chaos") for n in range(n, n + 20)]
             await self.server.publish([{"type": "other"}, *batch])
             # Otherwise everything is published before the network has failed.
             await asyncio.sleep(0.02)
-        got, odds = await loops
+        got, odds, later = await loops
         trouble.cancel()
         self.assertEqual(numbers(got), list(range(events)))
         self.assertEqual(numbers(odds), list(range(1, events, 2)))
+        self.assertEqual(numbers(later), list(range(101, events, 2)))
         try:
             await until("the handler", lambda: len(handled) >= events)
         except AssertionError as error:

@@ -99,7 +99,7 @@ class Hostile:
         if self.gap and kind in ("subscribe", "refill"):
             return await self.play(say, kind == "refill", payload, id)
         if kind == "request":
-            if payload["action"] != "server_info" and self.state == "requesting" and self.due():
+            if self.state == ("asking" if payload["action"] == "server_info" else "requesting") and self.due():
                 return await self.drop(socket)
             able = {} if self.capabilities is None else {"capabilities": self.capabilities}
             await say("response", {"name": "fanwire"} | able, id)
@@ -149,7 +149,7 @@ class Hostile:
         if self.state == "refilling" and self.left > 0:
             start, self.log = self.log, self.log + 2
             await say("gap", {"missed": 2, "from": f"a-{start}", "to": f"a-{self.log}", "recoverable": True})
-        elif self.state in ("subscribed", "draining") and self.due():
+        elif self.state in ("subscribed", "draining", "text") and self.due():
             await self.drop(socket)
 
     async def play(self, say: Any, again: bool, payload: Any, id: str | None) -> None:
@@ -214,7 +214,7 @@ class Hostile:
                 await say("gap", {"missed": 2, "from": f"a-{start}", "to": f"a-{self.log}", "recoverable": True})
                 # The stream that comes for it is broken at once.
                 self.state = "connecting"
-            elif self.state == "subscribed" and self.left > 0:
+            elif self.state in ("subscribed", "text") and self.left > 0:
                 await writer.drain()
                 await asyncio.sleep(0.005)
                 self.due()
@@ -294,7 +294,8 @@ class Referee(unittest.IsolatedAsyncioTestCase):
         gaps: list[Gap] = []
         client.on_status(statuses.append)
         client.on_gap(gaps.append)
-        loop = client.subscribe("x")
+        # The server's capabilities are asked for before a text, and again on each connection.
+        loop = client.subscribe(filter="type=x") if state in ("asking", "text") else client.subscribe("x")
         if state in ("publishing", "requesting"):
             await loop.ready()
             for _ in range(losses):

@@ -167,8 +167,8 @@ class Fanwire:
         one = Subscription(id, filter, options, buffer, lambda: self._remove(id))
         if self._status == "closed":
             one._end(FanwireError("closed", "the client is closed"))
-        elif "filter" in filter:
-            # Only the server can evaluate a text. On a connection of its own, all events are for it.
+        elif one._is_unclear:
+            # On a connection of its own, all events are for it.
             self.apart(one)
         else:
             self._take(one)

@@ -133,6 +133,26 @@ class Link:
         self.ask("auth", {"token": token}, answer)
 
     def _begin(self) -> None:
+        # All resume together. A text resumes only if this server, too, takes it.
+        waits = any(not one._fresh and "filter" in one.filter for one in self._host.subscriptions())
+
+        def able(info: Any, _: FanwireError | None) -> None:
+            listed = info.get("capabilities") if isinstance(info, dict) else None
+            self._abilities = frozenset(listed if isinstance(listed, list) else ())
+            if self.over:
+                return
+            if waits:
+                self._resume()
+            held, self._held = self._held, []
+            for one in held:
+                if not one.is_over:
+                    self.add(one)
+
+        self.ask("request", {"action": "server_info"}, able)
+        if not waits:
+            self._resume()
+
+    def _resume(self) -> None:
         subscriptions = list(self._host.subscriptions())
         # They may have different positions. Resume from the first of them.
         first: str | None = None
@@ -141,20 +161,11 @@ class Link:
                 first = one._position
         if first and len(subscriptions) > 1:
             self._merging = []
-        self.ask("request", {"action": "server_info"}, self._able)
         for one in subscriptions:
             since = one._position if distance(first, one._position) is None else first
             self._subscribe(one, None if one._fresh else since)
         self._ping()
         self._host.opened()
-
-    def _able(self, info: Any, _: FanwireError | None) -> None:
-        listed = info.get("capabilities") if isinstance(info, dict) else None
-        self._abilities = frozenset(listed if isinstance(listed, list) else ())
-        held, self._held = self._held, []
-        for one in held:
-            if not one.is_over and not self.over:
-                self.add(one)
 
     def add(self, one: Subscription) -> None:
         self._subscribe(one, None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ._filter import matcher
 from ._position import is_behind
+from ._text import evaluator
 from ._types import Event, FanwireError, Gap, Item, Past
 
 
@@ -36,6 +37,15 @@ class Subscription:
         self._buffer = buffer
         self._leave = leave
         self._wants = matcher(filter)
+        # Whether this client can't evaluate the filter's text.
+        self._is_unclear = False
+        if "filter" in filter:
+            lists = self._wants
+            try:
+                text = evaluator(filter["filter"])
+                self._wants = lambda event: lists(event) and text(event)
+            except ValueError:
+                self._is_unclear = True
         # The last position up to which everything was delivered. It resumes there.
         self._position: str | None = None
         # Whether the server has never confirmed it, and whether it has on this connection.

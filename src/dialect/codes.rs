@@ -1,7 +1,7 @@
-//! Every error code and close code that clients see, with the HTTP status, the advice to clients and the meaning.
+//! Every error code, HTTP fault and close code that clients see, with the status, the advice to clients and the meaning.
 //!
 //! Invariants:
-//! - A code is also its label in `fanwire_server_faults_total`.
+//! - The word of a code or fault is also its label in `fanwire_server_faults_total`.
 //! - A code keeps its meaning once it is released: programs compare it. Texts beside it are for people and may change.
 //! - docs/errors.md has these tables, and the clients' constants follow them; tests compare both with this file.
 
@@ -129,6 +129,85 @@ pub(crate) struct CloseRow {
     pub(crate) means: &'static str,
 }
 
+/// One row of the HTTP faults.
+#[allow(dead_code, reason = "the advice and the meaning are for the documentation, which tests compare")]
+pub(crate) struct HttpFaultRow {
+    pub(crate) fault: HttpFault,
+    pub(crate) label: &'static str,
+    pub(crate) status: u16,
+    pub(crate) retry: Retry,
+    /// Meaning, for the documentation.
+    pub(crate) means: &'static str,
+}
+
+/// Defines the HTTP faults and their table together.
+macro_rules! http_faults {
+    ($($fault:ident = $label:literal, $status:literal, $retry:ident, $means:literal;)*) => {
+        /// Fault of an HTTP request that has a status and a label in the metrics, and no error code.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub(crate) enum HttpFault {
+            $($fault,)*
+        }
+
+        impl HttpFault {
+            /// All faults, in the order of their labels.
+            pub(crate) const TABLE: &'static [HttpFaultRow] = &[$(
+                HttpFaultRow { fault: Self::$fault, label: $label, status: $status, retry: Retry::$retry, means: $means },
+            )*];
+        }
+    };
+}
+
+http_faults! {
+    Address = "address", 429, Later, "the address has as many streams as allowed";
+    BatchTooLong = "batch_too_long", 413, No, "a request to publish has too many events";
+    Bodies = "bodies", 503, Later, "too many bodies are incomplete, many of them of this client";
+    BodiesBusy = "bodies_busy", 503, Later, "too many long bodies wait to be read; nothing was published";
+    BodiesOfClient = "bodies_of_client", 429, Later, "too many bodies of this client are incomplete";
+    BridgeBusy = "bridge_busy", 503, Later, "too many messages of this protocol wait for its handler";
+    BridgeFailed = "bridge_failed", 500, Later, "the handler failed, or its answer is not JSON";
+    BridgeLate = "bridge_late", 504, Later, "the handler did not answer in time and may still be at work";
+    BridgeMalformed = "bridge_malformed", 400, No, "the message is not a JSON object";
+    BridgeUnknown = "bridge_unknown", 404, No, "no handler is registered for this protocol";
+    Explain = "explain", 400, No, "a parameter of `/api/explain` is missing or malformed; 404 if the event is not retained";
+    Host = "host", 403, No, "`Host` is none of the server's names";
+    InvalidRevocation = "invalid_revocation", 400, No, "the revocation is malformed";
+    MediaType = "media_type", 415, No, "the content type of a request to publish is not supported";
+    Memory = "memory", 503, Later, "the server is short of memory and accepts no new stream";
+    MethodNotAllowed = "method_not_allowed", 405, No, "the path takes other methods, which `Allow` names";
+    NotConfigured = "not_configured", 400, No, "the server has no authentication, so nothing can be revoked";
+    NotFound = "not_found", 404, No, "the server has nothing at this path";
+    Origin = "origin", 403, No, "pages of this origin are not allowed";
+    TicketShare = "ticket_share", 429, Later, "the token's subject has as many unused tickets as allowed";
+    Timeout = "timeout", 408, Later, "the request was not complete in time";
+    TooManyRevocations = "too_many_revocations", 507, No, "the server keeps as many revocations as allowed";
+    TooManyTickets = "too_many_tickets", 503, Later, "as many tickets are unused as allowed";
+}
+
+impl HttpFault {
+    const fn row(self) -> &'static HttpFaultRow {
+        &Self::TABLE[self as usize]
+    }
+
+    /// Returns the label in the metrics.
+    pub(crate) const fn label(self) -> &'static str {
+        self.row().label
+    }
+
+    /// Returns the status of the response.
+    pub(crate) const fn status(self) -> u16 {
+        self.row().status
+    }
+}
+
+/// Label of a WebSocket client that showed no token in time.
+pub(crate) const LABEL_AUTH_LATE: &str = "auth_late";
+/// Label of a WebSocket client that answered no heartbeat.
+pub(crate) const LABEL_HEARTBEAT_MISSED: &str = "heartbeat_missed";
+/// Label of a connection with a failed TLS handshake.
+#[cfg(feature = "tls")]
+pub(crate) const LABEL_TLS: &str = "tls";
+
 /// Close code of a client that broke a rule of the server (RFC 6455, 7.4.1).
 pub(crate) const CLOSE_POLICY: u16 = 1008;
 /// Close code of a server that ends or restarts (IANA's registry).
@@ -192,6 +271,10 @@ mod tests {
         let names: Vec<&str> = ErrorCode::TABLE.iter().map(|row| row.name).collect();
         assert!(names.is_sorted(), "{names:?}");
         assert!(ErrorCode::TABLE.iter().enumerate().all(|(at, row)| row.code as usize == at));
+        let labels: Vec<&str> = HttpFault::TABLE.iter().map(|row| row.label).collect();
+        assert!(labels.is_sorted(), "{labels:?}");
+        assert!(HttpFault::TABLE.iter().enumerate().all(|(at, row)| row.fault as usize == at));
+        assert!(labels.iter().all(|label| !names.contains(label)), "a word has one meaning");
         assert!(CLOSE_CODES.is_sorted_by_key(|row| row.code));
     }
 
@@ -202,12 +285,16 @@ mod tests {
         for ErrorRow { name, status, retry, means, .. } in ErrorCode::TABLE {
             let _ = writeln!(errors, "| `{name}` | {status} | {} | {means} |", advice(*retry));
         }
+        let mut faults = "| label | HTTP | try again | meaning |\n|---|---|---|---|\n".to_owned();
+        for HttpFaultRow { label, status, retry, means, .. } in HttpFault::TABLE {
+            let _ = writeln!(faults, "| `{label}` | {status} | {} | {means} |", advice(*retry));
+        }
         let mut closes = "| close code | connect again | meaning |\n|---|---|---|\n".to_owned();
         for CloseRow { code, retry, means } in CLOSE_CODES {
             let _ = writeln!(closes, "| {code} | {} | {means} |", advice(*retry));
         }
         let page = file("docs/errors.md");
-        for table in [errors, closes] {
+        for table in [errors, faults, closes] {
             assert!(page.contains(&table), "docs/errors.md should have this table:\n{table}");
         }
     }

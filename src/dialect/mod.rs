@@ -40,7 +40,7 @@ mod uuid;
 mod wire;
 mod words;
 
-pub(crate) use codes::{CLOSE_POLICY, CLOSE_RESTART, CLOSE_TRY_LATER, ErrorCode};
+pub(crate) use codes::{CLOSE_POLICY, CLOSE_RESTART, CLOSE_TRY_LATER, ErrorCode, HttpFault};
 pub(crate) use command::{
     Asked, ClientError, ClientMessage, Command, Incoming, Opening, PastEnd, PastStart, Place, Refusal, Reply,
     Stamp, Subscribe,

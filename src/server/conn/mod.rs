@@ -26,7 +26,8 @@ use super::shared::report::ClientTransport;
 use super::tick::Tick;
 use crate::codec::http::{self, BodyDecoder, Request, RequestError};
 use crate::codec::{sse, ws};
-use crate::dialect::{CLOSE_RESTART, CLOSE_TRY_LATER, Encoding, Incoming};
+use crate::dialect::codes::LABEL_HEARTBEAT_MISSED;
+use crate::dialect::{CLOSE_RESTART, CLOSE_TRY_LATER, Encoding, HttpFault, Incoming};
 use crate::event::EventId;
 use crate::filter::Filter;
 use crate::metrics::Kind;
@@ -334,13 +335,17 @@ impl Connection {
 
     /// Refuses a body because too much is being received.
     fn refuse_body(&mut self, too_much: TooMuch, cx: &mut Context<'_>) {
-        let (status, label, error) = match too_much {
-            TooMuch::BodyOwner => (429, "bodies_of_client", "too many bodies of this client are unfinished"),
-            TooMuch::All => (503, "bodies", "too many bodies are unfinished, many of them of this client"),
+        let (fault, error) = match too_much {
+            TooMuch::BodyOwner => {
+                (HttpFault::BodiesOfClient, "too many bodies of this client are unfinished")
+            }
+            TooMuch::All => {
+                (HttpFault::Bodies, "too many bodies are unfinished, many of them of this client")
+            }
         };
-        cx.shared.metrics.fault(label);
+        cx.shared.metrics.fault(fault.label());
         let mut out = Vec::with_capacity(256);
-        routes::write_later(&mut out, status, error, 1, cx.now);
+        routes::write_later(&mut out, fault.status(), error, 1, cx.now);
         cx.send(out);
         self.close(cx);
     }
@@ -569,9 +574,9 @@ impl Connection {
                 }
                 if http.since.is_some() {
                     let error = "request was not complete in time";
-                    cx.shared.metrics.fault("timeout");
+                    cx.shared.metrics.fault(HttpFault::Timeout.label());
                     let mut out = Vec::with_capacity(256);
-                    routes::write_error(&mut out, 408, error, cx.now);
+                    routes::write_error(&mut out, HttpFault::Timeout.status(), error, cx.now);
                     cx.send(out);
                 }
                 self.close(cx);
@@ -588,7 +593,7 @@ impl Connection {
                 // of this process it has not been, whatever the clock says.
                 let was_pinged_twice = last_heartbeat >= last_input + 2 * heartbeat;
                 if was_pinged_twice && cx.tick >= last_input + 2 * heartbeat + (heartbeat / 2).max(3) {
-                    cx.shared.metrics.fault("heartbeat_missed");
+                    cx.shared.metrics.fault(LABEL_HEARTBEAT_MISSED);
                     return Timer::Over;
                 }
                 let since = |last_heartbeat| {

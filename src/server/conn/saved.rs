@@ -56,7 +56,7 @@ fn saved(grant: Option<&Arc<Grant>>) -> Option<SavedGrant> {
     grant.map(|grant| grant.save())
 }
 
-/// Returns the grant in this process, or `None` if it is no longer valid. Without authentication it is `Some(None)`.
+/// Returns the grant in this process, or `None` if it is no longer valid. `Some(None)`: there is no authentication.
 #[expect(clippy::option_option, reason = "no grant, and none that holds")]
 fn restored(grant: Option<SavedGrant>, cx: &Context<'_>) -> Option<Option<Arc<Grant>>> {
     let auth = &cx.shared.auth;

@@ -11,6 +11,7 @@
 use std::fmt;
 
 use crate::codec::http::{Method, Request};
+use crate::dialect::HttpFault;
 use crate::server::config::ServerConfig;
 use crate::server::origin;
 use crate::server::origin::HostName;
@@ -31,11 +32,11 @@ pub(crate) enum PageRefusal<'a> {
 }
 
 impl PageRefusal<'_> {
-    /// Returns the refusal's label in the metrics.
-    pub(crate) fn label(&self) -> &'static str {
+    /// Returns the status of the refusal, and its label in the metrics.
+    pub(crate) fn fault(&self) -> HttpFault {
         match self {
-            Self::Host(_) => "host",
-            Self::Origin(_) | Self::CrossSite => "origin",
+            Self::Host(_) => HttpFault::Host,
+            Self::Origin(_) | Self::CrossSite => HttpFault::Origin,
         }
     }
 }
@@ -287,7 +288,7 @@ mod tests {
 
     fn refused(config: &ServerConfig, host: &str, headers: &str) -> Option<&'static str> {
         let request = request(&format!("GET /ws HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n"));
-        Door::new(config, true, true).refuse(&request).map(|refusal| refusal.label())
+        Door::new(config, true, true).refuse(&request).map(|refusal| refusal.fault().label())
     }
 
     #[test]

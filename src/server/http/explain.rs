@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::refusal::FaultStatus;
+use crate::dialect::HttpFault;
 use crate::event::{Event, EventId};
 use crate::feed::FeedView;
 use crate::filter::{Explanation, Filter};
@@ -84,28 +86,32 @@ pub(crate) fn interests_json(shared: &Shared) -> Vec<Value> {
 pub(crate) fn explain(
     shared: &Shared,
     query: impl Iterator<Item = (String, String)>,
-) -> Result<Value, (u16, String)> {
+) -> Result<Value, (FaultStatus, String)> {
+    let malformed = FaultStatus::from(HttpFault::Explain);
     let (mut id, mut filter) = (None, None);
     for (name, value) in query {
         match name.as_str() {
             "event_id" => {
                 let parsed = value.parse::<EventId>();
-                id = Some(parsed.map_err(|_| (400, "event_id is not an event's id".to_owned()))?);
+                id = Some(parsed.map_err(|_| (malformed, "event_id is not an event's id".to_owned()))?);
             }
             "filter" => {
                 let parsed = value.parse::<Filter>();
-                filter = Some(parsed.map_err(|error| (400, error.to_string()))?);
+                filter = Some(parsed.map_err(|error| (malformed, error.to_string()))?);
             }
             _ => {}
         }
     }
-    let id = id.ok_or((400, "event_id is missing: the id of the event to explain".to_owned()))?;
+    let id = id.ok_or((malformed, "event_id is missing: the id of the event to explain".to_owned()))?;
     let mut found: Option<Event> = None;
     if let Some(at) = place_of(shared, id) {
         shared.bus.read_range(id.shard, at, at + 1, |event| found = Some(event.clone()));
     }
     let Some(event) = found else {
-        return Err((404, "the event is not kept here any more, or never was".to_owned()));
+        return Err((
+            FaultStatus { status: 404, ..malformed },
+            "the event is not kept here any more, or never was".to_owned(),
+        ));
     };
 
     let interests = interests(shared);

@@ -5,4 +5,5 @@ pub(crate) mod explain;
 pub(crate) mod operator;
 pub(crate) mod page;
 pub(crate) mod publish_body;
+mod refusal;
 pub(crate) mod routes;

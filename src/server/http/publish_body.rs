@@ -4,8 +4,9 @@
 
 use serde_json::value::RawValue;
 
+use super::refusal::FaultStatus;
 use crate::codec::http::Request;
-use crate::dialect::{Complete, cloudevents, envelope};
+use crate::dialect::{Complete, ErrorCode, HttpFault, cloudevents, envelope};
 use crate::event::Event;
 
 /// Reason why a body was refused, and the line, from 1.
@@ -13,24 +14,20 @@ use crate::event::Event;
 pub(crate) struct BodyError {
     pub(crate) line: usize,
     pub(crate) error: String,
-    /// Label in the metrics.
-    pub(crate) label: &'static str,
+    pub(crate) status: FaultStatus,
 }
 
 impl BodyError {
     fn new(line: usize, error: impl Into<String>) -> Self {
-        Self { line, error: error.into(), label: "invalid_event" }
+        Self { line, error: error.into(), status: ErrorCode::InvalidEvent.into() }
     }
 }
-
-/// Label of a body with more events than one batch may have.
-pub(crate) const TOO_MANY: &str = "batch_too_long";
 
 fn too_many(line: usize, max: usize) -> BodyError {
     let error = format!(
         "more than {max} events in one request: send them in several, or let the operator raise max_batch_events"
     );
-    BodyError { label: TOO_MANY, ..BodyError::new(line, error) }
+    BodyError { status: HttpFault::BatchTooLong.into(), ..BodyError::new(line, error) }
 }
 
 /// Further check of an event. An error is the reason to refuse it.
@@ -101,7 +98,7 @@ fn checked(event: Result<Complete, String>, check: Check<'_>) -> Result<Complete
     let event = event.map_err(|error| BodyError::new(1, error))?;
     match check(&event) {
         Ok(()) => Ok(event),
-        Err(error) => Err(BodyError { label: "schema", ..BodyError::new(1, error) }),
+        Err(error) => Err(BodyError { status: ErrorCode::Schema.into(), ..BodyError::new(1, error) }),
     }
 }
 
@@ -215,7 +212,10 @@ mod tests {
             [("{\"type\":\"a\"}\n{\"type\":\"b\"}", true), ("[{\"type\":\"a\"},\n{\"type\":\"b\"}]", false)]
         {
             let error = read_body(body.as_bytes(), lines, 100, &check).expect_err("b");
-            assert_eq!((error.line, error.error.as_str(), error.label), (2, "payload/x: is wrong", "schema"));
+            assert_eq!(
+                (error.line, error.error.as_str(), error.status.label),
+                (2, "payload/x: is wrong", "schema")
+            );
         }
     }
 
@@ -225,9 +225,9 @@ mod tests {
         let array = format!("[{}]", all.trim_end().trim_end_matches(','));
         for (body, lines) in [(array.clone(), false), (all.replace("},", "}"), true)] {
             let error = read_body(body.as_bytes(), lines, 100, &|_| Ok(())).expect_err("101 events");
-            assert_eq!((error.line, error.label), (101, TOO_MANY), "{lines}");
+            assert_eq!((error.line, error.status), (101, HttpFault::BatchTooLong.into()), "{lines}");
         }
         let error = read_cloud_events_json(array.as_bytes(), true, 100, &|_| Ok(())).expect_err("101 events");
-        assert_eq!((error.line, error.label), (101, TOO_MANY));
+        assert_eq!((error.line, error.status), (101, HttpFault::BatchTooLong.into()));
     }
 }

@@ -22,9 +22,10 @@ use super::door::Door;
 use super::explain;
 use super::operator;
 use super::page;
+use super::refusal::FaultStatus;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{PerMessageDeflate, UpgradeError};
-use crate::dialect::{Dialect, Encoding, ErrorCode, Opening, shortened};
+use crate::dialect::{Dialect, Encoding, ErrorCode, HttpFault, Opening, shortened};
 use crate::event::Timestamp;
 use crate::metrics::Exposition;
 use crate::server::auth::{Denied, Grant, Shown};
@@ -116,11 +117,11 @@ impl Answer<'_, '_> {
 
     fn error(
         &mut self,
-        status: u16,
-        label: &'static str,
+        fault: impl Into<FaultStatus>,
         error: &str,
         headers: &[(&str, &str)],
     ) -> RouteOutcome {
+        let FaultStatus { status, label } = fault.into();
         self.cx.shared.metrics.fault(label);
         let mut all = vec![JSON];
         all.extend_from_slice(headers);
@@ -148,8 +149,8 @@ impl Pen {
         out.into()
     }
 
-    fn error(&self, status: u16, error: &str, headers: &[(&str, &str)]) -> Bytes {
-        self.write(status, headers, &json!({ "error": error }).to_string())
+    fn error(&self, fault: impl Into<FaultStatus>, error: &str, headers: &[(&str, &str)]) -> Bytes {
+        self.write(fault.into().status, headers, &json!({ "error": error }).to_string())
     }
 }
 
@@ -205,7 +206,16 @@ struct Route {
     right: RouteRight,
     /// Decides by grant and path whether a request's body is read. `None` if no response depends on it.
     body: Option<fn(&Grant, &str) -> bool>,
+    /// Names that the query may have. `None`: the handler checks the query, or ignores it.
+    query: Option<&'static [&'static str]>,
     handler: fn(&mut Answer<'_, '_>, Vec<u8>) -> RouteOutcome,
+}
+
+impl Route {
+    /// Sets the names that the query may have, beside those that are ignored everywhere.
+    const fn with_query(self, names: &'static [&'static str]) -> Self {
+        Self { query: Some(names), ..self }
+    }
 }
 
 /// Methods of a route; `OPTIONS` is one of each.
@@ -269,14 +279,18 @@ const ROUTES: &[Route] = &[
     get("/api/stats", RouteRight::Admin, |answer, _| {
         let stats = operator::stats_json(answer.cx.shared);
         answer.json(200, &stats)
-    }),
+    })
+    .with_query(&[]),
     get("/api/history", RouteRight::Admin, |answer, _| {
         let history = operator::history_json(answer.cx.shared, answer.cx.now);
         answer.json(200, &history)
-    }),
-    get("/api/explain", RouteRight::Admin, |answer, _| answer.explain()),
-    get("/api/subscriptions", RouteRight::Handler, |answer, _| answer.subscriptions()),
-    get(PRESENCE, RouteRight::Handler, |answer, _| answer.presence(&answer.request.path[PRESENCE.len()..])),
+    })
+    .with_query(&[]),
+    get("/api/explain", RouteRight::Admin, |answer, _| answer.explain()).with_query(&["event_id", "filter"]),
+    get("/api/subscriptions", RouteRight::Handler, |answer, _| answer.subscriptions())
+        .with_query(&["client_id"]),
+    get(PRESENCE, RouteRight::Handler, |answer, _| answer.presence(&answer.request.path[PRESENCE.len()..]))
+        .with_query(&[]),
     get("/sse", RouteRight::Handler, |answer, _| answer.sse(Encoding::NativeSse)),
     get("/sse/events", RouteRight::Handler, |answer, _| answer.sse(Encoding::NativeSseUnnamed)),
     get("/bridge", RouteRight::Known, |answer, _| {
@@ -284,9 +298,10 @@ const ROUTES: &[Route] = &[
         answer.json(200, &json!({ "routes": routes }))
     }),
     post(BRIDGE, Some(may_bridge), |answer, body| answer.bridge(&answer.request.path[BRIDGE.len()..], &body)),
-    post("/publish", Some(|grant, _| grant.publishes()), |answer, body| answer.publish(body)),
+    post("/publish", Some(|grant, _| grant.publishes()), |answer, body| answer.publish(body)).with_query(&[]),
     post("/ticket", None, |answer, _| answer.ticket()),
-    post("/api/revoke", Some(|grant, _| grant.is_admin()), |answer, body| answer.revoke(&body)),
+    post("/api/revoke", Some(|grant, _| grant.is_admin()), |answer, body| answer.revoke(&body))
+        .with_query(&[]),
 ];
 
 const fn get(
@@ -294,7 +309,7 @@ const fn get(
     right: RouteRight,
     handler: fn(&mut Answer<'_, '_>, Vec<u8>) -> RouteOutcome,
 ) -> Route {
-    Route { path, methods: RouteMethods::Get, right, body: None, handler }
+    Route { path, methods: RouteMethods::Get, right, body: None, query: None, handler }
 }
 
 const fn post(
@@ -302,7 +317,7 @@ const fn post(
     body: Option<fn(&Grant, &str) -> bool>,
     handler: fn(&mut Answer<'_, '_>, Vec<u8>) -> RouteOutcome,
 ) -> Route {
-    Route { path, methods: RouteMethods::Post, right: RouteRight::Handler, body, handler }
+    Route { path, methods: RouteMethods::Post, right: RouteRight::Handler, body, query: None, handler }
 }
 
 fn may_bridge(grant: &Grant, path: &str) -> bool {
@@ -331,12 +346,12 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
     let (route, endpoint) = (route_at(path), answer.cx.config.endpoint(path));
     if route.is_none() && endpoint.is_none() {
         let error = format!("nothing at {}: the page is at /, streams at /ws and /sse", shortened(path));
-        return answer.error(404, "not_found", &error, &[]);
+        return answer.error(HttpFault::NotFound, &error, &[]);
     }
-    if let Some(known) = query::known_at(path)
+    if let Some(known) = route.and_then(|route| route.query)
         && let Err(error) = query::check(request, known)
     {
-        return answer.error(400, "invalid_query", &error, &[]);
+        return answer.error(ErrorCode::InvalidQuery, &error, &[]);
     }
     let allowed = route.map_or(RouteMethods::Get, |route| route.methods).allowed();
     let is_upgrade = method == Method::Get && request.header_has_token("upgrade", "websocket");
@@ -356,7 +371,7 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
         (None, Some(_)) if method == Method::Head => answer.refuse_upgrade(UpgradeError::NoUpgrade),
         _ => {
             let error = format!("{path} takes {allowed}");
-            answer.error(405, "method_not_allowed", &error, &[("Allow", allowed)])
+            answer.error(HttpFault::MethodNotAllowed, &error, &[("Allow", allowed)])
         }
     }
 }
@@ -396,7 +411,7 @@ impl Answer<'_, '_> {
     fn explain(&mut self) -> RouteOutcome {
         match explain::explain(self.cx.shared, self.request.query_pairs()) {
             Ok(journey) => self.json(200, &journey),
-            Err((status, error)) => self.error(status, "explain", &error, &[]),
+            Err((fault, error)) => self.error(fault, &error, &[]),
         }
     }
 }
@@ -448,7 +463,7 @@ impl Answer<'_, '_> {
         let mut asked = self.request.query_pairs().filter(|(name, _)| name == "client_id");
         let Some((_, client)) = asked.next() else {
             let error = "client_id is missing: the one that the client was told when it connected";
-            return self.error(400, "invalid_query", error, &[]);
+            return self.error(ErrorCode::InvalidQuery, error, &[]);
         };
         let all = self.cx.shared.clients.observers.subscriptions_of(&client);
         self.json(200, &json!({ "subscriptions": all }))
@@ -483,7 +498,7 @@ impl Answer<'_, '_> {
     }
 
     fn forbidden(&mut self, error: &str) -> RouteOutcome {
-        self.cx.shared.metrics.fault("forbidden");
+        self.cx.shared.metrics.fault(ErrorCode::Forbidden.name());
         self.json(403, &json!({ "error": error, "code": ErrorCode::Forbidden }))
     }
 
@@ -496,7 +511,7 @@ impl Answer<'_, '_> {
         match presence_query::answer(self.cx.shared, self.cx.config, channel, grant.as_deref()) {
             Ok(list) => self.json(200, &list),
             Err(error) if error.code == ErrorCode::Forbidden => self.forbidden(&error.text),
-            Err(error) => self.error(error.code.status(), error.code.name(), &error.text, &[]),
+            Err(error) => self.error(error.code, &error.text, &[]),
         }
     }
 
@@ -510,7 +525,7 @@ impl Answer<'_, '_> {
         let request = self.request;
         let refusal = Door::of(self.cx.shared, self.cx.config).refuse(request)?;
         self.cx.shared.monitor.refusals.tell(&refusal, self.client());
-        Some(self.error(403, refusal.label(), &refusal.to_string(), &[]))
+        Some(self.error(refusal.fault(), &refusal.to_string(), &[]))
     }
 }
 

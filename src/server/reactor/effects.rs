@@ -113,7 +113,7 @@ impl<S: Socket> LoopState<S> {
     ) {
         if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
             let token = self.clients.token(slot);
-            // The new want before the old one goes: what is in both is never let go of.
+            // The new guard comes before the old one is dropped, so a subject that is in both stays followed.
             let want =
                 |wish: &FilterSelection| (wish.filter.clone(), interest.want(std::iter::once(&wish.filter)));
             let _old = self.clients.wanted.insert(token, wishes.iter().map(want).collect());
@@ -137,7 +137,7 @@ impl<S: Socket> LoopState<S> {
         self.change_channels(slot, changes);
         if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
             let wanted = self.clients.wanted.entry(self.clients.token(slot)).or_default();
-            // The new want before the old one goes: what is in both is never let go of.
+            // The new guard comes before the old one is dropped, so a subject that is in both stays followed.
             for change in changes.iter().filter(|change| change.to.is_some()) {
                 let want = interest.want(std::iter::once(&change.filter));
                 let _old = wanted.insert(change.filter.clone(), want);

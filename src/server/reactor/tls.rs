@@ -11,6 +11,7 @@ use std::sync::Arc;
 use mio::net::TcpStream;
 use rustls::ServerConnection;
 
+use crate::dialect::codes::LABEL_TLS;
 use crate::metrics::Metrics;
 
 /// Maximum number of our bytes that rustls holds for a full socket.
@@ -98,7 +99,7 @@ impl TlsStream {
 
     /// Reports the error to the peer: as a TLS alert, or as an HTTP response if the peer speaks plain HTTP.
     fn refuse(&mut self, error: &rustls::Error) {
-        self.metrics.fault("tls");
+        self.metrics.fault(LABEL_TLS);
         if self.tls.is_handshaking()
             && matches!(error, rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType))
         {

@@ -32,6 +32,7 @@ use super::auth::{Denied, Grant};
 use super::limits::rates::Limited;
 use super::tick::Tick;
 use crate::codec::ws;
+use crate::dialect::codes::LABEL_AUTH_LATE;
 use crate::dialect::{
     Asked, CLOSE_POLICY, ClientError, ClientMessage, Command, Complete, Encoding, ErrorCode, Incoming,
     Observed, Opening, Place, Refusal, Reply, Stamp, Subscribe, lean, native, shortened,
@@ -297,8 +298,8 @@ impl Session {
     fn refuse(&self, why: &Refusal, cx: &mut Context<'_>) -> Flow {
         cx.shared.metrics.fault(match why {
             Refusal::NoToken => Denied::Missing.label(),
-            Refusal::BadToken(_) => "auth_failed",
-            Refusal::TooLate(_) => "auth_late",
+            Refusal::BadToken(_) => ErrorCode::AuthFailed.name(),
+            Refusal::TooLate(_) => LABEL_AUTH_LATE,
         });
         match self.encoding.protocol().refuse(why) {
             Some((code, reason)) => {

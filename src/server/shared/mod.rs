@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 
 use crate::bridge::{Bridge, BridgeAnswer};
 use crate::bus::Bus;
-use crate::dialect::Observers;
+use crate::dialect::{ErrorCode, Observers};
 use crate::engine::{Engine, EngineConfig, EngineError, History, NotReady, Places};
 use crate::event::{Event, Timestamp};
 use crate::held::HeldBytes;
@@ -217,7 +217,7 @@ impl Shared {
         match self.config().1.check_event(&event) {
             Ok(()) => self.publish_unasked(event),
             Err(error) => {
-                self.metrics.fault("schema");
+                self.metrics.fault(ErrorCode::Schema.name());
                 tracing::debug!(event_type = event.event_type(), error, "what was sent is not published");
             }
         }

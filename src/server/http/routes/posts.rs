@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Answer, JSON, Pen, RouteOutcome};
+use super::{Answer, FaultStatus, JSON, Pen, RouteOutcome};
 use crate::bridge::BridgeOutcome;
 use crate::codec::http::Request;
-use crate::dialect::{Complete, shortened};
+use crate::dialect::{Complete, ErrorCode, HttpFault, shortened};
 use crate::engine::Refused;
 use crate::event::{Event, EventId};
 use crate::server::auth::{Grant, NoTicket, Revocation};
@@ -69,7 +69,7 @@ impl Publication {
     /// Parses the events. Returns them if all of them may be published, otherwise the response.
     fn read(self) -> Made {
         let Self { request, body, grant, config, shared, pen } = self;
-        let refuse = |status, label, body: serde_json::Value| {
+        let refuse = |FaultStatus { status, label }, body: serde_json::Value| {
             shared.metrics.fault(label);
             Made::Answer(pen.write(status, &[], &body.to_string()))
         };
@@ -90,15 +90,14 @@ impl Publication {
                     "content type {} is not taken: send application/json, application/x-ndjson or CloudEvents",
                     shortened(other)
                 );
-                return refuse(415, "media_type", json!({ "error": error }));
+                return refuse(HttpFault::MediaType.into(), json!({ "error": error }));
             }
         };
         let events = match cloud_events.unwrap_or_else(|| publish_body::read_body(&body, lines, max, &check))
         {
             Ok(events) => events,
             Err(fault) => {
-                let status = if fault.label == publish_body::TOO_MANY { 413 } else { 400 };
-                return refuse(status, fault.label, json!({ "error": fault.error, "line": fault.line }));
+                return refuse(fault.status, json!({ "error": fault.error, "line": fault.line }));
             }
         };
         // The events get the request's trace context, unless they have their own.
@@ -115,7 +114,10 @@ impl Publication {
         });
         if let Some(what) = beyond {
             let error = format!("beyond what the token allows: {what}");
-            return refuse(403, "forbidden", json!({ "error": error, "code": "forbidden" }));
+            return refuse(
+                ErrorCode::Forbidden.into(),
+                json!({ "error": error, "code": ErrorCode::Forbidden }),
+            );
         }
         let accepted = events.len();
         shared.metrics.events_published.inc_by(accepted as u64);
@@ -128,7 +130,7 @@ impl Publication {
                 Err(why) => {
                     // Without `Retry-After` a client does not try again what can never be accepted.
                     let later: &[_] = if why.may_pass_later() { &[("Retry-After", "1")] } else { &[] };
-                    pen.error(why.code().status(), &why.text(), later)
+                    pen.error(why.code(), &why.text(), later)
                 }
             })
         };
@@ -164,9 +166,9 @@ impl Answer<'_, '_> {
             let job = Box::new(move || publication.read());
             let shared = Arc::clone(self.cx.shared);
             let instead = Box::new(move |_| {
-                shared.metrics.fault("bodies_busy");
+                shared.metrics.fault(HttpFault::BodiesBusy.label());
                 let error = "too many long bodies wait to be read: none of this one was published";
-                pen.error(503, error, &[("Retry-After", "1")])
+                pen.error(HttpFault::BodiesBusy, error, &[("Retry-After", "1")])
             });
             let lane = BODIES.to_owned();
             return self.work(Work { lane, limits, patience: READ_TICKS, bytes, job, instead });
@@ -197,7 +199,7 @@ impl Answer<'_, '_> {
         admitted.map_err(|seconds| {
             let window = self.cx.config.limits.window.as_secs_f64();
             let error = format!("rate limit of {max} publishes in {window} s reached");
-            self.error(429, "rate_limited", &error, &[("Retry-After", &seconds.to_string())])
+            self.error(ErrorCode::RateLimited, &error, &[("Retry-After", &seconds.to_string())])
         })
     }
 
@@ -209,7 +211,7 @@ impl Answer<'_, '_> {
             return refusal;
         }
         let Ok(message) = simdutf8::basic::from_utf8(body) else {
-            return self.error(400, "bridge_malformed", "message is not valid UTF-8", &[]);
+            return self.error(HttpFault::BridgeMalformed, "message is not valid UTF-8", &[]);
         };
         let shared = Arc::clone(self.cx.shared);
         shared.metrics.bridged.inc();
@@ -224,30 +226,34 @@ impl Answer<'_, '_> {
             let (pen, shared) = (pen.clone(), Arc::clone(&shared));
             Box::new(move || {
                 let answer = shared.route(&config, &protocol, &message);
-                let (status, label) = match answer.outcome() {
-                    BridgeOutcome::Answered => (200, ""),
-                    BridgeOutcome::Unknown => (404, "bridge_unknown"),
-                    BridgeOutcome::Malformed => (400, "bridge_malformed"),
-                    BridgeOutcome::Failed => (500, "bridge_failed"),
+                let fault = match answer.outcome() {
+                    BridgeOutcome::Answered => None,
+                    BridgeOutcome::Unknown => Some(HttpFault::BridgeUnknown),
+                    BridgeOutcome::Malformed => Some(HttpFault::BridgeMalformed),
+                    BridgeOutcome::Failed => Some(HttpFault::BridgeFailed),
                 };
-                if !label.is_empty() {
-                    shared.metrics.fault(label);
+                if let Some(fault) = fault {
+                    shared.metrics.fault(fault.label());
                 }
-                Made::Answer(pen.write(status, &[], answer.json()))
+                Made::Answer(pen.write(fault.map_or(200, HttpFault::status), &[], answer.json()))
             })
         };
         let instead = Box::new(move |why| match why {
             NotDone::Busy => {
-                shared.metrics.fault("bridge_busy");
+                shared.metrics.fault(HttpFault::BridgeBusy.label());
                 pen.error(
-                    503,
+                    HttpFault::BridgeBusy,
                     "too many messages of this protocol wait for its handler",
                     &[("Retry-After", "1")],
                 )
             }
             NotDone::Late => {
-                shared.metrics.fault("bridge_late");
-                pen.error(504, "the handler has not answered in time: it may still be at work", &[])
+                shared.metrics.fault(HttpFault::BridgeLate.label());
+                pen.error(
+                    HttpFault::BridgeLate,
+                    "the handler has not answered in time: it may still be at work",
+                    &[],
+                )
             }
         });
         let patience = self.cx.config.bridge_ticks();
@@ -272,10 +278,10 @@ impl Answer<'_, '_> {
                     "this token's subject has {max} tickets that are not used: ask for one when a stream is opened; try \
                      again in {seconds} s"
                 );
-                self.error(429, "ticket_share", &error, &[("Retry-After", &seconds.to_string())])
+                self.error(HttpFault::TicketShare, &error, &[("Retry-After", &seconds.to_string())])
             }
             Err(NoTicket::Full) => {
-                self.error(503, "too_many_tickets", "too many tickets are out", &[("Retry-After", "5")])
+                self.error(HttpFault::TooManyTickets, "too many tickets are out", &[("Retry-After", "5")])
             }
         }
     }
@@ -285,12 +291,12 @@ impl Answer<'_, '_> {
             return refusal;
         }
         if self.cx.shared.auth.is_open() {
-            return self.error(400, "not_configured", "there is no authentication to revoke", &[]);
+            return self.error(HttpFault::NotConfigured, "there is no authentication to revoke", &[]);
         }
         let one = std::str::from_utf8(body).map_err(|_| "not UTF-8".to_owned()).and_then(Revocation::read);
         let one = match one {
             Ok(one) => one,
-            Err(error) => return self.error(400, "invalid_revocation", &error, &[]),
+            Err(error) => return self.error(HttpFault::InvalidRevocation, &error, &[]),
         };
         match self.cx.shared.auth.revoke(one.clone(), self.cx.now) {
             Ok(count) => {
@@ -303,7 +309,7 @@ impl Answer<'_, '_> {
             }
             Err(max) => {
                 let error = format!("{max} revocations are as many as are kept: write some to the file");
-                self.error(507, "too_many_revocations", &error, &[])
+                self.error(HttpFault::TooManyRevocations, &error, &[])
             }
         }
     }
@@ -312,7 +318,7 @@ impl Answer<'_, '_> {
     fn revoke_everywhere(&mut self, one: Revocation, count: usize) -> RouteOutcome {
         let failed = |pen: &Pen, why: &str| {
             pen.error(
-                503,
+                ErrorCode::EngineUnanswered,
                 &format!("revoked on this node; other nodes may not know: {why}"),
                 &[("Retry-After", "1")],
             )

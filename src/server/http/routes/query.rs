@@ -25,17 +25,6 @@ pub(super) fn check(request: &Request, known: &[&str]) -> Result<(), String> {
     names.try_for_each(|name| unknown(&name, known))
 }
 
-/// Returns the names that a path's query may have; `None` if any may, because other code reads it or none does.
-pub(super) fn known_at(path: &str) -> Option<&'static [&'static str]> {
-    match path {
-        "/api/explain" => Some(&["event_id", "filter"]),
-        "/api/subscriptions" => Some(&["client_id"]),
-        "/publish" => Some(&[]),
-        path if path.starts_with("/api/") => Some(&[]),
-        _ => None,
-    }
-}
-
 /// Parses a switch: set by its name alone, `1` or `true`.
 pub(super) fn switch(name: &str, value: &str) -> Result<bool, String> {
     let is = |word: &str| value.eq_ignore_ascii_case(word);

@@ -5,12 +5,14 @@
 
 use serde_json::json;
 
-use super::{Answer, RouteOutcome, query};
+use super::{Answer, FaultStatus, RouteOutcome, query};
 use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
 use crate::dialect::stream::HEADERS;
-use crate::dialect::{ClientError, Dialect, Encoding, ErrorCode, OnLag, Place, lean, native, split_entity};
+use crate::dialect::{
+    ClientError, Dialect, Encoding, ErrorCode, HttpFault, OnLag, Place, lean, native, split_entity,
+};
 use crate::feed::Compression;
 use crate::filter::{Filter, FilterErrorKind, VALUES_MAX};
 use crate::metrics::Kind;
@@ -37,7 +39,7 @@ impl Answer<'_, '_> {
         };
         if !is_name(&name) {
             let error = "user is empty, longer than 256 bytes or holds a control character";
-            return Err(self.error(400, "invalid_query", error, &[]));
+            return Err(self.error(ErrorCode::InvalidQuery, error, &[]));
         }
         self.cx.effects.push(Effect::Named(name.into()));
         Ok(())
@@ -58,25 +60,25 @@ impl Answer<'_, '_> {
         }
         self.cx.shared.metrics.connections_refused.get_or_create(&Kind { kind: "address" }).inc();
         let error = format!("limit of {max} streams from one address reached");
-        Err(self.error(429, "address", &error, &[("Retry-After", "5")]))
+        Err(self.error(HttpFault::Address, &error, &[("Retry-After", "5")]))
     }
 
     /// Refuses a stream while the server drains or is short of memory.
     fn refuse_stream(&mut self) -> Option<RouteOutcome> {
-        let (label, error) = if self.cx.shared.is_draining() {
-            ("draining", "server is shutting down")
+        let (fault, error): (FaultStatus, _) = if self.cx.shared.is_draining() {
+            (ErrorCode::Draining.into(), "server is shutting down")
         } else if self.cx.shared.is_short_of_memory() {
-            ("memory", "server is short of memory")
+            (HttpFault::Memory.into(), "server is short of memory")
         } else {
             return None;
         };
-        Some(self.error(503, label, error, &[("Retry-After", "5")]))
+        Some(self.error(fault, error, &[("Retry-After", "5")]))
     }
 
     /// Refuses a stream for an error in its query.
     fn bad_query(&mut self, error: &ClientError) -> RouteOutcome {
         if error.code != ErrorCode::InvalidFilter {
-            return self.error(error.code.status(), error.code.name(), &error.text, &[]);
+            return self.error(error.code, &error.text, &[]);
         }
         self.cx.shared.metrics.fault(error.code.name());
         let mut body = json!({ "error": error.text, "code": error.code });
@@ -87,7 +89,7 @@ impl Answer<'_, '_> {
     }
 
     pub(super) fn refuse_upgrade(&mut self, error: UpgradeError) -> RouteOutcome {
-        self.error(error.status(), error.label(), &error.to_string(), error.headers())
+        self.error(error, &error.to_string(), error.headers())
     }
 
     pub(super) fn websocket(&mut self, dialect: Dialect, channel: String) -> RouteOutcome {
@@ -115,12 +117,12 @@ impl Answer<'_, '_> {
             && let Err(error) = query::check(self.request, &[])
         {
             let error = format!("{error}; a WebSocket's filter goes into its subscribe");
-            return self.error(400, "invalid_query", &error, &[]);
+            return self.error(ErrorCode::InvalidQuery, &error, &[]);
         }
         let query: Vec<(String, String)> = self.request.query_pairs().collect();
         let mut opening = match dialect.open(place, &query) {
             Ok(opening) => opening,
-            Err(error) => return self.error(400, "invalid_query", &error, &[]),
+            Err(error) => return self.error(ErrorCode::InvalidQuery, &error, &[]),
         };
         if native == Some(lean::PROTOCOL) {
             opening.encoding = opening.encoding.lean();

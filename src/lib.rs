@@ -128,6 +128,7 @@ server.join()?;
 //! | `schema` | payloads checked against JSON Schemas | yes |
 //! | `config-file` | `Config` from a TOML file, the environment and flags | yes |
 //! | `redis`, `nats` | engines: order and history in a log that nodes share | yes |
+//! | `tower` | [`tower`](mod@tower): streams on the port of an axum or hyper app | no |
 //! | `cli` | the `fanwire` program: all of the above, and its commands | yes |
 //!
 //! The README's table names the guides in `docs/` for operators, embedders and front ends.
@@ -172,6 +173,8 @@ mod sim;
 mod sync;
 #[cfg(feature = "server")]
 mod threads;
+#[cfg(all(unix, feature = "tower"))]
+pub mod tower;
 
 pub use bus::{Bus, Delivery, Gap, LosslessBus, Predicate, Publisher, Subscriber};
 pub use event::Event;

@@ -32,7 +32,7 @@ impl Server {
     pub fn builder(bus: &Bus) -> ServerBuilder {
         ServerBuilder {
             bus: bus.clone(),
-            listen: "127.0.0.1:8765".to_owned(),
+            listen: None,
             sockets: Vec::new(),
             #[cfg(unix)]
             inheritance: None,
@@ -49,7 +49,7 @@ impl Server {
 /// Settings of a server that is not started yet.
 pub struct ServerBuilder {
     bus: Bus,
-    listen: String,
+    listen: Option<String>,
     sockets: Vec<TcpListener>,
     #[cfg(unix)]
     inheritance: Option<Inheritance>,
@@ -63,14 +63,15 @@ pub struct ServerBuilder {
 
 impl fmt::Debug for ServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ServerBuilder({}, {} loops)", self.listen, self.loops)
+        write!(f, "ServerBuilder({}, {} loops)", self.listen.as_deref().unwrap_or("no address"), self.loops)
     }
 }
 
 impl ServerBuilder {
-    /// Sets the address and port to serve at. Port 0 chooses a free one. Default: `127.0.0.1:8765`.
+    /// Sets the address and port to listen on. Port 0 takes a free one. Default: none; the server then serves the connections
+    /// that the program gives to its [`Acceptor`](super::Acceptor).
     pub fn listen(mut self, address: impl Into<String>) -> Self {
-        self.listen = address.into();
+        self.listen = Some(address.into());
         self
     }
 
@@ -147,20 +148,26 @@ impl ServerBuilder {
         if let Some(inheritance) = &mut inheritance {
             sockets = std::mem::take(&mut inheritance.listeners);
         }
-        let doing = || format!("listening on {listen}");
-        let address = match sockets.first() {
-            Some(socket) => socket.local_addr(),
-            None => resolve(&listen),
+        let doing = || match &listen {
+            Some(listen) => format!("listening on {listen}"),
+            None => "starting the loops".to_owned(),
+        };
+        let address = match (sockets.first(), &listen) {
+            (Some(socket), _) => socket.local_addr().map(Some),
+            (None, Some(listen)) => resolve(listen).map(Some),
+            (None, None) => Ok(None),
         };
         let address = address.map_err(|e| ServerError::new(doing(), e))?;
         let is_local = |address: SocketAddr| address.ip().to_canonical().is_loopback();
         let others = sockets.iter().filter_map(|socket| socket.local_addr().ok());
-        let is_local = std::iter::once(address).chain(others).all(is_local);
+        // Without a listener the embedding program decides where connections come from.
+        let is_guarded = address.into_iter().chain(others).all(is_local);
+        let is_local = address.is_some() && is_guarded;
         #[cfg(feature = "auth")]
         let auth = Auth::load(&config.auth).map_err(ServerError::authentication)?;
         #[cfg(not(feature = "auth"))]
         let auth = Auth::default();
-        if auth.is_open() && !config.insecure && !is_local {
+        if auth.is_open() && !config.insecure && !is_guarded {
             return Err(ServerError::unguarded(doing()));
         }
         let config = Prepared::new(config).map_err(ServerError::configuration)?;

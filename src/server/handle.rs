@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::acceptor::Acceptor;
 use super::config::{Prepared, ServerConfig};
 use super::error::ServerError;
 #[cfg(unix)]
@@ -52,22 +53,33 @@ impl Liveness {
 /// A running server. Dropping it lets the server run on by itself.
 #[must_use = "keep it to drain or join the server"]
 pub struct ServerHandle {
-    pub(super) address: SocketAddr,
+    pub(super) address: Option<SocketAddr>,
     pub(super) shared: Arc<Shared>,
     pub(super) threads: Vec<JoinHandle<()>>,
 }
 
 impl fmt::Debug for ServerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ServerHandle({})", self.address)
+        write!(f, "ServerHandle({:?})", self.address)
     }
 }
 
 impl ServerHandle {
-    /// Returns the server's address, with the chosen port if 0 was requested.
+    /// Returns the address on which the server listens, with the chosen port if 0 was requested.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the server has no listener: neither [`listen`](super::ServerBuilder::listen) nor
+    /// [`sockets`](super::ServerBuilder::sockets) was called.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.address
+        self.address.expect("the server has no listener: call `listen` on its builder")
+    }
+
+    /// Returns an acceptor, through which the program gives this server connections that it has accepted itself.
+    #[must_use]
+    pub fn acceptor(&self) -> Acceptor {
+        Acceptor::new(Arc::clone(&self.shared))
     }
 
     /// Reports at `/readyz` that the server is leaving, and continues to serve, so that a load balancer has time to notice.

@@ -4,6 +4,7 @@
 //! - A connection is a state machine without a socket.
 //! - A loop's state drives it without knowing mio. Only `reactor::event_loop` touches sockets and threads.
 
+mod acceptor;
 pub(crate) mod auth;
 mod builder;
 pub(crate) mod config;
@@ -32,6 +33,7 @@ pub(crate) mod workers;
 
 pub use crate::dialect::{Dialect, ParseDialectError};
 pub use crate::threads::ThreadFailure;
+pub use acceptor::{Acceptor, AgreedStream, ClientSocket, StreamRequest, StreamResponse};
 pub use builder::{Server, ServerBuilder};
 pub use config::{BridgeConfig, ServerConfig};
 pub use endpoint::{Endpoint, Preset};

@@ -27,11 +27,19 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+pub use wire::deadline;
 
 use serde_json::Value;
 
 /// Longest time for any single wait, enough for a debug build on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Raises the number of files and sockets that this process can have open.
+pub fn raise_file_limit(limit: u64) {
+    let now = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: Some(limit), maximum: now.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).expect("the hard limit is higher");
+}
 
 /// A `fanwire serve` of the test, on a free port. Killed on drop.
 pub struct Server {

@@ -29,6 +29,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("bridge", 4),
     ("server", 5),
     ("config", 6),
+    ("tower", 6),
     ("cli", 7),
 ];
 
@@ -56,11 +57,12 @@ const SERVER: &[(&str, u8)] = &[
     ("http", 6),
     ("conn", 7),
     ("reactor", 8),
-    ("handle", 8),
-    ("memory", 9),
-    ("builder", 9),
-    ("harness", 10),
-    ("mod", 11),
+    ("acceptor", 8),
+    ("handle", 9),
+    ("memory", 10),
+    ("builder", 10),
+    ("harness", 11),
+    ("mod", 12),
 ];
 
 const ENGINE: &[(&str, u8)] = &[

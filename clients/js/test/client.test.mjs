@@ -288,7 +288,7 @@ test('subscriptions with texts share one socket, and each gets its own events', 
     for await (const { event_type } of one) if (types[event_type]) got.push(types[event_type]);
     for (const [text, event, want] of texts.cases) if (text === filter) assert.equal(got.includes(event), want, `${text} on ${event}`);
   }
-  // What this client can't evaluate has a socket of its own: here numbers are rounded.
+  // A filter that this client can't evaluate has a socket of its own: here numbers are rounded.
   const big = client.subscribe({ filter: 'payload.n == 9007199254740993' });
   await big.ready;
   assert.equal((await sockets()) - before, 2);

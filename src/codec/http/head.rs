@@ -36,6 +36,12 @@ fn check_lines(head: &[u8]) -> Result<(), RequestError> {
     Ok(())
 }
 
+/// Returns the length of the head at the front of `bytes`, with the empty line that ends it.
+#[must_use]
+pub fn head_len(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
+}
+
 /// Parses a request's head at the front of `buf`. Returns the request and the length of its head in bytes; the body
 /// follows. Returns `None` if more bytes are needed.
 ///
@@ -56,7 +62,7 @@ pub fn parse_request(buf: &[u8], limits: &HttpLimits) -> Result<Option<(Request,
     }
     check_start(text)?;
     let seen = &text[..text.len().min(limits.max_head_bytes)];
-    let end = seen.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+    let end = head_len(seen);
     check_lines(&seen[..end.unwrap_or(seen.len())])?;
     let line = seen.iter().position(|byte| *byte == b'\n').unwrap_or(seen.len());
     let mut words = seen[..line].split(|byte| *byte == b' ').skip(1);

@@ -16,7 +16,7 @@ mod tests;
 
 pub use body::BodyDecoder;
 pub use error::RequestError;
-pub use head::parse_request;
+pub use head::{head_len, parse_request};
 pub use limits::HttpLimits;
 pub(crate) use request::is_token_byte;
 pub use request::{BodyFraming, Method, Request, percent_decode};

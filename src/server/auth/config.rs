@@ -59,6 +59,10 @@ pub struct AuthConfig {
     pub revoked_file: Option<PathBuf>,
     /// `auth.anonymous`: rights of clients without a token. Default: none, so they are refused.
     pub anonymous: AnonymousConfig,
+    /// Whether the embedding program gives rights to the clients whose connections it has accepted
+    /// ([`StreamRequest::claims`](crate::server::StreamRequest::claims)). Other clients need a token, as with keys. Default:
+    /// false.
+    pub by_program: bool,
     /// `auth.cookie`: name of the cookie that may hold a token. It counts for requests from the server's own origin and from
     /// those in `cors_origins`. Default: `auth-token`.
     pub cookie: String,
@@ -149,6 +153,7 @@ impl Default for AuthConfig {
             max_token_bytes: 8192,
             ticket_ttl: Duration::from_secs(30),
             max_tickets: 10_000,
+            by_program: false,
             max_revocations: 10_000,
         }
     }
@@ -174,7 +179,7 @@ impl AuthConfig {
     /// Returns whether authentication is configured.
     #[must_use]
     pub fn is_configured(&self) -> bool {
-        self.jwt.is_configured() || self.api_keys_file.is_some()
+        self.jwt.is_configured() || self.api_keys_file.is_some() || self.by_program
     }
 }
 

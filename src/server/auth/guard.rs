@@ -15,7 +15,7 @@ use super::jwt::{self, Verifier};
 use super::revocation::{Revocation, Revocations, TooMany};
 use super::seal::Seal;
 use super::ticket::Tickets;
-use super::{Denied, Fault, NoTicket, SavedSeal};
+use super::{Claims, Denied, Fault, NoTicket, SavedSeal, Shown};
 use crate::codec::http::Request;
 use crate::event::{Since, Timestamp};
 use crate::server::limits::budget::Budget;
@@ -52,6 +52,9 @@ pub(crate) struct Auth {
 
 /// Proof of an anonymous grant, which rests on no key.
 const ANONYMOUS: u64 = 0;
+
+/// Proof of a grant that the embedding program gave, which rests on no key of the server.
+const BY_PROGRAM: u64 = 1;
 
 fn seconds(now: Timestamp) -> i64 {
     now.0.div_euclid(1_000_000)
@@ -106,7 +109,8 @@ impl Guard {
     }
 
     fn vouches(&self, proof: u64) -> bool {
-        self.verifier.as_ref().is_some_and(|keys| keys.has(proof))
+        (proof == BY_PROGRAM && self.config.by_program)
+            || self.verifier.as_ref().is_some_and(|keys| keys.has(proof))
             || self.api_keys.as_ref().is_some_and(|keys| keys.has(proof))
     }
 }
@@ -264,6 +268,20 @@ impl Auth {
     /// Returns the memory of unused tickets, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         lock(&self.tickets).held_bytes()
+    }
+
+    /// Returns the outcome of claims that the embedding program gives to a client, or the fault in the claims or the config.
+    pub(crate) fn admit_by_program(&self, claims: &Claims, now: Timestamp) -> Result<Shown, String> {
+        if !self.guard().is_some_and(|guard| guard.config.by_program) {
+            return Err(
+                "the program gives claims, but auth.by_program of the server's config is false".to_owned()
+            );
+        }
+        let grant = Grant::new(claims, claims.exp, BY_PROGRAM)?;
+        Ok(match self.ended(&grant, now) {
+            None => Ok(Some(Arc::new(grant))),
+            Some(denied) => Err(denied),
+        })
     }
 
     /// Returns a grant of the predecessor process, if it still holds here.

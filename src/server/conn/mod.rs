@@ -10,7 +10,7 @@ pub(crate) mod saved;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use serde_json::json;
 
 use self::echo::Echo;
@@ -24,7 +24,7 @@ use super::session::rights;
 use super::session::{Flow, Session};
 use super::shared::report::ClientTransport;
 use super::tick::Tick;
-use crate::codec::http::{self, BodyDecoder, Request, RequestError};
+use crate::codec::http::{self, BodyDecoder, Method, Request, RequestError};
 use crate::codec::{sse, ws};
 use crate::dialect::codes::LABEL_HEARTBEAT_MISSED;
 use crate::dialect::{CLOSE_RESTART, CLOSE_TRY_LATER, Encoding, HttpFault, Incoming};
@@ -116,6 +116,22 @@ const FRAME_INSTRUCTIONS: usize = 2;
 /// Time that a closing connection has to be written out and closed by its peer, so that a reset does not lose the last
 /// bytes.
 const CLOSING_TICKS: Tick = 50;
+
+/// Returns whether a request asks for a WebSocket.
+pub(crate) fn is_upgrade(request: &Request) -> bool {
+    request.method == Method::Get && request.header_has_token("upgrade", "websocket")
+}
+
+/// Removes the head of the response from the first bytes to send.
+fn drop_head(effects: &mut [Effect]) {
+    let first = effects.iter_mut().find_map(|effect| match effect {
+        Effect::Send(bytes) => Some(bytes),
+        _ => None,
+    });
+    if let Some(bytes) = first {
+        bytes.advance(http::head_len(bytes).unwrap_or_default());
+    }
+}
 
 /// Result of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -356,6 +372,37 @@ impl Connection {
         routes::write_error(&mut out, error.status(), &error.to_string(), cx.now);
         cx.send(out);
         self.close(cx);
+    }
+
+    /// Begins with a request that the embedding program has read. `shown`: rights that the program gives; `None`: the
+    /// request's own credentials decide. With `is_answered` the program has written the head of the response, so that none is
+    /// sent here; a client that can't be served after all is closed.
+    pub(crate) fn begin(
+        &mut self,
+        request: &Request,
+        shown: Option<Shown>,
+        is_answered: bool,
+        cx: &mut Context<'_>,
+    ) {
+        let before = cx.effects.len();
+        cx.budget.spend(ANSWER_UNITS);
+        let shown = shown
+            .unwrap_or_else(|| cx.shared.auth.admit(request, &cx.config.cors_origins, cx.now, cx.budget));
+        self.answer(request, Vec::new(), shown, cx);
+        if !is_answered {
+            return;
+        }
+        if matches!(self.state, State::Ws(_) | State::Sse(_)) {
+            drop_head(&mut cx.effects[before..]);
+            return;
+        }
+        cx.effects.truncate(before);
+        let last = if is_upgrade(request) {
+            ws::close_frame(CLOSE_TRY_LATER, "server can't serve this client now: come back later")
+        } else {
+            Bytes::new()
+        };
+        self.close_with(last, cx);
     }
 
     fn answer(&mut self, request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Context<'_>) {

@@ -22,33 +22,38 @@ use crate::server::tick::Tick;
 impl<S: Socket> LoopState<S> {
     /// Admits a new connection. Returns `None` if there are too many: the client is refused, and the socket dropped.
     pub(crate) fn admit(&mut self, socket: S) -> Option<Token> {
-        let metrics = &self.shared.metrics;
-        metrics.connections_accepted.inc();
-        let open: i64 = ["http", "ws", "sse"]
-            .iter()
-            .map(|k| metrics.connections.get_or_create(&Kind { kind: k }).get())
-            .sum();
-        let counted = match self.counted_address(&socket) {
-            Some((address, max)) => self.shared.clients.addresses.enter(address, max).ok_or(()).map(Some),
-            None => Ok(None),
-        };
-        let refused = if self.departures.is_draining {
-            "draining"
-        } else if open >= self.turn.config.max_connections as i64 {
-            "too_many"
-        } else if counted.is_err() {
-            "address"
-        } else {
-            ""
-        };
-        if !refused.is_empty() {
-            self.count_refused(refused);
-            listener::refuse(socket);
-            return None;
+        match self.check_room(&socket) {
+            Ok(counted) => Some(self.insert_new(socket, counted)),
+            Err(refused) => {
+                self.count_refused(refused);
+                listener::refuse(socket);
+                None
+            }
         }
+    }
+
+    /// Gives a slot and a token to a connection that was just accepted.
+    pub(super) fn insert_new(&mut self, socket: S, counted: Option<CountedConnection>) -> Token {
         let connection = Connection::new(self.turn.tick);
         let look = self.turn.config.handshake_ticks().min(10);
-        Some(self.insert(socket, connection, Outbox::default(), counted.ok().flatten(), look))
+        self.insert(socket, connection, Outbox::default(), counted, look)
+    }
+
+    /// Counts a new connection for its address, or returns the reason to refuse it.
+    pub(super) fn check_room(&self, socket: &S) -> Result<Option<CountedConnection>, &'static str> {
+        self.shared.metrics.connections_accepted.inc();
+        if self.departures.is_draining {
+            return Err("draining");
+        }
+        if self.shared.open_connections() >= self.turn.config.max_connections as u64 {
+            return Err("too_many");
+        }
+        match self.counted_address(socket) {
+            Some((address, max)) => {
+                self.shared.clients.addresses.enter(address, max).map(Some).ok_or("address")
+            }
+            None => Ok(None),
+        }
     }
 
     /// Gives a connection a slot and a token, and sets its timer to this many ticks.

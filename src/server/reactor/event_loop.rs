@@ -22,9 +22,11 @@ use crate::event::Timestamp;
 #[cfg(unix)]
 use crate::server::handover::Inheritance;
 use crate::server::shared::Shared;
+use crate::server::shared::adoption::Adoption;
 #[cfg(unix)]
 use crate::server::shared::barrier::{HandoverBarrier, Parcel};
 use crate::server::tick::{TICK_MS, Tick};
+use crate::sync::Callback;
 use crate::threads;
 
 const WAKER: Token = Token(usize::MAX);
@@ -85,17 +87,20 @@ fn share_out(loops: usize, sockets: Vec<TcpListener>) -> io::Result<Vec<Vec<Sock
     Ok(shares)
 }
 
-/// Starts the loops with these sockets, or at the address if there are none. Returns the address on which they listen.
+/// Starts the loops with these sockets, or at the address if there are none, or without a listening socket if there is no address. Returns the address on which they listen.
 pub(crate) fn start(
     shared: &Arc<Shared>,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     sockets: Vec<TcpListener>,
     #[cfg(unix)] inheritance: Option<&mut Inheritance>,
-) -> io::Result<(SocketAddr, Vec<Started>)> {
-    let (address, sockets) = if sockets.is_empty() {
-        listen(shared, address)?
-    } else {
-        (address, share_out(shared.loops.count, sockets)?)
+) -> io::Result<(Option<SocketAddr>, Vec<Started>)> {
+    let (address, sockets) = match address {
+        Some(address) if sockets.is_empty() => {
+            let (address, sockets) = listen(shared, address)?;
+            (Some(address), sockets)
+        }
+        // Without sockets each loop gets an empty share.
+        address => (address, share_out(shared.loops.count, sockets)?),
     };
     let mut loops = Vec::new();
     for (number, sockets) in sockets.into_iter().enumerate() {
@@ -117,10 +122,12 @@ pub(crate) fn start(
         }
         let core = LoopState::new(Arc::clone(shared), reader, RandomState::new().hash_one(number), number);
         let for_mail = Arc::clone(&waker);
-        core.on_mail(Arc::new(move || {
+        let wake: Callback = Arc::new(move || {
             // As above.
             let _ = for_mail.wake();
-        }));
+        });
+        core.on_mail(Arc::clone(&wake));
+        shared.loops.adoptions.open(number, wake);
         let event_loop =
             EventLoop { shared: Arc::clone(shared), poll, number, listeners, core, started: Instant::now() };
         loops.push((event_loop, waker));
@@ -176,7 +183,8 @@ impl EventLoop {
                 self.hand_over(&barrier);
             }
             self.listeners.iter_mut().for_each(Listener::wake);
-            let accepts = self.listeners.iter().any(|listener| listener.waits);
+            let accepts = self.listeners.iter().any(|listener| listener.waits)
+                || self.shared.loops.adoptions.has_some(self.number);
             let timeout = if accepts || self.core.has_work() {
                 Duration::ZERO
             } else if let Some(held) = self.core.held_for(Timestamp::now()) {
@@ -214,6 +222,7 @@ impl EventLoop {
                 }
             }
             self.accept();
+            self.adopt();
             self.core.turn();
             self.shared.metrics.turn.observe(begun.elapsed().as_micros() as u64, 1);
             if let Some(limit) = self.shared.drain_time() {
@@ -224,6 +233,7 @@ impl EventLoop {
                 }
                 if self.core.is_empty() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                     self.core.end_presence();
+                    self.shared.loops.adoptions.close(self.number);
                     return Ok(());
                 }
             }
@@ -277,7 +287,7 @@ impl EventLoop {
     fn register(&mut self, token: u64) {
         let Some(socket) = self.core.socket(token) else { return };
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if self.poll.registry().register(socket.tcp(), Token(token as usize), interest).is_err() {
+        if self.poll.registry().register(socket.source(), Token(token as usize), interest).is_err() {
             self.core.forget(token);
         }
     }
@@ -307,6 +317,27 @@ impl EventLoop {
                 }
                 Accepted::Refused => self.core.count_refused("no_descriptors"),
                 Accepted::Nothing => return,
+            }
+        }
+    }
+
+    /// Takes in connections that the embedding program accepted.
+    fn adopt(&mut self) {
+        if !self.shared.loops.adoptions.has_some(self.number) {
+            return;
+        }
+        for _ in 0..ACCEPTS_A_TURN {
+            let Some(Adoption { socket, request }) = self.shared.loops.adoptions.take(self.number) else {
+                return;
+            };
+            match Stream::adopted(socket) {
+                Ok(stream) => {
+                    if let Some(token) = self.core.adopt(stream, request) {
+                        self.register(token);
+                    }
+                }
+                // The peer is gone already.
+                Err(error) => tracing::debug!(%error, "an adopted socket is broken"),
             }
         }
     }

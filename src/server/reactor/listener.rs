@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -49,11 +49,17 @@ pub(crate) fn bind(address: SocketAddr, shared_port: bool) -> io::Result<Socket>
 /// Adopts a socket that already listens, and sets the options that can still be set.
 pub(crate) fn adopt(socket: std::net::TcpListener) -> io::Result<Socket> {
     let socket = Socket::from(socket);
+    set_options(SockRef::from(&socket))?;
+    Ok(socket)
+}
+
+/// Sets the options of a client's socket, or of a listening socket that hands them down.
+pub(crate) fn set_options(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-    Ok(socket)
+    Ok(())
 }
 
 /// Writes the refusal to a new connection, as far as that works without waiting.

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod admit;
+mod adopt;
 mod answers;
 mod channels;
 pub(crate) mod clients;

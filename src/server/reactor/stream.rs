@@ -1,4 +1,4 @@
-//! A client's socket: TCP, with TLS or without.
+//! A client's socket: TCP, with TLS or without, or one end of a pair that the embedding program holds the other end of.
 //!
 //! Invariants:
 //! - No call blocks.
@@ -12,20 +12,29 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
+use mio::event::Source;
 use mio::net::TcpStream;
+#[cfg(unix)]
+use mio::net::UnixStream;
+use socket2::SockRef;
 
+use super::listener;
 use super::socket::Socket;
 #[cfg(feature = "tls")]
 use super::tls::TlsStream;
 use crate::metrics::Metrics;
 use crate::server::config::Prepared;
+use crate::server::shared::adoption::AdoptedSocket;
 
-/// A client's stream, with TLS or without.
+/// A client's stream.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Plain(TcpStream),
     #[cfg(feature = "tls")]
     Tls(Box<TlsStream>),
+    /// One end of a pair, and the address of the client at the other end, if it is known.
+    #[cfg(unix)]
+    Local(UnixStream, Option<IpAddr>),
 }
 
 impl Stream {
@@ -46,25 +55,50 @@ impl Stream {
         Ok(Self::Plain(TcpStream::from_std(tcp)))
     }
 
-    /// Duplicates the socket for another process.
-    #[cfg(unix)]
-    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
-        self.socket().as_fd().try_clone_to_owned()
-    }
-
-    fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(tcp) => tcp,
-            #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.socket(),
+    /// Wraps a socket that the embedding program accepted. TCP gets the options that this server's own listeners hand down.
+    pub(crate) fn adopted(socket: AdoptedSocket) -> io::Result<Self> {
+        match socket {
+            AdoptedSocket::Tcp(tcp) => {
+                listener::set_options(SockRef::from(&tcp))?;
+                Ok(Self::Plain(TcpStream::from_std(tcp)))
+            }
+            #[cfg(unix)]
+            AdoptedSocket::Unix(unix, peer) => {
+                unix.set_nonblocking(true)?;
+                Ok(Self::Local(UnixStream::from_std(unix), peer))
+            }
         }
     }
 
-    pub(crate) fn tcp(&mut self) -> &mut TcpStream {
+    /// Duplicates the socket for another process.
+    #[cfg(unix)]
+    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Plain(tcp) => tcp.as_fd().try_clone_to_owned(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.socket().as_fd().try_clone_to_owned(),
+            Self::Local(unix, _) => unix.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(tcp) => Some(tcp),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Some(stream.socket()),
+            #[cfg(unix)]
+            Self::Local(..) => None,
+        }
+    }
+
+    /// Returns the socket as the poll takes it.
+    pub(crate) fn source(&mut self) -> &mut dyn Source {
         match self {
             Self::Plain(tcp) => tcp,
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.tcp(),
+            #[cfg(unix)]
+            Self::Local(unix, _) => unix,
         }
     }
 
@@ -72,6 +106,8 @@ impl Stream {
     pub(crate) fn is_writable(&mut self) -> bool {
         match self {
             Self::Plain(_) => true,
+            #[cfg(unix)]
+            Self::Local(..) => true,
             #[cfg(feature = "tls")]
             // The next write reports an error again.
             Self::Tls(stream) => stream.push().unwrap_or(true),
@@ -85,6 +121,8 @@ impl Read for Stream {
             Self::Plain(tcp) => tcp.read(buffer),
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.read(buffer),
+            #[cfg(unix)]
+            Self::Local(unix, _) => unix.read(buffer),
         }
     }
 }
@@ -95,6 +133,8 @@ impl Write for Stream {
             Self::Plain(tcp) => tcp.write(bytes),
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.write(&[IoSlice::new(bytes)]),
+            #[cfg(unix)]
+            Self::Local(unix, _) => unix.write(bytes),
         }
     }
 
@@ -103,6 +143,8 @@ impl Write for Stream {
             Self::Plain(tcp) => tcp.write_vectored(slices),
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.write(slices),
+            #[cfg(unix)]
+            Self::Local(unix, _) => unix.write_vectored(slices),
         }
     }
 
@@ -118,11 +160,15 @@ impl Socket for Stream {
     }
 
     fn peer(&self) -> Option<IpAddr> {
-        self.socket().peer_addr().ok().map(|address| address.ip())
+        match self {
+            #[cfg(unix)]
+            Self::Local(_, peer) => *peer,
+            stream => stream.socket()?.peer_addr().ok().map(|address| address.ip()),
+        }
     }
 
     fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
-        let tcp = self.socket();
+        let tcp = self.socket()?;
         tcp.local_addr().ok().zip(tcp.peer_addr().ok())
     }
 
@@ -134,6 +180,11 @@ impl Socket for Stream {
             }
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.close_write(),
+            #[cfg(unix)]
+            Self::Local(unix, _) => {
+                // As above.
+                let _ = unix.shutdown(Shutdown::Write);
+            }
         }
     }
 
@@ -145,12 +196,15 @@ impl Socket for Stream {
 
     #[cfg(target_os = "linux")]
     fn take_from(&mut self, pipe: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
-        Ok(rustix::pipe::splice(pipe, None, self.socket(), None, len, rustix::pipe::SpliceFlags::NONBLOCK)?)
+        let socket = self.socket().ok_or(io::ErrorKind::Unsupported)?;
+        Ok(rustix::pipe::splice(pipe, None, socket, None, len, rustix::pipe::SpliceFlags::NONBLOCK)?)
     }
 
     fn take_handshakes(&mut self) -> u32 {
         match self {
             Self::Plain(_) => 0,
+            #[cfg(unix)]
+            Self::Local(..) => 0,
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.take_handshakes(),
         }
@@ -159,6 +213,8 @@ impl Socket for Stream {
     fn held_bytes(&self) -> usize {
         match self {
             Self::Plain(_) => 0,
+            #[cfg(unix)]
+            Self::Local(..) => 0,
             #[cfg(feature = "tls")]
             Self::Tls(_) => super::tls::TLS_BYTES,
         }

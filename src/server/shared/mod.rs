@@ -1,5 +1,6 @@
 //! State that all loops of one server share: the bus, the engine, the config, tables of clients, and flags.
 
+pub(crate) mod adoption;
 #[cfg(unix)]
 pub(crate) mod barrier;
 pub(crate) mod history;
@@ -28,6 +29,7 @@ use crate::server::workers::Workers;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{CachePadded, Callback, Mutex, lock};
 use crate::threads::Alarm;
+use adoption::Adoptions;
 #[cfg(unix)]
 use barrier::HandoverBarrier;
 use history::{Counts, MinuteHistory};
@@ -125,6 +127,8 @@ pub(crate) struct Loops {
     pub(crate) beats: Box<[CachePadded<AtomicU64>]>,
     /// Last report of each loop.
     pub(crate) reports: Mutex<Vec<LoopReport>>,
+    /// Connections that the embedding program accepted.
+    pub(crate) adoptions: Adoptions,
 }
 
 impl Loops {
@@ -134,6 +138,7 @@ impl Loops {
             wake: Arc::default(),
             beats: (0..count).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
             reports: Mutex::new(vec![LoopReport::default(); count]),
+            adoptions: Adoptions::new(count),
         }
     }
 }
@@ -378,6 +383,12 @@ impl Shared {
     pub(crate) fn drain_time(&self) -> Option<Duration> {
         // Relaxed: as above.
         self.lifecycle.drain.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
+    }
+
+    /// Returns the number of open connections.
+    pub(crate) fn open_connections(&self) -> u64 {
+        let open = |kind| self.metrics.connections.get_or_create(&Kind { kind }).get().unsigned_abs();
+        open("http") + open("ws") + open("sse")
     }
 
     /// Notes the present counters in the history.

@@ -1,0 +1,295 @@
+//! Connections that the embedding program accepts and gives to a server.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use fanwire::auth::Claims;
+use fanwire::server::{Acceptor, StreamRequest};
+use fanwire::{Bus, Event, Server, ServerConfig, ServerHandle};
+use tungstenite::{Message, WebSocket};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Returns both ends of a connection that the program has accepted.
+fn accepted() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let client = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+    client.set_read_timeout(Some(PATIENCE)).expect("a time");
+    (client, listener.accept().expect("the client").0)
+}
+
+/// Reads a request's head as a program does, and returns it with the bytes after it.
+fn read_request(socket: &mut TcpStream) -> (StreamRequest, Vec<u8>) {
+    let mut head = Vec::new();
+    let end = loop {
+        let mut piece = [0; 1024];
+        let read = socket.read(&mut piece).expect("a request");
+        assert!(read > 0, "the client ended its request early");
+        head.extend_from_slice(&piece[..read]);
+        if let Some(at) = head.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at + 4;
+        }
+    };
+    let text = String::from_utf8(head[..end].to_vec()).expect("ASCII");
+    let mut lines = text.trim_end().lines();
+    let target = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a target");
+    let headers = lines.filter_map(|line| line.split_once(": "));
+    let request =
+        headers.fold(StreamRequest::get(target), |request, (name, value)| request.header(name, value));
+    (request, head[end..].to_vec())
+}
+
+/// Opens a WebSocket of a client at one end while the program handles the other end.
+fn open_websocket(path: &str, program: impl FnOnce(TcpStream) + Send) -> WebSocket<TcpStream> {
+    let (client, socket) = accepted();
+    std::thread::scope(|scope| {
+        scope.spawn(move || program(socket));
+        let url = format!("ws://127.0.0.1{path}");
+        tungstenite::client(url, client).expect("a WebSocket").0
+    })
+}
+
+fn read_text(ws: &mut WebSocket<TcpStream>) -> String {
+    loop {
+        if let Message::Text(text) = ws.read().expect("a message") {
+            return text.to_string();
+        }
+    }
+}
+
+/// Reads messages up to one that contains `part`.
+fn read_until(ws: &mut WebSocket<TcpStream>, part: &str) -> String {
+    loop {
+        let text = read_text(ws);
+        if text.contains(part) {
+            return text;
+        }
+    }
+}
+
+/// Reads a stream up to `part`, and returns everything.
+fn read_stream(mut stream: impl Read, part: &str) -> String {
+    let mut all = Vec::new();
+    while !String::from_utf8_lossy(&all).contains(part) {
+        let mut piece = [0; 4096];
+        let read = stream.read(&mut piece).expect("bytes");
+        assert!(read > 0, "ended after {:?}", String::from_utf8_lossy(&all));
+        all.extend_from_slice(&piece[..read]);
+    }
+    String::from_utf8(all).expect("UTF-8")
+}
+
+fn event(kind: &str) -> Event {
+    Event::builder(kind).stream("s").json("1").build().expect("an event")
+}
+
+/// Starts a server that listens nowhere.
+fn serve(bus: &Bus) -> (ServerHandle, Acceptor) {
+    let server = Server::builder(bus).spawn().expect("a server");
+    let acceptor = server.acceptor();
+    (server, acceptor)
+}
+
+fn stop(server: ServerHandle) {
+    server.drain(Duration::ZERO);
+    server.join().expect("no thread failed");
+}
+
+#[test]
+fn a_server_without_a_listener_answers_an_adopted_websocket() {
+    let bus = Bus::new();
+    let (server, acceptor) = serve(&bus);
+    let mut ws = open_websocket("/ws", |mut socket| {
+        let (request, read) = read_request(&mut socket);
+        acceptor.adopt(request, socket, read).expect("the server runs");
+    });
+    ws.send(Message::text(r#"{"type":"subscribe","payload":{"event_types":["a"]}}"#)).expect("it is open");
+    read_until(&mut ws, "\"ack\"");
+    bus.publish(event("a"));
+    assert!(read_until(&mut ws, "\"event\"").contains(r#""stream_id":"s""#));
+    // An adopted client ends as any other: with the code for a restart.
+    server.drain(Duration::ZERO);
+    loop {
+        if let Message::Close(Some(frame)) = ws.read().expect("a close frame") {
+            assert_eq!(u16::from(frame.code), 1012);
+            break;
+        }
+    }
+    server.join().expect("no thread failed");
+}
+
+/// A client may send its first message together with its request.
+#[test]
+fn bytes_that_the_program_has_read_come_first() {
+    let bus = Bus::new();
+    let (server, acceptor) = serve(&bus);
+    let (client, socket) = accepted();
+    let request = StreamRequest::get("/ws")
+        .header("Host", "localhost")
+        .header("Upgrade", "websocket")
+        .header("Connection", "Upgrade")
+        .header("Sec-WebSocket-Version", "13")
+        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    // A masked text frame with a key of zeros; the rest of the second one comes by the socket.
+    let message = br#"{"type":"ping"}"#;
+    let mut frame = vec![0x81, 0x80 | message.len() as u8, 0, 0, 0, 0];
+    frame.extend_from_slice(message);
+    let two = [frame.as_slice(), &frame].concat();
+    let (read, later) = two.split_at(frame.len() + 5);
+    acceptor.adopt(request, socket, read.to_vec()).expect("the server runs");
+    (&client).write_all(later).expect("it is open");
+    let text = read_stream_lossy(&client, "pong", 2);
+    assert!(text.starts_with("HTTP/1.1 101 "), "{text}");
+    stop(server);
+}
+
+/// Reads until `part` came so many times.
+fn read_stream_lossy(mut stream: impl Read, part: &str, times: usize) -> String {
+    let mut all = String::new();
+    while all.matches(part).count() < times {
+        let mut piece = [0; 4096];
+        let read = stream.read(&mut piece).expect("bytes");
+        assert!(read > 0, "ended after {all:?}");
+        all.push_str(&String::from_utf8_lossy(&piece[..read]));
+    }
+    all
+}
+
+#[test]
+fn a_program_that_writes_the_response_gets_one_head_only() {
+    let bus = Bus::new();
+    let (server, acceptor) = serve(&bus);
+    let (client, mut socket) = accepted();
+    let request = StreamRequest::get("/sse?type=a").header("Host", "localhost");
+    let stream = acceptor.check(request).expect("it is a stream");
+    assert_eq!(stream.response().status(), 200);
+    let headers: Vec<_> = stream.response().headers().map(|(name, _)| name.to_ascii_lowercase()).collect();
+    assert!(headers.contains(&"content-type".to_owned()), "{headers:?}");
+    socket.write_all(&stream.response().to_bytes()).expect("it is open");
+    stream.adopt(socket, Vec::new()).expect("the server runs");
+    let first = read_stream(&client, "retry:");
+    bus.publish(event("a"));
+    let all = first + &read_stream(&client, "event: a");
+    assert_eq!(all.matches("HTTP/1.1 ").count(), 1, "{all}");
+
+    let mut ws = open_websocket("/ws", |mut socket| {
+        let (request, read) = read_request(&mut socket);
+        let stream = acceptor.check(request).expect("it is a WebSocket");
+        assert_eq!(stream.response().status(), 101);
+        socket.write_all(&stream.response().to_bytes()).expect("it is open");
+        stream.adopt(socket, read).expect("the server runs");
+    });
+    ws.send(Message::text(r#"{"type":"ping"}"#)).expect("it is open");
+    read_until(&mut ws, "pong");
+    stop(server);
+}
+
+#[test]
+fn a_pair_carries_what_is_not_tcp() {
+    let bus = Bus::new();
+    let (server, acceptor) = serve(&bus);
+    let (client, end) = UnixStream::pair().expect("a pair");
+    client.set_read_timeout(Some(PATIENCE)).expect("a time");
+    let request = StreamRequest::get("/sse").header("Host", "localhost").peer([127, 0, 0, 9].into());
+    acceptor.adopt(request, end, Vec::new()).expect("the server runs");
+    read_stream(&client, "retry:");
+    bus.publish(event("b"));
+    read_stream(&client, "event: b");
+    stop(server);
+}
+
+#[test]
+fn a_refusal_comes_before_the_response_or_as_one() {
+    let bus = Bus::new();
+    let (server, acceptor) = serve(&bus);
+    let get = |target: &str| StreamRequest::get(target).header("Host", "localhost");
+    for (request, status, word) in [
+        (get("/nowhere"), 404, "nothing at /nowhere"),
+        (get("/healthz"), 200, ""),
+        (get("/ws"), 426, "upgrade"),
+        (get("/sse?typ=a"), 400, "type"),
+        (get("sse"), 400, "starts with /"),
+        (get("/sse HTTP/1.1\r\nX: y"), 400, "starts with /"),
+        (get("/sse").header("A", "b\r\nX: y"), 400, "forbidden character"),
+        (get("/sse").header("A b", "c"), 400, "forbidden character"),
+        (get("/sse").header("Content-Length", "5"), 400, "no body"),
+        (StreamRequest::get("/sse"), 400, "Host"),
+        (get("/sse").header("Origin", "https://evil.example"), 403, "allowed_origin"),
+        (get("/sse").claims(Claims::default()), 500, "auth.by_program"),
+    ] {
+        let name = format!("{request:?} {status} {word}");
+        let response = acceptor.check(request).expect_err(&name);
+        assert_eq!(response.status(), status, "{name}");
+        let body = String::from_utf8_lossy(response.body()).to_lowercase();
+        assert!(body.contains(&word.to_lowercase()), "{name}: {body}");
+    }
+    // The server writes the refusal where it answers itself, and closes.
+    let (mut client, socket) = accepted();
+    acceptor.adopt(get("/nowhere"), socket, Vec::new()).expect("the server runs");
+    let mut all = String::new();
+    client.read_to_string(&mut all).expect("a response and its end");
+    assert!(all.starts_with("HTTP/1.1 404 ") && all.contains("Connection: close"), "{all}");
+
+    server.drain(Duration::ZERO);
+    server.join().expect("no thread failed");
+    let response = acceptor.check(get("/sse")).expect_err("the server has ended");
+    assert_eq!(response.status(), 503);
+    let (_client, socket) = accepted();
+    acceptor.adopt(get("/sse"), socket, Vec::new()).expect_err("the server has ended");
+}
+
+#[test]
+fn claims_of_the_program_bound_what_its_client_sees() {
+    let bus = Bus::new();
+    let mut config = ServerConfig::default();
+    config.auth.by_program = true;
+    let server = Server::builder(&bus).config(config).spawn().expect("a server");
+    let acceptor = server.acceptor();
+    let get = || StreamRequest::get("/sse").header("Host", "localhost");
+    // Without claims and without a token there are no rights.
+    assert_eq!(acceptor.check(get()).expect_err("no rights").status(), 401);
+    let mut claims = Claims::default();
+    claims.sub = Some("ann".to_owned());
+    claims.types = Some(vec!["a.*".to_owned()]);
+    let (client, socket) = accepted();
+    acceptor.adopt(get().claims(claims.clone()), socket, Vec::new()).expect("the server runs");
+    read_stream(&client, "retry:");
+    bus.publish(event("b.secret"));
+    bus.publish(event("a.seen"));
+    assert!(!read_stream(&client, "event: a.seen").contains("secret"));
+
+    claims.exp = Some(1);
+    let refused = acceptor.check(get().claims(claims));
+    assert_eq!(refused.expect_err("the rights have ended").status(), 401);
+    stop(server);
+}
+
+#[test]
+fn adopted_connections_count_as_others_do() {
+    let bus = Bus::new();
+    let mut config = ServerConfig::default();
+    config.max_connections = 2;
+    let server = Server::builder(&bus).config(config).loops(2).spawn().expect("a server");
+    let acceptor = server.acceptor();
+    let get = || StreamRequest::get("/sse").header("Host", "localhost");
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let (client, socket) = accepted();
+        acceptor.adopt(get(), socket, Vec::new()).expect("the server runs");
+        read_stream(&client, "retry:");
+        clients.push(client);
+    }
+    bus.publish(event("a"));
+    for client in &clients {
+        read_stream(client, "event: a");
+    }
+    assert_eq!(acceptor.check(get()).expect_err("there is no room").status(), 503);
+    let (mut client, socket) = accepted();
+    acceptor.adopt(get(), socket, Vec::new()).expect("the server runs");
+    let mut all = String::new();
+    client.read_to_string(&mut all).expect("a response and its end");
+    assert!(all.starts_with("HTTP/1.1 503 "), "{all}");
+    stop(server);
+}

@@ -53,7 +53,7 @@ fn publish(criterion: &mut Criterion) {
         let mut n = 0;
         bencher.iter(|| {
             n += 1;
-            shared.publish_blocking(quote(black_box(n)))
+            shared.publish_blocking(quote(black_box(n))).expect("open")
         });
     });
     let events = Bus::new();

@@ -137,7 +137,7 @@ fn publish_events(times: u64) {
 fn publish_lossless(times: u64) {
     let bus = LosslessBus::builder().carrying::<u64>().capacity(1024).build_lossless().expect("valid");
     for n in 0..times {
-        bus.publish_blocking(black_box(n));
+        bus.publish_blocking(black_box(n)).expect("open");
     }
 }
 

@@ -85,7 +85,7 @@ assert_eq!(sub.next().await, Some(Delivery::Event(1)));
 //! assert_eq!(reader.lag(), 3);
 //!
 //! let orders = LosslessBus::builder().carrying::<u64>().capacity(2).build_lossless()?;
-//! let _reader = orders.subscribe();
+//! let _reader = orders.subscribe(Predicate::all());
 //! assert!(orders.try_publish(1).is_ok() && orders.try_publish(2).is_ok());
 //! assert!(orders.try_publish(3).is_err(), "full until a subscriber reads");
 //! # Ok::<(), Box<dyn std::error::Error>>(())

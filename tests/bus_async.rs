@@ -22,9 +22,9 @@ fn next_means_the_streams_with_either_ext_trait() {
     under_both(|| async {
         let bus = Bus::builder().carrying::<u64>().capacity(64).build().expect("valid");
         let lossless = LosslessBus::builder().carrying::<u64>().capacity(64).build_lossless().expect("valid");
-        let (mut sub, mut other) = (bus.subscribe(Predicate::all()), lossless.subscribe());
+        let (mut sub, mut other) = (bus.subscribe(Predicate::all()), lossless.subscribe(Predicate::all()));
         bus.publish_batch([1, 2, 3, 4]);
-        lossless.publish_batch_blocking([1, 2, 3]);
+        lossless.publish_batch_blocking([1, 2, 3]).expect("open");
         {
             use futures_util::StreamExt as _;
             assert_eq!(sub.next().await, Some(Delivery::Event(1)));
@@ -51,9 +51,9 @@ fn next_means_the_streams_with_either_ext_trait() {
 fn a_subscriber_is_what_a_for_loop_takes_whole_or_lent() {
     let bus = Bus::builder().carrying::<u64>().capacity(64).build().expect("valid");
     let lossless = LosslessBus::builder().carrying::<u64>().capacity(64).build_lossless().expect("valid");
-    let (mut sub, mut other) = (bus.subscribe(Predicate::all()), lossless.subscribe());
+    let (mut sub, mut other) = (bus.subscribe(Predicate::all()), lossless.subscribe(Predicate::all()));
     bus.publish_batch([1, 2, 3]);
-    lossless.publish_batch_blocking([1, 2, 3]);
+    lossless.publish_batch_blocking([1, 2, 3]).expect("open");
     drop((bus, lossless));
     let mut first = Vec::new();
     for delivery in &mut sub {
@@ -87,11 +87,11 @@ fn what_select_drops_has_taken_nothing() {
     runtime.block_on(async {
         let bus = Bus::builder().carrying::<u64>().capacity(1 << 16).build().expect("valid");
         let lossless = LosslessBus::builder().carrying::<u64>().capacity(64).build_lossless().expect("valid");
-        let (mut sub, mut other) = (bus.subscribe(Predicate::all()), lossless.subscribe());
+        let (mut sub, mut other) = (bus.subscribe(Predicate::all()), lossless.subscribe(Predicate::all()));
         let publisher = std::thread::spawn(move || {
             for n in 0..EVENTS {
                 bus.publish(n);
-                lossless.publish_blocking(n);
+                lossless.publish_blocking(n).expect("open");
             }
         });
         let (mut got, mut all, mut turns) = (0, 0, 0_u64);
@@ -180,10 +180,10 @@ fn a_stream_sees_every_event_or_a_gap_and_ends_with_the_bus() {
 fn lossless_tasks_wait_for_room_and_for_items_and_lose_nothing() {
     under_both(|| async {
         let bus = LosslessBus::builder().carrying::<u64>().capacity(4).build_lossless().expect("valid");
-        let mut stream = bus.subscribe();
+        let mut stream = bus.subscribe(Predicate::all());
         let publishing = async move {
             for n in 0..2_000 {
-                bus.publish_async(n).await;
+                bus.publish_async(n).await.expect("open");
             }
         };
         let reading = async move {
@@ -202,15 +202,15 @@ fn lossless_tasks_wait_for_room_and_for_items_and_lose_nothing() {
 fn a_publish_that_is_dropped_while_it_waits_has_published_nothing() {
     under_both(|| async {
         let bus = LosslessBus::builder().carrying::<u64>().capacity(1).build_lossless().expect("valid");
-        let mut stream = bus.subscribe();
-        bus.publish_async(1).await;
+        let mut stream = bus.subscribe(Predicate::all());
+        bus.publish_async(1).await.expect("open");
         {
             let mut waits = pin!(bus.publish_async(2));
             let ready = smol::future::poll_once(waits.as_mut()).await;
             assert!(ready.is_none());
         }
         assert_eq!(next(&mut stream).await, Some(1));
-        bus.publish_async(3).await;
+        bus.publish_async(3).await.expect("open");
         assert_eq!(next(&mut stream).await, Some(3));
     });
 }

@@ -117,9 +117,11 @@ fn what_a_reader_has_got_is_whole_though_the_ring_let_go_of_it() {
 #[test]
 fn each_shard_has_its_part() {
     let bus = Bus::builder().shards(4).capacity(1024).max_bytes(4 * MIB).build().expect("valid");
-    let quiet = bus.publish(event("quiet", 1000)).id;
+    let quiet = bus.publish(event("quiet", 1000)).id.expect("open");
     let loud = (0..).map(|n| format!("s{n}"));
-    let loud = loud.clone().find(|name| bus.publish(event(name, 10)).id.shard != quiet.shard).expect("some");
+    let loud =
+        loud.clone().find(|name| bus.publish(event(name, 10)).id.is_some_and(|id| id.shard != quiet.shard));
+    let loud = loud.expect("some");
     for _ in 0..500 {
         bus.publish(event(&loud, 20_000));
     }

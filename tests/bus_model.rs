@@ -66,7 +66,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Publish(item) => {
-                    let sequence = bus.publish(item).id.sequence;
+                    let sequence = bus.publish(item).id.expect("open").sequence;
                     prop_assert_eq!(sequence, model.published.len() as u64);
                     model.published.push(item);
                 }

@@ -226,7 +226,7 @@ fn a_lossless_bus_loses_nothing_whoever_comes_and_goes() {
     let bus = LosslessBus::builder().capacity(128).build_lossless().expect("valid");
     let readers: Vec<_> = (0..2)
         .map(|_| {
-            let mut reader = bus.subscribe();
+            let mut reader = bus.subscribe(Filter::new());
             thread::spawn(move || {
                 let mut last = [0; 3];
                 loop {
@@ -250,7 +250,7 @@ fn a_lossless_bus_loses_nothing_whoever_comes_and_goes() {
         let (bus, over) = (bus.clone(), Arc::clone(&over));
         thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
-                let mut reader = bus.subscribe();
+                let mut reader = bus.subscribe(Filter::new());
                 for _ in 0..10 {
                     reader.visit_batch(7, |event| {
                         event.check();
@@ -266,8 +266,9 @@ fn a_lossless_bus_loses_nothing_whoever_comes_and_goes() {
                 let (mut n, begun) = (0, Instant::now());
                 while begun.elapsed() < TIME {
                     n += 1;
-                    bus.publish_blocking(Event::make(who, n));
-                    bus.publish_batch_blocking((1..6_usize).map(|k| Event::make(who, n + k as u64)));
+                    bus.publish_blocking(Event::make(who, n)).expect("open");
+                    let batch = (1..6_usize).map(|k| Event::make(who, n + k as u64));
+                    bus.publish_batch_blocking(batch).expect("open");
                     n += 5;
                 }
                 n

@@ -109,14 +109,14 @@ fn of_a_batch_is_published_what_came_whatever_its_length_says() {
             assert_eq!(events(&mut reader), [0, 1, 2, 0, 1, 2]);
 
             let bus = lossless(256);
-            let mut reader = bus.subscribe();
-            assert_eq!(bus.publish_batch_blocking(liar()).map(|id| id.sequence), Some(2));
-            bus.publish_blocking(7);
+            let mut reader = bus.subscribe(Predicate::all());
+            assert_eq!(bus.publish_batch_blocking(liar()).expect("open").map(|id| id.sequence), Some(2));
+            bus.publish_blocking(7).expect("open");
             assert_eq!((0..4).map(|_| reader.recv().expect("open")).collect::<Vec<_>>(), [0, 1, 2, 7]);
             assert_eq!(reader.try_recv(), Err(TryRecvError::Empty));
 
             let mut publisher = solo(256);
-            let mut reader = publisher.subscribe();
+            let mut reader = publisher.subscribe(Predicate::all());
             assert_eq!(publisher.publish_batch_blocking(liar()).map(|id| id.sequence), Some(2));
             publisher.publish_blocking(7);
             assert_eq!((0..4).map(|_| reader.recv().expect("open")).collect::<Vec<_>>(), [0, 1, 2, 7]);
@@ -145,7 +145,7 @@ fn of_a_batch_of_events_is_published_what_came() {
     }
     within_limit(|| {
         let mut publisher = LosslessBus::builder().capacity(64).build_lossless_solo().expect("valid");
-        let mut reader = publisher.subscribe();
+        let mut reader = publisher.subscribe(Filter::new());
         publisher.publish_batch_blocking(Fewer(2));
         publisher.publish_blocking(event("b"));
         drop(publisher);
@@ -168,13 +168,13 @@ fn an_iterator_that_panics_wedges_nobody() {
             assert_eq!(events(&mut reader), expected);
 
             let bus = lossless(1024);
-            let mut reader = bus.subscribe();
+            let mut reader = bus.subscribe(Predicate::all());
             assert!(panics(|| _ = bus.publish_batch_blocking(bad(at))));
-            bus.publish_blocking(1000);
+            bus.publish_blocking(1000).expect("open");
             assert_eq!(reader.iter().take(expected.len()).collect::<Vec<_>>(), expected);
 
             let mut publisher = solo(1024);
-            let mut reader = publisher.subscribe();
+            let mut reader = publisher.subscribe(Predicate::all());
             assert!(panics(|| _ = publisher.publish_batch_blocking(bad(at))));
             publisher.publish_blocking(1000);
             assert_eq!(reader.iter().take(expected.len()).collect::<Vec<_>>(), expected);
@@ -194,9 +194,9 @@ fn an_iterator_may_publish_to_the_bus_that_takes_it() {
 
         // A full bus with a reader on another thread: nothing is claimed while the iterator waits for room.
         let bus = lossless(4);
-        let mut reader = bus.subscribe();
+        let mut reader = bus.subscribe(Predicate::all());
         let reads = thread::spawn(move || reader.iter().take(200).collect::<Vec<_>>());
-        bus.publish_batch_blocking((0..100).inspect(|n| _ = bus.publish_blocking(1000 + n)));
+        bus.publish_batch_blocking((0..100).inspect(|n| _ = bus.publish_blocking(1000 + n))).expect("open");
         let got = reads.join().expect("no panic");
         assert_eq!(got.len(), 200);
         assert!(got.iter().filter(|n| **n < 1000).is_sorted());
@@ -207,17 +207,19 @@ fn an_iterator_may_publish_to_the_bus_that_takes_it() {
 fn an_iterator_that_takes_its_time_holds_up_nobody_else() {
     within_limit(|| {
         let bus = lossless(64);
-        let mut reader = bus.subscribe();
+        let mut reader = bus.subscribe(Predicate::all());
         let other = bus.clone();
         // In the middle of a batch another event is published and read before the iterator goes on.
         bus.publish_batch_blocking((0..3).inspect(|n| {
             if *n == 1 {
                 thread::scope(|scope| {
-                    scope.spawn(|| other.publish_blocking(77)).join().expect("it is not held up");
+                    let published = scope.spawn(|| other.publish_blocking(77));
+                    published.join().expect("it is not held up").expect("open");
                 });
                 assert_eq!(reader.recv(), Ok(77));
             }
-        }));
+        }))
+        .expect("open");
         assert_eq!(reader.iter().take(3).collect::<Vec<_>>(), [0, 1, 2]);
     });
 }
@@ -542,14 +544,14 @@ fn a_filter_or_visitor_may_publish_to_the_bus_that_it_reads() {
 fn a_lossless_visitor_that_panics_leaves_its_gate_and_goes_on() {
     within_limit(|| {
         let bus = lossless(4);
-        let mut reader = bus.subscribe();
+        let mut reader = bus.subscribe(Predicate::all());
         for n in 0..4 {
             bus.try_publish(n).expect("room");
         }
         assert!(panics(|| _ = reader.visit_batch(4, |n| assert!(*n != 1, "as asked"))));
         assert_eq!(bus.try_publish(9), Err(TryPublishError::Full(9)), "its gate stands until it reads on");
         assert_eq!((reader.recv(), reader.recv()), (Ok(2), Ok(3)));
-        bus.publish_blocking(4);
+        bus.publish_blocking(4).expect("open");
         assert_eq!(reader.recv(), Ok(4));
     });
 }
@@ -682,11 +684,11 @@ fn a_waker_that_panics_is_counted_and_those_behind_it_are_woken() {
 
         // Lossless bus: readers, and publishers that wait for room.
         let bus = lossless(1);
-        let mut reader = bus.subscribe();
+        let mut reader = bus.subscribe(Predicate::all());
         sleep_with(&mut reader, &bad);
-        let mut other = bus.subscribe();
+        let mut other = bus.subscribe(Predicate::all());
         sleep_with(&mut other, &Waker::from(Arc::clone(&counts[0])));
-        bus.publish_blocking(1);
+        bus.publish_blocking(1).expect("open");
         assert_eq!(counts[0].0.load(Ordering::SeqCst), 2);
         let mut waits = Box::pin(bus.publish_async(2));
         assert!(waits.as_mut().poll(&mut Context::from_waker(&bad)).is_pending());
@@ -880,8 +882,8 @@ fn a_plain_values_own_clone_is_never_called() {
         let start = bus.oldest_position();
         assert_eq!(bus.replay(Predicate::all(), &start).expect("this bus").count(), 3);
         let lossless = LosslessBus::builder().carrying::<Odd>().capacity(4).build_lossless().expect("valid");
-        let mut reader = lossless.subscribe();
-        lossless.publish_batch_blocking([Odd(1), Odd(2)]);
+        let mut reader = lossless.subscribe(Predicate::all());
+        lossless.publish_batch_blocking([Odd(1), Odd(2)]).expect("open");
         assert!(matches!(reader.recv(), Ok(Odd(1))));
         assert_eq!(CLONES.with(Cell::get), 0);
     });

@@ -201,3 +201,48 @@ fn a_batch_claims_as_many_sequences_as_it_holds() {
 fn a_batch_of_one_publisher_claims_as_many_sequences_as_it_holds() {
     batches(true);
 }
+
+#[test]
+fn what_was_accepted_before_the_end_is_read_by_a_gate_and_nothing_comes_after_it() {
+    loom::model(|| {
+        let ring = ring(2, false);
+        let mut reader = GatedReader::new(Arc::clone(&ring));
+        let publisher = {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || ring.try_publish(pair(0), |_, _| {}).is_ok())
+        };
+        let closer = thread::spawn(move || ring.close());
+        let mut got = Vec::new();
+        let is_closed = reader.ring().is_closed();
+        read(&mut reader, &mut got);
+        let is_over = is_closed && reader.is_over();
+        let accepted = publisher.join().unwrap();
+        closer.join().unwrap();
+        let more = read(&mut reader, &mut got);
+        assert!(!is_over || !more, "an item after the end");
+        assert_eq!((got.len(), reader.is_over()), (usize::from(accepted), true));
+    });
+}
+
+#[test]
+fn a_publisher_that_sleeps_for_space_is_woken_by_the_end() {
+    loom::model(|| {
+        let ring = ring(1, false);
+        let _reader = GatedReader::new(Arc::clone(&ring));
+        ring.try_publish(pair(0), |_, _| {}).expect("room for one");
+        let publisher = {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || {
+                while ring.try_publish(pair(1), |_, _| {}).is_err() && !ring.is_refusing() {
+                    let waiting = SpaceWaiter::new(&ring, Wake::Thread(thread::current()));
+                    if ring.is_full() {
+                        thread::park();
+                    }
+                    drop(waiting);
+                }
+            })
+        };
+        ring.close();
+        publisher.join().unwrap();
+    });
+}

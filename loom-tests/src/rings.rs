@@ -32,7 +32,7 @@ fn rings(capacity: usize) -> Arc<RingSet<Inline<Pair>>> {
 /// Publishes from another thread, and returns the sequence.
 fn publish(rings: &Arc<RingSet<Inline<Pair>>>, value: u64) -> thread::JoinHandle<u64> {
     let rings = Arc::clone(rings);
-    thread::spawn(move || rings.publish_inline(0, pair(value), |_, _| {}))
+    thread::spawn(move || rings.publish_inline(0, pair(value), |_, _| {}).expect("open"))
 }
 
 /// Values that a reader got from `next` on, by sequence, and the number reported as missed.
@@ -73,7 +73,7 @@ fn a_reader_sees_what_was_published_whole_and_in_order_or_not_yet() {
         let mut reader = RingReader::new(Arc::clone(&rings));
         let publisher = thread::spawn(move || {
             for n in 0..2 {
-                assert_eq!(rings.publish_inline(0, pair(10 + n), |_, _| {}), n);
+                assert_eq!(rings.publish_inline(0, pair(10 + n), |_, _| {}), Ok(n));
             }
         });
         let mut seen = Seen::default();
@@ -127,7 +127,7 @@ fn a_sequence_that_was_given_up_is_reported_as_missed_and_the_next_is_read() {
         let rings = rings(2);
         let mut reader = RingReader::new(Arc::clone(&rings));
         let slow = publish(&rings, 100);
-        let last = (0..3).map(|n| rings.publish_inline(0, pair(n), |_, _| {})).last().unwrap();
+        let last = (0..3).map(|n| rings.publish_inline(0, pair(n), |_, _| {}).expect("open")).last().unwrap();
         let newest = slow.join().unwrap().max(last);
         let mut seen = Seen::default();
         while seen.look(&mut reader) || skip(&mut seen, &mut reader) {}
@@ -165,11 +165,11 @@ fn a_reader_that_is_lapped_while_it_reads_reports_it_and_takes_nothing_torn() {
     loom::model(|| {
         let rings = rings(1);
         let mut reader = RingReader::new(Arc::clone(&rings));
-        rings.publish_inline(0, pair(0), |_, _| {});
+        rings.publish_inline(0, pair(0), |_, _| {}).expect("open");
         let laps = {
             let rings = Arc::clone(&rings);
             thread::spawn(move || {
-                rings.publish_inline(0, pair(1), |_, _| {});
+                rings.publish_inline(0, pair(1), |_, _| {}).expect("open");
             })
         };
         let mut seen = Seen::default();
@@ -188,8 +188,8 @@ fn a_reader_that_joins_or_leaves_while_others_publish_misses_nothing_from_there_
         let publisher = {
             let rings = Arc::clone(&rings);
             thread::spawn(move || {
-                rings.publish_inline(0, pair(0), |_, _| {});
-                rings.publish_inline(0, pair(1), |_, _| {});
+                rings.publish_inline(0, pair(0), |_, _| {}).expect("open");
+                rings.publish_inline(0, pair(1), |_, _| {}).expect("open");
             })
         };
         let leaver = {
@@ -213,7 +213,7 @@ fn the_end_comes_after_everything_that_was_published() {
         let rings = rings(2);
         let mut reader = RingReader::new(Arc::clone(&rings));
         let publisher = thread::spawn(move || {
-            rings.publish_inline(0, pair(7), |_, _| {});
+            rings.publish_inline(0, pair(7), |_, _| {}).expect("open");
             rings.close();
         });
         let mut seen = Seen::default();
@@ -221,6 +221,33 @@ fn the_end_comes_after_everything_that_was_published() {
             assert!(seen.look(&mut reader), "closed, and an event is not there");
         }
         publisher.join().unwrap();
+    });
+}
+
+#[test]
+fn what_was_accepted_before_the_end_is_read_and_nothing_comes_after_it() {
+    loom::model(|| {
+        let rings = rings(2);
+        let mut reader = RingReader::new(Arc::clone(&rings));
+        let publisher = {
+            let rings = Arc::clone(&rings);
+            thread::spawn(move || rings.publish_inline(0, pair(0), |_, _| {}).is_ok())
+        };
+        let closer = {
+            let rings = Arc::clone(&rings);
+            thread::spawn(move || rings.close())
+        };
+        let ring = &rings.shards()[0];
+        let mut seen = Seen::default();
+        let is_closed = rings.is_closed();
+        seen.look(&mut reader);
+        assert!(seen.next <= ring.head(), "read, and not claimed");
+        let is_over = is_closed && seen.next >= ring.end();
+        let accepted = publisher.join().unwrap();
+        closer.join().unwrap();
+        let more = seen.look(&mut reader);
+        assert!(!is_over || !more, "an event after the end");
+        assert_eq!((seen.items.len(), ring.head()), (usize::from(accepted), u64::from(accepted)));
     });
 }
 
@@ -278,10 +305,10 @@ fn a_body_is_released_once_and_never_while_a_reader_looks_at_it() {
         let rings: Arc<RingSet<Counted<Tracked>>> = Arc::new(RingSet::new(1, 1));
         let mut reader = RingReader::new(Arc::clone(&rings));
         let mut writer = RingWriter::new(Arc::clone(&rings));
-        writer.publish(0, tracked(0), |_, _| {});
+        writer.publish(0, tracked(0), |_, _| {}).ok();
         let publisher = thread::spawn(move || {
             // Each publication evicts one, and the writer looks at the pins at once.
-            writer.publish(0, tracked(1), |_, _| {});
+            writer.publish(0, tracked(1), |_, _| {}).ok();
         });
         let mut next = 0;
         reader.visit(0, &mut next, |item| {
@@ -299,8 +326,8 @@ fn a_body_that_was_cloned_out_outlives_the_ring() {
         let mut reader = RingReader::new(Arc::clone(&rings));
         let mut writer = RingWriter::new(Arc::clone(&rings));
         let publisher = thread::spawn(move || {
-            writer.publish(0, tracked(0), |_, _| {});
-            writer.publish(0, tracked(1), |_, _| {});
+            writer.publish(0, tracked(0), |_, _| {}).ok();
+            writer.publish(0, tracked(1), |_, _| {}).ok();
         });
         let mut next = 0;
         let mut kept = None;
@@ -322,9 +349,9 @@ fn a_body_that_a_reader_held_back_is_released_by_the_next_writer_that_looks() {
         let rings: Arc<RingSet<Counted<Tracked>>> = Arc::new(RingSet::new(1, 1));
         let mut reader = RingReader::new(Arc::clone(&rings));
         let mut writer = RingWriter::new(Arc::clone(&rings));
-        writer.publish(0, tracked(0), |_, _| {});
+        writer.publish(0, tracked(0), |_, _| {}).ok();
         let publisher = thread::spawn(move || {
-            writer.publish(0, tracked(1), |_, _| {});
+            writer.publish(0, tracked(1), |_, _| {}).ok();
             // A body that is still pinned goes to the orphans.
             drop(writer);
         });
@@ -335,7 +362,7 @@ fn a_body_that_a_reader_held_back_is_released_by_the_next_writer_that_looks() {
         });
         publisher.join().unwrap();
         let mut writer = RingWriter::new(Arc::clone(&rings));
-        writer.publish(0, tracked(2), |_, _| {});
+        writer.publish(0, tracked(2), |_, _| {}).ok();
         assert_eq!(rings.live(), 1, "only what the ring holds");
     });
 }
@@ -350,7 +377,7 @@ fn bounded(capacity: usize, bytes: u64) -> Arc<Bounded> {
 /// Publishes from another thread.
 fn publish_tracked(rings: &Arc<Bounded>, n: u64) -> thread::JoinHandle<u64> {
     let rings = Arc::clone(rings);
-    thread::spawn(move || RingWriter::transient(rings).publish(0, tracked(n), |_, _| {}))
+    thread::spawn(move || RingWriter::transient(rings).publish(0, tracked(n), |_, _| {}).ok().expect("open"))
 }
 
 /// Reads the values that are there, by sequence, and the number reported as missed.
@@ -379,7 +406,7 @@ fn a_body_released_early_is_released_once_and_never_while_a_reader_looks_at_it()
     loom::model(|| {
         let rings = bounded(2, 1);
         let mut reader = RingReader::new(Arc::clone(&rings));
-        RingWriter::transient(Arc::clone(&rings)).publish(0, tracked(0), |_, _| {});
+        RingWriter::transient(Arc::clone(&rings)).publish(0, tracked(0), |_, _| {}).ok();
         let publisher = publish_tracked(&rings, 1);
         let mut next = 0;
         let (mut items, mut missed) = read_tracked(&mut reader, &mut next);
@@ -406,7 +433,7 @@ fn a_body_released_early_while_it_is_overwritten_is_taken_once() {
     loom::model(|| {
         // Two slots: the third overwrites the first while the second releases it early.
         let rings = bounded(2, 1);
-        RingWriter::transient(Arc::clone(&rings)).publish(0, tracked(0), |_, _| {});
+        RingWriter::transient(Arc::clone(&rings)).publish(0, tracked(0), |_, _| {}).ok();
         let publishers = [publish_tracked(&rings, 1), publish_tracked(&rings, 2)];
         for publisher in publishers {
             publisher.join().unwrap();
@@ -443,7 +470,7 @@ fn a_body_is_held_under_the_sequence_that_it_was_read_at_though_the_next_lap_was
             });
         });
         let mut writer = RingWriter::transient(Arc::clone(&rings));
-        writer.publish(0, tracked(1), |_, _| {});
+        writer.publish(0, tracked(1), |_, _| {}).ok();
         reads.join().unwrap();
         publisher.join().unwrap();
     });

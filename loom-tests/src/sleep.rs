@@ -35,7 +35,7 @@ fn no_event_is_slept_through() {
         let rings = ring();
         let reader = RingReader::new(Arc::clone(&rings));
         let publisher = thread::spawn(move || {
-            rings.publish_inline(0, 1, |_, _| {});
+            rings.publish_inline(0, 1, |_, _| {}).expect("open");
         });
         wait(&reader, 0);
         publisher.join().unwrap();
@@ -55,7 +55,7 @@ fn two_sleepers_are_both_woken() {
                 thread::spawn(move || wait(&RingReader::new(rings), 0))
             })
             .collect();
-        rings.publish_inline(0, 1, |_, _| {});
+        rings.publish_inline(0, 1, |_, _| {}).expect("open");
         for sleeper in event_count {
             sleeper.join().unwrap();
         }
@@ -70,7 +70,7 @@ fn two_publishers_wake_a_sleeper_once_for_one_sleep() {
         let publish = || {
             let rings = Arc::clone(&rings);
             thread::spawn(move || {
-                rings.publish_inline(0, 1, |_, _| {});
+                rings.publish_inline(0, 1, |_, _| {}).expect("open");
             })
         };
         let publishers = [publish(), publish()];
@@ -90,5 +90,47 @@ fn the_end_is_not_slept_through() {
         let closer = thread::spawn(move || rings.close());
         wait(&reader, 0);
         closer.join().unwrap();
+    });
+}
+
+/// Reads until the bus is closed and everything was read, and returns the number of sequences read or passed over.
+fn read_to_end(reader: &mut RingReader<Inline<u64>>) -> u64 {
+    let mut next = 0;
+    loop {
+        let rings = Arc::clone(reader.rings());
+        let ring = &rings.shards()[0];
+        let is_over = || rings.is_closed() && next >= ring.end();
+        let ready = || ring.peek(next) != Peek::NotYet || ring.skip(next).is_some() || is_over();
+        if !ready() {
+            reader.prepare_sleep(Wake::Thread(thread::current()));
+            if !ready() {
+                thread::park();
+            }
+            reader.cancel_sleep();
+        } else if is_over() {
+            return next;
+        } else {
+            match ring.peek(next) {
+                Peek::Ready => _ = reader.visit(0, &mut next, |_| true),
+                Peek::Lapped => next = ring.resume(next),
+                Peek::NotYet => next = ring.skip(next).unwrap_or(next),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_event_that_is_published_while_the_bus_is_closed_is_not_slept_through() {
+    loom::model(|| {
+        let rings = ring();
+        let mut reader = RingReader::new(Arc::clone(&rings));
+        let publisher = {
+            let rings = Arc::clone(&rings);
+            thread::spawn(move || rings.publish_inline(0, 1, |_, _| {}).is_ok())
+        };
+        let closer = thread::spawn(move || rings.close());
+        let read = read_to_end(&mut reader);
+        closer.join().unwrap();
+        assert_eq!(read, u64::from(publisher.join().unwrap()));
     });
 }

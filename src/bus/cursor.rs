@@ -218,8 +218,10 @@ impl<T: Item> Waitable for Cursor<T> {
         self.is_at_end
     }
 
+    /// Returns whether the bus is closed and the cursor has come to its end.
     fn is_closed(&self) -> bool {
-        self.rings().is_closed()
+        let mut rings = self.rings().shards().iter().zip(&self.next);
+        self.rings().is_closed() && rings.all(|(ring, next)| *next >= ring.end())
     }
 
     /// Returns whether the cursor is before a sequence that will never come. Then the next visit shows the gap.

@@ -12,10 +12,11 @@ use crate::event::{self, Attribute, Event, EventId};
 use crate::filter::Filter;
 use crate::sync::Arc;
 
-/// A value that a [`Bus`](super::Bus) carries: [`Event`], or any plain value of fixed size (`bytemuck::Pod`), which is
-/// copied into the ring and out of it without an allocation.
+/// A value that a [`Bus`](super::Bus) carries: [`Event`]; any plain value of fixed size (`bytemuck::Pod`), which is copied into
+/// the ring and out of it without an allocation; or any other value in a [`Shared`](super::Shared) handle.
 ///
-/// This trait cannot be implemented outside this crate; derive `Pod` and `Zeroable` instead.
+/// This trait cannot be implemented outside this crate: derive `Pod` and `Zeroable`, or make a bus
+/// [`of`](super::Bus::of) the type.
 pub trait Item: Clone + Send + Sync + Sized + 'static {
     /// Filter of a subscription: [`Filter`] for events, [`Predicate`] for plain values.
     type Filter: Clone + Default + Send + Sync + Unpin + 'static;
@@ -83,6 +84,7 @@ impl Item for Event {
 
 impl Handle for Event {
     type Body = event::EventBody;
+    const REUSES: bool = true;
 
     #[inline]
     fn into_arc(self) -> Arc<event::EventBody> {
@@ -130,7 +132,7 @@ impl<T: Pod + Send + Sync> Item for T {
 
     #[inline]
     fn is_wanted(&self, filter: &Predicate<T>) -> bool {
-        filter.0.as_ref().is_none_or(|predicate| predicate(self))
+        filter.wants(self)
     }
 
     #[inline]
@@ -152,7 +154,7 @@ impl<T: Pod + Send + Sync> Item for T {
     fn set_id(&self, _: EventId) {}
 }
 
-/// Filter of a subscription to plain values: all of them, or those for which a function returns true.
+/// Filter of a subscription to values: all of them, or those for which a function returns true.
 ///
 /// ```
 /// # use fanwire::{Bus, Predicate};
@@ -170,6 +172,12 @@ impl<T> Predicate<T> {
     #[must_use]
     pub fn all() -> Self {
         Self(None)
+    }
+
+    /// Returns whether the value is selected.
+    #[inline]
+    pub(super) fn wants(&self, value: &T) -> bool {
+        self.0.as_ref().is_none_or(|predicate| predicate(value))
     }
 }
 

@@ -12,31 +12,39 @@ use super::builder::{BusBuilder, BusConfigError};
 use super::epoch::new_epoch;
 use super::event_count::Wake;
 use super::item::Item;
-use super::receive::{self, Look, Receive, RecvError, RecvTimeoutError, TryRecvError};
+use super::publisher::PublishError;
+use super::receive::{self, LOOK_MAX, Look, Receive, RecvError, RecvTimeoutError, TryRecvError};
 use super::ring::{Batch, Claim, Gated, GatedReader, PIN_SPAN, SlotCodec, SpaceWaiter};
+use super::shared::IntoItem;
 use super::wait::{AdaptiveWait, WaitStrategy, Waitable};
 use crate::event::{Event, EventId, Sequence};
 use crate::sync::{Arc, Backoff, thread};
 
 /// An item was not published. The item comes back.
+///
+/// These two reasons are all there will ever be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum TryPublishError<T = Event> {
     /// There was no space: the slowest subscriber is a whole ring behind.
     Full(T),
+    /// The bus is closed.
+    Closed(T),
 }
 
 impl<T> TryPublishError<T> {
     /// Returns the item.
     pub fn into_inner(self) -> T {
-        let Self::Full(item) = self;
+        let (Self::Full(item) | Self::Closed(item)) = self;
         item
     }
 }
 
 impl<T> fmt::Display for TryPublishError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the slowest subscriber is a whole ring behind")
+        f.write_str(match self {
+            Self::Full(_) => "the slowest subscriber is a whole ring behind",
+            Self::Closed(_) => "the bus is closed",
+        })
     }
 }
 
@@ -44,19 +52,19 @@ impl<T: fmt::Debug> std::error::Error for TryPublishError<T> {}
 
 /// A bus that loses nothing: each subscriber gates it, and a full ring makes publishers wait or gives their items back.
 ///
-/// There is one ring, so all items are in one order. A handle: clones are the same bus. When the last handle is dropped,
-/// subscribers read what is left and end. With no subscriber no item can be lost, and publishing always succeeds.
+/// There is one ring, so all items are in one order. A handle: clones are the same bus. When the last handle is dropped, or one
+/// calls [`close`](Self::close), subscribers read what is left and end. With no subscriber no item can be lost, and publishing always succeeds.
 ///
 /// ```
 /// use fanwire::bus::TryPublishError;
-/// use fanwire::{Event, LosslessBus};
+/// use fanwire::{Event, Filter, LosslessBus};
 ///
 /// let bus = LosslessBus::builder().capacity(1).build_lossless()?;
-/// let mut reader = bus.subscribe();
+/// let mut reader = bus.subscribe(Filter::new());
 /// bus.try_publish(Event::builder("a").build()?)?;
 /// let Err(TryPublishError::Full(event)) = bus.try_publish(Event::builder("b").build()?) else { panic!("no space") };
 /// assert_eq!(reader.recv()?.event_type(), "a");
-/// bus.publish_blocking(event);
+/// bus.publish_blocking(event)?;
 /// assert_eq!(reader.recv()?.event_type(), "b");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -91,33 +99,48 @@ impl<T: Item> LosslessInner<T> {
                 Ok(sequence) => return Ok(self.id(sequence)),
                 Err(back) => back,
             };
+            if self.ring.is_refusing() {
+                return Err(TryPublishError::Closed(item));
+            }
             self.wait_for_space(&backoff, deadline);
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return attempt(item).map(|sequence| self.id(sequence)).map_err(TryPublishError::Full);
+                return attempt(item).map(|sequence| self.id(sequence)).map_err(|back| self.refused(back));
             }
         }
     }
 
-    /// Tries until there is space.
+    /// Returns the reason why an item was not published.
+    fn refused(&self, item: T) -> TryPublishError<T> {
+        if self.ring.is_refusing() { TryPublishError::Closed(item) } else { TryPublishError::Full(item) }
+    }
+
+    /// Tries until there is space; gives the item back if the bus is closed.
     #[inline]
-    fn publish_waiting(&self, mut item: T, mut attempt: impl FnMut(T) -> Result<Sequence, T>) -> EventId {
+    fn publish_waiting(
+        &self,
+        mut item: T,
+        mut attempt: impl FnMut(T) -> Result<Sequence, T>,
+    ) -> Result<EventId, T> {
         let backoff = Backoff::new();
         loop {
             match attempt(item) {
-                Ok(sequence) => return self.id(sequence),
+                Ok(sequence) => return Ok(self.id(sequence)),
                 Err(back) => item = back,
+            }
+            if self.ring.is_refusing() {
+                return Err(item);
             }
             self.wait_for_space(&backoff, None);
         }
     }
 
-    /// Publishes all items, as many at once as there is space for.
+    /// Publishes all items, as many at once as there is space for. If the bus is closed, gives back those that it took.
     fn publish_all(
         &self,
-        items: impl IntoIterator<Item = T>,
+        items: impl IntoIterator<Item: IntoItem<T>>,
         mut attempt: impl FnMut(&mut Batch<T>) -> Option<Sequence>,
-    ) -> Option<EventId> {
-        let mut items = items.into_iter().fuse().map(T::into_publishable);
+    ) -> Result<Option<EventId>, Vec<T>> {
+        let mut items = items.into_iter().fuse().map(|item| item.into_item().into_publishable());
         let mut batch = Batch::new();
         let mut last = None;
         let backoff = Backoff::new();
@@ -125,13 +148,14 @@ impl<T: Item> LosslessInner<T> {
             // Nothing is claimed while the iterator runs.
             batch.fill(&mut items);
             if batch.is_empty() {
-                return last;
+                return Ok(last);
             }
             match attempt(&mut batch) {
                 Some(sequence) => {
                     last = Some(self.id(sequence));
                     backoff.reset();
                 }
+                None if self.ring.is_refusing() => return Err(batch.into_items()),
                 None => self.wait_for_space(&backoff, None),
             }
         }
@@ -191,22 +215,22 @@ impl<T: Item> BusBuilder<T> {
 }
 
 impl<T: Item> LosslessBus<T> {
-    /// Reads everything published from now on. While the subscriber exists, the items that it has not read hold up
-    /// publishers.
+    /// Returns a subscriber to the items that the filter lets through, from now on. While it exists, the items that it has not
+    /// read, or not passed over, hold up publishers.
     #[must_use = "a subscriber that is kept and not read holds up publishers"]
-    pub fn subscribe(&self) -> LosslessSubscriber<T> {
-        LosslessSubscriber::new(&self.0.ring)
+    pub fn subscribe(&self, filter: impl Into<T::Filter>) -> LosslessSubscriber<T> {
+        LosslessSubscriber::new(&self.0.ring, filter.into())
     }
 
     /// Publishes an item. Never blocks and never allocates; lock-free.
     ///
     /// # Errors
-    /// [`TryPublishError::Full`] with the item if there is no space.
+    /// [`TryPublishError`] with the item if there is no space, or the bus is closed.
     #[inline]
-    pub fn try_publish(&self, item: T) -> Result<EventId, TryPublishError<T>> {
-        self.attempt(item.into_publishable())
+    pub fn try_publish(&self, item: impl IntoItem<T>) -> Result<EventId, TryPublishError<T>> {
+        self.attempt(item.into_item().into_publishable())
             .map(|sequence| self.0.id(sequence))
-            .map_err(TryPublishError::Full)
+            .map_err(|back| self.0.refused(back))
     }
 
     #[inline]
@@ -215,18 +239,27 @@ impl<T: Item> LosslessBus<T> {
     }
 
     /// Publishes an item. Blocks until there is space: spins for a moment, then sleeps.
-    pub fn publish_blocking(&self, item: T) -> EventId {
-        self.0.publish_waiting(item.into_publishable(), |item| self.attempt(item))
+    ///
+    /// # Errors
+    /// [`PublishError`] with the item if the bus is closed.
+    pub fn publish_blocking(&self, item: impl IntoItem<T>) -> Result<EventId, PublishError<T>> {
+        self.0
+            .publish_waiting(item.into_item().into_publishable(), |item| self.attempt(item))
+            .map_err(PublishError)
     }
 
     /// Publishes an item. Blocks for at most `timeout` until there is space.
     ///
     /// # Errors
-    /// [`TryPublishError::Full`] with the item if there was no space in time.
-    pub fn publish_timeout(&self, item: T, timeout: Duration) -> Result<EventId, TryPublishError<T>> {
+    /// [`TryPublishError`] with the item if there was no space in time, or the bus is closed.
+    pub fn publish_timeout(
+        &self,
+        item: impl IntoItem<T>,
+        timeout: Duration,
+    ) -> Result<EventId, TryPublishError<T>> {
         // A time that the clock cannot represent is as good as none.
         let deadline = Instant::now().checked_add(timeout);
-        self.0.publish_until(item.into_publishable(), deadline, |item| self.attempt(item))
+        self.0.publish_until(item.into_item().into_publishable(), deadline, |item| self.attempt(item))
     }
 
     /// Publishes all items in order, claiming space for many at once and blocking until there is some. Other publishers'
@@ -236,13 +269,32 @@ impl<T: Item> LosslessBus<T> {
     /// take its time, publish itself, or panic. If it panics, the items that it gave before in whole runs are published,
     /// and the rest is dropped.
     ///
+    /// # Errors
+    /// [`PublishError`] if the bus is closed, with the items, at most 64, that were taken from the iterator and not published.
+    ///
     /// # Panics
     /// Only if the iterator does.
-    pub fn publish_batch_blocking(&self, items: impl IntoIterator<Item = T>) -> Option<EventId> {
+    pub fn publish_batch_blocking(
+        &self,
+        items: impl IntoIterator<Item: IntoItem<T>>,
+    ) -> Result<Option<EventId>, PublishError<Vec<T>>> {
         let inner = &*self.0;
-        inner.publish_all(items, |batch| {
+        let published = inner.publish_all(items, |batch| {
             inner.ring.try_publish_batch(batch, |item, sequence| item.set_id(inner.id(sequence)))
-        })
+        });
+        published.map_err(PublishError)
+    }
+
+    /// Closes the bus for all publishers: subscribers read what was published before and end. Publishers that wait for space
+    /// get their items back. Never blocks.
+    pub fn close(&self) {
+        self.0.ring.close();
+    }
+
+    /// Returns whether the bus is closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.ring.is_closed()
     }
 
     /// Returns how many items the slowest subscriber may be behind.
@@ -281,7 +333,7 @@ impl<T: Item> fmt::Debug for LosslessBus<T> {
     }
 }
 
-/// The only publisher of a lossless bus. When it is dropped, subscribers read what is left and end.
+/// The only publisher of a lossless bus, which nothing else closes. When it is dropped, subscribers read what is left and end.
 pub struct SoloPublisher<T: Item = Event> {
     claim: Claim,
     inner: LosslessInner<T>,
@@ -290,8 +342,8 @@ pub struct SoloPublisher<T: Item = Event> {
 impl<T: Item> SoloPublisher<T> {
     /// Subscribes as [`LosslessBus::subscribe`] does.
     #[must_use = "a subscriber that is kept and not read holds up the publisher"]
-    pub fn subscribe(&self) -> LosslessSubscriber<T> {
-        LosslessSubscriber::new(&self.inner.ring)
+    pub fn subscribe(&self, filter: impl Into<T::Filter>) -> LosslessSubscriber<T> {
+        LosslessSubscriber::new(&self.inner.ring, filter.into())
     }
 
     /// Publishes an item. Never blocks and never allocates; wait-free.
@@ -299,30 +351,40 @@ impl<T: Item> SoloPublisher<T> {
     /// # Errors
     /// [`TryPublishError::Full`] with the item if there is no space.
     #[inline]
-    pub fn try_publish(&mut self, item: T) -> Result<EventId, TryPublishError<T>> {
+    pub fn try_publish(&mut self, item: impl IntoItem<T>) -> Result<EventId, TryPublishError<T>> {
         let Self { claim, inner } = self;
         let assign = |item: &T, sequence| item.set_id(inner.id(sequence));
-        let published = claim.try_publish(&inner.ring, item.into_publishable(), assign);
+        let published = claim.try_publish(&inner.ring, item.into_item().into_publishable(), assign);
         published.map(|sequence| inner.id(sequence)).map_err(TryPublishError::Full)
     }
 
-    /// Publishes as [`LosslessBus::publish_blocking`] does.
+    /// Publishes an item. Blocks until there is space: spins for a moment, then sleeps.
     #[inline]
-    pub fn publish_blocking(&mut self, item: T) -> EventId {
-        let Self { claim, inner } = self;
-        inner.publish_waiting(item.into_publishable(), |item| {
-            claim.try_publish(&inner.ring, item, |item, sequence| item.set_id(inner.id(sequence)))
-        })
+    pub fn publish_blocking(&mut self, item: impl IntoItem<T>) -> EventId {
+        let mut item = item.into_item().into_publishable();
+        let backoff = Backoff::new();
+        loop {
+            let Self { claim, inner } = &mut *self;
+            match claim.try_publish(&inner.ring, item, |item, sequence| item.set_id(inner.id(sequence))) {
+                Ok(sequence) => return inner.id(sequence),
+                Err(back) => item = back,
+            }
+            inner.wait_for_space(&backoff, None);
+        }
     }
 
     /// Publishes as [`LosslessBus::publish_timeout`] does.
     ///
     /// # Errors
     /// [`TryPublishError::Full`] with the item if there was no space in time.
-    pub fn publish_timeout(&mut self, item: T, timeout: Duration) -> Result<EventId, TryPublishError<T>> {
+    pub fn publish_timeout(
+        &mut self,
+        item: impl IntoItem<T>,
+        timeout: Duration,
+    ) -> Result<EventId, TryPublishError<T>> {
         let deadline = Instant::now().checked_add(timeout);
         let Self { claim, inner } = self;
-        inner.publish_until(item.into_publishable(), deadline, |item| {
+        inner.publish_until(item.into_item().into_publishable(), deadline, |item| {
             claim.try_publish(&inner.ring, item, |item, sequence| item.set_id(inner.id(sequence)))
         })
     }
@@ -331,11 +393,13 @@ impl<T: Item> SoloPublisher<T> {
     ///
     /// # Panics
     /// Only if the iterator does.
-    pub fn publish_batch_blocking(&mut self, items: impl IntoIterator<Item = T>) -> Option<EventId> {
+    pub fn publish_batch_blocking(&mut self, items: impl IntoIterator<Item: IntoItem<T>>) -> Option<EventId> {
         let Self { claim, inner } = self;
-        inner.publish_all(items, |batch| {
+        let published = inner.publish_all(items, |batch| {
             claim.try_publish_batch(&inner.ring, batch, |item, sequence| item.set_id(inner.id(sequence)))
-        })
+        });
+        // Never refused: the bus is closed when this publisher is dropped.
+        published.unwrap_or_default()
     }
 }
 
@@ -345,13 +409,14 @@ impl<T: Item> fmt::Debug for SoloPublisher<T> {
     }
 }
 
-/// Reads everything published to a lossless bus since it joined, in order. `for item in subscriber` reads until all
+/// Reads the items that a filter lets through, of all that were published to a lossless bus since it joined, in order. `for item in subscriber` reads until all
 /// publishers are gone; with the feature `async` it is a `futures_core::Stream` that does the same.
 ///
 /// Items that it has read make space for publishers a quarter of the ring or 64 items later at the latest, and whenever it
 /// finds nothing more to read.
 pub struct LosslessSubscriber<T: Item = Event> {
     reader: GatedReader<T::Codec>,
+    filter: T::Filter,
     waiting: AdaptiveWait,
 }
 
@@ -366,7 +431,7 @@ impl<C: SlotCodec> Waitable for GatedReader<C> {
     }
 
     fn is_closed(&self) -> bool {
-        self.ring().is_closed()
+        self.is_over()
     }
 
     /// No sequence is ever given up here.
@@ -397,8 +462,8 @@ impl<C: SlotCodec> Waitable for GatedReader<C> {
 }
 
 impl<T: Item> LosslessSubscriber<T> {
-    fn new(ring: &Arc<Gated<T::Codec>>) -> Self {
-        Self { reader: GatedReader::new(Arc::clone(ring)), waiting: AdaptiveWait::default() }
+    fn new(ring: &Arc<Gated<T::Codec>>, filter: T::Filter) -> Self {
+        Self { reader: GatedReader::new(Arc::clone(ring)), filter, waiting: AdaptiveWait::default() }
     }
 
     /// Sets how the subscriber waits. Default: [`WaitStrategy::SpinThenPark`].
@@ -410,29 +475,40 @@ impl<T: Item> LosslessSubscriber<T> {
 
     /// Returns the next item without waiting. Never blocks and never allocates.
     ///
+    /// The call passes over at most 256 items that the filter leaves out, so it ends however many come.
+    ///
     /// # Errors
-    /// [`TryRecvError::Empty`] if there is nothing yet, [`TryRecvError::Closed`] if all publishers are gone and everything
-    /// was read.
+    /// [`TryRecvError::Empty`] if there is nothing yet, or if the call passed over 256 items: then [`lag`](Self::lag) is not 0, and
+    /// the next call goes on after them. [`TryRecvError::Closed`] if the bus is closed and everything was read.
     #[inline]
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
-        if let Some(item) = self.take() {
-            return Ok(item);
+        match self.look(LOOK_MAX) {
+            Look::Found(item) => Ok(item),
+            Look::Passed | Look::Empty => Err(TryRecvError::Empty),
+            Look::Closed => Err(TryRecvError::Closed),
         }
-        if !self.reader.ring().is_closed() {
-            return Err(TryRecvError::Empty);
-        }
-        // The bus was seen closed, so every publication is visible now.
-        self.take().ok_or(TryRecvError::Closed)
     }
 
     #[inline]
-    fn take(&mut self) -> Option<T> {
-        let mut taken = None;
-        self.reader.visit(|item| {
-            taken = Some(item.duplicate());
-            false
-        });
-        taken
+    fn take(&mut self, most: usize) -> Look<T> {
+        let Self { reader, filter, .. } = self;
+        let (mut taken, mut passed) = (None, 0);
+        loop {
+            let any = reader.visit(|item| {
+                if item.is_wanted(filter) {
+                    taken = Some(item.duplicate());
+                } else {
+                    passed += 1;
+                }
+                taken.is_none() && passed < most
+            });
+            match taken {
+                Some(item) => return Look::Found(item),
+                None if passed >= most => return Look::Passed,
+                None if !any => return Look::Empty,
+                None => {}
+            }
+        }
     }
 
     /// Returns the next item. Blocks until there is one; never allocates.
@@ -466,22 +542,28 @@ impl<T: Item> LosslessSubscriber<T> {
         Ok(1 + self.visit_batch(max - 1, |item| into.push(item.duplicate())))
     }
 
-    /// Shows up to `max` items to `visit`, by reference, and returns their number. Never blocks and never allocates.
+    /// Shows up to `max` items to `visit`, by reference, and returns their number. Never blocks and never allocates. It passes
+    /// over at most 256 items that the filter leaves out; [`lag`](Self::lag) shows whether there are more.
     ///
     /// # Panics
     /// Only if `visit` does; the item is passed over.
     #[inline]
     pub fn visit_batch(&mut self, max: usize, mut visit: impl FnMut(&T)) -> usize {
-        let mut count = 0;
-        while count < max {
-            let shown = count;
-            self.reader.visit(|item| {
-                visit(item);
-                count += 1;
-                count < max
+        let Self { reader, filter, .. } = self;
+        let (mut count, mut passed) = (0, 0);
+        while count < max && passed < LOOK_MAX {
+            let before = count + passed;
+            reader.visit(|item| {
+                if item.is_wanted(filter) {
+                    count += 1;
+                    visit(item);
+                } else {
+                    passed += 1;
+                }
+                count < max && passed < LOOK_MAX
             });
             // Less than a run was all there was. Another look at once would take the line that is just written.
-            if ((count - shown) as u64) < PIN_SPAN {
+            if ((count + passed - before) as u64) < PIN_SPAN {
                 break;
             }
         }
@@ -491,7 +573,7 @@ impl<T: Item> LosslessSubscriber<T> {
     /// Blocks until there is something to read, or the bus is closed.
     pub fn wait(&mut self) {
         self.waiting.back_off_at_end(&self.reader);
-        while !self.reader.is_ready() && !self.reader.ring().is_closed() {
+        while !self.reader.is_ready() && !self.reader.is_over() {
             receive::wait(self, None);
         }
     }
@@ -513,11 +595,14 @@ impl<T: Item> Receive for LosslessSubscriber<T> {
     type Source = GatedReader<T::Codec>;
 
     #[inline]
-    fn look(&mut self, _: usize) -> Look<T> {
-        match self.try_recv() {
-            Ok(item) => Look::Found(item),
-            Err(TryRecvError::Empty) => Look::Empty,
-            Err(TryRecvError::Closed) => Look::Closed,
+    fn look(&mut self, most: usize) -> Look<T> {
+        match self.take(most) {
+            // Every item published before the close is visible now. A publication that is under way is waited for.
+            Look::Empty if self.reader.ring().is_closed() => match self.take(most) {
+                Look::Empty if self.reader.is_over() => Look::Closed,
+                look => look,
+            },
+            look => look,
         }
     }
 

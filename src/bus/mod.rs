@@ -34,6 +34,7 @@ mod receive;
 mod recorder;
 mod replay;
 mod ring;
+mod shared;
 #[cfg(feature = "async")]
 mod stream;
 mod subscriber;
@@ -75,9 +76,10 @@ pub use lossless::{
 #[cfg(feature = "server")]
 pub(crate) use panics::catch_panic;
 pub use position::PositionError;
-pub use publisher::{Published, PublishedBatch, Publisher};
+pub use publisher::{PublishError, Published, PublishedBatch, Publisher};
 pub use receive::{RecvError, RecvTimeoutError, TryRecvError};
 pub use replay::Replay;
+pub use shared::{IntoItem, Shared};
 #[cfg(feature = "async")]
 pub use stream::PublishFuture;
 pub use subscriber::{Ledger, Subscriber, SubscriberIntoIter, SubscriberIter};
@@ -87,8 +89,8 @@ pub use wait::WaitStrategy;
 ///
 /// A handle: clones are the same bus. Each shard is a ring that keeps its newest events; publishing overwrites the oldest
 /// and never waits for readers. Items with the same ordering key share a shard and stay in order, whichever thread
-/// published them; nothing is promised across shards. When the last handle ([`Bus`], [`Publisher`]) is dropped,
-/// subscribers read what is left and end.
+/// published them; nothing is promised across shards. When the last handle ([`Bus`], [`Publisher`]) is dropped, or one calls
+/// [`close`](Self::close), subscribers read what is left and end.
 ///
 /// ```
 /// use fanwire::{Bus, Delivery, Event, Filter};
@@ -126,6 +128,13 @@ impl Bus<Event> {
     #[must_use]
     pub fn builder() -> BusBuilder<Event> {
         BusBuilder::new()
+    }
+
+    /// Creates a bus of values of any type, with one shard of 8,192 slots. Allocates the ring; each publication allocates its
+    /// value, which all readers share ([`Shared`]).
+    #[must_use]
+    pub fn of<V: Send + Sync + 'static>() -> Bus<Shared<V>> {
+        Bus::from_builder(BusBuilder::new().of())
     }
 
     /// Returns the bus of the whole process, which the first call creates. It never closes.

@@ -7,16 +7,29 @@ use std::fmt;
 
 use super::item::Item;
 use super::ring::{Batch, RingWriter, SlotCodec};
+use super::shared::IntoItem;
 use super::{Bus, BusInner};
 use crate::event::{Event, EventId, Sequence};
 use crate::sync::Arc;
 
-/// Result of `publish`.
+/// An item was not published, because the bus is closed. The item comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishError<T = Event>(pub T);
+
+impl<T> fmt::Display for PublishError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the bus is closed")
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for PublishError<T> {}
+
+/// Result of `publish`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
-    /// Id of the item: epoch, shard and sequence.
-    pub id: EventId,
+    /// Id of the item: epoch, shard and sequence. `None` if the bus is closed, and the item was dropped.
+    pub id: Option<EventId>,
     /// Number of handlers ([`Bus::on_sync`]) that took it before `publish` returned.
     pub handled: usize,
 }
@@ -25,7 +38,7 @@ pub struct Published {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PublishedBatch {
-    /// Number of items published.
+    /// Number of items published: all, unless the bus was closed meanwhile.
     pub count: usize,
     /// Id of the last item; `None` if there were none.
     pub last: Option<EventId>,
@@ -69,28 +82,33 @@ impl<T: Item> BusInner<T> {
     }
 
     #[inline(always)]
-    fn publish(&self, item: T, put: impl FnOnce(usize, T) -> Sequence) -> Published {
+    fn publish(&self, item: T, put: impl FnOnce(usize, T) -> Result<Sequence, T>) -> Result<Published, T> {
         let item = item.into_publishable();
         let shard = self.shard(&item);
         self.publish_in(shard, item, put)
     }
 
     #[inline(always)]
-    fn publish_in(&self, shard: usize, item: T, put: impl FnOnce(usize, T) -> Sequence) -> Published {
+    fn publish_in(
+        &self,
+        shard: usize,
+        item: T,
+        put: impl FnOnce(usize, T) -> Result<Sequence, T>,
+    ) -> Result<Published, T> {
         if self.handlers.has_sync() {
             let kept = item.duplicate();
-            let id = self.id(shard, put(shard, item));
-            return Published { id, handled: self.handlers.call(&kept) };
+            let id = Some(self.id(shard, put(shard, item)?));
+            return Ok(Published { id, handled: self.handlers.call(&kept) });
         }
-        Published { id: self.id(shard, put(shard, item)), handled: 0 }
+        Ok(Published { id: Some(self.id(shard, put(shard, item)?)), handled: 0 })
     }
 
     fn publish_batch(
         &self,
-        items: impl IntoIterator<Item = T>,
+        items: impl IntoIterator<Item: IntoItem<T>>,
         mut put: impl FnMut(usize, &mut Batch<T>) -> Option<Sequence>,
     ) -> PublishedBatch {
-        let mut items = items.into_iter().fuse().map(T::into_publishable);
+        let mut items = items.into_iter().fuse().map(|item| item.into_item().into_publishable());
         let mut result = PublishedBatch::default();
         let mut batch = Batch::new();
         if self.rings.shards().len() == 1 {
@@ -99,7 +117,9 @@ impl<T: Item> BusInner<T> {
                 if batch.is_empty() {
                     return result;
                 }
-                self.publish_collected(0, &mut batch, &mut result, &mut put);
+                if !self.publish_collected(0, &mut batch, &mut result, &mut put) {
+                    return result;
+                }
             }
         }
         let mut next = items.next().map(|item| (self.shard(&item), item));
@@ -112,13 +132,15 @@ impl<T: Item> BusInner<T> {
                     other => next = Some((other, item)),
                 }
             }
-            self.publish_collected(shard, &mut batch, &mut result, &mut put);
+            if !self.publish_collected(shard, &mut batch, &mut result, &mut put) {
+                return result;
+            }
             next = next.or_else(|| items.next().map(|item| (self.shard(&item), item)));
         }
         result
     }
 
-    /// Publishes items of one shard, and adds them to the result.
+    /// Publishes items of one shard, and adds them to the result. Returns false if the bus is closed.
     #[inline]
     fn publish_collected(
         &self,
@@ -126,14 +148,17 @@ impl<T: Item> BusInner<T> {
         batch: &mut Batch<T>,
         result: &mut PublishedBatch,
         put: &mut impl FnMut(usize, &mut Batch<T>) -> Option<Sequence>,
-    ) {
-        result.count += batch.len();
+    ) -> bool {
+        let wanted = batch.len();
         let kept: Vec<T> =
             if self.handlers.has_sync() { batch.iter().map(T::duplicate).collect() } else { Vec::new() };
         if let Some(sequence) = put(shard, batch) {
             result.last = Some(self.id(shard, sequence));
         }
-        result.handled += kept.iter().map(|item| self.handlers.call(item)).sum::<usize>();
+        let published = wanted - batch.len();
+        result.count += published;
+        result.handled += kept.iter().take(published).map(|item| self.handlers.call(item)).sum::<usize>();
+        published == wanted
     }
 }
 
@@ -160,7 +185,8 @@ impl Bus<Event> {
     pub(crate) fn publish_placed(&self, event: Event, id: EventId) {
         let inner = &*self.0;
         let shard = usize::from(id.shard).min(self.shards() - 1);
-        inner.publish_in(shard, event.into_publishable(), |shard, event| {
+        // A closed bus takes nothing more, and its server ends.
+        let _ = inner.publish_in(shard, event.into_publishable(), |shard, event| {
             inner.with_writer(|writer| writer.publish(shard, event, |event, _| event.set_id(id)))
         });
     }
@@ -175,18 +201,42 @@ impl<T: Item> Bus<T> {
     /// wait is bounded, and after it another sequence is taken. All other steps are wait-free. Never allocates, except
     /// when the list of evicted events grows. Handlers added with [`on_sync`](Self::on_sync) run in this call.
     ///
-    /// An event that was published before, or that has other handles, is published as a copy.
+    /// An event that was published before, or that has other handles, is published as a copy. A closed bus drops the item
+    /// ([`close`](Self::close), [`try_publish`](Self::try_publish)).
     #[inline]
-    pub fn publish(&self, item: T) -> Published {
+    pub fn publish(&self, item: impl IntoItem<T>) -> Published {
+        self.try_publish(item).unwrap_or_default()
+    }
+
+    /// Publishes as [`publish`](Self::publish) does, and reports a closed bus.
+    ///
+    /// # Errors
+    /// [`PublishError`] with the item if the bus is closed.
+    #[inline]
+    pub fn try_publish(&self, item: impl IntoItem<T>) -> Result<Published, PublishError<T>> {
         let inner = &*self.0;
-        inner.publish(item, |shard, item| {
+        let published = inner.publish(item.into_item(), |shard, item| {
             let assign = |item: &T, sequence| item.set_id(inner.id(shard, sequence));
             if T::Codec::COUNTED {
                 inner.with_writer(|writer| writer.publish(shard, item, assign))
             } else {
                 inner.rings.publish_inline(shard, item, assign)
             }
-        })
+        });
+        published.map_err(PublishError)
+    }
+
+    /// Closes the bus for all publishers: subscribers read what was published before and end, as when the last handle is
+    /// dropped. Handlers and tasks end too; those that sleep are woken. Whatever is published afterwards is given back
+    /// ([`try_publish`](Self::try_publish)) or dropped. Takes a lock that other calls of `close` hold.
+    pub fn close(&self) {
+        self.0.rings.close();
+    }
+
+    /// Returns whether the bus is closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.rings.is_closed()
     }
 
     /// Publishes items in order, claiming sequences for many at once: several times faster than one by one. Other
@@ -194,11 +244,12 @@ impl<T: Item> Bus<T> {
     ///
     /// The iterator gives up to 64 items before they are published together, and is not called while sequences are claimed:
     /// it may take its time, publish itself, or panic. If it panics, the items that it gave before in whole runs are
-    /// published, and the rest is dropped.
+    /// published, and the rest is dropped. If the bus is closed meanwhile, [`PublishedBatch::count`] says how many were
+    /// published; up to 64 more were taken from the iterator and dropped.
     ///
     /// # Panics
     /// Only if the iterator does.
-    pub fn publish_batch(&self, items: impl IntoIterator<Item = T>) -> PublishedBatch {
+    pub fn publish_batch(&self, items: impl IntoIterator<Item: IntoItem<T>>) -> PublishedBatch {
         let inner = &*self.0;
         inner.publish_batch(items, |shard, batch| {
             let assign = |item: &T, sequence| item.set_id(inner.id(shard, sequence));
@@ -225,21 +276,31 @@ pub struct Publisher<T: Item = Event> {
 impl<T: Item> Publisher<T> {
     /// Publishes as [`Bus::publish`] does.
     #[inline]
-    pub fn publish(&mut self, item: T) -> Published {
+    pub fn publish(&mut self, item: impl IntoItem<T>) -> Published {
+        self.try_publish(item).unwrap_or_default()
+    }
+
+    /// Publishes as [`Bus::try_publish`] does.
+    ///
+    /// # Errors
+    /// [`PublishError`] with the item if the bus is closed.
+    #[inline]
+    pub fn try_publish(&mut self, item: impl IntoItem<T>) -> Result<Published, PublishError<T>> {
         let inner = &*self.bus.0;
-        inner.publish(item, |shard, item| {
+        let published = inner.publish(item.into_item(), |shard, item| {
             let assign = |item: &T, sequence| item.set_id(inner.id(shard, sequence));
             let sequence = self.writer.publish(shard, item, assign);
             inner.rings.notify();
             sequence
-        })
+        });
+        published.map_err(PublishError)
     }
 
     /// Publishes as [`Bus::publish_batch`] does.
     ///
     /// # Panics
     /// Only if the iterator does.
-    pub fn publish_batch(&mut self, items: impl IntoIterator<Item = T>) -> PublishedBatch {
+    pub fn publish_batch(&mut self, items: impl IntoIterator<Item: IntoItem<T>>) -> PublishedBatch {
         let inner = &*self.bus.0;
         inner.publish_batch(items, |shard, batch| {
             let assign = |item: &T, sequence| item.set_id(inner.id(shard, sequence));

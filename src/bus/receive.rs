@@ -22,7 +22,7 @@ pub enum TryRecvError {
     /// Nothing yet; or [`Subscriber::try_recv`](super::Subscriber::try_recv) passed over as many events as it does at a
     /// time.
     Empty,
-    /// Nothing any more: all publishers are gone, and everything was read.
+    /// Nothing any more: the bus is closed, or all publishers are gone, and everything was read.
     Closed,
 }
 
@@ -33,11 +33,11 @@ pub enum TryRecvError {
 pub enum RecvTimeoutError {
     /// Time ran out.
     Timeout,
-    /// All publishers are gone, and everything was read.
+    /// The bus is closed, or all publishers are gone, and everything was read.
     Closed,
 }
 
-/// All publishers are gone, and everything was read.
+/// The bus is closed, or all publishers are gone, and everything was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecvError;
 

@@ -15,8 +15,10 @@ use super::delivery::Delivery;
 use super::event_count::Wake;
 use super::item::Item;
 use super::lossless::{LosslessBus, LosslessSubscriber, TryPublishError};
+use super::publisher::PublishError;
 use super::receive::{LOOK_MAX, Look, Receive, RecvError};
 use super::ring::SpaceWaiter;
+use super::shared::IntoItem;
 use super::subscriber::Subscriber;
 use super::wait::Waitable;
 use crate::event::EventId;
@@ -135,27 +137,29 @@ pub struct PublishFuture<T: Item> {
 }
 
 impl<T: Item> LosslessBus<T> {
-    /// Publishes an item, waiting for space without blocking the thread. The future returns the item's id.
+    /// Publishes an item, waiting for space without blocking the thread. The future returns the item's id, or
+    /// [`PublishError`] with the item if the bus is closed.
     ///
     /// # Panics
     /// If the future is polled after it was ready.
-    pub fn publish_async(&self, item: T) -> PublishFuture<T> {
-        PublishFuture { bus: self.clone(), item: Some(item), waiter: None }
+    pub fn publish_async(&self, item: impl IntoItem<T>) -> PublishFuture<T> {
+        PublishFuture { bus: self.clone(), item: Some(item.into_item()), waiter: None }
     }
 }
 
 impl<T: Item + Unpin> Future for PublishFuture<T> {
-    type Output = EventId;
+    type Output = Result<EventId, PublishError<T>>;
 
     /// # Panics
     /// If it is polled after it was ready.
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<EventId> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         this.waiter = None;
         loop {
             let item = this.item.take().expect("polled after it was ready");
             match this.bus.try_publish(item) {
-                Ok(id) => return Poll::Ready(id),
+                Ok(id) => return Poll::Ready(Ok(id)),
+                Err(TryPublishError::Closed(back)) => return Poll::Ready(Err(PublishError(back))),
                 Err(TryPublishError::Full(back)) => this.item = Some(back),
             }
             let waiter = SpaceWaiter::new(this.bus.ring(), Wake::Task(cx.waker().clone()));

@@ -94,7 +94,8 @@ impl<T: Item> Subscriber<T> {
         }
     }
 
-    /// Looks once more after the bus was seen closed: every publication is visible now, holes included.
+    /// Looks once more after the bus was seen closed: every publication before that is visible now, holes included. One that is
+    /// under way is waited for.
     #[cold]
     fn look_at_end(&mut self, most: usize) -> Look<Delivery<T>> {
         match self.take(most) {
@@ -104,7 +105,11 @@ impl<T: Item> Subscriber<T> {
                     gap = Some(delivery.into_delivery());
                     false
                 });
-                gap.map_or(Look::Closed, Look::Found)
+                match gap {
+                    Some(gap) => Look::Found(gap),
+                    None if self.cursor.is_closed() => Look::Closed,
+                    None => Look::Empty,
+                }
             }
             look => look,
         }

@@ -73,10 +73,10 @@ fn events_carry_their_place_and_a_published_one_is_published_again_as_a_copy() {
     let bus = Bus::new();
     let mut all = bus.subscribe(Filter::new());
     let one = event("a");
-    let first = bus.publish(one.clone()).id;
+    let first = bus.publish(one.clone()).id.expect("open");
     let Ok(Delivery::Event(read)) = all.try_recv() else { panic!("no event") };
     assert_eq!((read.id(), one.id()), (Some(first), None));
-    let second = bus.publish(read.clone()).id;
+    let second = bus.publish(read.clone()).id.expect("open");
     assert_eq!((first.sequence, second.sequence, first.epoch), (0, 1, bus.epoch()));
     assert_eq!(read.id(), Some(first));
 }
@@ -445,7 +445,7 @@ fn a_lossless_bus_is_full_exactly_when_its_slowest_reader_is_a_ring_behind() {
     for n in 0..100 {
         bus.try_publish(n).expect("nobody to wait for");
     }
-    let (mut slow, mut fast) = (bus.subscribe(), bus.subscribe());
+    let (mut slow, mut fast) = (bus.subscribe(Predicate::all()), bus.subscribe(Predicate::all()));
     (0..4).for_each(|n| assert_eq!(bus.try_publish(n).expect("room").sequence, 100 + n));
     assert_eq!(bus.try_publish(4), Err(TryPublishError::Full(4)));
     assert_eq!(fast.iter().take(4).collect::<Vec<_>>(), [0, 1, 2, 3]);
@@ -454,7 +454,7 @@ fn a_lossless_bus_is_full_exactly_when_its_slowest_reader_is_a_ring_behind() {
     bus.try_publish(4).expect("room for one");
     assert_eq!(bus.publish_timeout(5, Duration::from_millis(5)), Err(TryPublishError::Full(5)));
     drop(slow);
-    bus.publish_blocking(5);
+    bus.publish_blocking(5).expect("open");
     drop(bus);
     assert_eq!(fast.into_iter().collect::<Vec<_>>(), [4, 5]);
 }
@@ -462,10 +462,10 @@ fn a_lossless_bus_is_full_exactly_when_its_slowest_reader_is_a_ring_behind() {
 #[test]
 fn a_publisher_that_sleeps_for_room_is_woken_by_a_reader_that_reads_or_leaves() {
     let bus = lossless(2);
-    let (reads, mut leaves) = (bus.subscribe(), Some(bus.subscribe()));
+    let (reads, mut leaves) = (bus.subscribe(Predicate::all()), Some(bus.subscribe(Predicate::all())));
     let publishing = thread::spawn(move || {
         for n in 0..100 {
-            bus.publish_blocking(n);
+            bus.publish_blocking(n).expect("open");
         }
     });
     thread::sleep(Duration::from_millis(20));
@@ -479,17 +479,17 @@ fn a_publisher_that_sleeps_for_room_is_woken_by_a_reader_that_reads_or_leaves() 
 fn a_lossless_reader_waits_as_asked() {
     for wait in [WaitStrategy::Spin, WaitStrategy::SpinThenPark, WaitStrategy::Park] {
         let bus = lossless(8);
-        let mut reader = bus.subscribe().with_wait(wait);
+        let mut reader = bus.subscribe(Predicate::all()).with_wait(wait);
         let thread = thread::spawn(move || reader.iter().collect::<Vec<_>>());
         for n in 0..100 {
             if wait == WaitStrategy::Park && n == 50 {
                 // The reader has soon read everything, and then sleeps.
                 while bus.wakes() == 0 {
-                    bus.publish_blocking(n);
+                    bus.publish_blocking(n).expect("open");
                     thread::sleep(Duration::from_millis(1));
                 }
             }
-            bus.publish_blocking(n);
+            bus.publish_blocking(n).expect("open");
         }
         let wakes = bus.wakes();
         drop(bus);
@@ -505,7 +505,7 @@ fn several_lossless_publishers_and_readers_lose_nothing_and_keep_each_publishers
     let bus = lossless(64);
     let readers: Vec<_> = (0..2)
         .map(|_| {
-            let mut reader = bus.subscribe();
+            let mut reader = bus.subscribe(Predicate::all());
             thread::spawn(move || {
                 let mut next = [0; 3];
                 let mut batch = Vec::new();
@@ -527,9 +527,9 @@ fn several_lossless_publishers_and_readers_lose_nothing_and_keep_each_publishers
                 let items = (0..EACH).map(|n| publisher << 32 | n);
                 let (single, batch): (Vec<_>, Vec<_>) = items.partition(|n| n & 0xffff_ffff < EACH / 2);
                 for n in single {
-                    bus.publish_blocking(n);
+                    bus.publish_blocking(n).expect("open");
                 }
-                bus.publish_batch_blocking(batch);
+                bus.publish_batch_blocking(batch).expect("open");
             })
         })
         .collect();
@@ -546,7 +546,7 @@ fn several_lossless_publishers_and_readers_lose_nothing_and_keep_each_publishers
 fn a_solo_publisher_keeps_the_same_promises() {
     let builder = LosslessBus::builder().capacity(8);
     let mut publisher = builder.build_lossless_solo().expect("valid");
-    let mut reader = publisher.subscribe();
+    let mut reader = publisher.subscribe(Filter::new());
     publisher.publish_batch_blocking((0..8).map(|n| event(&format!("t{n}"))));
     let Err(TryPublishError::Full(back)) = publisher.try_publish(event("t8")) else { panic!("no room") };
     assert!(publisher.publish_timeout(back.clone(), Duration::from_millis(2)).is_err());
@@ -571,7 +571,7 @@ fn a_bus_goes_on_where_another_stood() {
         let mut now = bus.subscribe(Filter::new());
         let mut ids = Vec::new();
         for n in 0..20 {
-            ids.push(bus.publish(numbered(n)).id);
+            ids.push(bus.publish(numbered(n)).id.expect("open"));
             assert_eq!(bus.oldest(0), (first + n + 1).saturating_sub(8).max(first));
         }
         assert!(ids.iter().zip(first..).all(|(id, sequence)| (id.epoch, id.sequence) == (77, sequence)));

@@ -55,7 +55,7 @@ pub(super) trait Waitable {
     fn is_ready(&self) -> bool;
     /// Returns whether the last look came to the end of what was there.
     fn is_at_end(&self) -> bool;
-    /// Returns whether nothing more will come.
+    /// Returns whether nothing more will come, and everything was read.
     fn is_closed(&self) -> bool;
     /// Returns whether the next sequence will never come, which only a patient reader sees; then the place is ready.
     fn is_at_hole(&mut self) -> bool;

@@ -131,7 +131,8 @@ impl Stage {
             let pad = "p".repeat(super::pad(&mut self.dice));
             let event = Event::builder(kind).source(self.dice.pick(&SOURCES)).stream(stream);
             let event = event.json(format!(r#"{{"pad":"{pad}"}}"#)).build().expect("valid");
-            self.published.push((self.bus.publish(event).id, kind, stream));
+            let id = self.bus.publish(event).id.expect("an open bus");
+            self.published.push((id, kind, stream));
         }
     }
 

@@ -41,7 +41,7 @@ Tests:
   sim [RUNS]    the server over a simulated network, for RUNS seeds (3000); `sim --seed N` repeats one, step by step
   loom [NAME]   the model checker over the lock-free parts
   mutants [TXT] breaks the source in each way that loom-tests/README.md lists, and checks that a model fails
-  asan          the bus's stress test under AddressSanitizer (nightly)
+  asan          the bus's stress test, values and ends under AddressSanitizer (nightly)
   fuzz [SECS]   every fuzz target for SECS seconds (30)
   autobahn      all cases of the WebSocket suite, with and without compression; `autobahn fast`: a part of them
   engines [MIN] the engine contract: each fault against Redis, NATS and files, then random sequences of faults for
@@ -183,7 +183,19 @@ fn asan(totals: &mut Totals) -> Outcome {
     ];
     let target = "x86_64-unknown-linux-gnu";
     run::tests(
-        &["test", "--release", "--no-default-features", "--test", "bus_stress", "--target", target],
+        &[
+            "test",
+            "--release",
+            "--no-default-features",
+            "--test",
+            "bus_stress",
+            "--test",
+            "bus_values",
+            "--test",
+            "bus_close",
+            "--target",
+            target,
+        ],
         &env,
         totals,
     )

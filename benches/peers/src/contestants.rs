@@ -341,7 +341,7 @@ fn read_lossless(mut reader: fanwire::bus::LosslessSubscriber<Item>) -> Check {
 
 fn fanwire_lossless(publishers: usize, readers: usize, time: Duration) -> Run {
     let bus = LosslessBus::builder().carrying::<Item>().capacity(CAPACITY).build_lossless().expect("valid");
-    let readers = (0..readers).map(|_| bus.subscribe()).collect();
+    let readers = (0..readers).map(|_| bus.subscribe(Predicate::all())).collect();
     let publishers = vec![bus.clone(); publishers];
     drop(bus);
     run(
@@ -349,7 +349,7 @@ fn fanwire_lossless(publishers: usize, readers: usize, time: Duration) -> Run {
         publishers,
         readers,
         |who, bus, n| {
-            bus.publish_blocking(Item::new(number(who, n)));
+            bus.publish_blocking(Item::new(number(who, n))).expect("open");
             1
         },
         |reader, _| read_lossless(reader),
@@ -358,7 +358,7 @@ fn fanwire_lossless(publishers: usize, readers: usize, time: Duration) -> Run {
 
 fn fanwire_solo(readers: usize, time: Duration, batch: u64) -> Run {
     let publisher = LosslessBus::builder().carrying::<Item>().capacity(CAPACITY).build_lossless_solo().expect("valid");
-    let readers = (0..readers).map(|_| publisher.subscribe()).collect();
+    let readers = (0..readers).map(|_| publisher.subscribe(Predicate::all())).collect();
     run(
         time,
         vec![publisher],

@@ -38,12 +38,15 @@ impl<T> Batch<T> {
         }
     }
 
-    /// Adds an item.
+    /// Adds an item. An empty batch begins at the front again.
     ///
     /// # Panics
     /// If the batch is full.
     #[inline]
     pub(crate) fn push(&mut self, item: T) {
+        if self.from == self.to {
+            (self.from, self.to) = (0, 0);
+        }
         self.items[self.to].write(item);
         self.to += 1;
     }
@@ -53,13 +56,10 @@ impl<T> Batch<T> {
         self.to - self.from
     }
 
-    /// Returns whether no more items can be added. An empty batch begins at the front again.
+    /// Returns whether no more items can be added.
     #[inline]
-    pub(crate) fn is_full(&mut self) -> bool {
-        if self.from == self.to {
-            (self.from, self.to) = (0, 0);
-        }
-        self.to == BATCH
+    pub(crate) fn is_full(&self) -> bool {
+        self.to == BATCH && self.from < self.to
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -69,6 +69,11 @@ impl<T> Batch<T> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         // SAFETY: B1.
         self.items[self.from..self.to].iter().map(|item| unsafe { item.assume_init_ref() })
+    }
+
+    /// Returns its items.
+    pub(crate) fn into_items(mut self) -> Vec<T> {
+        self.take().collect()
     }
 
     /// Takes all items.

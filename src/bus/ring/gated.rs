@@ -9,7 +9,8 @@
 //! - L2 A sequence `s` is claimed only when `s - capacity` was published and every gate is after it. So its publisher
 //!   alone touches the slot until it publishes it.
 //! - L3 A reader looks at `s` only when it was published and the reader's own gate is at most `s`.
-//! - L4 Word 0 of a slot that was ever published owns a count, taken by the publisher that overwrites it or by the drop.
+//! - L4 Word 0 of a slot that was ever published owns a count, taken by the publisher that overwrites it or by the drop. The
+//!   publisher releases it when it has published: the value's own code may panic, block or publish.
 //!
 //! # Orderings
 //! - G1 publish: `stamp` (several publishers) or `head` (one) stored with release -> reader's acquire.
@@ -18,7 +19,8 @@
 //! - G3 join: gate, `SeqCst` fence, head -> head, `SeqCst` fence, gates. A publisher that did not see the gate had read a
 //!   head that the joiner's is not older than: what it may overwrite is before the joiner's place.
 //! - G4 sleep: as E6, in both directions: readers sleep for events, publishers for space.
-//! - G5 closed: as E10.
+//! - G5 closed: the bit in the head, which ends claims, then the flag (release) -> reader's load (acquire): a reader that sees
+//!   the flag sees the last head. With one publisher the flag alone, after its last publication.
 #![allow(unsafe_code, reason = "looks at bodies and releases them; the invariants are above")]
 
 use std::sync::Arc as Count;
@@ -32,6 +34,9 @@ use super::slot_codec::{SlotCodec, word_0};
 use super::{AHEAD, PIN_SPAN, Sequence, prefetch};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::sync::{Arc, CachePadded};
+
+/// Bit of the head of a closed ring with several publishers (G5).
+const CLOSED: u64 = 1 << 63;
 
 /// A ring that fills up instead of overwriting.
 pub(crate) struct Gated<C: SlotCodec> {
@@ -76,7 +81,7 @@ impl<C: SlotCodec> Gated<C> {
     /// Returns the number of sequences claimed so far.
     pub(crate) fn head(&self) -> Sequence {
         // A statistic for callers outside; inside, the edges are named where the head is used.
-        self.head.load(Ordering::Relaxed)
+        self.head.load(Ordering::Relaxed) & !CLOSED
     }
 
     pub(crate) fn wakes(&self) -> u64 {
@@ -131,6 +136,9 @@ impl<C: SlotCodec> Gated<C> {
     fn claim(&self, count: u64) -> Option<(Sequence, u64)> {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
+            if head & CLOSED != 0 {
+                return None;
+            }
             let space = self.space_to(head).saturating_sub(head).min(count);
             // L2: a publisher of the lap before may have claimed and not published yet, if no gate waits for it.
             let lap = head.saturating_sub(self.capacity())..(head + space).saturating_sub(self.capacity());
@@ -145,19 +153,26 @@ impl<C: SlotCodec> Gated<C> {
         }
     }
 
-    /// Writes a claimed slot (L2).
+    /// Writes a claimed slot (L2), and returns the word 0 that it held: 0 if it owned nothing.
     #[inline(always)]
-    fn fill(&self, sequence: Sequence, image: &C::Image) {
+    fn fill(&self, sequence: Sequence, image: &C::Image) -> u64 {
         prefetch::for_writing(self.cells.at(sequence.wrapping_add(AHEAD)));
         self.cells.at(sequence).with_mut(|place| {
             // SAFETY: L2: no other thread touches the cell until it is published; it holds a value since it was made.
             let place = unsafe { &mut *place };
-            if C::COUNTED && word_0(place) != 0 {
-                // SAFETY: L4: the cell owned it, and is overwritten.
-                unsafe { C::release_all(std::iter::once(word_0(place))) };
-            }
+            let owned = if C::COUNTED { word_0(place) } else { 0 };
             *place = *image;
-        });
+            owned
+        })
+    }
+
+    /// Releases what overwritten slots owned (L4).
+    #[inline(always)]
+    fn release(mut owned: impl Iterator<Item = u64>) {
+        if C::COUNTED {
+            // SAFETY: L4: each word was taken from a slot that is overwritten.
+            unsafe { C::release_all(owned.by_ref().filter(|word| *word != 0)) };
+        }
     }
 
     /// Publishes one item, or gives it back if there is no space.
@@ -170,10 +185,11 @@ impl<C: SlotCodec> Gated<C> {
         debug_assert!(!self.solo, "one publisher has its own claim");
         let Some((sequence, _)) = self.claim(1) else { return Err(item) };
         assign(&item, sequence);
-        self.fill(sequence, &C::pack(item));
+        let owned = self.fill(sequence, &C::pack(item));
         // G1.
         self.stamp(sequence).store(sequence + 1, Ordering::Release);
         self.wake_readers();
+        Self::release(std::iter::once(owned));
         Ok(sequence)
     }
 
@@ -187,13 +203,18 @@ impl<C: SlotCodec> Gated<C> {
         mut assign: impl FnMut(&C::Item, Sequence),
     ) -> Option<Sequence> {
         let (first, count) = self.claim((batch.len() as u64).min(self.capacity()))?;
+        let mut owned = Batch::new();
         for (sequence, item) in (first..first + count).zip(batch.take_first(count as usize)) {
             assign(&item, sequence);
-            self.fill(sequence, &C::pack(item));
+            let word = self.fill(sequence, &C::pack(item));
             // G1.
             self.stamp(sequence).store(sequence + 1, Ordering::Release);
+            if C::COUNTED {
+                owned.push(word);
+            }
         }
         self.wake_readers();
+        Self::release(owned.take());
         Some(first + count - 1)
     }
 
@@ -218,23 +239,39 @@ impl<C: SlotCodec> Gated<C> {
         registry.for_each(|participant| event_count.wake(&participant.waiter));
     }
 
-    /// Tells readers that nothing more will come.
+    /// Ends claims, and wakes readers and publishers. Sequences claimed before may still be published.
     pub(crate) fn close(&self) {
+        if !self.solo {
+            // G5, by the flag; G4 for publishers that wait.
+            self.head.fetch_or(CLOSED, Ordering::Relaxed);
+        }
         // G5.
         self.closed.store(true, Ordering::Release);
         self.wake_readers();
+        self.wake_publishers();
     }
 
-    /// Returns whether nothing more will come.
+    /// Returns whether nothing more will be claimed. A reader that sees true ends when it has come to the head.
     pub(crate) fn is_closed(&self) -> bool {
         // G5.
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Returns whether publishers are refused for ever. A ring with one publisher never refuses it.
+    pub(crate) fn is_refusing(&self) -> bool {
+        // No edge: the bit is in the word that claims change.
+        self.head.load(Ordering::Relaxed) & CLOSED != 0
+    }
+
     /// Returns whether a gate holds the publishers. If not, a publisher that found no space only met another one that is
     /// just publishing.
+    ///
+    /// A closed ring is not full: a publisher that waits must try again, and is refused.
     pub(crate) fn is_full(&self) -> bool {
         let head = self.head.load(Ordering::Relaxed);
+        if head & CLOSED != 0 {
+            return false;
+        }
         self.space_to(head) <= head && self.find_space(head) <= head
     }
 }
@@ -244,14 +281,9 @@ impl<C: SlotCodec> Drop for Gated<C> {
         if !C::COUNTED {
             return;
         }
-        for sequence in 0..self.capacity() {
-            // SAFETY: no other thread is left (`&mut self`).
-            let word = self.cells.at(sequence).with(|place| word_0(unsafe { &*place }));
-            if word != 0 {
-                // SAFETY: L4.
-                unsafe { C::release_all(std::iter::once(word)) };
-            }
-        }
+        // SAFETY: no other thread is left (`&mut self`).
+        let word = |sequence| self.cells.at(sequence).with(|place| word_0(unsafe { &*place }));
+        Self::release((0..self.capacity()).map(word));
     }
 }
 
@@ -284,11 +316,12 @@ impl Claim {
         }
         let sequence = self.next;
         assign(&item, sequence);
-        ring.fill(sequence, &C::pack(item));
+        let owned = ring.fill(sequence, &C::pack(item));
         self.next += 1;
         // G1.
         ring.head.store(self.next, Ordering::Release);
         ring.wake_readers();
+        Gated::<C>::release(std::iter::once(owned));
         Ok(sequence)
     }
 
@@ -307,14 +340,19 @@ impl Claim {
         if count == 0 {
             return None;
         }
+        let mut owned = Batch::new();
         for (sequence, item) in (self.next..self.next + count).zip(batch.take_first(count as usize)) {
             assign(&item, sequence);
-            ring.fill(sequence, &C::pack(item));
+            let word = ring.fill(sequence, &C::pack(item));
+            if C::COUNTED {
+                owned.push(word);
+            }
         }
         self.next += count;
         // G1.
         ring.head.store(self.next, Ordering::Release);
         ring.wake_readers();
+        Gated::<C>::release(owned.take());
         Some(self.next - 1)
     }
 }
@@ -335,12 +373,12 @@ impl<C: SlotCodec> GatedReader<C> {
     /// Joins after the newest item.
     pub(crate) fn new(ring: Arc<Gated<C>>) -> Self {
         let participant = ring.readers.register();
-        let gate = ring.head.load(Ordering::Relaxed);
+        let gate = ring.head();
         // G3.
         participant.sequence.store(gate, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         // G3. With one publisher also G1: items before it are whole.
-        let next = ring.head.load(Ordering::Acquire);
+        let next = ring.head.load(Ordering::Acquire) & !CLOSED;
         // G2: no item was looked at.
         participant.sequence.store(next, Ordering::Release);
         Self { ring, participant, next, known: next, passed: next, is_done: true }
@@ -392,6 +430,12 @@ impl<C: SlotCodec> GatedReader<C> {
             self.pass();
         }
         any
+    }
+
+    /// Returns whether the ring is closed and everything was looked at.
+    pub(crate) fn is_over(&self) -> bool {
+        // G5: the head after the flag.
+        self.ring.is_closed() && self.next >= self.ring.head()
     }
 
     /// Returns whether the last visit came to the end of what was there.

@@ -63,7 +63,9 @@
 //! - E7 participant handed on: `in_use = false` (release) -> the next owner's exchange (acquire).
 //! - E9 given up: the record (release) -> the record (acquire): a publisher that proceeds on it never meets the publisher
 //!   that gave up, and a reader that skips on it skips a sequence that was claimed.
-//! - E10 closed: the flag (release) -> reader's load (acquire): a reader that sees the flag sees all events.
+//! - E10 closed: a ring's end, then the bit in its head (release) -> a look at the head that finds the bit, acquire fence,
+//!   the end. All ends, then the flag (release) -> reader's load (acquire): a reader that sees the flag sees the end of each
+//!   shard. Sequences below it may still be written; their publishers call `notify` as always, also if they give up.
 //! - E11 floor: the floor, `SeqCst` or heavy fence, stamp -> stamp (odd, or published), light fence, the floor. Either the
 //!   thread that raised the floor sees the stamp and leaves the slot alone (it is being overwritten) or to its publisher
 //!   (it is not there yet), or that publisher sees the floor: it exchanges (I8), or takes out the item that it has just

@@ -25,6 +25,8 @@ pub(crate) struct RingSet<C: SlotCodec> {
     /// Number of bodies released so far.
     pub(super) released: AtomicU64,
     closed: AtomicBool,
+    /// Held while the shards are closed.
+    closing: Mutex<()>,
     pub(super) fences: Fences,
     pub(super) accounts: Mutex<ByteAccounts>,
 }
@@ -56,6 +58,7 @@ impl<C: SlotCodec> RingSet<C> {
             orphans: Mutex::new(Vec::new()),
             released: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            closing: Mutex::new(()),
             fences,
             accounts: Mutex::default(),
         }
@@ -95,37 +98,39 @@ impl<C: SlotCodec> RingSet<C> {
         (accounts.closed + open).max(0) as u64
     }
 
-    /// Publishes an item that owns nothing. `assign` gets the item and its sequence before any reader can see the item.
+    /// Publishes an item that owns nothing, or gives it back if the rings are closed. `assign` gets the item and its
+    /// sequence before any reader can see the item.
     #[inline]
     pub(crate) fn publish_inline(
         &self,
         shard: usize,
         item: C::Item,
         assign: impl FnOnce(&C::Item, Sequence),
-    ) -> Sequence {
+    ) -> Result<Sequence, C::Item> {
         assert!(!C::COUNTED, "what was evicted would leak");
-        let (sequence, _) = self.publish_unannounced(shard, item, assign);
+        let published = self.publish_unannounced(shard, item, assign);
         self.notify();
-        sequence
+        published.map(|(sequence, _)| sequence)
     }
 
-    /// Publishes an item, and returns its sequence and what it overwrote. [`Self::notify`] must follow.
+    /// Publishes an item, and returns its sequence and what it overwrote; gives it back if the rings are closed.
+    /// [`Self::notify`] must follow in either case: a sequence may have been given up first.
     #[inline(always)]
     pub(super) fn publish_unannounced(
         &self,
         shard: usize,
         item: C::Item,
         assign: impl FnOnce(&C::Item, Sequence),
-    ) -> (Sequence, Overwritten) {
+    ) -> Result<(Sequence, Overwritten), C::Item> {
         let ring = &self.shards[shard];
         let (sequence, slot) = loop {
-            let sequence = ring.claim(1);
+            let Some(sequence) = ring.claim(1) else { return Err(item) };
             if let Some(slot) = ring.open(sequence) {
                 break (sequence, slot);
             }
         };
         assign(&item, sequence);
-        (sequence, ring.fill(slot, sequence, &C::pack(item)))
+        Ok((sequence, ring.fill(slot, sequence, &C::pack(item))))
     }
 
     /// Wakes the readers that sleep. Called after every publication.
@@ -141,14 +146,19 @@ impl<C: SlotCodec> RingSet<C> {
         self.registry.for_each(|participant| self.event_count.wake(&participant.waiter));
     }
 
-    /// Tells readers that nothing more will come.
+    /// Ends claims, and wakes the readers. Sequences claimed before may still be published.
     pub(crate) fn close(&self) {
+        {
+            let _one = lock(&self.closing);
+            self.shards.iter().for_each(Ring::close);
+        }
         // E10.
         self.closed.store(true, Ordering::Release);
         self.notify();
     }
 
-    /// Returns whether nothing more will come. A reader that sees true can read everything that came before.
+    /// Returns whether nothing more will be claimed. A reader that sees true ends when it has come to [`Ring::end`] of each
+    /// shard.
     pub(crate) fn is_closed(&self) -> bool {
         // E10.
         self.closed.load(Ordering::Acquire)

@@ -9,6 +9,7 @@ use std::ptr;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::super::panics::catch_panic;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -78,6 +79,8 @@ unsafe impl<T: Pod + Send + Sync> SlotCodec for Inline<T> {
 pub(crate) trait Handle: Clone + Send + Sync + 'static {
     /// Value that the handles share.
     type Body: Send + Sync + 'static;
+    /// Whether bodies may be used again. Their alignment is above 1 then.
+    const REUSES: bool = false;
 
     /// Returns the count in this handle.
     fn into_arc(self) -> Arc<Self::Body>;
@@ -108,8 +111,9 @@ const REUSABLE: u64 = 1;
 /// Returns the body's address in a word 0.
 #[inline(always)]
 fn body_of<H: Handle>(word: u64) -> *const H::Body {
-    const { assert!(align_of::<H::Body>() > REUSABLE as usize, "the lowest bit is free") };
-    ptr::with_exposed_provenance((word & !REUSABLE) as usize)
+    const { assert!(!H::REUSES || align_of::<H::Body>() > REUSABLE as usize, "the lowest bit is free") };
+    let address = if H::REUSES { word & !REUSABLE } else { word };
+    ptr::with_exposed_provenance(address as usize)
 }
 
 // SAFETY: `pack` moves one count into word 0, `release_all` takes it out.
@@ -126,7 +130,7 @@ unsafe impl<H: Handle> SlotCodec for Counted<H> {
     #[inline(always)]
     fn pack(item: H) -> Self::Image {
         let (header, weight) = (item.header(), item.weight());
-        let reusable = u64::from(item.is_reusable()) * REUSABLE;
+        let reusable = if H::REUSES { u64::from(item.is_reusable()) * REUSABLE } else { 0 };
         let mut image = [0; 1 + HEADER_WORDS];
         image[0] = Arc::into_raw(item.into_arc()).expose_provenance() as u64 | reusable;
         image[1..].copy_from_slice(&header);
@@ -144,11 +148,28 @@ unsafe impl<H: Handle> SlotCodec for Counted<H> {
     }
 
     unsafe fn release_all(words: impl Iterator<Item = u64>) {
+        if !H::REUSES {
+            for word in words {
+                // SAFETY: by contract the count in this word came from `pack`, and is taken once.
+                drop_value(H::from_arc(unsafe { Arc::from_raw(body_of::<H>(word)) }));
+            }
+            return;
+        }
         H::recycle_all(words.filter_map(|word| {
             // SAFETY: by contract the count in this word came from `pack`, and is taken once.
             let item = H::from_arc(unsafe { Arc::from_raw(body_of::<H>(word)) });
             (word & REUSABLE != 0).then_some(item)
         }));
+    }
+}
+
+/// Drops a handle. The last one drops the embedder's value, whose panic goes no further: other values wait for their release.
+fn drop_value<H: Handle>(item: H) {
+    if cfg!(loom) {
+        // A model must see its own panics.
+        drop(item);
+    } else {
+        catch_panic(move || drop(item));
     }
 }
 

@@ -34,6 +34,9 @@ const WAIT_LOOKS: u32 = if cfg!(loom) { 1 } else { 7 + 64 };
 
 const WORDS_PER_LINE: usize = 8;
 
+/// Bit of the head of a closed ring: a claim that finds it has claimed nothing (E10).
+const CLOSED: u64 = 1 << 63;
+
 /// Eight words on a cache line.
 #[repr(C, align(64))]
 struct CacheLine([AtomicU64; WORDS_PER_LINE]);
@@ -101,6 +104,8 @@ pub(crate) enum VisitEnd {
 /// The slots of one shard.
 pub(crate) struct Ring<C: SlotCodec> {
     head: CachePadded<AtomicU64>,
+    /// The head when the ring was closed. Claims that came too late move the head on.
+    end: AtomicU64,
     lines: Box<[CacheLine]>,
     // One word per slot: 0, or the lap of the first sequence given up there (high half) and the number of consecutive
     // laps given up (low half). Cleared by the publisher that proceeds past them.
@@ -137,6 +142,7 @@ impl<C: SlotCodec> Ring<C> {
         let lines = |count: usize| (0..count).map(|_| CacheLine::new()).collect();
         let ring = Self {
             head: CachePadded::new(AtomicU64::new(first)),
+            end: AtomicU64::new(first),
             lines: lines(capacity * Self::LINES),
             given_up: (0..capacity).map(|_| AtomicU64::new(0)).collect(),
             holes: AtomicU64::new(0),
@@ -179,18 +185,47 @@ impl<C: SlotCodec> Ring<C> {
         self.mask + 1
     }
 
-    /// Returns the next sequence that will be claimed.
+    /// Returns the next sequence that will be claimed; of a closed ring, the first that never was.
     pub(crate) fn head(&self) -> Sequence {
         // No edge: a thread that acts on it looks at stamps. A reader that joins here misses nothing published after
         // it joined, because claims that follow in time follow in the head's own order.
-        self.head.load(Ordering::Relaxed)
+        let head = self.head.load(Ordering::Relaxed);
+        if head & CLOSED == 0 {
+            return head;
+        }
+        // E10: the end was stored before the bit was set.
+        fence(Ordering::Acquire);
+        self.end()
     }
 
-    /// Claims `count` sequences, and returns the first one.
+    /// Returns the first sequence that was not claimed before the ring was closed. Called after [`RingSet::is_closed`]
+    /// returned true.
+    ///
+    /// [`RingSet::is_closed`]: super::RingSet::is_closed
+    pub(crate) fn end(&self) -> Sequence {
+        // E10, by the caller's look at the flag or the bit.
+        self.end.load(Ordering::Relaxed)
+    }
+
+    /// Claims `count` sequences, and returns the first one; `None` if the ring is closed.
     #[inline(always)]
-    pub(super) fn claim(&self, count: u64) -> Sequence {
+    pub(super) fn claim(&self, count: u64) -> Option<Sequence> {
         // E3: relaxed.
-        self.head.fetch_add(count, Ordering::Relaxed)
+        let first = self.head.fetch_add(count, Ordering::Relaxed);
+        (first & CLOSED == 0).then_some(first)
+    }
+
+    /// Closes the ring: no sequence is claimed afterwards. One thread at a time.
+    pub(super) fn close(&self) {
+        let mut head = self.head.load(Ordering::Relaxed);
+        while head & CLOSED == 0 {
+            self.end.store(head, Ordering::Relaxed);
+            // E10.
+            match self.head.compare_exchange(head, head | CLOSED, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(other) => head = other,
+            }
+        }
     }
 
     #[inline(always)]

@@ -49,22 +49,24 @@ impl<C: SlotCodec> RingWriter<C> {
         }
     }
 
-    /// Publishes an item. `assign` gets the item and its sequence before any reader can see the item.
-    /// [`RingSet::notify`] must follow, when the caller holds no lock.
+    /// Publishes an item, or gives it back if the rings are closed. `assign` gets the item and its sequence before any reader
+    /// can see the item. [`RingSet::notify`] must follow, when the caller holds no lock.
     #[inline]
     pub(crate) fn publish(
         &mut self,
         shard: usize,
         item: C::Item,
         assign: impl FnOnce(&C::Item, Sequence),
-    ) -> Sequence {
-        let (sequence, overwritten) = self.rings.publish_unannounced(shard, item, assign);
+    ) -> Result<Sequence, C::Item> {
+        let (sequence, overwritten) = self.rings.publish_unannounced(shard, item, assign)?;
         self.account(shard, sequence, overwritten);
-        sequence
+        self.reclaim_if_due();
+        Ok(sequence)
     }
 
     /// Publishes the items of a batch, claiming once for all that fit a quarter of the ring, and returns the last one's
-    /// sequence. [`RingSet::notify`] must follow, when the caller holds no lock.
+    /// sequence. Items that come after the end of the rings stay in the batch. [`RingSet::notify`] must follow, when the
+    /// caller holds no lock.
     ///
     /// A batch holds items, and not the iterator that makes them: so no code but ours runs between claim and publication.
     pub(crate) fn publish_batch(
@@ -79,7 +81,7 @@ impl<C: SlotCodec> RingWriter<C> {
         let mut last = None;
         while items.len() > 0 {
             let count = (items.len() as u64).min((ring.capacity() / 4).max(1));
-            let first = ring.claim(count);
+            let Some(first) = ring.claim(count) else { break };
             for sequence in first..first + count {
                 let Some(slot) = ring.open(sequence) else { continue };
                 let item = items.next().expect("as many as were counted");
@@ -88,6 +90,8 @@ impl<C: SlotCodec> RingWriter<C> {
                 self.account(shard, sequence, overwritten);
                 last = Some(sequence);
             }
+            // Not within the run: a value that is dropped may be the embedder's.
+            self.reclaim_if_due();
         }
         last
     }
@@ -119,7 +123,12 @@ impl<C: SlotCodec> RingWriter<C> {
                 self.take_out(shard, sequence..sequence + 1);
             }
         }
-        if self.retired.is_due() {
+    }
+
+    /// Releases what was overwritten, if it is time. No sequence is claimed and not published now.
+    #[inline(always)]
+    fn reclaim_if_due(&mut self) {
+        if C::COUNTED && self.retired.is_due() {
             self.reclaim();
         }
     }

@@ -46,8 +46,8 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn publish(&mut self, slot: usize, events: Vec<Complete>, answer: PublishAnswer) {
         let events: Vec<Event> = events.into_iter().map(Complete::into_event).collect();
         log(&events);
-        if self.shared.is_handed_over() {
-            // After a handover no client reads this bus.
+        if self.shared.is_handed_over() || self.shared.bus.is_closed() {
+            // After a handover no client reads this bus; a closed one takes nothing.
             if let Some(answer) = (answer.0)(Err(Refused::Closed)) {
                 self.send(slot, answer);
             }
@@ -107,7 +107,7 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn publish_here(&mut self, events: Vec<Event>) -> Option<EventId> {
         let mut last = None;
         for event in events {
-            last = Some(self.shared.bus.publish(event).id);
+            last = self.shared.bus.publish(event).id.or(last);
             self.delivery.unpumped += 1;
             if self.delivery.unpumped >= PUBLISHED_A_BATCH {
                 self.pump(BATCHES_A_TURN);

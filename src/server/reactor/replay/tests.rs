@@ -59,7 +59,7 @@ impl Stage {
     fn publish(&mut self, (stream, is_wanted): (u8, bool)) {
         let kind = if is_wanted { "a" } else { "b" };
         let event = Event::builder(kind).stream(&format!("s{stream}")).build().expect("valid");
-        let id = self.shared.bus.publish(event).id;
+        let id = self.shared.bus.publish(event).id.expect("an open bus");
         let shard = &mut self.wanted[usize::from(id.shard)];
         assert_eq!(shard.len() as u64, id.sequence);
         shard.push(is_wanted);

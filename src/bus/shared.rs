@@ -1,0 +1,178 @@
+//! Values of any type on a bus: each slot holds one count of the value.
+//!
+//! Always: a value is dropped once, when the ring and all readers have let go of it, in the thread that was last.
+
+use std::fmt;
+use std::ops::Deref;
+
+use super::item::{Item, Predicate};
+use super::ring::{Counted, HEADER_WORDS, Handle};
+use crate::event::EventId;
+use crate::sync::Arc;
+
+/// Handle of a value of any type, as a bus carries it and readers get it. It derefs to the value.
+///
+/// Plain values (`bytemuck::Pod`) are copied into the ring and need no handle; every other type is allocated once when it is
+/// published and shared by all readers. A ring that can be overtaken by its publishers can't hold such a value itself: it would
+/// be dropped under the eyes of a reader.
+///
+/// The value is dropped by the thread that lets go of it last: a reader, or a publisher that overwrites. A panic of its `Drop`
+/// in a publisher is caught.
+///
+/// ```
+/// use fanwire::{Bus, Delivery};
+///
+/// enum Quote {
+///     Trade { symbol: String, price: f64 },
+///     Halt(String),
+/// }
+///
+/// let bus = Bus::of::<Quote>();
+/// let mut trades = bus.subscribe(|quote: &Quote| matches!(quote, Quote::Trade { .. }));
+/// bus.publish(Quote::Halt("XYZ".to_owned()));
+/// bus.publish(Quote::Trade { symbol: "ABC".to_owned(), price: 1.5 });
+/// let Delivery::Event(quote) = trades.try_recv()? else { panic!("nothing was missed") };
+/// assert!(matches!(&*quote, Quote::Trade { symbol, price } if symbol == "ABC" && *price > 1.0));
+/// # Ok::<(), fanwire::bus::TryRecvError>(())
+/// ```
+pub struct Shared<V>(Arc<V>);
+
+impl<V> Shared<V> {
+    /// Creates the handle of a value. Allocates.
+    #[must_use]
+    pub fn new(value: V) -> Self {
+        Self(Arc::new(value))
+    }
+
+    /// Returns the value's `Arc`, at no cost.
+    #[must_use]
+    pub fn into_arc(self) -> Arc<V> {
+        self.0
+    }
+}
+
+impl<V: Send + Sync + 'static> Item for Shared<V> {
+    type Filter = Predicate<V>;
+    type Codec = Counted<Self>;
+    const KEYED: bool = false;
+
+    #[inline]
+    fn is_wanted(&self, filter: &Predicate<V>) -> bool {
+        filter.wants(self)
+    }
+
+    #[inline]
+    fn ordering_key(&self) -> u64 {
+        0
+    }
+
+    #[inline]
+    fn into_publishable(self) -> Self {
+        self
+    }
+
+    #[inline]
+    fn duplicate(&self) -> Self {
+        self.clone()
+    }
+
+    #[inline]
+    fn set_id(&self, _: EventId) {}
+}
+
+impl<V: Send + Sync + 'static> Handle for Shared<V> {
+    type Body = V;
+
+    #[inline]
+    fn into_arc(self) -> Arc<V> {
+        self.0
+    }
+
+    #[inline]
+    fn from_arc(body: Arc<V>) -> Self {
+        Self(body)
+    }
+
+    /// Returns the size of the value and its counts; not that of what it points to.
+    #[inline]
+    fn weight(&self) -> u64 {
+        (size_of::<V>() + 2 * size_of::<usize>()) as u64
+    }
+
+    #[inline]
+    fn header(&self) -> [u64; HEADER_WORDS] {
+        [0; HEADER_WORDS]
+    }
+}
+
+/// A value that can be published to a bus of `T`: a `T`, or, on a bus of [`Shared`] values, the value itself.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not what a bus of `{T}` carries",
+    note = "a bus of plain values or events takes those, and a bus made by `of::<V>()` takes `V` or `Shared<V>`"
+)]
+pub trait IntoItem<T: Item> {
+    /// Converts itself to the item.
+    fn into_item(self) -> T;
+}
+
+impl<T: Item> IntoItem<T> for T {
+    #[inline]
+    fn into_item(self) -> T {
+        self
+    }
+}
+
+impl<V: Send + Sync + 'static> IntoItem<Shared<V>> for V {
+    #[inline]
+    fn into_item(self) -> Shared<V> {
+        Shared::new(self)
+    }
+}
+
+impl<V> Clone for Shared<V> {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<V> Deref for Shared<V> {
+    type Target = V;
+
+    #[inline]
+    fn deref(&self) -> &V {
+        &self.0
+    }
+}
+
+impl<V> AsRef<V> for Shared<V> {
+    fn as_ref(&self) -> &V {
+        self
+    }
+}
+
+impl<V> From<V> for Shared<V> {
+    fn from(value: V) -> Self {
+        Self::new(value)
+    }
+}
+
+impl<V> From<Arc<V>> for Shared<V> {
+    fn from(value: Arc<V>) -> Self {
+        Self(value)
+    }
+}
+
+impl<V: PartialEq> PartialEq for Shared<V> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl<V: Eq> Eq for Shared<V> {}
+
+impl<V: fmt::Debug> fmt::Debug for Shared<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

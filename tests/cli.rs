@@ -417,6 +417,35 @@ fn bench_accounts_for_every_delivery_of_every_mix_and_pace() {
 }
 
 #[test]
+fn bench_checks_each_delivery_against_the_client_s_own_topics() {
+    let server = Server::start();
+    let bench = |args: &str| -> Value {
+        let output = run(client(&server, "bench").arg("--json").args(args.split(' ')));
+        assert!(output.status.success(), "{args}: {}", err(&output));
+        let report: Value = serde_json::from_str(&out(&output)).expect("JSON");
+        assert_eq!(report["delivered"], report["expected"], "{args}: {report}");
+        assert!(report["delivered"].as_u64() > Some(0), "{args}: {report}");
+        assert_eq!(
+            (&report["unwanted"], &report["wrong_clients"]),
+            (&0.into(), &0.into()),
+            "{args}: {report}"
+        );
+        report
+    };
+    let report =
+        bench("-c 30 -r 1000 -b 20 -s 0.3 --watch 5 --topics 50 --zipf 1 --mix entities,channels,types");
+    assert_eq!((&report["watch"], &report["keys"]), (&5.into(), &50.into()));
+    bench("-c 20 -r 1000 -b 20 -s 0.3 --watch 5 --topics 50 --mix entities,channels --transport sse");
+    bench("-c 20 -r 1000 -b 20 -s 0.3 --watch 5 --topics 50 --speak lean --publish ws");
+    bench("-c 20 -r 1000 -s 0.3 --filters 20 --mix channels --publish ws");
+    #[cfg(feature = "deflate")]
+    bench("-c 20 -r 1000 -b 20 -s 0.3 --watch 5 --topics 20 --deflate");
+
+    let output = run(client(&server, "bench").args(["--speak", "nats", "--publish", "ws"]));
+    assert!(!output.status.success() && err(&output).contains("--publish ws"), "{}", err(&output));
+}
+
+#[test]
 fn top_prints_one_plain_frame_where_nobody_watches() {
     let server = Server::start();
     let _client = Ws::subscribed(server.addr, json!({"event_types": ["task.*"]}));

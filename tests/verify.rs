@@ -85,6 +85,38 @@ fn a_planted_fault_is_caught_and_told_with_its_event() {
 }
 
 #[test]
+fn watch_lists_that_change_are_accounted_for_event_by_event() {
+    let server = Server::with(&["--bus-shards", "2", "--loops", "2"]);
+    let args = ["--slow", "0", "--watch", "5", "--topics", "20", "--rate", "400"];
+    let report = is_kept(verify(&format!("http://{}", server.addr), &args));
+    for reader in report["readers"].as_array().expect("a list") {
+        let number = |name: &str| reader[name].as_u64().expect("a number");
+        assert_eq!((number("lost"), number("gaps")), (0, 0), "{report:#}");
+        assert!(number("cuts") > 0 && number("changes") > 0, "{report:#}");
+        assert!(number("delivered") > 10 && number("delivered") < 1000, "{report:#}");
+    }
+}
+
+#[test]
+fn a_planted_fault_in_a_watch_list_is_caught() {
+    let server = Server::start();
+    for (lie, on, kind) in [
+        (Lie::Drop, On::WebSocket, "lost"),
+        (Lie::Drop, On::Sse, "lost"),
+        (Lie::Double, On::WebSocket, "twice"),
+        (Lie::Swap, On::WebSocket, "disorder"),
+    ] {
+        let liar = Liar::before(server.addr, lie, on);
+        let args = ["--slow", "0", "--watch", "5", "--topics", "10", "--rate", "200"];
+        let (code, report) = verify(&format!("http://{}", liar.addr), &args);
+        assert!(liar.has_lied(), "{on:?} {lie:?}: nothing was planted: {report:#}");
+        assert_eq!(code, Some(1), "{on:?} {lie:?}: {report:#}");
+        let faults = report["faults"].as_array().expect("a list");
+        assert_eq!((faults.len(), &faults[0]["kind"]), (1, &kind.into()), "{on:?} {lie:?}: {report:#}");
+    }
+}
+
+#[test]
 fn people_read_the_verdict_line_by_line() {
     let server = Server::start();
     let liar = Liar::before(server.addr, Lie::Drop, On::Sse);

@@ -1,6 +1,8 @@
 //! Servers compared on the same work: `fanwire-servers run LOAD…` measures and keeps the results,
 //! `fanwire-servers report` makes tables of the medians and the plots. README.md has the rest.
 
+mod instructions;
+mod loads;
 mod peers;
 mod plot;
 mod report;
@@ -9,148 +11,11 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use peers::{Ground, PEERS, Peer};
+use loads::{LOADS, Load};
+use peers::{Ground, Peer};
 use serde_json::{Value, json};
-
-/// A load: its name, and its options for `fanwire bench`.
-pub struct Load {
-    pub name: &'static str,
-    pub title: &'static str,
-    args: &'static [&'static str],
-    sse: bool,
-    /// Event streams, for the servers that have them.
-    bare: bool,
-}
-
-pub const LOADS: &[Load] = &[
-    Load {
-        name: "single",
-        title: "1,000 clients, 100 single events a second",
-        args: &["-c", "1000", "-r", "100", "-s", "3"],
-        sse: false,
-        bare: true,
-    },
-    Load {
-        name: "burst-100",
-        title: "100 clients, 10,000 events a second in bursts of 100",
-        args: &["-c", "100", "-r", "10000", "-b", "100", "-s", "3"],
-        sse: false,
-        bare: true,
-    },
-    Load {
-        name: "burst-1000",
-        title: "1,000 clients, 500 events a second in bursts of 50",
-        args: &["-c", "1000", "-r", "500", "-b", "50", "-s", "3"],
-        sse: false,
-        bare: true,
-    },
-    Load {
-        name: "saturated",
-        title: "1,000 clients, bursts of 50 as fast as they are taken",
-        args: &["-c", "1000", "-b", "50", "--window", "4", "-s", "3"],
-        sse: false,
-        bare: true,
-    },
-    Load {
-        name: "all-read",
-        title: "900 clients that all read, 500 events a second in bursts of 50",
-        args: &["-c", "900", "-r", "500", "-b", "50", "-s", "5"],
-        sse: false,
-        bare: false,
-    },
-    Load {
-        name: "some-sleep",
-        title: "the same 900, and 100 clients beside them that never read",
-        args: &["-c", "1000", "-r", "500", "-b", "50", "-s", "5", "--sleepers", "10"],
-        sse: false,
-        bare: false,
-    },
-    Load {
-        name: "all-read-single",
-        title: "900 clients that all read, 100 single events a second",
-        args: &["-c", "900", "-r", "100", "-s", "5"],
-        sse: false,
-        bare: false,
-    },
-    Load {
-        name: "some-sleep-single",
-        title: "the same 900, and 100 clients beside them that never read",
-        args: &["-c", "1000", "-r", "100", "-s", "5", "--sleepers", "10"],
-        sse: false,
-        bare: false,
-    },
-    Load {
-        name: "sse-single",
-        title: "SSE: 1,000 clients, 100 single events a second",
-        args: &["-c", "1000", "-r", "100", "-s", "3", "--transport", "sse"],
-        sse: true,
-        bare: true,
-    },
-    Load {
-        name: "sse-burst-1000",
-        title: "SSE: 1,000 clients, 500 events a second in bursts of 50",
-        args: &["-c", "1000", "-r", "500", "-b", "50", "-s", "3", "--transport", "sse"],
-        sse: true,
-        bare: true,
-    },
-    Load {
-        name: "sse-saturated",
-        title: "SSE: 1,000 clients, bursts of 50 as fast as they are taken",
-        args: &["-c", "1000", "-b", "50", "--window", "4", "-s", "3", "--transport", "sse"],
-        sse: true,
-        bare: true,
-    },
-    Load {
-        name: "idle-1000",
-        title: "1,000 idle connections",
-        args: &["-c", "1000", "-r", "1", "-s", "1"],
-        sse: false,
-        bare: true,
-    },
-    Load {
-        name: "idle-10000",
-        title: "10,000 idle connections",
-        args: &["-c", "10000", "-r", "1", "-s", "1"],
-        sse: false,
-        bare: true,
-    },
-    Load {
-        name: "idle-18000",
-        title: "18,000 idle connections",
-        args: &["-c", "18000", "-r", "1", "-s", "1"],
-        sse: false,
-        bare: true,
-    },
-    Load {
-        name: "sse-idle-10000",
-        title: "SSE: 10,000 idle connections",
-        args: &["-c", "10000", "-r", "1", "-s", "1", "--transport", "sse"],
-        sse: true,
-        bare: true,
-    },
-    Load {
-        name: "sse-idle-18000",
-        title: "SSE: 18,000 idle connections",
-        args: &["-c", "18000", "-r", "1", "-s", "1", "--transport", "sse"],
-        sse: true,
-        bare: true,
-    },
-    Load {
-        name: "ingest",
-        title: "POSTs of one event, pipelined 64 deep, nobody connected",
-        args: &["-c", "0", "--window", "64", "-s", "2"],
-        sse: false,
-        bare: false,
-    },
-    Load {
-        name: "ingest-lines",
-        title: "POSTs of 1,000 lines, nobody connected",
-        args: &["-c", "0", "-b", "1000", "--window", "4", "-s", "2"],
-        sse: false,
-        bare: false,
-    },
-];
 
 fn results() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("results.jsonl")
@@ -161,11 +26,11 @@ fn run(load: &Load, peer: &Peer, round: usize) -> Result<Value, String> {
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     // A new port each time, so that no server waits for one that was just closed.
     let port = 20_000 + (std::process::id() as u16 % 200) * 50 + (round as u16 * 2) % 50;
-    let running = peer.start(&Ground { port, folder: folder.clone() })?;
+    let running = peer.start(&Ground { port, folder: folder.clone() }, &[])?;
     let mut command = Command::new("taskset");
     command.args(["-c", "1"]).arg(peers::fanwire()).args(["bench", "--json", "--url", &running.url]);
     command.args(["--pid", &running.pid().to_string(), "--speak", peer.speak]);
-    command.args(peer.more).args(load.args);
+    command.args(peer.more).args(load.args.split(' '));
     if !load.name.contains("idle") {
         // Warm-up: just-in-time compilers, growing tables and filling sockets of sleepers are not measured.
         command.args(["--warm-up", if load.name.contains("sleep") { "4" } else { "1" }]);
@@ -201,13 +66,13 @@ fn measure(names: &[String]) -> Result<(), String> {
         .open(results())
         .map_err(|error| format!("{}: {error}", results().display()))?;
     let mut at = 0;
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     for load in loads {
         // Contestants take turns, so that a change of the machine's speed affects all of them.
-        for _ in 0..rounds {
-            for peer in PEERS {
+        for round in 0..rounds {
+            for peer in load.peers() {
                 let wanted = only.is_none_or(|only| only.split(',').any(|part| peer.name.contains(part)));
-                let takes_part = (peer.sse || !load.sse) && (load.bare || !peer.is_bare);
-                if !wanted || !takes_part {
+                if !wanted || !load.takes(peer) {
                     continue;
                 }
                 at += 1;
@@ -215,7 +80,7 @@ fn measure(names: &[String]) -> Result<(), String> {
                     Ok(result) => {
                         let number = |name: &str| result[name].as_f64().unwrap_or(f64::NAN);
                         eprintln!(
-                            "{:14} {:28} {:8.3} us  p50 {:6.2} p99 {:6.2} ms  {:9.0}/s  {:7.0} B  lost {}",
+                            "{:22} {:28} {:8.3} us  p50 {:6.2} p99 {:6.2} ms  {:9.0}/s  {:7.0} B  lost {}{}",
                             load.name,
                             peer.name,
                             number("server_cpu_us_per_delivery"),
@@ -228,11 +93,21 @@ fn measure(names: &[String]) -> Result<(), String> {
                             },
                             number("server_bytes_per_connection"),
                             number("expected") - number("delivered"),
+                            match (result["unwanted"].as_u64(), result["wrong_clients"].as_u64()) {
+                                (None | Some(0), None | Some(0)) => String::new(),
+                                (unwanted, wrong) => format!(
+                                    ", {} unwanted, {} clients wrong",
+                                    unwanted.unwrap_or(0),
+                                    wrong.unwrap_or(0)
+                                ),
+                            }
                         );
-                        let line = json!({ "load": load.name, "peer": peer.name, "result": result });
+                        let round = format!("{started}-{round}");
+                        let line =
+                            json!({ "load": load.name, "peer": peer.name, "round": round, "result": result });
                         writeln!(file, "{line}").map_err(|error| error.to_string())?;
                     }
-                    Err(error) => eprintln!("{:14} {error}", load.name),
+                    Err(error) => eprintln!("{:22} {error}", load.name),
                 }
             }
         }
@@ -244,11 +119,14 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match args.first().map(String::as_str) {
         Some("run") => measure(&args[1..]),
+        Some("instructions") => instructions::count(&args[1..]),
         Some("report") => report::write(&results()),
         _ => {
-            println!("fanwire-servers run LOAD… [--rounds N] [--only PEER,…] | report\n\nloads:");
+            println!(
+                "fanwire-servers run LOAD… [--rounds N] [--only PEER,…] | instructions LOAD… [--only PEER,…] | report\n\nloads:"
+            );
             for load in LOADS {
-                println!("  {:16} {}", load.name, load.title);
+                println!("  {:22} {}", load.name, load.title);
             }
             Ok(())
         }

@@ -81,16 +81,7 @@ pub const PEERS: &[Peer] = &[
     Peer { name: "fanwire", sse: true, ..PEER },
     Peer { name: "fanwire, AgentOS clients", speak: "agentos", ..PEER },
     Peer { name: "fanwire, lean clients", speak: "lean", sse: true, ..PEER },
-    Peer {
-        name: "fanwire, compressed",
-        more: &["--deflate"],
-        start: |ground| {
-            let mut command = serve(ground);
-            command.args(["--deflate-level", "1"]);
-            command
-        },
-        ..PEER
-    },
+    Peer { name: "fanwire, compressed", more: &["--deflate"], start: deflating, ..PEER },
     Peer {
         name: "bare loop, a write an event",
         speak: "plain",
@@ -155,48 +146,10 @@ pub const PEERS: &[Peer] = &[
         is_bare: true,
         ..PEER
     },
-    Peer {
-        name: "Bun",
-        speak: "plain",
-        start: |ground| {
-            let bun = format!("{}/js/node_modules/.bin/bun", env!("CARGO_MANIFEST_DIR"));
-            command(bun, &["run", &script("bun.js"), &ground.port.to_string()])
-        },
-        ..PEER
-    },
+    Peer { name: "Bun", speak: "plain", start: bun, ..PEER },
     Peer { name: "nginx, nchan", speak: "nchan", sse: true, start: nginx, ..PEER },
-    Peer {
-        name: "nats-server",
-        speak: "nats",
-        start: |ground| {
-            let text = format!(
-                "listen: 127.0.0.1:{}\nwebsocket {{ listen: \"127.0.0.1:{}\", no_tls: true, compression: false }}\n\
-                 max_connections: 20000\nping_interval: \"10m\"\n",
-                ground.publish_port(),
-                ground.port
-            );
-            let file = ground.file("nats.conf", &text);
-            command("nats-server", &["-c", &file.to_string_lossy()])
-        },
-        own_port: true,
-        ..PEER
-    },
-    Peer {
-        name: "mosquitto",
-        speak: "mqtt",
-        start: |ground| {
-            let text = format!(
-                "listener {} 127.0.0.1\nlistener {} 127.0.0.1\nprotocol websockets\nallow_anonymous true\n\
-                 max_queued_messages 0\nset_tcp_nodelay true\nlog_type none\n",
-                ground.publish_port(),
-                ground.port
-            );
-            let file = ground.file("mosquitto.conf", &text);
-            command("mosquitto", &["-c", &file.to_string_lossy()])
-        },
-        own_port: true,
-        ..PEER
-    },
+    Peer { name: "nats-server", speak: "nats", start: nats, own_port: true, ..PEER },
+    Peer { name: "mosquitto", speak: "mqtt", start: mosquitto, own_port: true, ..PEER },
     Peer {
         name: "axum, tokio broadcast",
         speak: "plain",
@@ -213,6 +166,98 @@ pub const PEERS: &[Peer] = &[
     },
 ];
 
+/// Contestants where each client has topics of its own. Bun's first row is the one that ratios name.
+pub const TOPIC_PEERS: &[Peer] = &[
+    Peer {
+        name: BARE_TOPICS,
+        speak: "plain",
+        more: BY_WS,
+        sse: true,
+        start: |ground| command(sibling("bare_topics"), &["together", &ground.port.to_string()]),
+        ..PEER
+    },
+    Peer {
+        name: "bare loop of our size",
+        speak: "plain",
+        more: BY_WS,
+        sse: true,
+        start: |ground| command(sibling("bare_topics"), &["together", &ground.port.to_string(), OUR_BYTES]),
+        ..PEER
+    },
+    Peer {
+        name: "bare loop, io_uring",
+        speak: "plain",
+        more: BY_WS,
+        sse: true,
+        start: |ground| command(sibling("bare_topics"), &["uring", &ground.port.to_string()]),
+        ..PEER
+    },
+    Peer { name: BUN_TOPICS, speak: "plain", more: BY_WS, start: bun, ..PEER },
+    Peer { name: "Bun, POST", speak: "plain", start: bun, ..PEER },
+    Peer { name: "fanwire, POST", sse: true, ..PEER },
+    Peer { name: "fanwire, WebSocket", more: BY_WS, sse: true, ..PEER },
+    Peer { name: "fanwire, no acks", more: NO_ACKS, sse: true, ..PEER },
+    Peer { name: "fanwire lean, POST", speak: "lean", sse: true, ..PEER },
+    Peer { name: "fanwire lean, WebSocket", speak: "lean", more: BY_WS, sse: true, ..PEER },
+    Peer { name: "fanwire lean, no acks", speak: "lean", more: NO_ACKS, sse: true, ..PEER },
+    Peer {
+        name: "fanwire compressed, no acks",
+        more: &["--deflate", "--publish", "ws-no-ack"],
+        start: deflating,
+        ..PEER
+    },
+    Peer { name: "nginx, nchan", speak: "nchan", sse: true, start: nginx, ..PEER },
+    Peer { name: "nats-server", speak: "nats", start: nats, own_port: true, ..PEER },
+    Peer { name: "mosquitto", speak: "mqtt", start: mosquitto, own_port: true, ..PEER },
+    Peer {
+        name: "Socket.IO",
+        speak: "socket-io",
+        start: |ground| command("node", &[&script("socket-io.js"), &ground.port.to_string()]),
+        ..PEER
+    },
+];
+
+/// Contestants beside which others are measured, round by round.
+pub const BARE_TOPICS: &str = "bare loop";
+pub const BUN_TOPICS: &str = "Bun, WebSocket";
+
+const BY_WS: &[&str] = &["--publish", "ws"];
+const NO_ACKS: &[&str] = &["--publish", "ws-no-ack"];
+
+/// Fanwire with compression.
+fn deflating(ground: &Ground) -> Command {
+    let mut command = serve(ground);
+    command.args(["--deflate-level", "1"]);
+    command
+}
+
+fn bun(ground: &Ground) -> Command {
+    let bun = format!("{}/js/node_modules/.bin/bun", env!("CARGO_MANIFEST_DIR"));
+    command(bun, &["run", &script("bun.js"), &ground.port.to_string()])
+}
+
+fn nats(ground: &Ground) -> Command {
+    let text = format!(
+        "listen: 127.0.0.1:{}\nwebsocket {{ listen: \"127.0.0.1:{}\", no_tls: true, compression: false }}\n\
+         max_connections: 20000\nping_interval: \"10m\"\n",
+        ground.publish_port(),
+        ground.port
+    );
+    let file = ground.file("nats.conf", &text);
+    command("nats-server", &["-c", &file.to_string_lossy()])
+}
+
+fn mosquitto(ground: &Ground) -> Command {
+    let text = format!(
+        "listener {} 127.0.0.1\nlistener {} 127.0.0.1\nprotocol websockets\nallow_anonymous true\n\
+         max_queued_messages 0\nset_tcp_nodelay true\nlog_type none\n",
+        ground.publish_port(),
+        ground.port
+    );
+    let file = ground.file("mosquitto.conf", &text);
+    command("mosquitto", &["-c", &file.to_string_lossy()])
+}
+
 fn nginx(ground: &Ground) -> Command {
     let folder = ground.folder.display();
     let text = format!(
@@ -224,7 +269,9 @@ fn nginx(ground: &Ground) -> Command {
          uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;\n\
          server {{\n  listen 127.0.0.1:{} backlog=4096;\n  tcp_nodelay on;\n\
          location = /sub {{ nchan_subscriber websocket eventsource; nchan_channel_id bench; nchan_subscriber_timeout 0; }}\n\
-         location = /pub {{ nchan_publisher; nchan_channel_id bench; nchan_message_buffer_length 10000; nchan_message_timeout 60s; }}\n }}\n}}\n",
+         location = /pub {{ nchan_publisher; nchan_channel_id bench; nchan_message_buffer_length 10000; nchan_message_timeout 60s; }}\n\
+         location ~ ^/sub/(.+)$ {{ nchan_subscriber websocket eventsource; nchan_channel_id $1; nchan_channel_id_split_delimiter \",\"; nchan_subscriber_timeout 0; }}\n\
+         location ~ ^/pub/(.+)$ {{ nchan_publisher; nchan_channel_id $1; nchan_message_buffer_length 10000; nchan_message_timeout 60s; }}\n }}\n}}\n",
         ground.port
     );
     let file = ground.file("nginx.conf", &text);
@@ -244,6 +291,14 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Asks it to end, and waits for that.
+    pub fn end(mut self) -> Result<(), String> {
+        let asked = Command::new("kill").arg(self.pid().to_string()).status();
+        asked.and_then(|_| self.child.wait()).map(drop).map_err(|error| error.to_string())
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended by itself.
@@ -253,11 +308,11 @@ impl Drop for Running {
 }
 
 impl Peer {
-    /// Starts it on the first core, and waits until its port is open.
-    pub fn start(&self, ground: &Ground) -> Result<Running, String> {
+    /// Starts it on the first core, under another program if `under` names one, and waits until its port is open.
+    pub fn start(&self, ground: &Ground, under: &[String]) -> Result<Running, String> {
         let inner = (self.start)(ground);
         let mut command = Command::new("taskset");
-        command.args(["-c", "0"]).arg(inner.get_program()).args(inner.get_args());
+        command.args(["-c", "0"]).args(under).arg(inner.get_program()).args(inner.get_args());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", self.name))?;
         let publish_to = self.own_port.then(|| format!("127.0.0.1:{}", ground.publish_port()));

@@ -30,7 +30,7 @@ fn bars(results: &Results) -> Result<(), String> {
     const WIDTH: f64 = 860.0;
     let mut body = String::new();
     let mut y = 26.0;
-    for load in super::LOADS
+    for load in super::loads::LOADS
         .iter()
         .filter(|load| ["single", "burst-100", "burst-1000", "sse-burst-1000"].contains(&load.name))
     {

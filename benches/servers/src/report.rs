@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::peers::PEERS;
-use super::{LOADS, plot};
+use super::loads::{LOADS, Load, SLOPES};
+use super::peers::{BARE_TOPICS, BUN_TOPICS, PEERS, TOPIC_PEERS};
+use super::plot;
 
 /// Results by load and peer, in the order of their measurement.
 pub struct Results(BTreeMap<(String, String), Vec<Value>>);
@@ -19,7 +20,9 @@ impl Results {
         for line in text.lines() {
             let line: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
             let name = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
-            all.entry((name("load"), name("peer"))).or_default().push(line["result"].clone());
+            let mut result = line["result"].clone();
+            result["round"] = line["round"].clone();
+            all.entry((name("load"), name("peer"))).or_default().push(result);
         }
         Ok(Self(all))
     }
@@ -30,6 +33,33 @@ impl Results {
         let mut numbers: Vec<f64> = results.iter().filter_map(number).collect();
         numbers.sort_by(f64::total_cmp);
         numbers.get(numbers.len() / 2).copied()
+    }
+
+    /// Returns the median over the rounds of a number divided by another peer's of the same round.
+    fn ratio(
+        &self,
+        load: &str,
+        peer: &str,
+        other: &str,
+        number: impl Fn(&Value) -> Option<f64>,
+    ) -> Option<f64> {
+        let others = self.0.get(&(load.to_owned(), other.to_owned()))?;
+        let mut ratios: Vec<f64> = self
+            .0
+            .get(&(load.to_owned(), peer.to_owned()))?
+            .iter()
+            .filter_map(|result| {
+                let other = others.iter().find(|other| other["round"] == result["round"])?;
+                Some(number(result)? / number(other)?)
+            })
+            .collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios.get(ratios.len() / 2).copied()
+    }
+
+    /// Returns the number of a peer's results.
+    fn rounds(&self, load: &str, peer: &str) -> usize {
+        self.0.get(&(load.to_owned(), peer.to_owned())).map_or(0, Vec::len)
     }
 
     /// Returns the result with the median of the latency at 99%.
@@ -64,7 +94,9 @@ fn thousands(number: Option<f64>) -> String {
 /// Prints the tables and writes the plots.
 pub fn write(path: &Path) -> Result<(), String> {
     let results = Results::read(path)?;
-    for load in LOADS.iter().filter(|load| !load.name.contains("idle") && !load.name.contains("ingest")) {
+    let is_shared =
+        |load: &&Load| !load.topics && !load.name.contains("idle") && !load.name.contains("ingest");
+    for load in LOADS.iter().filter(is_shared) {
         println!("\n{}\n", load.title);
         println!("| server | CPU a delivery, us | p50 / p99, ms | deliveries a second | of what was due |");
         println!("|---|---|---|---|---|");
@@ -81,6 +113,10 @@ pub fn write(path: &Path) -> Result<(), String> {
             );
         }
     }
+    for load in LOADS.iter().filter(|load| load.topics && !load.name.contains("idle")) {
+        topic_table(&results, load);
+    }
+    slopes(&results);
     println!("\nBytes of resident memory a subscribed, idle connection\n");
     println!("| server | 1,000 | 10,000 | 18,000 | SSE, 10,000 | SSE, 18,000 |\n|---|---|---|---|---|---|");
     for peer in PEERS {
@@ -111,4 +147,59 @@ pub fn write(path: &Path) -> Result<(), String> {
         }
     }
     plot::write(&results)
+}
+
+/// Prints the table of a load whose clients have topics of their own.
+fn topic_table(results: &Results, load: &Load) {
+    if TOPIC_PEERS.iter().all(|peer| results.rounds(load.name, peer.name) == 0) {
+        return;
+    }
+    println!("\n{}\n", load.title);
+    println!(
+        "| server | CPU a delivery, us | its own code's | of the bare loop | of Bun by WebSocket | p50 / p99, ms | delivered | rounds |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for peer in TOPIC_PEERS {
+        let median = |number: fn(&Value) -> Option<f64>| results.median(load.name, peer.name, number);
+        let Some(cost) = median(cpu) else { continue };
+        let beside = |other| plain(results.ratio(load.name, peer.name, other, cpu), 2);
+        let name = if peer.name.starts_with("fanwire") {
+            format!("**{}**", peer.name)
+        } else {
+            peer.name.to_owned()
+        };
+        println!(
+            "| {name} | {cost:.2} | {} | {} | {} | {} / {} | {}% | {} |",
+            plain(median(|r| Some(cpu(r)? * r["server_user_share"].as_f64()?)), 2),
+            beside(BARE_TOPICS),
+            beside(BUN_TOPICS),
+            plain(median(|r| Some(r["latency_us"]["p50"].as_f64()? / 1000.0)), 1),
+            plain(median(|r| Some(r["latency_us"]["p99"].as_f64()? / 1000.0)), 1),
+            plain(median(|r| Some(100.0 * r["delivered"].as_f64()? / r["expected"].as_f64()?)), 0),
+            results.rounds(load.name, peer.name),
+        );
+    }
+}
+
+/// Prints the memory of an idle connection as the slope between two sizes.
+fn slopes(results: &Results) {
+    println!("\nBytes of resident memory for each further idle connection\n");
+    let titles: Vec<&str> = SLOPES.iter().map(|(title, ..)| *title).collect();
+    println!("| server | {} |\n|---|{}", titles.join(" | "), "---|".repeat(titles.len()));
+    for peer in TOPIC_PEERS {
+        let cells = SLOPES.iter().map(|(_, small, large)| {
+            let total = |load| {
+                let bytes = results.median(load, peer.name, |r| r["server_bytes_per_connection"].as_f64())?;
+                let clients = results.median(load, peer.name, |r| r["connections"].as_f64())?;
+                Some((bytes * clients, clients))
+            };
+            let slope = |a: (f64, f64), b: (f64, f64)| (b.0 - a.0) / (b.1 - a.1);
+            thousands(Some(slope(total(small)?, total(large)?))).into()
+        });
+        let cells: Vec<String> =
+            cells.map(|cell: Option<String>| cell.unwrap_or_else(|| "-".into())).collect();
+        if cells.iter().any(|cell| cell != "-") {
+            println!("| {} | {} |", peer.name, cells.join(" | "));
+        }
+    }
 }

@@ -3,17 +3,25 @@
 //! Always: latency counts from the time an event was due, not from the time it was sent, so a delayed publisher hides
 //! nothing (no coordinated omission).
 
+mod keys;
 mod load;
+mod mark;
+mod plan;
 mod process;
+mod publish;
 mod report;
+mod schedule;
 mod socket;
 mod speak;
 mod unpack;
 
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-use self::load::{Load, LoadOptions, LoadPlan};
+use self::keys::KeyLists;
+use self::load::Load;
+use self::plan::{LoadOptions, LoadPlan};
 use self::process::Process;
 use self::report::{BenchReport, Memory};
 use self::speak::{Site, Speak, Transport};
@@ -116,6 +124,7 @@ pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
     let process = args.pid.or(own.as_ref().map(|own| own.0.id())).map(Process::new);
     let (churn, warm_up, json) = (args.churn, args.warm_up, args.json);
     let plan = plan(args, url)?;
+    plan.way().check().map_err(CliError::new)?;
     let connecting = |error: std::io::Error| {
         trust::refusal(&error, &plan.remote.url)
             .unwrap_or_else(|| CliError::new(format!("cannot connect: {error}")))
@@ -167,13 +176,16 @@ fn plan(args: BenchArgs, url: Target) -> Result<LoadPlan, CliError> {
         Some(other) => Remote::new(other, &args.access)?,
         None => remote.clone(),
     };
+    let options = args.load.clamped();
+    let lists = KeyLists::new(&options.keys, options.connections.max(WARM_CLIENTS));
     Ok(LoadPlan {
         site: Site::new(&remote),
         publish_site: Site::new(&publish_to),
         remote,
         publish_to,
         speak: args.speak,
-        options: args.load.clamped(),
+        options,
+        lists: Arc::new(lists),
         time: Duration::from_secs_f64(args.seconds),
     })
 }

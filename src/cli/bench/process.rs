@@ -25,10 +25,34 @@ impl Process {
         Some(Duration::from_nanos(nanos))
     }
 
+    /// Returns the CPU time by its kind. `None` if the kernel does not give it.
+    pub(super) fn ticks(&self) -> Option<Ticks> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        // The name before it may hold anything.
+        let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11).map(str::parse);
+        Some(Ticks { user: fields.next()?.ok()?, system: fields.next()?.ok()? })
+    }
+
     /// Returns the resident memory in bytes. `None` if the kernel does not give it.
     pub(super) fn resident_bytes(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
         Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+    }
+}
+
+/// CPU time of a process by its kind, in the kernel's ticks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticks {
+    user: u64,
+    system: u64,
+}
+
+impl Ticks {
+    /// Returns the share of the process's own code between two moments.
+    pub(super) fn user_share((before, after): (Self, Self)) -> Option<f64> {
+        let user = after.user.saturating_sub(before.user);
+        let total = user + after.system.saturating_sub(before.system);
+        (total > 0).then(|| user as f64 / total as f64)
     }
 }

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde_json::json;
 
-use super::load::{LoadPlan, LoadResult};
+use super::load::LoadResult;
+use super::plan::LoadPlan;
 
 /// Result of a run, with the plan that it ran by.
 pub(super) struct BenchReport<'a> {
@@ -52,7 +53,13 @@ impl<'a> BenchReport<'a> {
             "rate": self.plan.options.rate,
             "burst": self.plan.options.burst,
             "payload_bytes": self.plan.options.payload,
-            "filters": self.plan.options.filters,
+            "publish": self.plan.options.publish.name(),
+            "filters": self.plan.options.keys.filters,
+            "watch": self.plan.options.keys.watch,
+            "keys": self.plan.options.keys.count(),
+            "zipf": self.plan.options.keys.zipf,
+            "unwanted": self.outcome.checked.map(|checked| checked.unwanted),
+            "wrong_clients": self.outcome.checked.map(|checked| checked.wrong_clients),
             "sleepers_percent": self.plan.options.sleepers,
             "slow_percent": self.plan.options.slow,
             "slow_delivered": self.outcome.slow_delivered,
@@ -67,6 +74,7 @@ impl<'a> BenchReport<'a> {
             "server_cpu_us_per_event": cpu.map(|c| c.as_secs_f64() * 1e6 / (*published).max(1) as f64),
             "deliveries_per_second": *delivered as f64 / elapsed.as_secs_f64(),
             "server_cpu_seconds": cpu.map(|c| c.as_secs_f64()),
+            "server_user_share": self.outcome.user_share,
             "server_cpu_us_per_delivery": self.micros_a_delivery(),
             "server_bytes_per_connection": self.bytes_a_connection(),
             "server_resident_before": self.memory.loaded.map(|m| m.0),
@@ -121,6 +129,13 @@ impl fmt::Display for BenchReport<'_> {
             *delivered as f64 / seconds
         )?;
         writeln!(f, "lost        {missed} events in {gaps} gaps")?;
+        if let Some(checked) = self.outcome.checked {
+            writeln!(
+                f,
+                "checked     {} deliveries that the client had not asked for, {} clients without exactly their events",
+                checked.unwanted, checked.wrong_clients
+            )?;
+        }
         if self.plan.options.slow > 0 {
             let LoadResult { slow_delivered, slow_missed, .. } = self.outcome;
             writeln!(f, "slow        {slow_delivered} delivered, {slow_missed} lost, reported by gaps")?;
@@ -137,7 +152,11 @@ impl fmt::Display for BenchReport<'_> {
         )?;
         if let (Some(cpu), Some(micros)) = (self.outcome.cpu, self.micros_a_delivery()) {
             let share = 100.0 * cpu.as_secs_f64() / seconds;
-            writeln!(f, "server CPU  {micros:.3} us a delivery, {share:.0}% of a core")?;
+            write!(f, "server CPU  {micros:.3} us a delivery, {share:.0}% of a core")?;
+            match self.outcome.user_share {
+                Some(user) => writeln!(f, ", {:.0}% of it the server's own code", 100.0 * user)?,
+                None => writeln!(f)?,
+            }
         } else if let Some(cpu) = self.outcome.cpu {
             let micros = cpu.as_secs_f64() * 1e6 / (*published).max(1) as f64;
             writeln!(

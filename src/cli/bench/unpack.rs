@@ -29,6 +29,11 @@ impl Unpack {
         Self { rest: Vec::new(), inflate: reads.then(|| Decompress::new(false)) }
     }
 
+    /// Returns whether it inflates messages.
+    pub(super) fn reads(&self) -> bool {
+        self.inflate.is_some()
+    }
+
     /// Takes received bytes and appends the text of messages to `text`. Returns the number of messages that
     /// were counted but not inflated.
     pub(super) fn take(&mut self, bytes: &[u8], text: &mut Vec<u8>) -> io::Result<u64> {

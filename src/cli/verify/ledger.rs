@@ -9,6 +9,8 @@ use std::sync::Mutex;
 
 use serde::Serialize;
 
+use super::watch::WatchSet;
+
 /// Kinds of promises that a server can break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -121,6 +123,8 @@ pub(super) struct Account {
     pub(super) faults: Vec<Violation>,
     /// Whether the last event of the lane has come.
     pub(super) is_over: bool,
+    /// Keys of the reader. Without them it gets every event of its lane.
+    pub(super) watch: Option<WatchSet>,
 }
 
 impl Account {
@@ -139,6 +143,7 @@ impl Account {
             missed: 0,
             faults: Vec::new(),
             is_over: false,
+            watch: None,
         }
     }
 
@@ -182,14 +187,23 @@ impl Account {
             return;
         }
         let reported = std::mem::take(&mut self.reported);
-        if n - self.next > reported.excuses() {
+        let missing: Vec<u64> = (self.next..n).filter(|n| self.must_come(*n)).collect();
+        if missing.len() as u64 > reported.excuses() {
             let place = self.places.len();
             let (before, after) = (self.last.clone(), seen.clone());
             self.places.push(Hole { before, after, connection: self.connection, reported });
-            self.holes.extend((self.next..n).map(|n| (n, place)));
+            self.holes.extend(missing.into_iter().map(|n| (n, place)));
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.firm();
         }
         self.next = n + 1;
         self.last = Some(seen);
+    }
+
+    /// Returns whether an event of the lane must come at this place of the stream.
+    fn must_come(&self, n: u64) -> bool {
+        self.watch.as_ref().is_none_or(|watch| watch.must_come(n))
     }
 
     /// Checks that all readers see the event under one id.
@@ -207,7 +221,9 @@ impl Account {
     /// have been published or not.
     pub(super) fn close(&mut self, published: u64, unsure: &BTreeSet<u64>) {
         let reported = std::mem::take(&mut self.reported);
-        let missing: Vec<u64> = (self.next..=published).filter(|n| !unsure.contains(n)).collect();
+        // The last event is for all readers.
+        let is_due = |n: &u64| !unsure.contains(n) && (*n == published || self.must_come(*n));
+        let missing: Vec<u64> = (self.next..=published).filter(is_due).collect();
         if let Some(first) = missing.first().filter(|_| missing.len() as u64 > reported.excuses()) {
             let last =
                 self.last.as_ref().map_or_else(|| "nothing came".into(), |last| format!("{last} came last"));
@@ -251,6 +267,8 @@ fn gap_words(reported: Reported) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::dice::Dice;
+    use super::super::watch::WatchKeys;
     use super::*;
 
     /// One step of a test: an event's number, or a gap.
@@ -313,6 +331,72 @@ mod tests {
     fn a_publish_with_an_unknown_outcome_is_excused() {
         assert_eq!(faults(&[Event(1), Event(4)], 6, &[2, 3, 5, 6]), []);
         assert_eq!(faults(&[Event(1), Event(3), Event(4)], 4, &[3]), [(ViolationKind::Lost, 2, 1)]);
+    }
+
+    const KEYS: WatchKeys = WatchKeys { seed: 1, keys: 8 };
+
+    /// Account of a reader with keys, and numbers of events that it must get.
+    fn watching() -> (Account, Vec<u64>) {
+        let mut account = Account::new("ws-1".into(), 0);
+        let watch = WatchSet::new(KEYS, 0, 4, &mut Dice(5));
+        let due = (1..100).filter(|n| watch.must_come(*n)).collect();
+        account.watch = Some(watch);
+        (account, due)
+    }
+
+    #[test]
+    fn a_reader_with_keys_misses_only_events_of_these() {
+        let kinds = |account: &Account| account.faults.iter().map(|f| (f.kind, f.n)).collect::<Vec<_>>();
+        let (mut account, due) = watching();
+        for n in due {
+            account.event(n, "e", &Ids::default());
+        }
+        account.event(100, "e", &Ids::default());
+        account.close(100, &BTreeSet::new());
+        assert_eq!(kinds(&account), []);
+
+        let (mut account, due) = watching();
+        due.iter().filter(|n| **n != due[3]).for_each(|n| account.event(*n, "e", &Ids::default()));
+        account.close(100, &BTreeSet::new());
+        assert_eq!(
+            kinds(&account),
+            [(ViolationKind::Lost, 100), (ViolationKind::Lost, due[3])],
+            "and the end"
+        );
+    }
+
+    #[test]
+    fn events_around_a_change_are_excused_and_later_ones_are_not() {
+        let (mut account, due) = watching();
+        account.event(due[0], "e", &Ids::default());
+        let mut dice = Dice(1);
+        let watch = account.watch.as_mut().expect("keys");
+        let change = loop {
+            match watch.change(&mut dice) {
+                Some(change) if !change.add.is_empty() => break change,
+                Some(_) => watch.confirmed(),
+                None => {}
+            }
+        };
+        let added = |n: &u64| change.add.contains(&KEYS.of(0, *n));
+        let come = |account: &mut Account, numbers: std::ops::Range<u64>| {
+            let numbers: Vec<u64> = numbers.filter(|n| account.must_come(*n)).collect();
+            for n in numbers {
+                account.event(n, "e", &Ids::default());
+            }
+        };
+        // An event of the added key that is older than the change, and so never comes.
+        let older = (due[0] + 1..500).find(added).expect("an event");
+        come(&mut account, due[0] + 1..older);
+        account.watch.as_mut().expect("keys").confirmed();
+        let first = (older + 1..500).find(|n| account.must_come(*n)).expect("an event");
+        come(&mut account, first..first + 1);
+        assert!(account.holes.is_empty(), "{:?}", account.holes);
+        // Another one, which is newer than the change.
+        let newer = (first + 1..500).find(added).expect("an event");
+        come(&mut account, first + 1..newer);
+        come(&mut account, newer + 1..newer + 50);
+        assert!(account.holes.contains_key(&newer), "{:?}", account.holes);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod publisher;
 mod reader;
 mod report;
 mod run;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use self::publisher::LanePublisher;
 use self::reader::{Over, VerifyReader};
 use self::report::{PublisherCounts, VerifyReport};
 use self::run::{GATHER, RIGHTS_HINT, VerifyRun, lock};
+use self::watch::{WatchKeys, WatchSet};
 use super::dice::Dice;
 use super::error::CliError;
 use super::remote::{Access, Remote};
@@ -54,6 +56,13 @@ pub(super) struct VerifyArgs {
     /// MiB to publish to a reader that is too slow, so that it must get a gap; 0 for no such reader
     #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=4096))]
     slow: u32,
+    /// Watch lists: each reader gets this many of --topics, chosen at random, and changes its list while it runs; by
+    /// WebSocket in place, by Server-Sent Events when it comes back
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=200))]
+    watch: Option<u32>,
+    /// Number of topics in each lane for --watch
+    #[arg(long = "topics", value_name = "T", default_value_t = 100, requires = "watch", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    keys: u32,
     /// Seed of the random cuts [default: a random one]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -74,13 +83,18 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), CliError> {
     });
     let lanes = args.lanes as usize;
     let slow_lane = (args.slow > 0).then_some(lanes);
-    let run = Arc::new(VerifyRun::new(seed, slow_lane, args.seconds));
+    let keys = args.watch.map(|_| WatchKeys { seed, keys: args.keys as usize });
+    let run = Arc::new(VerifyRun::new(seed, slow_lane, keys, args.seconds));
     let mut dice = Dice(seed);
     let mut threads = Vec::new();
     for (over, count, name) in [(Over::WebSocket, args.ws, "ws"), (Over::Sse, args.sse, "sse")] {
         for number in 0..count as usize {
-            let account = Account::new(format!("{name}-{}", number + 1), number % lanes);
-            let dice = Dice(dice.roll());
+            let mut account = Account::new(format!("{name}-{}", number + 1), number % lanes);
+            let mut dice = Dice(dice.roll());
+            if let Some((keys, watch)) = keys.zip(args.watch) {
+                let count = watch.min(args.keys) as usize;
+                account.watch = Some(WatchSet::new(keys, account.lane(), count, &mut dice));
+            }
             let reader = VerifyReader::new(remote.clone(), Arc::clone(&run), over, account, dice);
             threads.push(std::thread::spawn(move || reader.read()));
         }

@@ -12,6 +12,7 @@ use super::super::error::CliError;
 use super::super::remote::Remote;
 use super::super::target::error_text;
 use super::run::{EVENT_TYPE, RIGHTS_HINT, SETTLE, SLOW_PAD_BYTES, VerifyRun, lock, pad, sleep_until};
+use super::watch::KEY_KIND;
 
 /// Time between two batches.
 const BATCH: Duration = Duration::from_millis(20);
@@ -122,7 +123,10 @@ impl<'a> LanePublisher<'a> {
             if is_last && n == up_to {
                 payload["last"] = json!(true);
             }
-            let event = json!({"type": EVENT_TYPE, "source": "fanwire-verify", "stream_id": stream, "payload": payload});
+            let mut event = json!({"type": EVENT_TYPE, "source": "fanwire-verify", "stream_id": stream, "payload": payload});
+            if let Some(key) = self.run.key(lane, n, is_last && n == up_to) {
+                event["entity"] = json!({"kind": KEY_KIND, "id": key.to_string()});
+            }
             // Writing to a string cannot fail.
             let _ = writeln!(body, "{event}");
             if n % NOISE_EVERY == 0 {

@@ -20,6 +20,7 @@ use super::super::target::error_text;
 use super::super::trust;
 use super::ledger::{Account, ViolationKind};
 use super::run::{EVENT_TYPE, VerifyRun, pad};
+use super::watch::{KEY_KIND, WatchSet, entity};
 
 /// Transport of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,11 @@ const SLOW_RECEIVE_BUFFER: usize = 8 * 1024;
 /// Pause of a slow reader after each event, until everything is published.
 const SLOW_REST: Duration = Duration::from_millis(20);
 const EVENT_BYTES_MAX: usize = 16 << 20;
+/// Least number of events between a confirmed change of a reader's keys and the next one.
+const CHANGE_MIN: u64 = 4;
+const CHANGE_MORE: u64 = 8;
+/// Id of a message that changes the keys.
+const CHANGE: &str = "change";
 
 pub(super) struct VerifyReader {
     pub(super) remote: Remote,
@@ -53,6 +59,10 @@ pub(super) struct VerifyReader {
     since: Option<String>,
     /// Number of events until the next cut.
     life: u64,
+    /// Number of events until the next change of its keys.
+    until_change: u64,
+    /// Whether the server has the message `update`.
+    has_update: bool,
     /// Whether it has reported that it is ready.
     was_ready: bool,
     /// Number of connections that this reader cut.
@@ -87,6 +97,9 @@ impl ReadEnd {
 #[derive(Deserialize)]
 struct ReaderMessage<'a> {
     r#type: &'a str,
+    /// The message that an answer answers.
+    #[serde(borrow)]
+    correlation_id: Option<Cow<'a, str>>,
     /// Position after the event, if it is not the event's id.
     #[serde(borrow)]
     position: Option<Cow<'a, str>>,
@@ -103,7 +116,23 @@ struct LaneEvent<'a> {
     #[serde(borrow)]
     stream_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
+    entity: Option<EventEntity<'a>>,
+    #[serde(borrow)]
     payload: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct EventEntity<'a> {
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+}
+
+impl EventEntity<'_> {
+    fn key(&self) -> Option<usize> {
+        (self.kind == KEY_KIND).then(|| self.id.parse().ok())?
+    }
 }
 
 /// Payload of an event in a lane.
@@ -128,6 +157,12 @@ struct AckPayload {
     last_event_id: Option<String>,
 }
 
+#[derive(Deserialize)]
+struct InfoPayload {
+    #[serde(default)]
+    capabilities: Vec<String>,
+}
+
 impl VerifyReader {
     pub(super) fn new(remote: Remote, run: Arc<VerifyRun>, over: Over, account: Account, dice: Dice) -> Self {
         Self {
@@ -139,6 +174,8 @@ impl VerifyReader {
             dice,
             since: None,
             life: 0,
+            until_change: CHANGE_MIN,
+            has_update: false,
             was_ready: false,
             cuts: 0,
             refused: 0,
@@ -152,6 +189,7 @@ impl VerifyReader {
             self.account.connection += 1;
             self.life = LIFE_MIN + self.dice.below(LIFE_MORE);
             let came = self.account.delivered;
+            self.begin_keys();
             let end = match self.over {
                 Over::WebSocket => self.web_socket(),
                 Over::Sse => self.sse(),
@@ -198,15 +236,16 @@ impl VerifyReader {
             NotOpened::Failed(why) => ReadEnd::Lost(why),
             NotOpened::Refused(error) => ReadEnd::Refused(error.message),
         })?;
-        let mut payload = json!({
-            "subscription_id": "verify", "event_types": [EVENT_TYPE],
-            "stream_ids": [self.run.stream(self.account.lane())],
-        });
+        let mut payload = self.subscription();
         if let Some(since) = &self.since {
             payload["since"] = json!(since);
         }
         let subscribe = json!({"type": "subscribe", "message_id": "verify", "payload": payload});
         socket.send(Message::text(subscribe.to_string())).map_err(ReadEnd::lost)?;
+        if self.account.watch.is_some() {
+            let request = json!({"type": "request", "payload": {"action": "server_info"}});
+            socket.send(Message::text(request.to_string())).map_err(ReadEnd::lost)?;
+        }
         loop {
             if self.run.is_past_deadline() {
                 return Err(ReadEnd::Over);
@@ -237,8 +276,16 @@ impl VerifyReader {
                         self.leave(&mut socket);
                         return Err(end);
                     }
+                    if let Some(change) = self.change() {
+                        socket.send(Message::text(change)).map_err(ReadEnd::lost)?;
+                    }
                 }
                 "gap" => self.gap(body)?,
+                "ack" if message.correlation_id.as_deref() == Some(CHANGE) => self.changed(),
+                "response" => {
+                    let info: InfoPayload = serde_json::from_str(body).map_err(ReadEnd::lost)?;
+                    self.has_update = info.capabilities.iter().any(|name| name == "update");
+                }
                 "ack" => {
                     let at: AckPayload = serde_json::from_str(body).map_err(ReadEnd::lost)?;
                     self.since = self.since.take().or(at.last_event_id);
@@ -249,6 +296,58 @@ impl VerifyReader {
                 _ => {}
             }
         }
+    }
+
+    /// Settles a change that a lost connection left open, and begins another one: the new connection subscribes with it.
+    fn begin_keys(&mut self) {
+        let Some(watch) = &mut self.account.watch else { return };
+        if self.account.connection > 1 && self.dice.below(2) == 0 {
+            // One that is under way stays as it is.
+            let _ = watch.change(&mut self.dice);
+        }
+        watch.resumed();
+        self.until_change = CHANGE_MIN + self.dice.below(CHANGE_MORE);
+    }
+
+    /// Returns the payload of a `subscribe` without a place.
+    fn subscription(&self) -> serde_json::Value {
+        let mut payload = json!({
+            "subscription_id": "verify", "event_types": [EVENT_TYPE],
+            "stream_ids": [self.run.stream(self.account.lane())],
+        });
+        if let Some(watch) = &self.account.watch {
+            payload["entities"] = json!(watch.entities());
+        }
+        payload
+    }
+
+    /// Returns the message of a change of the keys, if one is due: an `update`, or the whole subscription again.
+    fn change(&mut self) -> Option<String> {
+        let watch = self.account.watch.as_mut()?;
+        self.until_change = self.until_change.saturating_sub(1);
+        if self.until_change > 0 {
+            return None;
+        }
+        let change = watch.change(&mut self.dice)?;
+        let (kind, payload) = if self.has_update && self.dice.below(4) > 0 {
+            let list = |keys: &[usize]| -> Vec<String> { keys.iter().copied().map(entity).collect() };
+            let (add, remove) = (list(&change.add), list(&change.remove));
+            let update = json!({
+                "subscription_id": "verify", "add": {"entities": add}, "remove": {"entities": remove},
+            });
+            ("update", update)
+        } else {
+            ("subscribe", self.subscription())
+        };
+        Some(json!({"type": kind, "message_id": CHANGE, "payload": payload}).to_string())
+    }
+
+    /// Records the server's confirmation of a change.
+    fn changed(&mut self) {
+        if let Some(watch) = &mut self.account.watch {
+            watch.confirmed();
+        }
+        self.until_change = CHANGE_MIN + self.dice.below(CHANGE_MORE);
     }
 
     /// Leaves as clients do: with a close frame, without one, or with a reset.
@@ -263,6 +362,9 @@ impl VerifyReader {
     fn sse(&mut self) -> Result<(), ReadEnd> {
         let mut request = self.remote.get("/sse").header("accept", "text/event-stream");
         request = request.query("type", EVENT_TYPE).query("stream", self.run.stream(self.account.lane()));
+        for entity in self.account.watch.iter().flat_map(WatchSet::entities) {
+            request = request.query("entity", entity);
+        }
         if let Some(since) = &self.since {
             request = request.header("last-event-id", since);
         }
@@ -323,12 +425,23 @@ impl VerifyReader {
             return Ok(());
         }
         let payload = serde_json::from_str::<Payload<'_>>(event.payload.get());
+        let key = event.entity.as_ref().and_then(EventEntity::key);
         let size = self.run.pad_bytes(self.account.lane());
-        let Some(payload) = payload.ok().filter(|payload| payload.pad == pad(payload.n, size)) else {
+        let Some(payload) = payload.ok().filter(|payload| {
+            let has_key = key == self.run.key(self.account.lane(), payload.n, payload.last);
+            has_key && payload.pad == pad(payload.n, size)
+        }) else {
             let text = format!("{} carries {}", event.event_id, shortened(event.payload.get()));
             self.account.fault(ViolationKind::Changed, 0, 1, text);
             return Ok(());
         };
+        if let (Some(watch), Some(key)) = (&self.account.watch, key)
+            && !watch.may_come(key)
+        {
+            let text = format!("{} of key {key} was not asked for", event.event_id);
+            self.account.fault(ViolationKind::Unwanted, payload.n, 1, text);
+            return Ok(());
+        }
         self.account.event(payload.n, &event.event_id, &self.run.ids);
         self.since = Some(position.map_or_else(|| event.event_id.into_owned(), str::to_owned));
         self.account.is_over |= payload.last;

@@ -64,6 +64,8 @@ struct Row {
     gaps: u64,
     /// Number of events that gaps reported.
     missed: u64,
+    /// Number of times that the reader changed its keys.
+    changes: u64,
 }
 
 impl VerifyReport {
@@ -84,6 +86,7 @@ impl VerifyReport {
             delivered: reader.account.delivered,
             gaps: reader.account.gaps,
             missed: reader.account.missed,
+            changes: reader.account.watch.as_ref().map_or(0, |watch| watch.changes),
         });
         let faults: Vec<Violation> =
             readers.iter().flat_map(|reader| reader.account.faults.clone()).collect();
@@ -157,6 +160,10 @@ impl VerifyReport {
                 row.gaps,
                 row.missed
             )?;
+        }
+        let changes: u64 = self.readers.iter().map(|row| row.changes).sum();
+        if changes > 0 {
+            writeln!(out, "  {DIM}readers changed their keys {changes} times{DIM:#}")?;
         }
         for note in &self.notes {
             writeln!(out, "  {DIM}{note}{DIM:#}")?;

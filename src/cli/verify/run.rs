@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::ledger::Ids;
+use super::watch::WatchKeys;
 
 /// Time for the readers to catch up once everything is published.
 pub(super) const SETTLE: Duration = Duration::from_secs(15);
@@ -28,6 +29,8 @@ pub(super) struct VerifyRun {
     pub(super) start: Instant,
     /// Lane of the slow reader.
     pub(super) slow_lane: Option<usize>,
+    /// Keys of the events, if readers watch some of them.
+    pub(super) keys: Option<WatchKeys>,
     progress: Mutex<RunProgress>,
     /// Reason why the server refuses the readers.
     pub(super) refusal: Mutex<Option<String>>,
@@ -52,12 +55,13 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl VerifyRun {
     /// Creates a run that publishes for `seconds`. Its time starts now.
-    pub(super) fn new(seed: u64, slow_lane: Option<usize>, seconds: u64) -> Self {
+    pub(super) fn new(seed: u64, slow_lane: Option<usize>, keys: Option<WatchKeys>, seconds: u64) -> Self {
         let start = Instant::now();
         Self {
             name: format!("verify-{seed:x}-{}", std::process::id()),
             start,
             slow_lane,
+            keys,
             progress: Mutex::new(RunProgress {
                 ready: 0,
                 is_published: false,
@@ -72,6 +76,12 @@ impl VerifyRun {
     /// Returns the stream of a lane. The events of a stream have one order.
     pub(super) fn stream(&self, lane: usize) -> String {
         format!("{}-{lane}", self.name)
+    }
+
+    /// Returns the key of an event. The slow reader gets its whole lane, whose events have none.
+    pub(super) fn key(&self, lane: usize, n: u64, is_last: bool) -> Option<usize> {
+        let keys = self.keys.filter(|_| self.slow_lane != Some(lane))?;
+        Some(if is_last { keys.end() } else { keys.of(lane, n) })
     }
 
     pub(super) fn pad_bytes(&self, lane: usize) -> usize {

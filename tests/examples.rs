@@ -3,7 +3,7 @@
 mod support;
 
 #[path = "../examples/axum_beside.rs"]
-#[allow(dead_code, reason = "its main is for who runs it")]
+#[allow(dead_code, reason = "`main` is for running it by itself")]
 mod axum_beside;
 #[path = "../examples/ticker.rs"]
 #[allow(dead_code, reason = "as above")]

@@ -51,7 +51,7 @@ pub enum DeliveryRef<'a, T = Event> {
 }
 
 impl<T: Item> DeliveryRef<'_, T> {
-    /// Returns itself, unless the filter leaves it out. Gaps concern every reader.
+    /// Returns itself, or `None` for an item that the filter leaves out. Every reader gets gaps.
     #[inline]
     pub(super) fn wanted(self, filter: &T::Filter) -> Option<Self> {
         match self {

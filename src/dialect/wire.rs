@@ -59,7 +59,7 @@ pub(crate) trait WireProtocol: Sync {
         false
     }
 
-    /// Returns whether a subscription names each event type in several spellings, so that a grant need cover one of them.
+    /// Returns whether a subscription names each event type in several spellings. A grant must then cover one of them.
     fn spells_types(&self) -> bool {
         false
     }

@@ -52,6 +52,7 @@ impl Scheme {
 }
 
 /// Returns an error if this build has no engine for the address. An empty address needs none.
+#[cfg(any(feature = "config-file", test))]
 pub(crate) fn check_url(url: &str) -> Result<(), String> {
     if url.is_empty() { Ok(()) } else { Scheme::of(url).map(drop).map_err(|error| error.to_string()) }
 }

@@ -95,7 +95,7 @@ impl Status {
     pub(crate) fn not_ready(&self) -> Option<NotReady> {
         let (following, appending) = (self.following.trouble(), self.appending.trouble());
         let (readers, publishers) = (following.is_none(), appending.is_none());
-        // The appending side knows more: only there does a full or read-only log show.
+        // The appending side knows more: only an append notices that the log is full or read-only.
         let status = appending.or(following)?.status;
         Some(NotReady { status, readers, publishers })
     }
@@ -106,7 +106,7 @@ impl Status {
         self.epoch.load(Ordering::Relaxed)
     }
 
-    /// Returns the last error; empty if there was none or all is well again.
+    /// Returns the last error; empty if there was none or the engine has recovered.
     pub(crate) fn last_error(&self) -> String {
         let trouble = self.following.trouble().filter(|trouble| !trouble.error.is_empty());
         trouble.or_else(|| self.appending.trouble()).map(|trouble| trouble.error).unwrap_or_default()

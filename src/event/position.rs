@@ -146,9 +146,9 @@ impl FromStr for EventId {
 
 /// Position in every shard: the epoch, and the next sequence of each shard.
 ///
-/// The text is opaque to clients; like an id, it is good to resume with. With one shard it is the id of the last event
-/// before the position. With more it is `1f3k9x2q~lfls.2s.-1a`: the sequences in base 36, each but the first as its
-/// difference from the one before.
+/// The text is opaque to clients. A client can resume from it, as from an id. With one shard it is the id of the last event
+/// before the position. With more it is `1f3k9x2q~lfls.2s.-1a`: the sequences in base 36. All after the first are
+/// differences from the previous one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
     pub(crate) epoch: u64,

@@ -210,8 +210,11 @@ impl Filter {
     #[cfg(feature = "server")]
     pub(crate) fn check_join(&self, other: &Self) -> Result<(), FilterError> {
         if !self.is_everything() && !other.is_everything() {
-            let (one, two) = (encoding::decode(self.bytes()), encoding::decode(other.bytes()));
-            if encoding::join_work(one.sets.iter().chain(&two.sets)) > JOIN_STEPS_MAX {
+            let sets = self.clauses().chain(other.clauses()).filter_map(|clause| match clause {
+                Clause::Set(set) if !set.negated => Some((set.about, set.members())),
+                _ => None,
+            });
+            if encoding::join_work(sets) > JOIN_STEPS_MAX {
                 return Err(FilterError::whole(FilterErrorKind::TooMuchToJoin));
             }
         }

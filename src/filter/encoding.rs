@@ -23,6 +23,9 @@ pub(crate) const NOTHING: [u8; 2] = [0, 0];
 /// Pattern of a set. The second one is the id's, in sets of entities.
 pub(crate) type MemberPatterns = (Pattern, Option<Pattern>);
 
+/// [`MemberPatterns`] in place.
+pub(crate) type MemberRefs<'a> = (PatternRef<'a>, Option<PatternRef<'a>>);
+
 /// Set of patterns of which one must match, or none if it is negated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Set {
@@ -109,31 +112,42 @@ fn narrow_exact(sets: &mut Vec<Set>) {
     }
 }
 
+/// Returns the sets that are not negated, each as its subject and members, for [`join_work`].
+pub(crate) fn joined_sets(
+    sets: &[Set],
+) -> impl Iterator<Item = (u8, impl Iterator<Item = MemberRefs<'_>> + Clone)> + Clone {
+    fn in_place((first, second): &MemberPatterns) -> MemberRefs<'_> {
+        (first.as_ref(), second.as_ref().map(Pattern::as_ref))
+    }
+    sets.iter().filter(|set| !set.negated).map(|set| (set.about, set.members.iter().map(in_place)))
+}
+
 /// Returns the number of steps that joining these sets takes, about; a step is ten instructions. A value may be tried
 /// against a pattern from each of its segments on, for each `**`.
-pub(crate) fn join_work<'a>(sets: impl Iterator<Item = &'a Set> + Clone) -> u64 {
-    let segments_of = |pattern: &Pattern| segments(pattern.as_str().as_bytes()).count() as u64;
-    let many_of = |pattern: &Pattern| {
-        segments(pattern.as_str().as_bytes()).filter(|segment| segment.text == b"**").count()
-    };
+pub(crate) fn join_work<'a, M>(sets: impl Iterator<Item = (u8, M)> + Clone) -> u64
+where
+    M: Iterator<Item = MemberRefs<'a>> + Clone,
+{
+    let is_exact = |pattern: PatternRef<'_>| pattern.kind == PatternKind::Exact;
+    let segments_of = |pattern: PatternRef<'_>| segments(pattern.text).count() as u64;
+    let many_of =
+        |pattern: PatternRef<'_>| segments(pattern.text).filter(|segment| segment.text == b"**").count();
     let mut work = 0u64;
     for about in 0..=ENTITY {
-        let of_this = sets.clone().filter(|set| !set.negated && set.about == about);
+        let of_this = sets.clone().filter(|(subject, _)| *subject == about).map(|(_, members)| members);
         if of_this.clone().count() < 2 {
             continue;
         }
         // Sums of the values' segments to the power of 0, 1 and 2. Patterns are not matched against patterns.
         let mut sums = [0u64; 3];
-        for (first, second) in of_this.clone().flat_map(|set| &set.members).filter(|member| is_exact(member))
-        {
-            let length = segments_of(first) + second.as_ref().map_or(0, segments_of);
-            sums = [sums[0] + 1, sums[1] + length, sums[2].saturating_add(length * length)];
+        for (first, second) in of_this.clone().flatten() {
+            if is_exact(first) && second.is_none_or(is_exact) {
+                let length = segments_of(first) + second.map_or(0, segments_of);
+                sums = [sums[0] + 1, sums[1] + length, sums[2].saturating_add(length * length)];
+            }
         }
-        for pattern in
-            of_this.flat_map(|set| &set.members).flat_map(|(first, second)| [Some(first), second.as_ref()])
-        {
-            let Some(pattern) = pattern else { continue };
-            let steps = if pattern.is_exact() {
+        for pattern in of_this.flatten().flat_map(|(first, second)| [Some(first), second]).flatten() {
+            let steps = if is_exact(pattern) {
                 sums[0]
             } else {
                 sums[many_of(pattern).min(2)].saturating_mul(segments_of(pattern))

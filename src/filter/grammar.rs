@@ -21,7 +21,7 @@ use std::str::{CharIndices, FromStr};
 
 use super::comparison::Comparison;
 use super::definition::Filter;
-use super::encoding::{ENTITY, Parts, Set, attribute_name, join_work};
+use super::encoding::{ENTITY, Parts, Set, attribute_name, join_work, joined_sets};
 use super::error::{FilterError, FilterErrorKind as Kind};
 use super::lexical::{is_bare, is_bare_key};
 use super::limits::{FilterLimits, JOIN_STEPS_MAX};
@@ -74,7 +74,7 @@ impl Filter {
             }
         }
         if let Some(all) = &all
-            && join_work(all.sets.iter()) > JOIN_STEPS_MAX
+            && join_work(joined_sets(&all.sets)) > JOIN_STEPS_MAX
         {
             return Err(FilterError::whole(Kind::TooMuchToJoin));
         }

@@ -145,8 +145,8 @@ impl Script {
     pub fn finish(mut self, stage: &mut Stage, checks: usize) {
         let mut passed = None;
         while let Some(line) = self.line() {
-            if let Some(wish) = line.strip_prefix("ask ") {
-                let answer = stage.grant(wish);
+            if let Some(request) = line.strip_prefix("ask ") {
+                let answer = stage.answer(request);
                 self.say(&answer);
             } else if let Some(count) = line.strip_prefix("passed ") {
                 passed = count.parse().ok();
@@ -199,9 +199,9 @@ impl Stage {
         format!("http://{}", self.server.addr)
     }
 
-    /// Does what a script asks, and returns the answer.
-    fn grant(&mut self, wish: &str) -> String {
-        let (verb, rest) = wish.split_once(' ').unwrap_or((wish, ""));
+    /// Carries out a script's request, and returns the answer.
+    fn answer(&mut self, request: &str) -> String {
+        let (verb, rest) = request.split_once(' ').unwrap_or((request, ""));
         match verb {
             // The address of a proxy before the server.
             "proxy" => {
@@ -247,7 +247,7 @@ impl Stage {
                 self.server = Server::with(&refs(&self.options));
                 self.url()
             }
-            _ => panic!("nobody can {wish:?}"),
+            _ => panic!("unknown request {request:?}"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The ring's bound in bytes: the weight of its items, and how the oldest are released early.
 //!
-//! Invariants: I8 of the room; the weight of a ring's items is the sum of what publishers have settled and what they have
-//! not, and each publisher has at most a grain of the latter.
+//! Invariants: I8 of the room; the weight of a ring's items is the sum of the settled weight and each publisher's
+//! unsettled weight, which is at most a grain.
 //!
 //! A count that all publishers share would cost each publication a second read-modify-write on a shared line. So each
 //! writer adds up for itself, and settles with the ring when it has a grain: 1/4096 of the bound. The ring holds to a

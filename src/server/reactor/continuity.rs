@@ -1,4 +1,4 @@
-//! The newest event id that a loop has seen in each shard, with which it notices events that are missing.
+//! The newest event id that a loop has seen in each shard. The loop detects missing events with it.
 
 use std::collections::BTreeMap;
 

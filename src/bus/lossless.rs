@@ -427,7 +427,7 @@ impl<C: SlotCodec> Waitable for GatedReader<C> {
     }
 
     fn is_at_end(&self) -> bool {
-        self.came_to_end()
+        self.reached_end()
     }
 
     fn is_closed(&self) -> bool {

@@ -28,7 +28,7 @@ fn poll_next<R: Receive>(reader: &mut R, cx: &mut Context<'_>) -> Poll<Option<R:
     // The announcement of the poll before.
     reader.waiting().0.cancel_sleep();
     if reader.waiting().1.budget.is_spent() {
-        return give_turn(reader, cx);
+        return yield_to_tasks(reader, cx);
     }
     let mut left = LOOK_MAX;
     loop {
@@ -43,7 +43,7 @@ fn poll_next<R: Receive>(reader: &mut R, cx: &mut Context<'_>) -> Poll<Option<R:
             Look::Empty => left = left.saturating_sub((reader.waiting().0.passed() - before) as usize),
         }
         if left == 0 {
-            return give_turn(reader, cx);
+            return yield_to_tasks(reader, cx);
         }
         reader.before_wait();
         let (source, waiting) = reader.waiting();
@@ -55,7 +55,7 @@ fn poll_next<R: Receive>(reader: &mut R, cx: &mut Context<'_>) -> Poll<Option<R:
 }
 
 /// Wakes the task at once, so that it is polled again after other tasks.
-fn give_turn<R: Receive, T>(reader: &mut R, cx: &Context<'_>) -> Poll<T> {
+fn yield_to_tasks<R: Receive, T>(reader: &mut R, cx: &Context<'_>) -> Poll<T> {
     reader.waiting().1.budget.reset();
     cx.waker().wake_by_ref();
     Poll::Pending

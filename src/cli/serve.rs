@@ -130,7 +130,7 @@ impl Running {
         let limit = self.config.drain_timeout;
         match program.and_then(|program| upgrade::upgrade(&self.server, program, limit)) {
             Ok(successor) => {
-                supervisor::succeeded_by(successor);
+                supervisor::report_successor(successor);
                 true
             }
             Err(error) => {

@@ -64,7 +64,7 @@ pub(super) fn failed(failure: &ThreadFailure) {
 }
 
 /// Reports that another process is the service now.
-pub(super) fn succeeded_by(pid: u32) {
+pub(super) fn report_successor(pid: u32) {
     notify(&[NotifyState::MainPid(pid)]);
 }
 

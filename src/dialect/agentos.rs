@@ -81,10 +81,10 @@ struct AgentosMessage<'a> {
 
 impl WireProtocol for Agentos {
     fn read(&self, message: Incoming<'_>, _: &Place, bytes_max: usize) -> ClientMessage {
-        self.glance(message, bytes_max)
+        self.read_unauthenticated(message, bytes_max)
     }
 
-    fn glance(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
+    fn read_unauthenticated(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
         let nothing = |asked| ClientMessage { kind: UNKNOWN, asked, command: Ok(Command::Nothing) };
         let Incoming::Text(text) = message else { return nothing(Asked::Silent) };
         if text.len() > bytes_max {

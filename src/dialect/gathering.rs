@@ -109,7 +109,7 @@ impl WireProtocol for Gathering {
         ClientMessage { kind, asked: Asked::Silent, command }
     }
 
-    fn glance(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
+    fn read_unauthenticated(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
         let text = match message {
             _ if message.len() > bytes_max => None,
             Incoming::Text(text) => Some(text),

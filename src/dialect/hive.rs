@@ -126,7 +126,7 @@ impl WireProtocol for Hive {
         ClientMessage { kind, asked: Asked::Silent, command }
     }
 
-    fn glance(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
+    fn read_unauthenticated(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
         let (kind, command) = if message.len() > bytes_max {
             (UNKNOWN, Ok(Command::Withheld))
         } else {

@@ -374,7 +374,7 @@ impl WireProtocol for Native {
         }
     }
 
-    fn glance(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
+    fn read_unauthenticated(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
         let said = |kind, asked, command| ClientMessage { kind, asked, command };
         let text = match message {
             _ if message.len() > bytes_max => return said(UNKNOWN, Asked::Silent, Ok(Command::Withheld)),

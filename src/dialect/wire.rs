@@ -26,7 +26,7 @@ pub(crate) trait WireProtocol: Sync {
 
     /// Reads a message's type, and the whole message only if a client may send it before it has shown a token: a ping or
     /// the token. Every other message, and one longer than `bytes_max`, is [`Command::Withheld`](super::Command::Withheld).
-    fn glance(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage;
+    fn read_unauthenticated(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage;
 
     /// Returns the frame of a reply; `None` if the dialect has no message for it.
     fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes>;

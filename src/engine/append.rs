@@ -180,12 +180,12 @@ impl AppendLoop<'_> {
     fn append(&mut self, records: &[Record], first: u64, part: &Range<usize>) -> AppendOutcome {
         self.batches += 1;
         let batch = AppendBatch::new(self.batches, first, records, self.queue.last_deadline());
-        let mut may_have_it = false;
+        let mut is_possibly_stored = false;
         loop {
             if self.queue.are_answered(part.clone()) {
                 return AppendOutcome::GivenUp;
             }
-            let error = match self.try_append(&batch, part, &mut may_have_it) {
+            let error = match self.try_append(&batch, part, &mut is_possibly_stored) {
                 Ok(Some(ids)) => {
                     self.note_success();
                     return AppendOutcome::Appended(ids);
@@ -222,7 +222,7 @@ impl AppendLoop<'_> {
         &mut self,
         batch: &AppendBatch<'_>,
         part: &Range<usize>,
-        may_have_it: &mut bool,
+        is_possibly_stored: &mut bool,
     ) -> Result<Option<Vec<EventId>>, EngineError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
@@ -234,13 +234,13 @@ impl AppendLoop<'_> {
             }
         };
         // Connecting may have taken longer than some publishers wait.
-        if !*may_have_it && !self.queue.begin_to_send(part.clone()) {
+        if !*is_possibly_stored && !self.queue.mark_sent(part.clone()) {
             return Ok(None);
         }
         self.queue.set_in_doubt(true);
         let outcome = connection.append(batch);
-        *may_have_it |= batch.kept_some.get() || matches!(outcome, Err(EngineError::Unreachable(_)));
-        self.is_in_doubt |= *may_have_it;
+        *is_possibly_stored |= batch.kept_some.get() || matches!(outcome, Err(EngineError::Unreachable(_)));
+        self.is_in_doubt |= *is_possibly_stored;
         self.queue.set_in_doubt(self.is_in_doubt);
         outcome.map(Some)
     }

@@ -281,7 +281,7 @@ impl AppendQueue {
 
     /// Marks these taken submissions as being sent: from now on the log may have them. Returns false and marks
     /// nothing if one of them was answered meanwhile, because its publisher was told that it was not accepted.
-    pub(super) fn begin_to_send(&self, range: Range<usize>) -> bool {
+    pub(super) fn mark_sent(&self, range: Range<usize>) -> bool {
         let mut waiting = lock(&self.waiting);
         let all_wait = waiting.flight.get(range).is_some_and(|flight| flight.iter().all(Option::is_some));
         waiting.is_in_doubt |= all_wait;

@@ -123,7 +123,7 @@ impl Snapshot {
     }
 
     /// Records that older events were gone before they could be put in.
-    pub(crate) fn lacks_older(&mut self) {
+    pub(crate) fn mark_incomplete(&mut self) {
         self.is_short = true;
     }
 

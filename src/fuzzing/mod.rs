@@ -56,7 +56,7 @@ pub fn dialect(data: &[u8]) {
         _ => Incoming::Binary(rest),
     };
     let place = Place { channel: "dev-team".into(), client: 7 };
-    let _ = encoding.protocol().glance(message, 9 << 10);
+    let _ = encoding.protocol().read_unauthenticated(message, 9 << 10);
     let read = encoding.protocol().read(message, &place, 1 << 16);
     let stamp = Stamp { random: 1, now: Timestamp(0), position: None };
     let mut frames = Vec::new();
@@ -272,7 +272,7 @@ pub fn conversation(data: &[u8]) {
         }
         core.turn();
         let audit = core.audit();
-        assert_eq!(audit.difference, 0, "{}", audit.words);
+        assert_eq!(audit.difference, 0, "{}", audit.ledger);
         for client in &mut clients {
             if client.as_ref().is_some_and(|(token, _)| core.socket(*token).is_none()) {
                 *client = None;

@@ -359,7 +359,7 @@ impl ServerConfig {
     /// Returns the maximum size of a message that is parsed for its type, and of an inflated one. Before authentication that
     /// is a token and 512 bytes around it. With 1,024, the most expensive message of an unknown client took more than 0.1
     /// ms.
-    pub(crate) fn glance_limits(&self, is_locked: bool) -> usize {
+    pub(crate) fn message_bytes_max(&self, is_locked: bool) -> usize {
         #[cfg(feature = "auth")]
         if is_locked {
             return self.max_message_bytes.min(self.auth.max_token_bytes.saturating_add(512));

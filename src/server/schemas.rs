@@ -97,8 +97,8 @@ impl Schemas {
         }
         let payload = serde_json::from_str(event.payload()).map_err(|error| format!("payload: {error}"))?;
         if is_of_document {
-            let told = |faults: Vec<String>| format!("payload{}", faults.join("; payload"));
-            self.documents.check_event(event_type, &payload).map_err(told)?;
+            let describe = |faults: Vec<String>| format!("payload{}", faults.join("; payload"));
+            self.documents.check_event(event_type, &payload).map_err(describe)?;
         }
         for validator in validators {
             if let Err(error) = validator.validate(&payload) {

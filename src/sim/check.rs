@@ -213,7 +213,7 @@ impl Walk<'_> {
         let short = |(from, short): &(u64, u64)| {
             (*from <= to || between.loose).then(|| short + due.between(*from, to))
         };
-        self.makes_up(between.told, self.states.iter().map(short).collect(), between)
+        self.accounts_for(between.told, self.states.iter().map(short).collect(), between)
     }
 
     /// Checks that all events before `to` came or were reported as missed. A gap may also report events after `to`.
@@ -227,7 +227,7 @@ impl Walk<'_> {
     }
 
     /// Checks that the number reported as missed equals the number missed in one of the possible states.
-    fn makes_up(&self, told: u64, shorts: Vec<Option<u64>>, between: &Between) -> Checked {
+    fn accounts_for(&self, told: u64, shorts: Vec<Option<u64>>, between: &Between) -> Checked {
         let Between { excused, loose, .. } = between;
         // A gap with a number may cover events that a gap of unknown length covers too.
         let fits = |short: &u64| *short == told || *loose || (!excused.is_empty() && *short < told);
@@ -288,7 +288,7 @@ impl Walk<'_> {
                 Some((From::After(id), true)) => {
                     // The connection wanted nothing until now, so everything before must balance here.
                     let shorts = self.states.iter().map(|(_, short)| Some(*short)).collect();
-                    self.makes_up(told_before - settled, shorts, &between)
+                    self.accounts_for(told_before - settled, shorts, &between)
                         .map_err(|error| format!("before a resume: {error}"))?;
                     settled = told_before;
                     self.states = vec![(id + 1, 0)];

@@ -372,7 +372,7 @@ impl Client {
                     let events =
                         events.strip_prefix("events=").and_then(|n| n.parse().ok()).expect("a number");
                     let complete = complete.strip_prefix("complete=") == Some("true");
-                    self.tell(Seen::PastEnd { events, complete });
+                    self.record(Seen::PastEnd { events, complete });
                 }
                 if block.data.is_empty() {
                     return true;
@@ -443,7 +443,7 @@ impl Client {
                         let end = &message["payload"];
                         let events = end["events"].as_u64().expect("a number");
                         let complete = end["complete"].as_bool().expect("true or false");
-                        self.tell(Seen::PastEnd { events, complete });
+                        self.record(Seen::PastEnd { events, complete });
                     }
                     // The server drains; the close frame comes next.
                     "reconnect" => {}
@@ -516,7 +516,7 @@ impl Client {
                 // With several shards the value is a position, which has no single event.
                 let id = message["payload"]["last_event_id"].as_str().and_then(|id| id.parse().ok());
                 if let Some(place) = id.and_then(|id| log.find(id)) {
-                    self.tell(Seen::UpTo(place));
+                    self.record(Seen::UpTo(place));
                 }
             }
         }
@@ -531,7 +531,7 @@ impl Client {
         let cursors = self.end.events_when_read(sent);
         let low = begin.unwrap_or_else(|| cursors.iter().sum());
         let high = begin.unwrap_or_else(|| self.end.events_when_written(at));
-        self.tell(Seen::Change { interest, from, cursors, low, high });
+        self.record(Seen::Change { interest, from, cursors, low, high });
     }
 
     fn take_event(&mut self, event: &Value, log: &Log) {
@@ -545,7 +545,7 @@ impl Client {
         let source = has_source.then_some(SOURCES[usize::from(entry.source)]);
         assert_eq!(event["source"].as_str(), source, "{event}");
         self.last_event = Some(id);
-        self.tell(Seen::Event(place));
+        self.record(Seen::Event(place));
     }
 
     fn take_gap(&mut self, gap: &Value) {
@@ -557,11 +557,11 @@ impl Client {
         assert!(missed.is_none() || at_most.is_none(), "{gap}");
         assert_ne!(missed.or(at_most), Some(0), "a gap without missing events: {gap}");
         let recoverable = gap["recoverable"].as_bool().expect("known");
-        self.tell(Seen::Gap { missed, at_most, from: id("from"), to: id("to"), recoverable });
+        self.record(Seen::Gap { missed, at_most, from: id("from"), to: id("to"), recoverable });
     }
 
     /// Records an item, unless a planted fault changes it on the way.
-    fn tell(&mut self, seen: Seen) {
+    fn record(&mut self, seen: Seen) {
         let is_event = matches!(seen, Seen::Event(_));
         match self.fault {
             Some(Fault::Drop(n)) if is_event => {

@@ -174,9 +174,9 @@ impl World {
     fn step(&mut self) -> Went {
         match self.dice.below(100) {
             0..=29 => self.publish(),
-            30..=54 => self.speak(),
+            30..=54 => self.send_random(),
             55..=69 => self.change_pace(),
-            70..=73 => self.let_one_leave(),
+            70..=73 => self.disconnect_random(),
             74..=84 => self.admit(),
             85..=86 if self.plan.jumps => {
                 let (seconds, back) = (self.dice.below(4000), self.dice.one_in(2));
@@ -205,7 +205,7 @@ impl World {
         if !self.dice.one_in(3) {
             self.run_loops(false)?;
         }
-        self.bury(false)
+        self.reap_closed(false)
     }
 
     fn publish(&mut self) {
@@ -224,12 +224,12 @@ impl World {
             let pad = "p".repeat(super::pad(&mut self.dice));
             let event = builder.json(format!(r#"{{"n":{n},"pad":"{pad}"}}"#)).build().expect("valid");
             self.bus.publish(event);
-            self.witness();
+            self.collect_published();
         }
     }
 
     /// Adds the published events to the log.
-    fn witness(&mut self) {
+    fn collect_published(&mut self) {
         for event in self.published.lock().expect("whole").drain(..) {
             let place = |all: &[&str], word| all.iter().position(|w| Some(*w) == word);
             let payload: serde_json::Value =
@@ -303,7 +303,7 @@ impl World {
     }
 
     /// Lets a random client send a message.
-    fn speak(&mut self) {
+    fn send_random(&mut self) {
         if self.clients.is_empty() {
             return;
         }
@@ -349,7 +349,7 @@ impl World {
         self.trace(|| format!("{number} stalls: {stalled}"));
     }
 
-    fn let_one_leave(&mut self) {
+    fn disconnect_random(&mut self) {
         if self.clients.is_empty() {
             return;
         }
@@ -395,7 +395,7 @@ impl World {
             this.links.iter().for_each(|(_, end)| end.note_reader(&read_up_to));
             end.note_reader(&read_up_to);
             this.core.ready(token, readable, writable);
-            self.witness();
+            self.collect_published();
         }
         let this = &mut self.loops[at];
         while let Some((server, end)) = this.arriving.pop_front() {
@@ -407,7 +407,7 @@ impl World {
         this.links.retain(|(_, end)| !end.is_closed());
         this.links.iter().for_each(|(_, end)| end.note_reader(&read_up_to));
         this.core.turn();
-        self.witness();
+        self.collect_published();
         self.balance(at)?;
         let tick = self.tick();
         let this = &mut self.loops[at];
@@ -420,7 +420,7 @@ impl World {
     fn balance(&self, at: usize) -> Went {
         let audit = self.loops[at].core.audit();
         if audit.difference != 0 {
-            return Err(format!("the ledger is out by {}: {}", audit.difference, audit.words));
+            return Err(format!("the ledger is out by {}: {}", audit.difference, audit.ledger));
         }
         let (_, config) = self.shared.config();
         let lag = config.max_lag_bytes + (80 << 10);
@@ -443,14 +443,14 @@ impl World {
             .for_each(|client| client.end.set_room(60_000));
         // A sample waits up to half a second, and a timer up to a tick.
         for _ in 0..12 {
-            self.come_to_rest()?;
+            self.run_until_idle()?;
             self.clock += TICK_MS * 1000;
         }
         self.look()
     }
 
     /// Runs, with the clock standing still, until nothing moves.
-    fn come_to_rest(&mut self) -> Went {
+    fn run_until_idle(&mut self) -> Went {
         for _ in 0..200_000 {
             let mut moved = false;
             for client in &mut self.clients {
@@ -487,7 +487,7 @@ impl World {
                 return Err(format!("client {} has no answer: {client:?}", client.number));
             }
         }
-        self.bury(true)
+        self.reap_closed(true)
     }
 
     /// Checks the messages that a client received.
@@ -500,7 +500,7 @@ impl World {
     }
 
     /// Checks the clients that are gone, and lets some reconnect after their last event.
-    fn bury(&mut self, all_read: bool) -> Went {
+    fn reap_closed(&mut self, all_read: bool) -> Went {
         let mut at = 0;
         while at < self.clients.len() {
             let client = &self.clients[at];

@@ -439,7 +439,7 @@ impl<C: SlotCodec> GatedReader<C> {
     }
 
     /// Returns whether the last visit came to the end of what was there.
-    pub(crate) fn came_to_end(&self) -> bool {
+    pub(crate) fn reached_end(&self) -> bool {
         self.is_done
     }
 

@@ -49,7 +49,7 @@ struct Config<'a> {
 }
 
 /// Maximum number of ways to split one pattern in three.
-const PARTINGS_MAX: usize = 16;
+const SPLITS_MAX: usize = 16;
 
 /// Maximum number of ways to split all patterns of one message.
 const ALL_PARTINGS_MAX: usize = 256;
@@ -121,8 +121,8 @@ fn read_patterns(patterns: &[String], filters: &mut Vec<Filter>) -> Result<(), C
             let text = FilterErrorKind::ValueTooLong(pattern.len(), VALUE_BYTES_MAX).to_string();
             return Err(ClientError::new(ErrorCode::InvalidFilter, text));
         }
-        let Some(parted) = partings(pattern) else {
-            let text = format!("pattern can be read in more than {PARTINGS_MAX} ways: fewer asterisks");
+        let Some(parted) = splits(pattern) else {
+            let text = format!("pattern can be read in more than {SPLITS_MAX} ways: fewer asterisks");
             return Err(ClientError::new(ErrorCode::InvalidPattern, text));
         };
         ways.extend(parted);
@@ -166,8 +166,8 @@ fn read_patterns(patterns: &[String], filters: &mut Vec<Filter>) -> Result<(), C
 /// Returns every way in which the two colons of a key may fall in a pattern: each is a colon of the pattern or lies in one
 /// of its asterisks. Neither the resource nor the event holds a colon.
 ///
-/// Returns `None` if there are more than [`PARTINGS_MAX`] ways.
-fn partings(pattern: &str) -> Option<Vec<[String; 3]>> {
+/// Returns `None` if there are more than [`SPLITS_MAX`] ways.
+fn splits(pattern: &str) -> Option<Vec<[String; 3]>> {
     let places = |byte| pattern.bytes().enumerate().filter(move |(_, b)| *b == byte).map(|(at, _)| at);
     let (first, last) = (pattern.find(':'), pattern.rfind(':'));
     let firsts: Vec<usize> = places(b'*').filter(|at| first.is_none_or(|f| *at < f)).chain(first).collect();
@@ -179,7 +179,7 @@ fn partings(pattern: &str) -> Option<Vec<[String; 3]>> {
             if a > b || (a == b && !is_star(a)) {
                 continue;
             }
-            if all.len() == PARTINGS_MAX {
+            if all.len() == SPLITS_MAX {
                 return None;
             }
             let star = |at: usize| if is_star(at) { "*" } else { "" };

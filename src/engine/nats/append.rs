@@ -161,7 +161,7 @@ impl Append for NatsAppender {
                 }
                 AppendTarget::Plain { marks } => {
                     marks.get().pass(client).await?;
-                    if !shared.goes_over(client).await? {
+                    if !shared.has_replacement(client).await? {
                         return Ok(());
                     }
                     Err(EngineError::OtherKind(

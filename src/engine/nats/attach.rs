@@ -326,7 +326,7 @@ impl NatsShared {
     }
 
     /// Returns whether a log that was not kept is in streams by now.
-    pub(super) async fn goes_over(&self, client: &Client) -> Result<bool, EngineError> {
+    pub(super) async fn has_replacement(&self, client: &Client) -> Result<bool, EngineError> {
         let first = context(client).get_stream_no_info(format!("{}-0", self.settings.name)).await;
         let found = match first {
             Ok(stream) => look(&stream).await,
@@ -348,7 +348,7 @@ impl NatsShared {
         client: &Client,
         context: &Context,
     ) -> Result<Option<Attached>, EngineError> {
-        if self.kind() == LogKind::Plain && !self.goes_over(client).await? {
+        if self.kind() == LogKind::Plain && !self.has_replacement(client).await? {
             return Ok(None);
         }
         match self.attach(client, context, None).await {

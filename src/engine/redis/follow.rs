@@ -102,7 +102,7 @@ impl RedisFollower {
     }
 
     /// Adapts the number of requested entries to their size.
-    fn suit_read_count(&mut self, reply: &StreamReadReply) {
+    fn adapt_read_count(&mut self, reply: &StreamReadReply) {
         let entries = reply.keys.iter().flat_map(|stream| &stream.ids);
         let bytes: usize = entries.map(|entry| text_of(entry).len()).sum();
         self.read_count = match bytes {
@@ -137,7 +137,7 @@ impl Follow for RedisFollower {
         let reply: Option<StreamReadReply> =
             self.connection.xread_options(&keys, &after, &options).map_err(|error| fault(&error))?;
         let reply = reply.unwrap_or_default();
-        self.suit_read_count(&reply);
+        self.adapt_read_count(&reply);
         if let Some(notices) = reply.keys.iter().find(|stream| stream.key == shared.keys.notices) {
             self.pass_on(&notices.ids);
             if notices.ids.len() >= count {

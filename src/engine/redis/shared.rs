@@ -121,7 +121,7 @@ impl RedisShared {
         for _ in 0..TRIES {
             let reply: Result<Option<String>, RedisError> = connection.hget(&self.keys.meta, "life");
             let expected = reply.map_err(|error| fault(&error))?.unwrap_or_default();
-            let fresh = fresh_life(connection, &expected).map_err(|error| fault(&error))?;
+            let fresh = next_life(connection, &expected).map_err(|error| fault(&error))?;
             // Relaxed, here and below: both threads may come first, and write the same.
             let is_first = !self.has_joined.load(Ordering::Relaxed);
             // Read before the script looks at the end of the log, which grows meanwhile.
@@ -185,7 +185,7 @@ impl RedisShared {
 }
 
 /// Returns the name of another life if this one has ended, and loads its script; otherwise an empty text.
-fn fresh_life(connection: &mut Connection, life: &str) -> Result<String, RedisError> {
+fn next_life(connection: &mut Connection, life: &str) -> Result<String, RedisError> {
     let is_alive = match scripts::append(life) {
         Some(script) => scripts::has(connection, &script)?,
         None => false,

@@ -339,7 +339,7 @@ impl Automaton {
 
     /// Returns the number of nodes that walks have visited so far.
     #[cfg(feature = "server")]
-    pub(super) fn walked(&self) -> u64 {
+    pub(super) fn nodes_visited(&self) -> u64 {
         self.walked
     }
 

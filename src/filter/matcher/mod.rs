@@ -270,8 +270,8 @@ impl Matcher {
     /// Returns the work done for patterns so far, as the number of nodes that walks over values visited. A node costs
     /// about 100 instructions.
     #[cfg(feature = "server")]
-    pub(crate) fn walked(&self) -> u64 {
-        self.automaton.walked()
+    pub(crate) fn nodes_visited(&self) -> u64 {
+        self.automaton.nodes_visited()
     }
 
     /// Returns the work done for conditions on payloads so far, in instructions, about.

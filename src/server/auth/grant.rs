@@ -99,9 +99,9 @@ impl Grant {
             None => Filter::new(),
         };
         // A condition that matches everything counts as absent, so that it does not become the right to see everything.
-        let says_nothing = condition.is_everything()
+        let is_unspecified = condition.is_everything()
             && [streams, types, channels, entities].iter().all(|list| list.is_none());
-        let sees = if says_nothing { Filter::nothing() } else { lists.filter().and(&condition) };
+        let sees = if is_unspecified { Filter::nothing() } else { lists.filter().and(&condition) };
         let publishes = match &claims.publish {
             PublishRight::None => Publishes::Nothing,
             PublishRight::All => Publishes::Everything,
@@ -178,8 +178,8 @@ impl Grant {
             ..Claims::default()
         };
         // Lists that allow everything are stored as `None`. Without any list a token would see nothing, so one must say `*`.
-        let says_nothing = types.is_none() && streams.is_none() && channels.is_none() && entities.is_none();
-        if says_nothing && !self.sees.is_nothing() {
+        let is_unspecified = types.is_none() && streams.is_none() && channels.is_none() && entities.is_none();
+        if is_unspecified && !self.sees.is_nothing() {
             claims.streams = Some(vec!["*".to_owned()]);
         }
         let (expires, proof) = (self.expires, self.proof);

@@ -108,7 +108,7 @@ impl Guard {
         grant.map(Arc::new).map_err(|_| Fault::Grant.into())
     }
 
-    fn vouches(&self, proof: u64) -> bool {
+    fn has_proof(&self, proof: u64) -> bool {
         (proof == BY_PROGRAM && self.config.by_program)
             || self.verifier.as_ref().is_some_and(|keys| keys.has(proof))
             || self.api_keys.as_ref().is_some_and(|keys| keys.has(proof))
@@ -252,7 +252,7 @@ impl Auth {
         if grant.expires().is_some_and(|expires| expires <= second) {
             return Some(Denied::Expired);
         }
-        let gone = !guard.vouches(grant.proof()) || self.is_revoked(&guard, grant, second);
+        let gone = !guard.has_proof(grant.proof()) || self.is_revoked(&guard, grant, second);
         gone.then_some(Denied::Revoked)
     }
 

@@ -173,6 +173,9 @@ impl fmt::Display for Denied {
 
 /// Returns the lines of a file with their numbers, without empty lines and those that start with `#`.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let said = |line: &str| !line.is_empty() && !line.starts_with('#');
-    text.lines().enumerate().map(|(at, line)| (at + 1, line.trim())).filter(move |(_, line)| said(line))
+    let has_content = |line: &str| !line.is_empty() && !line.starts_with('#');
+    text.lines()
+        .enumerate()
+        .map(|(at, line)| (at + 1, line.trim()))
+        .filter(move |(_, line)| has_content(line))
 }

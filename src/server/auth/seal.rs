@@ -99,11 +99,11 @@ impl Seal {
     /// Returns a position in a form that only this key can read. `random` makes it differ from every other.
     pub(super) fn seal(&self, since: &Since, random: u64) -> Since {
         let mut body = match since {
-            Since::Event(id) => words(&[u64::from(id.shard), id.epoch, id.sequence]),
+            Since::Event(id) => encode_words(&[u64::from(id.shard), id.epoch, id.sequence]),
             Since::Position(position) => {
                 let mut all = vec![u64::MAX, position.epoch()];
                 all.extend_from_slice(position.sequences());
-                words(&all)
+                encode_words(&all)
             }
             Since::Sealed(_) => return since.clone(),
         };
@@ -153,7 +153,7 @@ impl Seal {
     }
 }
 
-fn words(all: &[u64]) -> Vec<u8> {
+fn encode_words(all: &[u64]) -> Vec<u8> {
     all.iter().flat_map(|word| word.to_be_bytes()).collect()
 }
 

@@ -457,10 +457,10 @@ impl Connection {
                     return self.close_with(last, cx);
                 }
             };
-            let mut said = None;
+            let mut incoming = None;
             match message {
-                Some(ws::WsMessage::Text(text)) => said = Some(Incoming::Text(text)),
-                Some(ws::WsMessage::Binary(bytes)) => said = Some(Incoming::Binary(bytes)),
+                Some(ws::WsMessage::Text(text)) => incoming = Some(Incoming::Text(text)),
+                Some(ws::WsMessage::Binary(bytes)) => incoming = Some(Incoming::Binary(bytes)),
                 Some(ws::WsMessage::Ping(payload)) => cx.send(ws::frame(ws::OpCode::Pong, payload)),
                 Some(ws::WsMessage::Pong(_)) => {}
                 Some(ws::WsMessage::Close(frame)) => {
@@ -475,7 +475,7 @@ impl Connection {
                 None => {}
             }
             cx.budget.spend_bytes(used, FRAME_INSTRUCTIONS);
-            if let Some(message) = said {
+            if let Some(message) = incoming {
                 cx.shared.metrics.messages_received.inc();
                 cx.budget.spend(MESSAGE_UNITS);
                 if let Some(echo) = &mut ws.echo {
@@ -544,9 +544,9 @@ impl Connection {
     }
 
     /// Notes that everything after these places that the client's subscriptions match comes again.
-    pub(crate) fn refill_begins(&mut self, places: impl Iterator<Item = EventId>) {
+    pub(crate) fn note_refill(&mut self, places: impl Iterator<Item = EventId>) {
         if let State::Ws(ws) = &mut self.state {
-            ws.session.refill_begins(places);
+            ws.session.note_refill(places);
         }
     }
 

@@ -402,7 +402,7 @@ fn give(
         let page: io::Result<Vec<SavedEvent>> = page.iter().map(SavedEvent::new).collect();
         wire.send(&Said::Events(page.map_err(&doing)?), &[]).map_err(&doing)?;
     }
-    let moved = give_parcels(wire, parcels).map_err(&doing)?;
+    let moved = send_parcels(wire, parcels).map_err(&doing)?;
     // An answer before its question means that the successor is out of step.
     let is_early =
         || wire.has_input().then(|| doing(io::Error::other("the successor speaks out of its turn")));
@@ -422,7 +422,7 @@ fn give(
 }
 
 /// Sends the loops' parcels, as many together as fit one message.
-fn give_parcels(wire: &HandoverWire, parcels: std::sync::mpsc::Receiver<Parcel>) -> io::Result<usize> {
+fn send_parcels(wire: &HandoverWire, parcels: std::sync::mpsc::Receiver<Parcel>) -> io::Result<usize> {
     let mut moved = 0;
     let mut clients = Vec::new();
     let mut sockets: Vec<OwnedFd> = Vec::new();

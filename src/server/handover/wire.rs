@@ -98,7 +98,7 @@ impl HandoverWire {
         Ok(done)
     }
 
-    fn took(&self, bytes: usize) {
+    fn extend_deadline(&self, bytes: usize) {
         let patience = &mut *lock(&self.patience);
         let added = patience.byte.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
         patience.left = patience.left.saturating_add(added);
@@ -141,7 +141,7 @@ impl HandoverWire {
             match self.wait(UnixStream::set_write_timeout, |mut socket| socket.write(piece))? {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(sent) => {
-                    self.took(sent);
+                    self.extend_deadline(sent);
                     bytes = &bytes[sent..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -137,7 +137,7 @@ impl<'a> Door<'a> {
         }
         let mut origins = request.headers_named("origin").peekable();
         if origins.peek().is_some() {
-            return origins.find(|origin| !self.lets_in(origin, request)).map(PageRefusal::Origin);
+            return origins.find(|origin| !self.allows_origin(origin, request)).map(PageRefusal::Origin);
         }
         is_of_another_site(request).then_some(PageRefusal::CrossSite)
     }
@@ -153,7 +153,7 @@ impl<'a> Door<'a> {
             || self.config.cors_origins.iter().any(of_origin)
     }
 
-    fn lets_in(&self, origin: &str, request: &Request) -> bool {
+    fn allows_origin(&self, origin: &str, request: &Request) -> bool {
         if request.header("host").is_some_and(|host| origin::is_of_host(origin, host)) {
             return true;
         }
@@ -268,12 +268,12 @@ fn listed<'a>(items: impl Iterator<Item = &'a str>) -> String {
 /// Returns whether a browser reports a request of another site's page: an image, a script or a frame. Links do not
 /// count, because the page with the link sees nothing of the response.
 fn is_of_another_site(request: &Request) -> bool {
-    let says =
+    let has_value =
         |name: &str, value: &str| request.header(name).is_some_and(|it| it.eq_ignore_ascii_case(value));
     let is_link = matches!(request.method, Method::Get | Method::Head)
-        && says("sec-fetch-mode", "navigate")
+        && has_value("sec-fetch-mode", "navigate")
         && request.header("sec-fetch-dest").is_none_or(|it| it.eq_ignore_ascii_case("document"));
-    says("sec-fetch-site", "cross-site") && !is_link
+    has_value("sec-fetch-site", "cross-site") && !is_link
 }
 
 #[cfg(test)]

@@ -34,14 +34,14 @@ fn too_many(line: usize, max: usize) -> BodyError {
 type Check<'a> = &'a dyn Fn(&Event) -> Result<(), String>;
 
 /// Returns the number of the line, from 1, that starts after `before`.
-fn line_behind(before: &[u8]) -> usize {
+fn line_after(before: &[u8]) -> usize {
     before.split(|byte| *byte == b'\n').count()
 }
 
 fn line_of(body: &str, part: &str) -> usize {
     // `part` is a slice of `body`, so the difference of their addresses is its offset.
     let offset = (part.as_ptr() as usize).saturating_sub(body.as_ptr() as usize).min(body.len());
-    line_behind(&body.as_bytes()[..offset])
+    line_after(&body.as_bytes()[..offset])
 }
 
 /// Parses the CloudEvents of a request, if it has some: as JSON, as a batch, or one in headers and body.
@@ -75,7 +75,7 @@ fn read_cloud_events_json(
 /// Returns a body's text.
 fn text_of(body: &[u8]) -> Result<&str, BodyError> {
     simdutf8::compat::from_utf8(body)
-        .map_err(|error| BodyError::new(line_behind(&body[..error.valid_up_to()]), "body is not valid UTF-8"))
+        .map_err(|error| BodyError::new(line_after(&body[..error.valid_up_to()]), "body is not valid UTF-8"))
 }
 
 /// Reads each item of a JSON array. `expected` names the array in the error of a body that is none.

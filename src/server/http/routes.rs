@@ -259,8 +259,8 @@ impl RouteRight {
         match self {
             Self::Handler => Ok(()),
             Self::Known => answer.grant().map(drop),
-            Self::Metrics => answer.entitled("seeing metrics", Grant::sees_metrics).map(drop),
-            Self::Admin => answer.entitled("the api", Grant::is_admin).map(drop),
+            Self::Metrics => answer.require_right("seeing metrics", Grant::sees_metrics).map(drop),
+            Self::Admin => answer.require_right("the api", Grant::is_admin).map(drop),
         }
     }
 }
@@ -457,7 +457,7 @@ impl Answer<'_, '_> {
 
     /// Responds with the subscriptions of an AutoSDLC client.
     fn subscriptions(&mut self) -> RouteOutcome {
-        if let Err(refusal) = self.entitled("the api", Grant::is_admin) {
+        if let Err(refusal) = self.require_right("the api", Grant::is_admin) {
             return refusal;
         }
         let mut asked = self.request.query_pairs().filter(|(name, _)| name == "client_id");
@@ -478,7 +478,7 @@ impl Answer<'_, '_> {
         }
     }
 
-    fn entitled(
+    fn require_right(
         &mut self,
         what: &str,
         has: impl Fn(&Grant) -> bool,
@@ -524,7 +524,7 @@ impl Answer<'_, '_> {
     fn refuse_page(&mut self) -> Option<RouteOutcome> {
         let request = self.request;
         let refusal = Door::of(self.cx.shared, self.cx.config).refuse(request)?;
-        self.cx.shared.monitor.refusals.tell(&refusal, self.client());
+        self.cx.shared.monitor.refusals.log(&refusal, self.client());
         Some(self.error(refusal.fault(), &refusal.to_string(), &[]))
     }
 }

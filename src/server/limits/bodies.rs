@@ -58,7 +58,7 @@ struct BodyTable {
 
 impl BodyTable {
     /// Returns an equal part of the total for each client with bodies here.
-    fn even(&self, limits: BodyLimits) -> usize {
+    fn fair_share(&self, limits: BodyLimits) -> usize {
         limits.all / self.of.len().max(1)
     }
 }
@@ -103,13 +103,15 @@ impl Body {
         if own > limits.client && own > more {
             return Err(TooMuch::BodyOwner);
         }
-        if table.all > limits.all && own > table.even(limits) { Err(TooMuch::All) } else { Ok(()) }
+        if table.all > limits.all && own > table.fair_share(limits) { Err(TooMuch::All) } else { Ok(()) }
     }
 
     /// Returns whether the client holds more than an equal part of the total.
     pub(crate) fn is_greedy(&self, limits: Option<BodyLimits>) -> bool {
         let table = lock(&self.bodies.0);
-        limits.is_some_and(|limits| table.of.get(&self.client).is_some_and(|own| *own > table.even(limits)))
+        limits.is_some_and(|limits| {
+            table.of.get(&self.client).is_some_and(|own| *own > table.fair_share(limits))
+        })
     }
 }
 

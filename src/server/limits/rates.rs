@@ -71,9 +71,9 @@ impl RateLimits {
     /// Returns the limit of a kind of message. `usual` has the numbers of the dialect's document, the default first.
     fn of(&self, kind: &str, usual: KindLimits) -> Option<u32> {
         let set = self.message_kinds.iter().find(|(name, _)| name == kind).map(|(_, max)| *max);
-        let told = || usual.iter().find(|(name, _)| *name == kind).map(|(_, max)| *max);
+        let documented = || usual.iter().find(|(name, _)| *name == kind).map(|(_, max)| *max);
         let others = || usual.iter().find(|(name, _)| name.is_empty()).map(|(_, max)| *max);
-        set.or(self.messages).or_else(told).or_else(others)
+        set.or(self.messages).or_else(documented).or_else(others)
     }
 }
 

@@ -91,13 +91,13 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Returns the tick at which a connection stops waiting for a worker.
-    pub(super) fn patience_of(&self, token: Token) -> Option<Tick> {
+    pub(super) fn worker_deadline(&self, token: Token) -> Option<Tick> {
         self.mail.awaited.get(&token).map(|awaited| awaited.until)
     }
 
     /// Sends the substitute answer to a client whose wait for a worker has reached its limit.
     pub(super) fn answer_late(&mut self, token: Token) {
-        if self.patience_of(token).is_some_and(|until| until <= self.turn.tick)
+        if self.worker_deadline(token).is_some_and(|until| until <= self.turn.tick)
             && let Some(awaited) = self.mail.awaited.remove(&token)
         {
             self.deliver(token, Some((awaited.instead)(NotDone::Late)));
@@ -129,10 +129,10 @@ impl<S: Socket> LoopState<S> {
                         self.take_made(token, answer);
                     }
                 }
-                Letter::Past(arrived) if token == SNAPSHOT => self.page_came_for_snapshot(arrived),
+                Letter::Past(arrived) if token == SNAPSHOT => self.handle_snapshot_page(arrived),
                 Letter::Past(arrived) => {
                     if let Some(slot) = self.find(token) {
-                        self.page_came(slot, arrived);
+                        self.handle_page(slot, arrived);
                     }
                 }
             }

@@ -12,7 +12,7 @@ pub(crate) struct Continuity(BTreeMap<u16, EventId>);
 
 impl Continuity {
     /// Begins at the reader's place in a bus that may already have events.
-    pub(crate) fn behind(bus: &Bus, reader: &LoopReader) -> Self {
+    pub(crate) fn starting_at(bus: &Bus, reader: &LoopReader) -> Self {
         let mut newest = BTreeMap::new();
         for shard in 0..bus.shards() as u16 {
             let place = reader.position(shard);
@@ -29,7 +29,7 @@ impl Continuity {
     }
 
     /// Records an event. Returns the gap before it, if any, which counts all missing events, wanted or not.
-    pub(crate) fn hole_before(&mut self, event: &Event, now: Timestamp) -> Option<GapNotice> {
+    pub(crate) fn gap_before(&mut self, event: &Event, now: Timestamp) -> Option<GapNotice> {
         let id = event.id()?;
         let last = self.0.insert(id.shard, id)?;
         let follows = last.epoch == id.epoch && last.sequence + 1 == id.sequence;
@@ -49,14 +49,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_tells_where_ids_do_not_follow() {
+    fn a_gap_is_reported_where_ids_do_not_follow() {
         let mut continuity = Continuity::default();
-        let mut hole = |epoch, sequence| {
+        let mut has_gap = |epoch, sequence| {
             let event = Event::builder("x").build().expect("valid");
             event.set_id(EventId { epoch, shard: 0, sequence });
-            continuity.hole_before(&event, Timestamp(0)).is_some()
+            continuity.gap_before(&event, Timestamp(0)).is_some()
         };
-        let told = [(5, 7), (5, 8), (5, 10), (6, 11), (6, 12)].map(|(epoch, sequence)| hole(epoch, sequence));
-        assert_eq!(told, [false, false, true, true, false]);
+        let gaps =
+            [(5, 7), (5, 8), (5, 10), (6, 11), (6, 12)].map(|(epoch, sequence)| has_gap(epoch, sequence));
+        assert_eq!(gaps, [false, false, true, true, false]);
     }
 }

@@ -18,7 +18,7 @@ use crate::filter::Filter;
 use crate::server::limits::budget;
 use crate::server::session::effect::Effect;
 use crate::server::session::past::ReplayFrom;
-use crate::server::shared::resume::{Behind, behind, marks};
+use crate::server::shared::resume::{RetainedAfter, marks, retained_after};
 use crate::server::tick::Tick;
 
 /// Maximum time that a client waits for this node to catch up.
@@ -104,8 +104,9 @@ impl<S: Socket> LoopState<S> {
     }
 
     fn is_not_yet(&self, since: &Since) -> bool {
-        (marks(&self.shared, since).into_iter())
-            .any(|id| behind(&self.shared, id, self.delivery.reader.position(id.shard)) == Behind::NotYet)
+        (marks(&self.shared, since).into_iter()).any(|id| {
+            retained_after(&self.shared, id, self.delivery.reader.position(id.shard)) == RetainedAfter::NotYet
+        })
     }
 
     fn put_off(&mut self, slot: usize, wait: Wait, effects: Vec<Effect>) {

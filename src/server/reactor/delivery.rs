@@ -60,7 +60,7 @@ pub(super) struct EventFlow {
 impl EventFlow {
     pub(super) fn new(bus: &Bus, reader: LoopReader, fanout: Fanout, has_engine: bool) -> Self {
         Self {
-            continuity: has_engine.then(|| Continuity::behind(bus, &reader)),
+            continuity: has_engine.then(|| Continuity::starting_at(bus, &reader)),
             reader,
             fanout,
             dirty: Vec::new(),

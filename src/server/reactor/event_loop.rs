@@ -305,7 +305,7 @@ impl EventLoop {
         }
         for _ in 0..ACCEPTS_A_TURN {
             let listener = &mut self.listeners[at];
-            if !listener.keeps_pace(rate) {
+            if !listener.is_within_rate(rate) {
                 return;
             }
             match listener.accept() {

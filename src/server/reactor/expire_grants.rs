@@ -61,7 +61,7 @@ impl<S: Socket> LoopState<S> {
             .filter(|(slot, _)| !self.is_denied(*slot))
             .collect();
         for (slot, why) in ended {
-            self.let_go_of_feed(slot);
+            self.stop_delivery(slot);
             self.clients.denied.push((self.clients.token(slot), why));
         }
     }

@@ -61,7 +61,7 @@ impl SavedInterest {
     fn restored(self) -> Option<FeedInterest> {
         let mut limits = FilterLimits::default();
         (limits.values_max, limits.comparisons_max) = (limits.values_max * 4, limits.comparisons_max * 4);
-        let wish = |((text, conflation), exact): ((String, Conflation), Option<Exact>)| {
+        let selection = |((text, conflation), exact): ((String, Conflation), Option<Exact>)| {
             let filter = match exact {
                 Some(_) => SavedFilter::from_forms(text, exact).try_into().ok()?,
                 None => Filter::parse(&text, &limits).ok()?,
@@ -69,7 +69,7 @@ impl SavedInterest {
             Some(FilterSelection { filter, conflation })
         };
         let exact = self.exact.into_iter().chain(std::iter::repeat(None));
-        let selections = self.wishes.into_iter().zip(exact).map(wish).collect::<Option<_>>()?;
+        let selections = self.wishes.into_iter().zip(exact).map(selection).collect::<Option<_>>()?;
         Some(FeedInterest { encoding: self.encoding, lag_policy: self.lag_policy, selections })
     }
 }

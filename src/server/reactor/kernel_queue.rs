@@ -43,8 +43,8 @@ impl KernelQueues {
         }
         let socket = self.socket.as_mut()?;
         let mut answer = [0; 512];
-        let told = socket.write(&question(ends)).and_then(|_| socket.read(&mut answer)).ok();
-        told.and_then(|len| read(&answer[..len]))
+        let len = socket.write(&question(ends)).and_then(|_| socket.read(&mut answer)).ok();
+        len.and_then(|len| read(&answer[..len]))
     }
 }
 

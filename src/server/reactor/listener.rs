@@ -153,7 +153,7 @@ impl Listener {
 
     /// Returns whether one more connection may be accepted at this rate per second (`None`: no limit). If not, pauses until
     /// it may.
-    pub(crate) fn keeps_pace(&mut self, rate: Option<u32>) -> bool {
+    pub(crate) fn is_within_rate(&mut self, rate: Option<u32>) -> bool {
         let now = Instant::now();
         let Some(wait) = self.pace.wait(rate, now) else { return true };
         self.waits = false;

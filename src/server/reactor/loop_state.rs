@@ -238,7 +238,7 @@ impl<S: Socket> LoopState<S> {
                 self.shared.metrics.tls_handshakes.inc_by(u64::from(handshakes));
             }
             let read = match read {
-                Ok(0) => return self.hung_up(slot),
+                Ok(0) => return self.handle_hangup(slot),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -291,10 +291,10 @@ impl<S: Socket> LoopState<S> {
 
     /// Handles the end of a peer's input. A client may still wait for the answer to its request; without a pending answer it
     /// is removed.
-    pub(super) fn hung_up(&mut self, slot: usize) {
+    pub(super) fn handle_hangup(&mut self, slot: usize) {
         let conn = &mut self.clients.conns[slot];
-        let is_owed = conn.pending_answers > 0 || conn.outbox.inserted_bytes() > 0;
-        if conn.connection.transport() != ClientTransport::Http || !is_owed {
+        let has_pending_answer = conn.pending_answers > 0 || conn.outbox.inserted_bytes() > 0;
+        if conn.connection.transport() != ClientTransport::Http || !has_pending_answer {
             return self.remove(slot);
         }
         conn.unread = false;
@@ -371,7 +371,7 @@ impl<S: Socket> LoopState<S> {
         let conn = &mut self.clients.conns[slot];
         conn.blocked = true;
         if let Some(replay) = &mut conn.replay {
-            replay.let_go();
+            replay.drop_page();
         }
         let ring = self.turn.resume_lookup(&self.shared);
         conn.outbox.enforce_drop_newest(
@@ -383,7 +383,7 @@ impl<S: Socket> LoopState<S> {
     /// Closes a connection that fell off its feed and has a subscription with the policy to disconnect. Returns false if it
     /// is already gone.
     pub(super) fn close_lagged(&mut self, slot: usize) -> bool {
-        self.let_go_of_feed(slot);
+        self.stop_delivery(slot);
         self.shared.metrics.lag_closed.inc();
         let conn = &mut self.clients.conns[slot];
         let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
@@ -396,7 +396,7 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn close_denied(&mut self) {
         for (token, why) in std::mem::take(&mut self.clients.denied) {
             let Some(slot) = self.find(token) else { continue };
-            self.let_go_of_feed(slot);
+            self.stop_delivery(slot);
             let conn = &mut self.clients.conns[slot];
             let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
             let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
@@ -406,7 +406,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Ends the delivery of events to a connection, past and live.
-    pub(super) fn let_go_of_feed(&mut self, slot: usize) {
+    pub(super) fn stop_delivery(&mut self, slot: usize) {
         let moved =
             self.clients.conns[slot].outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
         self.update_member_index(moved);
@@ -488,7 +488,9 @@ impl<S: Socket> LoopState<S> {
                     self.clients.denied.push((token, why));
                 }
                 Timer::At(tick) => {
-                    self.turn.wheel.add(self.patience_of(token).map_or(tick, |until| until.min(tick)), key);
+                    self.turn
+                        .wheel
+                        .add(self.worker_deadline(token).map_or(tick, |until| until.min(tick)), key);
                     self.apply(slot);
                 }
             }
@@ -507,7 +509,7 @@ impl<S: Socket> LoopState<S> {
         if conn.replay.is_some() {
             // The close drops the events of an unfinished past that are not written yet, and every reply after them. So they
             // are dropped here, and the notice is the next message that the client receives.
-            self.let_go_of_feed(slot);
+            self.stop_delivery(slot);
         }
         let conn = &mut self.clients.conns[slot];
         let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));

@@ -37,9 +37,9 @@ use crate::server::rng::Rng;
 use crate::server::session::began::Brought;
 use crate::server::session::past::PastReport;
 use crate::server::session::past::ReplayFrom;
-use crate::server::shared::resume::{Behind, behind, event_id, marks};
+use crate::server::shared::resume::{RetainedAfter, event_id, marks, retained_after};
 pub(super) use forward::{Arrived, EventSink, Forward, Step, Store};
-use forward::{ShardLane, Spot, has_all_behind, notice};
+use forward::{ShardLane, Spot, is_complete_from, notice};
 use judge::Judge;
 use newest::Newest;
 pub(super) use state::ClientReplay;
@@ -87,7 +87,7 @@ impl<S: Socket> LoopState<S> {
                 ReplayWork::Snapshot { filter: filter.clone(), next: 1, to, is_waiting: false, is_followed }
             }
             ReplayFrom::After(since) => {
-                let work = self.behind(since.clone(), std::slice::from_ref(&filter));
+                let work = self.work_after(since.clone(), std::slice::from_ref(&filter));
                 let complete = if let ReplayWork::Forward(forward) = &work {
                     forward.start().complete
                 } else {
@@ -119,11 +119,11 @@ impl<S: Socket> LoopState<S> {
         filters: Vec<Filter>,
         since: Since,
     ) {
-        let work = self.behind(since, &filters);
+        let work = self.work_after(since, &filters);
         let ring = self.turn.resume_lookup(&self.shared);
         let conn = &mut self.clients.conns[slot];
         if let ReplayWork::Forward(forward) = &work {
-            conn.connection.refill_begins(forward.places());
+            conn.connection.note_refill(forward.places());
         }
         conn.outbox.skip_for_replay(
             &mut self.delivery.fanout,
@@ -186,22 +186,22 @@ impl<S: Socket> LoopState<S> {
                     (Spot::Log { is_known: true }, EventId::before(id.epoch, shard, from), from == 0)
                 }
                 (Some(id), None) => {
-                    let has_all = has_all_behind(&self.shared, shard, Some(id.sequence));
+                    let has_all = is_complete_from(&self.shared, shard, Some(id.sequence));
                     (ring, EventId::before(id.epoch, shard, id.sequence), has_all)
                 }
                 (None, _) => {
-                    let has_all = has_all_behind(&self.shared, shard, None);
+                    let has_all = is_complete_from(&self.shared, shard, None);
                     (ring, EventId { epoch: 0, shard, sequence: 0 }, has_all)
                 }
             };
             let forgotten = (!has_all).then_some(after);
             ShardLane { shard, spot, to, until, after, missed: 0, counts: false, forgotten }
         });
-        Forward { lanes: lanes.collect(), at: None, says_too_little: None }
+        Forward { lanes: lanes.collect(), at: None, partial_since: None }
     }
 
     /// Returns the work for everything after the places that a client names, up to the loop's own place.
-    fn behind(&self, since: Since, filters: &[Filter]) -> ReplayWork {
+    fn work_after(&self, since: Since, filters: &[Filter]) -> ReplayWork {
         let shards = self.shared.bus.shards();
         let has_log = self.shared.engine_with_past().is_some();
         let mut marks = marks(&self.shared, &since);
@@ -220,13 +220,13 @@ impl<S: Socket> LoopState<S> {
         let mut lanes = SmallVec::new();
         for id in marks {
             let (to, until) = self.end_of(id.shard);
-            let (missed, spot) = match behind(&self.shared, id, to) {
-                Behind::All(next) => (0, Spot::Ring(next)),
+            let (missed, spot) = match retained_after(&self.shared, id, to) {
+                RetainedAfter::All(next) => (0, Spot::Ring(next)),
                 // The maximum wait for it is over.
-                Behind::NotYet => continue,
+                RetainedAfter::NotYet => continue,
                 _ if has_log => (0, Spot::Log { is_known: false }),
-                Behind::Some(missed, next) => (missed, Spot::Ring(next)),
-                Behind::Unknown => continue,
+                RetainedAfter::Some(missed, next) => (missed, Spot::Ring(next)),
+                RetainedAfter::Unknown => continue,
             };
             at = at.map(|at| at.after(id));
             let (shard, after) = (id.shard, id);
@@ -235,8 +235,8 @@ impl<S: Socket> LoopState<S> {
         if lanes.is_empty() {
             return ReplayWork::Unknown(Some(since));
         }
-        let says_too_little = (is_from_before || lanes.len() < shards).then_some(since);
-        ReplayWork::Forward(Forward { lanes, at, says_too_little })
+        let partial_since = (is_from_before || lanes.len() < shards).then_some(since);
+        ReplayWork::Forward(Forward { lanes, at, partial_since })
     }
 
     /// Moves places forward to where the node began to follow a filter, if it follows only its clients' interest.
@@ -298,7 +298,7 @@ impl<S: Socket> LoopState<S> {
             return;
         }
         if let ReplayWork::Newest(_) = replay.work {
-            self.look_back(slot, &mut replay, budget);
+            self.search_newest(slot, &mut replay, budget);
             self.clients.conns[slot].replay = Some(replay);
             return;
         }
@@ -329,7 +329,7 @@ impl<S: Socket> LoopState<S> {
 
     /// Continues the search for the newest events, and answers the client once they are found, or the log has to be
     /// asked.
-    fn look_back(&mut self, slot: usize, replay: &mut ClientReplay, budget: &mut Budget) {
+    fn search_newest(&mut self, slot: usize, replay: &mut ClientReplay, budget: &mut Budget) {
         let ReplayWork::Newest(newest) = &mut replay.work else { return };
         let mut store = Store { shared: &self.shared, arrived: &mut replay.arrived, now: self.turn.now };
         let start = match newest.step(&mut store, &mut replay.judge, budget) {
@@ -495,7 +495,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Takes a page of the log that arrived for a connection.
-    pub(super) fn page_came(&mut self, slot: usize, arrived: Arrived) {
+    pub(super) fn handle_page(&mut self, slot: usize, arrived: Arrived) {
         let conn = &mut self.clients.conns[slot];
         let Some(replay) = &mut conn.replay else { return };
         if replay.ticket.take().is_some() && !conn.blocked {
@@ -531,7 +531,7 @@ impl Page<'_> {
     }
 
     /// Looks up the events of a gap. Returns `None` if it is known that the client wanted none of them.
-    fn looked_up(&mut self, missed: Missed, gap: &GapNotice) -> Option<Missed> {
+    fn gap_size(&mut self, missed: Missed, gap: &GapNotice) -> Option<Missed> {
         let (Missed::AtMost(gone), Some(Since::Event(after))) = (missed, &gap.from) else {
             return Some(missed);
         };
@@ -574,8 +574,7 @@ impl EventSink for Page<'_> {
     }
 
     fn gap(&mut self, gap: &GapNotice) {
-        let Some(missed) = self.judge.missed(gap.missed).and_then(|missed| self.looked_up(missed, gap))
-        else {
+        let Some(missed) = self.judge.missed(gap.missed).and_then(|missed| self.gap_size(missed, gap)) else {
             return;
         };
         self.tally.gaps += 1;

@@ -142,7 +142,7 @@ impl<S: Socket> LoopState<S> {
             self.accounts.report_due = true;
         }
         let report = LoopReport { ledger, laggards, held_bytes, feeds: Arc::clone(&self.accounts.largest) };
-        self.shared.tell(self.accounts.loop_number, report);
+        self.shared.store_report(self.accounts.loop_number, report);
         if observe {
             self.shared.note_history(self.turn.now);
         }
@@ -232,7 +232,7 @@ impl<S: Socket> LoopState<S> {
         let is_body =
             conn.connection.transport() == ClientTransport::Http && conn.connection.input_bytes() > 0;
         self.count_shed(if is_body { "bodies" } else { "connections" });
-        self.let_go_of_feed(slot);
+        self.stop_delivery(slot);
         let conn = &mut self.clients.conns[slot];
         let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
         let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
@@ -303,7 +303,7 @@ pub(crate) struct Audit {
     pub(crate) difference: i64,
     #[cfg(test)]
     pub(crate) pending: u64,
-    pub(crate) words: String,
+    pub(crate) ledger: String,
     #[cfg(test)]
     pub(crate) held_bytes: usize,
     pub(crate) connections: usize,
@@ -321,7 +321,7 @@ impl<S: Socket> LoopState<S> {
             difference: ledger.difference(),
             #[cfg(test)]
             pending: ledger.pending,
-            words: if ledger.difference() == 0 { String::new() } else { format!("{ledger:?}") },
+            ledger: if ledger.difference() == 0 { String::new() } else { format!("{ledger:?}") },
             #[cfg(test)]
             held_bytes: self.held_by_outboxes(),
             connections: self.clients.conns.len(),

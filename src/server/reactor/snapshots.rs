@@ -31,7 +31,7 @@ impl EventSink for Older<'_> {
     }
 
     fn gap(&mut self, _: &GapNotice) {
-        self.0.lacks_older();
+        self.0.mark_incomplete();
     }
 }
 
@@ -91,7 +91,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Takes a page of the log that came for the snapshot.
-    pub(super) fn page_came_for_snapshot(&mut self, arrived: Arrived) {
+    pub(super) fn handle_snapshot_page(&mut self, arrived: Arrived) {
         if let Some(building) = &mut self.delivery.building
             && building.ticket.take().is_some()
         {
@@ -105,7 +105,7 @@ impl<S: Socket> LoopState<S> {
         for token in building.waiting {
             if let Some(slot) = self.find(token) {
                 if let Some(replay) = &mut self.clients.conns[slot].replay {
-                    replay.snapshot_came();
+                    replay.set_snapshot_ready();
                 }
                 self.queue(slot);
             }

@@ -266,10 +266,10 @@ mod linux {
     /// language may not.
     fn is_sigpipe_harmless() -> bool {
         let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-        harmless_by(&status)
+        is_signal_handled(&status)
     }
 
-    fn harmless_by(status: &str) -> bool {
+    fn is_signal_handled(status: &str) -> bool {
         let mask = |name| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
             u64::from_str_radix(line.trim(), 16).ok()
@@ -289,10 +289,10 @@ mod linux {
             let status = |ignored: &str| {
                 format!("Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t{ignored}\nSigCgt:\t00\n")
             };
-            assert!(harmless_by(&status("0000000000001000")));
-            assert!(!harmless_by(&status("0000000000000fff")));
-            assert!(!harmless_by("SigIgn:\tnonsense"));
-            assert!(!harmless_by(""));
+            assert!(is_signal_handled(&status("0000000000001000")));
+            assert!(!is_signal_handled(&status("0000000000000fff")));
+            assert!(!is_signal_handled("SigIgn:\tnonsense"));
+            assert!(!is_signal_handled(""));
             assert!(is_sigpipe_harmless(), "Rust's main ignores it");
         }
 

@@ -72,7 +72,7 @@ impl Began {
     }
 
     /// Moves the place back in one shard: the events after `after` were delivered too.
-    pub(crate) fn reach_back(&mut self, after: EventId) {
+    pub(crate) fn move_back(&mut self, after: EventId) {
         let behind = after.next_sequence();
         match self {
             Self::One { epoch, next } => (*epoch, *next) = (after.epoch, behind).min((*epoch, *next)),
@@ -155,16 +155,16 @@ mod tests {
     #[test]
     fn a_past_moves_the_place_back_and_never_on() {
         let mut one = Began::from(Position::new(7, [5]));
-        one.reach_back(EventId { epoch: 7, shard: 0, sequence: 8 });
+        one.move_back(EventId { epoch: 7, shard: 0, sequence: 8 });
         assert_eq!(one, Began::One { epoch: 7, next: 5 });
-        one.reach_back(EventId::before(7, 0, 0));
+        one.move_back(EventId::before(7, 0, 0));
         assert_eq!(one, Began::One { epoch: 7, next: 0 });
-        one.reach_back(EventId { epoch: 6, shard: 0, sequence: 3 });
+        one.move_back(EventId { epoch: 6, shard: 0, sequence: 3 });
         assert_eq!(one, Began::One { epoch: 6, next: 4 });
         let mut several = Began::from(Position::new(7, [5, 2]));
-        several.reach_back(EventId { epoch: 7, shard: 1, sequence: 0 });
-        several.reach_back(EventId { epoch: 3, shard: 0, sequence: 9 });
-        several.reach_back(EventId { epoch: 9, shard: 0, sequence: 9 });
+        several.move_back(EventId { epoch: 7, shard: 1, sequence: 0 });
+        several.move_back(EventId { epoch: 3, shard: 0, sequence: 9 });
+        several.move_back(EventId { epoch: 9, shard: 0, sequence: 9 });
         assert_eq!(several, Began::from(Position::new(7, [0, 1])));
     }
 

@@ -169,15 +169,15 @@ impl Session {
     /// Notes that the past of the newest subscription begins after these places.
     pub(crate) fn past_begins(&mut self, places: impl Iterator<Item = EventId>) {
         if let Some(began) = self.subscriptions.last_mut().and_then(|newest| newest.began.as_mut()) {
-            places.for_each(|place| began.reach_back(place));
+            places.for_each(|place| began.move_back(place));
         }
     }
 
     /// Notes that everything after these places that the subscriptions match comes again.
-    pub(crate) fn refill_begins(&mut self, places: impl Iterator<Item = EventId>) {
+    pub(crate) fn note_refill(&mut self, places: impl Iterator<Item = EventId>) {
         let places: SmallVec<[EventId; 1]> = places.collect();
         for began in self.subscriptions.iter_mut().filter_map(|s| s.began.as_mut()) {
-            places.iter().for_each(|place| began.reach_back(*place));
+            places.iter().for_each(|place| began.move_back(*place));
         }
     }
 

@@ -124,15 +124,15 @@ impl Session {
         session.reply(&Reply::Welcome { client: session.client() }, &Asked::Silent, cx);
         match (subscribe, &mut session.own) {
             (Some(subscribe), Some(own)) if is_locked => own.rights.wait_with(subscribe),
-            (Some(subscribe), _) => session.subscribe_unasked(*subscribe, cx),
+            (Some(subscribe), _) => session.subscribe_by_path(*subscribe, cx),
             (None, _) => {}
         }
-        session.look_in_time(cx);
+        session.schedule_deadline(cx);
         session
     }
 
     /// Adds the subscription of the path.
-    fn subscribe_unasked(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) {
+    fn subscribe_by_path(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) {
         if let Err(error) = self.subscribe(subscribe, None, cx) {
             self.fail(&error, &Asked::Silent, cx);
         }
@@ -172,8 +172,8 @@ impl Session {
         let is_locked = self.is_locked();
         let is_counted = cx.config.limits.count_messages() || !protocol.usual_limits().is_empty();
         if is_locked || is_counted {
-            let most = cx.config.glance_limits(is_locked);
-            let said = protocol.glance(message, most);
+            let most = cx.config.message_bytes_max(is_locked);
+            let said = protocol.read_unauthenticated(message, most);
             // A longer message is not parsed. A compressed one is charged for its maximum length.
             let looked_at = match message {
                 _ if message.len() > most => 0,
@@ -198,7 +198,7 @@ impl Session {
         let nowhere = Place::default();
         let place = self.own.as_ref().map_or(&nowhere, |own| &own.place);
         let ClientMessage { kind, asked, command } =
-            protocol.read(message, place, cx.config.glance_limits(false));
+            protocol.read(message, place, cx.config.message_bytes_max(false));
         cx.budget.spend_bytes(message.len(), READ_INSTRUCTIONS);
         if !is_counted {
             self.observe_message(kind, &asked, message, cx);
@@ -287,7 +287,7 @@ impl Session {
     }
 
     /// Asks the loop to call the timer when the client's time is up, if that is before the next heartbeat.
-    fn look_in_time(&self, cx: &mut Context<'_>) {
+    fn schedule_deadline(&self, cx: &mut Context<'_>) {
         let Some(rights) = self.rights() else { return };
         if let Some(at) = rights.deadline(cx).or_else(|| rights.expiry(cx)) {
             cx.look_at(at);

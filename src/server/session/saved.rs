@@ -98,6 +98,6 @@ impl Session {
         if !self.subscriptions.is_empty() {
             self.emit_interest(cx);
         }
-        self.look_in_time(cx);
+        self.schedule_deadline(cx);
     }
 }

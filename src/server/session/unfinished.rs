@@ -76,9 +76,9 @@ impl Session {
         let Narrowing { asked, waiting, .. } = narrowing;
         self.reply(&Reply::Authenticated, &asked, cx);
         if let Some(subscribe) = waiting {
-            self.subscribe_unasked(*subscribe, cx);
+            self.subscribe_by_path(*subscribe, cx);
         }
-        self.look_in_time(cx);
+        self.schedule_deadline(cx);
         None
     }
 

@@ -207,7 +207,7 @@ impl Shared {
     }
 
     /// Publishes an event for every node, without waiting for the result.
-    pub(crate) fn publish_unasked(&self, event: Event) {
+    pub(crate) fn publish_detached(&self, event: Event) {
         match &self.engine {
             // The engine counts the events that it refuses: there is no caller to report them to.
             Some(engine) => engine.submit(&[event], Box::new(|_| {})),
@@ -220,7 +220,7 @@ impl Shared {
     /// Publishes an event of another system. Returns `false` if the server is shutting down.
     pub(crate) fn take_in(&self, event: Event) -> bool {
         match self.config().1.check_event(&event) {
-            Ok(()) => self.publish_unasked(event),
+            Ok(()) => self.publish_detached(event),
             Err(error) => {
                 self.metrics.fault(ErrorCode::Schema.name());
                 tracing::debug!(event_type = event.event_type(), error, "what was sent is not published");
@@ -231,7 +231,7 @@ impl Shared {
 
     /// Routes a message from outside. Runs the handler: blocks as long as it does.
     pub(crate) fn route(&self, config: &Prepared, protocol: &str, message: &str) -> BridgeAnswer {
-        let publish = |event| self.publish_unasked(event);
+        let publish = |event| self.publish_detached(event);
         self.bridge.route_checked(protocol, message, &|event| config.check_event(event), &publish)
     }
 
@@ -306,7 +306,7 @@ impl Shared {
     }
 
     /// Stores a loop's report.
-    pub(crate) fn tell(&self, number: usize, report: LoopReport) {
+    pub(crate) fn store_report(&self, number: usize, report: LoopReport) {
         if let Some(place) = lock(&self.loops.reports).get_mut(number) {
             *place = report;
         }

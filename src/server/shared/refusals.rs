@@ -14,12 +14,12 @@ pub(crate) struct Refusals(Mutex<Told>);
 struct Told {
     last: Option<Instant>,
     /// Number of refusals since then.
-    untold: u64,
+    suppressed: u64,
 }
 
 impl Refusals {
     /// Logs a refusal, unless one was logged within [`LOG_EVERY`].
-    pub(crate) fn tell(&self, refusal: &dyn fmt::Display, client: Option<IpAddr>) {
+    pub(crate) fn log(&self, refusal: &dyn fmt::Display, client: Option<IpAddr>) {
         let Some(more) = self.is_due(Instant::now()) else { return };
         let client = client.map_or_else(String::new, |client| client.to_string());
         tracing::warn!(client, more, "refused: {refusal}");
@@ -27,13 +27,13 @@ impl Refusals {
 
     /// Returns the number of refusals that were not logged, if it is time to log one.
     fn is_due(&self, now: Instant) -> Option<u64> {
-        let mut told = lock(&self.0);
-        if told.last.is_some_and(|last| now.saturating_duration_since(last) < LOG_EVERY) {
-            told.untold += 1;
+        let mut state = lock(&self.0);
+        if state.last.is_some_and(|last| now.saturating_duration_since(last) < LOG_EVERY) {
+            state.suppressed += 1;
             return None;
         }
-        told.last = Some(now);
-        Some(std::mem::take(&mut told.untold))
+        state.last = Some(now);
+        Some(std::mem::take(&mut state.suppressed))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::feed::ResumeLookup;
 
 /// Events retained after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Behind {
+pub(crate) enum RetainedAfter {
     /// All of them, from this sequence of the ring on.
     All(Sequence),
     /// All but this many; the rest is from this sequence on.
@@ -26,12 +26,12 @@ pub(crate) enum Behind {
 }
 
 /// Finds the events after `id`, up to the loop's own place in its shard.
-pub(crate) fn behind(shared: &Shared, id: EventId, end: Sequence) -> Behind {
+pub(crate) fn retained_after(shared: &Shared, id: EventId, end: Sequence) -> RetainedAfter {
     let log = shared.engine.as_ref().map(Engine::status);
     match search(&shared.bus, log.map(Status::epoch), id, end) {
         // A node that has just started reads the past first, possibly in more than one epoch. Until it reaches the
         // log's end, an id that is not in the ring may still come.
-        Behind::Unknown if log.is_some_and(|status| !status.is_following()) => Behind::NotYet,
+        RetainedAfter::Unknown if log.is_some_and(|status| !status.is_following()) => RetainedAfter::NotYet,
         found => found,
     }
 }
@@ -75,14 +75,14 @@ fn resume_behind(shared: &Shared, id: EventId) -> Option<Since> {
         _ => Since::Position(position_of(shared, id)?),
     };
     let log = shared.engine_with_past();
-    let is_kept = |id: &EventId| match behind(shared, *id, Sequence::MAX) {
-        Behind::All(_) => true,
+    let is_kept = |id: &EventId| match retained_after(shared, *id, Sequence::MAX) {
+        RetainedAfter::All(_) => true,
         // The ring has dropped some, but the log keeps at least as many.
-        Behind::Some(missed, at) => log.is_some_and(|engine| {
+        RetainedAfter::Some(missed, at) => log.is_some_and(|engine| {
             let ring = shared.bus.head(id.shard).saturating_sub(at);
             missed.saturating_add(ring) <= engine.kept_events()
         }),
-        Behind::NotYet | Behind::Unknown => false,
+        RetainedAfter::NotYet | RetainedAfter::Unknown => false,
     };
     marks(shared, &since).iter().all(is_kept).then_some(since)
 }
@@ -104,17 +104,17 @@ impl ResumeLookup for RetainedLookup<'_> {
 }
 
 /// Finds the events after `id`. `log` is the epoch of the engine's log, if there is one.
-fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> Behind {
+fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> RetainedAfter {
     if usize::from(id.shard) >= bus.shards() {
-        return Behind::Unknown;
+        return RetainedAfter::Unknown;
     }
     let end = end.min(bus.head(id.shard));
     let oldest = bus.oldest(id.shard);
     let Some(newest_epoch) = log else {
         return match Some(id.next_sequence()).filter(|next| id.epoch == bus.epoch() && *next <= end) {
-            Some(next) if next >= oldest => Behind::All(next),
-            Some(next) => Behind::Some(oldest - next, oldest),
-            None => Behind::Unknown,
+            Some(next) if next >= oldest => RetainedAfter::All(next),
+            Some(next) => RetainedAfter::Some(oldest - next, oldest),
+            None => RetainedAfter::Unknown,
         };
     };
     // The first place with an event after `id`. Events of earlier epochs come before it.
@@ -132,32 +132,34 @@ fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> Behind {
     let before =
         low.checked_sub(1).filter(|before| *before >= oldest).and_then(|at| event_id(bus, id.shard, at, low));
     if before.is_some_and(|(_, found)| found == id) {
-        return Behind::All(low);
+        return RetainedAfter::All(low);
     }
     match event_id(bus, id.shard, low, end) {
         Some((at, found)) if found.epoch == id.epoch && before.is_none() => {
             match found.sequence.checked_sub(wanted) {
-                Some(0) => Behind::All(at),
-                Some(missed) => Behind::Some(missed, at),
+                Some(0) => RetainedAfter::All(at),
+                Some(missed) => RetainedAfter::Some(missed, at),
                 // The ring moved on during the search.
-                None => Behind::Unknown,
+                None => RetainedAfter::Unknown,
             }
         }
         // The first event of another epoch of the log. Events before it are of the previous one, and do not count.
-        Some((at, found)) if found.epoch == id.epoch && wanted == 0 && found.sequence == 0 => Behind::All(at),
+        Some((at, found)) if found.epoch == id.epoch && wanted == 0 && found.sequence == 0 => {
+            RetainedAfter::All(at)
+        }
         // No event came there yet, neither here nor where the client was.
-        None if newest_epoch == id.epoch && wanted == 0 => Behind::All(low),
+        None if newest_epoch == id.epoch && wanted == 0 => RetainedAfter::All(low),
         // After everything that is here, in the log's present epoch: another node had read more.
-        None if newest_epoch == id.epoch => Behind::NotYet,
-        _ => Behind::Unknown,
+        None if newest_epoch == id.epoch => RetainedAfter::NotYet,
+        _ => RetainedAfter::Unknown,
     }
 }
 
 /// Returns the place of an event in the ring, if it is still there.
 pub(crate) fn place_of(shared: &Shared, id: EventId) -> Option<Sequence> {
     let before = EventId::before(id.epoch, id.shard, id.sequence);
-    match behind(shared, before, Sequence::MAX) {
-        Behind::All(at) => Some(at),
+    match retained_after(shared, before, Sequence::MAX) {
+        RetainedAfter::All(at) => Some(at),
         _ => None,
     }
 }
@@ -186,52 +188,52 @@ mod tests {
         bus
     }
 
-    fn look(bus: &Bus, epoch: u64, sequence: Sequence) -> Behind {
+    fn look(bus: &Bus, epoch: u64, sequence: Sequence) -> RetainedAfter {
         search(bus, Some(6), EventId { epoch, shard: 0, sequence }, Sequence::MAX)
     }
 
     #[test]
     fn an_id_of_a_log_is_found_in_the_ring() {
         let bus = bus_with(&[(5, 100), (5, 101), (5, 102)]);
-        assert_eq!(look(&bus, 5, 101), Behind::All(2));
-        assert_eq!(look(&bus, 5, 102), Behind::All(3));
-        assert_eq!(look(&bus, 5, 99), Behind::All(0));
-        assert_eq!(look(&bus, 5, 90), Behind::Some(9, 0));
-        assert_eq!(look(&bus, 5, 103), Behind::Unknown);
-        assert_eq!(look(&bus, 4, 100), Behind::Unknown);
+        assert_eq!(look(&bus, 5, 101), RetainedAfter::All(2));
+        assert_eq!(look(&bus, 5, 102), RetainedAfter::All(3));
+        assert_eq!(look(&bus, 5, 99), RetainedAfter::All(0));
+        assert_eq!(look(&bus, 5, 90), RetainedAfter::Some(9, 0));
+        assert_eq!(look(&bus, 5, 103), RetainedAfter::Unknown);
+        assert_eq!(look(&bus, 4, 100), RetainedAfter::Unknown);
         // Before, the result was `Unknown`: a client of another node that had read more of the new epoch got a gap and
         // everything twice.
-        assert_eq!(look(&bus, 6, 1), Behind::NotYet);
-        assert_eq!(look(&bus, 7, 1), Behind::Unknown);
+        assert_eq!(look(&bus, 6, 1), RetainedAfter::NotYet);
+        assert_eq!(look(&bus, 7, 1), RetainedAfter::Unknown);
     }
 
     #[test]
     fn before_the_first_event_there_is_nothing_to_wait_for() {
         let before_all = u64::MAX;
-        assert_eq!(look(&bus_with(&[]), 6, before_all), Behind::All(0));
-        assert_eq!(look(&bus_with(&[]), 6, 0), Behind::NotYet);
-        assert_eq!(look(&bus_with(&[(6, 0)]), 6, before_all), Behind::All(0));
-        assert_eq!(look(&bus_with(&[(6, 3)]), 6, before_all), Behind::Some(3, 0));
+        assert_eq!(look(&bus_with(&[]), 6, before_all), RetainedAfter::All(0));
+        assert_eq!(look(&bus_with(&[]), 6, 0), RetainedAfter::NotYet);
+        assert_eq!(look(&bus_with(&[(6, 0)]), 6, before_all), RetainedAfter::All(0));
+        assert_eq!(look(&bus_with(&[(6, 3)]), 6, before_all), RetainedAfter::Some(3, 0));
     }
 
     #[test]
     fn what_the_ring_let_go_is_counted() {
         let ids: Vec<_> = (0..20).map(|sequence| (5, sequence)).collect();
         let bus = bus_with(&ids);
-        assert_eq!(look(&bus, 5, 11), Behind::All(12));
-        assert_eq!(look(&bus, 5, 10), Behind::Some(1, 12));
-        assert_eq!(look(&bus, 5, 15), Behind::All(16));
+        assert_eq!(look(&bus, 5, 11), RetainedAfter::All(12));
+        assert_eq!(look(&bus, 5, 10), RetainedAfter::Some(1, 12));
+        assert_eq!(look(&bus, 5, 15), RetainedAfter::All(16));
     }
 
     #[test]
     fn a_hole_in_the_log_is_not_passed_over() {
         let bus = bus_with(&[(5, 1), (5, 2), (5, 7), (6, 0)]);
         // The event itself is there. The loop reports the hole after it when it comes to it.
-        assert_eq!(look(&bus, 5, 2), Behind::All(2));
-        assert_eq!(look(&bus, 5, 4), Behind::Unknown);
-        assert_eq!(look(&bus, 5, 7), Behind::All(3));
-        assert_eq!(look(&bus, 5, 8), Behind::Unknown);
-        assert_eq!([look(&bus, 6, 0), look(&bus, 6, 3)], [Behind::All(4), Behind::NotYet]);
+        assert_eq!(look(&bus, 5, 2), RetainedAfter::All(2));
+        assert_eq!(look(&bus, 5, 4), RetainedAfter::Unknown);
+        assert_eq!(look(&bus, 5, 7), RetainedAfter::All(3));
+        assert_eq!(look(&bus, 5, 8), RetainedAfter::Unknown);
+        assert_eq!([look(&bus, 6, 0), look(&bus, 6, 3)], [RetainedAfter::All(4), RetainedAfter::NotYet]);
     }
 
     #[test]
@@ -243,9 +245,14 @@ mod tests {
         let at = |sequence| search(&bus, None, EventId { epoch: bus.epoch(), shard: 0, sequence }, 20);
         assert_eq!(
             [at(11), at(19), at(10), at(20)],
-            [Behind::All(12), Behind::All(20), Behind::Some(1, 12), Behind::Unknown]
+            [
+                RetainedAfter::All(12),
+                RetainedAfter::All(20),
+                RetainedAfter::Some(1, 12),
+                RetainedAfter::Unknown
+            ]
         );
         let other = EventId { epoch: bus.epoch() + 1, shard: 0, sequence: 11 };
-        assert_eq!(search(&bus, None, other, 20), Behind::Unknown);
+        assert_eq!(search(&bus, None, other, 20), RetainedAfter::Unknown);
     }
 }

@@ -140,7 +140,7 @@ impl Publication {
 
 impl Answer<'_, '_> {
     pub(super) fn publish(&mut self, body: Vec<u8>) -> RouteOutcome {
-        let grant = match self.entitled("publishing", Grant::publishes) {
+        let grant = match self.require_right("publishing", Grant::publishes) {
             Ok(grant) => grant,
             Err(refusal) => return refusal,
         };
@@ -207,7 +207,7 @@ impl Answer<'_, '_> {
     pub(super) fn bridge(&mut self, protocol: &str, body: &[u8]) -> RouteOutcome {
         // Messages are published on the bus, so this takes the right to publish.
         let told = format!("protocol.{protocol}");
-        if let Err(refusal) = self.entitled("the bridge", |grant| grant.may_publish_type(&told)) {
+        if let Err(refusal) = self.require_right("the bridge", |grant| grant.may_publish_type(&told)) {
             return refusal;
         }
         let Ok(message) = simdutf8::basic::from_utf8(body) else {
@@ -287,7 +287,7 @@ impl Answer<'_, '_> {
     }
 
     pub(super) fn revoke(&mut self, body: &[u8]) -> RouteOutcome {
-        if let Err(refusal) = self.entitled("the api", Grant::is_admin) {
+        if let Err(refusal) = self.require_right("the api", Grant::is_admin) {
             return refusal;
         }
         if self.cx.shared.auth.is_open() {

@@ -19,7 +19,7 @@ use crate::engine::{EngineError, Handed, History, LogPage, LogPlace, log_place_o
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::server::limits::budget::Budget;
 use crate::server::shared::Shared;
-use crate::server::shared::resume::{Behind, behind, event_id};
+use crate::server::shared::resume::{RetainedAfter, event_id, retained_after};
 
 /// Number of events taken from a ring or a page together, of all shards.
 const CHUNK: usize = 64;
@@ -133,7 +133,7 @@ pub(crate) struct Forward {
     /// Position of the reader, if there are several shards.
     pub(super) at: Option<Position>,
     /// Place that the client named, if that does not cover some shards; reported first.
-    pub(super) says_too_little: Option<Since>,
+    pub(super) partial_since: Option<Since>,
 }
 
 /// Result of getting a shard's next events.
@@ -199,7 +199,7 @@ impl Forward {
 
     /// Reports events that may be missing before the first one.
     fn begin(&mut self, now: Timestamp, sink: &mut dyn EventSink) {
-        if let Some(since) = self.says_too_little.take() {
+        if let Some(since) = self.partial_since.take() {
             sink.gap(&notice(Missed::Unknown, Some(since), None, now));
         }
         for lane in &mut self.lanes {
@@ -215,7 +215,7 @@ impl Forward {
     pub(super) fn start(&self) -> PastStart {
         let is_short = |lane: &ShardLane| lane.missed > 0 || lane.forgotten.is_some();
         let is_in_doubt = |lane: &ShardLane| lane.spot == Spot::Log { is_known: false };
-        let complete = if self.says_too_little.is_some() || self.lanes.iter().any(is_short) {
+        let complete = if self.partial_since.is_some() || self.lanes.iter().any(is_short) {
             Some(false)
         } else {
             (!self.lanes.iter().any(is_in_doubt)).then_some(true)
@@ -232,7 +232,7 @@ impl Forward {
     pub(super) fn lost(&self) -> Option<impl Iterator<Item = (EventId, u64)>> {
         let is_more =
             |lane: &ShardLane| lane.forgotten.is_some() || lane.spot == Spot::Log { is_known: false };
-        let is_more = self.says_too_little.is_some() || self.lanes.iter().any(is_more);
+        let is_more = self.partial_since.is_some() || self.lanes.iter().any(is_more);
         let lost = self.lanes.iter().filter(|lane| lane.missed > 0);
         (!is_more && lost.clone().next().is_some()).then(|| lost.map(|lane| (lane.after, lane.missed)))
     }
@@ -264,7 +264,7 @@ impl Forward {
 
 /// Returns whether no event of a shard is older than the ring's oldest, which has the sequence `first`; `None`: the
 /// ring is empty.
-pub(super) fn has_all_behind(shared: &Shared, shard: u16, first: Option<Sequence>) -> bool {
+pub(super) fn is_complete_from(shared: &Shared, shard: u16, first: Option<Sequence>) -> bool {
     let began = match (first, &shared.engine) {
         (Some(first), _) => Some(first),
         // Entries that the log had before this node followed it are not delivered live.
@@ -302,7 +302,7 @@ impl ShardLane {
     fn pass(&mut self, event: &Event, at: &mut Option<Position>, now: Timestamp, sink: &mut dyn EventSink) {
         let id = event.id().unwrap_or(self.after);
         let is_in_log = self.is_in_log();
-        self.report_hole_before(id, is_in_log, now, sink);
+        self.report_gap_before(id, is_in_log, now, sink);
         self.after = id;
         if let Some(at) = at {
             at.advance_past(id);
@@ -314,7 +314,7 @@ impl ShardLane {
 
     /// Reports events missing before an event: those that the log has dropped, or another epoch. If the log was
     /// asked, their number is known.
-    fn report_hole_before(&mut self, id: EventId, is_known: bool, now: Timestamp, sink: &mut dyn EventSink) {
+    fn report_gap_before(&mut self, id: EventId, is_known: bool, now: Timestamp, sink: &mut dyn EventSink) {
         // Epoch 0 stands for nothing before it.
         if self.after.epoch == 0 || (id.epoch, id.sequence) == next_place(self.after) {
             return;
@@ -402,7 +402,7 @@ impl ShardLane {
                 return Filled::Done;
             }
             if self.has_ring(store)
-                && let Behind::All(next) = behind(store.shared, self.after, self.to)
+                && let RetainedAfter::All(next) = retained_after(store.shared, self.after, self.to)
             {
                 self.spot = Spot::Ring(next);
                 return Filled::Again;
@@ -429,7 +429,7 @@ impl ShardLane {
             match events.first().and_then(Event::id) {
                 // Everything that the log kept comes after it.
                 Some(first) if first.epoch == self.after.epoch => self.spot = Spot::Log { is_known: true },
-                _ => self.doubt(store, at, sink),
+                _ => self.handle_unknown_place(store, at, sink),
             }
             return Filled::Again;
         }
@@ -450,7 +450,7 @@ impl ShardLane {
             sink.gap(&notice(missed, Some(Since::Event(self.after)), Some(last), store.now));
             self.after = last;
         } else {
-            self.go_to(ring, store, sink);
+            self.continue_in_ring(ring, store, sink);
         }
         Filled::Again
     }
@@ -467,10 +467,15 @@ impl ShardLane {
     }
 
     /// Continues in the ring, whatever is missing before it; ends if the ring has nothing for it.
-    fn go_to(&mut self, ring: Option<(Sequence, EventId)>, store: &Store<'_>, sink: &mut dyn EventSink) {
+    fn continue_in_ring(
+        &mut self,
+        ring: Option<(Sequence, EventId)>,
+        store: &Store<'_>,
+        sink: &mut dyn EventSink,
+    ) {
         match ring {
             Some((place, id)) => {
-                self.report_hole_before(id, true, store.now, sink);
+                self.report_gap_before(id, true, store.now, sink);
                 self.after = EventId::before(id.epoch, id.shard, id.sequence);
                 self.spot = Spot::Ring(place);
             }
@@ -488,23 +493,23 @@ impl ShardLane {
 
     /// Handles a place that the log does not know: continues in the ring if the ring has it, otherwise reports a gap of
     /// unknown size.
-    fn doubt(&mut self, store: &Store<'_>, at: Option<&Position>, sink: &mut dyn EventSink) {
+    fn handle_unknown_place(&mut self, store: &Store<'_>, at: Option<&Position>, sink: &mut dyn EventSink) {
         if self.has_ring(store) {
-            match behind(store.shared, self.after, self.to) {
-                Behind::All(next) => {
+            match retained_after(store.shared, self.after, self.to) {
+                RetainedAfter::All(next) => {
                     self.spot = Spot::Ring(next);
                     return;
                 }
-                Behind::Some(missed, next) => {
+                RetainedAfter::Some(missed, next) => {
                     // The log keeps less than the ring: events in between are reported.
                     let last = EventId { sequence: self.after.sequence.wrapping_add(missed), ..self.after };
-                    let told = self.counted(missed);
-                    sink.gap(&notice(told, Some(Since::Event(self.after)), Some(last), store.now));
+                    let counted = self.counted(missed);
+                    sink.gap(&notice(counted, Some(Since::Event(self.after)), Some(last), store.now));
                     self.after = last;
                     self.spot = Spot::Ring(next);
                     return;
                 }
-                Behind::NotYet | Behind::Unknown => {}
+                RetainedAfter::NotYet | RetainedAfter::Unknown => {}
             }
         }
         let named = at.map_or(Since::Event(self.after), |at| Since::Position(at.clone()));

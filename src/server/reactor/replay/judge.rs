@@ -224,7 +224,7 @@ impl Test {
         match self {
             Self::None => false,
             Self::Plain(filter) => {
-                budget.spend(1 + plain_cost(filter.bytes().len(), event));
+                budget.spend(1 + unindexed_cost(filter.bytes().len(), event));
                 filter.matches(event)
             }
             Self::Compiled(compiled) => compiled.matches(event, budget),
@@ -277,12 +277,13 @@ impl Compiled {
     }
 
     fn matches(&mut self, event: &Event, budget: &mut Budget) -> bool {
-        let (walks, payloads) = (self.matcher.walked(), self.matcher.payload_work());
+        let (walks, payloads) = (self.matcher.nodes_visited(), self.matcher.payload_work());
         self.matcher.matches(event, &mut self.found);
         // About 100 instructions for each node of a walk.
-        let walked = (self.matcher.walked() - walks) / 10 + (self.matcher.payload_work() - payloads) / 1_000;
+        let walked =
+            (self.matcher.nodes_visited() - walks) / 10 + (self.matcher.payload_work() - payloads) / 1_000;
         let walked = u32::try_from(walked).unwrap_or(u32::MAX);
-        let loose = plain_cost(self.loose, event);
+        let loose = unindexed_cost(self.loose, event);
         let all = 2 + self.found.len() as u32 / 20;
         budget.spend(all.saturating_add(walked).saturating_add(loose).min(CHARGE_MAX));
         !self.found.is_empty()
@@ -290,7 +291,7 @@ impl Compiled {
 }
 
 /// Returns the approximate cost of testing conditions against an event one by one, in budget units.
-fn plain_cost(bytes: usize, event: &Event) -> u32 {
+fn unindexed_cost(bytes: usize, event: &Event) -> u32 {
     let values = Attribute::ALL.iter().filter_map(|attribute| event.attribute(*attribute));
     let values: usize = values.map(str::len).sum();
     // A pattern is tried at each segment of a value: about two instructions for a byte of each.

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::forward::{
-    Forward, Found, ShardLane, Spot, Step, Store, has_all_behind, order_of, position_before,
+    Forward, Found, ShardLane, Spot, Step, Store, is_complete_from, order_of, position_before,
 };
 use super::judge::Judge;
 use crate::engine::{LogPlace, PAGE_EVENTS, log_place_of};
@@ -142,14 +142,14 @@ impl Newest {
 
     /// Returns the reader from the place found.
     pub(super) fn turn_round(&self) -> Forward {
-        let in_log = self.lanes.iter().any(Way::goes_on_in_log);
+        let in_log = self.lanes.iter().any(Way::starts_in_log);
         // If all were found, older events do not matter.
         let needs_older = self.left > 0 || self.passed_an_end;
         let lanes: SmallVec<[ShardLane; 1]> =
             self.lanes.iter().map(|lane| lane.forward(needs_older)).collect();
         // Without a log, events carry their positions.
         let at = (in_log && lanes.len() > 1).then(|| position_before(&lanes)).flatten();
-        Forward { lanes, at, says_too_little: None }
+        Forward { lanes, at, partial_since: None }
     }
 }
 
@@ -179,7 +179,7 @@ impl Way {
     }
 
     /// Returns whether the reader begins in the log.
-    fn goes_on_in_log(&self) -> bool {
+    fn starts_in_log(&self) -> bool {
         !matches!(self.spot, Back::Ring(_)) && self.oldest.is_some()
     }
 
@@ -212,17 +212,17 @@ impl Way {
                 self.leave_ring(store)
             }
             Back::Log { from } => self.fill_from_log(from, store, tail),
-            Back::Beginning { from } => self.look_at_beginning(from, store),
+            Back::Beginning { from } => self.check_log_start(from, store),
         }
     }
 
     /// Leaves the ring, which has nothing older.
     fn leave_ring(&mut self, store: &Store<'_>) -> Filled {
         match self.oldest {
-            Some(_) if store.has_log() => self.look_before(),
+            Some(_) if store.has_log() => self.search_older_page(),
             oldest => {
                 let first = oldest.map(|id| id.sequence);
-                let is_first = has_all_behind(store.shared, self.shard, first) && self.followed == (0, 0);
+                let is_first = is_complete_from(store.shared, self.shard, first) && self.followed == (0, 0);
                 self.ended = Some(if is_first { Ended::Beginning } else { Ended::Forgotten });
             }
         }
@@ -230,7 +230,7 @@ impl Way {
     }
 
     /// Searches the page before the oldest examined event.
-    fn look_before(&mut self) {
+    fn search_older_page(&mut self) {
         self.spot = match self.oldest.and_then(|id| id.sequence.checked_sub(1)) {
             Some(last) => Back::Log { from: last - last % PAGE_EVENTS },
             None => Back::Beginning { from: (0, 0) },
@@ -239,7 +239,7 @@ impl Way {
 
     /// Finds out whether the log has anything older than the examined events, such as another epoch, which is not
     /// read.
-    fn look_at_beginning(&mut self, from: LogPlace, store: &mut Store<'_>) -> Filled {
+    fn check_log_start(&mut self, from: LogPlace, store: &mut Store<'_>) -> Filled {
         let is_first = match store.page(self.shard, from) {
             Found::Page(page, _) => {
                 let oldest = self.oldest.map(|id| (id.epoch, id.sequence));
@@ -260,7 +260,7 @@ impl Way {
         let place = (oldest.epoch, from);
         let end = (oldest.epoch, oldest.sequence);
         if place >= end {
-            self.look_before();
+            self.search_older_page();
             return Filled::Again;
         }
         // Held until the page's events are taken.

@@ -69,7 +69,7 @@ impl ClientReplay {
     }
 
     /// Records that the awaited snapshot is complete.
-    pub(crate) fn snapshot_came(&mut self) {
+    pub(crate) fn set_snapshot_ready(&mut self) {
         if let ReplayWork::Snapshot { is_waiting, .. } = &mut self.work {
             *is_waiting = false;
         }
@@ -83,7 +83,7 @@ impl ClientReplay {
     }
 
     /// Drops a page of the log that its client can't take now.
-    pub(crate) fn let_go(&mut self) {
+    pub(crate) fn drop_page(&mut self) {
         self.arrived = None;
     }
 

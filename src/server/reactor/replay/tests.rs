@@ -7,7 +7,7 @@ use super::*;
 use crate::bus::{Bus, LoopReader};
 use crate::server::ServerConfig;
 use crate::server::shared::Shared;
-use crate::server::shared::resume::{Behind, behind};
+use crate::server::shared::resume::{RetainedAfter, retained_after};
 
 /// Items passed to a reader, within pages of this many events.
 struct Given {
@@ -211,13 +211,13 @@ proptest! {
         }
         let (shard, to, until) = stage.ends()[0];
         let after = EventId { epoch: until.0, shard, sequence: place % to };
-        let (missed, spot) = match behind(&stage.shared, after, to) {
-            Behind::All(next) => (0, Spot::Ring(next)),
-            Behind::Some(missed, next) => (missed, Spot::Ring(next)),
+        let (missed, spot) = match retained_after(&stage.shared, after, to) {
+            RetainedAfter::All(next) => (0, Spot::Ring(next)),
+            RetainedAfter::Some(missed, next) => (missed, Spot::Ring(next)),
             other => panic!("{after} is known: {other:?}"),
         };
         let lane = ShardLane { shard, spot, to, until, after, missed, counts: true, forgotten: None };
-        let mut forward = Forward { lanes: SmallVec::from_iter([lane]), at: None, says_too_little: None };
+        let mut forward = Forward { lanes: SmallVec::from_iter([lane]), at: None, partial_since: None };
         let mut given = given();
         walk(&mut stage, &mut given, &mut pieces.into_iter(), |store, given, budget| {
             forward.step(store, given, budget)

@@ -41,7 +41,7 @@ pub(crate) trait WireProtocol: Sync {
 
     /// Returns the frame that checks whether the client on a quiet connection is still there.
     fn heartbeat(&self) -> Bytes {
-        ws::frame(ws::OpCode::Ping, b"")
+        Bytes::from_static(ws::PING)
     }
 
     /// Returns whether the heartbeat is also sent to a client that has just sent something.

@@ -1,5 +1,7 @@
 //! Parses a request's head.
 
+use std::mem::MaybeUninit;
+
 use super::error::RequestError;
 use super::limits::{HEADERS_MAX, HttpLimits};
 use super::request::{BodyFraming, Method, Request, decode, is_token_byte};
@@ -23,8 +25,8 @@ fn check_start(buf: &[u8]) -> Result<(), RequestError> {
 
 /// Checks that lines end in CR LF and hold no other CR, LF or NUL: some readers take those for line ends.
 fn check_lines(head: &[u8]) -> Result<(), RequestError> {
-    for (at, byte) in head.iter().enumerate() {
-        match byte {
+    for at in memchr::memchr3_iter(b'\n', b'\r', 0, head) {
+        match head[at] {
             b'\n' if at == 0 || head[at - 1] != b'\r' => return Err(RequestError::BareLineFeed),
             b'\r' if head.get(at + 1).is_some_and(|next| *next != b'\n') => {
                 return Err(RequestError::BareCarriageReturn);
@@ -39,7 +41,7 @@ fn check_lines(head: &[u8]) -> Result<(), RequestError> {
 /// Returns the length of the head at the front of `bytes`, with the empty line that ends it.
 #[must_use]
 pub fn head_len(bytes: &[u8]) -> Option<usize> {
-    bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
+    memchr::memmem::find(bytes, b"\r\n\r\n").map(|at| at + 4)
 }
 
 /// Parses a request's head at the front of `buf`. Returns the request and the length of its head in bytes; the body
@@ -64,7 +66,7 @@ pub fn parse_request(buf: &[u8], limits: &HttpLimits) -> Result<Option<(Request,
     let seen = &text[..text.len().min(limits.max_head_bytes)];
     let end = head_len(seen);
     check_lines(&seen[..end.unwrap_or(seen.len())])?;
-    let line = seen.iter().position(|byte| *byte == b'\n').unwrap_or(seen.len());
+    let line = memchr::memchr(b'\n', seen).unwrap_or(seen.len());
     let mut words = seen[..line].split(|byte| *byte == b' ').skip(1);
     let target_len = words.next().map_or(0, <[u8]>::len);
     if target_len > limits.max_target_bytes {
@@ -84,9 +86,10 @@ pub fn parse_request(buf: &[u8], limits: &HttpLimits) -> Result<Option<(Request,
             Err(error) => Err(RequestError::from_parser(error, limits)),
         };
     };
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut parsed = httparse::Request::new(&mut headers[..limits.max_headers.min(HEADERS_MAX)]);
-    match parsed.parse(&text[..end]) {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let headers = &mut headers[..limits.max_headers.min(HEADERS_MAX)];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(&text[..end], headers) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(RequestError::NotHttp),
         Err(error) => return Err(RequestError::from_parser(error, limits)),

@@ -98,6 +98,9 @@ pub fn encode(out: &mut Vec<u8>, op: OpCode, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
+/// Server's ping without a payload (RFC 6455, 5.5.2).
+pub(crate) const PING: &[u8] = &[0x89, 0];
+
 /// Returns a server's frame in an allocation of exactly its size.
 #[must_use]
 pub fn frame(op: OpCode, payload: &[u8]) -> Bytes {

@@ -478,3 +478,8 @@ proptest! {
         prop_assert_eq!(bytes, before);
     }
 }
+
+#[test]
+fn the_constant_ping_is_a_frame() {
+    assert_eq!(PING, &frame(OpCode::Ping, b"")[..]);
+}

@@ -1,0 +1,30 @@
+// Bun's publish and subscribe (uWebSockets inside), for storms: a client is subscribed by its first message, which is answered.
+// `bun storm.js PORT [CERT KEY]`: with TLS if both files are given.
+const [, , port, cert, key] = process.argv;
+const server = Bun.serve({
+  port: Number(port),
+  hostname: "127.0.0.1",
+  idleTimeout: 0,
+  tls: cert ? { cert: Bun.file(cert), key: Bun.file(key) } : undefined,
+  async fetch(request, server) {
+    const { pathname } = new URL(request.url);
+    if (pathname === "/ws") {
+      return server.upgrade(request) ? undefined : new Response("upgrade", { status: 400 });
+    }
+    if (pathname === "/publish") {
+      for (const line of (await request.text()).split("\n")) server.publish("bench", line);
+      return new Response("ok");
+    }
+    return new Response("", { status: 404 });
+  },
+  websocket: {
+    perMessageDeflate: false,
+    idleTimeout: 0,
+    sendPings: false,
+    message(socket) {
+      socket.subscribe("bench");
+      socket.send('{"type":"ack"}');
+    },
+  },
+});
+console.log(`listening on ${server.port}`);

@@ -134,3 +134,28 @@ fn an_event_that_is_published_while_the_bus_is_closed_is_not_slept_through() {
         assert_eq!(read, u64::from(publisher.join().unwrap()));
     });
 }
+
+/// As an event loop sleeps: an announcement stands while the loop is awake, and the loop goes back to sleep on it.
+#[test]
+fn no_event_is_slept_through_on_an_announcement_that_stands() {
+    loom::model(|| {
+        let rings = ring();
+        let reader = RingReader::new(Arc::clone(&rings));
+        let ready = || reader.rings().shards()[0].peek(0) != Peek::NotYet;
+        reader.prepare_sleep(Wake::Thread(thread::current()));
+        let publisher = thread::spawn(move || {
+            let _ = rings.publish_inline(0, 1, |_, _| {});
+        });
+        // A socket woke the loop.
+        while !ready() {
+            if !reader.is_announced() {
+                reader.prepare_sleep(Wake::Thread(thread::current()));
+            }
+            if !ready() {
+                thread::park();
+            }
+        }
+        reader.cancel_sleep();
+        publisher.join().unwrap();
+    });
+}

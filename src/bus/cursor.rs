@@ -84,6 +84,20 @@ impl<T: Item> Cursor<T> {
         self.next[shard] = next;
     }
 
+    /// Returns whether the reader may go back to sleep on an announcement that stands and has been woken by no publisher.
+    /// `None` if there is no such announcement.
+    #[cfg(feature = "server")]
+    pub(crate) fn resume_sleep(&mut self) -> Option<bool> {
+        let stands = self.reader.is_announced();
+        stands.then(|| !(self.is_closed() || self.is_ready() || self.is_at_hole()))
+    }
+
+    /// Wakes every other reader that sleeps.
+    #[cfg(feature = "server")]
+    pub(crate) fn notify_others(&self) {
+        self.reader.notify_others();
+    }
+
     fn gap(&mut self, shard: usize, to: Sequence) -> Gap {
         let from = std::mem::replace(&mut self.next[shard], to);
         let missed = to - from;

@@ -8,6 +8,8 @@
 //!   reader announces a sleep or ends it.
 //! - P4 A waker is the embedder's code: it is called and dropped with no lock held. Its panic is counted and goes no
 //!   further, so the sleepers after it are woken too.
+//! - P5 An announcement may stand while its reader is awake. A reader that goes back to sleep on it needs no other fence: every
+//!   publication since then has woken it, or is visible to the look that follows.
 //!
 //! # States of a waiter
 //! `AWAKE -> ASLEEP` by its reader (`prepare_wait`). `ASLEEP -> AWAKE` by its reader (`cancel_wait`), or
@@ -61,6 +63,16 @@ pub(crate) struct Waiter {
     state: AtomicU32,
     // Never contended: the state says which thread owns it.
     wake: Mutex<Option<Wake>>,
+}
+
+#[cfg(any(feature = "server", loom))]
+impl Waiter {
+    /// Returns whether the announcement of this waiter's reader still stands: no publisher has woken it since. Called by the
+    /// reader.
+    pub(crate) fn is_asleep(&self) -> bool {
+        // A stale state belongs to a publisher that is about to call the waker, and that ends the sleep.
+        self.state.load(Ordering::Relaxed) == ASLEEP
+    }
 }
 
 /// The number of sleepers, and statistics. Waiters are in the registry.

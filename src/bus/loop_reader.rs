@@ -131,11 +131,23 @@ impl LoopReader {
 
     /// Announces that the loop goes to sleep, and looks again. Returns true if there is nothing to read: the loop may sleep,
     /// and a wake-up is certain. Returns false if there is more.
+    ///
+    /// The announcement stands until another thread publishes, however often the loop wakes in between for its sockets. So a
+    /// loop whose clients publish passes no heavy fence, which is a system call.
     pub(crate) fn prepare_sleep(&mut self) -> bool {
-        self.cursor.is_closed() || self.cursor.prepare_sleep(Wake::Call(Callback::clone(&self.waker)))
+        self.cursor.is_closed()
+            || self
+                .cursor
+                .resume_sleep()
+                .unwrap_or_else(|| self.cursor.prepare_sleep(Wake::Call(Callback::clone(&self.waker))))
     }
 
-    /// Withdraws the announcement, after the loop woke up for whatever reason.
+    /// Wakes every other reader that sleeps, after the loop has published by [`Bus::publish_unannounced`](super::Bus).
+    pub(crate) fn notify_others(&self) {
+        self.cursor.notify_others();
+    }
+
+    /// Withdraws the announcement, for a loop that sleeps without wanting to be woken by publishers.
     pub(crate) fn cancel_sleep(&mut self) {
         self.cursor.cancel_sleep();
     }

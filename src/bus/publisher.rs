@@ -68,13 +68,19 @@ impl<T: Item> BusInner<T> {
     /// held then.
     #[inline(always)]
     fn with_writer<R>(&self, publish: impl FnOnce(&mut RingWriter<T::Codec>) -> R) -> R {
-        let published = match self.writers.acquire() {
+        let published = self.with_writer_unannounced(publish);
+        self.rings.notify();
+        published
+    }
+
+    /// Publishes through a writer of the pool. A notification of the readers must follow.
+    #[inline(always)]
+    fn with_writer_unannounced<R>(&self, publish: impl FnOnce(&mut RingWriter<T::Codec>) -> R) -> R {
+        match self.writers.acquire() {
             Some(mut writer) => publish(&mut writer),
             // This writer hands what it evicted to the other writers.
             None => publish(&mut RingWriter::transient(Arc::clone(&self.rings))),
-        };
-        self.rings.notify();
-        published
+        }
     }
 
     fn id(&self, shard: usize, sequence: Sequence) -> EventId {
@@ -178,6 +184,17 @@ impl Bus<Event> {
             |key| key(event),
         );
         self.0.shard_of_key(key) as u16
+    }
+
+    /// Publishes an event for a loop that will read it itself. [`LoopReader::notify_others`](super::LoopReader::notify_others)
+    /// must follow: once, after the last of several events. Returns `None` if the bus is closed.
+    pub(crate) fn publish_unannounced(&self, event: Event) -> Option<EventId> {
+        let inner = &*self.0;
+        let published = inner.publish(event, |shard, event| {
+            let assign = |event: &Event, sequence| event.set_id(inner.id(shard, sequence));
+            inner.with_writer_unannounced(|writer| writer.publish(shard, event, assign))
+        });
+        published.ok().and_then(|published| published.id)
     }
 
     /// Publishes an event that got its id elsewhere, in the log of an engine: it keeps that id, whatever its sequence in the

@@ -178,6 +178,10 @@ impl ServerEnd {
 }
 
 impl Socket for ServerEnd {
+    fn is_drained(&self, _len: usize, _room: usize) -> bool {
+        self.0.borrow().arrived.is_empty()
+    }
+
     #[cfg(target_os = "linux")]
     fn shares_pages(&self) -> bool {
         true
@@ -291,6 +295,12 @@ impl ClientEnd {
         let mut wire = self.0.borrow_mut();
         let told = (std::mem::take(&mut wire.readable), std::mem::take(&mut wire.writable));
         (!wire.closed && (told.0 || told.1)).then_some(told)
+    }
+
+    /// Returns whether poll reports the end of the client's input, or of the connection, with its readiness.
+    pub(super) fn is_over(&self) -> bool {
+        let wire = self.0.borrow();
+        wire.fin.1 || wire.broken
     }
 
     pub(super) fn is_ready(&self) -> bool {

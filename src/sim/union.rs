@@ -146,6 +146,9 @@ impl Stage {
             for (token, end) in &*links {
                 end.note_reader(&read_up_to);
                 if let Some((readable, writable)) = end.take_readiness() {
+                    if readable && end.is_over() {
+                        core.note_end(*token);
+                    }
                     core.ready(*token, readable, writable);
                 }
             }

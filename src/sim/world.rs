@@ -394,6 +394,9 @@ impl World {
             let read_up_to: Rc<[u64]> = this.core.audit().events_read.into();
             this.links.iter().for_each(|(_, end)| end.note_reader(&read_up_to));
             end.note_reader(&read_up_to);
+            if readable && end.is_over() {
+                this.core.note_end(token);
+            }
             this.core.ready(token, readable, writable);
             self.collect_published();
         }

@@ -125,6 +125,7 @@ fn debian_packages() -> Vec<&'static str> {
         ("redis-server", "--version", "redis-server"),
         ("nats-server", "--version", "nats-server"),
         ("caddy", "version", "caddy"),
+        ("strace", "--version", "strace"),
     ] {
         if !answers(program, &[args]) {
             packages.push(package);

@@ -76,6 +76,18 @@ impl<C: SlotCodec> RingReader<C> {
         self.rings.event_count.prepare_wait(&self.participant.waiter, wake);
     }
 
+    /// Returns whether the announcement still stands: no publisher has woken this reader since.
+    #[cfg(any(feature = "server", loom))]
+    pub(crate) fn is_announced(&self) -> bool {
+        self.participant.waiter.is_asleep()
+    }
+
+    /// Wakes every other reader that sleeps. Called after a publication by this reader's own thread, which is awake.
+    #[cfg(feature = "server")]
+    pub(crate) fn notify_others(&self) {
+        self.rings.notify_except(&self.participant);
+    }
+
     /// Withdraws the announcement.
     pub(crate) fn cancel_sleep(&self) {
         self.rings.event_count.cancel_wait(&self.participant.waiter);

@@ -1,6 +1,7 @@
 //! The rings of a bus, one for each shard, and what their publishers and readers share.
 //!
-//! Invariant: every publication is followed by [`RingSet::notify`], when the publisher holds no lock.
+//! Invariant: every publication is followed by [`RingSet::notify`], when the publisher holds no lock; an event loop's by
+//! `notify_except`, which leaves out the loop itself.
 
 use std::sync::Arc as Count;
 
@@ -8,6 +9,8 @@ use super::super::barrier::Fences;
 use super::super::event_count::EventCount;
 use super::bound::Bound;
 use super::pin::SHARDS_MAX;
+#[cfg(feature = "server")]
+use super::registry::Participant;
 use super::registry::Registry;
 use super::retired::Evicted;
 use super::slots::{Overwritten, Ring};
@@ -138,6 +141,18 @@ impl<C: SlotCodec> RingSet<C> {
     pub(crate) fn notify(&self) {
         if self.event_count.has_waiters() {
             self.wake_all();
+        }
+    }
+
+    /// Wakes the readers that sleep, except the owner of this entry, who is the caller and will look before it sleeps.
+    #[cfg(feature = "server")]
+    pub(super) fn notify_except(&self, own: &Participant) {
+        if self.event_count.has_waiters() {
+            self.registry.for_each(|participant| {
+                if !std::ptr::eq(participant, own) {
+                    self.event_count.wake(&participant.waiter);
+                }
+            });
         }
     }
 

@@ -7,7 +7,7 @@
 //! - A unit is about 1,000 instructions, about 0.35 us. Costs are counted under callgrind (benches/instructions.rs).
 //! - A step is charged once its cost is known, so the last step may overdraw a budget, by at most [`STEP_MAX`]. So a
 //!   turn costs at most [`TURN`] + [`STEP_MAX`] = 6,000 units: 6 million instructions, about 2 ms. Test builds panic
-//!   beyond.
+//!   beyond. [`HANDSHAKES_A_TURN`] TLS handshakes come on top.
 
 /// Units that one turn of a loop spends on its peers before the rest waits for the next turn.
 pub(crate) const TURN: u32 = 2_000;
@@ -25,9 +25,14 @@ pub(crate) const UNAUTHENTICATED_STEP_MAX: u32 = 300;
 /// Largest step that can't be divided, in units: one message of `max_message_bytes` and its effects.
 pub(crate) const STEP_MAX: u32 = 4_000;
 
-/// Expensive part of a TLS handshake: a key exchange and a signature, 0.3 ms with P-256 and up to 1 ms with RSA. So a
-/// turn does at most three; the others wait in order.
+/// Expensive part of a TLS handshake: a key exchange and a signature, 0.3 ms with P-256 and up to 1 ms with RSA.
 pub(crate) const HANDSHAKE: u32 = 1_000;
+
+/// TLS handshakes that a turn begins, beside its budget; the others wait in order. Two take 0.7 ms with P-256.
+pub(crate) const HANDSHAKES_A_TURN: u32 = 2;
+
+/// Last step of a TLS handshake: keys are derived, and a ticket is made.
+pub(crate) const HANDSHAKE_END: u32 = 150;
 
 /// Verification of a token by a public key: one signature.
 #[cfg(feature = "auth")]

@@ -6,10 +6,10 @@
 
 use std::net::IpAddr;
 
-use super::clients::Conn;
-use super::clients::Ending;
+use super::clients::{Conn, Ending, SocketInput};
 use super::listener;
 use super::loop_state::LoopState;
+use super::queues::Queued;
 use super::socket::Socket;
 use super::token::Token;
 use crate::feed::{ConnIndex, Outbox};
@@ -78,8 +78,8 @@ impl<S: Socket> LoopState<S> {
             replay: None,
             pending_answers: 0,
             blocked: false,
-            unread: false,
-            queued: false,
+            input: SocketInput::default(),
+            queued: Queued::default(),
             spent_in: (0, 0),
             ending: Ending::default(),
         });

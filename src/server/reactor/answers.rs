@@ -107,12 +107,15 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn publish_here(&mut self, events: Vec<Event>) -> Option<EventId> {
         let mut last = None;
         for event in events {
-            last = self.shared.bus.publish(event).id.or(last);
+            last = self.shared.bus.publish_unannounced(event).or(last);
             self.delivery.unpumped += 1;
             if self.delivery.unpumped >= PUBLISHED_A_BATCH {
+                // The other loops read while this one delivers.
+                self.delivery.reader.notify_others();
                 self.pump(BATCHES_A_TURN);
             }
         }
+        self.delivery.reader.notify_others();
         last
     }
 
@@ -160,8 +163,8 @@ impl<S: Socket> LoopState<S> {
             self.send(slot, answer);
         }
         let conn = &self.clients.conns[slot];
-        if conn.unread || conn.connection.holds_input() {
-            self.queue(slot);
+        if conn.is_unread() || conn.connection.holds_input() {
+            self.queue_input(slot);
         }
         self.flush(slot);
     }

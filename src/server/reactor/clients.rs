@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use slab::Slab;
 
 use super::channels::Present;
+use super::queues::{Queued, Queues};
 use super::replay::ClientReplay;
 use super::token::{Token, token_of};
 use crate::engine::InterestGuard;
@@ -27,13 +28,23 @@ pub(crate) struct Conn<S> {
     pub(super) pending_answers: u32,
     /// Whether the socket is full: it is not written until it is reported writable.
     pub(super) blocked: bool,
-    /// Whether the socket may have more to read.
-    pub(super) unread: bool,
-    /// Whether it is in `ready`.
-    pub(super) queued: bool,
+    pub(super) input: SocketInput,
+    pub(super) queued: Queued,
     /// Turn in which it was last read, and the units spent on it in that turn. It may be read twice in a turn.
     pub(super) spent_in: (u16, u16),
     pub(super) ending: Ending,
+}
+
+/// Input that a socket may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum SocketInput {
+    /// None: the poll reports the next bytes.
+    #[default]
+    Drained,
+    /// Perhaps some.
+    Unread,
+    /// Perhaps some, and the end of the peer's input after it. The poll reports no more, so it is read to that end.
+    UntilEnd,
 }
 
 /// Fate of a connection once its pending bytes are written.
@@ -54,6 +65,18 @@ impl<S> Conn<S> {
         token_of(slot, self.generation)
     }
 
+    /// Notes that the socket may have input.
+    pub(super) fn note_input(&mut self) {
+        if self.input == SocketInput::Drained {
+            self.input = SocketInput::Unread;
+        }
+    }
+
+    /// Returns whether the socket may have input.
+    pub(super) fn is_unread(&self) -> bool {
+        self.input != SocketInput::Drained
+    }
+
     /// Returns the memory of its unsent bytes, in bytes. A reply of two bytes takes more than 100.
     pub(super) fn waiting_bytes(&self) -> usize {
         let (own, shared) = self.outbox.held_bytes();
@@ -71,8 +94,7 @@ pub(super) struct Clients<S> {
     pub(super) conns: Slab<Conn<S>>,
     /// Generation of the newest connection.
     pub(super) generation: u32,
-    /// Connections that have something to do without waiting for their sockets, in order.
-    pub(super) ready: Vec<Token>,
+    pub(super) queues: Queues,
     /// Addresses that connections are counted for.
     pub(super) addresses: HashMap<Token, CountedConnection>,
     /// Filters that the engine follows for each connection, if it follows only what its clients want.
@@ -90,7 +112,7 @@ impl<S> Default for Clients<S> {
         Self {
             conns: Slab::new(),
             generation: 0,
-            ready: Vec::new(),
+            queues: Queues::default(),
             addresses: HashMap::new(),
             wanted: HashMap::new(),
             lagged: Vec::new(),

@@ -155,8 +155,8 @@ impl<S: Socket> LoopState<S> {
             let Some(slot) = self.find(token) else { continue };
             let conn = &mut self.clients.conns[slot];
             conn.pending_answers -= 1;
-            if conn.unread || conn.connection.holds_input() {
-                self.queue(slot);
+            if conn.is_unread() || conn.connection.holds_input() {
+                self.queue_input(slot);
             }
             let mut effects = effects.into_iter();
             self.turn.work = self.turn.spending.share(budget::CLIENT);

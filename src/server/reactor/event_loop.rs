@@ -46,7 +46,7 @@ const ANSWERS_PATIENCE: Duration = Duration::from_millis(500);
 const FIRST_LISTENER: usize = LISTENERS - LISTENERS_MAX;
 
 /// Maximum number of connections accepted in one turn, so that a storm does not starve the existing ones.
-const ACCEPTS_A_TURN: usize = 256;
+const ACCEPTS_A_TURN: usize = 64;
 
 type Started = (JoinHandle<()>, Arc<Waker>);
 
@@ -166,6 +166,7 @@ impl EventLoop {
     }
 
     fn run(mut self) -> io::Result<()> {
+        super::heap::reserve();
         let mut events = Events::with_capacity(1024);
         let mut deadline: Option<Instant> = None;
         #[cfg(unix)]
@@ -189,6 +190,7 @@ impl EventLoop {
                 Duration::ZERO
             } else if let Some(held) = self.core.held_for(Timestamp::now()) {
                 // Publishers need not wake it: it reads the bus when the flush interval has passed.
+                self.core.cancel_sleep();
                 held
             } else if !self.core.prepare_sleep() {
                 Duration::ZERO
@@ -212,7 +214,11 @@ impl EventLoop {
                         }
                     }
                     Token(token) => {
-                        let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+                        let is_over = event.is_read_closed() || event.is_error();
+                        if is_over {
+                            self.core.note_end(token as u64);
+                        }
+                        let readable = event.is_readable() || is_over;
                         let mut writable = event.is_writable();
                         if writable && let Some(socket) = self.core.socket(token as u64) {
                             writable = socket.is_writable();
@@ -309,8 +315,8 @@ impl EventLoop {
                 return;
             }
             match listener.accept() {
-                Accepted::Connection(stream) => {
-                    let stream = Stream::new(stream, self.core.config(), &self.shared.metrics);
+                Accepted::Connection(stream, peer) => {
+                    let stream = Stream::new(stream, peer, self.core.config(), &self.shared.metrics);
                     if let Some(token) = stream.and_then(|stream| self.core.admit(stream)) {
                         self.register(token);
                     }

@@ -71,7 +71,7 @@ pub(crate) fn refuse(mut socket: impl Read + Write) {
 
 /// Result of an accept.
 pub(crate) enum Accepted {
-    Connection(TcpStream),
+    Connection(TcpStream, SocketAddr),
     /// A connection was refused because no descriptor was free.
     Refused,
     /// No connection is waiting.
@@ -165,12 +165,12 @@ impl Listener {
     pub(crate) fn accept(&mut self) -> Accepted {
         loop {
             match self.socket.accept() {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     // Only Linux passes the option on to accepted sockets.
                     #[cfg(not(target_os = "linux"))]
                     let _ = stream.set_nodelay(true);
                     self.pace.take();
-                    return Accepted::Connection(stream);
+                    return Accepted::Connection(stream, peer);
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => {

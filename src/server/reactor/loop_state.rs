@@ -6,17 +6,18 @@
 //! - Events of the bus are appended to the feeds before a client's message is read, so a subscription starts at the place
 //!   where its message was read.
 //! - A connection that has pending bytes and is not blocked is written in the turn that made them.
-//! - Readiness is used up, because mio reports it once. A connection that ran out of budget waits in `ready`.
+//! - Readiness is used up, because mio reports it once. A connection that ran out of budget waits in a queue.
 
 use std::io;
 use std::sync::Arc;
 
 use super::accounts::Accounts;
-use super::clients::{Clients, Ending};
+use super::clients::{Clients, Ending, SocketInput};
 use super::delivery::{BATCHES_A_TURN, EventFlow};
 use super::departures::Departures;
 use super::mailbox::Mail;
-use super::socket::Socket;
+use super::queues::Queued;
+use super::socket::{HandshakeSteps, Socket};
 use super::token::Token;
 use super::turn::{CLOCK_TICKS, Turn};
 use super::zero_copy::FanoutSocket;
@@ -81,7 +82,7 @@ impl<S: Socket> LoopState<S> {
     /// Returns whether another turn has work without waiting for a socket.
     pub(crate) fn has_work(&self) -> bool {
         (self.delivery.more_events && self.held_for(self.turn.now).is_none())
-            || !self.clients.ready.is_empty()
+            || !self.clients.queues.is_empty()
             || self.delivery.fanout.has_unwanted()
             || !self.mail.commits.is_empty()
             || self.has_unfinished()
@@ -112,6 +113,11 @@ impl<S: Socket> LoopState<S> {
         may_sleep
     }
 
+    /// Withdraws the announcement: publishers do not wake the loop.
+    pub(crate) fn cancel_sleep(&mut self) {
+        self.delivery.reader.cancel_sleep();
+    }
+
     /// Begins a turn at this time.
     pub(crate) fn wake(&mut self, tick: Tick, now: Timestamp) {
         self.turn.now = now;
@@ -122,7 +128,6 @@ impl<S: Socket> LoopState<S> {
             (self.turn.version, self.turn.config) = self.shared.config();
             self.delivery.fanout.set_limits(self.turn.config.feed_limits());
         }
-        self.delivery.reader.cancel_sleep();
         self.turn.tick = self.turn.tick.max(tick);
         self.look_at_the_clock();
         self.pump_unless_held(1);
@@ -189,12 +194,21 @@ impl<S: Socket> LoopState<S> {
                 // Held-back events came before this client's message.
                 self.pump(1);
             }
-            if self.turn.is_behind || self.turn.spending.is_spent() {
-                self.clients.conns[slot].unread = true;
-                self.queue(slot);
+            let conn = &mut self.clients.conns[slot];
+            conn.note_input();
+            if self.turn.is_behind || self.turn.spending.is_spent() || conn.socket.awaits_handshake() {
+                self.queue_input(slot);
             } else {
                 self.read(slot);
             }
+        }
+    }
+
+    /// Notes that the peer of a connection has ended its input, or the connection, so that it is read to that end. Called
+    /// before [`ready`](Self::ready): the poll reports the end once, and perhaps with the last bytes.
+    pub(crate) fn note_end(&mut self, token: Token) {
+        if let Some(slot) = self.find(token) {
+            self.clients.conns[slot].input = SocketInput::UntilEnd;
         }
     }
 
@@ -217,7 +231,6 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn read_on(&mut self, slot: usize) {
         for _ in 0..READS_A_TURN {
             let conn = &mut self.clients.conns[slot];
-            conn.unread = true;
             if conn.replay.is_some() || conn.pending_answers > 0 || conn.waiting_bytes() > REPLY_BYTES_MAX {
                 // Reading continues when the replies, or the past, are written.
                 return;
@@ -231,28 +244,37 @@ impl<S: Socket> LoopState<S> {
                 }
                 continue;
             }
+            if !conn.is_unread() {
+                return;
+            }
             let read = conn.socket.read(&mut self.read_buffer);
             let handshakes = conn.socket.take_handshakes();
-            if handshakes > 0 {
-                self.turn.work.spend(handshakes * budget::HANDSHAKE);
-                self.shared.metrics.tls_handshakes.inc_by(u64::from(handshakes));
+            if handshakes != HandshakeSteps::default() {
+                self.turn.work.spend(handshakes.units());
+                self.shared.metrics.tls_handshakes.inc_by(u64::from(handshakes.begun));
             }
             let read = match read {
                 Ok(0) => return self.handle_hangup(slot),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    conn.unread = false;
+                    conn.input = SocketInput::Drained;
                     return;
                 }
                 Err(_) => return self.remove(slot),
             };
+            if conn.input == SocketInput::Unread && conn.socket.is_drained(read, self.read_buffer.len()) {
+                conn.input = SocketInput::Drained;
+            }
             self.turn.work.spend_bytes(read, READ_INSTRUCTIONS);
             if !self.receive(slot, read) {
                 return;
             }
         }
-        self.queue(slot);
+        let conn = &self.clients.conns[slot];
+        if conn.is_unread() || conn.connection.holds_input() {
+            self.queue_input(slot);
+        }
     }
 
     /// Passes the first `read` bytes of the read buffer to a connection. Returns false if the connection is gone.
@@ -281,14 +303,6 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    pub(super) fn queue(&mut self, slot: usize) {
-        let conn = &mut self.clients.conns[slot];
-        if !conn.queued {
-            conn.queued = true;
-            self.clients.ready.push(conn.token(slot));
-        }
-    }
-
     /// Handles the end of a peer's input. A client may still wait for the answer to its request; without a pending answer it
     /// is removed.
     pub(super) fn handle_hangup(&mut self, slot: usize) {
@@ -297,7 +311,7 @@ impl<S: Socket> LoopState<S> {
         if conn.connection.transport() != ClientTransport::Http || !has_pending_answer {
             return self.remove(slot);
         }
-        conn.unread = false;
+        conn.input = SocketInput::Drained;
         conn.end_with(Ending::HungUp);
     }
 
@@ -340,8 +354,8 @@ impl<S: Socket> LoopState<S> {
                 } else if conn.ending == Ending::Closing {
                     conn.ending = Ending::None;
                     conn.socket.close_write();
-                } else if conn.unread || conn.connection.holds_input() {
-                    self.queue(slot);
+                } else if conn.is_unread() || conn.connection.holds_input() {
+                    self.queue_input(slot);
                 }
             }
             Flushed::Blocked => {
@@ -471,7 +485,8 @@ impl<S: Socket> LoopState<S> {
                 self.remove(slot);
                 continue;
             }
-            if conn.pending_answers > 0 {
+            let waits_for_handshake = conn.queued.is_in(Queued::INPUT) && conn.socket.awaits_handshake();
+            if conn.pending_answers > 0 || waits_for_handshake {
                 // A connection that is not read has not timed out.
                 conn.connection.note_activity(self.turn.tick);
             }

@@ -5,6 +5,30 @@ use std::net::{IpAddr, SocketAddr};
 #[cfg(target_os = "linux")]
 use std::os::fd::BorrowedFd;
 
+use crate::server::limits::budget;
+
+/// Returns whether a read of `len` bytes into `room` bytes took all that a TCP socket had. On Linux a short read means that
+/// (epoll(7)), and the end of the peer's input is reported separately.
+pub(super) fn takes_all(len: usize, room: usize) -> bool {
+    cfg!(target_os = "linux") && len < room
+}
+
+/// Steps of TLS handshakes that a socket took in its reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HandshakeSteps {
+    /// Number of key exchanges with a signature.
+    pub(crate) begun: u32,
+    /// Number of last steps: keys are derived, and a ticket is made.
+    pub(crate) ended: u32,
+}
+
+impl HandshakeSteps {
+    /// Returns the cost in units of a turn's budget.
+    pub(crate) fn units(self) -> u32 {
+        self.begun * budget::HANDSHAKE + self.ended * budget::HANDSHAKE_END
+    }
+}
+
 /// Socket as a loop uses it. No call blocks. A short write means that the socket is full until it is reported writable, as
 /// with the kernel's streams.
 pub(crate) trait Socket: Read + Write {
@@ -21,9 +45,20 @@ pub(crate) trait Socket: Read + Write {
         false
     }
 
-    /// Returns the number of handshakes whose expensive part happened in reads since the last call.
-    fn take_handshakes(&mut self) -> u32 {
-        0
+    /// Returns whether a read of `len` bytes into `room` bytes took all that had arrived, so that the poll reports what comes
+    /// next. If not, the next read may find more.
+    fn is_drained(&self, _len: usize, _room: usize) -> bool {
+        false
+    }
+
+    /// Returns whether the next input begins a TLS handshake, so that reading it may cost a signature.
+    fn awaits_handshake(&self) -> bool {
+        false
+    }
+
+    /// Returns the steps of handshakes that were taken in reads since the last call.
+    fn take_handshakes(&mut self) -> HandshakeSteps {
+        HandshakeSteps::default()
     }
 
     /// Returns the bytes that it buffers in this process.

@@ -5,12 +5,13 @@
 //! - A peer that speaks no TLS, or bad TLS, receives an alert, is counted and closed, and affects no other client.
 
 use std::io::{self, IoSlice, Read as _, Write as _};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 
 use mio::net::TcpStream;
 use rustls::ServerConnection;
 
+use super::socket::{HandshakeSteps, takes_all};
 use crate::dialect::codes::LABEL_TLS;
 use crate::metrics::Metrics;
 
@@ -20,14 +21,51 @@ const HELD_BYTES_MAX: usize = 64 * 1024;
 /// Approximate memory of TLS for an idle client: state, keys, and rustls' buffers; as measured (docs/tls.md).
 pub(crate) const TLS_BYTES: usize = 8 * 1024;
 
+/// Socket as rustls reads it.
+struct Input<'a> {
+    tcp: &'a mut TcpStream,
+    /// Whether the last read took all that had arrived.
+    is_drained: bool,
+}
+
+impl io::Read for Input<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.tcp.read(buffer)?;
+        self.is_drained = takes_all(read, buffer.len());
+        Ok(read)
+    }
+}
+
+/// Socket as rustls writes it: one record, which is the usual case, by `send`, which costs less than `writev`.
+struct Records<'a>(&'a mut TcpStream);
+
+impl io::Write for Records<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if let [one] = slices { self.0.write(one) } else { self.0.write_vectored(slices) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A TLS client.
 #[derive(Debug)]
 pub(crate) struct TlsStream {
     tcp: TcpStream,
+    peer: SocketAddr,
     tls: ServerConnection,
     metrics: Arc<Metrics>,
-    /// Number of handshakes whose expensive part is done and not charged yet.
-    handshakes: u32,
+    /// Steps of the handshake that are done and not charged yet.
+    handshakes: HandshakeSteps,
+    /// Whether the expensive part of the handshake is done.
+    is_greeted: bool,
+    /// Whether the last read of the socket took all that had arrived.
+    is_drained: bool,
     /// Whether only the bytes that TLS still holds are written.
     is_closing: bool,
 }
@@ -36,16 +74,30 @@ impl TlsStream {
     /// Creates the TLS state of an accepted client. Returns `None` if that fails, for example because memory is short.
     pub(crate) fn new(
         tcp: TcpStream,
+        peer: SocketAddr,
         config: &Arc<rustls::ServerConfig>,
         metrics: &Arc<Metrics>,
     ) -> Option<Self> {
         let mut tls = ServerConnection::new(Arc::clone(config)).ok()?;
         tls.set_buffer_limit(Some(HELD_BYTES_MAX));
-        Some(Self { tcp, tls, metrics: Arc::clone(metrics), handshakes: 0, is_closing: false })
+        Some(Self {
+            tcp,
+            peer,
+            tls,
+            metrics: Arc::clone(metrics),
+            handshakes: HandshakeSteps::default(),
+            is_greeted: false,
+            is_drained: false,
+            is_closing: false,
+        })
     }
 
     pub(crate) fn socket(&self) -> &TcpStream {
         &self.tcp
+    }
+
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     pub(crate) fn tcp(&mut self) -> &mut TcpStream {
@@ -55,7 +107,7 @@ impl TlsStream {
     /// Writes the bytes that TLS holds for the peer. Returns false if the socket is full.
     pub(crate) fn push(&mut self) -> io::Result<bool> {
         while self.tls.wants_write() {
-            match self.tls.write_tls(&mut self.tcp) {
+            match self.tls.write_tls(&mut Records(&mut self.tcp)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -71,6 +123,7 @@ impl TlsStream {
     }
 
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.is_drained = false;
         loop {
             match self.tls.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -79,22 +132,41 @@ impl TlsStream {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 read => return read,
             }
-            self.tls.read_tls(&mut self.tcp)?;
+            let mut input = Input { tcp: &mut self.tcp, is_drained: false };
+            self.tls.read_tls(&mut input)?;
+            self.is_drained = input.is_drained;
             let is_handshaking = self.tls.is_handshaking();
             if let Err(error) = self.tls.process_new_packets() {
                 self.refuse(&error);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
-            // Output in a handshake is a signature or a key exchange.
-            self.handshakes += u32::from(is_handshaking && self.tls.wants_write());
+            if is_handshaking && self.tls.wants_write() {
+                // Output in a handshake is a signature or a key exchange, and at its end a ticket.
+                if self.tls.is_handshaking() || !self.is_greeted {
+                    self.handshakes.begun += 1;
+                    self.is_greeted = true;
+                } else {
+                    self.handshakes.ended += 1;
+                }
+            }
             // Our part of the handshake. If the socket is full, it continues when it is writable.
             self.push()?;
         }
     }
 
-    /// Returns the number of handshakes whose expensive part happened since the last call.
-    pub(crate) fn take_handshakes(&mut self) -> u32 {
+    /// Returns the steps of the handshake since the last call.
+    pub(crate) fn take_handshakes(&mut self) -> HandshakeSteps {
         std::mem::take(&mut self.handshakes)
+    }
+
+    /// Returns whether the next input begins the handshake.
+    pub(crate) fn awaits_handshake(&self) -> bool {
+        !self.is_greeted
+    }
+
+    /// Returns whether the last read, of `len` bytes into `room` bytes, took all that had arrived.
+    pub(crate) fn is_drained(&self, len: usize, room: usize) -> bool {
+        self.is_drained && len < room
     }
 
     /// Reports the error to the peer: as a TLS alert, or as an HTTP response if the peer speaks plain HTTP.

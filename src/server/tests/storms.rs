@@ -1,0 +1,104 @@
+//! Storms: what thousands of new clients take of a turn.
+
+use super::*;
+use crate::server::limits::budget;
+
+impl World {
+    /// Connects a client that has sent the first bytes of a TLS handshake.
+    fn connect_by_tls(&mut self) -> (Wire, u64) {
+        let wire = Wire::default();
+        let token = self.core.admit(wire.clone()).expect("there is room");
+        wire.with(|ends| {
+            ends.room = usize::MAX;
+            ends.awaits_handshake = true;
+            ends.to_server.extend(b"hello");
+        });
+        self.core.ready(token, true, true);
+        (wire, token)
+    }
+
+    /// Runs one turn at this tick.
+    fn one_turn(&mut self) {
+        self.core.wake(self.tick, Timestamp(0));
+        self.core.turn();
+    }
+
+    fn handshakes(&self) -> u64 {
+        self.shared.metrics.tls_handshakes.get()
+    }
+}
+
+#[test]
+fn a_turn_begins_few_handshakes_in_order_and_serves_the_others() {
+    let mut world = World::new(ServerConfig::default());
+    let (reader, _) = world.connect("GET /sse?event_name=message HTTP/1.1\r\nHost: t\r\n\r\n");
+    let (asker, asking) = world.connect("GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+    let newcomers: Vec<_> = (0..1000).map(|_| world.connect_by_tls().0).collect();
+    assert_eq!(world.handshakes(), 0, "reading waits for the turn's end");
+    text(&reader);
+    text(&asker);
+    let mut turns = 0;
+    while world.core.has_work() {
+        let before = world.handshakes();
+        world.publish(1);
+        asker.with(|ends| ends.to_server.extend(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n"));
+        world.core.ready(asking, true, false);
+        world.one_turn();
+        turns += 1;
+        let begun = world.handshakes() - before;
+        assert!(begun <= u64::from(budget::HANDSHAKES_A_TURN), "{begun} handshakes in one turn");
+        assert_eq!(text(&reader).matches("data: {").count(), 1, "an event waited for handshakes");
+        assert!(text(&asker).starts_with("HTTP/1.1 200"), "a request waited for handshakes");
+        let done: Vec<bool> = newcomers.iter().map(|wire| !wire.awaits_handshake()).collect();
+        assert!(done.is_sorted_by(|first, second| first >= second), "they are served in order");
+    }
+    assert_eq!((world.handshakes(), turns), (1000, 1000 / u64::from(budget::HANDSHAKES_A_TURN)));
+}
+
+#[test]
+fn a_client_that_waits_for_its_handshake_does_not_time_out() {
+    let mut world = World::new(ServerConfig::default());
+    (0..500).for_each(|_| drop(world.connect_by_tls()));
+    // One turn in each tick: the last handshake begins after 25 s, and the time limit is 5 s.
+    while world.core.has_work() {
+        world.tick += 1;
+        world.one_turn();
+    }
+    assert_eq!(world.handshakes(), 500);
+}
+
+#[test]
+fn requests_beyond_the_budget_of_a_turn_are_served_in_order_in_the_next_turns() {
+    let mut world = World::new(ServerConfig::default());
+    let request = "GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n";
+    let clients: Vec<_> = (0..2000).map(|_| world.connect(request).0).collect();
+    let mut turns = 0;
+    while world.core.has_work() {
+        world.one_turn();
+        turns += 1;
+        let answered: Vec<bool> =
+            clients.iter().map(|wire| wire.with(|ends| !ends.to_client.is_empty())).collect();
+        assert!(answered.is_sorted_by(|first, second| first >= second), "they are served in order");
+    }
+    assert!(turns > 10, "{turns} turns");
+    assert!(clients.iter().all(|wire| text(wire).starts_with("HTTP/1.1 200")));
+}
+
+#[test]
+fn a_short_read_is_the_last_one_until_more_arrives() {
+    let mut world = World::new(ServerConfig::default());
+    let (wire, token) = world.connect("GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+    assert!(text(&wire).starts_with("HTTP/1.1 200"));
+    world.turn();
+    assert_eq!(wire.with(|ends| std::mem::take(&mut ends.reads)), 1);
+    // The last bytes and the end come together: both are read.
+    wire.with(|ends| {
+        ends.to_server.extend(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+        ends.fin = true;
+    });
+    world.core.note_end(token);
+    world.core.ready(token, true, false);
+    assert!(text(&wire).starts_with("HTTP/1.1 200"));
+    assert_eq!(wire.with(|ends| ends.reads), 2);
+    assert!(world.core.is_empty(), "the connection is gone");
+}

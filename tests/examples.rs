@@ -2,14 +2,15 @@
 
 mod support;
 
-#[path = "../examples/axum_beside.rs"]
+#[path = "../examples/axum.rs"]
 #[allow(dead_code, reason = "`main` is for running it by itself")]
-mod axum_beside;
+mod axum;
 #[path = "../examples/ticker.rs"]
 #[allow(dead_code, reason = "as above")]
 mod ticker;
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 use support::script::{Script, in_project};
@@ -19,26 +20,35 @@ use support::ws::Ws;
 use support::{Server, fanwire, http, run};
 
 #[test]
-fn axum_and_fanwire_share_a_port() {
+fn axum_and_fanwire_share_a_port_a_login_and_a_shutdown() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let (addr, _server) = runtime.block_on(axum_beside::start("127.0.0.1:0")).expect("it starts");
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let started = axum::start("127.0.0.1:0", async { drop(stopped.await) });
+    let (addr, server, serving) = runtime.block_on(started).expect("it starts");
     assert!(http::get(addr, "/").text().contains("<h1>Agents</h1>"));
-    let mut socket = Ws::over(Wire::connect(addr), "/events/ws", "");
+    assert_eq!(http::get(addr, "/live").status, 401);
+    let cookie = "Cookie: user=ann\r\n";
+    let mut socket = Ws::over(Wire::connect(addr), "/live", cookie);
     assert_eq!(
         socket.ask(&json!({"type": "subscribe", "payload": {"event_types": ["agent.*"]}}))["type"],
         "ack"
     );
-    assert_eq!(http::post(addr, "/agents/ann/ask", "text/plain", b"").status, 202);
+    let post =
+        format!("POST /agents/ann/ask HTTP/1.1\r\nHost: localhost\r\n{cookie}Content-Length: 0\r\n\r\n");
+    assert_eq!(http::exchange(addr, post.as_bytes()).status, 202);
     assert_eq!(socket.event()["entity"], json!({"kind": "agent", "id": "ann"}));
-    // Another answer of fanwire, and one of the app itself.
-    assert_eq!(http::get(addr, "/events/healthz").json()["status"], "ok");
-    assert_eq!(http::get(addr, "/healthz").status, 404);
+    stop.send(()).expect("the app runs");
+    server.drain(Duration::ZERO);
+    assert_eq!(socket.closed().0, 1012);
+    runtime.block_on(serving).expect("no panic").expect("the app ends");
+    server.join().expect("no thread failed");
 }
 
 #[test]
 fn the_agent_dashboard_works_in_a_browser() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let (addr, _server) = runtime.block_on(axum_beside::start("127.0.0.1:0")).expect("it starts");
+    let started = axum::start("127.0.0.1:0", std::future::pending());
+    let (addr, _server, _serving) = runtime.block_on(started).expect("it starts");
     let mut script = Script::start("browser_dashboard.mjs", &[&format!("http://{addr}")]);
     let mut said = Vec::new();
     while let Some(line) = script.line() {

@@ -390,12 +390,7 @@ impl Acceptor {
     }
 
     #[cfg(not(feature = "auth"))]
-    #[expect(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        clippy::needless_pass_by_value,
-        reason = "as with `auth`"
-    )]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with `auth`")]
     fn shown(&self, _: StreamRequest) -> Result<Option<Shown>, String> {
         Ok(None)
     }

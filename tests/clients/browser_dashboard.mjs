@@ -1,11 +1,12 @@
-// Proves, with Chromium: the dashboard of examples/axum_beside.rs shows the latest state of each agent, also to
+// Proves, with Chromium: the dashboard of examples/axum.rs shows the latest state of each agent, also to
 // a late visitor, and the effect of its button.
 import { assert, check, done, until, url } from './lib.mjs';
 import { launch } from './browser.mjs';
 
 const { page, faults, asked } = await launch();
 const rows = () => page.locator('#agents tr').allInnerTexts();
-const ask = async (name) => assert.equal((await fetch(`${url}/agents/${name}/ask`, { method: 'POST' })).status, 202);
+const ask = async (name) =>
+  assert.equal((await fetch(`${url}/agents/${name}/ask`, { method: 'POST', headers: { Cookie: 'user=ann' } })).status, 202);
 
 await check('an agent that was asked before the page came is there, and the one that the button asks', async () => {
   // The first page makes the server keep the latest state of each agent. The agent is asked while the page

@@ -15,7 +15,7 @@ use crate::run::{self, Outcome};
 /// Target folder of the timed build; removed before and after it.
 const FOLDER: &str = "target/features";
 /// Feature sets as a manifest lists them, each with its purpose.
-const SETS: [(&str, &str); 11] = [
+const SETS: [(&str, &str); 12] = [
     ("", "the bus"),
     ("async", "subscribers as streams"),
     ("server", "WebSocket, SSE, publish, metrics, the page"),
@@ -27,6 +27,7 @@ const SETS: [(&str, &str); 11] = [
     ("server,schema", "payloads checked against JSON Schemas"),
     ("server,redis", "the log in Redis"),
     ("server,nats", "the log in NATS"),
+    ("tower", "streams on the port of an axum or hyper app"),
 ];
 
 /// Prints the table. `crates` leaves out the seconds and builds nothing; the path of a wrapper's folder replaces the build.

@@ -160,7 +160,7 @@ fn lint() -> Outcome {
     cargo(&["clippy", "--no-default-features", "--lib", "--", "-D", "warnings"])?;
     // Its unit tests too: they fail to compile if they use a helper that only the server has; the library does not.
     cargo(&["clippy", "--no-default-features", "--lib", "--profile", "test", "--", "-D", "warnings"])?;
-    for features in ["server", "server,dialects"] {
+    for features in ["server", "server,dialects", "tower"] {
         cargo(&["clippy", "--no-default-features", "--features", features, "--lib", "--", "-D", "warnings"])?;
     }
     run::command("cargo", &["doc", "--no-deps", "--all-features"], &[("RUSTDOCFLAGS", "-D warnings")], ".")

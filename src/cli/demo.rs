@@ -27,7 +27,7 @@ impl Demo {
     pub(super) fn start(publish: impl Fn(Event) -> bool + Send + 'static, rate: u32) -> io::Result<Self> {
         let (stop, stopped) = sync_channel(0);
         let thread = std::thread::Builder::new().name("fanwire-demo".into()).spawn(move || {
-            let mut story = Story::new(0x5eed);
+            let mut story = DemoRun::new(0x5eed);
             let (start, mut published) = (Instant::now(), 0u32);
             let pause = Duration::from_secs(1) / rate.min(200);
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
@@ -107,7 +107,7 @@ const RUNS: usize = 3;
 struct Script(VecDeque<EventBuilder>);
 
 #[derive(Debug)]
-struct Story {
+struct DemoRun {
     dice: Dice,
     runs: Vec<Script>,
     run_number: u64,
@@ -117,7 +117,7 @@ struct Story {
     selfcheck: Script,
 }
 
-impl Story {
+impl DemoRun {
     fn new(seed: u64) -> Self {
         Self {
             dice: Dice(seed),
@@ -344,7 +344,7 @@ mod tests {
     use super::*;
 
     fn events(count: usize) -> Vec<Event> {
-        let mut story = Story::new(1);
+        let mut story = DemoRun::new(1);
         (0..count).map(|_| story.next().build().expect("a made-up event is valid")).collect()
     }
 

@@ -61,14 +61,14 @@ pub(super) trait Setting {
 type Boxed<'a> = Box<dyn Setting + 'a>;
 
 /// Unsigned integer of any width.
-pub(super) trait Whole {
+pub(super) trait UnsignedInteger {
     fn get(&self) -> u64;
     fn put(&mut self, value: u64);
 }
 
 macro_rules! whole {
     ($($number:ty)*) => {$(
-        impl Whole for $number {
+        impl UnsignedInteger for $number {
             fn get(&self) -> u64 {
                 *self as u64
             }
@@ -157,13 +157,13 @@ struct NumberSetting<'a, N> {
     in_bytes: bool,
 }
 
-impl<N: Whole> NumberSetting<'_, N> {
+impl<N: UnsignedInteger> NumberSetting<'_, N> {
     fn shown(&self, value: u64) -> String {
         if self.in_bytes { show_bytes(value) } else { value.to_string() }
     }
 }
 
-impl<N: Whole> Setting for NumberSetting<'_, N> {
+impl<N: UnsignedInteger> Setting for NumberSetting<'_, N> {
     fn set(&mut self, words: &Words) -> Result<(), String> {
         let text = words.one()?;
         let value = if self.in_bytes {
@@ -193,12 +193,12 @@ impl<N: Whole> Setting for NumberSetting<'_, N> {
 }
 
 /// Returns the setting of a size in bytes.
-pub(super) fn bytes<N: Whole>(place: &mut N, range: RangeInclusive<u64>) -> Boxed<'_> {
+pub(super) fn bytes<N: UnsignedInteger>(place: &mut N, range: RangeInclusive<u64>) -> Boxed<'_> {
     Box::new(NumberSetting { place, range, in_bytes: true })
 }
 
 /// Returns the setting of a count.
-pub(super) fn count<N: Whole>(place: &mut N, range: RangeInclusive<u64>) -> Boxed<'_> {
+pub(super) fn count<N: UnsignedInteger>(place: &mut N, range: RangeInclusive<u64>) -> Boxed<'_> {
     Box::new(NumberSetting { place, range, in_bytes: false })
 }
 
@@ -345,13 +345,13 @@ struct LimitSetting<'a, N> {
     zero_was_none: bool,
 }
 
-impl<N: Whole + Default> LimitSetting<'_, N> {
+impl<N: UnsignedInteger + Default> LimitSetting<'_, N> {
     fn is_old_none(&self, text: &str) -> bool {
         self.zero_was_none && whole_number(split_unit(text).0) == Some(0)
     }
 }
 
-impl<N: Whole + Default> Setting for LimitSetting<'_, N> {
+impl<N: UnsignedInteger + Default> Setting for LimitSetting<'_, N> {
     fn set(&mut self, words: &Words) -> Result<(), String> {
         let text = words.one()?.trim();
         let mut value = N::default();
@@ -392,13 +392,16 @@ impl<N: Whole + Default> Setting for LimitSetting<'_, N> {
 }
 
 /// Returns the setting of a count that may be none.
-pub(super) fn limit<N: Whole + Default>(place: &mut Option<N>, range: RangeInclusive<u64>) -> Boxed<'_> {
+pub(super) fn limit<N: UnsignedInteger + Default>(
+    place: &mut Option<N>,
+    range: RangeInclusive<u64>,
+) -> Boxed<'_> {
     Box::new(LimitSetting { place, range, in_bytes: false, zero_was_none: false })
 }
 
 /// Returns the setting of a count as [`limit`] does, for a setting that had 0 for none in earlier versions: a 0 is accepted
 /// with a warning.
-pub(super) fn limit_not_zero<N: Whole + Default>(
+pub(super) fn limit_not_zero<N: UnsignedInteger + Default>(
     place: &mut Option<N>,
     range: RangeInclusive<u64>,
 ) -> Boxed<'_> {
@@ -406,7 +409,7 @@ pub(super) fn limit_not_zero<N: Whole + Default>(
 }
 
 /// Returns the setting of a size in bytes, as [`limit_not_zero`] does for a count.
-pub(super) fn byte_limit_not_zero<N: Whole + Default>(
+pub(super) fn byte_limit_not_zero<N: UnsignedInteger + Default>(
     place: &mut Option<N>,
     range: RangeInclusive<u64>,
 ) -> Boxed<'_> {

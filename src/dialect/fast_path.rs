@@ -11,7 +11,7 @@ use super::event_keys::{Others, read_timestamp};
 use crate::event::{Attribute, EventBuilder, EventError, json};
 
 /// Marks text that is left to `envelope`.
-struct Unusual;
+struct Unsupported;
 
 /// A position in the text.
 struct Scan<'a> {
@@ -39,27 +39,27 @@ impl<'a> Scan<'a> {
     }
 
     /// Reads a string, or `null` as none.
-    fn string(&mut self) -> Result<Option<&'a str>, Unusual> {
+    fn string(&mut self) -> Result<Option<&'a str>, Unsupported> {
         if self.null() {
             return Ok(None);
         }
-        let (string, end) = json::plain_string(self.text, self.at).ok_or(Unusual)?;
+        let (string, end) = json::plain_string(self.text, self.at).ok_or(Unsupported)?;
         self.at = end;
         Ok(Some(string))
     }
 
     /// Reads any value as it stands, or `null` as none.
-    fn value(&mut self) -> Result<Option<&'a str>, Unusual> {
+    fn value(&mut self) -> Result<Option<&'a str>, Unsupported> {
         if self.null() {
             return Ok(None);
         }
         let start = self.at;
-        self.at = json::scan(self.text, start, |_| ()).map_err(|_| Unusual)?;
+        self.at = json::scan(self.text, start, |_| ()).map_err(|_| Unsupported)?;
         Ok(Some(&self.text[start..self.at]))
     }
 
     /// Reads the next field's name and colon; returns an empty name at the object's end.
-    fn key(&mut self, is_first: bool) -> Result<&'a str, Unusual> {
+    fn key(&mut self, is_first: bool) -> Result<&'a str, Unsupported> {
         if self.take(b'}') {
             return Ok("");
         }
@@ -67,7 +67,7 @@ impl<'a> Scan<'a> {
             usual(self.take(b','))?;
             self.space();
         }
-        let (key, end) = json::plain_string(self.text, self.at).ok_or(Unusual)?;
+        let (key, end) = json::plain_string(self.text, self.at).ok_or(Unsupported)?;
         self.at = end;
         // The empty name marks the end.
         usual(!key.is_empty() && self.take(b':'))?;
@@ -76,8 +76,8 @@ impl<'a> Scan<'a> {
     }
 }
 
-fn usual(is_usual: bool) -> Result<(), Unusual> {
-    if is_usual { Ok(()) } else { Err(Unusual) }
+fn usual(is_usual: bool) -> Result<(), Unsupported> {
+    if is_usual { Ok(()) } else { Err(Unsupported) }
 }
 
 /// Returns the attribute that this field holds as text.
@@ -106,10 +106,10 @@ pub(crate) fn read<T>(
     others: Others,
     build: impl FnOnce(EventBuilder) -> Result<T, EventError>,
 ) -> Option<T> {
-    read_usual(text, others).and_then(|builder| build(builder).map_err(|_| Unusual)).ok()
+    read_usual(text, others).and_then(|builder| build(builder).map_err(|_| Unsupported)).ok()
 }
 
-fn read_usual(text: &str, others: Others) -> Result<EventBuilder, Unusual> {
+fn read_usual(text: &str, others: Others) -> Result<EventBuilder, Unsupported> {
     let mut scan = Scan { text, at: 0 };
     usual(scan.take(b'{'))?;
     let mut builder = EventBuilder::with_room(text.len());
@@ -135,13 +135,13 @@ fn read_usual(text: &str, others: Others) -> Result<EventBuilder, Unusual> {
             "payload" | "data" => {
                 see(PAYLOAD)?;
                 if !scan.null() {
-                    scan.at = builder.json_at(text, scan.at).ok_or(Unusual)?;
+                    scan.at = builder.json_at(text, scan.at).ok_or(Unsupported)?;
                 }
             }
             "timestamp" | "ts" => {
                 see(TIMESTAMP)?;
                 if let Some(value) = scan.value()? {
-                    builder = builder.timestamp(read_timestamp(value).ok_or(Unusual)?);
+                    builder = builder.timestamp(read_timestamp(value).ok_or(Unsupported)?);
                 }
             }
             "entity" => {
@@ -161,9 +161,9 @@ fn read_usual(text: &str, others: Others) -> Result<EventBuilder, Unusual> {
                 state = scan.string()?;
             }
             // The key may name the entity.
-            "key" => return Err(Unusual),
+            "key" => return Err(Unsupported),
             // `envelope` names the key in its error.
-            other if !others.allow(other) => return Err(Unusual),
+            other if !others.allow(other) => return Err(Unsupported),
             _ => drop(scan.value()?),
         }
     }
@@ -176,7 +176,7 @@ fn read_usual(text: &str, others: Others) -> Result<EventBuilder, Unusual> {
 }
 
 /// Reads the object of an entity's kind and id.
-fn entity(scan: &mut Scan<'_>, builder: &mut EventBuilder) -> Result<(), Unusual> {
+fn entity(scan: &mut Scan<'_>, builder: &mut EventBuilder) -> Result<(), Unsupported> {
     usual(scan.take(b'{'))?;
     let mut is_first = true;
     let mut seen = 0u32;
@@ -185,7 +185,7 @@ fn entity(scan: &mut Scan<'_>, builder: &mut EventBuilder) -> Result<(), Unusual
             "" => return Ok(()),
             "kind" => Attribute::EntityKind,
             "id" => Attribute::EntityId,
-            _ => return Err(Unusual),
+            _ => return Err(Unsupported),
         };
         usual(seen & (1 << attribute.index()) == 0)?;
         seen |= 1 << attribute.index();

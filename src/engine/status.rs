@@ -15,7 +15,7 @@ use crate::sync::{Mutex, lock};
 
 /// Reason why one side is not healthy.
 #[derive(Clone, Debug)]
-struct Trouble {
+struct Outage {
     /// Text for `/readyz`.
     status: &'static str,
     error: String,
@@ -23,12 +23,12 @@ struct Trouble {
 
 /// Health of following or of appending.
 #[derive(Debug)]
-struct Side(Mutex<Option<Trouble>>);
+struct Side(Mutex<Option<Outage>>);
 
 impl Side {
     fn new() -> Self {
-        let trouble = Trouble { status: "the log was not reached yet", error: String::new() };
-        Self(Mutex::new(Some(trouble)))
+        let outage = Outage { status: "the log was not reached yet", error: String::new() };
+        Self(Mutex::new(Some(outage)))
     }
 
     /// Notes success and returns whether the side was unhealthy before.
@@ -38,11 +38,11 @@ impl Side {
 
     /// Notes a failure and returns whether the side was healthy before.
     fn note_failure(&self, error: &EngineError) -> bool {
-        let trouble = Trouble { status: error.status(), error: error.to_string() };
-        lock(&self.0).replace(trouble).is_none()
+        let outage = Outage { status: error.status(), error: error.to_string() };
+        lock(&self.0).replace(outage).is_none()
     }
 
-    fn trouble(&self) -> Option<Trouble> {
+    fn outage(&self) -> Option<Outage> {
         lock(&self.0).clone()
     }
 }
@@ -83,17 +83,17 @@ impl Status {
 
     /// Returns whether the log is being followed, so that clients see events of other nodes.
     pub(crate) fn is_following(&self) -> bool {
-        self.following.trouble().is_none()
+        self.following.outage().is_none()
     }
 
     /// Returns whether the log takes events, by the last append or probe.
     pub(crate) fn is_appending(&self) -> bool {
-        self.appending.trouble().is_none()
+        self.appending.outage().is_none()
     }
 
     /// Returns why the node is not ready for readers or publishers.
     pub(crate) fn not_ready(&self) -> Option<NotReady> {
-        let (following, appending) = (self.following.trouble(), self.appending.trouble());
+        let (following, appending) = (self.following.outage(), self.appending.outage());
         let (readers, publishers) = (following.is_none(), appending.is_none());
         // The appending side knows more: only an append notices that the log is full or read-only.
         let status = appending.or(following)?.status;
@@ -108,8 +108,8 @@ impl Status {
 
     /// Returns the last error; empty if there was none or the engine has recovered.
     pub(crate) fn last_error(&self) -> String {
-        let trouble = self.following.trouble().filter(|trouble| !trouble.error.is_empty());
-        trouble.or_else(|| self.appending.trouble()).map(|trouble| trouble.error).unwrap_or_default()
+        let outage = self.following.outage().filter(|outage| !outage.error.is_empty());
+        outage.or_else(|| self.appending.outage()).map(|outage| outage.error).unwrap_or_default()
     }
 
     /// Returns the place at which the follower began in a shard, or `None` before it reached the log.
@@ -145,7 +145,7 @@ impl Status {
 
     /// Notes that appending failed. Returns whether it worked until now, or failed for another reason.
     pub(super) fn lost_appending(&self, error: &EngineError) -> bool {
-        let before = self.appending.trouble();
+        let before = self.appending.outage();
         let was = self.appending.note_failure(error);
         self.metrics.engine_appending.set(0);
         self.metrics.engine_losses.inc_by(was.into());

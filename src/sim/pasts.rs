@@ -10,13 +10,13 @@ use super::books::{Entry, From, Log, Past, Seen, Start};
 type Checked = Result<(), String>;
 
 /// Items between the reply to a subscribe and the end of its past.
-struct Told<'a> {
+struct PastItems<'a> {
     items: &'a [Seen],
     /// Content of the message that ends the past: the number of events, and whether the past is complete.
     end: Option<(u64, bool)>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> PastItems<'a> {
     /// Returns the past at the beginning of `seen`, and the number of its items.
     fn first(seen: &'a [Seen]) -> Result<(Self, usize), String> {
         for (at, item) in seen.iter().enumerate() {
@@ -166,7 +166,7 @@ impl Past {
 pub(super) fn check_ends(seen: &[Seen], complete: bool) -> Checked {
     for (at, item) in seen.iter().enumerate() {
         if let Seen::Change { from: Some(past), .. } = item {
-            let (told, _) = Told::first(&seen[at + 1..])?;
+            let (told, _) = PastItems::first(&seen[at + 1..])?;
             told.check_end()?;
             if complete && told.end.is_none() {
                 return Err(format!("a past that never ends: {past:?}"));
@@ -187,7 +187,7 @@ pub(super) fn without_pasts(seen: &[Seen], log: &Log) -> Result<Option<Vec<Seen>
         live.push(item.clone());
         let Seen::Change { interest, from: Some(past), low, high, .. } = item else { continue };
         let Some((filter, _)) = interest.0.last() else { continue };
-        let (told, len) = Told::first(&seen[at..])?;
+        let (told, len) = PastItems::first(&seen[at..])?;
         at += len;
         let mut fitting = Vec::new();
         let mut wrong = String::new();

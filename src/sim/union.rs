@@ -23,13 +23,13 @@ use crate::sync::Arc;
 
 /// Interest of a client.
 #[derive(Clone, Copy, Debug)]
-enum Wish {
+enum ClientInterest {
     All,
     Kind(&'static str),
     Stream(&'static str),
 }
 
-impl Wish {
+impl ClientInterest {
     fn wants(self, kind: &str, stream: &str) -> bool {
         match self {
             Self::All => true,
@@ -41,7 +41,7 @@ impl Wish {
 
 struct Person {
     is_sse: bool,
-    wish: Wish,
+    wish: ClientInterest,
     end: ClientEnd,
     inbox: Inbox,
     has_head: bool,
@@ -103,9 +103,9 @@ impl Stage {
     fn welcome(&mut self) {
         let end = self.link();
         let wish = match self.dice.below(3) {
-            0 => Wish::All,
-            1 => Wish::Kind(self.dice.pick(&KINDS)),
-            _ => Wish::Stream(self.dice.pick(&STREAMS)),
+            0 => ClientInterest::All,
+            1 => ClientInterest::Kind(self.dice.pick(&KINDS)),
+            _ => ClientInterest::Stream(self.dice.pick(&STREAMS)),
         };
         let is_sse = self.dice.one_in(2);
         let inbox = Inbox::default();
@@ -230,9 +230,9 @@ impl Person {
     fn ask(&mut self, dice: &mut Dice) {
         if self.is_sse {
             let query = match self.wish {
-                Wish::All => String::new(),
-                Wish::Kind(kind) => format!("?type={kind}"),
-                Wish::Stream(stream) => format!("?stream={stream}"),
+                ClientInterest::All => String::new(),
+                ClientInterest::Kind(kind) => format!("?type={kind}"),
+                ClientInterest::Stream(stream) => format!("?stream={stream}"),
             };
             let place = self.place.as_ref();
             let header = place.map_or_else(String::new, |id| format!("Last-Event-ID: {id}\r\n"));
@@ -240,9 +240,9 @@ impl Person {
             return;
         }
         let mut payload = match self.wish {
-            Wish::All => json!({}),
-            Wish::Kind(kind) => json!({"event_types": [kind]}),
-            Wish::Stream(stream) => json!({"stream_ids": [stream]}),
+            ClientInterest::All => json!({}),
+            ClientInterest::Kind(kind) => json!({"event_types": [kind]}),
+            ClientInterest::Stream(stream) => json!({"stream_ids": [stream]}),
         };
         payload["since"] = json!(self.place);
         self.end.send(UPGRADE.as_bytes());

@@ -69,7 +69,7 @@ pub(super) struct World {
     traces: bool,
 }
 
-type Went = Result<(), String>;
+type RunResult = Result<(), String>;
 
 impl World {
     pub(super) fn new(seed: u64, fault: Option<Fault>) -> Self {
@@ -157,7 +157,7 @@ impl World {
         Timestamp(self.clock as i64 + self.offset)
     }
 
-    pub(super) fn run(mut self) -> Went {
+    pub(super) fn run(mut self) -> RunResult {
         self.trace(|| {
             let (_, config) = self.shared.config();
             format!("capacity {}, {} loops, {:?}, {config:?}", self.log.capacity, self.loops.len(), self.plan)
@@ -171,7 +171,7 @@ impl World {
         self.end()
     }
 
-    fn step(&mut self) -> Went {
+    fn step(&mut self) -> RunResult {
         match self.dice.below(100) {
             0..=29 => self.publish(),
             30..=54 => self.send_random(),
@@ -360,7 +360,7 @@ impl World {
     }
 
     /// Runs the loops that poll would wake. `all`: repeats until no loop would wake.
-    fn run_loops(&mut self, all: bool) -> Went {
+    fn run_loops(&mut self, all: bool) -> RunResult {
         for _ in 0..100_000 {
             let mut any = false;
             for at in 0..self.loops.len() {
@@ -377,7 +377,7 @@ impl World {
     }
 
     /// Runs one turn of a loop, as `event_loop` does.
-    fn run_loop(&mut self, at: usize) -> Went {
+    fn run_loop(&mut self, at: usize) -> RunResult {
         let (tick, now) = (self.tick(), self.now());
         let this = &mut self.loops[at];
         this.woken.store(false, Ordering::Relaxed);
@@ -420,7 +420,7 @@ impl World {
     }
 
     /// Checks that a loop's ledger balances, and that its memory is within bounds.
-    fn balance(&self, at: usize) -> Went {
+    fn balance(&self, at: usize) -> RunResult {
         let audit = self.loops[at].core.audit();
         if audit.difference != 0 {
             return Err(format!("the ledger is out by {}: {}", audit.difference, audit.ledger));
@@ -435,7 +435,7 @@ impl World {
     }
 
     /// Runs until nothing moves any more, and then checks everything. `all`: stalled clients read too.
-    fn settle(&mut self, all: bool) -> Went {
+    fn settle(&mut self, all: bool) -> RunResult {
         if all {
             self.clients.iter_mut().for_each(|client| client.is_stalled = false);
         }
@@ -453,7 +453,7 @@ impl World {
     }
 
     /// Runs, with the clock standing still, until nothing moves.
-    fn run_until_idle(&mut self) -> Went {
+    fn run_until_idle(&mut self) -> RunResult {
         for _ in 0..200_000 {
             let mut moved = false;
             for client in &mut self.clients {
@@ -472,7 +472,7 @@ impl World {
     }
 
     /// Checks that every client received its events, or a report of the loss.
-    fn look(&mut self) -> Went {
+    fn look(&mut self) -> RunResult {
         self.trace(|| "a quiet moment".to_owned());
         let nobody_stalls = self.clients.iter().all(|client| !client.is_stalled);
         for (number, this) in self.loops.iter().enumerate() {
@@ -494,7 +494,7 @@ impl World {
     }
 
     /// Checks the messages that a client received.
-    fn judge(&self, client: &Client) -> Went {
+    fn judge(&self, client: &Client) -> RunResult {
         let complete = client.is_streaming() && !client.is_stalled && !client.is_leaving;
         check(&client.seen, &self.log, complete).map_err(|error| {
             let story = if self.traces { format!("\n{:?}", client.seen) } else { String::new() };
@@ -503,7 +503,7 @@ impl World {
     }
 
     /// Checks the clients that are gone, and lets some reconnect after their last event.
-    fn reap_closed(&mut self, all_read: bool) -> Went {
+    fn reap_closed(&mut self, all_read: bool) -> RunResult {
         let mut at = 0;
         while at < self.clients.len() {
             let client = &self.clients[at];
@@ -528,7 +528,7 @@ impl World {
     }
 
     /// Checks that a client that is gone had a reason to be disconnected.
-    fn may_be_gone(&self, client: &Client) -> Went {
+    fn may_be_gone(&self, client: &Client) -> RunResult {
         let asked_for = client.asked_to_be_closed();
         let is_fine = match client.outcome {
             _ if client.is_leaving || self.is_draining || client.kind == Kind::Noise => true,
@@ -546,7 +546,7 @@ impl World {
     }
 
     /// Drains the server or disconnects the clients, and checks that nothing is left.
-    fn end(mut self) -> Went {
+    fn end(mut self) -> RunResult {
         if self.plan.drains {
             self.publish();
             self.is_draining = true;

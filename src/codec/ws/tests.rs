@@ -10,7 +10,7 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// Owned copy of a decoded message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Said {
+enum OwnedMessage {
     Text(String),
     Binary(Vec<u8>),
     Ping(Vec<u8>),
@@ -18,7 +18,7 @@ enum Said {
     Close(Option<(u16, String)>),
 }
 
-impl From<WsMessage<'_>> for Said {
+impl From<WsMessage<'_>> for OwnedMessage {
     fn from(message: WsMessage<'_>) -> Self {
         match message {
             WsMessage::Text(text) => Self::Text(text.to_owned()),
@@ -36,18 +36,18 @@ fn decode_in_pieces(
     bytes: &[u8],
     cut: usize,
     limits: &WsLimits,
-) -> (Vec<Said>, Option<ProtocolError>) {
+) -> (Vec<OwnedMessage>, Option<ProtocolError>) {
     pieces(bytes, cut, |input| {
         let (used, message) = decoder.decode(input, limits)?;
-        Ok((used, message.map(Said::from)))
+        Ok((used, message.map(OwnedMessage::from)))
     })
 }
 
 fn pieces(
     bytes: &[u8],
     cut: usize,
-    mut decode: impl FnMut(&mut [u8]) -> Result<(usize, Option<Said>), ProtocolError>,
-) -> (Vec<Said>, Option<ProtocolError>) {
+    mut decode: impl FnMut(&mut [u8]) -> Result<(usize, Option<OwnedMessage>), ProtocolError>,
+) -> (Vec<OwnedMessage>, Option<ProtocolError>) {
     let mut said = Vec::new();
     for piece in bytes.chunks(cut.max(1)) {
         let mut piece = piece.to_vec();
@@ -81,7 +81,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-fn decode_whole(bytes: &[u8]) -> (Vec<Said>, Option<ProtocolError>) {
+fn decode_whole(bytes: &[u8]) -> (Vec<OwnedMessage>, Option<ProtocolError>) {
     decode_in_pieces(&mut Decoder::default(), bytes, bytes.len(), &LIMITS)
 }
 
@@ -106,15 +106,15 @@ fn messages_come_out_the_same_wherever_the_reads_are_cut() {
     ]
     .concat();
     let expected = [
-        Said::Text("hello".to_owned()),
-        Said::Text(String::new()),
-        Said::Binary(vec![0, 255, 1]),
-        Said::Ping(b"are you there".to_vec()),
-        Said::Ping(b"1".to_vec()),
-        Said::Pong(Vec::new()),
-        Said::Text(long),
-        Said::Binary([[7; 150], [8; 150]].concat()),
-        Said::Close(Some((3000, "tschüß".to_owned()))),
+        OwnedMessage::Text("hello".to_owned()),
+        OwnedMessage::Text(String::new()),
+        OwnedMessage::Binary(vec![0, 255, 1]),
+        OwnedMessage::Ping(b"are you there".to_vec()),
+        OwnedMessage::Ping(b"1".to_vec()),
+        OwnedMessage::Pong(Vec::new()),
+        OwnedMessage::Text(long),
+        OwnedMessage::Binary([[7; 150], [8; 150]].concat()),
+        OwnedMessage::Close(Some((3000, "tschüß".to_owned()))),
     ];
     for cut in 1..=stream.len() {
         let mut decoder = Decoder::default();
@@ -179,11 +179,11 @@ mod compressed {
         out
     }
 
-    fn decode(bytes: &[u8], cut: usize, limits: &WsLimits) -> (Vec<Said>, Option<ProtocolError>) {
+    fn decode(bytes: &[u8], cut: usize, limits: &WsLimits) -> (Vec<OwnedMessage>, Option<ProtocolError>) {
         let (mut decoder, mut inflater) = (Decoder::default(), Inflater::default());
         let said = pieces(bytes, cut, |input| {
             let (used, message) = decoder.decode_with(input, limits, Some(&mut inflater))?;
-            Ok((used, message.map(Said::from)))
+            Ok((used, message.map(OwnedMessage::from)))
         });
         decoder.release();
         assert!(said.1.is_some() || decoder.buffered_bytes() == 0, "a quiet connection keeps a buffer");
@@ -206,12 +206,12 @@ mod compressed {
         ]
         .concat();
         let expected = [
-            Said::Text(text.clone()),
-            Said::Text("plain".to_owned()),
-            Said::Ping(b"between".to_vec()),
-            Said::Text(text),
-            Said::Binary(vec![7; 299]),
-            Said::Text(String::new()),
+            OwnedMessage::Text(text.clone()),
+            OwnedMessage::Text("plain".to_owned()),
+            OwnedMessage::Ping(b"between".to_vec()),
+            OwnedMessage::Text(text),
+            OwnedMessage::Binary(vec![7; 299]),
+            OwnedMessage::Text(String::new()),
         ];
         for cut in 1..=stream.len() {
             assert_eq!(decode(&stream, cut, &LIMITS), (expected.to_vec(), None), "pieces of {cut}");
@@ -262,7 +262,7 @@ fn a_limit_is_the_last_size_that_passes() {
         assert_eq!(said.len(), usize::from(len == 200), "{len}: {error:?}");
     }
     let halves = [masked(0x02, &[1; 200]), masked(0x80, &[1; 100])].concat();
-    assert_eq!(decode_whole(&halves).0, [Said::Binary(vec![1; 300])]);
+    assert_eq!(decode_whole(&halves).0, [OwnedMessage::Binary(vec![1; 300])]);
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn a_client_reads_unmasked_frames_and_refuses_masked_ones() {
     let bytes = frame(OpCode::Text, "ü".repeat(70_000).as_bytes());
     let limits = WsLimits { max_message_bytes: 1 << 20, max_frame_bytes: 1 << 20 };
     let (said, error) = decode_in_pieces(&mut decoder, &bytes, 4096, &limits);
-    assert_eq!((said, error), (vec![Said::Text("ü".repeat(70_000))], None));
+    assert_eq!((said, error), (vec![OwnedMessage::Text("ü".repeat(70_000))], None));
     let (_, error) = decode_in_pieces(&mut decoder, &masked(0x81, b"x"), 1, &limits);
     assert_eq!(error, Some(ProtocolError::Masked));
 }
@@ -449,7 +449,7 @@ proptest! {
         }
         let limits = WsLimits::default();
         let (said, error) = decode_in_pieces(&mut Decoder::default(), &bytes, cut, &limits);
-        prop_assert_eq!(said, vec![Said::Text(payload), Said::Ping(ping)]);
+        prop_assert_eq!(said, vec![OwnedMessage::Text(payload), OwnedMessage::Ping(ping)]);
         prop_assert_eq!(error, None);
     }
 

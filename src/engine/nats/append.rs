@@ -31,7 +31,7 @@ use super::api::{answer, look, refused};
 use super::attach::Attached;
 use super::life::{Acknowledged, Fingerprint};
 use super::link::{Faults, InRuntime, TIMEOUT, unreachable};
-use super::peers::Roll;
+use super::peers::RollCall;
 use super::plain::{self, Marks};
 use super::shared::NatsShared;
 use super::watch::look_time;
@@ -182,12 +182,12 @@ async fn await_peers(
     until: std::time::Instant,
 ) -> Result<(), EngineError> {
     match shared.roll(until).await {
-        Roll::Complete => Ok(()),
-        Roll::Waits => {
+        RollCall::Complete => Ok(()),
+        RollCall::Waits => {
             let why = "its server was restarted, and not all nodes have found what they knew of it";
             Err(EngineError::TakesNothing(why.to_owned()))
         }
-        Roll::Missing => {
+        RollCall::Missing => {
             shared.attach(client, context, Some(epoch)).await?;
             lock(&shared.peers).give_up();
             Err(EngineError::OtherEpoch)

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::super::error::EngineError;
 use super::link::unreachable;
-use super::peers::Roll;
+use super::peers::RollCall;
 use super::shared::NatsShared;
 use crate::sync::lock;
 
@@ -41,11 +41,11 @@ impl NatsShared {
     }
 
     /// Waits until all nodes were heard or one was not, at most until this time.
-    pub(super) async fn roll(&self, until: Instant) -> Roll {
+    pub(super) async fn roll(&self, until: Instant) -> RollCall {
         loop {
             let now = Instant::now();
             let roll = lock(&self.peers).roll(now);
-            if roll != Roll::Waits || now >= until {
+            if roll != RollCall::Waits || now >= until {
                 return roll;
             }
             tokio::time::sleep(LOOK).await;

@@ -23,7 +23,7 @@ const NODES_MAX: usize = 1024;
 
 /// Last report of a node, and the run of the server that it was about.
 #[derive(Debug)]
-struct Heard {
+struct NodeReport {
     at: Instant,
     server: String,
 }
@@ -31,7 +31,7 @@ struct Heard {
 /// Knowledge of a node about the others.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    heard: HashMap<u64, Heard>,
+    heard: HashMap<u64, NodeReport>,
     /// Run of the server that this node appends to.
     server: String,
     /// Epoch in which the log was first found over that run.
@@ -42,7 +42,7 @@ pub(super) struct Peers {
 
 /// State of the roll call before an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Roll {
+pub(super) enum RollCall {
     /// All were heard, or none need be.
     Complete,
     Waits,
@@ -72,7 +72,7 @@ impl Peers {
         let is_known = self.heard.contains_key(&node);
         match server {
             Some(server) if self.heard.len() < NODES_MAX || is_known => {
-                self.heard.insert(node, Heard { at: now, server: server.to_owned() });
+                self.heard.insert(node, NodeReport { at: now, server: server.to_owned() });
                 !is_known
             }
             Some(_) => false,
@@ -83,15 +83,15 @@ impl Peers {
         }
     }
 
-    pub(super) fn roll(&mut self, now: Instant) -> Roll {
-        let Some((since, awaited)) = &mut self.awaited else { return Roll::Complete };
+    pub(super) fn roll(&mut self, now: Instant) -> RollCall {
+        let Some((since, awaited)) = &mut self.awaited else { return RollCall::Complete };
         // A node that left knew the log to its end.
         awaited.retain(|node| self.heard.get(node).is_some_and(|heard| heard.server != self.server));
         if awaited.is_empty() {
             self.awaited = None;
-            return Roll::Complete;
+            return RollCall::Complete;
         }
-        if now.saturating_duration_since(*since) < PATIENCE { Roll::Waits } else { Roll::Missing }
+        if now.saturating_duration_since(*since) < PATIENCE { RollCall::Waits } else { RollCall::Missing }
     }
 
     /// Stops waiting for other nodes.
@@ -113,20 +113,20 @@ mod tests {
         peers.hear(1, Some("first"), at(0));
         peers.hear(2, Some("first"), at(0));
         peers.hear(3, Some("first"), at(0));
-        assert_eq!(peers.roll(at(0)), Roll::Complete, "its first run that this node knows");
+        assert_eq!(peers.roll(at(0)), RollCall::Complete, "its first run that this node knows");
         peers.arrive("second", 1, at(1));
         peers.hear(1, Some("first"), at(1));
         peers.hear(2, Some("second"), at(1));
         peers.hear(3, None, at(1));
-        assert_eq!(peers.roll(at(2)), Roll::Waits, "one was heard over the old run only");
-        assert_eq!(peers.roll(at(9)), Roll::Missing);
+        assert_eq!(peers.roll(at(2)), RollCall::Waits, "one was heard over the old run only");
+        assert_eq!(peers.roll(at(9)), RollCall::Missing);
         peers.hear(1, Some("second"), at(9));
-        assert_eq!(peers.roll(at(9)), Roll::Complete);
+        assert_eq!(peers.roll(at(9)), RollCall::Complete);
         peers.arrive("third", 1, at(10));
-        assert_eq!(peers.roll(at(17)), Roll::Missing);
+        assert_eq!(peers.roll(at(17)), RollCall::Missing);
         peers.arrive("third", 2, at(17));
-        assert_eq!(peers.roll(at(17)), Roll::Complete, "another node has ended the epoch");
+        assert_eq!(peers.roll(at(17)), RollCall::Complete, "another node has ended the epoch");
         peers.arrive("fourth", 1, at(700));
-        assert_eq!(peers.roll(at(700)), Roll::Complete, "nobody is remembered for so long");
+        assert_eq!(peers.roll(at(700)), RollCall::Complete, "nobody is remembered for so long");
     }
 }

@@ -79,8 +79,8 @@ const EVENTS_A_MESSAGE: usize = 256;
 
 /// Messages of the predecessor.
 #[derive(Serialize, Deserialize)]
-enum Said {
-    Begin(Estate),
+enum PredecessorMessage {
+    Begin(SharedState),
     /// The listening sockets, as descriptors of the message.
     Sockets,
     Events(Vec<SavedEvent>),
@@ -100,7 +100,7 @@ enum SuccessorReply {
 
 /// State that belongs to no client.
 #[derive(Debug, Serialize, Deserialize)]
-struct Estate {
+struct SharedState {
     epoch: u64,
     /// First sequence of each shard that follows.
     first: Vec<Sequence>,
@@ -155,7 +155,7 @@ impl std::error::Error for HandoverError {
 /// State from a predecessor: a bus that continues its sequences, and the server's sockets and clients.
 pub struct Inheritance {
     wire: HandoverWire,
-    estate: Estate,
+    state: SharedState,
     events: Vec<(EventId, Event)>,
     place: Option<Sequence>,
     pub(super) listeners: Vec<TcpListener>,
@@ -180,33 +180,35 @@ impl Inheritance {
     pub fn claim(socket: UnixStream) -> Result<Self, HandoverError> {
         let wire = HandoverWire::new(socket);
         let doing = HandoverError::new("taking over");
-        let receive = || wire.receive::<Said>(MESSAGE_BYTES_MAX);
+        let receive = || wire.receive::<PredecessorMessage>(MESSAGE_BYTES_MAX);
         wire.wait_until(Instant::now() + PREDECESSOR);
         wire.send(&SuccessorReply::Ready { version: VERSION }, &[]).map_err(&doing)?;
-        let (Said::Begin(estate), _) = receive().map_err(&doing)? else {
+        let (PredecessorMessage::Begin(state), _) = receive().map_err(&doing)? else {
             return Err(doing(io::ErrorKind::InvalidData.into()));
         };
         let (mut events, mut listeners, mut clients) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             let (said, descriptors) = receive().map_err(&doing)?;
             match said {
-                Said::Sockets => listeners.extend(descriptors.into_iter().map(TcpListener::from)),
-                Said::Events(page) => {
+                PredecessorMessage::Sockets => {
+                    listeners.extend(descriptors.into_iter().map(TcpListener::from));
+                }
+                PredecessorMessage::Events(page) => {
                     for SavedEvent { id, event } in page {
                         let event = envelope::read_as_it_stands(event.get()).map_err(io::Error::other);
                         events.push((id, event.map_err(&doing)?));
                     }
                 }
-                Said::Clients(page) if page.len() == descriptors.len() => {
+                PredecessorMessage::Clients(page) if page.len() == descriptors.len() => {
                     clients.extend(page.into_iter().zip(descriptors.into_iter().map(TcpStream::from)));
                 }
-                Said::Done => break,
-                Said::Begin(_) | Said::Go | Said::Clients(_) => {
+                PredecessorMessage::Done => break,
+                PredecessorMessage::Begin(_) | PredecessorMessage::Go | PredecessorMessage::Clients(_) => {
                     return Err(doing(io::ErrorKind::InvalidData.into()));
                 }
             }
         }
-        Ok(Self { wire, estate, events, place: None, listeners, clients })
+        Ok(Self { wire, state, events, place: None, listeners, clients })
     }
 
     /// Returns a bus of this size that continues the predecessor's sequences, with its newest events.
@@ -216,14 +218,14 @@ impl Inheritance {
     /// Fails if the number of shards differs from the predecessor's, or the size is out of range.
     pub fn bus(&mut self, config: &BusConfig) -> Result<Bus, HandoverError> {
         let fault = |what: String| HandoverError::new("the bus")(io::Error::other(what));
-        let shards = self.estate.first.len();
+        let shards = self.state.first.len();
         if config.shards != shards {
             return Err(fault(format!(
                 "bus.shards is {}, and the running server has {shards}",
                 config.shards
             )));
         }
-        let mut first = self.estate.first.clone();
+        let mut first = self.state.first.clone();
         let mut counts = vec![0u64; shards];
         for (id, _) in &self.events {
             counts[usize::from(id.shard).min(shards - 1)] += 1;
@@ -237,7 +239,7 @@ impl Inheritance {
         let bus = Bus::builder()
             .capacity(config.capacity)
             .max_bytes(config.max_bytes)
-            .resuming(Position::new(self.estate.epoch, first))
+            .resuming(Position::new(self.state.epoch, first))
             .build();
         let bus = bus.map_err(|error| fault(error.to_string()))?;
         for (id, event) in self.events.drain(..) {
@@ -259,22 +261,22 @@ impl Inheritance {
 
     /// Returns the places where the engine's follower continues.
     pub(super) fn places(&self) -> Option<&Places> {
-        self.estate.places.as_ref()
+        self.state.places.as_ref()
     }
 
     /// Takes the revocations that are not in the file.
     pub(super) fn revoked(&mut self) -> Vec<Revocation> {
-        std::mem::take(&mut self.estate.revoked)
+        std::mem::take(&mut self.state.revoked)
     }
 
     /// Takes the key that seals places.
     pub(super) fn seal(&mut self) -> Option<SavedSeal> {
-        self.estate.seal.take()
+        self.state.seal.take()
     }
 
     /// Takes the members of each channel.
     pub(super) fn present(&mut self) -> Vec<Expected> {
-        std::mem::take(&mut self.estate.present)
+        std::mem::take(&mut self.state.present)
     }
 
     /// Asks the predecessor to release the clients, when this process is ready to serve them. Afterwards they are this
@@ -282,7 +284,7 @@ impl Inheritance {
     pub(super) fn settle(&self) -> io::Result<()> {
         self.wire.wait_until(Instant::now() + PREDECESSOR);
         self.wire.send(&SuccessorReply::Taken, &[])?;
-        let (Said::Go, _) = self.wire.receive(ANSWER_BYTES_MAX)? else {
+        let (PredecessorMessage::Go, _) = self.wire.receive(ANSWER_BYTES_MAX)? else {
             return Err(io::ErrorKind::InvalidData.into());
         };
         self.wire.send(&SuccessorReply::Serving, &[])
@@ -396,24 +398,24 @@ fn give(
     let revoked = shared.auth.save_revoked();
     let present = lock(&shared.clients.presence).save();
     let seal = shared.auth.save_seal();
-    let estate = Estate { epoch: shared.bus.epoch(), first, places, revoked, present, seal };
-    wire.send(&Said::Begin(estate), &[]).map_err(&doing)?;
+    let state = SharedState { epoch: shared.bus.epoch(), first, places, revoked, present, seal };
+    wire.send(&PredecessorMessage::Begin(state), &[]).map_err(&doing)?;
     for page in events.chunks(EVENTS_A_MESSAGE) {
         let page: io::Result<Vec<SavedEvent>> = page.iter().map(SavedEvent::new).collect();
-        wire.send(&Said::Events(page.map_err(&doing)?), &[]).map_err(&doing)?;
+        wire.send(&PredecessorMessage::Events(page.map_err(&doing)?), &[]).map_err(&doing)?;
     }
     let moved = send_parcels(wire, parcels).map_err(&doing)?;
     // An answer before its question means that the successor is out of step.
     let is_early =
         || wire.has_input().then(|| doing(io::Error::other("the successor speaks out of its turn")));
     is_early().map_or(Ok(()), Err)?;
-    wire.send(&Said::Done, &[]).map_err(&doing)?;
+    wire.send(&PredecessorMessage::Done, &[]).map_err(&doing)?;
     let doing = HandoverError::new("waiting for the successor to take over");
     let (SuccessorReply::Taken, _) = wire.receive(ANSWER_BYTES_MAX).map_err(&doing)? else {
         return Err(doing(io::ErrorKind::InvalidData.into()));
     };
     is_early().map_or(Ok(()), Err)?;
-    wire.send(&Said::Go, &[]).map_err(&doing)?;
+    wire.send(&PredecessorMessage::Go, &[]).map_err(&doing)?;
     wire.wait_longer(LAST_WORD);
     match wire.receive(ANSWER_BYTES_MAX).map_err(&doing)? {
         (SuccessorReply::Serving, _) => Ok(moved),
@@ -428,7 +430,7 @@ fn send_parcels(wire: &HandoverWire, parcels: std::sync::mpsc::Receiver<Parcel>)
     let mut sockets: Vec<OwnedFd> = Vec::new();
     let send = |clients: &mut Vec<Box<RawValue>>, sockets: &mut Vec<OwnedFd>| {
         let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(OwnedFd::as_fd).collect();
-        wire.send(&Said::Clients(std::mem::take(clients)), &descriptors)?;
+        wire.send(&PredecessorMessage::Clients(std::mem::take(clients)), &descriptors)?;
         sockets.clear();
         io::Result::Ok(())
     };
@@ -439,7 +441,7 @@ fn send_parcels(wire: &HandoverWire, parcels: std::sync::mpsc::Receiver<Parcel>)
             Err(RecvTimeoutError::Timeout) => return Err(io::ErrorKind::TimedOut.into()),
         };
         match parcel {
-            Parcel::Listener(socket) => wire.send(&Said::Sockets, &[socket.as_fd()])?,
+            Parcel::Listener(socket) => wire.send(&PredecessorMessage::Sockets, &[socket.as_fd()])?,
             Parcel::Client(client, socket) => {
                 moved += 1;
                 clients.push(client);

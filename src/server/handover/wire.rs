@@ -36,12 +36,12 @@ const PIECE_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct HandoverWire {
     socket: UnixStream,
-    patience: Mutex<Patience>,
+    limits: Mutex<WaitLimits>,
 }
 
 /// Limits of the waits for the other end.
 #[derive(Debug)]
-struct Patience {
+struct WaitLimits {
     /// Waiting time that is left.
     left: Duration,
     /// Waiting time that each byte accepted by the other end adds.
@@ -53,30 +53,30 @@ struct Patience {
 impl HandoverWire {
     /// Returns one end of a conversation. The limits of waits must be set before the first wait.
     pub(super) fn new(socket: UnixStream) -> Self {
-        let patience = Patience { left: Duration::ZERO, byte: Duration::ZERO, until: Instant::now() };
-        Self { socket, patience: Mutex::new(patience) }
+        let limits = WaitLimits { left: Duration::ZERO, byte: Duration::ZERO, until: Instant::now() };
+        Self { socket, limits: Mutex::new(limits) }
     }
 
     /// Sets the deadline of all further waits.
     pub(super) fn wait_until(&self, until: Instant) {
-        *lock(&self.patience) = Patience { left: Duration::MAX, byte: Duration::ZERO, until };
+        *lock(&self.limits) = WaitLimits { left: Duration::MAX, byte: Duration::ZERO, until };
     }
 
     /// Sets the time that may be spent waiting for the other end, all waits together. Each byte that the other end accepts
     /// adds to it. Work of this end does not count, but everything has to end at `until`.
     pub(super) fn wait_in_all(&self, left: Duration, byte: Duration, until: Instant) {
-        *lock(&self.patience) = Patience { left, byte, until };
+        *lock(&self.limits) = WaitLimits { left, byte, until };
     }
 
     /// Adds waiting time.
     pub(super) fn wait_longer(&self, time: Duration) {
-        let patience = &mut *lock(&self.patience);
-        patience.left = patience.left.saturating_add(time);
+        let limits = &mut *lock(&self.limits);
+        limits.left = limits.left.saturating_add(time);
     }
 
     /// Returns the time until the deadline of all waits, or an error if it has passed.
     pub(super) fn time_left(&self) -> io::Result<Duration> {
-        let left = lock(&self.patience).until.saturating_duration_since(Instant::now());
+        let left = lock(&self.limits).until.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
 
@@ -86,22 +86,22 @@ impl HandoverWire {
         limit: impl FnOnce(&UnixStream, Option<Duration>) -> io::Result<()>,
         act: impl FnOnce(&UnixStream) -> T,
     ) -> io::Result<T> {
-        let left = self.time_left()?.min(lock(&self.patience).left);
+        let left = self.time_left()?.min(lock(&self.limits).left);
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
         limit(&self.socket, Some(left))?;
         let begun = Instant::now();
         let done = act(&self.socket);
-        let patience = &mut *lock(&self.patience);
-        patience.left = patience.left.saturating_sub(begun.elapsed());
+        let limits = &mut *lock(&self.limits);
+        limits.left = limits.left.saturating_sub(begun.elapsed());
         Ok(done)
     }
 
     fn extend_deadline(&self, bytes: usize) {
-        let patience = &mut *lock(&self.patience);
-        let added = patience.byte.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
-        patience.left = patience.left.saturating_add(added);
+        let limits = &mut *lock(&self.limits);
+        let added = limits.byte.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
+        limits.left = limits.left.saturating_add(added);
     }
 
     /// Returns whether the other end has sent unread bytes, or has closed.

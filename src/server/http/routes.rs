@@ -103,8 +103,8 @@ impl Answer<'_, '_> {
     }
 
     /// Returns a writer for a later response.
-    fn pen(&mut self) -> Pen {
-        Pen { cors: std::mem::take(&mut self.cors), keep_alive: self.keep_alive(), asked: self.cx.now }
+    fn responder(&mut self) -> Responder {
+        Responder { cors: std::mem::take(&mut self.cors), keep_alive: self.keep_alive(), asked: self.cx.now }
     }
 
     fn outcome(&self) -> RouteOutcome {
@@ -131,14 +131,14 @@ impl Answer<'_, '_> {
 
 /// Writer of the response to a request that was read earlier.
 #[derive(Clone)]
-struct Pen {
+struct Responder {
     cors: Vec<(&'static str, String)>,
     keep_alive: bool,
     /// Time when the request was read: the response's `Date`, at most some seconds old.
     asked: Timestamp,
 }
 
-impl Pen {
+impl Responder {
     fn write(&self, status: u16, headers: &[(&str, &str)], body: &str) -> Bytes {
         let date = http::date(self.asked.0);
         let mut all = vec![JSON, ("Date", date.as_str())];

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::delivery::{BATCHES_A_TURN, PUBLISHED_A_BATCH, SNAPSHOT};
 use super::loop_state::LoopState;
-use super::mailbox::{Awaited, Letter};
+use super::mailbox::{Awaited, MailboxItem};
 use super::socket::Socket;
 use super::token::Token;
 use crate::dialect::Complete;
@@ -39,7 +39,7 @@ fn log(events: &[Event]) {
 impl<S: Socket> LoopState<S> {
     /// Sets the callback by which another thread wakes the loop after leaving an answer.
     pub(crate) fn on_mail(&self, waker: Callback) {
-        *lock(&self.mail.mailbox.waker) = Some(waker);
+        *lock(&self.requests.mailbox.waker) = Some(waker);
     }
 
     /// Publishes a client's events, on the bus or through the engine, and sends the answer.
@@ -68,8 +68,8 @@ impl<S: Socket> LoopState<S> {
         let conn = &mut self.clients.conns[slot];
         conn.pending_answers += 1;
         let token = conn.token(slot);
-        let mailbox = Arc::clone(&self.mail.mailbox);
-        let leave = move |outcome| mailbox.leave(token, Letter::Engine((answer.0)(outcome)));
+        let mailbox = Arc::clone(&self.requests.mailbox);
+        let leave = move |outcome| mailbox.leave(token, MailboxItem::Engine((answer.0)(outcome)));
         engine.submit(&events, Box::new(leave));
     }
 
@@ -77,28 +77,28 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn work(&mut self, slot: usize, work: Work) {
         let Work { lane, limits, patience, bytes, job, instead } = work;
         let token = self.clients.token(slot);
-        self.mail.works += 1;
-        let (mailbox, number) = (Arc::clone(&self.mail.mailbox), self.mail.works);
-        let job = move || mailbox.leave(token, Letter::Work(number, job()));
+        self.requests.works += 1;
+        let (mailbox, number) = (Arc::clone(&self.requests.mailbox), self.requests.works);
+        let job = move || mailbox.leave(token, MailboxItem::Work(number, job()));
         if self.shared.workers.submit(&lane, limits, bytes, Box::new(job)).is_err() {
             self.send(slot, instead(NotDone::Busy));
             return;
         }
         self.clients.conns[slot].pending_answers += 1;
         let until = self.turn.tick + patience;
-        self.mail.awaited.insert(token, Awaited { number, until, instead });
+        self.requests.awaited.insert(token, Awaited { number, until, instead });
         self.turn.wheel.add(until, slot as ConnIndex);
     }
 
     /// Returns the tick at which a connection stops waiting for a worker.
     pub(super) fn worker_deadline(&self, token: Token) -> Option<Tick> {
-        self.mail.awaited.get(&token).map(|awaited| awaited.until)
+        self.requests.awaited.get(&token).map(|awaited| awaited.until)
     }
 
     /// Sends the substitute answer to a client whose wait for a worker has reached its limit.
     pub(super) fn answer_late(&mut self, token: Token) {
         if self.worker_deadline(token).is_some_and(|until| until <= self.turn.tick)
-            && let Some(awaited) = self.mail.awaited.remove(&token)
+            && let Some(awaited) = self.requests.awaited.remove(&token)
         {
             self.deliver(token, Some((awaited.instead)(NotDone::Late)));
         }
@@ -121,19 +121,19 @@ impl<S: Socket> LoopState<S> {
 
     /// Delivers the answers that other threads have left.
     pub(super) fn take_mail(&mut self) {
-        let letters = std::mem::take(&mut *lock(&self.mail.mailbox.letters));
-        for (token, letter) in letters {
-            match letter {
-                Letter::Engine(answer) => self.deliver(token, answer),
-                Letter::Work(number, answer) => {
+        let items = std::mem::take(&mut *lock(&self.requests.mailbox.items));
+        for (token, item) in items {
+            match item {
+                MailboxItem::Engine(answer) => self.deliver(token, answer),
+                MailboxItem::Work(number, answer) => {
                     // A late result is dropped: the client has its substitute answer.
-                    if self.mail.awaited.get(&token).is_some_and(|awaited| awaited.number == number) {
-                        self.mail.awaited.remove(&token);
+                    if self.requests.awaited.get(&token).is_some_and(|awaited| awaited.number == number) {
+                        self.requests.awaited.remove(&token);
                         self.take_made(token, answer);
                     }
                 }
-                Letter::Past(arrived) if token == SNAPSHOT => self.handle_snapshot_page(arrived),
-                Letter::Past(arrived) => {
+                MailboxItem::Past(arrived) if token == SNAPSHOT => self.handle_snapshot_page(arrived),
+                MailboxItem::Past(arrived) => {
                     if let Some(slot) = self.find(token) {
                         self.handle_page(slot, arrived);
                     }

@@ -19,16 +19,22 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn begin_commit(&mut self, token: Token, events: Vec<Event>, answer: PublishAnswer) {
         let bytes = events.iter().map(|event| size_of::<Event>() + event.payload().len()).sum();
         let charge = self.shared.held.charge(bytes);
-        self.mail.commits.push_back(Commit { token, events: events.into_iter(), last: None, answer, charge });
+        self.requests.commits.push_back(Commit {
+            token,
+            events: events.into_iter(),
+            last: None,
+            answer,
+            charge,
+        });
     }
 
     /// Publishes the next events of the next batch. After the last event of a batch, it answers the client.
     pub(super) fn commit(&mut self) {
-        let Some(mut commit) = self.mail.commits.pop_front() else { return };
+        let Some(mut commit) = self.requests.commits.pop_front() else { return };
         let events = commit.events.by_ref().take(PUBLISHED_A_BATCH).collect();
         commit.last = self.publish_here(events).or(commit.last);
         if commit.events.len() > 0 {
-            self.mail.commits.push_back(commit);
+            self.requests.commits.push_back(commit);
             return;
         }
         let Commit { token, last, answer, .. } = commit;
@@ -37,7 +43,7 @@ impl<S: Socket> LoopState<S> {
 
     /// Publishes the rest of all batches, because the loop ends or its clients move to another process.
     pub(super) fn commit_all(&mut self) {
-        while !self.mail.commits.is_empty() {
+        while !self.requests.commits.is_empty() {
             self.commit();
         }
     }

@@ -63,7 +63,7 @@ impl<S: Socket> LoopState<S> {
 
     /// Returns whether some effects wait only for the next turn.
     pub(super) fn has_unfinished(&self) -> bool {
-        self.mail.deferred.iter().any(|put_off| matches!(put_off.wait, Wait::Turn))
+        self.requests.deferred.iter().any(|put_off| matches!(put_off.wait, Wait::Turn))
     }
 
     /// Returns the condition that this effect has to wait for.
@@ -113,7 +113,7 @@ impl<S: Socket> LoopState<S> {
         let conn = &mut self.clients.conns[slot];
         conn.pending_answers += 1;
         let token = conn.token(slot);
-        self.mail.deferred.push(DeferredEffects {
+        self.requests.deferred.push(DeferredEffects {
             token,
             wait,
             until: self.turn.tick + PATIENCE_TICKS,
@@ -125,7 +125,7 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn forget_deferred(&mut self, slot: usize) {
         let conn = &mut self.clients.conns[slot];
         let token = conn.token(slot);
-        self.mail.deferred.retain(|put_off| {
+        self.requests.deferred.retain(|put_off| {
             let other = put_off.token != token;
             conn.pending_answers -= u32::from(!other);
             other
@@ -136,9 +136,9 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn resume_deferred(&mut self) {
         let mut at = 0;
         // Effects deferred again meanwhile wait for the next turn.
-        let mut looks = self.mail.deferred.len();
+        let mut looks = self.requests.deferred.len();
         while looks > 0
-            && let Some(put_off) = self.mail.deferred.get(at)
+            && let Some(put_off) = self.requests.deferred.get(at)
         {
             looks -= 1;
             let is_gone = self.find(put_off.token).is_none();
@@ -151,7 +151,7 @@ impl<S: Socket> LoopState<S> {
                 continue;
             }
             // Held until its effects are applied.
-            let DeferredEffects { token, effects, wait, .. } = self.mail.deferred.remove(at);
+            let DeferredEffects { token, effects, wait, .. } = self.requests.deferred.remove(at);
             let Some(slot) = self.find(token) else { continue };
             let conn = &mut self.clients.conns[slot];
             conn.pending_answers -= 1;

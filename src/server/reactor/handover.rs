@@ -80,7 +80,8 @@ pub(crate) type Packed = (Token, Option<FeedInterest>);
 impl<S: Socket> LoopState<S> {
     /// Returns whether a client still waits for an answer from another thread.
     pub(crate) fn awaits_answers(&self) -> bool {
-        !self.mail.deferred.is_empty() || self.clients.conns.iter().any(|(_, conn)| conn.pending_answers > 0)
+        !self.requests.deferred.is_empty()
+            || self.clients.conns.iter().any(|(_, conn)| conn.pending_answers > 0)
     }
 
     /// Reads the bus to its end, and passes every client that can move to `give`. The caller guarantees that nothing is

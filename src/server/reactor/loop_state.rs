@@ -15,7 +15,7 @@ use super::accounts::Accounts;
 use super::clients::{Clients, Ending, SocketInput};
 use super::delivery::{BATCHES_A_TURN, EventFlow};
 use super::departures::Departures;
-use super::mailbox::Mail;
+use super::mailbox::PendingRequests;
 use super::queues::Queued;
 use super::socket::{HandshakeSteps, Socket};
 use super::token::Token;
@@ -50,7 +50,7 @@ pub(crate) struct LoopState<S> {
     pub(super) turn: Turn,
     pub(super) clients: Clients<S>,
     pub(super) delivery: EventFlow,
-    pub(super) mail: Mail,
+    pub(super) requests: PendingRequests,
     pub(super) accounts: Accounts,
     pub(super) departures: Departures,
     pub(super) read_buffer: Box<[u8]>,
@@ -68,7 +68,7 @@ impl<S: Socket> LoopState<S> {
             turn,
             shared,
             clients: Clients::default(),
-            mail: Mail::default(),
+            requests: PendingRequests::default(),
             accounts: Accounts::new(number),
             departures: Departures::default(),
             read_buffer: vec![0; READ_BYTES].into_boxed_slice(),
@@ -76,7 +76,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.clients.conns.is_empty() && self.mail.commits.is_empty()
+        self.clients.conns.is_empty() && self.requests.commits.is_empty()
     }
 
     /// Returns whether another turn has work without waiting for a socket.
@@ -84,7 +84,7 @@ impl<S: Socket> LoopState<S> {
         (self.delivery.more_events && self.held_for(self.turn.now).is_none())
             || !self.clients.queues.is_empty()
             || self.delivery.fanout.has_unwanted()
-            || !self.mail.commits.is_empty()
+            || !self.requests.commits.is_empty()
             || self.has_unfinished()
             || self.can_build_snapshot()
             || !self.clients.denied.is_empty()
@@ -98,7 +98,10 @@ impl<S: Socket> LoopState<S> {
         let clock = (!self.shared.auth.is_open() && !self.clients.conns.is_empty()).then_some(CLOCK_TICKS);
         let timer = timer.into_iter().chain(departure).chain(clock).min();
         // A pending sample or report is sent at the next tick.
-        if self.delivery.fanout.is_sampling() || self.accounts.report_due || !self.mail.deferred.is_empty() {
+        if self.delivery.fanout.is_sampling()
+            || self.accounts.report_due
+            || !self.requests.deferred.is_empty()
+        {
             Some(1)
         } else {
             timer
@@ -447,8 +450,8 @@ impl<S: Socket> LoopState<S> {
         self.update_member_index(moved);
         self.turn.wheel.remove(slot as ConnIndex);
         let conn = self.clients.conns.remove(slot);
-        if !self.mail.awaited.is_empty() {
-            self.mail.awaited.remove(&conn.token(slot));
+        if !self.requests.awaited.is_empty() {
+            self.requests.awaited.remove(&conn.token(slot));
         }
         if !self.clients.wanted.is_empty() {
             self.clients.wanted.remove(&conn.token(slot));
@@ -475,7 +478,7 @@ impl<S: Socket> LoopState<S> {
             // An earlier timer of this turn may have ended this connection.
             let Some(conn) = self.clients.conns.get_mut(slot) else { continue };
             let token = conn.token(slot);
-            if !self.mail.awaited.is_empty() {
+            if !self.requests.awaited.is_empty() {
                 self.answer_late(token);
             }
             let Some(conn) = self.clients.conns.get_mut(slot) else { continue };

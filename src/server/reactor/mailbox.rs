@@ -12,12 +12,12 @@ use crate::engine::InterestGuard;
 use crate::event::{Event, EventId, Since};
 use crate::filter::Filter;
 use crate::held::Charge;
-use crate::server::session::effect::{Effect, Instead, Made, PublishAnswer};
+use crate::server::session::effect::{Effect, FallbackResponse, Made, PublishAnswer};
 use crate::server::tick::Tick;
 use crate::sync::{Callback, Mutex, lock};
 
 /// An answer from another thread.
-pub(super) enum Letter {
+pub(super) enum MailboxItem {
     /// Answer of the engine; `None` if the client expects none.
     Engine(Option<Bytes>),
     /// Result of a worker, with the number of its job.
@@ -30,23 +30,23 @@ pub(super) enum Letter {
 pub(super) struct Awaited {
     pub(super) number: u64,
     pub(super) until: Tick,
-    pub(super) instead: Instead,
+    pub(super) instead: FallbackResponse,
 }
 
 /// Answers that other threads leave for a loop.
 #[derive(Default)]
 pub(super) struct Mailbox {
-    pub(super) letters: Mutex<Vec<(Token, Letter)>>,
+    pub(super) items: Mutex<Vec<(Token, MailboxItem)>>,
     /// Callback that wakes the loop.
     pub(super) waker: Mutex<Option<Callback>>,
 }
 
 impl Mailbox {
-    pub(super) fn leave(&self, token: Token, letter: Letter) {
+    pub(super) fn leave(&self, token: Token, item: MailboxItem) {
         let first = {
-            let mut letters = lock(&self.letters);
-            letters.push((token, letter));
-            letters.len() == 1
+            let mut items = lock(&self.items);
+            items.push((token, item));
+            items.len() == 1
         };
         if first && let Some(wake) = lock(&self.waker).as_ref() {
             wake();
@@ -84,7 +84,7 @@ pub(super) struct DeferredEffects {
 
 /// Requests of clients that are under way, and the mailbox for their answers.
 #[derive(Default)]
-pub(super) struct Mail {
+pub(super) struct PendingRequests {
     pub(super) mailbox: Arc<Mailbox>,
     /// Effects that wait, for example until this loop has read the engine's log as far as its client has.
     pub(super) deferred: Vec<DeferredEffects>,

@@ -9,8 +9,8 @@
 //!   dropped them too, or can't be read in time.
 
 mod forward;
-mod judge;
 mod newest;
+mod selector;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 use super::super::auth::{Auth, Grant};
 use super::kind_log::{Count, KindLog};
 use super::loop_state::LoopState;
-use super::mailbox::Letter;
+use super::mailbox::MailboxItem;
 use super::socket::Socket;
 use super::token::Token;
 use crate::dialect::{Encoding, GapNotice, Missed, PastStart, Stamp};
@@ -34,14 +34,14 @@ use crate::metrics::Kind;
 use crate::server::limits::budget;
 use crate::server::limits::budget::Budget;
 use crate::server::rng::Rng;
-use crate::server::session::began::Brought;
+use crate::server::session::began::DeliveredElsewhere;
 use crate::server::session::past::PastReport;
 use crate::server::session::past::ReplayFrom;
 use crate::server::shared::resume::{RetainedAfter, event_id, marks, retained_after};
 pub(super) use forward::{Arrived, EventSink, Forward, Step, Store};
-use forward::{ShardLane, Spot, is_complete_from, notice};
-use judge::Judge;
+use forward::{ReadPlace, ShardLane, is_complete_from, notice};
 use newest::Newest;
+use selector::ReplaySelector;
 pub(super) use state::ClientReplay;
 use state::ReplayWork;
 
@@ -72,7 +72,7 @@ impl<S: Socket> LoopState<S> {
         slot: usize,
         encoding: Encoding,
         filter: Filter,
-        except: Vec<Brought>,
+        except: Vec<DeliveredElsewhere>,
         from: ReplayFrom,
         report: PastReport,
     ) {
@@ -104,9 +104,9 @@ impl<S: Socket> LoopState<S> {
         if let ReplayWork::Forward(forward) = &work {
             self.clients.conns[slot].connection.past_begins(forward.places());
         }
-        let judge = Judge::new(filter, except);
+        let selector = ReplaySelector::new(filter, except);
         let replay =
-            ClientReplay { start, report: Some(report), ..ClientReplay::new(encoding, judge, work, kind) };
+            ClientReplay { start, report: Some(report), ..ClientReplay::new(encoding, selector, work, kind) };
         self.clients.conns[slot].replay = Some(Box::new(replay));
     }
 
@@ -130,8 +130,8 @@ impl<S: Socket> LoopState<S> {
             &mut OutboxContext::new(&mut self.delivery.tally, &ring),
         );
         conn.outbox.set_replaying(true);
-        let judge = Judge::any(filters);
-        conn.replay = Some(Box::new(ClientReplay::new(encoding, judge, work, "refill")));
+        let selector = ReplaySelector::any(filters);
+        conn.replay = Some(Box::new(ClientReplay::new(encoding, selector, work, "refill")));
     }
 
     /// Returns the search for the newest `count` events that a filter matches.
@@ -178,12 +178,12 @@ impl<S: Socket> LoopState<S> {
         let lanes = (0..shards).map(|shard| {
             let (to, until) = self.end_of(shard);
             let oldest = bus.oldest(shard).min(to);
-            let ring = Spot::Ring(oldest);
+            let ring = ReadPlace::Ring(oldest);
             let first = event_id(bus, shard, oldest, to).map(|(_, id)| id);
-            let (spot, after, has_all) = match (first, kept) {
+            let (place, after, has_all) = match (first, kept) {
                 (Some(id), Some(engine)) => {
                     let from = id.sequence.saturating_sub(engine.kept_events());
-                    (Spot::Log { is_known: true }, EventId::before(id.epoch, shard, from), from == 0)
+                    (ReadPlace::Log { is_known: true }, EventId::before(id.epoch, shard, from), from == 0)
                 }
                 (Some(id), None) => {
                     let has_all = is_complete_from(&self.shared, shard, Some(id.sequence));
@@ -195,7 +195,7 @@ impl<S: Socket> LoopState<S> {
                 }
             };
             let forgotten = (!has_all).then_some(after);
-            ShardLane { shard, spot, to, until, after, missed: 0, counts: false, forgotten }
+            ShardLane { shard, place, to, until, after, missed: 0, counts: false, forgotten }
         });
         Forward { lanes: lanes.collect(), at: None, partial_since: None }
     }
@@ -220,17 +220,17 @@ impl<S: Socket> LoopState<S> {
         let mut lanes = SmallVec::new();
         for id in marks {
             let (to, until) = self.end_of(id.shard);
-            let (missed, spot) = match retained_after(&self.shared, id, to) {
-                RetainedAfter::All(next) => (0, Spot::Ring(next)),
+            let (missed, place) = match retained_after(&self.shared, id, to) {
+                RetainedAfter::All(next) => (0, ReadPlace::Ring(next)),
                 // The maximum wait for it is over.
                 RetainedAfter::NotYet => continue,
-                _ if has_log => (0, Spot::Log { is_known: false }),
-                RetainedAfter::Some(missed, next) => (missed, Spot::Ring(next)),
+                _ if has_log => (0, ReadPlace::Log { is_known: false }),
+                RetainedAfter::Some(missed, next) => (missed, ReadPlace::Ring(next)),
                 RetainedAfter::Unknown => continue,
             };
             at = at.map(|at| at.after(id));
             let (shard, after) = (id.shard, id);
-            lanes.push(ShardLane { shard, spot, to, until, after, missed, counts: true, forgotten: None });
+            lanes.push(ShardLane { shard, place, to, until, after, missed, counts: true, forgotten: None });
         }
         if lanes.is_empty() {
             return ReplayWork::Unknown(Some(since));
@@ -293,7 +293,7 @@ impl<S: Socket> LoopState<S> {
         if let Some(start) = replay.start.take() {
             self.answer(slot, &mut replay, &start);
         }
-        if !replay.judge.prepare(budget) {
+        if !replay.selector.prepare(budget) {
             self.clients.conns[slot].replay = Some(replay);
             return;
         }
@@ -332,7 +332,7 @@ impl<S: Socket> LoopState<S> {
     fn search_newest(&mut self, slot: usize, replay: &mut ClientReplay, budget: &mut Budget) {
         let ReplayWork::Newest(newest) = &mut replay.work else { return };
         let mut store = Store { shared: &self.shared, arrived: &mut replay.arrived, now: self.turn.now };
-        let start = match newest.step(&mut store, &mut replay.judge, budget) {
+        let start = match newest.step(&mut store, &mut replay.selector, budget) {
             Step::More => return,
             Step::Over => {
                 let forward = newest.turn_round();
@@ -355,7 +355,7 @@ impl<S: Socket> LoopState<S> {
         let ReplayWork::Forward(forward) = &replay.work else { return false };
         let is_unwanted = |(after, gone): (EventId, u64)| {
             let (shard, from) = ((after.epoch, after.shard), after.next_sequence());
-            let count = self.delivery.kind_log.count(replay.judge.asked(), shard, from, gone, &mut 0);
+            let count = self.delivery.kind_log.count(replay.selector.asked(), shard, from, gone, &mut 0);
             matches!(count, Some(Count { most: 0, .. }))
         };
         forward.lost().is_some_and(|mut lost| lost.all(is_unwanted))
@@ -366,7 +366,7 @@ impl<S: Socket> LoopState<S> {
         let has_lost_nothing = start.complete == Some(false) && self.has_lost_nothing(replay);
         let Some(report) = &mut replay.report else { return };
         let mut start = start.clone();
-        if replay.judge.missed(Missed::Unknown).is_none() || has_lost_nothing {
+        if replay.selector.missed(Missed::Unknown).is_none() || has_lost_nothing {
             // A client that wants nothing misses nothing.
             start.complete = Some(true);
         }
@@ -385,7 +385,7 @@ impl<S: Socket> LoopState<S> {
         let now = self.turn.now;
         let conn = &mut self.clients.conns[slot];
         let token = conn.token(slot);
-        let ClientReplay { encoding, judge, work, ticket, arrived, events, has_gap, .. } = replay;
+        let ClientReplay { encoding, selector, work, ticket, arrived, events, has_gap, .. } = replay;
         let mut store = Store { shared: &self.shared, arrived, now };
         let mut spent = 0;
         let seals = conn.connection.grant().is_some_and(Grant::narrows);
@@ -394,7 +394,7 @@ impl<S: Socket> LoopState<S> {
             kind_log: &self.delivery.kind_log,
             spent: &mut spent,
             encoding: *encoding,
-            judge,
+            selector,
             outbox: &mut conn.outbox,
             fanout: &mut self.delivery.fanout,
             tally: &mut self.delivery.tally,
@@ -450,7 +450,7 @@ impl<S: Socket> LoopState<S> {
                     false
                 }
                 // Live events overtook it: they are read this way too, if all of them belong to this replay.
-                Step::Over if judge.is_alone() && self.skip_live(slot) => {
+                Step::Over if selector.is_alone() && self.skip_live(slot) => {
                     forward.extend(|shard| self.end_of(shard));
                     false
                 }
@@ -488,8 +488,9 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn ask_log(&self, token: Token, shard: u16, from: LogPlace) -> Option<Ticket> {
         let history = self.shared.engine.as_ref()?.history()?;
         let ticket = Ticket::default();
-        let mailbox = Arc::clone(&self.mail.mailbox);
-        let on_page = move |outcome| mailbox.leave(token, Letter::Past(Arrived { shard, from, outcome }));
+        let mailbox = Arc::clone(&self.requests.mailbox);
+        let on_page =
+            move |outcome| mailbox.leave(token, MailboxItem::Past(Arrived { shard, from, outcome }));
         history.request(shard, from, &ticket, Box::new(on_page));
         Some(ticket)
     }
@@ -513,7 +514,7 @@ struct Page<'a> {
     /// Budget units spent on lookups of dropped events.
     spent: &'a mut u32,
     encoding: Encoding,
-    judge: &'a mut Judge,
+    selector: &'a mut ReplaySelector,
     outbox: &'a mut Outbox,
     fanout: &'a mut Fanout,
     tally: &'a mut Tally,
@@ -536,13 +537,13 @@ impl Page<'_> {
             return Some(missed);
         };
         let (shard, from) = ((after.epoch, after.shard), after.next_sequence());
-        let count = self.kind_log.count(self.judge.asked(), shard, from, gone, self.spent);
+        let count = self.kind_log.count(self.selector.asked(), shard, from, gone, self.spent);
         match count {
             None => Some(missed),
             Some(Count { most: 0, .. }) => None,
             // Other subscriptions may have delivered some, and a search for the newest may have asked for fewer.
             Some(Count { least, most }) => {
-                let is_asked_for = matches!(gap.missed, Missed::Exactly(_)) && self.judge.is_alone();
+                let is_asked_for = matches!(gap.missed, Missed::Exactly(_)) && self.selector.is_alone();
                 let is_exact = least == most && is_asked_for;
                 Some(if is_exact { Missed::Exactly(most) } else { Missed::AtMost(most) })
             }
@@ -559,7 +560,7 @@ impl EventSink for Page<'_> {
     /// A client's position after an event of several shards may differ from the loop's, if shards have their own
     /// order here or the client came from another node: then it gets a frame of its own.
     fn event(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget) {
-        if !self.judge.wants(event, budget) {
+        if !self.selector.wants(event, budget) {
             return;
         }
         let frame = match at.filter(|at| event.position() != Some(at)) {
@@ -574,7 +575,8 @@ impl EventSink for Page<'_> {
     }
 
     fn gap(&mut self, gap: &GapNotice) {
-        let Some(missed) = self.judge.missed(gap.missed).and_then(|missed| self.gap_size(missed, gap)) else {
+        let Some(missed) = self.selector.missed(gap.missed).and_then(|missed| self.gap_size(missed, gap))
+        else {
             return;
         };
         self.tally.gaps += 1;

@@ -18,9 +18,9 @@ use crate::server::limits::budget;
 use crate::server::limits::budget::Budget;
 
 /// Sink that puts older events into a snapshot.
-struct Older<'a>(&'a mut Snapshot);
+struct OlderEvents<'a>(&'a mut Snapshot);
 
-impl EventSink for Older<'_> {
+impl EventSink for OlderEvents<'_> {
     fn is_full(&self) -> bool {
         false
     }
@@ -78,7 +78,7 @@ impl<S: Socket> LoopState<S> {
         };
         let mut budget = self.turn.spending.share(budget::CLIENT);
         let mut store = Store { shared: &self.shared, arrived: &mut building.arrived, now: self.turn.now };
-        let step = building.forward.step(&mut store, &mut Older(snapshot), &mut budget);
+        let step = building.forward.step(&mut store, &mut OlderEvents(snapshot), &mut budget);
         self.turn.spending.settle(&budget);
         if let Step::Waits { shard, from } = step {
             building.ticket = self.ask_log(SNAPSHOT, shard, from);

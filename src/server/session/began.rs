@@ -23,13 +23,13 @@ pub(crate) enum Began {
 
 /// Events that another subscription of a client delivered.
 #[derive(Clone, Debug)]
-pub(crate) struct Brought {
+pub(crate) struct DeliveredElsewhere {
     pub(crate) filter: Filter,
     /// Place where the subscription began; `None` if it is unknown which past events it delivered.
     pub(crate) began: Option<Began>,
 }
 
-impl Brought {
+impl DeliveredElsewhere {
     /// Returns whether the subscription delivered this event, by the definition.
     #[cfg(test)]
     pub(crate) fn has(&self, event: &Event) -> bool {

@@ -6,7 +6,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::began::Brought;
+use super::began::DeliveredElsewhere;
 use super::past::{PastReport, ReplayFrom};
 use crate::dialect::{Complete, Encoding, OnLag};
 use crate::engine::Refused;
@@ -30,7 +30,13 @@ pub(crate) enum Effect {
     /// newest `added` subscriptions have filters that no other connection shares yet.
     Change { encoding: Encoding, lag_policy: LagPolicy, changes: Vec<Change>, added: usize },
     /// Delivers the retained events that match `filter`, without those that `except` has delivered, before live events.
-    Replay { encoding: Encoding, filter: Filter, except: Vec<Brought>, from: ReplayFrom, report: PastReport },
+    Replay {
+        encoding: Encoding,
+        filter: Filter,
+        except: Vec<DeliveredElsewhere>,
+        from: ReplayFrom,
+        report: PastReport,
+    },
     /// Delivers the retained events after `since` that match one of `filters` again, and then live events. Events that
     /// are pending from the feed are dropped: they come again.
     Refill { encoding: Encoding, filters: Vec<Filter>, since: Since },
@@ -70,7 +76,7 @@ pub(crate) struct Work {
     pub(crate) bytes: usize,
     pub(crate) job: Box<dyn FnOnce() -> Made + Send>,
     /// Makes the response if the job does not.
-    pub(crate) instead: Instead,
+    pub(crate) instead: FallbackResponse,
 }
 
 /// Result of a job.
@@ -83,7 +89,7 @@ pub(crate) enum Made {
 }
 
 /// Makes the response to a client if its job makes none.
-pub(crate) type Instead = Box<dyn FnOnce(NotDone) -> Bytes + Send>;
+pub(crate) type FallbackResponse = Box<dyn FnOnce(NotDone) -> Bytes + Send>;
 
 /// Reason why a job made no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,12 +10,12 @@ use std::ops::Range;
 use smallvec::SmallVec;
 
 use super::Session;
-use super::began::{Began, Brought};
+use super::began::{Began, DeliveredElsewhere};
 use super::context::Context;
 use super::effect::Effect;
 use super::past::PastReport;
 use super::past::ReplayFrom;
-use super::subscription::{ALL, SessionSubscription, SubscriptionName, Touched, called, hash};
+use super::subscription::{ALL, AffectedFilter, SessionSubscription, SubscriptionName, called, hash};
 use super::weight::Weight;
 use crate::dialect::{Asked, ClientError, ErrorCode, Observed, OnLag, Reply, Stamp, Subscribe};
 use crate::event::EventId;
@@ -126,13 +126,18 @@ impl Session {
                 None => PastReport::of(&id),
             };
             // Before the interest changes, so that live events come after the past.
-            let brought =
-                |s: &SessionSubscription| Brought { filter: self.narrow(&s.filter), began: s.began.clone() };
+            let brought = |s: &SessionSubscription| DeliveredElsewhere {
+                filter: self.narrow(&s.filter),
+                began: s.began.clone(),
+            };
             let except = if self.subscriptions.is_empty() || !own_past {
                 self.subscriptions.iter().map(brought).collect()
             } else {
                 // The other subscriptions only deliver live events from here on.
-                vec![Brought { filter: Filter::new(), began: Some(Began::from_here(cx.view.position())) }]
+                vec![DeliveredElsewhere {
+                    filter: Filter::new(),
+                    began: Some(Began::from_here(cx.view.position())),
+                }]
             };
             let (encoding, filter) = (self.encoding, self.narrow(filter));
             cx.effects.push(Effect::Replay { encoding, filter, except, from, report });
@@ -182,7 +187,7 @@ impl Session {
     }
 
     /// Removes these subscriptions. Returns their filters in the interest.
-    pub(super) fn forget(&mut self, which: Range<usize>, cx: &Context<'_>) -> Vec<Touched> {
+    pub(super) fn forget(&mut self, which: Range<usize>, cx: &Context<'_>) -> Vec<AffectedFilter> {
         let narrowed = self.grant().is_some();
         let gone: SmallVec<[SessionSubscription; 1]> = self.subscriptions.drain(which).collect();
         cx.shared.metrics.subscriptions.dec_by(gone.len() as i64);
@@ -197,7 +202,7 @@ impl Session {
                 self.observe(Observed::Unsubscribed { id: &id, filters: &mut filters }, cx);
             }
         }
-        let touched = |s: &SessionSubscription| Touched {
+        let touched = |s: &SessionSubscription| AffectedFilter {
             wish: s.wish,
             filter: self.narrow(&s.filter),
             was: Some(Conflation::from(s.on_lag)),
@@ -230,7 +235,7 @@ impl Session {
     /// subscription, and the work for those that changed.
     pub(super) fn emit_change(
         &mut self,
-        mut touched: Vec<Touched>,
+        mut touched: Vec<AffectedFilter>,
         fresh: Range<usize>,
         added: usize,
         cx: &mut Context<'_>,
@@ -242,7 +247,12 @@ impl Session {
             let filter = self.narrow(&self.subscriptions[at].filter);
             let s = &mut self.subscriptions[at];
             s.wish = hash(filter.bytes());
-            touched.push(Touched { wish: s.wish, filter, was: None, to: Some(Conflation::from(s.on_lag)) });
+            touched.push(AffectedFilter {
+                wish: s.wish,
+                filter,
+                was: None,
+                to: Some(Conflation::from(s.on_lag)),
+            });
         }
         let least = |one: Option<Conflation>, other: Option<Conflation>| one.into_iter().chain(other).min();
         touched.sort_unstable_by_key(|touched| touched.wish);
@@ -274,7 +284,7 @@ impl Session {
         // About three instructions each.
         cx.budget.spend(u32::try_from(self.subscriptions.len() / 100).unwrap_or(u32::MAX));
         touched.retain(|touched| touched.was != touched.to);
-        let change = |Touched { filter, was, to, .. }| Change { filter, was: was.is_some(), to };
+        let change = |AffectedFilter { filter, was, to, .. }| Change { filter, was: was.is_some(), to };
         // Filters that are added come before those that are removed, so that a feed in both is never left.
         touched.sort_by_key(|touched| touched.to.is_none());
         let changes = touched.into_iter().map(change).collect();

@@ -76,12 +76,12 @@ struct Own {
     /// Work begun and not finished. The client is not read meanwhile.
     unfinished: Option<Unfinished>,
     /// Last place that was sent to the client, if its places are sealed.
-    told: Option<Told>,
+    told: Option<SentPlace>,
 }
 
 /// Sealed place that was sent to a client.
 #[derive(Debug)]
-struct Told {
+struct SentPlace {
     place: Since,
     /// Tick when it was first sent.
     at: Tick,
@@ -381,7 +381,7 @@ impl Session {
             return Some(told.place.clone());
         }
         let place = cx.place(grant)?;
-        let told = Told { place: place.clone(), at: tick, newest };
+        let told = SentPlace { place: place.clone(), at: tick, newest };
         self.own.get_or_insert_default().told = Some(told);
         Some(place)
     }

@@ -90,7 +90,7 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// Filter of the interest, before or after a change of the subscriptions, that the change affects.
-pub(super) struct Touched {
+pub(super) struct AffectedFilter {
     pub(super) wish: u64,
     pub(super) filter: Filter,
     /// Least conflation of the filter before the change, and after it.

@@ -7,7 +7,7 @@
 use super::Session;
 use super::context::Context;
 use super::pending::{Listing, Narrowing, Unfinished};
-use super::subscription::Touched;
+use super::subscription::AffectedFilter;
 use crate::dialect::{Asked, Reply, native};
 use crate::feed::Conflation;
 
@@ -61,13 +61,13 @@ impl Session {
             }
             let next = (narrowing.next + AT_ONCE).min(self.subscriptions.len());
             let fresh = narrowing.next..next;
-            let removed = self.subscriptions[fresh.clone()].iter().map(|s| Touched {
+            let removed = self.subscriptions[fresh.clone()].iter().map(|s| AffectedFilter {
                 wish: s.wish,
                 filter: s.filter.and(&narrowing.saw),
                 was: Some(Conflation::from(s.on_lag)),
                 to: None,
             });
-            let removed: Vec<Touched> = removed.collect();
+            let removed: Vec<AffectedFilter> = removed.collect();
             let units: u32 = self.subscriptions[fresh.clone()].iter().map(|s| s.weight + 1).sum();
             cx.budget.spend(units);
             self.emit_change(removed, fresh, 0, cx);

@@ -8,10 +8,10 @@ use crate::sync::{Mutex, lock};
 
 /// Log of refusals, limited in rate.
 #[derive(Debug, Default)]
-pub(crate) struct Refusals(Mutex<Told>);
+pub(crate) struct Refusals(Mutex<RefusalState>);
 
 #[derive(Debug, Default)]
-struct Told {
+struct RefusalState {
     last: Option<Instant>,
     /// Number of refusals since then.
     suppressed: u64,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Answer, FaultStatus, JSON, Pen, RouteOutcome};
+use super::{Answer, FaultStatus, JSON, Responder, RouteOutcome};
 use crate::bridge::BridgeOutcome;
 use crate::codec::http::Request;
 use crate::dialect::{Complete, ErrorCode, HttpFault, shortened};
@@ -56,7 +56,7 @@ struct Publication {
     grant: Option<Arc<Grant>>,
     config: Arc<Prepared>,
     shared: Arc<Shared>,
-    pen: Pen,
+    responder: Responder,
 }
 
 impl Publication {
@@ -68,10 +68,10 @@ impl Publication {
 
     /// Parses the events. Returns them if all of them may be published, otherwise the response.
     fn read(self) -> Made {
-        let Self { request, body, grant, config, shared, pen } = self;
+        let Self { request, body, grant, config, shared, responder } = self;
         let refuse = |FaultStatus { status, label }, body: serde_json::Value| {
             shared.metrics.fault(label);
-            Made::Answer(pen.write(status, &[], &body.to_string()))
+            Made::Answer(responder.write(status, &[], &body.to_string()))
         };
         let kind = request.header("content-type").unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -125,12 +125,16 @@ impl Publication {
             Some(match outcome {
                 Ok(id) => {
                     let id = id.map(|id| id.to_string());
-                    pen.write(200, &[], &json!({ "accepted": accepted, "last_event_id": id }).to_string())
+                    responder.write(
+                        200,
+                        &[],
+                        &json!({ "accepted": accepted, "last_event_id": id }).to_string(),
+                    )
                 }
                 Err(why) => {
                     // Without `Retry-After` a client does not try again what can never be accepted.
                     let later: &[_] = if why.may_pass_later() { &[("Retry-After", "1")] } else { &[] };
-                    pen.error(why.code(), &why.text(), later)
+                    responder.error(why.code(), &why.text(), later)
                 }
             })
         };
@@ -153,10 +157,10 @@ impl Answer<'_, '_> {
             grant,
             config: Arc::clone(self.cx.config),
             shared: Arc::clone(self.cx.shared),
-            pen: self.pen(),
+            responder: self.responder(),
         };
         if publication.is_long() {
-            let (config, pen) = (self.cx.config, publication.pen.clone());
+            let (config, responder) = (self.cx.config, publication.responder.clone());
             let limits = LaneLimits {
                 threads: self.cx.shared.loops.count,
                 waiting: BODIES_WAITING_MAX,
@@ -168,7 +172,7 @@ impl Answer<'_, '_> {
             let instead = Box::new(move |_| {
                 shared.metrics.fault(HttpFault::BodiesBusy.label());
                 let error = "too many long bodies wait to be read: none of this one was published";
-                pen.error(HttpFault::BodiesBusy, error, &[("Retry-After", "1")])
+                responder.error(HttpFault::BodiesBusy, error, &[("Retry-After", "1")])
             });
             let lane = BODIES.to_owned();
             return self.work(Work { lane, limits, patience: READ_TICKS, bytes, job, instead });
@@ -221,9 +225,9 @@ impl Answer<'_, '_> {
         let config = Arc::clone(self.cx.config);
         let limits = config.bridge.lane(config.lane_bytes());
         let bytes = message.len();
-        let (pen, protocol, message) = (self.pen(), protocol.to_owned(), message.to_owned());
+        let (responder, protocol, message) = (self.responder(), protocol.to_owned(), message.to_owned());
         let job = {
-            let (pen, shared) = (pen.clone(), Arc::clone(&shared));
+            let (responder, shared) = (responder.clone(), Arc::clone(&shared));
             Box::new(move || {
                 let answer = shared.route(&config, &protocol, &message);
                 let fault = match answer.outcome() {
@@ -235,13 +239,13 @@ impl Answer<'_, '_> {
                 if let Some(fault) = fault {
                     shared.metrics.fault(fault.label());
                 }
-                Made::Answer(pen.write(fault.map_or(200, HttpFault::status), &[], answer.json()))
+                Made::Answer(responder.write(fault.map_or(200, HttpFault::status), &[], answer.json()))
             })
         };
         let instead = Box::new(move |why| match why {
             NotDone::Busy => {
                 shared.metrics.fault(HttpFault::BridgeBusy.label());
-                pen.error(
+                responder.error(
                     HttpFault::BridgeBusy,
                     "too many messages of this protocol wait for its handler",
                     &[("Retry-After", "1")],
@@ -249,7 +253,7 @@ impl Answer<'_, '_> {
             }
             NotDone::Late => {
                 shared.metrics.fault(HttpFault::BridgeLate.label());
-                pen.error(
+                responder.error(
                     HttpFault::BridgeLate,
                     "the handler has not answered in time: it may still be at work",
                     &[],
@@ -316,25 +320,25 @@ impl Answer<'_, '_> {
 
     /// Sends a revocation to the other nodes too, and responds when the engine has accepted the message.
     fn revoke_everywhere(&mut self, one: Revocation, count: usize) -> RouteOutcome {
-        let failed = |pen: &Pen, why: &str| {
-            pen.error(
+        let failed = |responder: &Responder, why: &str| {
+            responder.error(
                 ErrorCode::EngineUnanswered,
                 &format!("revoked on this node; other nodes may not know: {why}"),
                 &[("Retry-After", "1")],
             )
         };
         let shared = Arc::clone(self.cx.shared);
-        let pen = self.pen();
+        let responder = self.responder();
         let job = {
-            let pen = pen.clone();
+            let responder = responder.clone();
             Box::new(move || {
                 Made::Answer(match shared.announce_revocation(one) {
-                    Ok(()) => pen.write(200, &[], &json!({ "revoked": count }).to_string()),
-                    Err(error) => failed(&pen, &error.to_string()),
+                    Ok(()) => responder.write(200, &[], &json!({ "revoked": count }).to_string()),
+                    Err(error) => failed(&responder, &error.to_string()),
                 })
             })
         };
-        let instead = Box::new(move |_| failed(&pen, "the engine has not answered in time"));
+        let instead = Box::new(move |_| failed(&responder, "the engine has not answered in time"));
         let limits = LaneLimits { threads: 1, waiting: 1000, bytes: usize::MAX };
         let patience = TELL_TICKS;
         self.work(Work { lane: NODES.to_owned(), limits, patience, bytes: 0, job, instead })

@@ -97,7 +97,7 @@ impl Store<'_> {
 
 /// Place of a reader in one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Spot {
+pub(super) enum ReadPlace {
     /// In the log. `is_known` is false while it is open whether the log has the place that the client named.
     Log {
         is_known: bool,
@@ -111,7 +111,7 @@ pub(super) enum Spot {
 #[derive(Debug)]
 pub(super) struct ShardLane {
     pub(super) shard: u16,
-    pub(super) spot: Spot,
+    pub(super) place: ReadPlace,
     /// Place in the ring at which the reader ends.
     pub(super) to: Sequence,
     /// With an engine: the last event before that place.
@@ -174,7 +174,7 @@ impl Forward {
         let mut heads: SmallVec<[Head; 1]> = self.lanes.iter().map(|_| Head::new()).collect();
         loop {
             for (lane, head) in self.lanes.iter_mut().zip(&mut heads) {
-                while head.is_empty() && lane.spot != Spot::Over {
+                while head.is_empty() && lane.place != ReadPlace::Over {
                     if sink.is_full() || budget.is_spent() {
                         return Step::More;
                     }
@@ -214,7 +214,7 @@ impl Forward {
     /// Returns where its past begins, and whether it is complete, as far as that is known.
     pub(super) fn start(&self) -> PastStart {
         let is_short = |lane: &ShardLane| lane.missed > 0 || lane.forgotten.is_some();
-        let is_in_doubt = |lane: &ShardLane| lane.spot == Spot::Log { is_known: false };
+        let is_in_doubt = |lane: &ShardLane| lane.place == ReadPlace::Log { is_known: false };
         let complete = if self.partial_since.is_some() || self.lanes.iter().any(is_short) {
             Some(false)
         } else {
@@ -231,7 +231,7 @@ impl Forward {
     /// or other events may be missing too.
     pub(super) fn lost(&self) -> Option<impl Iterator<Item = (EventId, u64)>> {
         let is_more =
-            |lane: &ShardLane| lane.forgotten.is_some() || lane.spot == Spot::Log { is_known: false };
+            |lane: &ShardLane| lane.forgotten.is_some() || lane.place == ReadPlace::Log { is_known: false };
         let is_more = self.partial_since.is_some() || self.lanes.iter().any(is_more);
         let lost = self.lanes.iter().filter(|lane| lane.missed > 0);
         (!is_more && lost.clone().next().is_some()).then(|| lost.map(|lane| (lane.after, lane.missed)))
@@ -250,8 +250,8 @@ impl Forward {
         for lane in &mut self.lanes {
             let before = lane.to;
             (lane.to, lane.until) = end(lane.shard);
-            if lane.spot == Spot::Over && lane.to > before {
-                lane.spot = Spot::Ring(before);
+            if lane.place == ReadPlace::Over && lane.to > before {
+                lane.place = ReadPlace::Ring(before);
             }
         }
     }
@@ -295,7 +295,7 @@ pub(super) fn order_of(event: &Event, by_time: bool) -> (u64, u128) {
 
 impl ShardLane {
     pub(super) fn is_in_log(&self) -> bool {
-        matches!(self.spot, Spot::Log { .. })
+        matches!(self.place, ReadPlace::Log { .. })
     }
 
     /// Notes its next event, and reports events missing before it.
@@ -307,7 +307,7 @@ impl ShardLane {
         if let Some(at) = at {
             at.advance_past(id);
         }
-        if let Spot::Ring(next) = &mut self.spot {
+        if let ReadPlace::Ring(next) = &mut self.place {
             *next += 1;
         }
     }
@@ -348,10 +348,10 @@ impl ShardLane {
         head: &mut Head,
         sink: &mut dyn EventSink,
     ) -> Filled {
-        match self.spot {
-            Spot::Over => Filled::Done,
-            Spot::Ring(next) => self.fill_from_ring(next, store, share, head, sink),
-            Spot::Log { is_known } => self.fill_from_log(is_known, store, at, share, head, sink),
+        match self.place {
+            ReadPlace::Over => Filled::Done,
+            ReadPlace::Ring(next) => self.fill_from_ring(next, store, share, head, sink),
+            ReadPlace::Log { is_known } => self.fill_from_log(is_known, store, at, share, head, sink),
         }
     }
 
@@ -365,7 +365,7 @@ impl ShardLane {
     ) -> Filled {
         let bus = &store.shared.bus;
         if next >= self.to {
-            self.spot = Spot::Over;
+            self.place = ReadPlace::Over;
             return Filled::Done;
         }
         let from = next.max(bus.oldest(self.shard)).min(self.to);
@@ -374,7 +374,7 @@ impl ShardLane {
         if from > next && store.has_log() {
             // The ring has dropped the next events.
             head.clear();
-            self.spot = Spot::Log { is_known: true };
+            self.place = ReadPlace::Log { is_known: true };
             return Filled::Again;
         }
         let missed = std::mem::take(&mut self.missed) + (from - next);
@@ -383,7 +383,7 @@ impl ShardLane {
             sink.gap(&notice(self.counted(missed), Some(Since::Event(self.after)), Some(last), store.now));
             self.after = last;
         }
-        self.spot = Spot::Ring(from);
+        self.place = ReadPlace::Ring(from);
         if head.is_empty() { Filled::Again } else { Filled::Done }
     }
 
@@ -398,13 +398,13 @@ impl ShardLane {
     ) -> Filled {
         if is_known {
             if next_place(self.after) > self.until {
-                self.spot = Spot::Over;
+                self.place = ReadPlace::Over;
                 return Filled::Done;
             }
             if self.has_ring(store)
                 && let RetainedAfter::All(next) = retained_after(store.shared, self.after, self.to)
             {
-                self.spot = Spot::Ring(next);
+                self.place = ReadPlace::Ring(next);
                 return Filled::Again;
             }
         }
@@ -428,7 +428,9 @@ impl ShardLane {
         if !is_known {
             match events.first().and_then(Event::id) {
                 // Everything that the log kept comes after it.
-                Some(first) if first.epoch == self.after.epoch => self.spot = Spot::Log { is_known: true },
+                Some(first) if first.epoch == self.after.epoch => {
+                    self.place = ReadPlace::Log { is_known: true }
+                }
                 _ => self.handle_unknown_place(store, at, sink),
             }
             return Filled::Again;
@@ -477,10 +479,10 @@ impl ShardLane {
             Some((place, id)) => {
                 self.report_gap_before(id, true, store.now, sink);
                 self.after = EventId::before(id.epoch, id.shard, id.sequence);
-                self.spot = Spot::Ring(place);
+                self.place = ReadPlace::Ring(place);
             }
             None => {
-                self.spot = Spot::Over;
+                self.place = ReadPlace::Over;
                 if next_place(self.after) <= self.until {
                     let last = self.last();
                     let missed = self.missed_up_to(last);
@@ -497,7 +499,7 @@ impl ShardLane {
         if self.has_ring(store) {
             match retained_after(store.shared, self.after, self.to) {
                 RetainedAfter::All(next) => {
-                    self.spot = Spot::Ring(next);
+                    self.place = ReadPlace::Ring(next);
                     return;
                 }
                 RetainedAfter::Some(missed, next) => {
@@ -506,7 +508,7 @@ impl ShardLane {
                     let counted = self.counted(missed);
                     sink.gap(&notice(counted, Some(Since::Event(self.after)), Some(last), store.now));
                     self.after = last;
-                    self.spot = Spot::Ring(next);
+                    self.place = ReadPlace::Ring(next);
                     return;
                 }
                 RetainedAfter::NotYet | RetainedAfter::Unknown => {}
@@ -515,7 +517,7 @@ impl ShardLane {
         let named = at.map_or(Since::Event(self.after), |at| Since::Position(at.clone()));
         sink.gap(&notice(Missed::Unknown, Some(named), None, store.now));
         self.after = self.last();
-        self.spot = Spot::Over;
+        self.place = ReadPlace::Over;
     }
 
     /// Returns the last event before the reader's end.
@@ -534,6 +536,6 @@ impl ShardLane {
         let gap = notice(self.missed_up_to(last), Some(from), Some(last), store.now);
         sink.gap(&GapNotice { recoverable: true, ..gap });
         self.after = last;
-        self.spot = ring.map_or(Spot::Over, |(place, _)| Spot::Ring(place));
+        self.place = ring.map_or(ReadPlace::Over, |(place, _)| ReadPlace::Ring(place));
     }
 }

@@ -12,9 +12,9 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::forward::{
-    Forward, Found, ShardLane, Spot, Step, Store, is_complete_from, order_of, position_before,
+    Forward, Found, ReadPlace, ShardLane, Step, Store, is_complete_from, order_of, position_before,
 };
-use super::judge::Judge;
+use super::selector::ReplaySelector;
 use crate::engine::{LogPlace, PAGE_EVENTS, log_place_of};
 use crate::event::{Event, EventId, Sequence};
 use crate::server::limits::budget::Budget;
@@ -24,13 +24,13 @@ const CHUNK: usize = 64;
 
 /// Search in one shard.
 #[derive(Debug)]
-struct Way {
+struct ShardSearch {
     shard: u16,
     to: Sequence,
     until: LogPlace,
     /// Place from which on the node followed everything that the reader wants; usually the beginning.
     followed: LogPlace,
-    spot: Back,
+    place: SearchPlace,
     ended: Option<Ended>,
     /// Oldest event examined.
     oldest: Option<EventId>,
@@ -46,7 +46,7 @@ enum Ended {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Back {
+enum SearchPlace {
     /// After this place of the ring.
     Ring(Sequence),
     /// In the log, before the oldest examined event; the page that begins here is searched.
@@ -58,7 +58,7 @@ enum Back {
 /// Search in all shards.
 #[derive(Debug)]
 pub(super) struct Newest {
-    lanes: SmallVec<[Way; 1]>,
+    lanes: SmallVec<[ShardSearch; 1]>,
     /// Number of events that are still to be found.
     left: usize,
     /// Whether events were found after the end of another shard's past, which may have had newer ones.
@@ -81,12 +81,12 @@ impl Newest {
         followed: impl Fn(u16) -> LogPlace,
         count: usize,
     ) -> Self {
-        let lane = |(shard, to, until)| Way {
+        let lane = |(shard, to, until)| ShardSearch {
             shard,
             to,
             until,
             followed: followed(shard),
-            spot: Back::Ring(to),
+            place: SearchPlace::Ring(to),
             ended: None,
             oldest: None,
         };
@@ -99,7 +99,12 @@ impl Newest {
     }
 
     /// Continues the search.
-    pub(super) fn step(&mut self, store: &mut Store<'_>, judge: &mut Judge, budget: &mut Budget) -> Step {
+    pub(super) fn step(
+        &mut self,
+        store: &mut Store<'_>,
+        selector: &mut ReplaySelector,
+        budget: &mut Budget,
+    ) -> Step {
         let share = (CHUNK / self.lanes.len().max(1)).max(1);
         let mut tails: SmallVec<[Tail; 1]> = self.lanes.iter().map(|_| Tail::new()).collect();
         while self.left > 0 {
@@ -122,9 +127,9 @@ impl Newest {
             let Some(at) = self.last(&tails) else { return Step::Over };
             if let Some(event) = tails[at].pop_back() {
                 self.lanes[at].pass(&event);
-                if judge.wants(&event, budget) {
+                if selector.wants(&event, budget) {
                     self.left -= 1;
-                    self.passed_an_end |= self.lanes.iter().any(Way::is_short);
+                    self.passed_an_end |= self.lanes.iter().any(ShardSearch::is_short);
                 }
             }
         }
@@ -133,7 +138,7 @@ impl Newest {
 
     /// Returns the shard of the newest unexamined event.
     fn last(&self, tails: &[Tail]) -> Option<usize> {
-        let in_log = |lane: &Way| matches!(lane.spot, Back::Log { .. });
+        let in_log = |lane: &ShardSearch| matches!(lane.place, SearchPlace::Log { .. });
         let by_time = self.lanes.iter().zip(tails).any(|(lane, tail)| in_log(lane) && !tail.is_empty());
         let events =
             tails.iter().enumerate().filter_map(|(at, tail)| Some((order_of(tail.back()?, by_time), at)));
@@ -142,7 +147,7 @@ impl Newest {
 
     /// Returns the reader from the place found.
     pub(super) fn turn_round(&self) -> Forward {
-        let in_log = self.lanes.iter().any(Way::starts_in_log);
+        let in_log = self.lanes.iter().any(ShardSearch::starts_in_log);
         // If all were found, older events do not matter.
         let needs_older = self.left > 0 || self.passed_an_end;
         let lanes: SmallVec<[ShardLane; 1]> =
@@ -153,15 +158,15 @@ impl Newest {
     }
 }
 
-impl Way {
+impl ShardSearch {
     fn forward(&self, needs_older: bool) -> ShardLane {
-        let Self { shard, to, until, spot, oldest, .. } = *self;
+        let Self { shard, to, until, place, oldest, .. } = *self;
         let before = |id: EventId| EventId::before(id.epoch, id.shard, id.sequence);
-        let (spot, after) = match (spot, oldest) {
-            (Back::Ring(place), Some(id)) => (Spot::Ring(place), before(id)),
+        let (place, after) = match (place, oldest) {
+            (SearchPlace::Ring(place), Some(id)) => (ReadPlace::Ring(place), before(id)),
             // If the ring has it, the reader finds it there.
-            (_, Some(id)) => (Spot::Log { is_known: true }, before(id)),
-            (_, None) => (Spot::Over, EventId { epoch: until.0, shard, sequence: until.1 }),
+            (_, Some(id)) => (ReadPlace::Log { is_known: true }, before(id)),
+            (_, None) => (ReadPlace::Over, EventId { epoch: until.0, shard, sequence: until.1 }),
         };
         let (epoch, followed) = self.followed;
         let forgotten = match self.ended {
@@ -169,7 +174,7 @@ impl Way {
             _ => EventId::before(epoch, shard, followed),
         };
         let forgotten = (needs_older && self.is_short()).then_some(forgotten);
-        ShardLane { shard, spot, to, until, after, missed: 0, counts: false, forgotten }
+        ShardLane { shard, place, to, until, after, missed: 0, counts: false, forgotten }
     }
 
     /// Returns whether the search ended at a place before which events may be missing.
@@ -180,19 +185,19 @@ impl Way {
 
     /// Returns whether the reader begins in the log.
     fn starts_in_log(&self) -> bool {
-        !matches!(self.spot, Back::Ring(_)) && self.oldest.is_some()
+        !matches!(self.place, SearchPlace::Ring(_)) && self.oldest.is_some()
     }
 
     fn pass(&mut self, event: &Event) {
         self.oldest = event.id().or(self.oldest);
-        if let Back::Ring(place) = &mut self.spot {
+        if let SearchPlace::Ring(place) = &mut self.place {
             *place -= 1;
         }
     }
 
     fn fill(&mut self, store: &mut Store<'_>, share: usize, tail: &mut Tail) -> Filled {
-        match self.spot {
-            Back::Ring(before) => {
+        match self.place {
+            SearchPlace::Ring(before) => {
                 let bus = &store.shared.bus;
                 let oldest = bus.oldest(self.shard);
                 if before <= oldest {
@@ -205,14 +210,14 @@ impl Way {
                 }
                 if bus.oldest(self.shard) <= from {
                     // A publisher gave up the place before it: there never was an event.
-                    self.spot = Back::Ring(before - 1);
+                    self.place = SearchPlace::Ring(before - 1);
                     return Filled::Again;
                 }
                 // The ring overtook the search.
                 self.leave_ring(store)
             }
-            Back::Log { from } => self.fill_from_log(from, store, tail),
-            Back::Beginning { from } => self.check_log_start(from, store),
+            SearchPlace::Log { from } => self.fill_from_log(from, store, tail),
+            SearchPlace::Beginning { from } => self.check_log_start(from, store),
         }
     }
 
@@ -231,9 +236,9 @@ impl Way {
 
     /// Searches the page before the oldest examined event.
     fn search_older_page(&mut self) {
-        self.spot = match self.oldest.and_then(|id| id.sequence.checked_sub(1)) {
-            Some(last) => Back::Log { from: last - last % PAGE_EVENTS },
-            None => Back::Beginning { from: (0, 0) },
+        self.place = match self.oldest.and_then(|id| id.sequence.checked_sub(1)) {
+            Some(last) => SearchPlace::Log { from: last - last % PAGE_EVENTS },
+            None => SearchPlace::Beginning { from: (0, 0) },
         };
     }
 
@@ -274,7 +279,7 @@ impl Way {
         };
         if page.next > place && page.next < end {
             // The page ended early for its size: search the rest of it first.
-            self.spot = Back::Log { from: page.next.1 };
+            self.place = SearchPlace::Log { from: page.next.1 };
             return Filled::Again;
         }
         let events = page.from(place);

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use super::forward::{Arrived, Forward, ShardLane};
-use super::judge::Judge;
 use super::newest::Newest;
+use super::selector::ReplaySelector;
 use crate::dialect::{Encoding, PastStart};
 use crate::engine::Ticket;
 use crate::event::Since;
@@ -15,7 +15,7 @@ use crate::server::session::past::PastReport;
 #[derive(Debug)]
 pub(crate) struct ClientReplay {
     pub(super) encoding: Encoding,
-    pub(super) judge: Judge,
+    pub(super) selector: ReplaySelector,
     pub(super) work: ReplayWork,
     /// Beginning of the past, reported after the client's interest has changed: pending bytes come first.
     pub(super) start: Option<PastStart>,
@@ -48,10 +48,15 @@ pub(super) enum ReplayWork {
 
 impl ClientReplay {
     /// Returns a replay without a report.
-    pub(super) fn new(encoding: Encoding, judge: Judge, work: ReplayWork, kind: &'static str) -> Self {
+    pub(super) fn new(
+        encoding: Encoding,
+        selector: ReplaySelector,
+        work: ReplayWork,
+        kind: &'static str,
+    ) -> Self {
         Self {
             encoding,
-            judge,
+            selector,
             work,
             start: None,
             report: None,
@@ -97,6 +102,6 @@ impl ClientReplay {
             ReplayWork::Unknown(_) => 0,
         };
         let report = self.report.as_ref().map_or(0, PastReport::held_bytes);
-        size_of::<Self>() + self.judge.held_bytes() + report + work
+        size_of::<Self>() + self.selector.held_bytes() + report + work
     }
 }

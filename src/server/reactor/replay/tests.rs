@@ -11,7 +11,7 @@ use crate::server::shared::resume::{RetainedAfter, retained_after};
 
 /// Items passed to a reader, within pages of this many events.
 struct Given {
-    judge: Judge,
+    selector: ReplaySelector,
     left: usize,
     items: Vec<Item>,
 }
@@ -28,7 +28,7 @@ impl EventSink for Given {
     }
 
     fn event(&mut self, event: &Event, _: Option<&Position>, budget: &mut Budget) {
-        if self.judge.wants(event, budget) {
+        if self.selector.wants(event, budget) {
             self.items.push(Item::Event(event.id().expect("published")));
             self.left -= 1;
         }
@@ -149,7 +149,11 @@ fn walk(
 }
 
 fn given() -> Given {
-    Given { judge: Judge::new(Filter::new().types(["a"]), Vec::new()), left: 0, items: Vec::new() }
+    Given {
+        selector: ReplaySelector::new(Filter::new().types(["a"]), Vec::new()),
+        left: 0,
+        items: Vec::new(),
+    }
 }
 
 proptest! {
@@ -169,7 +173,7 @@ proptest! {
         let mut pieces = pieces.into_iter();
         let mut given = given();
         let mut newest = Newest::new(ends.iter().copied(), |_| (0, 0), count);
-        walk(&mut stage, &mut given, &mut pieces, |store, given, budget| newest.step(store, &mut given.judge, budget));
+        walk(&mut stage, &mut given, &mut pieces, |store, given, budget| newest.step(store, &mut given.selector, budget));
         let mut forward = newest.turn_round();
         let start = forward.start();
         let begins: Vec<Sequence> = forward.places().map(EventId::next_sequence).collect();
@@ -211,12 +215,12 @@ proptest! {
         }
         let (shard, to, until) = stage.ends()[0];
         let after = EventId { epoch: until.0, shard, sequence: place % to };
-        let (missed, spot) = match retained_after(&stage.shared, after, to) {
-            RetainedAfter::All(next) => (0, Spot::Ring(next)),
-            RetainedAfter::Some(missed, next) => (missed, Spot::Ring(next)),
+        let (missed, place) = match retained_after(&stage.shared, after, to) {
+            RetainedAfter::All(next) => (0, ReadPlace::Ring(next)),
+            RetainedAfter::Some(missed, next) => (missed, ReadPlace::Ring(next)),
             other => panic!("{after} is known: {other:?}"),
         };
-        let lane = ShardLane { shard, spot, to, until, after, missed, counts: true, forgotten: None };
+        let lane = ShardLane { shard, place, to, until, after, missed, counts: true, forgotten: None };
         let mut forward = Forward { lanes: SmallVec::from_iter([lane]), at: None, partial_since: None };
         let mut given = given();
         walk(&mut stage, &mut given, &mut pieces.into_iter(), |store, given, budget| {

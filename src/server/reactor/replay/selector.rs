@@ -19,7 +19,7 @@ use crate::dialect::Missed;
 use crate::event::{Attribute, Event};
 use crate::filter::{ClassId, Clause, Filter, FilterLimits, Matcher};
 use crate::server::limits::budget::{Budget, STEP_MAX};
-use crate::server::session::began::{Began, Brought};
+use crate::server::session::began::{Began, DeliveredElsewhere};
 
 /// Maximum size, in encoded bytes, of a filter that is used as it stands.
 const PLAIN_BYTES: usize = 96;
@@ -33,7 +33,7 @@ const CHARGE_MAX: u32 = STEP_MAX / 3;
 
 /// Decision for one replay.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub(super) struct ReplaySelector {
     filter: Test,
     /// Filters that make up `filter`.
     asked: SmallVec<[Filter; 1]>,
@@ -43,7 +43,7 @@ pub(super) struct Judge {
     plain_began: Option<Began>,
     began: HashMap<ClassId, Option<Began>>,
     /// Subscriptions that are not in `except` yet.
-    pending: Vec<Brought>,
+    pending: Vec<DeliveredElsewhere>,
     /// Filters that are not in `filter` yet.
     wanted: Vec<Filter>,
 }
@@ -73,15 +73,15 @@ struct Compiled {
     loose: usize,
 }
 
-impl Judge {
+impl ReplaySelector {
     /// Returns the decision for events that `filter` wants and none of `except` delivered.
-    pub(super) fn new(filter: Filter, except: Vec<Brought>) -> Self {
+    pub(super) fn new(filter: Filter, except: Vec<DeliveredElsewhere>) -> Self {
         let wants = match &filter {
             filter if filter.is_nothing() => Wants::Nothing,
             filter if filter.is_everything() && except.is_empty() => Wants::Everything,
             _ => Wants::Some,
         };
-        let mut judge = Self {
+        let mut selector = Self {
             filter: Test::None,
             asked: smallvec![filter.clone()],
             wants,
@@ -91,16 +91,16 @@ impl Judge {
             pending: except,
             wanted: Vec::new(),
         };
-        judge.filter =
+        selector.filter =
             if is_plain(&filter) { Test::Plain(filter) } else { Test::Compiled(Compiled::new(&filter)) };
-        if let [one] = judge.pending.as_slice()
+        if let [one] = selector.pending.as_slice()
             && is_plain(&one.filter)
         {
-            judge.except = Test::Plain(one.filter.clone());
-            judge.plain_began.clone_from(&one.began);
-            judge.pending.clear();
+            selector.except = Test::Plain(one.filter.clone());
+            selector.plain_began.clone_from(&one.began);
+            selector.pending.clear();
         }
-        judge
+        selector
     }
 
     /// Returns the decision for events that one of `filters` wants.
@@ -109,17 +109,17 @@ impl Judge {
         match filters.pop() {
             Some(one) if filters.is_empty() => Self::new(one, Vec::new()),
             last => {
-                let mut judge = Self::new(Filter::new(), Vec::new());
-                judge.filter = Test::None;
-                judge.wanted = filters;
-                judge.wanted.extend(last);
-                judge.asked = judge.wanted.iter().cloned().collect();
-                judge.wants = match judge.wanted.as_slice() {
+                let mut selector = Self::new(Filter::new(), Vec::new());
+                selector.filter = Test::None;
+                selector.wanted = filters;
+                selector.wanted.extend(last);
+                selector.asked = selector.wanted.iter().cloned().collect();
+                selector.wants = match selector.wanted.as_slice() {
                     all if all.iter().any(Filter::is_everything) => Wants::Everything,
                     all if all.iter().all(Filter::is_nothing) => Wants::Nothing,
                     _ => Wants::Some,
                 };
-                judge
+                selector
             }
         }
     }
@@ -161,7 +161,7 @@ impl Judge {
             if budget.is_spent() {
                 return false;
             }
-            let Some(Brought { filter, began }) = self.pending.pop() else { break };
+            let Some(DeliveredElsewhere { filter, began }) = self.pending.pop() else { break };
             budget.spend_bytes(filter.bytes().len() + 20, COMPILE_INSTRUCTIONS);
             let class = match &mut self.except {
                 Test::Compiled(compiled) => compiled.add(&filter),
@@ -205,7 +205,8 @@ impl Judge {
 
     /// Returns the bytes that it holds.
     pub(super) fn held_bytes(&self) -> usize {
-        let pending = self.pending.iter().map(|one| one.filter.bytes().len() + size_of::<Brought>());
+        let pending =
+            self.pending.iter().map(|one| one.filter.bytes().len() + size_of::<DeliveredElsewhere>());
         let filters = self.asked.iter().chain(&self.wanted);
         let filters: usize = filters.map(|one| one.bytes().len() + size_of::<Filter>()).sum();
         let began = self.began.capacity() * size_of::<(ClassId, Option<Began>)>();
@@ -328,16 +329,16 @@ mod tests {
             wanted in filter(), except in prop::collection::vec((filter(), prop::option::of(0..8u64)), 0..6),
             types in prop::collection::vec(prop::sample::select(vec!["a.b", "a.b.c", "x", "a:b", "c", "z"]), 1..8)
         ) {
-            let except: Vec<Brought> = except.into_iter().map(|(filter, next)| {
-                Brought { filter, began: next.map(|next| Began::One { epoch: 3, next }) }
+            let except: Vec<DeliveredElsewhere> = except.into_iter().map(|(filter, next)| {
+                DeliveredElsewhere { filter, began: next.map(|next| Began::One { epoch: 3, next }) }
             }).collect();
-            let mut judge = Judge::new(wanted.clone(), except.clone());
-            while !judge.prepare(&mut Budget::new(1)) {}
+            let mut selector = ReplaySelector::new(wanted.clone(), except.clone());
+            while !selector.prepare(&mut Budget::new(1)) {}
             for (sequence, event_type) in types.into_iter().enumerate() {
                 let event = Event::builder(event_type).source("a.b").json(format!(r#"{{"n":{sequence}}}"#)).build().expect("valid");
                 event.set_id(EventId { epoch: 3, shard: 0, sequence: sequence as u64 });
                 let by_definition = wanted.matches(&event) && !except.iter().any(|other| other.has(&event));
-                prop_assert_eq!(judge.wants(&event, &mut Budget::new(1000)), by_definition);
+                prop_assert_eq!(selector.wants(&event, &mut Budget::new(1000)), by_definition);
             }
         }
     }
@@ -346,29 +347,29 @@ mod tests {
     fn of_several_filters_one_is_enough() {
         for count in [1, 2, 300] {
             let filters = (0..count).map(|n| Filter::new().types([format!("t{n}.*")])).collect();
-            let mut judge = Judge::any(filters);
-            while !judge.prepare(&mut Budget::new(50)) {}
-            assert!(judge.is_alone());
+            let mut selector = ReplaySelector::any(filters);
+            while !selector.prepare(&mut Budget::new(50)) {}
+            assert!(selector.is_alone());
             let mut wants = |event_type: String| {
                 let event = Event::builder(&event_type).build().expect("valid");
-                judge.wants(&event, &mut Budget::new(1000))
+                selector.wants(&event, &mut Budget::new(1000))
             };
             assert!(wants("t0.x".into()) && wants(format!("t{}.x", count - 1)));
             assert!(!wants(format!("t{count}.x")));
-            assert_eq!(judge.wants, Wants::Some, "how many of a gap's events it wanted is not known");
+            assert_eq!(selector.wants, Wants::Some, "how many of a gap's events it wanted is not known");
         }
     }
 
     #[test]
     fn a_thousand_other_subscriptions_are_compiled_within_the_budget_of_each_turn() {
-        let except = (0..1000).map(|n| Brought {
+        let except = (0..1000).map(|n| DeliveredElsewhere {
             filter: Filter::new().types((0..60).map(|m| format!("a{n}.*.b{m}.**"))),
             began: None,
         });
-        let mut judge = Judge::new(Filter::new(), except.collect());
+        let mut selector = ReplaySelector::new(Filter::new(), except.collect());
         for turns in 1.. {
             let mut budget = Budget::new(500);
-            let is_prepared = judge.prepare(&mut budget);
+            let is_prepared = selector.prepare(&mut budget);
             assert!(budget.spent() < 500 + 1000, "{}", budget.spent());
             if is_prepared {
                 assert!(turns > 20, "{turns}");

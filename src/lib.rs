@@ -120,6 +120,7 @@ server.join()?;
 //! | feature | adds | in the default |
 //! |---|---|---|
 //! | `async` | [`Subscriber`] as a `futures_core::Stream`, `publish_async`; under any runtime | yes |
+//! | `serde` | `EventBuilder::payload` and [`Event`]`::parse`: payloads of your own types | yes |
 //! | `server` | [`Server`]: WebSocket, SSE, publish, metrics, the page; the bridge; `protocol` and `sse` as values | yes |
 //! | `dialects` | the dialects of AgentOS, AutoSDLC, GatheRing and Hive in the server, and their event types | yes |
 //! | `auth` | tokens, API keys, tickets, grants, revocation | yes |

@@ -201,7 +201,7 @@ fn a_value_may_publish_and_subscribe_when_it_is_dropped() {
 }
 
 #[test]
-fn a_value_is_not_counted_against_where_nobody_can_see_it() {
+fn a_value_is_made_by_the_publisher_that_publishes_it() {
     thread_local!(static MADE: Cell<usize> = const { Cell::new(0) });
     struct Lazy;
     impl IntoItem<Shared<u64>> for Lazy {

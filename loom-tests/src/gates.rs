@@ -246,3 +246,123 @@ fn a_publisher_that_sleeps_for_space_is_woken_by_the_end() {
         publisher.join().unwrap();
     });
 }
+
+/// A ring with an item, its first reader, and one that follows.
+fn followed(solo: bool) -> (Arc<Ring>, GatedReader<Inline<Pair>>, GatedReader<Inline<Pair>>, Option<Claim>) {
+    let ring = ring(2, solo);
+    let first = GatedReader::new(Arc::clone(&ring));
+    let follower = GatedReader::following(Arc::clone(&ring), &[&first]);
+    let mut claim = solo.then(|| Claim::new(&ring));
+    match &mut claim {
+        Some(claim) => claim.try_publish(&ring, pair(0), |_, _| {}),
+        None => ring.try_publish(pair(0), |_, _| {}),
+    }
+    .expect("room");
+    (ring, first, follower, claim)
+}
+
+/// A reader that follows reads what the first one wrote about the item.
+fn follows(solo: bool) {
+    loom::model(move || {
+        let (_ring, mut first, mut follower, _claim) = followed(solo);
+        let note = Arc::new(Note(loom::cell::UnsafeCell::new(0)));
+        let notes = Arc::clone(&note);
+        let thread = thread::spawn(move || {
+            // SAFETY: the follower reads it afterwards; loom checks just that.
+            first.visit(|_| notes.0.with_mut(|note| unsafe { *note = 7 }) == ());
+        });
+        // SAFETY: as above.
+        let mut read = || follower.visit(|_| note.0.with(|note| unsafe { assert_eq!(*note, 7) }) == ());
+        let any = read();
+        thread.join().unwrap();
+        assert_ne!(any, read(), "once");
+    });
+}
+
+/// Trace that the first reader leaves of the item.
+struct Note(loom::cell::UnsafeCell<u64>);
+
+// SAFETY: loom checks the accesses.
+unsafe impl Send for Note {}
+// SAFETY: as above.
+unsafe impl Sync for Note {}
+
+#[test]
+fn a_follower_sees_what_the_reader_before_it_did_with_the_item() {
+    follows(false);
+}
+
+#[test]
+fn a_follower_of_one_publisher_sees_what_the_reader_before_it_did() {
+    follows(true);
+}
+
+/// Reads until this many items came; sleeps when there is none.
+fn read_asleep(reader: &mut GatedReader<Inline<Pair>>, count: usize) {
+    let mut got = Vec::new();
+    while got.len() < count {
+        if !read(reader, &mut got) {
+            reader.prepare_wait(Wake::Thread(thread::current()));
+            if !reader.has_next() {
+                thread::park();
+            }
+            reader.cancel_wait();
+        }
+    }
+}
+
+#[test]
+fn a_follower_that_sleeps_is_woken_by_the_reader_that_passes() {
+    loom::model(|| {
+        let (_ring, mut first, mut follower, _claim) = followed(false);
+        let thread = thread::spawn(move || {
+            first.visit(|_| true);
+            first
+        });
+        read_asleep(&mut follower, 1);
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn a_follower_that_sleeps_is_woken_by_the_reader_that_leaves() {
+    loom::model(|| {
+        let (_ring, first, mut follower, _claim) = followed(false);
+        let thread = thread::spawn(move || drop(first));
+        read_asleep(&mut follower, 1);
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn a_follower_that_nobody_is_before_any_more_is_woken_by_publishers() {
+    loom::model(|| {
+        let ring = ring(2, false);
+        let first = GatedReader::new(Arc::clone(&ring));
+        let mut follower = GatedReader::following(Arc::clone(&ring), &[&first]);
+        let thread = thread::spawn(move || {
+            drop(first);
+            ring.try_publish(pair(0), |_, _| {}).expect("room");
+        });
+        read_asleep(&mut follower, 1);
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn an_entry_that_is_followed_is_not_reused() {
+    loom::model(|| {
+        let (ring, first, mut follower, _claim) = followed(false);
+        let thread = thread::spawn(move || {
+            drop(first);
+            // A reader that reads nothing holds up nobody who followed another one.
+            GatedReader::new(ring)
+        });
+        let mut got = Vec::new();
+        read(&mut follower, &mut got);
+        let idle = thread.join().unwrap();
+        while read(&mut follower, &mut got) {}
+        assert_eq!(got, [0]);
+        drop(idle);
+    });
+}

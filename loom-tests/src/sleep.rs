@@ -5,6 +5,7 @@ use loom::thread;
 
 use crate::bus::event_count::Wake;
 use crate::bus::ring::{Inline, Peek, RingReader, RingSet};
+use crate::bus::waitable::{AnyOf, Waitable};
 
 type Ring = Arc<RingSet<Inline<u64>>>;
 
@@ -158,4 +159,82 @@ fn no_event_is_slept_through_on_an_announcement_that_stands() {
         reader.cancel_sleep();
         publisher.join().unwrap();
     });
+}
+
+/// The first sequence of a ring, as a place to wait at.
+struct First(RingReader<Inline<u64>>);
+
+impl Waitable for First {
+    fn is_ready(&self) -> bool {
+        self.0.rings().shards()[0].peek(0) != Peek::NotYet
+    }
+
+    fn is_at_end(&self) -> bool {
+        true
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.rings().is_closed()
+    }
+
+    fn is_at_hole(&mut self) -> bool {
+        false
+    }
+
+    fn passed(&self) -> u64 {
+        0
+    }
+
+    fn capacity(&self) -> u64 {
+        2
+    }
+
+    fn prepare_sleep(&mut self, wake: Wake) -> bool {
+        self.0.prepare_sleep(wake);
+        if self.is_ready() || self.is_closed() {
+            self.0.cancel_sleep();
+            return false;
+        }
+        true
+    }
+
+    fn cancel_sleep(&mut self) {
+        self.0.cancel_sleep();
+    }
+}
+
+/// Two rings, one of which is published to, or closed, while a reader sleeps at both.
+fn one_of_two(second: bool, closes: bool) {
+    loom::model(move || {
+        let rings = [ring(), ring()];
+        let mut places = [0, 1].map(|n: usize| First(RingReader::new(Arc::clone(&rings[n]))));
+        let chosen = Arc::clone(&rings[usize::from(second)]);
+        let thread = thread::spawn(move || match closes {
+            true => chosen.close(),
+            false => _ = chosen.publish_inline(0, 1, |_, _| {}),
+        });
+        let [a, b] = &mut places;
+        let mut places: [&mut dyn Waitable; 2] = [a, b];
+        let mut any = AnyOf(&mut places);
+        while !any.is_ready() && !any.is_closed() {
+            if any.prepare_sleep(Wake::Thread(thread::current())) {
+                thread::park();
+                any.cancel_sleep();
+            }
+        }
+        assert!(any.0[usize::from(second)].is_ready() || closes);
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn no_event_of_one_of_two_buses_is_slept_through() {
+    one_of_two(false, false);
+    one_of_two(true, false);
+}
+
+#[test]
+fn the_end_of_one_of_two_buses_is_not_slept_through() {
+    one_of_two(false, true);
+    one_of_two(true, true);
 }

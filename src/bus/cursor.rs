@@ -10,7 +10,7 @@ use super::event_count::Wake;
 use super::item::Item;
 use super::position::PositionError;
 use super::ring::{Peek, RingReader, RingSet, VisitEnd};
-use super::wait::Waitable;
+use super::waitable::Waitable;
 use crate::event::{Position, Sequence};
 use crate::sync::Arc;
 

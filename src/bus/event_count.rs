@@ -23,7 +23,7 @@
 //! E8 waker: the waker is written before `state = ASLEEP` (release), and read after winning the state (acquire);
 //! `state = AWAKE` (release) by the publisher hands it back to the reader (acquire).
 
-use std::task;
+use std::{fmt, task};
 
 use super::barrier::Fences;
 use super::panics::catch_panic;
@@ -35,12 +35,20 @@ const ASLEEP: u32 = 1;
 const WAKING: u32 = 2;
 
 /// Means of waking one sleeper.
-pub(crate) enum Wake {
+#[derive(Clone)]
+pub enum Wake {
+    /// A thread that parks.
     Thread(thread::Thread),
-    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "an event loop's"))]
+    /// An event loop.
     Call(Callback),
-    #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "a stream's"))]
+    /// A stream's task.
     Task(task::Waker),
+}
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wake")
+    }
 }
 
 impl Wake {

@@ -8,7 +8,7 @@ use super::cursor::Cursor;
 use super::delivery::DeliveryRef;
 use super::event_count::Wake;
 use super::order::{NextSegment, Order, Segment};
-use super::wait::Waitable;
+use super::waitable::Waitable;
 use crate::event::{Event, Position, Sequence};
 use crate::sync::{Arc, Callback, Mutex, lock};
 

@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::Arc as Count;
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use super::builder::{BusBuilder, BusConfigError};
 use super::epoch::new_epoch;
 use super::event_count::Wake;
@@ -16,7 +18,8 @@ use super::publisher::PublishError;
 use super::receive::{self, LOOK_MAX, Look, Receive, RecvError, RecvTimeoutError, TryRecvError};
 use super::ring::{Batch, Claim, Gated, GatedReader, PIN_SPAN, SlotCodec, SpaceWaiter};
 use super::shared::IntoItem;
-use super::wait::{AdaptiveWait, WaitStrategy, Waitable};
+use super::wait::{AdaptiveWait, WaitStrategy};
+use super::waitable::Waitable;
 use crate::event::{Event, EventId, Sequence};
 use crate::sync::{Arc, Backoff, thread};
 
@@ -219,7 +222,39 @@ impl<T: Item> LosslessBus<T> {
     /// read, or not passed over, hold up publishers.
     #[must_use = "a subscriber that is kept and not read holds up publishers"]
     pub fn subscribe(&self, filter: impl Into<T::Filter>) -> LosslessSubscriber<T> {
-        LosslessSubscriber::new(&self.0.ring, filter.into())
+        LosslessSubscriber::new(&self.0.ring, filter.into(), &[])
+    }
+
+    /// Returns a subscriber that gets an item only when all of the others have passed it, whether their filters want it or not:
+    /// stages that depend on each other, in a line, a diamond or any other shape.
+    ///
+    /// A subscriber has passed an item that `recv` returned when it is called for the next one, and an item that `visit_batch`
+    /// or a handler was shown when that returned. It sees what the others did with the item before. A subscriber that is dropped
+    /// holds back none of the others any more.
+    ///
+    /// ```
+    /// use fanwire::{LosslessBus, Predicate};
+    ///
+    /// let bus = LosslessBus::builder().carrying::<u64>().capacity(8).build_lossless()?;
+    /// let (mut journal, mut replica) = (bus.subscribe(Predicate::all()), bus.subscribe(Predicate::all()));
+    /// let mut apply = bus.subscribe_after(Predicate::all(), &[&journal, &replica]);
+    /// bus.try_publish(7)?;
+    /// assert_eq!(journal.visit_batch(1, |_| ()), 1);
+    /// assert!(apply.try_recv().is_err(), "the replica does not have it");
+    /// assert_eq!(replica.visit_batch(1, |_| ()), 1);
+    /// assert_eq!(apply.try_recv()?, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If one of the others reads another bus.
+    #[must_use = "a subscriber that is kept and not read holds up publishers"]
+    pub fn subscribe_after(
+        &self,
+        filter: impl Into<T::Filter>,
+        others: &[&LosslessSubscriber<T>],
+    ) -> LosslessSubscriber<T> {
+        LosslessSubscriber::new(&self.0.ring, filter.into(), others)
     }
 
     /// Publishes an item. Never blocks and never allocates; lock-free.
@@ -343,7 +378,20 @@ impl<T: Item> SoloPublisher<T> {
     /// Subscribes as [`LosslessBus::subscribe`] does.
     #[must_use = "a subscriber that is kept and not read holds up the publisher"]
     pub fn subscribe(&self, filter: impl Into<T::Filter>) -> LosslessSubscriber<T> {
-        LosslessSubscriber::new(&self.inner.ring, filter.into())
+        LosslessSubscriber::new(&self.inner.ring, filter.into(), &[])
+    }
+
+    /// Subscribes as [`LosslessBus::subscribe_after`] does.
+    ///
+    /// # Panics
+    /// If one of the others reads another bus.
+    #[must_use = "a subscriber that is kept and not read holds up the publisher"]
+    pub fn subscribe_after(
+        &self,
+        filter: impl Into<T::Filter>,
+        others: &[&LosslessSubscriber<T>],
+    ) -> LosslessSubscriber<T> {
+        LosslessSubscriber::new(&self.inner.ring, filter.into(), others)
     }
 
     /// Publishes an item. Never blocks and never allocates; wait-free.
@@ -462,8 +510,16 @@ impl<C: SlotCodec> Waitable for GatedReader<C> {
 }
 
 impl<T: Item> LosslessSubscriber<T> {
-    fn new(ring: &Arc<Gated<T::Codec>>, filter: T::Filter) -> Self {
-        Self { reader: GatedReader::new(Arc::clone(ring)), filter, waiting: AdaptiveWait::default() }
+    fn new(ring: &Arc<Gated<T::Codec>>, filter: T::Filter, others: &[&Self]) -> Self {
+        assert!(others.iter().all(|other| Arc::ptr_eq(other.reader.ring(), ring)), "subscribers of one bus");
+        let others: SmallVec<[_; 4]> = others.iter().map(|other| &other.reader).collect();
+        let reader = GatedReader::following(Arc::clone(ring), &others);
+        Self { reader, filter, waiting: AdaptiveWait::default() }
+    }
+
+    /// Returns the reader, and the filter and the way to wait.
+    pub(super) fn parts(&mut self) -> (&mut GatedReader<T::Codec>, &T::Filter, &mut AdaptiveWait) {
+        (&mut self.reader, &self.filter, &mut self.waiting)
     }
 
     /// Sets how the subscriber waits. Default: [`WaitStrategy::SpinThenPark`].
@@ -494,7 +550,7 @@ impl<T: Item> LosslessSubscriber<T> {
         let Self { reader, filter, .. } = self;
         let (mut taken, mut passed) = (None, 0);
         loop {
-            let any = reader.visit(|item| {
+            let any = reader.hand_out(|item| {
                 if item.is_wanted(filter) {
                     taken = Some(item.duplicate());
                 } else {
@@ -539,7 +595,9 @@ impl<T: Item> LosslessSubscriber<T> {
             return Ok(0);
         }
         into.push(self.recv()?);
-        Ok(1 + self.visit_batch(max - 1, |item| into.push(item.duplicate())))
+        // Read after the call: a follower waits until the next one.
+        let passes = !self.reader.is_followed();
+        Ok(1 + self.show(max - 1, passes, |item| into.push(item.duplicate())))
     }
 
     /// Shows up to `max` items to `visit`, by reference, and returns their number. Never blocks and never allocates. It passes
@@ -548,12 +606,18 @@ impl<T: Item> LosslessSubscriber<T> {
     /// # Panics
     /// Only if `visit` does; the item is passed over.
     #[inline]
-    pub fn visit_batch(&mut self, max: usize, mut visit: impl FnMut(&T)) -> usize {
+    pub fn visit_batch(&mut self, max: usize, visit: impl FnMut(&T)) -> usize {
+        self.show(max, true, visit)
+    }
+
+    /// Shows items as [`Self::visit_batch`] does; `passes`: the gate follows.
+    #[inline]
+    fn show(&mut self, max: usize, passes: bool, mut visit: impl FnMut(&T)) -> usize {
         let Self { reader, filter, .. } = self;
         let (mut count, mut passed) = (0, 0);
         while count < max && passed < LOOK_MAX {
             let before = count + passed;
-            reader.visit(|item| {
+            let show = |item: &T| {
                 if item.is_wanted(filter) {
                     count += 1;
                     visit(item);
@@ -561,7 +625,12 @@ impl<T: Item> LosslessSubscriber<T> {
                     passed += 1;
                 }
                 count < max && passed < LOOK_MAX
-            });
+            };
+            if passes {
+                reader.visit(show);
+            } else {
+                reader.look(show);
+            }
             // Less than a run was all there was. Another look at once would take the line that is just written.
             if ((count + passed - before) as u64) < PIN_SPAN {
                 break;
@@ -572,10 +641,17 @@ impl<T: Item> LosslessSubscriber<T> {
 
     /// Blocks until there is something to read, or the bus is closed.
     pub fn wait(&mut self) {
+        self.reader.pass();
         self.waiting.back_off_at_end(&self.reader);
         while !self.reader.is_ready() && !self.reader.is_over() {
             receive::wait(self, None);
         }
+    }
+
+    /// Lets publishers and followers go on to where it is, and returns the place that it waits at.
+    pub(super) fn passed_place(&mut self) -> &mut GatedReader<T::Codec> {
+        self.reader.pass();
+        &mut self.reader
     }
 
     /// Returns how many items are ahead of it.

@@ -34,7 +34,9 @@ mod receive;
 mod recorder;
 mod replay;
 mod ring;
+mod select;
 mod shared;
+mod stage;
 #[cfg(feature = "async")]
 mod stream;
 mod subscriber;
@@ -42,6 +44,7 @@ mod subscriber_count;
 #[cfg(test)]
 mod tests;
 mod wait;
+mod waitable;
 mod writer_pool;
 
 use std::fmt;
@@ -79,7 +82,9 @@ pub use position::PositionError;
 pub use publisher::{PublishError, Published, PublishedBatch, Publisher};
 pub use receive::{RecvError, RecvTimeoutError, TryRecvError};
 pub use replay::Replay;
+pub use select::{Select, Selectable};
 pub use shared::{IntoItem, Shared};
+pub use stage::{BatchItem, HandlerThread};
 #[cfg(feature = "async")]
 pub use stream::PublishFuture;
 pub use subscriber::{Ledger, Subscriber, SubscriberIntoIter, SubscriberIter};

@@ -5,7 +5,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::wait::{AdaptiveWait, NEAR, Waitable};
+use super::wait::{AdaptiveWait, NEAR};
+use super::waitable::Waitable;
 
 /// Maximum number of unwanted events that one look passes over, so that it ends however many come.
 pub(super) const LOOK_MAX: usize = 256;

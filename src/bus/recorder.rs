@@ -10,7 +10,8 @@ use super::cursor::Cursor;
 use super::delivery::DeliveryRef;
 use super::item::Item;
 use super::ring::RingSet;
-use super::wait::{AdaptiveWait, WaitStrategy, Waitable};
+use super::wait::{AdaptiveWait, WaitStrategy};
+use super::waitable::Waitable;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 

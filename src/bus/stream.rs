@@ -20,7 +20,7 @@ use super::receive::{LOOK_MAX, Look, Receive, RecvError};
 use super::ring::SpaceWaiter;
 use super::shared::IntoItem;
 use super::subscriber::Subscriber;
-use super::wait::Waitable;
+use super::waitable::Waitable;
 use crate::event::EventId;
 
 /// Polls a subscriber of either bus for its next delivery.

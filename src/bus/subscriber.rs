@@ -12,7 +12,8 @@ use super::item::Item;
 use super::position::PositionError;
 use super::receive::{self, LOOK_MAX, Look, Receive, RecvError, RecvTimeoutError, TryRecvError};
 use super::subscriber_count::SubscriberCount;
-use super::wait::{AdaptiveWait, WaitStrategy, Waitable};
+use super::wait::{AdaptiveWait, WaitStrategy};
+use super::waitable::Waitable;
 use crate::event::{Event, Position, Sequence};
 
 /// A subscriber's account. At any quiet moment `seen + missed + lag` is the number of events published since it joined

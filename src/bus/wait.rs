@@ -11,6 +11,7 @@
 use std::time::{Duration, Instant};
 
 use super::event_count::Wake;
+use super::waitable::Waitable;
 use crate::sync::{hint, thread};
 
 /// Empty looks of one wait before a reader sleeps.
@@ -47,28 +48,6 @@ pub enum WaitStrategy {
     SpinThenPark,
     /// Sleeps at once. Waking costs the publisher a system call, and the reader tens of microseconds.
     Park,
-}
-
-/// A place that a reader waits at.
-pub(super) trait Waitable {
-    /// Returns whether there is something to read. Cheap: called again and again.
-    fn is_ready(&self) -> bool;
-    /// Returns whether the last look came to the end of what was there.
-    fn is_at_end(&self) -> bool;
-    /// Returns whether nothing more will come, and everything was read.
-    fn is_closed(&self) -> bool;
-    /// Returns whether the next sequence will never come, which only a patient reader sees; then the place is ready.
-    fn is_at_hole(&mut self) -> bool;
-    /// Returns the number of events read so far.
-    fn passed(&self) -> u64;
-    /// Returns how many events the reader can be behind before it loses some, or publishers wait.
-    fn capacity(&self) -> u64;
-    /// Announces a sleep and looks again. Returns true if there is nothing and the next event will wake the reader;
-    /// [`Self::cancel_sleep`] must follow. Returns false if there is something, or the end; then the announcement is
-    /// withdrawn.
-    fn prepare_sleep(&mut self, wake: Wake) -> bool;
-    /// Withdraws the announcement.
-    fn cancel_sleep(&mut self);
 }
 
 /// Deliveries that a task may take without a wait before other tasks get a turn.

@@ -27,6 +27,8 @@ pub enum EventError {
     ControlCharacter(Attribute),
     /// The payload is not JSON.
     Payload(JsonError),
+    /// The payload's type could not be written as JSON, for this reason.
+    Unserializable(String),
     /// The event as a whole is over 4 GiB.
     TooLarge,
 }
@@ -40,6 +42,7 @@ impl fmt::Display for EventError {
             }
             Self::ControlCharacter(attribute) => write!(f, "{attribute} holds a control character"),
             Self::Payload(error) => write!(f, "payload: {error}"),
+            Self::Unserializable(reason) => write!(f, "payload cannot be written as JSON: {reason}"),
             Self::TooLarge => f.write_str("event is over 4 GiB"),
         }
     }
@@ -58,6 +61,22 @@ impl std::error::Error for EventError {
 fn has_control(value: &str) -> bool {
     let is_plain = |byte: u8| (b' '..0x7f).contains(&byte);
     !value.bytes().fold(true, |plain, byte| plain & is_plain(byte)) && value.chars().any(char::is_control)
+}
+
+/// Writes to a string, for serde_json, which writes whole characters.
+#[cfg(feature = "serde")]
+struct TextWriter<'a>(&'a mut String);
+
+#[cfg(feature = "serde")]
+impl std::io::Write for TextWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.push_str(str::from_utf8(bytes).map_err(std::io::Error::other)?);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Builder of an event. It reports the first error in [`build`](Self::build).
@@ -230,6 +249,28 @@ impl EventBuilder {
             }
         }
         self
+    }
+
+    /// Sets the payload to a value, written as JSON by serde. Allocates nothing if the thread's pool has a body with room.
+    ///
+    /// [`Event::parse`] reads it.
+    #[cfg(feature = "serde")]
+    pub fn payload(mut self, value: &(impl serde::Serialize + ?Sized)) -> Self {
+        let start = self.text.len();
+        if let Err(error) = serde_json::to_writer(TextWriter(&mut self.text), value) {
+            self.text.truncate(start);
+            self.fail(EventError::Unserializable(error.to_string()));
+            return self;
+        }
+        let written = &self.text[start..];
+        let mut kept = 0;
+        // serde_json's own text is compact; that of a `RawValue` in it may not be, or be nested too deep.
+        if json::scan(written, 0, |part| kept += part.len()).is_ok() && kept == written.len() {
+            self.put(PAYLOAD, start);
+            return self;
+        }
+        let spaced = self.text.split_off(start);
+        self.json(spaced)
     }
 
     /// Builds the event. Allocates its body, unless the thread's pool has one to reuse. Does not block.

@@ -144,6 +144,29 @@ impl Event {
         self.part(PAYLOAD)
     }
 
+    /// Reads the payload as a value of any type that serde can read. The value may borrow from the event.
+    ///
+    /// ```
+    /// # use fanwire::Event;
+    /// #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// struct Progress<'a> {
+    ///     task: &'a str,
+    ///     percent: u8,
+    /// }
+    ///
+    /// let event = Event::builder("task.progress").payload(&Progress { task: "t-1", percent: 42 }).build()?;
+    /// assert_eq!(event.payload(), r#"{"task":"t-1","percent":42}"#);
+    /// assert_eq!(event.parse::<Progress>()?, Progress { task: "t-1", percent: 42 });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// serde_json's, with the place, if the payload is not of this type.
+    #[cfg(feature = "serde")]
+    pub fn parse<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.payload())
+    }
+
     /// Returns the id that the bus gave the event, or `None` before it is published.
     #[must_use]
     pub fn id(&self) -> Option<EventId> {
@@ -259,6 +282,31 @@ impl fmt::Debug for Event {
 mod tests {
     use super::*;
     use crate::event::{ATTRIBUTE_BYTES_MAX, EventError};
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_payload_is_written_and_read_by_serde_and_checked_as_any() {
+        use serde_json::value::RawValue;
+        let written = |value: &dyn Fn(super::super::EventBuilder) -> super::super::EventBuilder| {
+            value(Event::builder("a").source("s")).build().map(|event| event.payload().to_owned())
+        };
+        assert_eq!(
+            written(&|event| event.payload(&(1, "\u{1}ä", None::<u8>))),
+            Ok(r#"[1,"\u0001ä",null]"#.into())
+        );
+        // The last one counts, and parts that were set before stay.
+        assert_eq!(written(&|event| event.json("[1]").payload("x").channel("c")), Ok("\"x\"".into()));
+        let spaced = RawValue::from_string("{ \"a\" :\n 1 }".into()).expect("JSON");
+        assert_eq!(written(&|event| event.payload(&[&spaced])), Ok(r#"[{"a":1}]"#.into()));
+        let deep = RawValue::from_string(["[".repeat(127), "]".repeat(127)].concat()).expect("JSON");
+        assert!(written(&|event| event.payload(&[&deep])).is_ok());
+        assert!(matches!(written(&|event| event.payload(&[[&deep]])), Err(EventError::Payload(_))));
+        let no_key = std::collections::HashMap::from([((1, 2), 3)]);
+        assert!(matches!(written(&|event| event.payload(&no_key)), Err(EventError::Unserializable(_))));
+        let event = Event::builder("a").json(r#"{"n": 7}"#).build().expect("valid");
+        assert!(event.parse::<Vec<u8>>().is_err());
+        assert_eq!(event.parse::<std::collections::HashMap<&str, u8>>().expect("a map")["n"], 7);
+    }
 
     #[test]
     fn parts_come_back_as_they_were_set() {

@@ -19,6 +19,8 @@
 //! - G3 join: gate, `SeqCst` fence, head -> head, `SeqCst` fence, gates. A publisher that did not see the gate had read a
 //!   head that the joiner's is not older than: what it may overwrite is before the joiner's place.
 //! - G4 sleep: as E6, in both directions: readers sleep for events, publishers for space.
+//! - G6 stage: a gate stored with release -> the acquire of a reader that follows it: what the first did with an item comes
+//!   before the second sees it. A gate that left is idle, and its entry is not reused while it is followed.
 //! - G5 closed: the bit in the head, which ends claims, then the flag (release) -> reader's load (acquire): a reader that sees
 //!   the flag sees the last head. With one publisher the flag alone, after its last publication.
 #![allow(unsafe_code, reason = "looks at bodies and releases them; the invariants are above")]
@@ -54,6 +56,9 @@ pub(crate) struct Gated<C: SlotCodec> {
     /// Publishers that wait for space.
     publishers: Registry,
     passed: EventCount,
+    /// Sleeping places of readers that follow others, which wake them.
+    sleepers: Registry,
+    staged: EventCount,
 }
 
 impl<C: SlotCodec> Gated<C> {
@@ -71,6 +76,8 @@ impl<C: SlotCodec> Gated<C> {
             published: EventCount::new(fences),
             publishers: Registry::default(),
             passed: EventCount::new(fences),
+            sleepers: Registry::default(),
+            staged: EventCount::new(fences),
         }
     }
 
@@ -85,7 +92,7 @@ impl<C: SlotCodec> Gated<C> {
     }
 
     pub(crate) fn wakes(&self) -> u64 {
-        self.published.wakes() + self.passed.wakes()
+        self.published.wakes() + self.passed.wakes() + self.staged.wakes()
     }
 
     #[inline(always)]
@@ -234,6 +241,14 @@ impl<C: SlotCodec> Gated<C> {
         }
     }
 
+    #[inline(always)]
+    fn wake_followers(&self) {
+        // G4.
+        if self.staged.has_waiters() {
+            Self::wake_all(&self.staged, &self.sleepers);
+        }
+    }
+
     #[cold]
     fn wake_all(event_count: &EventCount, registry: &Registry) {
         registry.for_each(|participant| event_count.wake(&participant.waiter));
@@ -249,6 +264,7 @@ impl<C: SlotCodec> Gated<C> {
         self.closed.store(true, Ordering::Release);
         self.wake_readers();
         self.wake_publishers();
+        self.wake_followers();
     }
 
     /// Returns whether nothing more will be claimed. A reader that sees true ends when it has come to the head.
@@ -367,6 +383,10 @@ pub(crate) struct GatedReader<C: SlotCodec> {
     /// Place of the gate.
     passed: Sequence,
     is_done: bool,
+    /// Readers that it follows: it sees an item when all of them have passed it.
+    after: Box<[Count<Participant>]>,
+    /// Its sleeping place while it follows others.
+    sleeper: Option<Count<Participant>>,
 }
 
 impl<C: SlotCodec> GatedReader<C> {
@@ -381,7 +401,37 @@ impl<C: SlotCodec> GatedReader<C> {
         let next = ring.head.load(Ordering::Acquire) & !CLOSED;
         // G2: no item was looked at.
         participant.sequence.store(next, Ordering::Release);
-        Self { ring, participant, next, known: next, passed: next, is_done: true }
+        let after = Box::default();
+        Self { ring, participant, next, known: next, passed: next, is_done: true, after, sleeper: None }
+    }
+
+    /// Joins after the newest item, and stays behind these readers of the same ring.
+    pub(crate) fn following(ring: Arc<Gated<C>>, others: &[&Self]) -> Self {
+        let follow = |other: &&Self| {
+            debug_assert!(Arc::ptr_eq(&other.ring, &ring), "the caller checks it");
+            // G6: the owner is there, and is told before it is gone: by whatever lent it here.
+            other.participant.followers.fetch_add(1, Ordering::Relaxed);
+            Count::clone(&other.participant)
+        };
+        let after: Box<[_]> = others.iter().map(follow).collect();
+        let sleeper = (!after.is_empty()).then(|| ring.sleepers.register());
+        let mut reader = Self::new(ring);
+        (reader.after, reader.sleeper) = (after, sleeper);
+        reader
+    }
+
+    /// Returns the first sequence that a reader before this one has not passed; `IDLE` if there is none.
+    #[inline(always)]
+    fn limit(&self) -> Sequence {
+        // G6.
+        self.after.iter().map(|other| other.sequence.load(Ordering::Acquire)).min().unwrap_or(IDLE)
+    }
+
+    /// Returns whether other readers stay behind this one.
+    #[inline(always)]
+    pub(crate) fn is_followed(&self) -> bool {
+        // No edge: a follower that comes later begins later.
+        self.participant.followers.load(Ordering::Relaxed) != 0
     }
 
     pub(crate) fn ring(&self) -> &Arc<Gated<C>> {
@@ -395,24 +445,52 @@ impl<C: SlotCodec> GatedReader<C> {
     /// Returns whether there is an item to look at.
     #[inline]
     pub(crate) fn has_next(&self) -> bool {
-        self.next < self.known || self.ring.is_published(self.next)
+        match self.limit() {
+            IDLE => self.next < self.known || self.ring.is_published(self.next),
+            limit => self.next < limit,
+        }
     }
 
     /// Shows items in order until `visit` returns false, there are no more, or a run is over, and returns whether any was
     /// shown. The gate moves when the run is over.
     #[inline]
-    pub(crate) fn visit(&mut self, mut visit: impl FnMut(&C::Item) -> bool) -> bool {
+    pub(crate) fn visit(&mut self, visit: impl FnMut(&C::Item) -> bool) -> bool {
+        let any = self.look(visit);
+        if any {
+            self.pass_if_due();
+        }
+        any
+    }
+
+    /// Shows items as [`Self::visit`] does, for a caller that uses them after the call: a reader that is followed has passed them
+    /// when it comes again.
+    #[inline]
+    pub(crate) fn hand_out(&mut self, visit: impl FnMut(&C::Item) -> bool) -> bool {
+        if !self.is_followed() {
+            return self.visit(visit);
+        }
+        self.pass();
+        self.look(visit)
+    }
+
+    /// Shows items as [`Self::visit`] does, and leaves the gate where it is.
+    #[inline]
+    pub(crate) fn look(&mut self, mut visit: impl FnMut(&C::Item) -> bool) -> bool {
         let first = self.next;
         // A visitor that panics leaves the gate where it was; the next call moves it.
         let mut end = first + PIN_SPAN;
-        if self.ring.solo {
-            if self.next == self.known {
+        // With one publisher, or others to follow: items before this are published.
+        let mut whole_to = self.limit();
+        if whole_to == IDLE && self.ring.solo {
+            if self.next >= self.known {
                 // G1.
                 self.known = self.ring.head.load(Ordering::Acquire);
             }
-            end = end.min(self.known);
+            whole_to = self.known;
         }
-        while self.next < end && (self.ring.solo || self.ring.is_published(self.next)) {
+        let is_whole = whole_to != IDLE;
+        end = end.min(whole_to);
+        while self.next < end && (is_whole || self.ring.is_published(self.next)) {
             let sequence = self.next;
             self.next += 1;
             // SAFETY: L3: published, as packed, and our gate holds it until we move it.
@@ -420,16 +498,18 @@ impl<C: SlotCodec> GatedReader<C> {
                 break;
             }
         }
-        let any = self.next > first;
-        // Passing one by one would cost the publisher a line each time: so run by run, and when all is read.
+        // As far as it is known: a look at the head, or a gate, that is just written would cost both.
+        self.is_done = if is_whole { self.next >= whole_to } else { !self.ring.is_published(self.next) };
+        self.next > first
+    }
+
+    /// Moves the gate now and then: one by one would cost the publisher a line each time, so run by run, and when all is read.
+    #[inline]
+    fn pass_if_due(&mut self) {
         let run = PIN_SPAN.min((self.ring.capacity() / 4).max(1));
-        // With one publisher as far as it is known: a look at the head that is just written would cost both.
-        self.is_done =
-            if self.ring.solo { self.next == self.known } else { !self.ring.is_published(self.next) };
-        if any && (self.next - self.passed >= run || self.is_done) {
+        if self.next - self.passed >= run || self.is_done {
             self.pass();
         }
-        any
     }
 
     /// Returns whether the ring is closed and everything was looked at.
@@ -450,15 +530,29 @@ impl<C: SlotCodec> GatedReader<C> {
             // G2.
             self.participant.sequence.store(self.next, Ordering::Release);
             self.ring.wake_publishers();
+            if self.is_followed() {
+                self.ring.wake_followers();
+            }
         }
     }
 
     /// Announces a sleep. The reader must look once more, then sleep or not, and call [`Self::cancel_wait`].
     pub(crate) fn prepare_wait(&self, wake: Wake) {
+        if let Some(sleeper) = self.sleeper.as_ref().filter(|_| self.limit() != IDLE) {
+            self.ring.staged.prepare_wait(&sleeper.waiter, wake.clone());
+            if self.limit() != IDLE {
+                return;
+            }
+            // The last reader before this one has left, perhaps before the announcement: publishers wake this one from now on.
+            self.ring.staged.cancel_wait(&sleeper.waiter);
+        }
         self.ring.published.prepare_wait(&self.participant.waiter, wake);
     }
 
     pub(crate) fn cancel_wait(&self) {
+        if let Some(sleeper) = &self.sleeper {
+            self.ring.staged.cancel_wait(&sleeper.waiter);
+        }
         self.ring.published.cancel_wait(&self.participant.waiter);
     }
 }
@@ -469,7 +563,17 @@ impl<C: SlotCodec> Drop for GatedReader<C> {
         // G2: this gate no longer holds any publisher.
         self.participant.sequence.store(IDLE, Ordering::Release);
         self.ring.wake_publishers();
+        if self.is_followed() {
+            self.ring.wake_followers();
+        }
         self.participant.release();
+        for other in &self.after {
+            // G6.
+            other.followers.fetch_sub(1, Ordering::Release);
+        }
+        if let Some(sleeper) = self.sleeper.take() {
+            sleeper.release();
+        }
     }
 }
 

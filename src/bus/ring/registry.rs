@@ -5,7 +5,7 @@
 use std::sync::Arc as Count;
 
 use super::super::event_count::Waiter;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{CachePadded, OnceLock};
 
 const BLOCK_PARTICIPANTS: usize = if cfg!(loom) { 1 } else { 16 };
@@ -16,6 +16,8 @@ pub(super) const IDLE: u64 = u64::MAX;
 /// Entry of a reader, or of a publisher that pins or waits.
 pub(super) struct Participant {
     in_use: AtomicBool,
+    /// Number of readers in the lossless ring that stay behind this one (G6). An entry that is followed is not reused.
+    pub(super) followers: AtomicU32,
     /// Place of the owner, or [`IDLE`]. In the overwriting ring a *pin*: the first word of the span that the owner
     /// looks at (E4, E5). In the lossless ring a *gate*: the first sequence that must not be overwritten (G2, G3).
     pub(super) sequence: CachePadded<AtomicU64>,
@@ -27,6 +29,7 @@ impl Default for Participant {
     fn default() -> Self {
         Self {
             in_use: AtomicBool::new(false),
+            followers: AtomicU32::new(0),
             sequence: CachePadded::new(AtomicU64::new(IDLE)),
             waiter: CachePadded::default(),
         }
@@ -37,8 +40,17 @@ impl Participant {
     /// Takes the entry, and returns whether it was free.
     fn try_take(&self) -> bool {
         // The load is a hint: the exchange decides. E7.
-        !self.in_use.load(Ordering::Relaxed)
-            && self.in_use.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        if self.in_use.load(Ordering::Relaxed)
+            || self.in_use.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err()
+        {
+            return false;
+        }
+        // G6: none can come any more, because the owner before is gone. Acquire: the last look of those that went.
+        let is_free = self.followers.load(Ordering::Acquire) == 0;
+        if !is_free {
+            self.release();
+        }
+        is_free
     }
 
     /// Leaves the entry to the next owner.

@@ -1,0 +1,148 @@
+//! Handlers of a lossless bus in threads of their own: named, on a core of their choice, and told where a batch ends.
+//!
+//! Always: a reader that follows sees an item when the handler was called with it and with the end of its batch.
+
+use std::io;
+use std::sync::mpsc;
+use std::thread::{Builder, JoinHandle};
+
+use super::item::Item;
+use super::lossless::LosslessSubscriber;
+use super::panics::catch_panic;
+
+/// Thread of a handler: its name, and the core that it stays on.
+///
+/// ```
+/// # use fanwire::bus::HandlerThread;
+/// let thread = HandlerThread::new().named("journal").pinned_to(1);
+/// # let _ = thread;
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "it describes a thread, and starts none"]
+pub struct HandlerThread {
+    name: Option<String>,
+    core: Option<usize>,
+}
+
+impl HandlerThread {
+    /// Returns a thread without a name, on any core.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the thread's name, as debuggers and `top -H` show it.
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Keeps the thread on this core, by the system's number. On Linux; elsewhere the handler does not start.
+    pub fn pinned_to(mut self, core: usize) -> Self {
+        self.core = Some(core);
+        self
+    }
+}
+
+/// Next call of a batch handler. These two are all there will ever be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchItem<'a, T> {
+    /// The next item that the filter lets through.
+    Item(&'a T),
+    /// End of a batch of one item or more: time to flush what was collected.
+    End,
+}
+
+impl<T: Item> LosslessSubscriber<T> {
+    /// Starts a thread that calls `handler` with each item, and with [`BatchItem::End`] after those that were there at once, at
+    /// most 64. It ends when the bus is closed and everything was handled; joining it returns the number of panics.
+    ///
+    /// Publishers, and subscribers that follow, go on when the end of the batch was handled. A panic of the handler or of the
+    /// filter's function is caught and counted, and the handler goes on with the next item. It waits as
+    /// [`with_wait`](Self::with_wait) says.
+    ///
+    /// ```
+    /// use fanwire::bus::{BatchItem, HandlerThread};
+    /// use fanwire::{LosslessBus, Predicate};
+    ///
+    /// let bus = LosslessBus::builder().carrying::<u64>().build_lossless()?;
+    /// let journal = bus.subscribe(Predicate::all());
+    /// let apply = bus.subscribe_after(Predicate::all(), &[&journal]);
+    /// let mut lines = Vec::new();
+    /// let journal = journal.handle(HandlerThread::new().named("journal"), move |next| match next {
+    ///     BatchItem::Item(n) => lines.push(*n),
+    ///     BatchItem::End => lines.clear(), // and write them out
+    /// })?;
+    /// bus.publish_batch_blocking(0..1000)?;
+    /// bus.close();
+    /// assert_eq!(apply.into_iter().count(), 1000);
+    /// assert_eq!(journal.join().expect("panics are caught"), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The system's, if it can't start the thread or keep it on the core. The subscription ends then.
+    pub fn handle(
+        self,
+        thread: HandlerThread,
+        handler: impl FnMut(BatchItem<'_, T>) + Send + 'static,
+    ) -> io::Result<JoinHandle<u64>> {
+        let HandlerThread { name, core } = thread;
+        let builder = name.map_or_else(Builder::new, |name| Builder::new().name(name));
+        let (told, hears) = mpsc::sync_channel(1);
+        let running = builder.spawn(move || {
+            let placed = core.map_or(Ok(()), stay_on);
+            let is_placed = placed.is_ok();
+            let _ = told.send(placed);
+            if is_placed { run(self, handler) } else { 0 }
+        })?;
+        // The thread answers at once, before it handles anything.
+        hears.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))?;
+        Ok(running)
+    }
+}
+
+/// Calls the handler until the bus is closed and everything was read, and returns the number of panics.
+fn run<T: Item>(mut subscriber: LosslessSubscriber<T>, mut handler: impl FnMut(BatchItem<'_, T>)) -> u64 {
+    let mut panics = 0;
+    loop {
+        let (reader, filter, waiting) = subscriber.parts();
+        let mut wanted = false;
+        let any = reader.look(|item| {
+            let call = || {
+                if item.is_wanted(filter) {
+                    wanted = true;
+                    handler(BatchItem::Item(item));
+                }
+            };
+            panics += u64::from(catch_panic(call).is_none());
+            true
+        });
+        if wanted {
+            panics += u64::from(catch_panic(|| handler(BatchItem::End)).is_none());
+        }
+        if any {
+            reader.pass();
+        } else if reader.is_over() {
+            break;
+        } else {
+            waiting.wait(reader, None, || false);
+        }
+    }
+    panics + u64::from(catch_panic(move || drop((handler, subscriber))).is_none())
+}
+
+#[cfg(target_os = "linux")]
+fn stay_on(core: usize) -> io::Result<()> {
+    use rustix::thread::{CpuSet, sched_setaffinity};
+    if core >= CpuSet::MAX_CPU {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    Ok(sched_setaffinity(None, &cores)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn stay_on(_: usize) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}

@@ -1,0 +1,226 @@
+//! Stages of a lossless bus: a subscriber that follows others sees an item when they have passed it, and not before.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use fanwire::bus::{BatchItem, HandlerThread, LosslessSubscriber, Select, TryRecvError, WaitStrategy};
+use fanwire::{Bus, Delivery, LosslessBus, Predicate};
+
+fn lossless(capacity: usize) -> LosslessBus<u64> {
+    LosslessBus::builder().carrying::<u64>().capacity(capacity).build_lossless().expect("valid")
+}
+
+fn all(bus: &LosslessBus<u64>) -> LosslessSubscriber<u64> {
+    bus.subscribe(Predicate::all())
+}
+
+#[test]
+fn an_item_is_passed_when_its_reader_comes_again_or_its_visitor_returns() {
+    let bus = lossless(8);
+    let mut first = all(&bus);
+    let mut second = bus.subscribe_after(Predicate::all(), &[&first]);
+    (0..4).for_each(|n| _ = bus.try_publish(n).expect("room"));
+    assert_eq!((second.try_recv(), second.lag()), (Err(TryRecvError::Empty), 4));
+    assert_eq!(first.try_recv(), Ok(0));
+    assert_eq!(second.try_recv(), Err(TryRecvError::Empty), "the first one may still work on it");
+    assert_eq!(first.try_recv(), Ok(1));
+    assert_eq!((second.try_recv(), second.try_recv()), (Ok(0), Err(TryRecvError::Empty)));
+    assert_eq!(first.visit_batch(9, |_| ()), 2);
+    assert_eq!(second.iter().take(3).collect::<Vec<_>>(), [1, 2, 3]);
+    // A batch that was handed out is passed at the next call.
+    (4..6).for_each(|n| _ = bus.try_publish(n).expect("room"));
+    let mut batch = Vec::new();
+    assert_eq!(first.recv_batch(&mut batch, 9), Ok(2));
+    assert_eq!(second.try_recv(), Err(TryRecvError::Empty));
+    assert_eq!((first.try_recv(), second.try_recv()), (Err(TryRecvError::Empty), Ok(4)));
+    // A reader that left holds back no other, whatever takes its place.
+    bus.try_publish(6).expect("room");
+    drop(first);
+    let idle = all(&bus);
+    bus.try_publish(7).expect("room");
+    assert_eq!(second.iter().take(3).collect::<Vec<_>>(), [5, 6, 7]);
+    drop((second, idle));
+}
+
+#[test]
+fn items_that_a_stage_does_not_want_are_passed_too() {
+    let bus = lossless(1024);
+    let mut even = bus.subscribe(|n: &u64| n.is_multiple_of(2));
+    let mut odd = bus.subscribe_after(|n: &u64| n % 2 == 1, &[&even]);
+    (0..1000).for_each(|n| _ = bus.try_publish(n).expect("room"));
+    bus.close();
+    assert_eq!(odd.try_recv(), Err(TryRecvError::Empty));
+    assert!(even.iter().eq((0..1000).step_by(2)));
+    assert!(odd.iter().eq((1..1000).step_by(2)));
+}
+
+#[test]
+#[should_panic(expected = "subscribers of one bus")]
+fn a_subscriber_of_another_bus_is_not_followed() {
+    let (bus, other) = (lossless(1), lossless(1));
+    drop(bus.subscribe_after(Predicate::all(), &[&all(&other)]));
+}
+
+/// Publishes to a diamond, whose last stage checks that the two before it are past each item.
+fn diamond(wait: WaitStrategy, solo: bool) {
+    const ITEMS: u64 = 20_000;
+    let builder = LosslessBus::builder().carrying::<u64>().capacity(64);
+    let (mut one, many) = if solo {
+        (Some(builder.build_lossless_solo().expect("valid")), None)
+    } else {
+        (None, Some(builder.build_lossless().expect("valid")))
+    };
+    let join = || match (&one, &many) {
+        (Some(one), _) => one.subscribe(Predicate::all()).with_wait(wait),
+        (_, Some(many)) => many.subscribe(Predicate::all()).with_wait(wait),
+        _ => unreachable!("one of both"),
+    };
+    let (left, right) = (join(), join());
+    let last = match (&one, &many) {
+        (Some(one), _) => one.subscribe_after(Predicate::all(), &[&left, &right]),
+        (_, Some(many)) => many.subscribe_after(Predicate::all(), &[&left, &right]),
+        _ => unreachable!("one of both"),
+    };
+    let seen: Arc<[AtomicU64; 2]> = Arc::default();
+    let notes = Arc::clone(&seen);
+    let mut flushed = 0;
+    let left = left.handle(HandlerThread::new().named("left"), move |next| match next {
+        BatchItem::Item(n) => flushed = n + 1,
+        // Relaxed: the gates order it.
+        BatchItem::End => notes[0].store(flushed, Ordering::Relaxed),
+    });
+    let notes = Arc::clone(&seen);
+    let right = thread::spawn(move || {
+        for n in right {
+            notes[1].store(n + 1, Ordering::Relaxed);
+        }
+    });
+    let last = last.with_wait(wait);
+    let check = thread::spawn(move || {
+        let mut next = 0;
+        for n in last {
+            assert_eq!(n, next);
+            next += 1;
+            assert!(seen.iter().all(|seen| seen.load(Ordering::Relaxed) > n), "a stage was overtaken at {n}");
+        }
+        next
+    });
+    for n in 0..ITEMS {
+        match (&mut one, &many) {
+            (Some(one), _) => _ = one.publish_blocking(n),
+            (_, Some(many)) => _ = many.publish_blocking(n).expect("open"),
+            _ => unreachable!("one of both"),
+        }
+    }
+    drop((one, many));
+    assert_eq!(check.join().expect("no panic"), ITEMS);
+    assert_eq!(left.expect("it starts").join().expect("no panic"), 0);
+    right.join().expect("no panic");
+}
+
+#[test]
+fn no_stage_of_a_diamond_is_overtaken() {
+    for wait in [WaitStrategy::SpinThenPark, WaitStrategy::Park, WaitStrategy::Spin] {
+        diamond(wait, false);
+        diamond(wait, true);
+    }
+}
+
+#[test]
+fn a_batch_handler_is_told_each_end_and_goes_on_after_a_panic() {
+    let bus = lossless(256);
+    let (told, hears) = std::sync::mpsc::channel();
+    let reader = bus.subscribe(|n: &u64| *n != 3);
+    (0..6).for_each(|n| _ = bus.try_publish(n).expect("room"));
+    let handler = move |next: BatchItem<'_, u64>| match next {
+        BatchItem::Item(4) => panic!("as asked"),
+        BatchItem::Item(n) => _ = told.send(Some((*n, thread::current().name().map(str::to_owned)))),
+        BatchItem::End => _ = told.send(None),
+    };
+    let thread = HandlerThread::new().named("stage-1").pinned_to(0);
+    let running = reader.handle(thread, handler).expect("there is a core 0");
+    bus.close();
+    assert_eq!(running.join().expect("caught"), 1);
+    let told: Vec<_> = hears.into_iter().collect();
+    let name = Some("stage-1".to_owned());
+    let items: Vec<_> = [0, 1, 2, 5].map(|n| Some((n, name.clone()))).into_iter().chain([None]).collect();
+    assert_eq!(told, items, "all that was there is one batch");
+}
+
+#[test]
+fn a_handler_on_a_core_that_is_not_there_does_not_start_and_gates_nobody() {
+    let bus = lossless(1);
+    for core in [1 << 9, usize::MAX] {
+        let refused = all(&bus).handle(HandlerThread::new().pinned_to(core), |_| ());
+        assert!(refused.is_err());
+    }
+    (0..10).for_each(|n| _ = bus.try_publish(n).expect("nobody to wait for"));
+}
+
+#[test]
+fn the_first_of_several_subscribers_is_found_and_each_gets_its_turn() {
+    let (bus, other) = (Bus::builder().carrying::<u32>().build().expect("valid"), lossless(1));
+    let (mut a, mut b) = (bus.subscribe(Predicate::all()), all(&other));
+    let mut select = Select::new();
+    assert_eq!(select.ready(&mut [], Duration::MAX), None);
+    assert_eq!(select.ready(&mut [&mut a, &mut b], Duration::from_millis(1)), None);
+    bus.publish_batch([1, 2, 3]);
+    other.try_publish(9).expect("room");
+    let turns: Vec<_> =
+        (0..4).map(|_| select.ready(&mut [&mut a, &mut b], Duration::MAX).expect("ready")).collect();
+    assert!(turns == [0, 1, 0, 1] || turns == [1, 0, 1, 0], "{turns:?}");
+    // An item that the lossless one has read makes room for a publisher, though another one is read next.
+    assert_eq!(b.try_recv(), Ok(9));
+    assert_eq!(a.iter().take(3).count(), 3);
+    other.try_publish(10).expect("room");
+    assert_eq!(select.ready(&mut [&mut a, &mut b], Duration::MAX), Some(1));
+    assert_eq!(b.try_recv(), Ok(10));
+    bus.close();
+    assert_eq!(select.ready(&mut [&mut a, &mut b], Duration::MAX), Some(0));
+    assert_eq!(a.try_recv(), Err(TryRecvError::Closed));
+    drop(other);
+    assert_eq!(select.ready(&mut [&mut b], Duration::MAX), Some(0));
+    assert_eq!(b.try_recv(), Err(TryRecvError::Closed));
+}
+
+#[test]
+fn no_event_of_several_buses_is_slept_through() {
+    const ITEMS: u64 = 3_000;
+    for wait in [WaitStrategy::Park, WaitStrategy::SpinThenPark, WaitStrategy::Spin] {
+        let (bus, other) = (Bus::builder().carrying::<u64>().build().expect("valid"), lossless(4));
+        let (mut a, mut b) = (bus.subscribe(|n: &u64| n.is_multiple_of(2)), all(&other));
+        let publishing = [
+            thread::spawn(move || (0..ITEMS).for_each(|n| _ = bus.publish(n))),
+            thread::spawn(move || (0..ITEMS).for_each(|n| _ = other.publish_blocking(n).expect("open"))),
+        ];
+        let mut select = Select::new().with_wait(wait);
+        let (mut got, mut kept, mut open) = (0, 0, [true; 2]);
+        while open.contains(&true) {
+            let ready = match open {
+                [true, true] => select.ready(&mut [&mut a, &mut b], Duration::MAX),
+                [true, false] => select.ready(&mut [&mut a], Duration::MAX),
+                _ => select.ready(&mut [&mut b], Duration::MAX).map(|_| 1),
+            };
+            if ready == Some(0) {
+                match a.try_recv() {
+                    Ok(Delivery::Event(_)) => got += 1,
+                    Ok(Delivery::Gap(gap)) => panic!("{gap:?}"),
+                    Err(TryRecvError::Empty) => {}
+                    Err(TryRecvError::Closed) => open[0] = false,
+                }
+            } else {
+                match b.try_recv() {
+                    Ok(n) => (assert_eq!(n, kept), kept += 1).1,
+                    Err(TryRecvError::Empty) => {}
+                    Err(TryRecvError::Closed) => open[1] = false,
+                }
+            }
+        }
+        assert_eq!((got, kept), (ITEMS / 2, ITEMS));
+        for thread in publishing {
+            thread.join().expect("no panic");
+        }
+    }
+}

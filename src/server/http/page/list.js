@@ -85,7 +85,8 @@ list.addEventListener('pointermove', ({ pointerType }) => {
   isUnderPointer = true;
   fillRows();
 });
-list.addEventListener('pointerleave', () => { isUnderPointer = false; draw(); });
+// It holds it on its way to the button, too.
+list.closest('main').addEventListener('pointerleave', () => { isUnderPointer = false; draw(); });
 // Between a touch and its click no row may move away from under the finger.
 list.addEventListener('pointerdown', ({ pointerType }) => { isTouched = pointerType === 'touch'; });
 for (const up of ['pointerup', 'pointercancel']) addEventListener(up, () => isTouched && setTimeout(() => { isTouched = false; draw(); }, SETTLE_MS));

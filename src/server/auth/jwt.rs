@@ -8,8 +8,6 @@
 
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation};
@@ -17,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::claims::Claims;
 use super::config::{AuthError, JwtConfig};
+use super::signatures::{RING, is_on_curve, modulus_and_exponent};
 use super::{Denied, Fault};
 use crate::server::limits::budget;
 use crate::server::limits::budget::Budget;
@@ -63,7 +62,7 @@ pub(super) struct Verified {
 /// Chooses the implementation of signatures, which a program with several must do.
 pub(super) fn choose_provider() {
     // An earlier choice by the program stands, and is equally good.
-    let _ = jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER.install_default();
+    let _ = RING.install_default();
 }
 
 impl Verifier {
@@ -308,18 +307,12 @@ fn checked(algorithm: Algorithm, key: DecodingKey) -> Result<(Algorithm, Decodin
         }
         _ => {}
     }
-    match jsonwebtoken::crypto::verify("", b"", &key, algorithm) {
-        Ok(_) => Ok((algorithm, key)),
-        Err(_) => Err("is no usable key".to_owned()),
-    }
+    let is_usable = is_on_curve(algorithm, key.try_get_as_bytes().unwrap_or_default())
+        && jsonwebtoken::crypto::verify("", b"", &key, algorithm).is_ok();
+    if is_usable { Ok((algorithm, key)) } else { Err("is no usable key".to_owned()) }
 }
 
 fn rsa_bits(key: &DecodingKey) -> Option<usize> {
-    let AlgorithmParameters::RSA(rsa) = Jwk::from_decoding_key(key, None).ok()?.algorithm else {
-        return None;
-    };
-    let modulus = URL_SAFE_NO_PAD.decode(rsa.n).ok()?;
-    let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
-    let first = modulus.get(zeros)?;
-    Some((modulus.len() - zeros) * 8 - first.leading_zeros() as usize)
+    let (modulus, _) = modulus_and_exponent(key.kind())?;
+    Some(modulus.len() * 8 - modulus.first()?.leading_zeros() as usize)
 }

@@ -34,6 +34,8 @@ mod open;
 mod revocation;
 #[cfg(feature = "auth")]
 mod seal;
+#[cfg(feature = "auth")]
+mod signatures;
 #[cfg(all(test, feature = "auth"))]
 mod tests;
 #[cfg(feature = "auth")]

@@ -284,6 +284,33 @@ fn a_key_set_chooses_by_key_id_and_fixes_each_algorithm() {
 }
 
 #[test]
+fn signatures_of_the_standards_examples_fit() {
+    // RFC 7515, A.3, and RFC 8037, A.4. The first has ended long ago, the second signs no claims.
+    let keys = json!({"keys": [
+        {"kty": "EC", "crv": "P-256", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+         "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"},
+        {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},
+    ]});
+    let auth = jwt(|jwt| jwt.jwks_file = Some(temp("rfc.json", &keys.to_string())));
+    let es256 = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19y\
+                 b290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+    let eddsa = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWb\
+                 hijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg";
+    assert_eq!(denied(&auth, es256), "token_expired");
+    assert_eq!(denied(&auth, eddsa), "token_claims");
+    for token in [es256, eddsa] {
+        let at = token.len() - 20;
+        let other = format!(
+            "{}{}{}",
+            &token[..at],
+            if token.as_bytes()[at] == b'A' { 'B' } else { 'A' },
+            &token[at + 1..]
+        );
+        assert_eq!(denied(&auth, &other), "token_signature");
+    }
+}
+
+#[test]
 fn keys_that_are_weak_or_none_are_refused_at_the_start() {
     let refused = |change: fn(&mut JwtConfig)| {
         let mut config = AuthConfig::default();
@@ -314,6 +341,14 @@ fn keys_that_are_weak_or_none_are_refused_at_the_start() {
                     Some(temp("ed.json", r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AAAA","kid":"k"}]}"#));
             }),
             "key k: has 3 bytes",
+        ),
+        (
+            refused(|jwt| {
+                let x = "A".repeat(43);
+                let key = json!({"keys": [{"kty": "EC", "crv": "P-256", "x": &x, "y": &x, "kid": "k"}]});
+                jwt.jwks_file = Some(temp("point.json", &key.to_string()));
+            }),
+            "key k: is no usable key",
         ),
     ] {
         assert!(change.contains(said), "{change}");

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fanwire::bus::{IntoItem, Shared, TryPublishError};
+use fanwire::bus::{IntoItem, SharedValue, TryPublishError};
 use fanwire::{Bus, Delivery, LosslessBus, Predicate};
 
 /// Duration of the storm.
@@ -57,13 +57,13 @@ fn an_enum_of_ones_own_is_broadcast_as_it_is() {
     let (mut all, mut trades) =
         (bus.subscribe(Predicate::all()), bus.subscribe(|quote: &Quote| *quote != Quote::Halt));
     bus.publish(Quote::Halt);
-    bus.publish(Shared::new(Quote::Trade("ABC".into(), 7)));
+    bus.publish(SharedValue::new(Quote::Trade("ABC".into(), 7)));
     bus.publish_batch([Quote::Halt, Quote::Trade("DEF".into(), 8)]);
     bus.publisher().publish(Quote::Halt);
     bus.close();
     assert_eq!(all.iter().count(), 5);
     let trades: Vec<_> = trades.iter().collect();
-    let trade = |name: &str, price| Delivery::Event(Shared::new(Quote::Trade(name.into(), price)));
+    let trade = |name: &str, price| Delivery::Event(SharedValue::new(Quote::Trade(name.into(), price)));
     assert_eq!(trades, [trade("ABC", 7), trade("DEF", 8)]);
     // Two readers share one value.
     let Delivery::Event(quote) = &trades[0] else { panic!("no gap") };
@@ -204,16 +204,16 @@ fn a_value_may_publish_and_subscribe_when_it_is_dropped() {
 fn a_value_is_made_by_the_publisher_that_publishes_it() {
     thread_local!(static MADE: Cell<usize> = const { Cell::new(0) });
     struct Lazy;
-    impl IntoItem<Shared<u64>> for Lazy {
-        fn into_item(self) -> Shared<u64> {
+    impl IntoItem<SharedValue<u64>> for Lazy {
+        fn into_item(self) -> SharedValue<u64> {
             MADE.with(|made| made.set(made.get() + 1));
-            Shared::new(7)
+            SharedValue::new(7)
         }
     }
     let bus = Bus::of::<u64>();
     let mut reader = bus.subscribe(Predicate::all());
     bus.publish(Lazy);
-    assert_eq!((reader.try_recv(), MADE.with(Cell::get)), (Ok(Delivery::Event(Shared::new(7))), 1));
+    assert_eq!((reader.try_recv(), MADE.with(Cell::get)), (Ok(Delivery::Event(SharedValue::new(7))), 1));
 }
 
 #[test]

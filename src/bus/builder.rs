@@ -7,7 +7,7 @@ use std::sync::Arc as Count;
 
 use super::item::Item;
 use super::ring::{Bound, SHARDS_MAX};
-use super::shared::Shared;
+use super::shared::SharedValue;
 use crate::event::{Event, Position};
 
 /// Default number of slots of a shard: 8,192.
@@ -94,10 +94,10 @@ impl BusBuilder<Event> {
         Self { shards: 1, capacity: CAPACITY_DEFAULT, max_bytes: None, ordering_key: None, resumed: None }
     }
 
-    /// Changes the item to values of any type, in [`Shared`] handles, instead of events. An ordering key that was set is
+    /// Changes the item to values of any type, in [`SharedValue`] handles, instead of events. An ordering key that was set is
     /// dropped.
     #[must_use]
-    pub fn of<V: Send + Sync + 'static>(self) -> BusBuilder<Shared<V>> {
+    pub fn of<V: Send + Sync + 'static>(self) -> BusBuilder<SharedValue<V>> {
         self.carrying()
     }
 
@@ -125,7 +125,7 @@ impl<T: Item> BusBuilder<T> {
     }
 
     /// Sets the maximum size of the events in all rings together, in bytes; `None` or 0: no bound. Default: 1 GiB. No
-    /// effect on plain values, which have the size of their slots; a [`Shared`] value counts with its own size.
+    /// effect on plain values, which have the size of their slots; a [`SharedValue`] value counts with its own size.
     ///
     /// Each shard has an equal part, so no stream's events cost another shard its past. A shard over its part releases its
     /// oldest events early, and a reader that has not read them gets a gap, as if it had been overtaken. The newest event

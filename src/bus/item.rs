@@ -13,7 +13,7 @@ use crate::filter::Filter;
 use crate::sync::Arc;
 
 /// A value that a [`Bus`](super::Bus) carries: [`Event`]; any plain value of fixed size (`bytemuck::Pod`), which is copied into
-/// the ring and out of it without an allocation; or any other value in a [`Shared`](super::Shared) handle.
+/// the ring and out of it without an allocation; or any other value in a [`SharedValue`](super::SharedValue) handle.
 ///
 /// This trait cannot be implemented outside this crate: derive `Pod` and `Zeroable`, or make a bus
 /// [`of`](super::Bus::of) the type.

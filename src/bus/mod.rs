@@ -83,7 +83,7 @@ pub use publisher::{PublishError, Published, PublishedBatch, Publisher};
 pub use receive::{RecvError, RecvTimeoutError, TryRecvError};
 pub use replay::Replay;
 pub use select::{Select, Selectable};
-pub use shared::{IntoItem, Shared};
+pub use shared::{IntoItem, SharedValue};
 pub use stage::{BatchItem, HandlerThread};
 #[cfg(feature = "async")]
 pub use stream::PublishFuture;
@@ -136,9 +136,9 @@ impl Bus<Event> {
     }
 
     /// Creates a bus of values of any type, with one shard of 8,192 slots. Allocates the ring; each publication allocates its
-    /// value, which all readers share ([`Shared`]).
+    /// value, which all readers share ([`SharedValue`]).
     #[must_use]
-    pub fn of<V: Send + Sync + 'static>() -> Bus<Shared<V>> {
+    pub fn of<V: Send + Sync + 'static>() -> Bus<SharedValue<V>> {
         Bus::from_builder(BusBuilder::new().of())
     }
 

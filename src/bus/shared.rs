@@ -35,9 +35,9 @@ use crate::sync::Arc;
 /// assert!(matches!(&*quote, Quote::Trade { symbol, price } if symbol == "ABC" && *price > 1.0));
 /// # Ok::<(), fanwire::bus::TryRecvError>(())
 /// ```
-pub struct Shared<V>(Arc<V>);
+pub struct SharedValue<V>(Arc<V>);
 
-impl<V> Shared<V> {
+impl<V> SharedValue<V> {
     /// Creates the handle of a value. Allocates.
     #[must_use]
     pub fn new(value: V) -> Self {
@@ -51,7 +51,7 @@ impl<V> Shared<V> {
     }
 }
 
-impl<V: Send + Sync + 'static> Item for Shared<V> {
+impl<V: Send + Sync + 'static> Item for SharedValue<V> {
     type Filter = Predicate<V>;
     type Codec = Counted<Self>;
     const KEYED: bool = false;
@@ -80,7 +80,7 @@ impl<V: Send + Sync + 'static> Item for Shared<V> {
     fn set_id(&self, _: EventId) {}
 }
 
-impl<V: Send + Sync + 'static> Handle for Shared<V> {
+impl<V: Send + Sync + 'static> Handle for SharedValue<V> {
     type Body = V;
 
     #[inline]
@@ -105,10 +105,10 @@ impl<V: Send + Sync + 'static> Handle for Shared<V> {
     }
 }
 
-/// A value that can be published to a bus of `T`: a `T`, or, on a bus of [`Shared`] values, the value itself.
+/// A value that can be published to a bus of `T`: a `T`, or, on a bus of [`SharedValue`] values, the value itself.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not what a bus of `{T}` carries",
-    note = "a bus of plain values or events takes those, and a bus made by `of::<V>()` takes `V` or `Shared<V>`"
+    note = "a bus of plain values or events takes those, and a bus made by `of::<V>()` takes `V` or `SharedValue<V>`"
 )]
 pub trait IntoItem<T: Item> {
     /// Converts itself to the item.
@@ -122,21 +122,21 @@ impl<T: Item> IntoItem<T> for T {
     }
 }
 
-impl<V: Send + Sync + 'static> IntoItem<Shared<V>> for V {
+impl<V: Send + Sync + 'static> IntoItem<SharedValue<V>> for V {
     #[inline]
-    fn into_item(self) -> Shared<V> {
-        Shared::new(self)
+    fn into_item(self) -> SharedValue<V> {
+        SharedValue::new(self)
     }
 }
 
-impl<V> Clone for Shared<V> {
+impl<V> Clone for SharedValue<V> {
     #[inline]
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<V> Deref for Shared<V> {
+impl<V> Deref for SharedValue<V> {
     type Target = V;
 
     #[inline]
@@ -145,33 +145,33 @@ impl<V> Deref for Shared<V> {
     }
 }
 
-impl<V> AsRef<V> for Shared<V> {
+impl<V> AsRef<V> for SharedValue<V> {
     fn as_ref(&self) -> &V {
         self
     }
 }
 
-impl<V> From<V> for Shared<V> {
+impl<V> From<V> for SharedValue<V> {
     fn from(value: V) -> Self {
         Self::new(value)
     }
 }
 
-impl<V> From<Arc<V>> for Shared<V> {
+impl<V> From<Arc<V>> for SharedValue<V> {
     fn from(value: Arc<V>) -> Self {
         Self(value)
     }
 }
 
-impl<V: PartialEq> PartialEq for Shared<V> {
+impl<V: PartialEq> PartialEq for SharedValue<V> {
     fn eq(&self, other: &Self) -> bool {
         **self == **other
     }
 }
 
-impl<V: Eq> Eq for Shared<V> {}
+impl<V: Eq> Eq for SharedValue<V> {}
 
-impl<V: fmt::Debug> fmt::Debug for Shared<V> {
+impl<V: fmt::Debug> fmt::Debug for SharedValue<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -297,6 +297,35 @@ fn change(held: usize, times: u64) {
     }
 }
 
+/// Changes one of 1,000 values of a list, again and again, among events on all of them if the subscription has snapshots.
+fn update_one(has_snapshot: bool, times: u64) {
+    let mut client = native();
+    let symbol = |n: u64| format!("symbol:S{n:04}");
+    if has_snapshot {
+        for n in 0..2_000 {
+            let event = format!(
+                r#"{{"type":"quote","entity":{{"kind":"symbol","id":"S{n:04}"}},"data":{{"bid":{n}}}}}"#
+            );
+            client.says(&format!(r#"{{"type":"publish","payload":{event}}}"#));
+            client.settle();
+        }
+    }
+    let all: Vec<String> = (0..1_000).map(|n| format!("\"{}\"", symbol(n))).collect();
+    client.says(&format!(
+        r#"{{"type":"subscribe","payload":{{"subscription_id":"w","event_types":["quote"],"entities":[{}],"snapshot":{has_snapshot}}}}}"#,
+        all.join(",")
+    ));
+    client.settle();
+    for n in 0..times {
+        let (add, remove) =
+            (symbol(1_000 + n % 1_000), symbol(if n < 1_000 { n } else { 1_000 + (n - 1_000) % 1_000 }));
+        client.says(&format!(
+            r#"{{"type":"update","payload":{{"subscription_id":"w","add":{{"entities":["{add}"]}},"remove":{{"entities":["{remove}"]}}}}}}"#
+        ));
+        client.settle();
+    }
+}
+
 fn subscribes_in_one_write(times: u64) {
     let mut client = native();
     for n in 0..999 {
@@ -392,6 +421,17 @@ fn body(n: u64) -> Vec<u8> {
 
 type Operation = (&'static str, fn(u64));
 
+/// Returns an update of 1,024 values that fill 64 KiB. Every other one removes what the one before has added.
+fn wide_update(n: u64) -> Vec<u8> {
+    let pad = "x".repeat(45);
+    let values: Vec<String> = (0..1_024).map(|at| format!("\"{pad}{at}.{}\"", n / 2)).collect();
+    let verb = if n.is_multiple_of(2) { "add" } else { "remove" };
+    text(&format!(
+        r#"{{"type":"update","payload":{{"subscription_id":"s","{verb}":{{"event_types":[{}]}}}}}}"#,
+        values.join(",")
+    ))
+}
+
 const OPERATIONS: &[Operation] = &[
     ("frame-encode-128", encode_frames),
     ("frame-decode-binary-128", |times| decode(OpCode::Binary, 128, times)),
@@ -424,11 +464,20 @@ const OPERATIONS: &[Operation] = &[
     ("deliver-to-100", deliver),
     ("change-1-of-1", |times| change(0, times)),
     ("change-1-of-1000", |times| change(999, times)),
+    ("update-1-of-1000", |times| update_one(false, times)),
+    ("update-1-of-1000-snapshot", |times| update_one(true, times)),
     ("turn-pings", |times| turns(native(), &client_frame(9, b""), times)),
     ("turn-requests", |times| turns(native(), &text(r#"{"type":"ping"}"#), times)),
     ("turn-faults", |times| turns(native(), &text("x"), times)),
     ("turn-subscribes-1000-held", subscribes_in_one_write),
     ("turn-subscribe-256-long", |times| messages(native(), |n| wide(256, n), times)),
+    ("turn-subscribe-1024-values", |times| messages(native(), |n| wide(1024, n), times)),
+    ("turn-update-1024-values", |times| {
+        let mut client = native();
+        client.says(r#"{"type":"subscribe","payload":{"subscription_id":"s","event_types":["a"]}}"#);
+        client.settle();
+        messages(client, wide_update, times);
+    }),
     ("turn-subscribe-5000-values", |times| messages(native(), |n| wide(5000, n), times)),
     ("turn-subscribe-256-deep", |times| messages(native(), deep, times)),
     ("turn-subscribe-product", |times| messages(native(), product, times)),

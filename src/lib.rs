@@ -213,8 +213,8 @@ pub mod dialects {
 #[cfg(feature = "auth")]
 pub mod auth {
     pub use crate::server::auth::{
-        AnonymousConfig, ApiKey, AuthConfig, AuthError, Claims, JwtConfig, PublishRight, Secret, SigningKey,
-        SigningKeyError,
+        AnonymousConfig, ApiKey, AuthConfig, AuthError, Claims, GrantConfig, JwtConfig, PublishRight, Secret,
+        SigningKey, SigningKeyError,
     };
 }
 

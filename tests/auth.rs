@@ -898,3 +898,104 @@ fn a_key_pair_signs_for_a_server_that_has_the_public_half() {
         );
     }
 }
+
+/// Each holder reaches its own channel, by its name and by the template, at every door, and no other channel, whatever its
+/// subject is.
+#[test]
+fn a_personal_channel_is_for_its_subject_alone() {
+    let server = guarded(&["--auth-grant-channels", "user:{sub}", "--presence-channels", "**"]);
+    let channel_of = |subject: &str| format!("user:{subject}");
+    let subjects = ["alice", "bob", "*", "**", "a:b", "a.b", "{sub}", "a*"];
+    let note = |channel: &str, n: usize| json!({"type": "note", "channel": channel, "data": {"n": n}});
+    for (nth, subject) in subjects.into_iter().enumerate() {
+        let sub = token(&["--sub", subject]);
+        let own = channel_of(subject);
+        let mut by_template = ws(&server, &format!("/ws?token={sub}"), "");
+        let ack = subscribe(&mut by_template, json!({"subscription_id": "s", "channels": ["user:{sub}"]}));
+        assert_eq!(ack["type"], "ack", "{subject}: {ack}");
+        let mut of_all = ws(&server, &format!("/ws?token={sub}"), "");
+        assert_eq!(subscribe(&mut of_all, json!({}))["type"], "ack");
+        let mut of_pattern = ws(&server, &format!("/ws?token={sub}"), "");
+        assert_eq!(subscribe(&mut of_pattern, json!({"channels": ["user:**"]}))["type"], "ack");
+        let mut stream = Sse::open(server.addr, &format!("?channel=user:%7Bsub%7D&token={sub}"));
+        let text = format!("?filter=channel%3D%22user%3A%7Bsub%7D%22&token={sub}");
+        let mut by_text = Sse::open(server.addr, &text);
+        let here = by_template
+            .ask(&json!({"type": "request", "payload": {"action": "presence", "channel": "user:{sub}"}}));
+        assert_eq!(here["payload"]["channel"], own, "{here}");
+        for other in subjects {
+            publish_all(&server, &note(&channel_of(other), nth).to_string());
+        }
+        publish_all(&server, &note("lobby", nth).to_string());
+        publish_all(&server, &json!({"type": "note", "data": {"n": "no channel"}}).to_string());
+        for client in [&mut by_template, &mut of_all, &mut of_pattern] {
+            assert_eq!(client.event()["channel"], own, "{subject}");
+            assert!(client.is_silent_for(SILENCE / 4), "{subject}");
+        }
+        for stream in [&mut stream, &mut by_text] {
+            assert_eq!(stream.event().json()["channel"], own, "{subject}");
+            assert!(stream.is_silent_until(Instant::now() + SILENCE / 4), "{subject}");
+        }
+        // Another's channel, by its name: a pattern is narrowed instead.
+        for other in
+            subjects.into_iter().filter(|other| *other != subject && !matches!(*other, "*" | "**" | "{sub}"))
+        {
+            let refused = subscribe(&mut of_all, json!({"channels": [channel_of(other)]}));
+            assert_eq!(refused["payload"]["code"], "forbidden", "{subject} of {other}: {refused}");
+            let add = json!({"subscription_id": "s", "add": {"channels": [channel_of(other)]}});
+            let refused = by_template.ask(&json!({"type": "update", "payload": add}));
+            assert_eq!(refused["payload"]["code"], "forbidden", "{subject} of {other}: {refused}");
+            let path = format!("/sse?channel=user:{other}&token={sub}");
+            assert_eq!(get(&server, &path, "").status, 403, "{subject} of {other}");
+        }
+        // Out and in again, by the template.
+        for (verb, count) in [("remove", "removed"), ("add", "added")] {
+            let update = json!({"subscription_id": "s", verb: {"channels": ["user:{sub}"]}});
+            let ack = by_template.ask(&json!({"type": "update", "payload": update}));
+            assert_eq!(ack["payload"][count], 1, "{subject}: {ack}");
+        }
+        publish_all(&server, &note(&own, nth).to_string());
+        assert_eq!(by_template.event()["channel"], own);
+    }
+}
+
+#[test]
+fn a_template_without_its_claim_opens_nothing() {
+    let server = guarded(&["--auth-grant-channels", "user:{sub}", "--auth-anonymous-streams", "open"]);
+    let nobody = token(&["--metrics"]);
+    for way in
+        [format!("/ws?token={nobody}"), format!("/ws?token={}", token(&["--stream", "*"])), "/ws".to_owned()]
+    {
+        let mut client = ws(&server, &way, "");
+        let refused = subscribe(&mut client, json!({"channels": ["user:{sub}"]}));
+        assert_eq!(refused["payload"]["code"], "forbidden", "{way}: {refused}");
+    }
+    assert_eq!(get(&server, &format!("/sse?channel=user:%7Bsub%7D&token={nobody}"), "").status, 403);
+    let mut client = ws(&server, &format!("/ws?token={nobody}"), "");
+    let refused = subscribe(&mut client, json!({}));
+    assert_eq!(refused["payload"]["code"], "forbidden", "a token without any right sees nothing: {refused}");
+}
+
+#[test]
+fn a_personal_channel_is_added_to_the_channels_of_a_token() {
+    let server = guarded(&["--auth-grant-channels", "user:{sub},team"]);
+    let both = token(&["--sub", "alice", "--channel", "news.*"]);
+    let mut client = ws(&server, &format!("/ws?token={both}"), "");
+    assert_eq!(subscribe(&mut client, json!({}))["type"], "ack");
+    for channel in ["user:bob", "user:alice", "other", "news.a", "team"] {
+        publish_all(&server, &json!({"type": "note", "channel": channel}).to_string());
+    }
+    for channel in ["user:alice", "news.a", "team"] {
+        assert_eq!(client.event()["channel"], channel);
+    }
+    assert!(client.is_silent_for(SILENCE));
+    for (options, reason) in [
+        (&["--auth-grant-channels", "user:{sub}"][..], "means nothing without keys"),
+        (&["--auth-jwt-hs256-secret", SECRET, "--auth-grant-channels", "user:{mail}"], "{mail}"),
+        (&["--auth-jwt-hs256-secret", SECRET, "--auth-grant-channels", "user:*"], "one channel"),
+    ] {
+        let out = run(fanwire().args(["serve", "--listen", "127.0.0.1:0"]).args(options));
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code() != Some(0) && said.contains(reason), "{said}");
+    }
+}

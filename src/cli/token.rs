@@ -183,10 +183,13 @@ pub(super) fn run(args: &TokenArgs) -> Result<(), CliError> {
         |text: &String| text.parse::<fanwire::Filter>().is_ok_and(|filter| filter.is_everything());
     let sees_nothing =
         lists.iter().all(|list| list.is_empty()) && args.rights.filter.as_ref().is_none_or(says_nothing);
-    if sees_nothing && args.rights.publish.is_none() && !args.rights.metrics && !args.rights.admin {
+    // A server with `auth.grant.channels` adds channels for a subject.
+    let is_for_nobody = args.sub.is_none();
+    let may_nothing = args.rights.publish.is_none() && !args.rights.metrics && !args.rights.admin;
+    if sees_nothing && is_for_nobody && may_nothing {
         return Err(CliError::new("the token would allow nothing").hint(
             "Choose the visible events with --stream, --type, --channel, --entity or --filter (--stream '*' is everything), \
-             and further rights with --publish, --metrics or --admin.",
+             further rights with --publish, --metrics or --admin, or the holder with --sub (auth.grant.channels).",
         ));
     }
     match &args.api_key {

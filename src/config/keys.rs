@@ -15,6 +15,8 @@ use super::value::{
 use crate::engine::{EngineError, check_url};
 use crate::event::Attribute;
 use crate::filter::Filter;
+#[cfg(feature = "auth")]
+use crate::server::auth::Template;
 use crate::server::{ParseAddressRangeError, Preset};
 
 const KIB: u64 = 1 << 10;
@@ -206,6 +208,8 @@ pub(super) const GROUPS: &[KeyGroup] = &[
             |c| time(&mut c.server.auth.jwt.leeway, 0..=HOUR)),
         row("auth.jwt.require_exp", LIVE, "Refuse tokens that never expire",
             |c| switch(&mut c.server.auth.jwt.require_exp)),
+        row("auth.grant.channels", LIVE, "Channels that every token may see beside its own, as user:{sub}: the claim `sub` or `jti` is put in, taken literally",
+            |c| list(&mut c.server.auth.grant.channels, "TEMPLATE", template, Clone::clone)),
         row("auth.anonymous.streams", LIVE, "Streams that clients without a token may see; `*` is everything",
             |c| list(&mut c.server.auth.anonymous.streams, "PATTERN", any, Clone::clone)),
         row("auth.anonymous.types", LIVE, "Types that clients without a token may see",
@@ -371,6 +375,11 @@ fn message_kind(text: &str) -> Result<(String, u32), String> {
 
 fn filter(text: &str) -> Result<(), String> {
     text.parse::<Filter>().map(drop).map_err(|error| error.to_string())
+}
+
+#[cfg(feature = "auth")]
+fn template(text: &str) -> Result<String, String> {
+    Template::parse(text).map(|template| template.text().to_owned())
 }
 
 fn directives(text: &str) -> Result<(), String> {

@@ -19,7 +19,7 @@ use super::infer_attributes::Complete;
 use super::on_lag::OnLag;
 use crate::codec::ws;
 use crate::event::{EventId, Since, Timestamp};
-use crate::filter::{Filter, FilterError, VALUES_MAX};
+use crate::filter::{Filter, FilterError, MemberPatterns, VALUES_MAX};
 
 /// A complete WebSocket message.
 #[derive(Clone, Copy)]
@@ -51,6 +51,8 @@ impl fmt::Debug for Incoming<'_> {
 /// One request of a client.
 pub(crate) enum Command {
     Subscribe(Box<Subscribe>),
+    /// Adds values to lists of a subscription, and removes values.
+    Update(Box<Update>),
     Unsubscribe {
         subscription_id: String,
         /// Whether an unknown id is an error.
@@ -71,7 +73,11 @@ pub(crate) enum Command {
     Auth {
         token: String,
     },
-    Publish(Complete),
+    Publish {
+        event: Complete,
+        /// Whether success is reported too. An error always is.
+        is_acked: bool,
+    },
     /// Publishes the event, and excludes events of this source, the client's own, from its delivery.
     Say(Complete),
     /// A reply of the client, or a message without a meaning here; ignored.
@@ -85,8 +91,9 @@ impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Subscribe(subscribe) => f.debug_tuple("Subscribe").field(subscribe).finish(),
+            Self::Update(update) => f.debug_tuple("Update").field(update).finish(),
             Self::Unsubscribe { subscription_id, .. } => write!(f, "Unsubscribe({subscription_id:?})"),
-            Self::Publish(event) | Self::Say(event) => f.debug_tuple("Publish").field(event).finish(),
+            Self::Publish { event, .. } | Self::Say(event) => f.debug_tuple("Publish").field(event).finish(),
             Self::Auth { .. } => f.write_str("Auth(..)"),
             _ => f.write_str("Command(..)"),
         }
@@ -126,6 +133,33 @@ impl From<Filter> for Subscribe {
             config: None,
         }
     }
+}
+
+/// Change of the lists of one subscription.
+#[derive(Clone, Debug)]
+pub(crate) struct Update {
+    pub(crate) subscription_id: String,
+    pub(crate) lists: Vec<ListUpdate>,
+}
+
+/// Values to add to one list of a subscription, and to remove from it. Both are sorted, distinct, and have none in common.
+#[derive(Clone, Debug)]
+pub(crate) struct ListUpdate {
+    /// Name of the list in messages.
+    pub(crate) name: &'static str,
+    /// Number of the list's attribute, or [`ENTITY`](crate::filter::ENTITY).
+    pub(crate) about: u8,
+    pub(crate) add: Vec<MemberPatterns>,
+    pub(crate) remove: Vec<MemberPatterns>,
+}
+
+/// Values that an update added and removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct UpdateCounts {
+    pub(crate) added: usize,
+    pub(crate) removed: usize,
+    /// Values to remove that the subscription did not have.
+    pub(crate) not_held: usize,
 }
 
 /// Part of a message that its reply repeats.
@@ -218,6 +252,11 @@ pub(crate) enum Reply<'a> {
     Unsubscribed {
         id: &'a str,
     },
+    Updated {
+        counts: UpdateCounts,
+        /// Start of the snapshot of what was added, if one follows.
+        past: Option<&'a PastStart>,
+    },
     /// Events after this place come next.
     Refilling {
         since: &'a Since,
@@ -294,20 +333,23 @@ pub(crate) struct Opening {
     pub(crate) place: Option<Box<Place>>,
 }
 
-/// A list that keeps at most [`VALUES_MAX`] and one more value, enough to show that it is too long. A long list is
-/// therefore counted before its values are parsed.
-#[derive(Debug)]
-pub(super) struct Bounded<T>(pub(super) Vec<T>);
+/// Maximum number of values in one list of a native message. A subscription has a filter for each 256 of them.
+pub(crate) const LIST_VALUES_MAX: usize = 1024;
 
-impl<T> Default for Bounded<T> {
+/// A list that keeps at most `MAX` and one more value, enough to show that it is too long. A long list is therefore counted
+/// before its values are parsed.
+#[derive(Debug)]
+pub(super) struct Bounded<T, const MAX: usize = VALUES_MAX>(pub(super) Vec<T>);
+
+impl<T, const MAX: usize> Default for Bounded<T, MAX> {
     fn default() -> Self {
         Self(Vec::new())
     }
 }
 
-fn bounded<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut list: A) -> Result<Vec<T>, A::Error> {
+fn bounded<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut list: A, max: usize) -> Result<Vec<T>, A::Error> {
     let mut kept = Vec::new();
-    while kept.len() <= VALUES_MAX {
+    while kept.len() <= max {
         match list.next_element()? {
             Some(value) => kept.push(value),
             None => return Ok(kept),
@@ -317,18 +359,18 @@ fn bounded<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut list: A) -> Result<V
     Ok(kept)
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ListVisitor<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
-            type Value = Bounded<T>;
+        struct ListVisitor<T, const MAX: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T, MAX> {
+            type Value = Bounded<T, MAX>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Bounded<T>, A::Error> {
-                bounded(list).map(Bounded)
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Bounded<T, MAX>, A::Error> {
+                bounded(list, MAX).map(Bounded)
             }
         }
         deserializer.deserialize_seq(ListVisitor(PhantomData))
@@ -337,34 +379,34 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
 
 /// A list of strings, a single string, or null for none; bounded as [`Bounded`].
 #[derive(Debug, Default)]
-pub(super) struct Strings(Vec<String>);
+pub(super) struct Strings<const MAX: usize = VALUES_MAX>(Vec<String>);
 
-impl Strings {
+impl<const MAX: usize> Strings<MAX> {
     pub(super) fn into_vec(self) -> Vec<String> {
         self.0
     }
 }
 
-impl<'de> Deserialize<'de> for Strings {
+impl<'de, const MAX: usize> Deserialize<'de> for Strings<MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct StringsVisitor;
-        impl<'de> Visitor<'de> for StringsVisitor {
-            type Value = Strings;
+        struct StringsVisitor<const MAX: usize>;
+        impl<'de, const MAX: usize> Visitor<'de> for StringsVisitor<MAX> {
+            type Value = Strings<MAX>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string or a list of strings")
             }
 
-            fn visit_str<E: de::Error>(self, one: &str) -> Result<Strings, E> {
+            fn visit_str<E: de::Error>(self, one: &str) -> Result<Strings<MAX>, E> {
                 Ok(Strings(vec![one.to_owned()]))
             }
 
-            fn visit_unit<E: de::Error>(self) -> Result<Strings, E> {
+            fn visit_unit<E: de::Error>(self) -> Result<Strings<MAX>, E> {
                 Ok(Strings::default())
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Strings, A::Error> {
-                bounded(list).map(Strings)
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Strings<MAX>, A::Error> {
+                bounded(list, MAX).map(Strings)
             }
         }
         deserializer.deserialize_any(StringsVisitor)

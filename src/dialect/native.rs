@@ -12,16 +12,18 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::codes::{CLOSE_POLICY, ErrorCode};
-use super::command::{Bounded, Strings, UNKNOWN, in_scratch, put_text, text_frame};
+use super::command::{
+    Bounded, LIST_VALUES_MAX, ListUpdate, Strings, UNKNOWN, Update, in_scratch, put_text, text_frame,
+};
 use super::keys::{UnknownKey, first_unknown};
 use super::uuid::Uuid;
 use super::wire::WireProtocol;
 use super::{
     Asked, ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, PastEnd, PastStart, Place,
-    Refusal, Reply, Stamp, Subscribe, envelope, shortened, split_entity,
+    Refusal, Reply, Stamp, Subscribe, UpdateCounts, envelope, shortened, split_entity,
 };
 use crate::event::{Attribute, Event, Position, Since, json};
-use crate::filter::Filter;
+use crate::filter::{ENTITY, Filter, FilterErrorKind, MemberPatterns, Pattern};
 
 /// Subprotocol of the dialect.
 pub(crate) const PROTOCOL: &str = "fanwire.v1";
@@ -38,6 +40,8 @@ struct NativeMessage<'a> {
     payload: Option<&'a RawValue>,
     #[serde(borrow, default)]
     message_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    ack: Option<&'a RawValue>,
 }
 
 /// A message without unknown keys.
@@ -50,6 +54,8 @@ struct UsualNativeMessage<'a> {
     payload: Option<&'a RawValue>,
     #[serde(borrow, default)]
     message_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    ack: Option<&'a RawValue>,
     #[serde(rename = "timestamp", default)]
     _timestamp: IgnoredAny,
     #[serde(rename = "correlation_id", default)]
@@ -59,17 +65,25 @@ struct UsualNativeMessage<'a> {
     _position: IgnoredAny,
 }
 
-/// Keys of a client's message.
-const MESSAGE_KEYS: [&str; 6] = ["type", "payload", "message_id", "timestamp", "correlation_id", "position"];
+/// Keys of a client's message. Only a `publish` has the last one.
+const MESSAGE_KEYS: [&str; 7] =
+    ["type", "payload", "message_id", "timestamp", "correlation_id", "position", "ack"];
+
+/// Returns the keys of a client's message of this type.
+fn message_keys(kind: &str) -> &'static [&'static str] {
+    if kind == "publish" { &MESSAGE_KEYS } else { &MESSAGE_KEYS[..6] }
+}
 
 impl<'a> NativeMessage<'a> {
     /// Reads a message, and checks it for unknown keys if it asks for something.
     fn read(text: &'a str) -> Result<(Self, Result<(), ClientError>), serde_json::Error> {
-        if let Ok(UsualNativeMessage { kind, payload, message_id, .. }) = serde_json::from_str(text) {
-            return Ok((Self { kind, payload, message_id }, Ok(())));
+        if let Ok(UsualNativeMessage { kind, payload, message_id, ack, .. }) = serde_json::from_str(text)
+            && (ack.is_none() || kind == "publish")
+        {
+            return Ok((Self { kind, payload, message_id, ack }, Ok(())));
         }
         let message: Self = serde_json::from_str(text)?;
-        let is_known = refuse_unknown("message", &message.kind, text, &MESSAGE_KEYS);
+        let is_known = refuse_unknown("message", &message.kind, text, message_keys(&message.kind));
         Ok((message, is_known))
     }
 }
@@ -120,14 +134,14 @@ const SUBSCRIBE_KEYS: [&str; 16] = [
 #[serde(default, deny_unknown_fields)]
 struct NativeSubscribe {
     subscription_id: Option<String>,
-    event_types: Option<Strings>,
-    sources: Option<Strings>,
-    correlation_id: Option<Strings>,
-    correlation_ids: Option<Strings>,
-    stream_ids: Option<Strings>,
-    execution_ids: Option<Strings>,
-    entities: Option<Bounded<EntityValue>>,
-    channels: Option<Strings>,
+    event_types: Option<Values>,
+    sources: Option<Values>,
+    correlation_id: Option<Values>,
+    correlation_ids: Option<Values>,
+    stream_ids: Option<Values>,
+    execution_ids: Option<Values>,
+    entities: Option<Bounded<EntityValue, LIST_VALUES_MAX>>,
+    channels: Option<Values>,
     filter: Option<String>,
     since: Option<String>,
     history: Option<usize>,
@@ -135,6 +149,101 @@ struct NativeSubscribe {
     max_per_second: Option<u32>,
     snapshot: bool,
     own_past: bool,
+}
+
+/// A list of values, as long as a subscription's may be.
+type Values = Strings<LIST_VALUES_MAX>;
+
+/// Payload of an `update`.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct NativeUpdate {
+    subscription_id: Option<String>,
+    add: Option<NativeLists>,
+    remove: Option<NativeLists>,
+}
+
+/// Payload of an `update`, to find an unknown key in it.
+#[derive(Deserialize)]
+struct NativeRawUpdate<'a> {
+    #[serde(borrow, default)]
+    add: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    remove: Option<&'a RawValue>,
+}
+
+/// Keys of `add` and `remove` in an `update`.
+const LIST_KEYS: [&str; 8] = [
+    "event_types",
+    "sources",
+    "correlation_id",
+    "correlation_ids",
+    "stream_ids",
+    "execution_ids",
+    "entities",
+    "channels",
+];
+
+/// Name and attribute of a list, and values for it.
+type ListValues = (&'static str, u8, Vec<MemberPatterns>);
+
+/// Values for the lists of a subscription.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct NativeLists {
+    event_types: Option<Values>,
+    sources: Option<Values>,
+    correlation_id: Option<Values>,
+    correlation_ids: Option<Values>,
+    stream_ids: Option<Values>,
+    execution_ids: Option<Values>,
+    entities: Option<Bounded<EntityValue, LIST_VALUES_MAX>>,
+    channels: Option<Values>,
+}
+
+impl NativeLists {
+    /// Returns the values of each list that is named, with its name and its attribute: sorted and distinct.
+    fn into_values(self) -> Result<Vec<ListValues>, ClientError> {
+        let texts = |values: Option<Values>| {
+            values.map(|values| {
+                values.into_vec().into_iter().map(|value| (Pattern::from(value), None)).collect()
+            })
+        };
+        let pairs = |entities: Bounded<EntityValue, LIST_VALUES_MAX>| {
+            let pair = |entity: EntityValue| {
+                let (kind, id) = entity.into_pair();
+                (Pattern::from(kind), Some(Pattern::from(id)))
+            };
+            entities.0.into_iter().map(pair).collect()
+        };
+        let of = |attribute: Attribute| attribute.index() as u8;
+        let lists: [(&str, u8, Option<Vec<MemberPatterns>>); 8] = [
+            ("event_types", of(Attribute::Type), texts(self.event_types)),
+            ("sources", of(Attribute::Source), texts(self.sources)),
+            ("correlation_ids", of(Attribute::Correlation), texts(self.correlation_ids)),
+            ("correlation_ids", of(Attribute::Correlation), texts(self.correlation_id)),
+            ("stream_ids", of(Attribute::Stream), texts(self.stream_ids)),
+            ("execution_ids", of(Attribute::Execution), texts(self.execution_ids)),
+            ("entities", ENTITY, self.entities.map(pairs)),
+            ("channels", of(Attribute::Channel), texts(self.channels)),
+        ];
+        let mut named: Vec<ListValues> = Vec::new();
+        for (name, about, values) in lists {
+            let Some(values) = values else { continue };
+            if values.len() > LIST_VALUES_MAX {
+                return Err(too_long(values.len()));
+            }
+            match named.last_mut() {
+                Some(last) if last.1 == about => last.2.extend(values),
+                _ => named.push((name, about, values)),
+            }
+        }
+        for (_, _, values) in &mut named {
+            values.sort_unstable();
+            values.dedup();
+        }
+        Ok(named)
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -162,17 +271,25 @@ fn read_message(text: &str) -> ClientMessage {
         let is_json = json::minify(text, &mut String::new()).is_ok();
         return broken(if is_json { "no type" } else { "not a JSON object" });
     };
+    let mut command =
+        is_known.and_then(|()| read_command(&message.kind, message.payload.map_or("{}", RawValue::get)));
+    if let (Ok(Command::Publish { is_acked, .. }), Some(ack)) = (&mut command, message.ack) {
+        match ack.get() {
+            "true" | "null" => {}
+            "false" => *is_acked = false,
+            _ => command = Err(ClientError::new(ErrorCode::InvalidMessage, "ack is true or false")),
+        }
+    }
     ClientMessage {
         kind: KINDS.iter().find(|kind| **kind == message.kind).copied().unwrap_or(UNKNOWN),
-        command: is_known
-            .and_then(|()| read_command(&message.kind, message.payload.map_or("{}", RawValue::get))),
+        command,
         asked: Asked::of(message.message_id),
     }
 }
 
 /// Refuses an unknown key of a message or its payload, in messages that ask for something.
 fn refuse_unknown(what: &str, kind: &str, object: &str, known: &[&str]) -> Result<(), ClientError> {
-    if !matches!(kind, "subscribe" | "unsubscribe" | "request" | "refill" | "publish") {
+    if !matches!(kind, "subscribe" | "update" | "unsubscribe" | "request" | "refill" | "publish") {
         return Ok(());
     }
     let Some(key) = first_unknown(object, |key| known.contains(&key)) else { return Ok(()) };
@@ -188,6 +305,7 @@ fn refuse_unknown(what: &str, kind: &str, object: &str, known: &[&str]) -> Resul
 fn keys_of(kind: &str) -> &'static [&'static str] {
     match kind {
         "subscribe" => &SUBSCRIBE_KEYS,
+        "update" => &["subscription_id", "add", "remove"],
         // Clients send the payload of the `ack` back.
         "unsubscribe" => &["subscription_id", "last_event_id", "history", "truncated"],
         "request" => &["action", "channel"],
@@ -197,21 +315,22 @@ fn keys_of(kind: &str) -> &'static [&'static str] {
 }
 
 /// Types of a client's messages.
-const KINDS: [&str; 9] =
-    ["subscribe", "unsubscribe", "request", "refill", "ping", "publish", "auth", "ack", "pong"];
+const KINDS: [&str; 10] =
+    ["subscribe", "update", "unsubscribe", "request", "refill", "ping", "publish", "auth", "ack", "pong"];
 
 fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
     let names = || serde_json::from_str::<NativeNames>(payload).map_err(|error| bad_payload(&error));
     // serde would accept an array of the fields in order.
     let is_list = payload.trim_ascii_start().starts_with('[');
-    if matches!(kind, "unsubscribe" | "request" | "refill") {
+    if matches!(kind, "update" | "unsubscribe" | "request" | "refill") {
         refuse_unknown("payload", kind, payload, keys_of(kind))?;
     }
     match kind {
-        "subscribe" | "unsubscribe" | "request" | "refill" | "auth" if is_list => {
+        "subscribe" | "update" | "unsubscribe" | "request" | "refill" | "auth" if is_list => {
             Err(ClientError::new(ErrorCode::InvalidPayload, "payload: not an object"))
         }
         "subscribe" => read_subscribe(payload).map(|s| Command::Subscribe(Box::new(s))),
+        "update" => read_update(payload).map(|update| Command::Update(Box::new(update))),
         "unsubscribe" => match names()?.subscription_id {
             Some(subscription_id) => Ok(Command::Unsubscribe { subscription_id, strict: true }),
             None => Err(ClientError::new(ErrorCode::InvalidPayload, "subscription_id is missing")),
@@ -230,7 +349,7 @@ fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
         },
         "ping" => Ok(Command::Ping),
         "publish" => envelope::read_published(payload)
-            .map(Command::Publish)
+            .map(|event| Command::Publish { event, is_acked: true })
             .map_err(|error| ClientError::new(ErrorCode::InvalidEvent, error.to_string())),
         // serde's error text would repeat the token.
         "auth" => match names().ok().and_then(|names| names.token) {
@@ -249,12 +368,20 @@ fn bad_payload(error: &serde_json::Error) -> ClientError {
     ClientError::new(ErrorCode::InvalidPayload, format!("payload: {error}"))
 }
 
+fn too_long(count: usize) -> ClientError {
+    let error = FilterErrorKind::TooManyValues(count, LIST_VALUES_MAX);
+    ClientError::new(ErrorCode::InvalidFilter, error.to_string())
+}
+
 pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
     let input: NativeSubscribe = serde_json::from_str(payload).map_err(|error| {
         let unknown = refuse_unknown("payload", "subscribe", payload, &SUBSCRIBE_KEYS);
         unknown.err().unwrap_or_else(|| bad_payload(&error))
     })?;
-    let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
+    let list = |values: Option<Values>| {
+        let values = values.unwrap_or_default().into_vec();
+        if values.len() > LIST_VALUES_MAX { Err(too_long(values.len())) } else { Ok(values) }
+    };
     let on_lag = OnLag::read(input.on_lag.as_deref(), input.max_per_second)
         .map_err(|text| ClientError::new(ErrorCode::InvalidOnLag, text))?;
     let since = match input.since.as_deref().map(str::parse) {
@@ -262,23 +389,31 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         Some(Ok(id)) => Some(id),
         Some(Err(error)) => return Err(ClientError::new(ErrorCode::InvalidSince, format!("since: {error}"))),
     };
-    let mut correlations = list(input.correlation_id);
-    correlations.extend(list(input.correlation_ids));
+    let mut correlations = list(input.correlation_id)?;
+    correlations.extend(list(input.correlation_ids)?);
+    let entities = input.entities.unwrap_or_default().0;
+    if entities.len() > LIST_VALUES_MAX {
+        return Err(too_long(entities.len()));
+    }
     let filter = Filter::new()
-        .types(list(input.event_types))
-        .sources(list(input.sources))
+        .types(list(input.event_types)?)
+        .sources(list(input.sources)?)
         .correlations(correlations)
-        .streams(list(input.stream_ids))
-        .executions(list(input.execution_ids))
-        .channels(list(input.channels))
-        .entities(input.entities.unwrap_or_default().0.into_iter().map(EntityValue::into_pair));
+        .streams(list(input.stream_ids)?)
+        .executions(list(input.execution_ids)?)
+        .channels(list(input.channels)?)
+        .entities(entities.into_iter().map(EntityValue::into_pair));
     // The text narrows the lists.
     let filter = match input.filter {
         Some(text) => filter.try_and(&text.parse()?)?,
         None => filter,
     };
+    // A longer list becomes several filters.
+    let mut parts = filter.in_parts().into_iter();
+    let filter = parts.next().unwrap_or_default();
     Ok(Subscribe {
         subscription_id: input.subscription_id.filter(|id| !id.is_empty()),
+        or: parts.collect(),
         since,
         history: input.history,
         snapshot: input.snapshot,
@@ -288,9 +423,41 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
     })
 }
 
+/// Reads the payload of an `update`.
+pub(super) fn read_update(payload: &str) -> Result<Update, ClientError> {
+    let input: NativeUpdate = serde_json::from_str(payload).map_err(|error| {
+        let lists: Option<NativeRawUpdate<'_>> = serde_json::from_str(payload).ok();
+        let lists = lists.into_iter().flat_map(|raw| [("add", raw.add), ("remove", raw.remove)]);
+        let unknown =
+            lists.filter_map(|(name, list)| refuse_unknown(name, "update", list?.get(), &LIST_KEYS).err());
+        unknown.into_iter().next().unwrap_or_else(|| bad_payload(&error))
+    })?;
+    let Some(subscription_id) = input.subscription_id else {
+        return Err(ClientError::new(ErrorCode::InvalidPayload, "subscription_id is missing"));
+    };
+    let mut lists: Vec<ListUpdate> = Vec::new();
+    for (name, about, add) in input.add.unwrap_or_default().into_values()? {
+        lists.push(ListUpdate { name, about, add, remove: Vec::new() });
+    }
+    for (name, about, remove) in input.remove.unwrap_or_default().into_values()? {
+        let Some(list) = lists.iter_mut().find(|list| list.about == about) else {
+            lists.push(ListUpdate { name, about, add: Vec::new(), remove });
+            continue;
+        };
+        // Both lists are sorted.
+        if list.add.iter().any(|value| remove.binary_search(value).is_ok()) {
+            let text = format!("{name}: a value is in add and in remove; say one of them");
+            return Err(ClientError::new(ErrorCode::InvalidPayload, text));
+        }
+        list.remove = remove;
+    }
+    Ok(Update { subscription_id, lists })
+}
+
 /// Appends a subscription as `list_subscriptions` shows it: FCC's fields, and other fields if they are set. The filter's
-/// text is added if the lists do not express all of it.
-pub(crate) fn describe(subscription_id: &str, filter: &Filter, out: &mut String) {
+/// text is added if the lists do not express all of it. `empty_lists` has a bit for each list that is shown empty, by its
+/// attribute, though the filter has a value of it.
+pub(crate) fn describe(subscription_id: &str, filter: &Filter, empty_lists: u16, out: &mut String) {
     fn list<'a>(out: &mut String, values: impl Iterator<Item = &'a str>) {
         for (at, value) in values.enumerate() {
             out.push(if at == 0 { '[' } else { ',' });
@@ -298,9 +465,11 @@ pub(crate) fn describe(subscription_id: &str, filter: &Filter, out: &mut String)
         }
         out.push(']');
     }
-    let field = |out: &mut String, name: &str, attribute, is_always: bool| {
-        let mut values = filter.values(attribute).peekable();
-        if is_always || values.peek().is_some() {
+    let is_empty = |about: u8| empty_lists & 1 << about != 0;
+    let field = |out: &mut String, name: &str, attribute: Attribute, is_always: bool| {
+        let is_empty = is_empty(attribute.index() as u8);
+        let mut values = filter.values(attribute).filter(|_| !is_empty).peekable();
+        if is_always || is_empty || values.peek().is_some() {
             out.push_str(name);
             if values.peek().is_none() {
                 out.push('[');
@@ -313,19 +482,24 @@ pub(crate) fn describe(subscription_id: &str, filter: &Filter, out: &mut String)
     field(out, r#","event_types":"#, Attribute::Type, true);
     field(out, r#","sources":"#, Attribute::Source, true);
     out.push_str(r#","correlation_id":"#);
-    let mut correlations = filter.values(Attribute::Correlation);
+    let no_correlation = is_empty(Attribute::Correlation.index() as u8);
+    let mut correlations = filter.values(Attribute::Correlation).filter(|_| !no_correlation);
     match (correlations.next(), correlations.next()) {
         (Some(one), None) => json::write_string(one, out),
         (_, second) => {
             out.push_str("null");
-            if second.is_some() {
+            if second.is_some() || no_correlation {
                 field(out, r#","correlation_ids":"#, Attribute::Correlation, true);
             }
         }
     }
     field(out, r#","stream_ids":"#, Attribute::Stream, false);
     field(out, r#","execution_ids":"#, Attribute::Execution, false);
-    for (at, (kind, id)) in filter.entity_values().enumerate() {
+    let entities = filter.entity_values().filter(|_| !is_empty(ENTITY)).enumerate();
+    if is_empty(ENTITY) {
+        out.push_str(r#","entities":["#);
+    }
+    for (at, (kind, id)) in entities {
         out.push_str(if at == 0 { r#","entities":["# } else { "," });
         json::write_string(&format!("{kind}:{id}"), out);
     }
@@ -338,6 +512,14 @@ pub(crate) fn describe(subscription_id: &str, filter: &Filter, out: &mut String)
         json::write_string(&filter.to_string(), out);
     }
     out.push('}');
+}
+
+/// Adds the start of a past to the payload of an `ack`.
+fn add_start(payload: &mut serde_json::Value, past: Option<&PastStart>) {
+    if let Some(PastStart { from, complete }) = past {
+        let from = from.as_ref().map(Since::to_string);
+        payload["history"] = json!({ "from": from, "complete": complete });
+    }
 }
 
 /// Returns the frame of a message with this JSON payload.
@@ -400,13 +582,18 @@ impl WireProtocol for Native {
             Reply::Welcome { .. } => return None,
             Reply::Subscribed { id, past } => {
                 let mut payload = json!({ "subscription_id": id, "last_event_id": position() });
-                if let Some(PastStart { from, complete }) = past {
-                    let from = from.as_ref().map(Since::to_string);
-                    payload["history"] = json!({ "from": from, "complete": complete });
-                }
+                add_start(&mut payload, *past);
                 ("ack", payload)
             }
             Reply::Unsubscribed { id } => ("ack", json!({ "subscription_id": id })),
+            Reply::Updated { counts: UpdateCounts { added, removed, not_held }, past } => {
+                let mut payload = json!({ "added": added, "removed": removed, "last_event_id": position() });
+                if *not_held > 0 {
+                    payload["not_held"] = (*not_held).into();
+                }
+                add_start(&mut payload, *past);
+                ("ack", payload)
+            }
             Reply::Refilling { since } => {
                 ("ack", json!({ "since": since.to_string(), "last_event_id": position() }))
             }
@@ -515,7 +702,7 @@ mod tests {
         let text = r#"{"type":"subscribe","payload":{"subscription_id":"s1","event_types":["workflow.started"],"sources":"sim","correlation_id":"run-42","entities":["task:t-1",{"kind":"provider"}]}}"#;
         let Ok(Command::Subscribe(s)) = command(text) else { panic!() };
         let mut shown = String::new();
-        describe("s1", &s.filter, &mut shown);
+        describe("s1", &s.filter, 0, &mut shown);
         let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
         assert_eq!(shown["event_types"], serde_json::json!(["workflow.started"]));
         assert_eq!(shown["sources"], serde_json::json!(["sim"]));

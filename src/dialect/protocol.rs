@@ -234,7 +234,7 @@ impl Subscription {
     #[must_use]
     pub fn to_json(&self) -> String {
         let mut text = String::new();
-        native::describe(&self.id, &self.filter, &mut text);
+        native::describe(&self.id, &self.filter, 0, &mut text);
         text
     }
 
@@ -248,7 +248,8 @@ impl Subscription {
         Ok(Self::named(subscribe))
     }
 
-    fn named(Subscribe { subscription_id, filter, .. }: Subscribe) -> Self {
+    fn named(Subscribe { subscription_id, filter, or, .. }: Subscribe) -> Self {
+        let filter = Filter::joined(std::iter::once(&filter).chain(&or));
         Self { id: subscription_id.unwrap_or_else(|| Uuid::random(random()).to_string()), filter }
     }
 }
@@ -326,7 +327,8 @@ impl Protocol {
             Command::Ping => Ok((MessageType::Pong, json!({}))),
             Command::Presence { .. }
             | Command::Auth { .. }
-            | Command::Publish(_)
+            | Command::Publish { .. }
+            | Command::Update(_)
             | Command::Say(_)
             | Command::Withheld
             | Command::Refill { .. }

@@ -33,11 +33,18 @@ pub(crate) struct Change {
     pub(crate) was: bool,
     /// Conflation from now on; `None` removes the filter.
     pub(crate) to: Option<Conflation>,
+    /// Filter of the interest that this one replaces, if they differ in the values of one list only.
+    pub(crate) from: Option<Filter>,
 }
 
 impl Change {
     /// Returns the work of this change, in thousands of instructions: 20 for the feed, and two for each value or pattern.
+    ///
+    /// A filter that replaces another counts as edited in place; see [`Fanout::take_rebuilt`](super::Fanout::take_rebuilt).
     pub(crate) fn units(&self) -> u32 {
+        if self.from.is_some() {
+            return 30;
+        }
         let members = u32::try_from(self.filter.members_count()).unwrap_or(u32::MAX);
         20 + members.saturating_mul(2)
     }

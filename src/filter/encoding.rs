@@ -72,11 +72,13 @@ pub(crate) fn encode(mut parts: Parts) -> Vec<u8> {
             }
         }
         let tag = set.about | if set.negated { TAG_NEGATED } else { 0 };
-        write_clause(tag, &mut body, &mut out);
+        write_clause(tag, &body, &mut out);
+        body.clear();
     }
     for comparison in &parts.comparisons {
         comparison.encode(&mut body);
-        write_clause(TAG_COMPARISON, &mut body, &mut out);
+        write_clause(TAG_COMPARISON, &body, &mut out);
+        body.clear();
     }
     out
 }
@@ -201,6 +203,18 @@ pub(crate) struct SetRef<'a> {
 }
 
 impl<'a> SetRef<'a> {
+    /// Returns a set of these members, encoded.
+    #[cfg(feature = "server")]
+    pub(super) fn of(about: u8, body: &'a [u8]) -> Self {
+        Self { about, negated: false, body }
+    }
+
+    /// Returns the members, encoded.
+    #[cfg(feature = "server")]
+    pub(super) fn body(self) -> &'a [u8] {
+        self.body
+    }
+
     pub(crate) fn members(self) -> Members<'a> {
         Members { pairs: self.about == ENTITY, rest: self.body }
     }
@@ -241,6 +255,14 @@ pub(crate) struct Members<'a> {
     rest: &'a [u8],
 }
 
+#[cfg(feature = "server")]
+impl<'a> Members<'a> {
+    /// Returns the members that are left, encoded.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
 impl<'a> Iterator for Members<'a> {
     type Item = (PatternRef<'a>, Option<PatternRef<'a>>);
 
@@ -251,13 +273,13 @@ impl<'a> Iterator for Members<'a> {
     }
 }
 
-fn write_clause(tag: u8, body: &mut Vec<u8>, out: &mut Vec<u8>) {
+pub(super) fn write_clause(tag: u8, body: &[u8], out: &mut Vec<u8>) {
     out.push(tag);
     write_length(body.len(), out);
-    out.append(body);
+    out.extend_from_slice(body);
 }
 
-fn write_pattern(pattern: PatternRef<'_>, out: &mut Vec<u8>) {
+pub(super) fn write_pattern(pattern: PatternRef<'_>, out: &mut Vec<u8>) {
     write_length(pattern.text.len() << 2 | pattern.kind as usize, out);
     out.extend_from_slice(pattern.text);
 }

@@ -38,6 +38,9 @@ const PLAIN: u8 = 7;
 
 const PATHS: [&str; 8] = ["n", "n.s", "n.0", "s", "", "n.s.n", "n.n.0", "s.1"];
 
+/// Byte of an edit.
+const EDIT: u8 = 0xff;
+
 /// Keys, as JSON has them.
 const KEYS: [&str; 4] = ["n", "s", r"\u006e", "0"];
 
@@ -158,6 +161,22 @@ pub fn fuzz_matcher(bytes: &[u8]) {
             0 => {
                 let Some(filter) = program.filter() else { break };
                 held.push((matcher.insert(&filter), filter));
+            }
+            _ if act == EDIT && !held.is_empty() => {
+                let (Some(which), Some(about), Some(to)) = (program.byte(), program.byte(), program.filter())
+                else {
+                    break;
+                };
+                let (which, about) = (usize::from(which) % held.len(), about % 9);
+                let from = held[which].1.clone();
+                if let (Some(_), Some(list)) = (from.list(about), to.list(about)) {
+                    let to = from.with_list(about, list.body());
+                    let is_only = held.iter().filter(|other| other.0 == held[which].0).count() == 1;
+                    if matcher.edit(&from, &to) {
+                        assert!(is_only, "others hold {from}");
+                        held[which].1 = to;
+                    }
+                }
             }
             1 if !held.is_empty() => {
                 let (id, _) = held.swap_remove(usize::from(act >> 2) % held.len());

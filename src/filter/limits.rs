@@ -41,8 +41,8 @@ pub(crate) const VALUE_BYTES_MAX: usize = 1024;
 pub(crate) const MANY_WEIGHT: u32 = 16;
 
 #[cfg(feature = "server")]
-/// Returns the cost to hold a filter; see [`Filter::weight`](super::Filter::weight).
-pub(super) fn weight(clauses: Clauses<'_>) -> u32 {
+/// Returns the cost to hold a member of a set.
+pub(super) fn member_weight((first, second): (PatternRef<'_>, Option<PatternRef<'_>>)) -> u32 {
     let of_pattern = |pattern: PatternRef<'_>| match pattern.kind {
         PatternKind::Exact => 1,
         PatternKind::Segments => {
@@ -53,11 +53,15 @@ pub(super) fn weight(clauses: Clauses<'_>) -> u32 {
             MANY_WEIGHT.saturating_mul(u32::try_from(runs).unwrap_or(u32::MAX)).saturating_add(1)
         }
     };
+    of_pattern(first).saturating_add(second.map_or(0, of_pattern))
+}
+
+#[cfg(feature = "server")]
+/// Returns the cost to hold a filter; see [`Filter::weight`](super::Filter::weight).
+pub(super) fn weight(clauses: Clauses<'_>) -> u32 {
     let of_clause = |clause: Clause<'_>| -> u32 {
         match clause {
-            Clause::Set(set) => (set.members())
-                .map(|(first, second)| of_pattern(first).saturating_add(second.map_or(0, of_pattern)))
-                .fold(0, u32::saturating_add),
+            Clause::Set(set) => set.members().map(member_weight).fold(0, u32::saturating_add),
             Clause::Comparison(comparison) => {
                 let members = comparison.literals().count() + comparison.path().count();
                 MANY_WEIGHT.saturating_add(u32::try_from(members).unwrap_or(u32::MAX))

@@ -6,6 +6,8 @@
 
 mod comparison;
 mod definition;
+#[cfg(feature = "server")]
+mod edit;
 mod encoding;
 mod error;
 mod evaluate;
@@ -28,7 +30,9 @@ mod varint;
 
 pub use definition::Filter;
 #[cfg(feature = "server")]
-pub(crate) use encoding::{Clause, ENTITY};
+pub(crate) use edit::{EditedList, encoded};
+#[cfg(feature = "server")]
+pub(crate) use encoding::{Clause, ENTITY, MemberPatterns};
 pub use error::{FilterError, FilterErrorKind};
 #[cfg(feature = "server")]
 pub(crate) use evaluate::holds;

@@ -61,7 +61,7 @@ pub fn dialect(data: &[u8]) {
     let stamp = Stamp { random: 1, now: Timestamp(0), position: None };
     let mut frames = Vec::new();
     match read.command {
-        Ok(Command::Publish(event) | Command::Say(event)) => {
+        Ok(Command::Publish { event, .. } | Command::Say(event)) => {
             frames.extend(encodings.map(|encoding| encoding.encode(&event, None)));
             frames.push(NativeWsLean.encode(&event, None));
         }
@@ -223,6 +223,15 @@ pub fn conversation(data: &[u8]) {
         if let Some((_, end)) = &clients[place] {
             let mut line = end.0.borrow_mut();
             match op & 7 {
+                // A list of types that changes.
+                1 if op & 0x78 == 0x78 => {
+                    let (of, what) = (size(&mut input), size(&mut input));
+                    let text = list_message(what, of);
+                    let size = (text.len() as u16).to_be_bytes();
+                    line.arrived.extend([0x81, 0x80 | 126, size[0], size[1], 0, 0, 0, 0]);
+                    line.arrived.extend(text.as_bytes());
+                    told.0 = true;
+                }
                 // Raw bytes, or bytes in a frame.
                 0 => {
                     let count = size(&mut input);
@@ -288,6 +297,26 @@ pub fn conversation(data: &[u8]) {
     }
     let audit = core.audit();
     assert_eq!((audit.difference, audit.connections, audit.feeds), (0, 0, 0), "{audit:?}");
+}
+
+/// Returns a message about a subscription to types: a subscribe, or a change by the bits of `add` and `remove`.
+fn list_message(what: usize, of: usize) -> String {
+    let types = |bits: usize| {
+        let all = ["a.b", "a.c", "b", "a.*"];
+        let named: Vec<&str> = (0..4).filter(|bit| bits & 1 << bit != 0).map(|bit| all[bit]).collect();
+        format!("{named:?}")
+    };
+    let (add, remove) = (types(of), types(of >> 4));
+    let snapshot = what & 2 != 0;
+    if what & 1 == 0 {
+        format!(
+            r#"{{"type":"subscribe","payload":{{"subscription_id":"l","event_types":{add},"snapshot":{snapshot}}}}}"#
+        )
+    } else {
+        format!(
+            r#"{{"type":"update","payload":{{"subscription_id":"l","add":{{"event_types":{add}}},"remove":{{"event_types":{remove}}}}}}}"#
+        )
+    }
 }
 
 /// Returns a small bus, because each input has a new one.

@@ -11,6 +11,8 @@ pub(super) const SOURCES: [&str; 2] = ["s0", "s1"];
 pub(super) const STREAMS: [&str; 3] = ["st0", "st1", "st2"];
 pub(super) const ENTITIES: u8 = 4;
 pub(super) const FILTERS: u8 = 6;
+/// Filters from here on are lists of entities, with a bit for each.
+pub(super) const LISTS: u8 = 64;
 
 /// An event as it was published.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +34,7 @@ impl Entry {
             2 => self.kind < 2,
             3 => self.source == 1,
             4 => self.kind < 2 && self.source == 0,
+            LISTS.. => self.entity.is_some_and(|entity| filter & 1 << entity != 0),
             _ => self.entity == Some(1),
         }
     }

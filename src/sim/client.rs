@@ -6,7 +6,9 @@ use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
-use super::books::{FILTERS, From, Interest, KINDS, Log, Past, Policy, SOURCES, Seen, Start};
+use super::books::{
+    ENTITIES, FILTERS, From, Interest, KINDS, LISTS, Log, Past, Policy, SOURCES, Seen, Start,
+};
 use super::decode::{Inbox, masked};
 use super::net::{ClientEnd, End};
 use super::{Dice, Fault};
@@ -34,8 +36,21 @@ struct Asked {
 
 #[derive(Debug)]
 enum What {
-    Subscribe { name: String, filter: u8, policy: Policy, from: Option<From> },
-    Unsubscribe { name: String },
+    Subscribe {
+        name: String,
+        filter: u8,
+        policy: Policy,
+        from: Option<From>,
+    },
+    Unsubscribe {
+        name: String,
+    },
+    /// Changes a list to this one. With `gains` it has entities that it had not.
+    Update {
+        name: String,
+        filter: u8,
+        gains: bool,
+    },
     Publish(u64),
     Other(&'static str),
 }
@@ -97,8 +112,14 @@ fn filter_json(filter: u8) -> Value {
         2 => json!({"event_types": ["a.*"]}),
         3 => json!({"sources": ["s1"]}),
         4 => json!({"event_types": ["a.*"], "sources": ["s0"]}),
+        LISTS.. => json!({"entities": entities(filter)}),
         _ => json!({"entities": ["k:1"]}),
     }
+}
+
+/// Returns the entities of a list.
+fn entities(filter: u8) -> Vec<String> {
+    (0..ENTITIES).filter(|entity| filter & 1 << entity != 0).map(|entity| format!("k:{entity}")).collect()
 }
 
 fn filter_query(filter: u8) -> &'static str {
@@ -197,6 +218,30 @@ impl Client {
 
     pub(super) fn subscribe(&mut self, dice: &mut Dice, policy: Policy, from: Option<From>, log: &Log) {
         let filter = dice.below(u64::from(FILTERS)) as u8;
+        self.subscribe_to(dice, filter, policy, from, log);
+    }
+
+    /// Changes the list of a subscription, or subscribes to a list if there is none.
+    pub(super) fn update(&mut self, dice: &mut Dice, policy: Policy, log: &Log) {
+        let changes = |what: &What| !matches!(what, What::Publish(_) | What::Other(_));
+        if self.asked.iter().any(|asked| changes(&asked.what)) {
+            return;
+        }
+        let bits = 1 << ENTITIES;
+        let Some((name, held, ..)) = self.subscriptions.iter().find(|one| one.1 >= LISTS).cloned() else {
+            let filter = LISTS + 1 + dice.below(bits - 1) as u8;
+            return self.subscribe_to(dice, filter, policy, None, log);
+        };
+        let add = dice.below(bits) as u8;
+        let remove = dice.below(bits) as u8 & !add;
+        let filter = (held | add) & !remove;
+        let lists = |of: u8| json!({ "entities": entities(of) });
+        let payload = json!({"subscription_id": name, "add": lists(add), "remove": lists(remove)});
+        let mut message = json!({"type": "update", "payload": payload});
+        self.say(dice, &mut message, What::Update { name, filter, gains: filter & !held != 0 });
+    }
+
+    fn subscribe_to(&mut self, dice: &mut Dice, filter: u8, policy: Policy, from: Option<From>, log: &Log) {
         let name = format!("n{}", dice.below(3));
         let mut payload = filter_json(filter);
         payload["subscription_id"] = json!(name);
@@ -502,6 +547,19 @@ impl Client {
                 // The reply to a request for a past says where the live events begin.
                 let begin = begin.filter(|_| past.is_some());
                 self.change(interest, past, begin, asked.sent, at);
+            }
+            What::Update { name, filter, gains } => {
+                let place =
+                    message["payload"]["last_event_id"].as_str().and_then(|id| id.parse::<EventId>().ok());
+                let begin = place
+                    .and_then(|id| log.find(id).map(|n| n + 1).or((id.sequence == u64::MAX).then_some(0)));
+                if let Some(one) = self.subscriptions.iter_mut().find(|one| one.0 == name) {
+                    one.1 = filter;
+                    if gains {
+                        one.3 = begin.filter(|_| log.by_shard.len() == 1);
+                    }
+                }
+                self.change(self.interest(), None, None, asked.sent, at);
             }
             What::Unsubscribe { name } => {
                 self.subscriptions.retain(|(known, ..)| *known != name);

@@ -321,6 +321,7 @@ impl World {
                 client.publish(&mut self.dice, self.next_event);
                 self.next_event += 1;
             }
+            (Kind::Ws, 8) => client.update(&mut self.dice, policy, &self.log),
             (Kind::Ws, 7) => (0..self.dice.up_to(60)).for_each(|_| client.ask(&mut self.dice)),
             (Kind::Ws, _) => client.ask(&mut self.dice),
             (Kind::Sse, _) => {}

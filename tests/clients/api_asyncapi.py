@@ -108,6 +108,14 @@ async def conversation():
         await client.say("publish", FULL)
         await client.say("publish", {"event_type": "bare"})
         await client.say("refill", {"since": "zzz-1"})
+        await client.say("subscribe", {"subscription_id": "w", "event_types": ["x"], "entities": ["symbol:A"], "snapshot": True})
+        lists = {"event_types": "y", "entities": ["symbol:B", {"kind": "symbol", "id": "C"}]}
+        updated = await client.say("update", {"subscription_id": "w", "add": lists, "remove": {"entities": ["symbol:A", "symbol:D"]}})
+        assert {name: updated["payload"][name] for name in ("added", "removed", "not_held")} == {"added": 3, "removed": 1, "not_held": 1}
+        await client.say("update", {"subscription_id": "w", "add": {"channels": ["c"]}}, "error")
+        unacked = {"type": "publish", "ack": False, "payload": {"type": "quiet"}}
+        validate(unacked, FROM_CLIENT)
+        await ws.send(json.dumps(unacked))
         await client.say("unsubscribe", {"subscription_id": "all"})
         await client.say("unsubscribe", {"subscription_id": "all"}, "error")
         await client.say("publish", {"type": "\n"}, "error")

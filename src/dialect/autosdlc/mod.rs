@@ -160,7 +160,11 @@ impl WireProtocol for Autosdlc {
                 }
                 ("error", data)
             }
-            Reply::Reconnect(_) | Reply::Response(_) | Reply::Published(_) | Reply::Refilling { .. } => {
+            Reply::Reconnect(_)
+            | Reply::Response(_)
+            | Reply::Published(_)
+            | Reply::Refilling { .. }
+            | Reply::Updated { .. } => {
                 return None;
             }
         };
@@ -304,7 +308,10 @@ fn command(message: &AutosdlcMessage<'_>) -> (&'static str, Result<Command, Clie
         }
         other => match event_type(other) {
             // An agent that reports about itself over its own connection.
-            Some(known) => (known.name, publish(message, known.name, data).map(Command::Publish)),
+            Some(known) => (
+                known.name,
+                publish(message, known.name, data).map(|event| Command::Publish { event, is_acked: true }),
+            ),
             None => {
                 warn_of(other);
                 (UNKNOWN, Ok(Command::Nothing))

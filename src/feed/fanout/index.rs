@@ -35,6 +35,8 @@ pub(super) struct InterestIndex {
     unwanted: Vec<ClassId>,
     /// Routes by class.
     routes: Vec<SmallVec<[ClassRoute; 1]>>,
+    /// Members of filters that could not be edited in place.
+    pub(super) rebuilt: usize,
 }
 
 impl InterestIndex {
@@ -45,6 +47,7 @@ impl InterestIndex {
             hasher: foldhash::quality::RandomState::default(),
             unwanted: Vec::new(),
             routes: Vec::new(),
+            rebuilt: 0,
         }
     }
 

@@ -87,11 +87,18 @@ impl Fanout {
         form: FeedForm,
         changes: &[Change],
     ) -> Revised {
+        if let [Change { filter, from: Some(from), .. }] = changes
+            && membership.is_some_and(|membership| self.is_alone(membership.feed(), form))
+            && self.index.matcher.edit(from, filter)
+        {
+            // The class had one holder: the member's feed.
+            return Revised::Same;
+        }
         let edits = self.edits(changes);
         let own = membership.map(Membership::feed).filter(|&key| {
             let feed = &self.feeds[key as usize];
             let conflates = |edit: &Edit| !matches!(edit.1, None | Some(Conflation::None));
-            feed.members.len() == 1 && feed.form == form && (feed.conflates() || !edits.iter().any(conflates))
+            self.is_alone(key, form) && (feed.conflates() || !edits.iter().any(conflates))
         });
         let Some(key) = own else {
             let before = membership.map(|membership| &self.feeds[membership.feed() as usize].classes);
@@ -113,14 +120,29 @@ impl Fanout {
         Revised::Elsewhere(classes)
     }
 
+    /// Returns whether a feed has one member, and this form.
+    fn is_alone(&self, key: FeedKey, form: FeedForm) -> bool {
+        let feed = &self.feeds[key as usize];
+        feed.members.len() == 1 && feed.form == form
+    }
+
+    /// Returns the number of members of filters that could not be edited in place, since the last call.
+    pub(crate) fn take_rebuilt(&mut self) -> usize {
+        std::mem::take(&mut self.index.rebuilt)
+    }
+
     /// Returns the classes that change, sorted. The matcher holds those that are added or kept.
     fn edits(&mut self, changes: &[Change]) -> SmallVec<[Edit; 2]> {
         let mut edits: SmallVec<[Edit; 2]> = SmallVec::new();
         let matcher = &mut self.index.matcher;
-        for Change { filter, to, .. } in changes {
+        for Change { filter, to, from, .. } in changes {
             match to {
                 Some(conflation) => edits.push((matcher.insert(filter), Some(*conflation))),
                 None => edits.extend(matcher.class_of(filter).map(|class| (class, None))),
+            }
+            if let Some(from) = from {
+                edits.extend(matcher.class_of(from).map(|class| (class, None)));
+                self.index.rebuilt += filter.members_count() + from.members_count();
             }
         }
         edits.sort_unstable();

@@ -36,7 +36,7 @@ fn each_member_gets_the_events_that_it_wanted_when_they_came() {
                             wants[member].remove(&kind)
                         };
                         let filter = Filter::new().types([format!("t{kind}")]);
-                        changes.push(Change { filter, was, to: to.then_some(Conflation::None) });
+                        changes.push(Change { filter, was, to: to.then_some(Conflation::None), from: None });
                     }
                     let conn = member as ConnIndex;
                     let (fanout, tally) = (&mut world.fanout, &mut world.tally);
@@ -78,7 +78,12 @@ fn each_member_gets_the_events_that_it_wanted_when_they_came() {
             while !world.flush(&mut outboxes[member], &mut pipes[member]) {}
             assert_eq!(read(&pipes[member]), pending_slices[member], "seed {seed}, member {member}");
             let changes: Vec<Change> = (0..6)
-                .map(|kind| Change { filter: Filter::new().types([format!("t{kind}")]), was: true, to: None })
+                .map(|kind| Change {
+                    filter: Filter::new().types([format!("t{kind}")]),
+                    was: true,
+                    to: None,
+                    from: None,
+                })
                 .collect();
             let (fanout, tally) = (&mut world.fanout, &mut world.tally);
             let moved = outboxes[member].change(
@@ -101,6 +106,90 @@ fn each_member_gets_the_events_that_it_wanted_when_they_came() {
     }
 }
 
+/// Members hold one list each, which is edited, alone or while others hold an equal one. Each gets exactly the events that were
+/// in its list when they came.
+#[test]
+fn a_list_that_is_edited_gets_what_it_had_when_it_came() {
+    const MEMBERS: usize = 3;
+    let list = |held: &std::collections::BTreeSet<u64>| {
+        Filter::new().types(held.iter().map(|kind| format!("t{kind}")))
+    };
+    let mut edited = 0;
+    for seed in 1..=40_u64 {
+        let mut state = seed;
+        let mut dice = move |most: u64| {
+            // xorshift64*
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            state.wrapping_mul(0x2545_f491_4f6c_dd1d) % most
+        };
+        let mut world = World::new(1000);
+        let mut outboxes: Vec<Outbox> = (0..MEMBERS).map(|_| Outbox::default()).collect();
+        let mut pipes: Vec<Pipe> = (0..MEMBERS).map(|_| Pipe::default()).collect();
+        let mut wants = vec![std::collections::BTreeSet::<u64>::new(); MEMBERS];
+        let mut wanted = vec![Vec::new(); MEMBERS];
+        for _ in 0..300 {
+            let member = dice(MEMBERS as u64) as usize;
+            if dice(3) == 0 {
+                let before = wants[member].clone();
+                (0..=dice(3)).for_each(|_| {
+                    let kind = dice(5);
+                    if !wants[member].remove(&kind) {
+                        wants[member].insert(kind);
+                    }
+                });
+                if wants[member].is_empty() || wants[member] == before {
+                    wants[member] = before;
+                    continue;
+                }
+                let from = (!before.is_empty()).then(|| list(&before));
+                let change = Change {
+                    filter: list(&wants[member]),
+                    was: false,
+                    to: Some(Conflation::None),
+                    from: from.clone(),
+                };
+                let (fanout, tally) = (&mut world.fanout, &mut world.tally);
+                let conn = member as ConnIndex;
+                let cx = &mut OutboxContext::new(tally, &Still);
+                let moved = outboxes[member].change(fanout, ENCODING, &[change], conn, cx);
+                edited += u64::from(from.is_some() && fanout.take_rebuilt() == 0);
+                if let Some(MovedMember { conn, index }) = moved {
+                    outboxes[conn as usize].set_member_index(index);
+                }
+            } else if dice(4) == 0 {
+                pipes[member].room = if dice(3) == 0 { dice(200) as usize } else { usize::MAX / 2 };
+                world.seal();
+                world.flush(&mut outboxes[member], &mut pipes[member]);
+                pipes[member].room = 0;
+            } else {
+                let kind = dice(5);
+                for (wants, wanted) in wants.iter().zip(&mut wanted) {
+                    if wants.contains(&kind) {
+                        wanted.push(world.published as i64);
+                    }
+                }
+                world.publish(&format!("t{kind}"));
+            }
+        }
+        for member in 0..MEMBERS {
+            world.seal();
+            pipes[member].room = usize::MAX / 2;
+            while !world.flush(&mut outboxes[member], &mut pipes[member]) {}
+            assert_eq!(read(&pipes[member]), wanted[member], "seed {seed}, member {member}");
+            let (fanout, tally) = (&mut world.fanout, &mut world.tally);
+            let moved = outboxes[member].leave(fanout, &mut OutboxContext::new(tally, &Still));
+            if let Some(MovedMember { conn, index }) = moved {
+                outboxes[conn as usize].set_member_index(index);
+            }
+        }
+        while world.fanout.sweep() {}
+        assert_eq!((world.metrics.feeds.get(), world.fanout.distinct()), (0, 0), "seed {seed}");
+    }
+    assert!(edited > 500, "{edited} were edited in place");
+}
+
 /// Members share a feed once their interests are equal, whatever the order of their changes.
 #[test]
 fn members_whose_interests_become_equal_share_a_feed() {
@@ -109,7 +198,7 @@ fn members_whose_interests_become_equal_share_a_feed() {
     for (conn, order) in [[0, 1, 2], [2, 1, 0], [1, 2, 0]].into_iter().enumerate() {
         for kind in order {
             let filter = Filter::new().types([format!("t{kind}")]);
-            let change = Change { filter, was: false, to: Some(Conflation::None) };
+            let change = Change { filter, was: false, to: Some(Conflation::None), from: None };
             let (fanout, tally) = (&mut world.fanout, &mut world.tally);
             outboxes[conn].change(
                 fanout,

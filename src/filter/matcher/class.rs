@@ -127,6 +127,26 @@ impl Classes {
         Some(Removed { filter, member })
     }
 
+    /// Returns whether a class has one holder, several paths and nothing else to confirm.
+    #[cfg(feature = "server")]
+    pub(super) fn is_plain_candidate(&self, id: ClassId) -> bool {
+        let class = &self.table[id.index()];
+        let residual = self.residuals.get(class.detail as usize);
+        class.holders == 1 && class.detail & MEMBER == 0 && residual.is_some_and(|it| it.conditions == 0)
+    }
+
+    /// Replaces the filter of a class by one that no class has.
+    #[cfg(feature = "server")]
+    pub(super) fn replace(&mut self, id: ClassId, filter: &Filter) {
+        let Self { table, ids, hasher, .. } = self;
+        let before = std::mem::replace(&mut table[id.index()].filter, filter.clone());
+        if let Ok(entry) = ids.find_entry(hasher.hash_one(before.bytes()), |&other| other == id.0) {
+            entry.remove();
+        }
+        let hash = hasher.hash_one(filter.bytes());
+        ids.insert_unique(hash, id.0, |&id| hasher.hash_one(table[id as usize].filter.bytes()));
+    }
+
     /// Notes that a new class has conditions on the payload.
     pub(super) fn set_member(&mut self, id: u32, member: u32) {
         self.table[id as usize].detail = member | MEMBER;

@@ -14,6 +14,8 @@
 mod automaton;
 mod class;
 mod conditions;
+#[cfg(feature = "server")]
+mod edit;
 mod fields;
 mod flat;
 mod index;

@@ -199,6 +199,26 @@ impl Choices {
     }
 }
 
+/// Adds a holder of each value and pattern of a set.
+#[cfg(feature = "server")]
+pub(super) fn acquire(set: SetRef<'_>, symbols: &mut Symbols, automaton: &mut Automaton) {
+    let mut one = |attribute: u8, pattern: PatternRef<'_>| match pattern.kind {
+        PatternKind::Exact => drop(symbols.acquire(usize::from(attribute), pattern.text)),
+        PatternKind::Segments | PatternKind::Runs => {
+            automaton.acquire(usize::from(attribute), pattern.text);
+        }
+    };
+    for (first, second) in set.members() {
+        match second {
+            None => one(set.about, first),
+            Some(second) => {
+                one(Attribute::EntityKind as u8, first);
+                one(Attribute::EntityId as u8, second);
+            }
+        }
+    }
+}
+
 /// Removes a holder of each value and pattern of the plan. Calls `gone` for each value that has none left.
 pub(super) fn release(
     plan: &Plan<'_>,

@@ -153,6 +153,8 @@ fn event() -> impl Strategy<Value = Event> {
 enum Act {
     Insert(Filter),
     Remove(prop::sample::Index),
+    /// Replaces the values of a list of a held filter.
+    Edit(prop::sample::Index, u8, Vec<(String, String)>),
     Ask(Event),
     AskAgain(prop::sample::Index),
 }
@@ -161,9 +163,21 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         3 => filter().prop_map(Act::Insert),
         2 => any::<prop::sample::Index>().prop_map(Act::Remove),
+        2 => (any::<prop::sample::Index>(), 0u8..9, prop::collection::vec((pattern(), pattern()), 1..5))
+            .prop_map(|(which, about, values)| Act::Edit(which, about, values)),
         3 => event().prop_map(Act::Ask),
         3 => any::<prop::sample::Index>().prop_map(Act::AskAgain),
     ]
+}
+
+/// Returns the members of a list in their order, encoded.
+fn encoded_list(about: u8, values: &[(String, String)]) -> Vec<u8> {
+    let second = |value: &String| (about == crate::filter::ENTITY).then(|| value.as_str().into());
+    let mut members: Vec<crate::filter::MemberPatterns> =
+        values.iter().map(|(one, other)| (one.as_str().into(), second(other))).collect();
+    members.sort_unstable();
+    members.dedup();
+    crate::filter::encoded(&members)
 }
 
 proptest! {
@@ -188,6 +202,20 @@ proptest! {
                     if !held.is_empty() {
                         let id = held.swap_remove(which.index(held.len()));
                         prop_assert_eq!(matcher.remove(id), !held.contains(&id));
+                    }
+                }
+                Act::Edit(which, about, values) => {
+                    let Some(id) = held.get(which.index(held.len().max(1))).copied() else { continue };
+                    let from = matcher.filter(id).expect("held").clone();
+                    if from.list(about).is_some() {
+                        let to = from.with_list(about, &encoded_list(about, &values));
+                        let is_only = held.iter().filter(|other| **other == id).count() == 1;
+                        let is_new = matcher.class_of(&to).is_none();
+                        if matcher.edit(&from, &to) {
+                            prop_assert!(is_only && is_new);
+                            prop_assert_eq!(matcher.filter(id), Some(&to));
+                            prop_assert_eq!((matcher.class_of(&from), matcher.class_of(&to)), (None, Some(id)));
+                        }
                     }
                 }
                 Act::Ask(event) => events.push(event),
@@ -384,6 +412,33 @@ fn what_a_change_of_members_leaves_is_nothing() {
         }
         assert_eq!(matcher.stats(), empty);
     }
+}
+
+#[test]
+fn a_long_list_is_edited_in_place() {
+    let mut matcher = Matcher::new(FilterLimits::default());
+    let empty = matcher.stats();
+    let list = |numbers: std::ops::Range<u32>| {
+        Filter::new().types(["quote.*"]).entities(numbers.map(|n| ("symbol", format!("S{n}"))))
+    };
+    let quote =
+        |n: u32| Event::builder("quote.new").entity("symbol", &format!("S{n}")).build().expect("valid");
+    let class = matcher.insert(&list(0..200));
+    for n in 0..500 {
+        assert!(matcher.edit(&list(n..n + 200), &list(n + 1..n + 201)), "{n}");
+        assert_eq!(matched(&mut matcher, &quote(n)), [], "{n} is removed");
+        assert_eq!(matched(&mut matcher, &quote(n + 1)), [class]);
+        assert_eq!(matched(&mut matcher, &quote(n + 200)), [class], "{n} and 200 is added");
+    }
+    assert!(!matcher.edit(&list(0..200), &list(1..201)), "no class has that filter");
+    assert!(!matcher.edit(&list(500..700), &list(500..501)), "a list of one value has another posting");
+    let other = matcher.insert(&list(501..701));
+    assert!(!matcher.edit(&list(500..700), &list(501..701)), "another class has that filter");
+    assert!(matcher.remove(other));
+    matcher.hold(class);
+    assert!(!matcher.edit(&list(500..700), &list(501..701)), "two hold it");
+    assert!(!matcher.remove(class) && matcher.remove(class));
+    assert_eq!(matcher.stats(), empty);
 }
 
 #[test]

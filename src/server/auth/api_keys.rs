@@ -12,6 +12,7 @@ use subtle::ConstantTimeEq;
 use super::claims::Claims;
 use super::grant::Grant;
 use super::jwt::proof;
+use super::template::Templates;
 use super::{Denied, Fault};
 
 /// Names of the claims that a line may hold beside `id` and `hash`. Any other name is an error, because a misspelt claim must
@@ -71,10 +72,10 @@ fn read_hash(text: &str) -> Option<[u8; 32]> {
 
 impl ApiKeys {
     /// Reads a file's text. Skips empty lines and lines that start with `#`. An error names the line.
-    pub(super) fn read(text: &str) -> Result<Self, String> {
+    pub(super) fn read(text: &str, templates: &Templates) -> Result<Self, String> {
         let mut keys = Self::default();
         for (number, line) in super::lines(text) {
-            let entry = read_line(line).map_err(|what| format!("line {number}: {what}"))?;
+            let entry = read_line(line, templates).map_err(|what| format!("line {number}: {what}"))?;
             let entries = keys.entries.entry(first(&entry.hash)).or_default();
             if entries.iter().any(|other| other.hash == entry.hash) {
                 return Err(format!("line {number}: this key is in the file twice"));
@@ -104,7 +105,7 @@ impl ApiKeys {
     }
 }
 
-fn read_line(line: &str) -> Result<Entry, String> {
+fn read_line(line: &str, templates: &Templates) -> Result<Entry, String> {
     let mut fields: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(line).map_err(|_| "not a JSON object".to_owned())?;
     let mut text = |name: &str| match fields.remove(name) {
@@ -120,7 +121,8 @@ fn read_line(line: &str) -> Result<Entry, String> {
     claims.sub.get_or_insert(id);
     // Hash of the whole line, so that a key with other rights counts as another key.
     let proof = proof(&[b"api key", line.as_bytes()]);
-    Ok(Entry { hash, not_before: claims.nbf, grant: Arc::new(Grant::new(&claims, claims.exp, proof)?) })
+    let grant = Arc::new(Grant::new(&claims, claims.exp, proof, templates)?);
+    Ok(Entry { hash, not_before: claims.nbf, grant })
 }
 
 impl From<Fault> for Denied {
@@ -144,7 +146,7 @@ mod tests {
             line("ci", "key-one", r#","publish":true"#),
             line("old", "key-two", r#","exp":100,"nbf":10"#)
         );
-        let keys = ApiKeys::read(&text).expect("a file");
+        let keys = ApiKeys::read(&text, &Templates::default()).expect("a file");
         let grant = keys.find("key-one", 0).expect("known").expect("good");
         assert!(grant.publishes());
         assert_eq!(grant.subject(), "ci");
@@ -166,10 +168,14 @@ mod tests {
             ("", "twice"),
         ] {
             let text = format!("{}\n{}", line("a", "k", ""), line("b", "k", rest));
-            let error = ApiKeys::read(&text).expect_err(rest);
+            let error = ApiKeys::read(&text, &Templates::default()).expect_err(rest);
             assert!(error.contains(said) && error.starts_with("line 2"), "{error}");
         }
-        assert!(ApiKeys::read("nonsense").expect_err("no JSON").starts_with("line 1"));
-        assert!(ApiKeys::read(r#"{"id":"a"}"#).expect_err("no hash").contains("hash is missing"));
+        assert!(ApiKeys::read("nonsense", &Templates::default()).expect_err("no JSON").starts_with("line 1"));
+        assert!(
+            ApiKeys::read(r#"{"id":"a"}"#, &Templates::default())
+                .expect_err("no hash")
+                .contains("hash is missing")
+        );
     }
 }

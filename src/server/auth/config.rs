@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::claims::{Claims, PublishRight};
+use super::template::{Template, Templates};
 
 /// A text that is never shown. Its `Debug` output is a placeholder.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -59,6 +60,8 @@ pub struct AuthConfig {
     pub revoked_file: Option<PathBuf>,
     /// `auth.anonymous`: rights of clients without a token. Default: none, so they are refused.
     pub anonymous: AnonymousConfig,
+    /// `auth.grant`: rights of every token beside its claims.
+    pub grant: GrantConfig,
     /// Whether the embedding program gives rights to the clients whose connections it has accepted
     /// ([`StreamRequest::claims`](crate::server::StreamRequest::claims)). Other clients need a token, as with keys. Default:
     /// false.
@@ -76,6 +79,26 @@ pub struct AuthConfig {
     /// `auth.max_revocations`: maximum number of tokens and subjects revoked by `POST /api/revoke`; beyond, 507, because a
     /// revocation is never dropped for another. Default: 10,000.
     pub max_revocations: usize,
+}
+
+/// Rights of every token and API key beside its claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GrantConfig {
+    /// `auth.grant.channels`: channels that the holder may see beside those of the claim `channels`, as templates: in
+    /// `user:{sub}` the token's `sub` takes the place of the braces. Also known: `{jti}`. A token without any list and without
+    /// `filter` sees these channels alone. A token whose claims name other lists but no channels may see every channel already.
+    /// Default: none.
+    pub channels: Vec<String>,
+}
+
+impl GrantConfig {
+    /// Returns the templates, or the fault of one.
+    pub(super) fn templates(&self) -> Result<Templates, AuthError> {
+        let templates: Result<Vec<Template>, String> =
+            self.channels.iter().map(|text| Template::parse(text)).collect();
+        templates.map(Templates::from).map_err(|what| AuthError::new("auth.grant.channels", what))
+    }
 }
 
 /// Rights of clients without a token. As in [`Claims`], except that an empty list counts as absent; with all lists empty there
@@ -149,6 +172,7 @@ impl Default for AuthConfig {
             api_keys_file: None,
             revoked_file: None,
             anonymous: AnonymousConfig::default(),
+            grant: GrantConfig::default(),
             cookie: "auth-token".to_owned(),
             max_token_bytes: 8192,
             ticket_ttl: Duration::from_secs(30),

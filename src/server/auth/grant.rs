@@ -3,12 +3,15 @@
 //! Invariant: the visible events are a filter, which is joined with every filter that the holder asks for, so that an invisible
 //! event is never matched.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::claims::{Claims, PublishRight};
+use super::template::Templates;
 use crate::dialect::Complete;
 use crate::event::{Attribute, Event};
-use crate::filter::{Filter, FilterError, FilterLimits, Pattern};
+use crate::filter::{EditedList, Filter, FilterError, FilterLimits, Pattern};
 
 /// Rights of a connection, from a token, an API key or the configuration.
 #[derive(Debug)]
@@ -27,6 +30,13 @@ pub(crate) struct Grant {
     token_id: Option<Box<str>>,
     /// Key that the grant rests on. The grant ends with the key.
     proof: u64,
+    /// Templates of channels that the grant adds. They come last in the list, as exact values.
+    templates: Templates,
+    /// Number of channels of the claim `channels`; `None` without the claim.
+    own_channels: Option<usize>,
+    /// The only channels that the holder may see, if the claims alone would let it see nothing. They do not bound what it may
+    /// publish.
+    only_channels: Option<Box<[Pattern]>>,
 }
 
 /// A grant in a form for another process: its rights, and the key that it rests on.
@@ -82,10 +92,16 @@ fn bytes_of(patterns: &[Pattern]) -> usize {
 }
 
 impl Grant {
-    /// Returns the grant of these claims, valid until `expires`, or the fault of a pattern.
-    pub(super) fn new(claims: &Claims, expires: Option<i64>, proof: u64) -> Result<Self, String> {
+    /// Returns the grant of these claims, valid until `expires`, or the fault of a pattern. `templates` are channels that are
+    /// added.
+    pub(super) fn new(
+        claims: &Claims,
+        expires: Option<i64>,
+        proof: u64,
+        templates: &Templates,
+    ) -> Result<Self, String> {
         let Claims { streams, types, channels, entities, .. } = claims;
-        let lists = Lists {
+        let mut lists = Lists {
             types: patterns(types.as_deref()),
             streams: patterns(streams.as_deref()),
             channels: patterns(channels.as_deref()),
@@ -101,7 +117,22 @@ impl Grant {
         // A condition that matches everything counts as absent, so that it does not become the right to see everything.
         let is_unspecified = condition.is_everything()
             && [streams, types, channels, entities].iter().all(|list| list.is_none());
-        let sees = if is_unspecified { Filter::nothing() } else { lists.filter().and(&condition) };
+        let subject = claims.sub.as_deref().or(claims.user_id.as_deref()).unwrap_or_default();
+        let token_id = claims.jti.as_deref().unwrap_or_default();
+        let own_channels = lists.channels.as_ref().map(|list| list.len());
+        let added = templates.iter().filter_map(|template| template.channel(subject, token_id));
+        let added: Box<[Pattern]> = added.map(Pattern::exact).collect();
+        if let Some(own) = lists.channels.take() {
+            lists.channels = Some(own.into_iter().chain(added.iter().cloned()).collect());
+        }
+        let only_channels = (is_unspecified && !templates.is_empty()).then_some(added);
+        let sees = match &only_channels {
+            Some(only) if !only.is_empty() => {
+                Filter::new().any_of(Attribute::Channel, only.iter().cloned()).and(&condition)
+            }
+            _ if is_unspecified => Filter::nothing(),
+            _ => lists.filter().and(&condition),
+        };
         let publishes = match &claims.publish {
             PublishRight::None => Publishes::Nothing,
             PublishRight::All => Publishes::Everything,
@@ -115,7 +146,6 @@ impl Grant {
             let filter = Filter::new().any_of(Attribute::Type, types.iter().cloned());
             filter.check(&limits).map_err(|error| error.to_string())?;
         }
-        let subject = claims.sub.as_deref().or(claims.user_id.as_deref()).unwrap_or_default();
         Ok(Self {
             subject: subject.into(),
             sees,
@@ -128,6 +158,9 @@ impl Grant {
             issued: claims.iat,
             token_id: claims.jti.as_deref().map(Box::from),
             proof,
+            templates: Arc::clone(templates),
+            own_channels,
+            only_channels,
         })
     }
 
@@ -147,6 +180,7 @@ impl Grant {
             + of(types)
             + of(streams)
             + of(channels)
+            + of(&self.only_channels)
             + entities
             + publishes
     }
@@ -164,7 +198,10 @@ impl Grant {
             jti: self.token_id.as_deref().map(str::to_owned),
             types: texts(types),
             streams: texts(streams),
-            channels: texts(channels),
+            // A channel of a template is no pattern. The successor adds it again.
+            channels: self
+                .own_channels
+                .and_then(|own| Some(texts(channels)?.into_iter().take(own).collect())),
             entities: entities.as_ref().map(|list| list.iter().map(pair).collect()),
             metrics: self.metrics,
             admin: self.admin,
@@ -179,7 +216,7 @@ impl Grant {
         };
         // Lists that allow everything are stored as `None`. Without any list a token would see nothing, so one must say `*`.
         let is_unspecified = types.is_none() && streams.is_none() && channels.is_none() && entities.is_none();
-        if is_unspecified && !self.sees.is_nothing() {
+        if is_unspecified && !self.sees.is_nothing() && self.only_channels.is_none() {
             claims.streams = Some(vec!["*".to_owned()]);
         }
         let (expires, proof) = (self.expires, self.proof);
@@ -228,6 +265,7 @@ impl Grant {
             let list = match attribute {
                 Attribute::Type => types,
                 Attribute::Stream => streams,
+                Attribute::Channel if self.only_channels.is_some() => &self.only_channels,
                 Attribute::Channel => channels,
                 _ => &None,
             };
@@ -258,6 +296,45 @@ impl Grant {
                 .map(|(kind, id)| format!("entity '{kind}:{id}'")),
         );
         beyond
+    }
+
+    /// Returns whether the grant adds the channels of these templates.
+    pub(super) fn rests_on(&self, templates: &Templates) -> bool {
+        Arc::ptr_eq(&self.templates, templates) || self.templates == *templates
+    }
+
+    /// Returns the channel that a text stands for, if it is a template: `Err` if the token lacks a claim for it.
+    pub(crate) fn channel_of(&self, text: &str) -> Option<Result<String, String>> {
+        let template = self.templates.iter().find(|template| template.text() == text)?;
+        let channel = template.channel(&self.subject, self.token_id().unwrap_or_default());
+        Some(channel.ok_or_else(|| format!("channel '{text}': the token lacks the claim")))
+    }
+
+    /// Returns the filter with channels instead of the templates that it names, or the template that the token lacks a claim
+    /// for.
+    pub(crate) fn with_own_channels(&self, filter: Filter) -> Result<Filter, String> {
+        let is_template = |value: &str| self.templates.iter().any(|template| template.text() == value);
+        if self.templates.is_empty() || !filter.named(Attribute::Channel).any(is_template) {
+            return Ok(filter);
+        }
+        let about = Attribute::Channel.index() as u8;
+        let Some(list) = filter.list(about) else {
+            return Err("a template in several conditions on the channel".to_owned());
+        };
+        let (mut add, mut remove) = (Vec::new(), Vec::new());
+        for text in filter.named(Attribute::Channel) {
+            if let Some(channel) = self.channel_of(text) {
+                add.push((Pattern::exact(channel?), None));
+                remove.push((Pattern::exact(text), None));
+            }
+        }
+        add.sort_unstable();
+        add.dedup();
+        // A subject may be a template's text: what is added stays.
+        remove.retain(|text| !add.contains(text));
+        remove.sort_unstable();
+        let edited = EditedList::of(list, &add, &remove);
+        Ok(filter.with_edited(about, &edited).into_iter().next().unwrap_or_default())
     }
 
     /// Returns whether there are events that the holder may not see.
@@ -395,7 +472,7 @@ mod tests {
 
     fn grant(claims: &str) -> Grant {
         let claims: Claims = serde_json::from_str(claims).expect("claims");
-        Grant::new(&claims, None, 0).expect("a grant")
+        Grant::new(&claims, None, 0, &Templates::default()).expect("a grant")
     }
 
     fn event(kind: &str) -> crate::event::EventBuilder {
@@ -463,16 +540,46 @@ mod tests {
     fn a_grant_of_many_values_is_bounded() {
         let claims = |list: Vec<String>| Claims { entities: Some(list), ..Claims::default() };
         let repeated = vec!["agent:1".to_owned(); 200];
-        assert!(Grant::new(&claims(repeated), None, 0).is_ok());
+        assert!(Grant::new(&claims(repeated), None, 0, &Templates::default()).is_ok());
         let many: Vec<String> = (0..10_000).map(|n| format!("agent:{n}")).collect();
-        let error = Grant::new(&claims(many.clone()), None, 0).expect_err("too many");
+        let error = Grant::new(&claims(many.clone()), None, 0, &Templates::default()).expect_err("too many");
         assert!(error.contains("256"), "{error}");
         // A list that allows all is none, whatever else it names.
         let all = |count| many[..count].iter().cloned().chain(["*".to_owned()]).collect();
-        assert!(Grant::new(&claims(all(200)), None, 0).is_ok());
+        assert!(Grant::new(&claims(all(200)), None, 0, &Templates::default()).is_ok());
         let deep = format!("agent:{}", ["*"; 100].join("."));
-        assert!(Grant::new(&claims(vec![deep]), None, 0).is_err());
-        assert!(Grant::new(&claims(vec!["x".repeat(5_000)]), None, 0).is_err());
+        assert!(Grant::new(&claims(vec![deep]), None, 0, &Templates::default()).is_err());
+        assert!(Grant::new(&claims(vec!["x".repeat(5_000)]), None, 0, &Templates::default()).is_err());
+    }
+
+    #[test]
+    fn channels_of_templates_are_literal_in_the_next_process_too() {
+        let templates: Templates =
+            [crate::server::auth::template::Template::parse("user:{sub}").expect("a template")].into();
+        for (claims, channels) in [
+            (r#"{"sub":"*"}"#, &["user:*"][..]),
+            (r#"{"sub":"a.b","channels":["news.*"]}"#, &["user:a.b", "news.x"]),
+            (r#"{"sub":"a","channels":[]}"#, &["user:a"]),
+            (r#"{"user_id":"u"}"#, &["user:u"]),
+            (r#"{}"#, &[]),
+            (r#"{"sub":""}"#, &[]),
+        ] {
+            let claims: Claims = serde_json::from_str(claims).expect("claims");
+            let first = Grant::new(&claims, None, 0, &templates).expect("a grant");
+            let saved = first.save();
+            let again = Grant::new(saved.claims(), saved.expires, saved.proof, &templates).expect("a grant");
+            // Without the templates it is less, never more.
+            let older = Grant::new(saved.claims(), saved.expires, saved.proof, &Templates::default());
+            let older = older.expect("a grant");
+            for channel in
+                ["user:*", "user:a", "user:a.b", "user:u", "user:b", "news.x", "user:", "other", ""]
+            {
+                let event = event("note").channel(channel).build().expect("an event");
+                let sees = channels.contains(&channel);
+                assert_eq!((first.sees(&event), again.sees(&event)), (sees, sees), "{claims:?}: {channel}");
+                assert!(sees || !older.sees(&event), "{claims:?}: {channel}");
+            }
+        }
     }
 
     #[test]
@@ -530,7 +637,8 @@ mod tests {
             let grant = grant(claims);
             let text = serde_json::to_string(&grant.save()).expect("texts and numbers");
             let saved: SavedGrant = serde_json::from_str(&text).expect("the same");
-            let again = Grant::new(saved.claims(), saved.expires, saved.proof).expect("a grant");
+            let again = Grant::new(saved.claims(), saved.expires, saved.proof, &Templates::default())
+                .expect("a grant");
             assert_eq!(format!("{grant:?}"), format!("{again:?}"), "{text}");
         }
     }
@@ -560,7 +668,7 @@ mod tests {
         }
         for filter in ["colour=red", "payload.a >"] {
             let claims = Claims { filter: Some(filter.to_owned()), ..Claims::default() };
-            assert!(Grant::new(&claims, None, 0).is_err(), "{filter}");
+            assert!(Grant::new(&claims, None, 0, &Templates::default()).is_err(), "{filter}");
         }
     }
 
@@ -572,7 +680,7 @@ mod tests {
         let mut saved = serde_json::to_value(grant(text).save()).expect("texts and numbers");
         saved.as_object_mut().expect("an object").remove("filtered");
         let older: SavedGrant = serde_json::from_value(saved).expect("the form of before");
-        let older = Grant::new(older.claims(), None, 0).expect("a grant");
+        let older = Grant::new(older.claims(), None, 0, &Templates::default()).expect("a grant");
         assert!(older.sees_nothing() && !older.publishes() && !older.is_admin() && !older.sees_metrics());
     }
 
@@ -607,6 +715,6 @@ mod tests {
     fn a_grant_keeps_within_the_limits_of_filters() {
         let many: Vec<String> = (0..300).map(|n| format!("s{n}")).collect();
         let claims = Claims { streams: Some(many), ..Claims::default() };
-        assert!(Grant::new(&claims, None, 0).is_err());
+        assert!(Grant::new(&claims, None, 0, &Templates::default()).is_err());
     }
 }

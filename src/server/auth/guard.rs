@@ -14,6 +14,7 @@ use super::grant::{Grant, SavedGrant};
 use super::jwt::{self, Verifier};
 use super::revocation::{Revocation, Revocations, TooMany};
 use super::seal::Seal;
+use super::template::Templates;
 use super::ticket::Tickets;
 use super::{Claims, Denied, Fault, NoTicket, SavedSeal, Shown};
 use crate::codec::http::Request;
@@ -29,6 +30,8 @@ struct Guard {
     api_keys: Option<ApiKeys>,
     revoked: Revocations,
     anonymous: Option<Arc<Grant>>,
+    /// Channels that every grant adds.
+    templates: Templates,
     config: AuthConfig,
 }
 
@@ -67,15 +70,22 @@ impl Guard {
                 let what = "means nothing without keys: set auth.jwt or auth.api_keys_file too";
                 return Err(AuthError::new("auth.anonymous", what));
             }
+            if !config.grant.channels.is_empty() {
+                let what = "means nothing without keys: set auth.jwt or auth.api_keys_file too";
+                return Err(AuthError::new("auth.grant.channels", what));
+            }
             return Ok(None);
         }
+        let templates = config.grant.templates()?;
         let read = |key, path: &Option<std::path::PathBuf>| -> Result<Option<String>, AuthError> {
             let Some(path) = path else { return Ok(None) };
             let text = String::from_utf8(jwt::read(key, path)?);
             text.map(Some).map_err(|_| AuthError::new(key, "is not text in UTF-8"))
         };
         let api_keys = read("auth.api_keys_file", &config.api_keys_file)?
-            .map(|text| ApiKeys::read(&text).map_err(|what| AuthError::new("auth.api_keys_file", what)))
+            .map(|text| {
+                ApiKeys::read(&text, &templates).map_err(|what| AuthError::new("auth.api_keys_file", what))
+            })
             .transpose()?;
         let revoked = read("auth.revoked_file", &config.revoked_file)?
             .map(|text| Revocations::read(&text).map_err(|what| AuthError::new("auth.revoked_file", what)))
@@ -83,7 +93,7 @@ impl Guard {
         let anonymous = config
             .anonymous
             .claims()
-            .map(|claims| Grant::new(&claims, None, ANONYMOUS).map(Arc::new))
+            .map(|claims| Grant::new(&claims, None, ANONYMOUS, &templates).map(Arc::new))
             .transpose()
             .map_err(|what| AuthError::new("auth.anonymous", what))?;
         Ok(Some(Self {
@@ -91,6 +101,7 @@ impl Guard {
             api_keys,
             revoked: revoked.unwrap_or_default(),
             anonymous,
+            templates,
             config: config.clone(),
         }))
     }
@@ -104,7 +115,7 @@ impl Guard {
         }
         let verifier = self.verifier.as_ref().ok_or(Fault::Key)?;
         let verified = verifier.verify(token, now, budget)?;
-        let grant = Grant::new(&verified.claims, verified.expires, verified.proof);
+        let grant = Grant::new(&verified.claims, verified.expires, verified.proof, &self.templates);
         grant.map(Arc::new).map_err(|_| Fault::Grant.into())
     }
 
@@ -154,7 +165,9 @@ impl Auth {
             (Some(guard), Some(mut fresh)) => {
                 let reloading = lock(&self.reloading);
                 let before = guard.load();
-                if before.config.anonymous == fresh.config.anonymous {
+                if before.config.anonymous == fresh.config.anonymous
+                    && before.config.grant == fresh.config.grant
+                {
                     // The anonymous grant is recognized by its address, so clients keep it only if it stays the same object.
                     fresh.anonymous.clone_from(&before.anonymous);
                 }
@@ -252,7 +265,9 @@ impl Auth {
         if grant.expires().is_some_and(|expires| expires <= second) {
             return Some(Denied::Expired);
         }
-        let gone = !guard.has_proof(grant.proof()) || self.is_revoked(&guard, grant, second);
+        let gone = !guard.has_proof(grant.proof())
+            || !grant.rests_on(&guard.templates)
+            || self.is_revoked(&guard, grant, second);
         gone.then_some(Denied::Revoked)
     }
 
@@ -277,7 +292,8 @@ impl Auth {
                 "the program gives claims, but auth.by_program of the server's config is false".to_owned()
             );
         }
-        let grant = Grant::new(claims, claims.exp, BY_PROGRAM)?;
+        let templates = self.guard().map(|guard| Arc::clone(&guard.templates)).unwrap_or_default();
+        let grant = Grant::new(claims, claims.exp, BY_PROGRAM, &templates)?;
         Ok(match self.ended(&grant, now) {
             None => Ok(Some(Arc::new(grant))),
             Some(denied) => Err(denied),
@@ -290,7 +306,8 @@ impl Auth {
         if saved.proof == ANONYMOUS {
             return guard.anonymous.clone();
         }
-        let grant = Grant::new(saved.claims(), saved.expires, saved.proof).ok().map(Arc::new)?;
+        let grant = Grant::new(saved.claims(), saved.expires, saved.proof, &guard.templates);
+        let grant = grant.ok().map(Arc::new)?;
         self.ended(&grant, now).is_none().then_some(grant)
     }
 

@@ -36,6 +36,7 @@ mod revocation;
 mod seal;
 #[cfg(feature = "auth")]
 mod signatures;
+mod template;
 #[cfg(all(test, feature = "auth"))]
 mod tests;
 #[cfg(feature = "auth")]
@@ -50,7 +51,7 @@ use crate::dialect::ErrorCode;
 
 pub use claims::{Claims, PublishRight};
 #[cfg(feature = "auth")]
-pub use config::{AnonymousConfig, AuthConfig, AuthError, JwtConfig, Secret};
+pub use config::{AnonymousConfig, AuthConfig, AuthError, GrantConfig, JwtConfig, Secret};
 pub(crate) use grant::{Grant, SavedGrant};
 #[cfg(feature = "auth")]
 pub(crate) use guard::Auth;
@@ -59,6 +60,8 @@ pub use make::{ApiKey, SigningKey, SigningKeyError};
 #[cfg(not(feature = "auth"))]
 pub(crate) use open::Auth;
 pub(crate) use revocation::{Notice, Revocation};
+#[cfg(all(feature = "auth", feature = "config-file"))]
+pub(crate) use template::Template;
 
 /// Outcome of a request's credential: a grant, no credential, or an invalid one.
 pub(crate) type Shown = Result<Option<Arc<Grant>>, Denied>;

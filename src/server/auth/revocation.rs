@@ -160,7 +160,7 @@ mod tests {
 
     fn grant(sub: &str, jti: &str, iat: Option<i64>) -> Grant {
         let claims = Claims { sub: Some(sub.into()), jti: Some(jti.into()), iat, ..Claims::default() };
-        Grant::new(&claims, None, 0).expect("a grant")
+        Grant::new(&claims, None, 0, &std::sync::Arc::default()).expect("a grant")
     }
 
     #[test]

@@ -431,7 +431,7 @@ fn a_filter_that_takes_long_to_hold_against_a_grant_is_refused() {
     let pad = "b.".repeat(14);
     let types = (0..127).map(|n| format!("**.{pad}**.{n}x")).collect();
     let claims = Claims { types: Some(types), ..Claims::default() };
-    let grant = Grant::new(&claims, None, 0).expect("a grant");
+    let grant = Grant::new(&claims, None, 0, &Arc::default()).expect("a grant");
     let wish = Filter::new().types((0..128).map(|n| format!("{pad}{n}.{pad}c")));
     let error = may_see(&grant, &wish).expect_err("too many steps");
     assert_eq!(error.code.name(), "invalid_filter");
@@ -475,7 +475,7 @@ fn no_event_is_matched_for_a_client_that_may_not_see_it() {
             };
             let wish = Filter::new().types(list(&TYPE_PATTERNS).unwrap_or_default());
             let wish = wish.streams(list(&["a", "b", "**"]).unwrap_or_default());
-            let grant = Grant::new(&claims, None, 0).expect("a grant");
+            let grant = Grant::new(&claims, None, 0, &Arc::default()).expect("a grant");
             clients.push((matcher.insert(&grant.narrow(&wish)), claims, wish));
         }
         // As the documentation says, one list after the other.

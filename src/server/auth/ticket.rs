@@ -149,7 +149,7 @@ mod tests {
 
     fn grant(subject: &str) -> Arc<Grant> {
         let claims = Claims { sub: Some(subject.to_owned()), ..Claims::default() };
-        Arc::new(Grant::new(&claims, None, 0).expect("a grant"))
+        Arc::new(Grant::new(&claims, None, 0, &Arc::default()).expect("a grant"))
     }
 
     #[test]

@@ -55,9 +55,11 @@ impl<S: Socket> LoopState<S> {
             Effect::Change { encoding, lag_policy, changes, added } => {
                 self.turn.work.spend(changes.iter().map(Change::units).sum());
                 self.change(slot, encoding, lag_policy, &changes, added);
+                let rebuilt = self.delivery.fanout.take_rebuilt();
+                self.turn.work.spend(u32::try_from(2 * rebuilt).unwrap_or(u32::MAX));
             }
-            Effect::Replay { encoding, filter, except, from, report } => {
-                self.begin_replay(slot, encoding, filter, except, from, report);
+            Effect::Replay { encoding, filters, except, from, report } => {
+                self.begin_replay(slot, encoding, filters, except, from, report);
             }
             Effect::Refill { encoding, filters, since } => {
                 self.begin_refill(slot, encoding, filters, since);
@@ -144,6 +146,9 @@ impl<S: Socket> LoopState<S> {
             }
             for change in changes.iter().filter(|change| change.to.is_none()) {
                 wanted.remove(&change.filter);
+            }
+            for from in changes.iter().filter_map(|change| change.from.as_ref()) {
+                wanted.remove(from);
             }
         }
         let ring = self.turn.resume_lookup(&self.shared);

@@ -56,7 +56,10 @@ impl<S: Socket> LoopState<S> {
             return;
         }
         let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
-        for Change { filter, was, to } in changes {
+        for Change { filter, was, to, from } in changes {
+            for channel in from.iter().flat_map(|from| from.named(Attribute::Channel)) {
+                *counts.entry(channel).or_default() -= 1;
+            }
             for channel in filter.named(Attribute::Channel) {
                 match (was, to.is_some()) {
                     (false, true) if config.presence.covers(channel) => {

@@ -15,6 +15,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -71,7 +72,7 @@ impl<S: Socket> LoopState<S> {
         &mut self,
         slot: usize,
         encoding: Encoding,
-        filter: Filter,
+        filters: Vec<Filter>,
         except: Vec<DeliveredElsewhere>,
         from: ReplayFrom,
         report: PastReport,
@@ -80,14 +81,15 @@ impl<S: Socket> LoopState<S> {
         // The beginning of the other kinds is known after the search.
         let mut start = None;
         let work = match from {
-            ReplayFrom::Newest(count) => ReplayWork::Newest(self.newest(&filter, count)),
+            ReplayFrom::Newest(count) => ReplayWork::Newest(self.newest(&filters, count)),
             ReplayFrom::Snapshot => {
                 let to = self.begin_snapshot();
-                let is_followed = self.followed(&filter).is_none();
-                ReplayWork::Snapshot { filter: filter.clone(), next: 1, to, is_waiting: false, is_followed }
+                let is_followed = filters.iter().all(|filter| self.followed(filter).is_none());
+                let filters = filters.clone();
+                ReplayWork::Snapshot { filters, next: 1, to, is_waiting: false, is_followed }
             }
             ReplayFrom::After(since) => {
-                let work = self.work_after(since.clone(), std::slice::from_ref(&filter));
+                let work = self.work_after(since.clone(), &filters);
                 let complete = if let ReplayWork::Forward(forward) = &work {
                     forward.start().complete
                 } else {
@@ -104,7 +106,7 @@ impl<S: Socket> LoopState<S> {
         if let ReplayWork::Forward(forward) = &work {
             self.clients.conns[slot].connection.past_begins(forward.places());
         }
-        let selector = ReplaySelector::new(filter, except);
+        let selector = ReplaySelector::any(filters, except);
         let replay =
             ClientReplay { start, report: Some(report), ..ClientReplay::new(encoding, selector, work, kind) };
         self.clients.conns[slot].replay = Some(Box::new(replay));
@@ -130,22 +132,22 @@ impl<S: Socket> LoopState<S> {
             &mut OutboxContext::new(&mut self.delivery.tally, &ring),
         );
         conn.outbox.set_replaying(true);
-        let selector = ReplaySelector::any(filters);
+        let selector = ReplaySelector::any(filters, Vec::new());
         conn.replay = Some(Box::new(ClientReplay::new(encoding, selector, work, "refill")));
     }
 
-    /// Returns the search for the newest `count` events that a filter matches.
-    fn newest(&self, filter: &Filter, count: usize) -> Newest {
+    /// Returns the search for the newest `count` events that one of the filters matches.
+    fn newest(&self, filters: &[Filter], count: usize) -> Newest {
         let ends = (0..self.shared.bus.shards() as u16).map(|shard| {
             let (to, until) = self.end_of(shard);
             (shard, to, until)
         });
-        let followed = self.followed(filter);
+        let followed: Vec<_> = filters.iter().filter_map(|filter| self.followed(filter)).collect();
         let followed = |shard: u16| {
             let of_shard = |(epoch, since): &(u64, Box<[Sequence]>)| {
                 since.get(usize::from(shard)).map_or((0, 0), |since| (*epoch, *since))
             };
-            followed.as_ref().map_or((0, 0), of_shard)
+            followed.iter().map(of_shard).max().unwrap_or((0, 0))
         };
         Newest::new(ends, followed, count)
     }
@@ -408,11 +410,11 @@ impl<S: Socket> LoopState<S> {
                 out.gap(&notice(Missed::Unknown, id.take(), None, now));
                 true
             }
-            ReplayWork::Snapshot { filter, next, to, is_followed, .. } => {
+            ReplayWork::Snapshot { filters, next, to, is_followed, .. } => {
                 let Some(snapshot) = self.delivery.snapshot.as_deref() else { return true };
                 let is_followed = *is_followed;
                 out.report_short_snapshot(snapshot, is_followed, now);
-                if let Some(numbers) = snapshot.named_by(filter, *to) {
+                if let Some(numbers) = named_by(snapshot, filters, *to) {
                     // A lookup costs about as much as a short step.
                     budget.spend(numbers.len() as u32 / 4 + 1);
                     *work = ReplayWork::Keys { numbers, is_followed };
@@ -503,6 +505,23 @@ impl<S: Socket> LoopState<S> {
             replay.arrived = Some(arrived);
         }
         self.queue(slot);
+    }
+}
+
+/// Returns the numbers, up to `to`, of all events of a snapshot that one of the filters can match, oldest first; `None` if a
+/// filter does not name its entities.
+fn named_by(snapshot: &Snapshot, filters: &[Filter], to: u64) -> Option<VecDeque<u64>> {
+    match filters {
+        [one] => snapshot.named_by(one, to),
+        all => {
+            let mut numbers = Vec::new();
+            for filter in all {
+                numbers.extend(snapshot.named_by(filter, to)?);
+            }
+            numbers.sort_unstable();
+            numbers.dedup();
+            Some(numbers.into())
+        }
     }
 }
 

@@ -29,10 +29,11 @@ pub(crate) enum Effect {
     /// Changes which events are delivered. `lag_policy` says what the feed drops when the client falls behind. The
     /// newest `added` subscriptions have filters that no other connection shares yet.
     Change { encoding: Encoding, lag_policy: LagPolicy, changes: Vec<Change>, added: usize },
-    /// Delivers the retained events that match `filter`, without those that `except` has delivered, before live events.
+    /// Delivers the retained events that match one of `filters`, without those that `except` has delivered, before live
+    /// events.
     Replay {
         encoding: Encoding,
-        filter: Filter,
+        filters: Vec<Filter>,
         except: Vec<DeliveredElsewhere>,
         from: ReplayFrom,
         report: PastReport,

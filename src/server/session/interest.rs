@@ -15,7 +15,10 @@ use super::context::Context;
 use super::effect::Effect;
 use super::past::PastReport;
 use super::past::ReplayFrom;
-use super::subscription::{ALL, AffectedFilter, SessionSubscription, SubscriptionName, called, hash};
+use super::rights::with_own_channels;
+use super::subscription::{
+    ALL, AffectedFilter, HAS_SNAPSHOT, SessionSubscription, SubscriptionName, called, hash,
+};
 use super::weight::Weight;
 use crate::dialect::{Asked, ClientError, ErrorCode, Observed, OnLag, Reply, Stamp, Subscribe};
 use crate::event::EventId;
@@ -82,6 +85,17 @@ impl Session {
             let text = format!("subscription limit of {max} reached");
             return Err(ClientError::new(ErrorCode::TooManySubscriptions, text));
         }
+        self.check_values_held(weight, replaced, cx)?;
+        self.check_weight(subscribe, cx)
+    }
+
+    /// Checks that the client may hold values of this weight instead of those in `replaced`.
+    pub(super) fn check_values_held(
+        &self,
+        weight: u32,
+        replaced: &Range<usize>,
+        cx: &Context<'_>,
+    ) -> Result<(), ClientError> {
         let max = cx.config.max_subscription_values;
         let held: u32 = self.subscriptions.iter().map(|s| s.weight).sum();
         let replaced: u32 = self.subscriptions[replaced.clone()].iter().map(|s| s.weight).sum();
@@ -93,21 +107,27 @@ impl Session {
             );
             return Err(ClientError::new(ErrorCode::TooManyValues, text));
         }
-        self.check_weight(subscribe, cx)
+        Ok(())
     }
 
     /// Adds a subscription, and responds to the message that requested it, if there is one.
     pub(super) fn subscribe(
         &mut self,
-        subscribe: Subscribe,
+        mut subscribe: Subscribe,
         mut asked: Option<&Asked>,
         cx: &mut Context<'_>,
     ) -> Result<(), ClientError> {
+        if let Some(grant) = self.grant() {
+            for filter in std::iter::once(&mut subscribe.filter).chain(&mut subscribe.or) {
+                *filter = with_own_channels(grant, std::mem::take(filter))?;
+            }
+        }
         let name = self.name(&subscribe);
         let id = name.to_string();
         let replaced = self.named(&id);
         self.check(&subscribe, &replaced, cx)?;
         let Subscribe { filter, or, since, history, snapshot, own_past, on_lag, config, .. } = subscribe;
+        let marks = if snapshot { HAS_SNAPSHOT } else { 0 };
         if let SubscriptionName::Numbered(number) = name {
             self.unnamed = number;
         }
@@ -116,7 +136,7 @@ impl Session {
         let is_snapshot = matches!(past, Some(ReplayFrom::Snapshot));
         let began = if is_snapshot { None } else { cx.view.position().map(Began::from) };
         let filters: SmallVec<[Filter; 1]> = std::iter::once(filter).chain(or).collect();
-        if let (Some(from), [filter]) = (past, filters.as_slice()) {
+        if let Some(from) = past {
             let report = match asked.take_if(|_| self.encoding.protocol().reports_past_start()) {
                 Some(asked) => {
                     let position = self.place(true, cx);
@@ -127,7 +147,7 @@ impl Session {
             };
             // Before the interest changes, so that live events come after the past.
             let brought = |s: &SessionSubscription| DeliveredElsewhere {
-                filter: self.narrow(&s.filter),
+                filter: self.interest(s),
                 began: s.began.clone(),
             };
             let except = if self.subscriptions.is_empty() || !own_past {
@@ -139,8 +159,9 @@ impl Session {
                     began: Some(Began::from_here(cx.view.position())),
                 }]
             };
-            let (encoding, filter) = (self.encoding, self.narrow(filter));
-            cx.effects.push(Effect::Replay { encoding, filter, except, from, report });
+            let (encoding, filters) =
+                (self.encoding, filters.iter().map(|filter| self.narrow(filter)).collect());
+            cx.effects.push(Effect::Replay { encoding, filters, except, from, report });
             cx.hold_input();
         }
         let gone = self.forget(replaced, cx);
@@ -155,6 +176,7 @@ impl Session {
                 filter,
                 on_lag,
                 began: began.clone(),
+                marks,
                 called,
                 weight,
                 wish: 0,
@@ -173,8 +195,11 @@ impl Session {
 
     /// Notes that the past of the newest subscription begins after these places.
     pub(crate) fn past_begins(&mut self, places: impl Iterator<Item = EventId>) {
-        if let Some(began) = self.subscriptions.last_mut().and_then(|newest| newest.began.as_mut()) {
-            places.for_each(|place| began.move_back(place));
+        let places: SmallVec<[EventId; 1]> = places.collect();
+        let Some(newest) = self.subscriptions.last() else { return };
+        let count = self.subscriptions.iter().rev().take_while(|s| s.is_part_of(newest)).count();
+        for began in self.subscriptions.iter_mut().rev().take(count).filter_map(|s| s.began.as_mut()) {
+            places.iter().for_each(|place| began.move_back(*place));
         }
     }
 
@@ -204,7 +229,7 @@ impl Session {
         }
         let touched = |s: &SessionSubscription| AffectedFilter {
             wish: s.wish,
-            filter: self.narrow(&s.filter),
+            filter: self.interest(s),
             was: Some(Conflation::from(s.on_lag)),
             to: None,
         };
@@ -214,7 +239,7 @@ impl Session {
     /// Computes the hashes and weights of all subscriptions.
     pub(super) fn mark_all(&mut self) {
         for at in 0..self.subscriptions.len() {
-            let wish = hash(self.narrow(&self.subscriptions[at].filter).bytes());
+            let wish = hash(self.interest(&self.subscriptions[at]).bytes());
             let s = &mut self.subscriptions[at];
             (s.called, s.weight, s.wish) = (called(&s.name.to_string()), s.filter.weight(), wish);
         }
@@ -226,8 +251,13 @@ impl Session {
             // A presence query right after this must already include the client.
             cx.hold_input();
         }
-        let wishes = self.subscriptions.iter().map(|s| (self.narrow(&s.filter), s.on_lag)).collect();
+        let wishes = self.subscriptions.iter().map(|s| (self.interest(s), s.on_lag)).collect();
         cx.effects.push(Effect::Interest { encoding: self.encoding, wishes });
+    }
+
+    /// Sends the edit of one filter of a subscription to the loop.
+    pub(super) fn emit_edit(&mut self, before: AffectedFilter, at: usize, cx: &mut Context<'_>) {
+        self.emit(vec![before], at..at + 1, 0, true, cx);
     }
 
     /// Sends the change of the client's interest to the loop. `touched` has the affected filters before the change. The
@@ -235,16 +265,28 @@ impl Session {
     /// subscription, and the work for those that changed.
     pub(super) fn emit_change(
         &mut self,
+        touched: Vec<AffectedFilter>,
+        fresh: Range<usize>,
+        added: usize,
+        cx: &mut Context<'_>,
+    ) {
+        self.emit(touched, fresh, added, false, cx);
+    }
+
+    /// As [`emit_change`](Self::emit_change). With `is_edit` a filter that is replaced by another is edited in place.
+    fn emit(
+        &mut self,
         mut touched: Vec<AffectedFilter>,
         fresh: Range<usize>,
         added: usize,
+        is_edit: bool,
         cx: &mut Context<'_>,
     ) {
         if cx.config.presence.is_on() {
             cx.hold_input();
         }
         for at in fresh.clone() {
-            let filter = self.narrow(&self.subscriptions[at].filter);
+            let filter = self.interest(&self.subscriptions[at]);
             let s = &mut self.subscriptions[at];
             s.wish = hash(filter.bytes());
             touched.push(AffectedFilter {
@@ -284,10 +326,17 @@ impl Session {
         // About three instructions each.
         cx.budget.spend(u32::try_from(self.subscriptions.len() / 100).unwrap_or(u32::MAX));
         touched.retain(|touched| touched.was != touched.to);
-        let change = |AffectedFilter { filter, was, to, .. }| Change { filter, was: was.is_some(), to };
+        let change =
+            |AffectedFilter { filter, was, to, .. }| Change { filter, was: was.is_some(), to, from: None };
         // Filters that are added come before those that are removed, so that a feed in both is never left.
         touched.sort_by_key(|touched| touched.to.is_none());
-        let changes = touched.into_iter().map(change).collect();
+        let mut changes: Vec<Change> = touched.into_iter().map(change).collect();
+        if is_edit
+            && let [Change { to: Some(_), was: false, .. }, Change { to: None, .. }] = changes.as_slice()
+        {
+            let from = changes.pop().map(|gone| gone.filter);
+            changes[0].from = from;
+        }
         cx.effects.push(Effect::Change { encoding: self.encoding, lag_policy, changes, added });
     }
 

@@ -17,6 +17,7 @@ pub(crate) mod rights;
 pub(super) mod saved;
 mod subscription;
 mod unfinished;
+mod update;
 mod weighing;
 mod weight;
 
@@ -96,7 +97,8 @@ const TOLD_TICKS: Tick = 100;
 
 /// Abilities of this server that older ones lack, or that a client must not request from a server without them. A
 /// server without this list has none.
-const CAPABILITIES: [&str; 5] = ["filter", "history_end", "lean", "own_past", "refill"];
+const CAPABILITIES: [&str; 7] =
+    ["filter", "history_end", "lean", "own_past", "publish_unacked", "refill", "update"];
 
 /// Instructions for one byte of a message that is parsed for its type only.
 const GLANCE_INSTRUCTIONS: usize = 12;
@@ -159,6 +161,11 @@ impl Session {
     /// Returns the part of a filter that becomes interest.
     fn narrow(&self, filter: &Filter) -> Filter {
         self.rights().map_or_else(|| filter.clone(), |rights| rights.narrow(filter))
+    }
+
+    /// Returns the part of a subscription's filter that becomes interest.
+    fn interest(&self, subscription: &SessionSubscription) -> Filter {
+        if subscription.empty_lists() == 0 { self.narrow(&subscription.filter) } else { Filter::nothing() }
     }
 
     pub(crate) fn encoding(&self) -> Encoding {
@@ -392,6 +399,7 @@ impl Session {
                 // The response goes between the events pending before and those after the change.
                 self.subscribe(*subscribe, Some(asked), cx)
             }
+            Command::Update(update) => self.update(*update, asked, cx),
             Command::Unsubscribe { subscription_id, strict } => {
                 let gone = if subscription_id == ALL {
                     self.forget(0..self.subscriptions.len(), cx)
@@ -434,10 +442,10 @@ impl Session {
                 self.reply_at(place, &Reply::Pong, asked, cx);
                 Ok(())
             }
-            Command::Publish(event) => self.publish(event, asked, cx),
+            Command::Publish { event, is_acked } => self.publish(event, is_acked, asked, cx),
             Command::Say(event) => {
                 self.mute_own_source(event.source().unwrap_or_default(), cx);
-                self.publish(event, asked, cx)
+                self.publish(event, true, asked, cx)
             }
             Command::Auth { .. } | Command::Withheld | Command::Nothing => Ok(()),
         }
@@ -448,14 +456,21 @@ impl Session {
         if self.subscriptions.is_empty() {
             return;
         }
-        let filters: Vec<Filter> = self.subscriptions.iter().map(|s| self.narrow(&s.filter)).collect();
+        let filters: Vec<Filter> = self.subscriptions.iter().map(|s| self.interest(s)).collect();
         // About 50 instructions for each copy.
         cx.budget.spend(u32::try_from(filters.len() / 16 + 1).unwrap_or(u32::MAX));
         cx.effects.push(Effect::Refill { encoding: self.encoding, filters, since });
         cx.hold_input();
     }
 
-    fn publish(&self, event: Complete, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
+    /// Publishes an event. With `is_acked` a success is reported too.
+    fn publish(
+        &self,
+        event: Complete,
+        is_acked: bool,
+        asked: &Asked,
+        cx: &mut Context<'_>,
+    ) -> Result<(), ClientError> {
         if let Some(rights) = self.rights() {
             // About 60 instructions for each pattern of a token that the event is matched against.
             cx.budget.spend(u32::try_from(rights.patterns() / 16).unwrap_or(u32::MAX));
@@ -466,6 +481,7 @@ impl Session {
         let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: None };
         let (encoding, asked) = (self.encoding, asked.clone());
         let answer = move |outcome: Result<Option<EventId>, Refused>| match outcome {
+            Ok(_) if !is_acked => None,
             Ok(id) => encoding.protocol().reply(&Reply::Published(id), &asked, stamp),
             Err(why) => {
                 let error = ClientError::new(why.code(), why.text());
@@ -491,10 +507,15 @@ impl Session {
         }
     }
 
+    /// Returns the number of subscriptions. A subscription with a long list has several filters.
+    fn subscription_count(&self) -> usize {
+        self.subscriptions.chunk_by(SessionSubscription::is_part_of).count()
+    }
+
     /// Returns the response to a request, as JSON.
     fn request(&self, action: &str, cx: &mut Context<'_>) -> Result<String, ClientError> {
         let answer = match action {
-            "subscription_count" => json!({ "count": self.subscriptions.len() }),
+            "subscription_count" => json!({ "count": self.subscription_count() }),
             "server_info" => json!({
                 "name": "fanwire",
                 "version": env!("CARGO_PKG_VERSION"),

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use crate::dialect::{Asked, Encoding, PastEnd, PastStart, Reply, Stamp};
+use crate::dialect::{Asked, Encoding, PastEnd, PastStart, Reply, Stamp, UpdateCounts};
 use crate::event::Since;
 
 /// Start of a replay.
@@ -28,8 +28,17 @@ pub(crate) enum ReplayFrom {
 pub(crate) struct PastReport {
     /// Name of the subscription; empty for an event stream.
     name: Box<str>,
-    /// Subscribe without a response so far.
-    unanswered: Option<Box<(Asked, Stamp)>>,
+    /// Message without a response so far.
+    unanswered: Option<Box<Unanswered>>,
+}
+
+/// Message that requested a past.
+#[derive(Debug)]
+struct Unanswered {
+    asked: Asked,
+    stamp: Stamp,
+    /// Counts of an update; `None` for a subscribe.
+    update: Option<UpdateCounts>,
 }
 
 impl PastReport {
@@ -41,13 +50,23 @@ impl PastReport {
     /// Returns the reports for a subscription, with the response to its subscribe. `stamp` is of the time when it was
     /// accepted.
     pub(crate) fn answering(name: &str, asked: Asked, stamp: Stamp) -> Self {
-        Self { name: name.into(), unanswered: Some(Box::new((asked, stamp))) }
+        Self { name: name.into(), unanswered: Some(Box::new(Unanswered { asked, stamp, update: None })) }
     }
 
-    /// Returns the response to the subscribe, if it is still pending.
+    /// Returns the reports for values that an update added to a subscription, with the response to the update.
+    pub(crate) fn of_update(name: &str, asked: Asked, stamp: Stamp, counts: UpdateCounts) -> Self {
+        let unanswered = Unanswered { asked, stamp, update: Some(counts) };
+        Self { name: name.into(), unanswered: Some(Box::new(unanswered)) }
+    }
+
+    /// Returns the response to the message, if it is still pending.
     pub(crate) fn answer(&mut self, encoding: Encoding, past: &PastStart) -> Option<Bytes> {
-        let (asked, stamp) = *self.unanswered.take()?;
-        let reply = Reply::Subscribed { id: &self.name, past: Some(past) };
+        let Unanswered { asked, stamp, update } = *self.unanswered.take()?;
+        let past = Some(past);
+        let reply = match update {
+            Some(counts) => Reply::Updated { counts, past },
+            None => Reply::Subscribed { id: &self.name, past },
+        };
         encoding.protocol().reply(&reply, &asked, stamp)
     }
 
@@ -67,7 +86,7 @@ impl PastReport {
         let asked = self
             .unanswered
             .as_ref()
-            .map_or(0, |unanswered| size_of::<(Asked, Stamp)>() + unanswered.0.id().map_or(0, str::len));
+            .map_or(0, |one| size_of::<Unanswered>() + one.asked.id().map_or(0, str::len));
         self.name.len() + asked
     }
 }

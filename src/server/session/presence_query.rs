@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::rights::may_see;
+use super::rights::{forbidden, may_see};
 use crate::dialect::{ClientError, ErrorCode, shortened};
 use crate::event::{Attribute, Timestamp};
 use crate::filter::{Filter, Pattern};
@@ -21,6 +21,9 @@ pub(crate) fn answer(
     channel: &str,
     grant: Option<&Grant>,
 ) -> Result<Value, ClientError> {
+    let own =
+        grant.and_then(|grant| grant.channel_of(channel)).transpose().map_err(|what| forbidden(&what))?;
+    let channel = own.as_deref().unwrap_or(channel);
     if let Some(grant) = grant {
         let wanted = Filter::new().types([JOINED]).any_of(Attribute::Channel, [Pattern::exact(channel)]);
         may_see(grant, &wanted)?;

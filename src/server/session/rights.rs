@@ -206,6 +206,11 @@ pub(crate) fn expiry(grant: &Grant, tick: Tick, now: Timestamp) -> Option<Tick> 
     Some(tick.saturating_add(u64::try_from(left).unwrap_or(0).div_ceil(TICK_MS * 1000)))
 }
 
+/// Returns the filter with the client's own channels instead of templates that it names.
+pub(crate) fn with_own_channels(grant: &Grant, filter: Filter) -> Result<Filter, ClientError> {
+    grant.with_own_channels(filter).map_err(|what| forbidden(&what))
+}
+
 /// Checks that a filter names only values within a grant. The error names the others.
 pub(crate) fn may_see(grant: &Grant, filter: &Filter) -> Result<(), ClientError> {
     may_see_spelled(grant, filter, false)
@@ -221,7 +226,8 @@ fn may_see_spelled(grant: &Grant, filter: &Filter, spelled: bool) -> Result<(), 
     if beyond.is_empty() { Ok(()) } else { Err(forbidden(&beyond.join(", "))) }
 }
 
-fn forbidden(what: &str) -> ClientError {
+/// Returns the error for something beyond a grant.
+pub(super) fn forbidden(what: &str) -> ClientError {
     ClientError::new(ErrorCode::Forbidden, format!("beyond what the token allows: {what}"))
 }
 

@@ -43,10 +43,29 @@ pub(super) fn number_of(name: &str) -> Option<u32> {
 }
 
 /// Returns a hash of a name, or of the number that it stands for, to find the name by.
-pub(super) fn called(name: &str) -> u32 {
+pub(super) fn called(name: &str) -> u16 {
     match number_of(name) {
-        Some(number) => hash(&number.to_le_bytes()) as u32,
-        None => hash(name.as_bytes()) as u32,
+        Some(number) => hash(&number.to_le_bytes()) as u16,
+        None => hash(name.as_bytes()) as u16,
+    }
+}
+
+/// Mark of a subscription that requested a snapshot: values that are added later get theirs too.
+pub(super) const HAS_SNAPSHOT: u16 = 1 << 15;
+
+impl SessionSubscription {
+    /// Returns whether both are filters of one subscription.
+    pub(super) fn is_part_of(&self, other: &Self) -> bool {
+        let is_same = match (&self.name, &other.name) {
+            (SubscriptionName::Given(one), SubscriptionName::Given(other)) => one == other,
+            (one, other) => one.number() == other.number(),
+        };
+        self.called == other.called && is_same
+    }
+
+    /// Returns a bit for each list that is empty, by its attribute.
+    pub(super) fn empty_lists(&self) -> u16 {
+        self.marks & !HAS_SNAPSHOT
     }
 }
 
@@ -72,15 +91,24 @@ pub(super) struct SessionSubscription {
     /// Place where it began; `None` if it is unknown which past events it delivered.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "portable::text::option")]
     pub(super) began: Option<Began>,
+    /// A bit for each list that an update emptied, by its attribute, and [`HAS_SNAPSHOT`]. The filter keeps a value of an empty
+    /// list, so that the list can get others, but the subscription matches nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) marks: u16,
     /// Hash of the name, to find it among a thousand.
     #[serde(skip)]
-    pub(super) called: u32,
+    pub(super) called: u16,
     /// Cost to hold the filter; see [`Filter::weight`].
     #[serde(skip)]
     pub(super) weight: u32,
     /// Hash of the filter in the client's interest.
     #[serde(skip)]
     pub(super) wish: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde requires this signature")]
+fn is_zero(bits: &u16) -> bool {
+    *bits == 0
 }
 
 /// Hashes with a seed that no client knows: two values collide by chance, once in 2^64.

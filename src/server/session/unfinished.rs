@@ -10,9 +10,13 @@ use super::pending::{Listing, Narrowing, Unfinished};
 use super::subscription::AffectedFilter;
 use crate::dialect::{Asked, Reply, native};
 use crate::feed::Conflation;
+use crate::filter::Filter;
 
 /// Instructions for one byte of a list of subscriptions.
 const LIST_INSTRUCTIONS: usize = 15;
+
+/// Instructions for one byte of a list that is joined from several filters.
+const JOIN_INSTRUCTIONS: usize = 50;
 
 impl Session {
     /// Returns whether [`go_on`](Self::go_on) must run before another message is read.
@@ -63,7 +67,7 @@ impl Session {
             let fresh = narrowing.next..next;
             let removed = self.subscriptions[fresh.clone()].iter().map(|s| AffectedFilter {
                 wish: s.wish,
-                filter: s.filter.and(&narrowing.saw),
+                filter: if s.empty_lists() == 0 { s.filter.and(&narrowing.saw) } else { Filter::nothing() },
                 was: Some(Conflation::from(s.on_lag)),
                 to: None,
             });
@@ -92,9 +96,14 @@ impl Session {
                 listing.text.push(',');
             }
             let before = listing.text.len();
-            native::describe(&s.name.to_string(), &s.filter, &mut listing.text);
-            cx.budget.spend_bytes(listing.text.len() - before, LIST_INSTRUCTIONS);
-            listing.next += 1;
+            // A subscription with a long list has several filters.
+            let parts = self.subscriptions[listing.next..].iter().take_while(|part| part.is_part_of(s));
+            let count = parts.clone().count();
+            let filter = Filter::joined(parts.map(|part| &part.filter));
+            native::describe(&s.name.to_string(), &filter, s.empty_lists(), &mut listing.text);
+            let each = if count > 1 { LIST_INSTRUCTIONS + JOIN_INSTRUCTIONS } else { LIST_INSTRUCTIONS };
+            cx.budget.spend_bytes(listing.text.len() - before, each);
+            listing.next += count;
         }
         listing.text.push_str("]}");
         self.reply(&Reply::Response(&listing.text), &listing.asked, cx);

@@ -51,6 +51,25 @@ impl Session {
         }
     }
 
+    /// Returns the memory of the subscription at an index, if it is stored as a part of the sum.
+    pub(super) fn weight_at(&self, at: usize) -> Weight {
+        if self.subscriptions.len() < 2 {
+            return Weight::default();
+        }
+        Weight::of(&self.subscriptions[at], self.is_narrowed())
+    }
+
+    /// Counts a subscription that has changed, and took `before`.
+    pub(super) fn count_changed(&mut self, before: Weight, at: usize) {
+        let Weight { all, own } = self.weight_at(at);
+        self.count_gone(before);
+        if self.subscriptions.len() > 1
+            && let Some(sum) = self.own.as_mut().map(|own| &mut own.weight)
+        {
+            *sum = Weight { all: sum.all + all, own: sum.own + own };
+        }
+    }
+
     /// Subtracts removed subscriptions from the sum.
     pub(super) fn count_gone(&mut self, gone: Weight) {
         if let Some(own) = &mut self.own {
@@ -86,11 +105,15 @@ impl Session {
 
     /// Checks that there is room for a new subscription.
     pub(super) fn check_weight(&self, subscribe: &Subscribe, cx: &Context<'_>) -> Result<(), ClientError> {
-        let max = cx.config.subscription_bytes();
         let filters = std::iter::once(&subscribe.filter).chain(&subscribe.or);
         let config = subscribe.config.as_ref().map_or(0, |config| config.get().len());
         let name = subscribe.subscription_id.as_ref().map_or(0, String::len);
-        let asked = filters.map(Weight::of_filter).sum::<usize>() + config + name;
+        self.check_bytes_held(filters.map(Weight::of_filter).sum::<usize>() + config + name, cx)
+    }
+
+    /// Checks that there is room for this many more bytes.
+    pub(super) fn check_bytes_held(&self, asked: usize, cx: &Context<'_>) -> Result<(), ClientError> {
+        let max = cx.config.subscription_bytes();
         let listed =
             if self.client() == 0 { 0 } else { cx.shared.clients.observers.held_bytes_of(self.client()) };
         if self.weight().all + listed + asked > max {

@@ -22,7 +22,7 @@ use crate::server::presence::is_name;
 use crate::server::session::effect::Effect;
 use crate::server::session::past::PastReport;
 use crate::server::session::past::ReplayFrom;
-use crate::server::session::rights::may_see;
+use crate::server::session::rights::{may_see, with_own_channels};
 
 /// Subprotocol to choose for a client that offers a token as one, in another dialect: browsers want one of theirs
 /// chosen.
@@ -132,10 +132,13 @@ impl Answer<'_, '_> {
         {
             return self.bad_query(&error.into());
         }
-        if let (Some(subscribe), Some(grant)) = (&opening.subscribe, &grant)
-            && let Err(error) = may_see(grant, &subscribe.filter)
-        {
-            return self.forbidden(&error.text);
+        if let (Some(subscribe), Some(grant)) = (&mut opening.subscribe, &grant) {
+            let filter = std::mem::take(&mut subscribe.filter);
+            match with_own_channels(grant, filter).and_then(|filter| may_see(grant, &filter).map(|()| filter))
+            {
+                Ok(filter) => subscribe.filter = filter,
+                Err(error) => return self.forbidden(&error.text),
+            }
         }
         if let Err(refusal) = self.take_name().and_then(|()| self.count_stream()) {
             return refusal;
@@ -168,10 +171,11 @@ impl Answer<'_, '_> {
             return self.bad_query(&error.into());
         }
         if let Some(grant) = &grant {
-            if let Err(error) = may_see(grant, &stream.filter) {
-                return self.forbidden(&error.text);
+            let own = with_own_channels(grant, stream.filter);
+            match own.and_then(|filter| may_see(grant, &filter).map(|()| filter)) {
+                Ok(filter) => stream.filter = grant.narrow(&filter),
+                Err(error) => return self.forbidden(&error.text),
             }
-            stream.filter = grant.narrow(&stream.filter);
         }
         if let Some(refusal) = self.refuse_stream() {
             return refusal;
@@ -223,9 +227,9 @@ impl Answer<'_, '_> {
         self.cx.send(out);
         if let Some(from) = stream.from {
             self.cx.hold_input();
-            let (encoding, filter) = (stream.encoding, stream.filter.clone());
+            let (encoding, filters) = (stream.encoding, vec![stream.filter.clone()]);
             let (except, report) = (Vec::new(), PastReport::default());
-            self.cx.effects.push(Effect::Replay { encoding, filter, except, from, report });
+            self.cx.effects.push(Effect::Replay { encoding, filters, except, from, report });
         }
         self.cx.effects.push(Effect::Interest {
             encoding: stream.encoding,

@@ -103,19 +103,20 @@ impl ReplaySelector {
         selector
     }
 
-    /// Returns the decision for events that one of `filters` wants.
-    pub(super) fn any(filters: Vec<Filter>) -> Self {
+    /// Returns the decision for events that one of `filters` wants and none of `except` delivered.
+    pub(super) fn any(filters: Vec<Filter>, except: Vec<DeliveredElsewhere>) -> Self {
         let mut filters = filters;
         match filters.pop() {
-            Some(one) if filters.is_empty() => Self::new(one, Vec::new()),
+            Some(one) if filters.is_empty() => Self::new(one, except),
             last => {
-                let mut selector = Self::new(Filter::new(), Vec::new());
+                let is_alone = except.is_empty();
+                let mut selector = Self::new(Filter::new(), except);
                 selector.filter = Test::None;
                 selector.wanted = filters;
                 selector.wanted.extend(last);
                 selector.asked = selector.wanted.iter().cloned().collect();
                 selector.wants = match selector.wanted.as_slice() {
-                    all if all.iter().any(Filter::is_everything) => Wants::Everything,
+                    all if is_alone && all.iter().any(Filter::is_everything) => Wants::Everything,
                     all if all.iter().all(Filter::is_nothing) => Wants::Nothing,
                     _ => Wants::Some,
                 };
@@ -347,7 +348,7 @@ mod tests {
     fn of_several_filters_one_is_enough() {
         for count in [1, 2, 300] {
             let filters = (0..count).map(|n| Filter::new().types([format!("t{n}.*")])).collect();
-            let mut selector = ReplaySelector::any(filters);
+            let mut selector = ReplaySelector::any(filters, Vec::new());
             while !selector.prepare(&mut Budget::new(50)) {}
             assert!(selector.is_alone());
             let mut wants = |event_type: String| {

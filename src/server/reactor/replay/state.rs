@@ -39,7 +39,7 @@ pub(super) enum ReplayWork {
     /// Reads everything after the places that the client named, or that were found.
     Forward(Forward),
     /// Sends the snapshot's events up to this number.
-    Snapshot { filter: Filter, next: u64, to: u64, is_waiting: bool, is_followed: bool },
+    Snapshot { filters: Vec<Filter>, next: u64, to: u64, is_waiting: bool, is_followed: bool },
     /// Sends the snapshot's events with these numbers, if the filter names keys.
     Keys { numbers: VecDeque<u64>, is_followed: bool },
     /// The place that the client named is unknown.
@@ -98,7 +98,7 @@ impl ClientReplay {
             ReplayWork::Newest(newest) => newest.shards() * size_of::<ShardLane>(),
             ReplayWork::Forward(forward) => forward.shards() * size_of::<ShardLane>(),
             ReplayWork::Keys { numbers, .. } => numbers.capacity() * size_of::<u64>(),
-            ReplayWork::Snapshot { filter, .. } => filter.bytes().len(),
+            ReplayWork::Snapshot { filters, .. } => filters.iter().map(|filter| filter.bytes().len()).sum(),
             ReplayWork::Unknown(_) => 0,
         };
         let report = self.report.as_ref().map_or(0, PastReport::held_bytes);

@@ -1,0 +1,123 @@
+//! Templates of channels that a grant adds to a token's own: texts with claims in braces, as `user:{sub}`.
+//!
+//! Invariants:
+//! - A template becomes one channel. No character of a claim has a meaning: `*`, `:` and `.` are taken as they are.
+//! - If a claim is absent or empty, the template becomes nothing, never a shorter channel.
+
+use std::sync::Arc;
+
+/// Template of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Template {
+    text: Box<str>,
+    parts: Box<[Part]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(Box<str>),
+    Claim(Claim),
+}
+
+/// Claim of a token that a template may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    Subject,
+    TokenId,
+}
+
+/// Claims by their names in templates.
+const CLAIMS: [(&str, Claim); 2] = [("sub", Claim::Subject), ("jti", Claim::TokenId)];
+
+/// Templates of the configuration.
+pub(crate) type Templates = Arc<[Template]>;
+
+impl Template {
+    /// Reads a template's text. The error says what is wrong with it.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (name, behind) =
+                after.split_once('}').ok_or_else(|| format!("`{text}` has a brace that is not closed"))?;
+            let claim = CLAIMS.iter().find(|(known, _)| *known == name).map(|(_, claim)| *claim);
+            let claim =
+                claim.ok_or_else(|| format!("`{{{name}}}` in `{text}` is none of {{sub}} and {{jti}}"))?;
+            parts.push(Part::Text(before.into()));
+            parts.push(Part::Claim(claim));
+            rest = behind;
+        }
+        parts.push(Part::Text(rest.into()));
+        let texts =
+            parts.iter().filter_map(|part| if let Part::Text(text) = part { Some(text) } else { None });
+        if texts.clone().any(|text| text.contains(['*', '}'])) {
+            return Err(format!("`{text}` has `*` or `}}`: a template is one channel, as user:{{sub}}"));
+        }
+        if text.is_empty() {
+            return Err("a template is empty".to_owned());
+        }
+        Ok(Self { text: text.into(), parts: parts.into() })
+    }
+
+    /// Returns the template's own text, by which a subscription may name the channel.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the channel for a token of this subject and id; `None` if one that the template names is empty.
+    pub(crate) fn channel(&self, subject: &str, token_id: &str) -> Option<String> {
+        let mut channel = String::with_capacity(self.text.len() + subject.len());
+        for part in &self.parts {
+            let value = match part {
+                Part::Text(text) => text,
+                Part::Claim(Claim::Subject) => Some(subject).filter(|it| !it.is_empty())?,
+                Part::Claim(Claim::TokenId) => Some(token_id).filter(|it| !it.is_empty())?,
+            };
+            channel.push_str(value);
+        }
+        Some(channel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_taken_as_it_is() {
+        let template = Template::parse("user:{sub}").expect("a template");
+        for subject in ["alice", "*", "**", "a:b", "a.b/c", "{sub}", "}", " ", "é\u{1f600}"] {
+            assert_eq!(template.channel(subject, ""), Some(format!("user:{subject}")));
+        }
+        let both = Template::parse("{sub}/session-{jti}-x").expect("a template");
+        assert_eq!(both.channel("a", "7").as_deref(), Some("a/session-7-x"));
+        assert_eq!(Template::parse("lobby").expect("a template").channel("", "").as_deref(), Some("lobby"));
+    }
+
+    #[test]
+    fn without_the_claim_there_is_no_channel() {
+        let template = Template::parse("user:{sub}:{jti}").expect("a template");
+        for (subject, id) in [("", ""), ("a", ""), ("", "7")] {
+            assert_eq!(template.channel(subject, id), None);
+        }
+    }
+
+    #[test]
+    fn what_is_no_template_is_refused_with_a_reason() {
+        for (text, reason) in [
+            ("", "empty"),
+            ("user:{sub", "not closed"),
+            ("user:{", "not closed"),
+            ("user:{email}", "{email}"),
+            ("user:{}", "{}"),
+            ("user:{ sub }", "none of"),
+            ("user:*", "one channel"),
+            ("{sub}.**", "one channel"),
+            ("user:sub}", "one channel"),
+            ("user:{{sub}}", "none of"),
+        ] {
+            let error = Template::parse(text).expect_err(text);
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+}

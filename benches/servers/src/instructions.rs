@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -12,7 +13,7 @@ use crate::loads::{LOADS, Load};
 use crate::peers::{self, Ground, Peer};
 
 const SHORT: &str = "1";
-const LONG: &str = "4";
+const LONG: &str = "6";
 
 /// Returns the load's options at a rate that a server under valgrind keeps up with.
 fn slower(load: &Load, seconds: &str) -> Vec<String> {
@@ -43,6 +44,8 @@ fn run(load: &Load, peer: &Peer, seconds: &str, port: u16) -> Result<(f64, f64),
         command.args(["--publish-to", address]);
     }
     let output = command.stdin(Stdio::null()).stderr(Stdio::piped()).output().map_err(|e| e.to_string())?;
+    // Time to see all clients leave, so that both runs have the cost of it.
+    std::thread::sleep(Duration::from_secs(3));
     running.end()?;
     let text = fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
     // Nothing else needs the remains.
@@ -62,7 +65,7 @@ pub fn count(names: &[String]) -> Result<(), String> {
     let mut port = 10_000 + (std::process::id() as u16 % 200) * 50;
     for load in LOADS.iter().filter(|load| names.iter().any(|name| name == load.name)) {
         for peer in load.peers().iter().filter(|peer| load.takes(peer)) {
-            if only.is_some_and(|only| !only.split(',').any(|part| peer.name.contains(part))) {
+            if !peer.is_wanted(only.map(String::as_str)) {
                 continue;
             }
             port += 4;

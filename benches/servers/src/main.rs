@@ -17,8 +17,10 @@ use loads::{LOADS, Load};
 use peers::{Ground, Peer};
 use serde_json::{Value, json};
 
+/// Returns the file of the results. `FANWIRE_RESULTS` names another one.
 fn results() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("results.jsonl")
+    let other = std::env::var_os("FANWIRE_RESULTS").map(PathBuf::from);
+    other.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("results.jsonl"))
 }
 
 fn run(load: &Load, peer: &Peer, round: usize) -> Result<Value, String> {
@@ -71,8 +73,7 @@ fn measure(names: &[String]) -> Result<(), String> {
         // Contestants take turns, so that a change of the machine's speed affects all of them.
         for round in 0..rounds {
             for peer in load.peers() {
-                let wanted = only.is_none_or(|only| only.split(',').any(|part| peer.name.contains(part)));
-                if !wanted || !load.takes(peer) {
+                if !peer.is_wanted(only) || !load.takes(peer) {
                     continue;
                 }
                 at += 1;
@@ -123,7 +124,7 @@ fn main() -> ExitCode {
         Some("report") => report::write(&results()),
         _ => {
             println!(
-                "fanwire-servers run LOAD… [--rounds N] [--only PEER,…] | instructions LOAD… [--only PEER,…] | report\n\nloads:"
+                "fanwire-servers run LOAD… [--rounds N] [--only PEER;…] | instructions LOAD… [--only PEER;…] | report\n\nloads:"
             );
             for load in LOADS {
                 println!("  {:22} {}", load.name, load.title);

@@ -67,6 +67,9 @@ fn script(name: &str) -> String {
 /// padded to it.
 const OUR_BYTES: &str = "406";
 
+/// Size of a native frame with a channel or an entity.
+const OUR_TOPIC_BYTES: &str = "430";
+
 /// Fanwire, with clients of this protocol.
 fn serve(ground: &Ground) -> Command {
     let listen = format!("127.0.0.1:{}", ground.port);
@@ -181,7 +184,9 @@ pub const TOPIC_PEERS: &[Peer] = &[
         speak: "plain",
         more: BY_WS,
         sse: true,
-        start: |ground| command(sibling("bare_topics"), &["together", &ground.port.to_string(), OUR_BYTES]),
+        start: |ground| {
+            command(sibling("bare_topics"), &["together", &ground.port.to_string(), OUR_TOPIC_BYTES])
+        },
         ..PEER
     },
     Peer {
@@ -216,6 +221,15 @@ pub const TOPIC_PEERS: &[Peer] = &[
         ..PEER
     },
 ];
+
+impl Peer {
+    /// Returns whether `--only` wants it: its list names the contestant, or a part of its name and no contestant.
+    pub fn is_wanted(&self, only: Option<&str>) -> bool {
+        let is_name = |part: &str| PEERS.iter().chain(TOPIC_PEERS).any(|peer| peer.name == part);
+        let wants = |part: &str| self.name == part || (!is_name(part) && self.name.contains(part));
+        only.is_none_or(|only| only.split(';').any(wants))
+    }
+}
 
 /// Contestants beside which others are measured, round by round.
 pub const BARE_TOPICS: &str = "bare loop";

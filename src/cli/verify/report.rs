@@ -163,7 +163,7 @@ impl VerifyReport {
         }
         let changes: u64 = self.readers.iter().map(|row| row.changes).sum();
         if changes > 0 {
-            writeln!(out, "  {DIM}readers changed their keys {changes} times{DIM:#}")?;
+            writeln!(out, "  {DIM}readers changed their watch lists {changes} times{DIM:#}")?;
         }
         for note in &self.notes {
             writeln!(out, "  {DIM}{note}{DIM:#}")?;

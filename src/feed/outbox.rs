@@ -147,6 +147,12 @@ impl Outbox {
         self.replaying = replaying;
     }
 
+    /// Returns whether bytes that have no place among the events can be written at once: no other bytes wait or were begun, and
+    /// none are compressed.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.backlog.is_none() && self.compression == Compression::None
+    }
+
     /// Returns the number of inserted bytes that wait.
     pub(crate) fn inserted_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.inserted_bytes)

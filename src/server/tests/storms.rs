@@ -102,3 +102,40 @@ fn a_short_read_is_the_last_one_until_more_arrives() {
     assert_eq!(wire.with(|ends| ends.reads), 2);
     assert!(world.core.is_empty(), "the connection is gone");
 }
+
+/// A server with many idle clients does little more than to write their heartbeats.
+#[test]
+fn the_heartbeats_of_idle_clients_leave_nothing_in_memory_and_cause_no_report() {
+    let mut world = World::new(ServerConfig::default());
+    let upgrade = String::from_utf8_lossy(UPGRADE).into_owned();
+    let clients: Vec<_> = (0..100).map(|_| world.connect(&upgrade).0).collect();
+    // The reports that the newcomers cause.
+    (0..30).for_each(|_| world.after(1));
+    clients.iter().for_each(|wire| drop(text(wire)));
+    let (writes, mut idle) = (world.shared.metrics.writes.get(), 0);
+    while clients.iter().any(|wire| wire.with(|ends| ends.to_client.is_empty())) && idle < 1000 {
+        world.after(1);
+        idle += 1;
+    }
+    let pings = world.shared.metrics.writes.get() - writes;
+    assert_eq!(pings, clients.len() as u64);
+    let ping = [0x89, 0];
+    assert!(clients.iter().all(|wire| wire.with(|ends| ends.to_client == ping)));
+    assert!(world.core.ticks_to_timer().is_some_and(|ticks| ticks > 1), "a report is due");
+}
+
+#[test]
+fn a_heartbeat_that_a_socket_takes_in_part_is_completed() {
+    let mut world = World::new(ServerConfig::default());
+    let (wire, token) = world.connect(&String::from_utf8_lossy(UPGRADE));
+    text(&wire);
+    wire.with(|ends| ends.room = 1);
+    while wire.with(|ends| ends.to_client.is_empty()) {
+        world.after(1);
+        assert!(world.tick < 1000, "no heartbeat came");
+    }
+    wire.with(|ends| ends.room = usize::MAX);
+    world.core.ready(token, false, true);
+    world.turn();
+    assert_eq!(wire.with(|ends| ends.to_client.clone()), [0x89, 0]);
+}

@@ -58,6 +58,8 @@ struct Options {
     seconds: f64,
     /// Events of the past that each client of the storm asks for.
     past: u64,
+    /// Priority of the storm's process: 19 is the lowest.
+    nice: u64,
 }
 
 impl Options {
@@ -74,6 +76,7 @@ impl Options {
             rate: number("--rate", 100)?,
             seconds: value("--seconds").map_or(Ok(5.0), |text| text.parse())?,
             past: number("--past", 0)?,
+            nice: number("--nice", 19)?,
         })
     }
 
@@ -128,6 +131,7 @@ struct Client {
     input: Vec<u8>,
     output: VecDeque<u8>,
     events: u64,
+    pings: u64,
 }
 
 impl Client {
@@ -140,7 +144,7 @@ impl Client {
             None => None,
         };
         let output = UPGRADE.bytes().collect();
-        Ok(Self { tcp, tls, step: Step::Upgrading, input: Vec::new(), output, events: 0 })
+        Ok(Self { tcp, tls, step: Step::Upgrading, input: Vec::new(), output, events: 0, pings: 0 })
     }
 
     /// Writes what waits.
@@ -216,6 +220,7 @@ impl Client {
             let (start, end) = (at + payload.start, at + payload.end);
             let text = &self.input[start..end];
             if opcode == 9 {
+                self.pings += 1;
                 self.output.extend(masked(10, text));
             } else if self.step == Step::Subscribing {
                 self.step = Step::Subscribed;
@@ -295,6 +300,10 @@ impl Crowd {
         Ok(())
     }
 
+    fn pings(&self) -> u64 {
+        self.clients.iter().map(|client| client.pings).sum()
+    }
+
     fn count(&self, step: Step) -> usize {
         self.clients.iter().filter(|client| client.step == step).count()
     }
@@ -359,10 +368,10 @@ struct Storm {
 }
 
 impl Storm {
-    fn start() -> Result<Self> {
+    fn start(nice: u64) -> Result<Self> {
         let mut command = Command::new("nice");
         command
-            .args(["-n", "19"])
+            .args(["-n", &nice.to_string()])
             .arg(std::env::current_exe()?)
             .arg("newcomers")
             .args(std::env::args().skip(2));
@@ -478,7 +487,7 @@ fn storm(options: &Options) -> Result<()> {
         others.serve(options.pid, || Instant::now() > until)?;
         others.every = rate;
     }
-    let mut storm = Storm::start()?;
+    let mut storm = Storm::start(options.nice)?;
     storm.lines.recv_timeout(Duration::from_secs(30))?;
     let until = Instant::now() + Duration::from_secs_f64(options.seconds);
     let (calm, calm_cpu, calm_time) = others.serve(options.pid, || Instant::now() > until)?;
@@ -514,24 +523,26 @@ fn heartbeats(options: &Options) -> Result<()> {
         crowd.add(options.to, tls.as_ref())?;
         crowd.turn(Duration::ZERO, |_| {})?;
     }
-    let mut serve = |seconds: f64| -> Result<()> {
-        let until = Instant::now() + Duration::from_secs_f64(seconds);
-        while Instant::now() < until {
-            crowd.turn(Duration::from_millis(20), |_| {})?;
-        }
-        Ok(())
-    };
-    serve(3.0)?;
-    let before = cpu(options.pid);
-    serve(options.seconds)?;
-    let used = cpu(options.pid).saturating_sub(before);
+    serve(&mut crowd, 3.0)?;
+    let (before, pings) = (cpu(options.pid), crowd.pings());
+    serve(&mut crowd, options.seconds)?;
+    let (used, pings) = (cpu(options.pid).saturating_sub(before), crowd.pings() - pings);
     println!(
         "{}",
         json!({
             "storm": "heartbeats", "clients": options.clients, "subscribed": crowd.count(Step::Subscribed),
+            "pings": pings, "cpu_us_per_ping": used.as_secs_f64() * 1e6 / pings.max(1) as f64,
             "cpu_ms_per_second": used.as_secs_f64() * 1e3 / options.seconds,
         })
     );
+    Ok(())
+}
+
+fn serve(crowd: &mut Crowd, seconds: f64) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs_f64(seconds);
+    while Instant::now() < until {
+        crowd.turn(Duration::from_millis(20), |_| {})?;
+    }
     Ok(())
 }
 

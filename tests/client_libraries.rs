@@ -119,6 +119,16 @@ fn the_guides_javascript_does_what_they_say() {
 }
 
 #[test]
+fn javascript_changes_its_lists() {
+    node_test("update.test.mjs", 5);
+}
+
+#[test]
+fn python_changes_its_lists() {
+    python_test("test_update.py", 4);
+}
+
+#[test]
 fn javascript_misses_nothing_on_a_bad_network() {
     node_test("cuts.test.mjs", 10);
 }

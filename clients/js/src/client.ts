@@ -1,5 +1,5 @@
 // The client: subscriptions and waiting jobs, over links that come and go.
-import { STABLE, type Host, type Job, type Link, type Loss } from './link.js';
+import { STABLE, closed, type Host, type Job, type Link, type Loss } from './link.js';
 import { dial, socketLink } from './socket.js';
 import { Subscription } from './subscription.js';
 import {
@@ -18,8 +18,6 @@ import {
 
 /** Returns whether an item is a gap, not an event. */
 export const isGap = (item: FanwireEvent | Gap): item is Gap => item.event_type === undefined;
-
-const closed = () => new FanwireError('closed', 'client closed');
 
 /** Longest delay of a timer: with a longer one it fires at once. */
 const LONGEST = 2 ** 31 - 1;
@@ -126,6 +124,7 @@ export class Fanwire<M extends EventMap = EventMap> {
 
   #take(one: Subscription<any, any>): void {
     this.#subscriptions.set(one.id, one);
+    one.send = (job) => this.#link!.send(job);
     if (this.#open) this.#link!.add(one);
     else this.#start();
   }
@@ -393,7 +392,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     clearTimeout(this.#renewal);
     this.#unprobe?.();
     this.#unprobe = undefined;
-    for (const one of this.#subscriptions.values()) one.active = false;
+    for (const one of this.#subscriptions.values()) one.active = one.recalls = false;
   }
 
   #end(error?: FanwireError): void {

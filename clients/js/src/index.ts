@@ -4,5 +4,5 @@ export { Subscription } from './subscription.js';
 export { pattern } from './filter.js';
 export { FanwireError } from './types.js';
 export type {
-  EventMap, EventOf, FanwireEvent, Filter, Gap, Matching, NewEvent, Options, Past, SocketLike, Status, SubscribeOptions,
+  Change, EventMap, EventOf, FanwireEvent, Filter, Gap, Matching, NewEvent, Options, Past, SocketLike, Status, SubscribeOptions, Updated,
 } from './types.js';

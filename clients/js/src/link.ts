@@ -1,13 +1,15 @@
 // The interface between a client and its connection. A link lives once: after `lost` it reports nothing.
 import type { Subscription } from './subscription.js';
-import type { FanwireError, FanwireEvent, Gap, Options } from './types.js';
+import { FanwireError, type FanwireEvent, type Gap, type Options } from './types.js';
 
 type Any = Subscription<any, any>;
 
 /** A message that needs an answer: a publish or a request. */
 export interface Job {
-  type: 'publish' | 'request';
+  type: 'publish' | 'request' | 'update';
   payload: object;
+  /** The subscription that an update changes. */
+  of?: Any;
   resolve(payload: any): void;
   reject(error: FanwireError): void;
 }
@@ -40,6 +42,8 @@ export interface Host {
   failed(error: FanwireError): void;
   lost(loss: Loss): void;
 }
+
+export const closed = () => new FanwireError('closed', 'client closed');
 
 /** Life after which a link counts as good, and the next waits start short again. */
 export const STABLE = 5_000;

@@ -77,7 +77,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
       if (isOwn && !['own_past', 'history_end'].every((ability) => abilities!.includes(ability))) return host.apart(one);
     }
     const own = isOwn ? { own_past: true } : {};
-    ask('subscribe', { subscription_id: one.id, ...one.filter, ...rest, ...past, ...own }, (ack, error) => {
+    ask('subscribe', { subscription_id: one.id, ...one.filter, ...one.kept, ...rest, ...past, ...own }, (ack, error) => {
       if (error) {
         if (!over) one.end(error);
         return;
@@ -99,6 +99,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     const one = host.subscriptions().find(({ id }) => id === subscription_id);
     if (recalling?.id === subscription_id) {
       recalling = undefined;
+      if (one) one.recalls = false;
       one?.reach(began);
     }
     one?.passed(past);
@@ -248,6 +249,11 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     },
     send(job: Job) {
       ask(job.type, job.payload, (payload, error) => {
+        // The past of what was added comes next.
+        if (job.of && payload.history) {
+          (recalling = job.of).recalls = true;
+          began = payload.last_event_id;
+        }
         if (!error) job.resolve(payload);
         // Asking again is harmless. Publishing again would make a second event.
         else if (over && job.type === 'request') host.again(job);

@@ -44,7 +44,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
   const read = async (one: Any, abort: AbortController): Promise<Loss | void> => {
     const url = new URL('sse', base);
     const { since, ...rest } = one.wire;
-    query(one.filter, url.searchParams);
+    query({ ...one.filter, ...one.kept }, url.searchParams);
     for (const [name, value] of Object.entries({ ...rest, last_event_id: one.position ?? since })) {
       if (value) url.searchParams.set(name, `${value}`);
     }
@@ -133,15 +133,25 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
   // Without a subscription, publishing shows whether the transport works.
   if (!all[0]) queueMicrotask(() => over || host.opened());
 
+  const remove = (one: Any): void => {
+    const abort = streams.get(one);
+    streams.delete(one);
+    clearTimeout(refills.get(one)?.timer);
+    abort?.abort();
+  };
+
   return {
     add,
-    remove(one) {
-      const abort = streams.get(one);
-      streams.delete(one);
-      clearTimeout(refills.get(one)?.timer);
-      abort?.abort();
-    },
-    send({ type, payload, resolve, reject }) {
+    remove,
+    send({ type, payload, of, resolve, reject }) {
+      if (type === 'update') {
+        resolve({});
+        if (!of) return;
+        // The stream begins again at its position, with the changed lists.
+        of.active = false;
+        remove(of);
+        return add(of);
+      }
       if (type === 'request') return reject(new FanwireError('no_transport', 'requests need a WebSocket'));
       const abort = new AbortController();
       const stop = () => abort.abort();

@@ -1,7 +1,8 @@
 // One subscription: its items, in order, each once, for a loop or for a handler.
 import { matcher } from './filter.js';
+import type { Job } from './link.js';
 import { distance } from './position.js';
-import type { EventMap, EventOf, FanwireError, FanwireEvent, Filter, Gap, Past, SubscribeOptions } from './types.js';
+import type { Change, EventMap, EventOf, FanwireError, FanwireEvent, Filter, Gap, Past, SubscribeOptions, Updated } from './types.js';
 
 /** Events and gaps in order. Leaving the loop ends it; so does `close`, the signal, or the end of the client. */
 export class Subscription<M extends EventMap = EventMap, T extends string = Extract<keyof M, string>>
@@ -29,6 +30,14 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
   active = false;
   /** @internal */
   wants: (event: FanwireEvent) => boolean;
+  /** @internal A value of each list that is empty now, so that the server keeps the list. */
+  declare kept: Filter | undefined;
+  /** @internal Called when the server has confirmed it, again after each reconnect. */
+  declare resumed: (() => void) | undefined;
+  /** @internal Whether the past of added values is coming. Events before the position are new. */
+  declare recalls: boolean | undefined;
+  /** @internal Sends a message about it. */
+  declare send: (job: Job) => void;
 
   /** @internal Settles at its end. */
   readonly over: Promise<void>;
@@ -49,7 +58,8 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
   /** @internal */
   constructor(
     readonly id: string,
-    readonly filter: Filter,
+    /** The filter, as updates have changed it. */
+    public filter: Filter,
     options: SubscribeOptions,
     /** @internal Receiver of items, instead of a loop. */
     readonly handler: ((item: FanwireEvent | Gap) => void) | undefined,
@@ -81,11 +91,21 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
     return this.#over;
   }
 
+  /**
+   * Adds values to lists of the filter and removes values; all others stay. The server confirms it: nothing that was
+   * removed comes from then on. With `snapshot` the latest events of what was added come next. While there is no
+   * connection it waits. Needs a WebSocket, or begins its event stream again.
+   */
+  async update(change: Change): Promise<Updated> {
+    return (await import('./update.js')).update(this, change);
+  }
+
   /** @internal */
   taken(): void {
     this.fresh = false;
     this.active = true;
     this.#taken();
+    this.resumed?.();
   }
 
   /** @internal Everything up to here was delivered. Earlier positions are ignored. */
@@ -95,8 +115,10 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
 
   /** @internal Offers an event that may be for it. Takes each event once. */
   offer(event: FanwireEvent): void {
-    if (distance(event.event_id, this.position)! <= 0) return;
-    this.position = event.event_id;
+    if (!this.recalls) {
+      if (distance(event.event_id, this.position)! <= 0) return;
+      this.position = event.event_id;
+    }
     if (this.wants(event)) this.#push(event);
   }
 

@@ -66,6 +66,20 @@ export interface Filter {
   filter?: string;
 }
 
+/** Values to add to lists of a subscription's filter, and to remove. Only lists that the filter has. */
+export interface Change {
+  add?: Omit<Filter, 'filter'>;
+  remove?: Omit<Filter, 'filter'>;
+}
+
+/** Values that an update has changed. */
+export interface Updated {
+  added: number;
+  removed: number;
+  /** Values to remove that the lists did not have. */
+  not_held?: number;
+}
+
 /** The end of a subscription's past. */
 export interface Past {
   /** Number of events in it, without gaps. */

@@ -11,6 +11,6 @@
 from ._client import Fanwire, Status
 from ._filter import Entity, pattern
 from ._subscription import Subscription
-from ._types import Event, FanwireError, Gap, Past
+from ._types import Event, FanwireError, Gap, Past, Updated
 
-__all__ = ["Entity", "Event", "Fanwire", "FanwireError", "Gap", "Past", "Status", "Subscription", "pattern"]
+__all__ = ["Entity", "Event", "Fanwire", "FanwireError", "Gap", "Past", "Status", "Subscription", "Updated", "pattern"]

@@ -24,7 +24,7 @@ from ._filter import Entity, Filter, wire
 from ._http import wait_of
 from ._link import Link
 from ._sse import StreamLink
-from ._subscription import Subscription
+from ._subscription import Answered, Subscription
 from ._types import Event, FanwireError, Gap, Item
 
 Status = Literal["idle", "connecting", "open", "waiting", "closed"]
@@ -176,10 +176,17 @@ class Fanwire:
 
     def _take(self, one: Subscription) -> None:
         self._subscriptions[one.id] = one
+        one._send = self._update
         if self._link and self._status == "open":
             self._link.add(one)
         else:
             self._start()
+
+    def _update(self, one: Subscription, payload: dict[str, Any], answer: Answered) -> None:
+        if self._link:
+            self._link.update(one, payload, answer)
+        else:
+            answer(None, FanwireError("uncertain", "the connection is gone"))
 
     def _remove(self, id: str) -> None:
         one = self._subscriptions.pop(id, None)
@@ -429,7 +436,7 @@ class Fanwire:
                 if task:
                     task.cancel()
             for one in self._subscriptions.values():
-                one._active = False
+                one._active = one._recalls = False
         if link is None:
             return error, delay, False
         return error, max(delay, link.delay) if link.slot is None else link.slot, link.slot is not None

@@ -10,13 +10,11 @@ from typing import Any, Protocol
 from websockets.asyncio.client import ClientConnection
 
 from ._position import distance, place
-from ._subscription import Subscription
+from ._subscription import Answered, Subscription
 from ._types import Event, FanwireError, Gap, Item, Past
 
 # Options of a subscription that ask for a past.
 PAST = ("since", "history", "snapshot")
-
-Answered = Callable[[Any, FanwireError | None], None]
 
 
 class Host(Protocol):
@@ -209,7 +207,23 @@ class Link:
                 if not self._deaf:
                     self._reached = self._began
 
-        self.ask("subscribe", {"subscription_id": one.id, **one.filter, **options, **past}, answer)
+        self.ask("subscribe", {"subscription_id": one.id, **one.filter, **one._kept, **options, **past}, answer)
+        if one._kept:
+            self.ask("update", {"subscription_id": one.id, "remove": one._kept}, lambda *_: None)
+
+    def update(self, one: Subscription, payload: dict[str, Any], answer: Answered) -> None:
+        # A subscription is confirmed after the server has named its capabilities.
+        if "update" not in (self._abilities or ()):
+            return answer(None, FanwireError("unsupported", "this server takes no updates"))
+
+        def answered(ack: Any, error: FanwireError | None) -> None:
+            # The past of what was added comes next.
+            if not error and "history" in ack:
+                self._recalling, self._began = one, ack.get("last_event_id")
+                one._recalls = True
+            answer(ack, error)
+
+        self.ask("update", payload, answered)
 
     def _past_ended(self, payload: Any) -> None:
         """Live events come next."""
@@ -217,6 +231,7 @@ class Link:
         for one in self._host.subscriptions():
             if one.id == payload["subscription_id"]:
                 if one is self._recalling:
+                    one._recalls = False
                     one._reach(self._began)
                 one._passed(past)
         if self._recalling and self._recalling.id == payload["subscription_id"]:

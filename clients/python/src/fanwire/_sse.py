@@ -14,8 +14,8 @@ from typing import Any, Literal
 from urllib.parse import urlencode
 
 from ._http import WAIT_MAX, Answer, request, wait_of
-from ._link import PAST, Answered, Host, is_fillable
-from ._subscription import Subscription
+from ._link import PAST, Host, is_fillable
+from ._subscription import Answered, Subscription
 from ._types import Event, FanwireError, Gap, Past
 
 _NAMES = {
@@ -121,7 +121,7 @@ class StreamLink:
 
         def ended(task: asyncio.Task[None]) -> None:
             # A stream that is no longer wanted ends alone. Any other one ends the link.
-            wanted = self._streams.pop(one, None)
+            wanted = self._streams.get(one) is task and self._streams.pop(one)
             if task.cancelled():
                 return
             fault = task.exception()
@@ -134,6 +134,12 @@ class StreamLink:
         """Ends the link for this reason, unless it has ended."""
         if not self._ended.done():
             self._ended.set_exception(why)
+
+    def update(self, one: Subscription, payload: dict[str, Any], answer: Answered) -> None:
+        """The stream begins again at its position, with the changed lists."""
+        answer({}, None)
+        self.remove(one)
+        self.add(one)
 
     def remove(self, one: Subscription) -> None:
         if task := self._streams.pop(one, None):
@@ -165,7 +171,7 @@ class StreamLink:
         options = {key: value for key, value in one._options.items() if key != "since"}
         since = one._position or one._options.get("since")
         more = [(key, str(value).lower()) for key, value in options.items()] + ([("last_event_id", since)] if since else [])
-        path = f"sse?{urlencode(query(one.filter) + more)}"
+        path = f"sse?{urlencode(query({**one.filter, **one._kept}) + more)}"
         async with asyncio.timeout(self._timeout):
             answer = await self._ask("GET", path, {"Accept": "text/event-stream", "Cache-Control": "no-store"}, None)
         try:

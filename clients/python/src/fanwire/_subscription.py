@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ._filter import matcher
+from ._filter import Filter, matcher, wire
 from ._position import is_behind
 from ._text import evaluator
-from ._types import Event, FanwireError, Gap, Item, Past
+from ._types import Event, FanwireError, Gap, Item, Past, Updated
+
+Answered = Callable[[Any, FanwireError | None], None]
 
 
 def _sum(numbers: Iterable[int | None]) -> int | None:
@@ -23,6 +25,11 @@ def _sum(numbers: Iterable[int | None]) -> int | None:
     return total
 
 
+def _key(value: Any) -> Any:
+    """Returns what equal values have in common: an entity is kind and id."""
+    return value if isinstance(value, str) else (value["kind"], value["id"])
+
+
 class Subscription:
     """Events and gaps in order, for `async for`. `close` ends it, and so does the end of the client. Leaving a
     loop does
@@ -33,6 +40,14 @@ class Subscription:
     ) -> None:
         self.id = id
         self.filter = filter
+        # A value of each list that is empty now, so that the server keeps the list.
+        self._kept: dict[str, Any] = {}
+        self._text: Callable[[Event], bool] | None = None
+        # Updates that wait for the confirmation of the subscription.
+        self._updates: list[Callable[[], None]] = []
+        # Whether the past of added values is coming. Events before the position are new.
+        self._recalls = False
+        self._send: Callable[[Subscription, dict[str, Any], Answered], None] | None = None
         self._options = options
         self._buffer = buffer
         self._leave = leave
@@ -42,7 +57,7 @@ class Subscription:
         if "filter" in filter:
             lists = self._wants
             try:
-                text = evaluator(filter["filter"])
+                text = self._text = evaluator(filter["filter"])
                 self._wants = lambda event: lists(event) and text(event)
             except ValueError:
                 self._is_unclear = True
@@ -72,6 +87,60 @@ class Subscription:
         it is complete. None if no past was requested, or an older server does not report it."""
         await self._has_passed.wait()
         return self._past
+
+    async def update(self, *, add: Filter | None = None, remove: Filter | None = None) -> Updated:
+        """Adds values to lists of the filter and removes values; all others stay. The server confirms it: nothing that
+        was removed comes from then on. With `snapshot` the latest events of what was added come next. While there is no
+        connection it waits. Needs a WebSocket, or begins its event stream again."""
+        lists = {"add": wire(add or {}), "remove": wire(remove or {})}
+        answer: asyncio.Future[Updated] = asyncio.get_running_loop().create_future()
+
+        def answered(payload: Any, error: FanwireError | None) -> None:
+            if error and error.code == "uncertain" and not self._over:
+                # Adding and removing again is harmless.
+                self._updates.append(go)
+            elif answer.done():
+                return
+            elif error:
+                answer.set_exception(error)
+            else:
+                own = self._change(lists["add"], lists["remove"])
+                counts = [payload.get(name, default) for name, default in (("added", own[0]), ("removed", own[1]), ("not_held", 0))]
+                answer.set_result(Updated(*counts))
+
+        def go() -> None:
+            if self._over or self._send is None:
+                answered(None, FanwireError("closed", "the subscription has ended"))
+            else:
+                self._send(self, {"subscription_id": self.id, **lists}, answered)
+
+        if self._active or self._over:
+            go()
+        else:
+            self._updates.append(go)
+        return await answer
+
+    def _change(self, add: Mapping[str, Any], remove: Mapping[str, Any]) -> tuple[int, int]:
+        """Changes the lists as the server has changed them. Returns how many values were added and removed."""
+        filter, kept, added, removed = dict(self.filter), dict(self._kept), 0, 0
+        for name in (*add, *(name for name in remove if name not in add)):
+            held = {_key(value): value for value in filter.get(name, ())}
+            for value in remove.get(name, ()):
+                if held.pop(_key(value), None) is not None:
+                    removed += 1
+                    if not held:
+                        kept[name] = [value]
+            for value in add.get(name, ()):
+                added += _key(value) not in held
+                held[_key(value)] = value
+            if held:
+                kept.pop(name, None)
+            filter[name] = list(held.values())
+        self.filter, self._kept = filter, kept
+        lists, text = matcher(filter), self._text
+        # A list without values matches nothing.
+        self._wants = lambda event: not kept and lists(event) and (text is None or text(event))
+        return added, removed
 
     def close(self) -> None:
         """Ends it. A loop gets the items that have come, then its end."""
@@ -113,6 +182,12 @@ class Subscription:
         self._fresh = False
         self._active = True
         self._ready.set()
+        self._go()
+
+    def _go(self) -> None:
+        updates, self._updates = self._updates, []
+        for go in updates:
+            go()
 
     def _passed(self, past: Past | None = None) -> None:
         if not self._has_passed.is_set():
@@ -130,9 +205,10 @@ class Subscription:
 
     def _offer(self, event: Event) -> None:
         """Offers an event that may be for it. Takes each event once."""
-        if not is_behind(event.event_id, self._position):
-            return
-        self._position = event.event_id
+        if not self._recalls:
+            if not is_behind(event.event_id, self._position):
+                return
+            self._position = event.event_id
         if self._wants(event):
             self._push(event)
 
@@ -159,4 +235,5 @@ class Subscription:
         self._ready.set()
         self._passed()
         self._more.set()
+        self._go()
         self._leave()

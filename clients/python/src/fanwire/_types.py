@@ -80,6 +80,16 @@ class Past:
     """Whether everything requested came. Otherwise a gap marks the missing events."""
 
 
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """Values that an update of a subscription has changed."""
+
+    added: int
+    removed: int
+    not_held: int = 0
+    """Values to remove that the lists did not have."""
+
+
 Item = Event | Gap
 
 

@@ -1,0 +1,85 @@
+// Changes of a subscription's lists. Loaded with the first one.
+import { matcher } from './filter.js';
+import { closed } from './link.js';
+import type { Subscription } from './subscription.js';
+import { FanwireError, type Change, type FanwireEvent, type Filter, type Updated } from './types.js';
+
+type Any = Subscription<any, any>;
+type Lists = Record<string, readonly unknown[] | string | undefined>;
+
+const list = (of: Lists, name: string): unknown[] => [of[name] ?? []].flat();
+
+/** A value by which equal ones are found: an entity may be a text, or an object of kind and id. */
+const key = (value: any): string => (typeof value === 'string' ? value : `${value.kind || '**'}:${value.id || '**'}`);
+
+/** Changes the lists of a subscription as the server has changed them. */
+function apply(one: Any, change: Change, text: (event: FanwireEvent) => boolean): Updated {
+  const [filter, kept] = [{ ...one.filter } as Lists, { ...one.kept } as Lists];
+  const [add, remove] = [change.add ?? {}, change.remove ?? {}] as [Lists, Lists];
+  const count = { added: 0, removed: 0 };
+  for (const name of new Set([...Object.keys(add), ...Object.keys(remove)])) {
+    const held = new Map(list(filter, name).map((value) => [key(value), value]));
+    for (const value of list(remove, name)) {
+      const known = held.get(key(value));
+      if (!held.delete(key(value))) continue;
+      count.removed += 1;
+      if (!held.size) kept[name] = [known];
+    }
+    for (const value of list(add, name)) {
+      if (!held.has(key(value))) count.added += 1;
+      held.set(key(value), value);
+    }
+    if (held.size) delete kept[name];
+    filter[name] = [...held.values()];
+  }
+  one.filter = filter as Filter;
+  one.kept = Object.keys(kept).length ? (kept as Filter) : undefined;
+  const lists = matcher(one.filter);
+  // A list without values matches nothing.
+  one.wants = one.kept ? () => false : (event) => lists(event) && text(event);
+  return count;
+}
+
+/** Updates that wait for the confirmation of their subscription. */
+const waiting = new WeakMap<Any, (() => void)[]>();
+
+/** Sends what waits. An empty list has a value at the server since the subscription was made again. */
+function resume(one: Any): void {
+  const ignore = (): void => {};
+  if (one.kept) one.send({ type: 'update', payload: { subscription_id: one.id, remove: one.kept }, resolve: ignore, reject: ignore });
+  for (const go of waiting.get(one)?.splice(0) ?? []) go();
+}
+
+/** Asks the server for a change, once it has confirmed the subscription, and again after a lost connection. */
+export async function update(one: Any, change: Change): Promise<Updated> {
+  const everything = () => true;
+  const { filter: said } = one.filter;
+  // A text that this client can't evaluate has a connection of its own: all events are for it.
+  const text = said ? await import('./text.js').then(({ evaluator }) => evaluator(said)).catch(() => everything) : everything;
+  one.resumed ??= () => resume(one);
+  const queue = waiting.get(one) ?? [];
+  waiting.set(one, queue);
+  return new Promise((resolve, reject) => {
+    const end = () => reject(closed());
+    if (one.isOver) return end();
+    void one.over.then(end);
+    const go = (): void =>
+      one.send({
+        type: 'update',
+        of: one,
+        payload: { subscription_id: one.id, ...change },
+        resolve({ added, removed, not_held }) {
+          const count = apply(one, change, text);
+          resolve(added === undefined ? count : { added, removed, ...(not_held ? { not_held } : {}) });
+        },
+        // Adding and removing again is harmless.
+        reject(error) {
+          if (error.code === 'uncertain' && !one.isOver) queue.push(go);
+          // A server of an earlier version does not know the message, and has changed nothing.
+          else reject(error.code === 'unknown_type' ? new FanwireError('unsupported', 'this server takes no updates') : error);
+        },
+      });
+    if (one.active) go();
+    else queue.push(go);
+  });
+}

@@ -8,52 +8,34 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
 use super::event_keys::{KEYS, Others, UNREAD, read_timestamp};
 use super::fast_path;
 use super::infer_attributes::{Complete, Implied, complete, complete_with_key, implied_by};
-use super::keys::{UnknownKey, first_unknown};
+use super::keys::{UnknownKey, plain_key};
 use crate::event::{Event, EventBuilder, EventError, json};
 
-#[derive(Deserialize)]
+#[derive(Default)]
 struct EntityIn<'a> {
-    #[serde(borrow, default)]
     kind: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
     id: Option<Cow<'a, str>>,
 }
 
-/// Fields that are read. [`Others`] says how other keys are treated. The bus assigns `event_id`.
-#[derive(Deserialize)]
-#[serde(expecting = "an event object")]
+/// The fields that are read. [`Others`] says how other keys are treated. The bus assigns `event_id`.
+#[derive(Default)]
 struct EventIn<'a> {
-    #[serde(borrow, alias = "type", default)]
     event_type: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
     source: Option<Cow<'a, str>>,
-    #[serde(borrow, alias = "ts", default)]
-    timestamp: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    timestamp: Option<&'a str>,
     correlation_id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
     stream_id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
     execution_id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
     entity: Option<EntityIn<'a>>,
-    #[serde(borrow, default)]
     channel: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
     traceparent: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
     tracestate: Option<Cow<'a, str>>,
-    #[serde(borrow, alias = "data", default)]
-    payload: Option<&'a RawValue>,
+    payload: Option<&'a str>,
     /// Subject of an event of AutoSDLC's broadcaster: `agent:coder-001:status`.
-    #[serde(borrow, default)]
-    key: Option<&'a RawValue>,
+    key: Option<&'a str>,
 }
 
 /// Fault in an event's JSON.
@@ -158,15 +140,14 @@ pub(crate) fn read_as_it_stands(text: &str) -> Result<Event, ReadError> {
 fn read_slowly<T>(
     text: &str,
     others: Others,
-    build: impl FnOnce(EventBuilder, Option<&RawValue>) -> Result<T, EventError>,
+    build: impl FnOnce(EventBuilder, Option<&str>) -> Result<T, EventError>,
 ) -> Result<T, ReadError> {
-    // serde would accept an array of the fields in order.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(ReadError::NotAnObject);
     }
-    let input: EventIn<'_> = serde_json::from_str(text).map_err(ReadError::Json)?;
-    if others == Others::Refused {
-        refuse_unknown(text)?;
+    let (input, unknown) = read_fields(text)?;
+    if let (Others::Refused, Some(unknown)) = (others, unknown) {
+        return Err(unknown);
     }
     let event_type = input.event_type.as_deref().unwrap_or_default();
     let mut builder = Event::builder(event_type);
@@ -192,37 +173,106 @@ fn read_slowly<T>(
         builder = builder.trace(parent, input.tracestate.as_deref());
     }
     if let Some(timestamp) = input.timestamp {
-        builder = builder.timestamp(read_timestamp(timestamp.get()).ok_or(ReadError::Timestamp)?);
+        builder = builder.timestamp(read_timestamp(timestamp).ok_or(ReadError::Timestamp)?);
     }
     if let Some(payload) = input.payload {
-        builder = builder.json(payload.get());
+        builder = builder.json(payload);
     }
     build(builder, input.key).map_err(ReadError::Event)
 }
 
-/// Refuses an event object or its entity if it has an unknown key.
-fn refuse_unknown(text: &str) -> Result<(), ReadError> {
-    #[derive(Deserialize)]
-    struct EntityOf<'a> {
-        #[serde(borrow, default)]
-        entity: Option<&'a RawValue>,
-    }
-    let unknown = |key: &str, known: &[&str]| {
-        let hint = match key {
-            "specversion" => "; a CloudEvent is sent as application/cloudevents+json",
-            _ => "",
+/// Reads the fields of an event object in one pass, and its first unknown key as a fault.
+fn read_fields(text: &str) -> Result<(EventIn<'_>, Option<ReadError>), ReadError> {
+    let mut input = EventIn::default();
+    let (mut seen, mut unknown, mut unknown_in_entity) = (0u32, None, None);
+    for member in json::members(text) {
+        let (key, value) = member.map_err(|error| fault(&error))?;
+        let key = plain_key(key).ok_or_else(|| fault(&"a key is no text"))?;
+        let Some(place) = KEYS.iter().position(|known| *known == key) else {
+            unknown = unknown.or_else(|| Some(key).filter(|key| !UNREAD.contains(&&**key)));
+            continue;
         };
-        ReadError::UnknownKey(format!("{}{hint}", UnknownKey { key, known }))
+        // Two names of a field are one.
+        let place = match KEYS[place] {
+            "type" => place + 1,
+            "ts" | "data" => place - 1,
+            _ => place,
+        };
+        if seen & (1 << place) != 0 {
+            return Err(fault(&format_args!("duplicate field `{key}`")));
+        }
+        seen |= 1 << place;
+        let value = if value == "null" { None } else { Some(value) };
+        match &*key {
+            "type" | "event_type" => input.event_type = text_of(&key, value)?,
+            "source" => input.source = text_of(&key, value)?,
+            "timestamp" | "ts" => input.timestamp = value,
+            "correlation_id" => input.correlation_id = text_of(&key, value)?,
+            "stream_id" => input.stream_id = text_of(&key, value)?,
+            "execution_id" => input.execution_id = text_of(&key, value)?,
+            "channel" => input.channel = text_of(&key, value)?,
+            "traceparent" => input.traceparent = text_of(&key, value)?,
+            "tracestate" => input.tracestate = text_of(&key, value)?,
+            "entity" => {
+                if let Some(value) = value {
+                    let (entity, unknown) = read_entity(value)?;
+                    input.entity = Some(entity);
+                    unknown_in_entity = unknown;
+                }
+            }
+            "payload" | "data" => input.payload = value,
+            _ => input.key = value,
+        }
+    }
+    let unknown = unknown.map(|key| unknown_key(&key, &KEYS)).or(unknown_in_entity);
+    Ok((input, unknown))
+}
+
+/// Reads an entity, and its first unknown key as a fault.
+fn read_entity(text: &str) -> Result<(EntityIn<'_>, Option<ReadError>), ReadError> {
+    let mut entity = EntityIn::default();
+    let (mut seen, mut unknown) = (0u32, None);
+    for member in json::members(text) {
+        let (key, value) = member.map_err(|error| fault(&format_args!("entity: {error}")))?;
+        let key = plain_key(key).ok_or_else(|| fault(&"a key is no text"))?;
+        let Some(place) = ["kind", "id"].iter().position(|known| *known == key) else {
+            unknown = unknown.or(Some(key));
+            continue;
+        };
+        if seen & (1 << place) != 0 {
+            return Err(fault(&format_args!("duplicate field `{key}`")));
+        }
+        seen |= 1 << place;
+        let value = text_of(&key, Some(value).filter(|value| *value != "null"))?;
+        *[&mut entity.kind, &mut entity.id][place] = value;
+    }
+    let unknown = unknown.map(|key| unknown_key(&format!("entity.{key}"), &["entity.kind", "entity.id"]));
+    Ok((entity, unknown))
+}
+
+/// Reads the text of a field.
+fn text_of<'a>(key: &str, value: Option<&'a str>) -> Result<Option<Cow<'a, str>>, ReadError> {
+    let Some(value) = value else { return Ok(None) };
+    plain_key(value).map(Some).ok_or_else(|| {
+        let error = serde_json::from_str::<String>(value).err();
+        let error = error.map_or_else(String::new, |error| error.to_string());
+        // The place is one in the field's value.
+        let error = error.rsplit_once(" at line ").map_or(&*error, |(error, _)| error);
+        fault(&format_args!("{key}: {error}"))
+    })
+}
+
+fn fault(error: &dyn fmt::Display) -> ReadError {
+    ReadError::Json(serde::de::Error::custom(error))
+}
+
+/// Returns the fault of an unknown key.
+fn unknown_key(key: &str, known: &[&str]) -> ReadError {
+    let hint = match key {
+        "specversion" => "; a CloudEvent is sent as application/cloudevents+json",
+        _ => "",
     };
-    if let Some(key) = first_unknown(text, |key| KEYS.contains(&key) || UNREAD.contains(&key)) {
-        return Err(unknown(&key, &KEYS));
-    }
-    let entity = serde_json::from_str::<EntityOf<'_>>(text).ok().and_then(|object| object.entity);
-    let known = ["kind", "id"];
-    match entity.and_then(|entity| first_unknown(entity.get(), |key| known.contains(&key))) {
-        Some(key) => Err(unknown(&format!("entity.{key}"), &["entity.kind", "entity.id"])),
-        None => Ok(()),
-    }
+    ReadError::UnknownKey(format!("{}{hint}", UnknownKey { key, known }))
 }
 
 /// Returns the event of this type with an object as its payload.
@@ -480,8 +530,8 @@ mod tests {
         for (text, want) in [
             ("{}", "event has no type"),
             ("[]", "not an event"),
-            ("{", "not an event: EOF"),
-            (r#"{"type":5}"#, "not an event: invalid type"),
+            ("{", "not an event: invalid JSON at byte 1"),
+            (r#"{"type":5}"#, "not an event: type: invalid type: integer `5`, expected a string"),
             (r#"{"type":"x","ts":"yesterday"}"#, "timestamp is neither"),
             (r#"{"type":"x\n"}"#, "type holds a control character"),
         ] {

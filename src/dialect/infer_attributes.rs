@@ -12,8 +12,6 @@ mod payload;
 
 use std::ops::Deref;
 
-use serde_json::value::RawValue;
-
 use crate::event::{Event, EventBuilder, EventError};
 pub(super) use inferred::Implied;
 
@@ -54,7 +52,7 @@ pub(crate) fn complete(builder: EventBuilder) -> Result<Complete, EventError> {
 /// Builds the event as [`complete`], from an object with AutoSDLC's `key`, which names an entity if the payload does not.
 pub(super) fn complete_with_key(
     mut builder: EventBuilder,
-    key: Option<&RawValue>,
+    key: Option<&str>,
 ) -> Result<Complete, EventError> {
     let (event_type, payload) = builder.type_and_payload();
     let mut inferred = payload::infer(event_type, payload);
@@ -76,8 +74,6 @@ pub(super) fn implied_by(event_type: &str) -> Implied {
 /// Without the catalogues of other systems, no payload implies an attribute.
 #[cfg(not(feature = "dialects"))]
 mod payload {
-    use serde_json::value::RawValue;
-
     use super::inferred::{Implied, Inferred};
 
     pub(super) fn implied(_: &str) -> Implied {
@@ -88,7 +84,7 @@ mod payload {
         Inferred::default()
     }
 
-    pub(super) fn infer_from_key(_: &str, _: &RawValue) -> Option<(&'static str, String)> {
+    pub(super) fn infer_from_key(_: &str, _: &str) -> Option<(&'static str, String)> {
         None
     }
 }

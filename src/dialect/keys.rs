@@ -7,10 +7,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use strsim::osa_distance;
 
 use super::shortened;
+use crate::event::json;
 
 /// Length of the longest key that is compared with the known ones. Those have at most 15 letters, and a comparison takes as
 /// many steps as the product of both lengths.
@@ -59,36 +59,21 @@ impl fmt::Display for UnknownKey<'_> {
 
 /// Returns the first unknown key of a JSON object; `None` also if the text is no object.
 pub(crate) fn first_unknown(object: &str, is_known: impl Fn(&str) -> bool) -> Option<String> {
-    let mut json = serde_json::Deserializer::from_str(object);
-    Keys(&is_known).deserialize(&mut json).ok().flatten()
-}
-
-struct Keys<'a, F>(&'a F);
-
-impl<'de, F: Fn(&str) -> bool> DeserializeSeed<'de> for Keys<'_, F> {
-    type Value = Option<String>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de, F: Fn(&str) -> bool> Visitor<'de> for Keys<'_, F> {
-    type Value = Option<String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
-        let mut unknown = None;
-        while let Some(key) = object.next_key::<Cow<'de, str>>()? {
-            object.next_value::<IgnoredAny>()?;
-            if unknown.is_none() && !(self.0)(&key) {
-                unknown = Some(key.into_owned());
-            }
+    let mut unknown = None;
+    for member in json::members(object) {
+        let key = plain_key(member.ok()?.0)?;
+        if unknown.is_none() && !is_known(&key) {
+            unknown = Some(key.into_owned());
         }
-        Ok(unknown)
+    }
+    unknown
+}
+
+/// Returns the key that a key's JSON text stands for, or `None` if it is no text.
+pub(super) fn plain_key(text: &str) -> Option<Cow<'_, str>> {
+    match json::plain_string(text, 0) {
+        Some((key, end)) if end == text.len() => Some(Cow::Borrowed(key)),
+        _ => serde_json::from_str(text).ok(),
     }
 }
 

@@ -7,7 +7,6 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -15,7 +14,7 @@ use super::codes::{CLOSE_POLICY, ErrorCode};
 use super::command::{
     Bounded, LIST_VALUES_MAX, ListUpdate, Strings, UNKNOWN, Update, in_scratch, put_text, text_frame,
 };
-use super::keys::{UnknownKey, first_unknown};
+use super::keys::{UnknownKey, first_unknown, plain_key};
 use super::uuid::Uuid;
 use super::wire::WireProtocol;
 use super::{
@@ -32,38 +31,16 @@ pub(crate) const PROTOCOL: &str = "fanwire.v1";
 #[derive(Debug)]
 pub(super) struct Native;
 
-#[derive(Deserialize)]
 struct NativeMessage<'a> {
-    #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    payload: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    payload: Option<&'a str>,
     message_id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    ack: Option<&'a RawValue>,
+    ack: Option<&'a str>,
 }
 
-/// A message without unknown keys.
+/// Text that is borrowed unless it has escapes.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct UsualNativeMessage<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    payload: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    message_id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    ack: Option<&'a RawValue>,
-    #[serde(rename = "timestamp", default)]
-    _timestamp: IgnoredAny,
-    #[serde(rename = "correlation_id", default)]
-    _correlation_id: IgnoredAny,
-    /// The message of an event has one.
-    #[serde(rename = "position", default)]
-    _position: IgnoredAny,
-}
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Keys of a client's message. Only a `publish` has the last one.
 const MESSAGE_KEYS: [&str; 7] =
@@ -75,16 +52,40 @@ fn message_keys(kind: &str) -> &'static [&'static str] {
 }
 
 impl<'a> NativeMessage<'a> {
-    /// Reads a message, and checks it for unknown keys if it asks for something.
-    fn read(text: &'a str) -> Result<(Self, Result<(), ClientError>), serde_json::Error> {
-        if let Ok(UsualNativeMessage { kind, payload, message_id, ack, .. }) = serde_json::from_str(text)
-            && (ack.is_none() || kind == "publish")
-        {
-            return Ok((Self { kind, payload, message_id, ack }, Ok(())));
+    /// Reads a message in one pass, and checks it for unknown keys if it asks for something. Fails with the details for the
+    /// client.
+    fn read(text: &'a str) -> Result<(Self, Result<(), ClientError>), &'static str> {
+        let (mut kind, mut payload, mut message_id, mut ack) = (None, None, None, None);
+        let mut unknown = None;
+        for member in json::members(text) {
+            let (key, value) = member.map_err(|_| "not a JSON object")?;
+            let key = plain_key(key).ok_or("no type")?;
+            match &*key {
+                "type" if kind.is_none() => {
+                    kind = Some(serde_json::from_str::<Text<'_>>(value).map_err(|_| "no type")?.0);
+                }
+                "payload" if payload.is_none() => {
+                    payload = Some(Some(value).filter(|value| *value != "null"));
+                }
+                "message_id" if message_id.is_none() => {
+                    let id = serde_json::from_str::<Option<Text<'_>>>(value).map_err(|_| "no type")?;
+                    message_id = Some(id.map(|id| id.0));
+                }
+                "ack" if ack.is_none() => ack = Some(value),
+                // A key that comes twice has no meaning.
+                "type" | "payload" | "message_id" | "ack" => return Err("no type"),
+                key if MESSAGE_KEYS.contains(&key) => {}
+                _ => unknown = unknown.or(Some(key)),
+            }
         }
-        let message: Self = serde_json::from_str(text)?;
-        let is_known = refuse_unknown("message", &message.kind, text, message_keys(&message.kind));
-        Ok((message, is_known))
+        let kind: Cow<'_, str> = kind.ok_or("no type")?;
+        let known = message_keys(&kind);
+        let misplaced = ack.filter(|_| !known.contains(&"ack")).map(|_| Cow::Borrowed("ack"));
+        let is_known = match unknown.or(misplaced) {
+            Some(key) if refuses_unknown(&kind) => Err(unknown_key("message", &kind, &key, known)),
+            _ => Ok(()),
+        };
+        Ok((Self { kind, payload: payload.flatten(), message_id: message_id.flatten(), ack }, is_known))
     }
 }
 
@@ -263,18 +264,13 @@ fn read_message(text: &str) -> ClientMessage {
         asked: Asked::Silent,
         command: Err(ClientError::invalid(details)),
     };
-    // serde's skipping does not bound the nesting. Faults are looked at once more, for a better error text.
-    if !text.trim_ascii_start().starts_with('{') || !json::nests_within_limit(text) {
-        return broken("not a JSON object");
-    }
-    let Ok((message, is_known)) = NativeMessage::read(text) else {
-        let is_json = json::minify(text, &mut String::new()).is_ok();
-        return broken(if is_json { "no type" } else { "not a JSON object" });
+    let (message, is_known) = match NativeMessage::read(text) {
+        Ok(read) => read,
+        Err(details) => return broken(details),
     };
-    let mut command =
-        is_known.and_then(|()| read_command(&message.kind, message.payload.map_or("{}", RawValue::get)));
+    let mut command = is_known.and_then(|()| read_command(&message.kind, message.payload.unwrap_or("{}")));
     if let (Ok(Command::Publish { is_acked, .. }), Some(ack)) = (&mut command, message.ack) {
-        match ack.get() {
+        match ack {
             "true" | "null" => {}
             "false" => *is_acked = false,
             _ => command = Err(ClientError::new(ErrorCode::InvalidMessage, "ack is true or false")),
@@ -287,18 +283,19 @@ fn read_message(text: &str) -> ClientMessage {
     }
 }
 
-/// Refuses an unknown key of a message or its payload, in messages that ask for something.
-fn refuse_unknown(what: &str, kind: &str, object: &str, known: &[&str]) -> Result<(), ClientError> {
-    if !matches!(kind, "subscribe" | "update" | "unsubscribe" | "request" | "refill" | "publish") {
-        return Ok(());
-    }
-    let Some(key) = first_unknown(object, |key| known.contains(&key)) else { return Ok(()) };
-    let error = if what == "message" && keys_of(kind).contains(&&*key) {
-        format!("message: `{}` belongs into the payload of {kind}", shortened(&key))
+/// Returns whether unknown keys are faults in a message of this kind: one that asks for something.
+fn refuses_unknown(kind: &str) -> bool {
+    matches!(kind, "subscribe" | "update" | "unsubscribe" | "request" | "refill" | "publish")
+}
+
+/// Returns the error for an unknown key of a message or its payload.
+fn unknown_key(what: &str, kind: &str, key: &str, known: &[&str]) -> ClientError {
+    let error = if what == "message" && keys_of(kind).contains(&key) {
+        format!("message: `{}` belongs into the payload of {kind}", shortened(key))
     } else {
-        format!("{what}: {}", UnknownKey { key: &key, known })
+        format!("{what}: {}", UnknownKey { key, known })
     };
-    Err(ClientError::new(ErrorCode::UnknownKey, error))
+    ClientError::new(ErrorCode::UnknownKey, error)
 }
 
 /// Returns the keys of a payload.
@@ -323,7 +320,10 @@ fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
     // serde would accept an array of the fields in order.
     let is_list = payload.trim_ascii_start().starts_with('[');
     if matches!(kind, "update" | "unsubscribe" | "request" | "refill") {
-        refuse_unknown("payload", kind, payload, keys_of(kind))?;
+        let known = keys_of(kind);
+        if let Some(key) = first_unknown(payload, |key| known.contains(&key)) {
+            return Err(unknown_key("payload", kind, &key, known));
+        }
     }
     match kind {
         "subscribe" | "update" | "unsubscribe" | "request" | "refill" | "auth" if is_list => {
@@ -375,8 +375,9 @@ fn too_long(count: usize) -> ClientError {
 
 pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
     let input: NativeSubscribe = serde_json::from_str(payload).map_err(|error| {
-        let unknown = refuse_unknown("payload", "subscribe", payload, &SUBSCRIBE_KEYS);
-        unknown.err().unwrap_or_else(|| bad_payload(&error))
+        let unknown = first_unknown(payload, |key| SUBSCRIBE_KEYS.contains(&key));
+        let unknown = unknown.map(|key| unknown_key("payload", "subscribe", &key, &SUBSCRIBE_KEYS));
+        unknown.unwrap_or_else(|| bad_payload(&error))
     })?;
     let list = |values: Option<Values>| {
         let values = values.unwrap_or_default().into_vec();
@@ -428,9 +429,11 @@ pub(super) fn read_update(payload: &str) -> Result<Update, ClientError> {
     let input: NativeUpdate = serde_json::from_str(payload).map_err(|error| {
         let lists: Option<NativeRawUpdate<'_>> = serde_json::from_str(payload).ok();
         let lists = lists.into_iter().flat_map(|raw| [("add", raw.add), ("remove", raw.remove)]);
-        let unknown =
-            lists.filter_map(|(name, list)| refuse_unknown(name, "update", list?.get(), &LIST_KEYS).err());
-        unknown.into_iter().next().unwrap_or_else(|| bad_payload(&error))
+        let mut unknown = lists.filter_map(|(name, list)| {
+            let key = first_unknown(list?.get(), |key| LIST_KEYS.contains(&key))?;
+            Some(unknown_key(name, "update", &key, &LIST_KEYS))
+        });
+        unknown.next().unwrap_or_else(|| bad_payload(&error))
     })?;
     let Some(subscription_id) = input.subscription_id else {
         return Err(ClientError::new(ErrorCode::InvalidPayload, "subscription_id is missing"));
@@ -563,13 +566,13 @@ impl WireProtocol for Native {
             Incoming::Text(text) if text.trim_ascii_start().starts_with('{') => text,
             _ => return said(UNKNOWN, Asked::Silent, Err(ClientError::invalid("not a JSON object"))),
         };
-        let Ok(message) = serde_json::from_str::<NativeMessage<'_>>(text) else {
+        let Ok((message, _)) = NativeMessage::read(text) else {
             return said(UNKNOWN, Asked::Silent, Err(ClientError::invalid("no type")));
         };
         let kind = KINDS.iter().find(|kind| **kind == message.kind).copied().unwrap_or(UNKNOWN);
         let command = match kind {
             "ping" | "auth" | "ack" | "pong" | UNKNOWN => {
-                read_command(&message.kind, message.payload.map_or("{}", RawValue::get))
+                read_command(&message.kind, message.payload.unwrap_or("{}"))
             }
             _ => Ok(Command::Withheld),
         };

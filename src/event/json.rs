@@ -161,29 +161,6 @@ fn after_value(bytes: &[u8], at: usize, depth: usize, kinds: u128) -> (usize, Ex
     }
 }
 
-/// Returns whether text that should be JSON nests no deeper than a payload may. It looks at strings and brackets only;
-/// a parser must validate the text.
-#[cfg(feature = "server")]
-pub(crate) fn nests_within_limit(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let (mut at, mut depth) = (0, 0usize);
-    while let Some(&byte) = bytes.get(at) {
-        at += 1;
-        match byte {
-            b'{' | b'[' if depth == DEPTH_MAX => return false,
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            // A string without an end is not JSON.
-            b'"' => match string_end(bytes, at - 1) {
-                Ok(end) => at = end,
-                Err(_) => return false,
-            },
-            _ => {}
-        }
-    }
-    true
-}
-
 /// Returns the first offset from `at` on with a quote, a backslash or a control character, or the end. It looks at
 /// eight bytes at a time, because most are plain.
 #[inline]
@@ -199,6 +176,87 @@ fn special_from(bytes: &[u8], mut at: usize) -> usize {
         at += 1;
     }
     at
+}
+
+/// Members of an object; see [`members`].
+#[cfg(feature = "server")]
+#[derive(Debug)]
+pub(crate) struct Members<'a> {
+    text: &'a str,
+    at: usize,
+    is_first: bool,
+    is_over: bool,
+}
+
+/// Returns the members of a JSON object in their order: the text of the key, with its quotes, and the text of the value. All
+/// values are validated, and nothing is allocated. The last item is the fault, if the text is not an object.
+///
+/// A skipped value takes about a third of the instructions that serde's skipping takes.
+#[cfg(feature = "server")]
+pub(crate) fn members(text: &str) -> Members<'_> {
+    Members { text, at: 0, is_first: true, is_over: false }
+}
+
+#[cfg(feature = "server")]
+impl<'a> Members<'a> {
+    fn space(&mut self) {
+        self.at = space_end(self.text, self.at);
+    }
+
+    fn take(&mut self, byte: u8, reason: &'static str) -> Result<(), JsonError> {
+        self.space();
+        if self.text.as_bytes().get(self.at) != Some(&byte) {
+            return Err(JsonError { offset: self.at, reason });
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn member(&mut self) -> Result<Option<(&'a str, &'a str)>, JsonError> {
+        let is_first = std::mem::take(&mut self.is_first);
+        if is_first {
+            self.take(b'{', "expected an object")?;
+        }
+        self.space();
+        if self.text.as_bytes().get(self.at) == Some(&b'}') {
+            self.at += 1;
+            self.space();
+            if self.at < self.text.len() {
+                return Err(JsonError { offset: self.at, reason: "unexpected text after the value" });
+            }
+            return Ok(None);
+        }
+        if !is_first {
+            self.take(b',', Expect::Comma.reason())?;
+            self.space();
+        }
+        let text = self.text;
+        let key = self.at;
+        if text.as_bytes().get(key) != Some(&b'"') {
+            return Err(JsonError { offset: key, reason: Expect::Key.reason() });
+        }
+        self.at = string_end(text.as_bytes(), key)?;
+        let key = &text[key..self.at];
+        self.take(b':', Expect::Colon.reason())?;
+        self.space();
+        let value = self.at;
+        self.at = scan(text, value, |_| ())?;
+        Ok(Some((key, &text[value..self.at])))
+    }
+}
+
+#[cfg(feature = "server")]
+impl<'a> Iterator for Members<'a> {
+    type Item = Result<(&'a str, &'a str), JsonError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_over {
+            return None;
+        }
+        let member = self.member().transpose();
+        self.is_over = !matches!(member, Some(Ok(_)));
+        member
+    }
 }
 
 /// Returns the string without escapes that starts with a quote at `at`, and the offset after it; `None` if there is
@@ -348,15 +406,28 @@ mod tests {
 
     #[cfg(feature = "server")]
     #[test]
-    fn nesting_is_counted_outside_of_strings() {
-        for (text, fits) in [
-            (format!("{}{}", "[".repeat(128), "]".repeat(128)), true),
-            (format!("{}{}", "[".repeat(129), "]".repeat(129)), false),
-            (format!("[{}1]", "[{}],".repeat(500)), true),
-            (format!(r#"{{"a{0}":"{0}\"{0}"}}"#, "[".repeat(200)), true),
-            (r#"{"a":"no end}"#.to_owned(), false),
+    fn members_are_the_keys_and_values_of_an_object() {
+        let all = |text: &'static str| members(text).collect::<Result<Vec<_>, _>>();
+        let want = vec![("\"a\\u0062\"", "[1, {}]"), ("\"\"", "\"}\""), ("\"a\"", "-1e400")];
+        assert_eq!(all(" {\"a\\u0062\" : [1, {}] ,\"\":\"}\", \"a\":-1e400 }\n"), Ok(want));
+        assert_eq!(all("{}"), Ok(vec![]));
+        for (text, offset) in [
+            ("", 0),
+            ("[]", 0),
+            ("{", 1),
+            ("{,}", 1),
+            ("{\"a\"}", 4),
+            ("{\"a\":}", 5),
+            ("{\"a\":1,}", 7),
+            ("{\"a\":1 \"b\":2}", 7),
+            ("{\"a\":1}}", 7),
+            ("{\"a\":1} 2", 8),
+            ("{\"a\":[}", 6),
+            ("{\"a", 3),
+            ("{a:1}", 1),
         ] {
-            assert_eq!(nests_within_limit(&text), fits, "{text}");
+            let fault = all(text).expect_err(text);
+            assert!(fault.offset >= offset, "{text}: {fault}");
         }
     }
 

@@ -99,6 +99,7 @@ metrics! {
     writes_shared: Counter, "server_writes_shared", "Write calls that passed shared pages to the kernel instead of a copy";
     write_blocked: Counter, "server_writes_blocked", "Write calls after which the socket was full";
     ring_bytes: Gauge, "bus_held_bytes", "Bytes of attributes and payloads of the events in the rings";
+    event_frame_bytes: Gauge, "bus_frame_bytes", "Bytes of the frames that events in memory keep, in all encodings, of all servers of the process";
     loop_gaps: Counter, "server_loop_missed_events", "Events that a loop missed because the ring lapped it";
     turns: Counter, "server_loop_turns", "Turns of the event loops";
     tls_handshakes: Counter, "server_tls_handshakes", "TLS handshakes, counted at their expensive part: a key exchange and a signature";

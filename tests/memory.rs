@@ -342,3 +342,53 @@ fn the_process_keeps_to_its_budget_whatever_comes() {
         read_head(&mut wire, deadline()).expect("an answer").status == 200
     });
 }
+
+/// Frames hang on the events of the ring: one for each encoding that clients use.
+#[test]
+fn the_frames_of_events_in_several_encodings_are_counted_and_bounded() {
+    let server = server(&["--bus-capacity", "512", "--bus-max-bytes", "16MiB", "--loops", "2"]);
+    let all = |server: &Server| {
+        let stats = http::get(server.addr, "/api/stats").json();
+        let of = |name: &str| stats[name].as_u64().expect("a number");
+        (of("held_bytes") + of("ring_bytes") + of("frame_bytes"), of("frame_bytes"))
+    };
+    let mut clients = Vec::new();
+    for path in ["/ws", "/ws/events", "/hive", "/autosdlc", "/ws/circles/a"] {
+        let mut client = Ws::over(Wire::connect(server.addr), path, "");
+        let subscribe = match path {
+            "/hive" => json!({"action": "subscribe", "event_types": ["*"]}),
+            "/autosdlc" => json!({"type": "subscribe", "data": {"patterns": ["*"]}}),
+            _ => json!({"type": "subscribe", "payload": {"event_types": ["**"]}}),
+        };
+        client.send(&subscribe);
+        clients.push(client);
+    }
+    let streams: Vec<Sse> = (0..2).map(|_| Sse::open(server.addr, "")).collect();
+    std::thread::sleep(Duration::from_millis(500));
+    let (before, _) = all(&server);
+    let real_before = server.rss_kib() * 1024;
+    // All clients read, so that nothing is held for them.
+    let readers: Vec<_> = (clients.into_iter().map(|client| client.wire))
+        .chain(streams.into_iter().map(|stream| stream.wire))
+        .map(|mut wire| {
+            std::thread::spawn(move || {
+                let mut sink = vec![0; 1 << 16];
+                while std::io::Read::read(&mut wire.stream, &mut sink).is_ok_and(|read| read > 0) {}
+            })
+        })
+        .collect();
+    for _ in 0..8 {
+        // One body may have 4 MiB.
+        publish(&server, 50, 60_000);
+    }
+    std::thread::sleep(Duration::from_millis(2300));
+    let (held, frames) = all(&server);
+    let (held, real) = (held - before, (server.rss_kib() * 1024).saturating_sub(real_before));
+    eprintln!("{} KiB real, {} KiB held, {} KiB of frames", real / 1024, held / 1024, frames / 1024);
+    assert!(frames > 8 * MIB, "{frames}: nothing to compare");
+    assert!(frames < 20 * MIB, "{frames} bytes of frames beside 16 MiB of events");
+    assert!(real <= 2 * held + SLACK, "{real} bytes real, {held} held");
+    assert!(held <= 2 * real + SLACK, "{held} bytes held, {real} real");
+    drop(server);
+    readers.into_iter().for_each(|reader| reader.join().expect("no panic"));
+}

@@ -541,3 +541,57 @@ fn bench_speaks_tls_over_websocket_and_sse_with_a_token() {
     assert!(report["published"].as_u64() > Some(40), "answers open the window again: {report}");
     assert_eq!(bench(&https, "-c 20 --churn 100")["connected"], 100);
 }
+
+const MIB: u64 = 1 << 20;
+
+impl Tls {
+    /// Returns the memory that the server reports for its clients.
+    fn held(&self, config: &Arc<ClientConfig>) -> u64 {
+        let mut stream = self.connect(config);
+        stream
+            .write_all(b"GET /api/stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let body = &answer[answer.find("\r\n\r\n").expect("a body")..];
+        serde_json::from_str::<Value>(body).expect("JSON")["held_bytes"].as_u64().expect("a number")
+    }
+
+    fn compare(&self, config: &Arc<ClientConfig>, before: (u64, u64), what: &str) {
+        // Memory is counted once a second.
+        std::thread::sleep(std::time::Duration::from_millis(2300));
+        let held = self.held(config).saturating_sub(before.0);
+        let real = (self.0.rss_kib() * 1024).saturating_sub(before.1);
+        eprintln!("{what}: {} KiB real, {} KiB held", real / 1024, held / 1024);
+        let slack = 12 * MIB;
+        assert!(real > 16 * MIB, "{what}: {real}: nothing to compare");
+        assert!(real <= 2 * held + slack, "{what}: {real} bytes real, {held} held");
+        assert!(held <= 2 * real + slack, "{what}: {held} bytes held, {real} real");
+    }
+}
+
+/// rustls holds what a peer has not sent whole, and what a peer does not read.
+#[test]
+fn what_tls_holds_for_a_client_is_counted() {
+    let authority = Authority::new("held");
+    let server = Tls::start(&authority, &["--handshake-timeout", "60s", "--bus-max-bytes", "4MiB"]);
+    let config = authority.client(&[&rustls::version::TLS13]);
+    let before = (server.held(&config), server.0.rss_kib() * 1024);
+    // The first three records of a hello of 60,000 bytes.
+    let mut hello = Vec::new();
+    for nth in 0..3 {
+        hello.extend([22, 3, 1, 0x40, 0]);
+        let head: &[u8] = if nth == 0 { &[1, 0, 0xea, 0x60, 3, 3] } else { &[] };
+        hello.extend(head);
+        hello.resize(hello.len() + 0x4000 - head.len(), 7);
+    }
+    let strangers: Vec<TcpStream> = (0..600)
+        .map(|_| {
+            let mut tcp = TcpStream::connect(server.0.addr).expect("it listens");
+            tcp.write_all(&hello).expect("written");
+            tcp
+        })
+        .collect();
+    server.compare(&config, before, "unfinished handshakes");
+    drop(strangers);
+}

@@ -238,6 +238,12 @@ impl<T: Item> Bus<T> {
         self.ring(0).map_or(0, |ring| ring.capacity() as usize)
     }
 
+    /// Returns the bound of all rings in bytes, if they have one.
+    #[cfg(feature = "server")]
+    pub(crate) fn ring_bytes_max(&self) -> Option<u64> {
+        self.0.rings.max_bytes()
+    }
+
     /// Returns the bytes of the attributes and payloads of the events that it holds: those in its rings, and
     /// overwritten ones that are not released yet. Exact while no thread publishes; takes a lock and a load for each
     /// publisher. 0 for plain values.

@@ -1,14 +1,39 @@
 //! Frames encoded from an event, one for each encoding.
 //!
 //! Always: a frame is encoded once, by the first thread that asks for it. The first encoding's frame is in the event
-//! itself, because most servers need no other. Each further one takes an allocation.
+//! itself, because most servers need no other. Each further one takes an allocation. All frames that events of this process
+//! hold are counted, and beyond a limit a loop keeps its frames itself.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
 /// Maximum number of encodings of one event.
 pub(crate) const ENCODINGS_MAX: usize = 13;
+
+/// Bytes of the frames that events hold.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes beyond which no event keeps another frame.
+static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Returns the size of the frames that all events of this process hold, in bytes.
+pub(crate) fn held_frame_bytes() -> usize {
+    // Relaxed: a number to look at.
+    HELD.load(Ordering::Relaxed)
+}
+
+/// Sets the bytes beyond which no event keeps another frame, for all servers of this process.
+pub(crate) fn limit_frames(bytes: usize) {
+    // Relaxed: a server that starts a moment later keeps a few frames more.
+    LIMIT.store(bytes, Ordering::Relaxed);
+}
+
+/// Returns whether an event may keep another frame.
+pub(crate) fn may_keep_frame() -> bool {
+    held_frame_bytes() <= LIMIT.load(Ordering::Relaxed)
+}
 
 /// Frames of an event: a chain of entries, each taken for good by the first encoding that came to it. All threads that
 /// ask for an encoding end at the same entry, after as many steps as there are encodings before it.
@@ -23,7 +48,12 @@ impl Frames {
     pub(super) fn get(&self, encoding: usize, mut make: impl FnMut() -> Bytes) -> &Bytes {
         let mut place = self;
         loop {
-            let (of, frame) = place.taken.get_or_init(|| (encoding as u8, make()));
+            let (of, frame) = place.taken.get_or_init(|| {
+                let frame = make();
+                // Relaxed, here and below: a sum on its own.
+                HELD.fetch_add(frame.len(), Ordering::Relaxed);
+                (encoding as u8, frame)
+            });
             if usize::from(*of) == encoding {
                 return frame;
             }
@@ -31,12 +61,34 @@ impl Frames {
         }
     }
 
+    /// Returns whether the frame of an encoding is kept.
+    pub(super) fn has(&self, encoding: usize) -> bool {
+        let mut place = Some(self);
+        while let Some(Self { taken, more }) = place {
+            if taken.get().is_some_and(|(of, _)| usize::from(*of) == encoding) {
+                return true;
+            }
+            place = more.get().map(|more| &**more);
+        }
+        false
+    }
+
     /// Drops the frames, but keeps the allocations of the entries.
     pub(super) fn forget(&mut self) {
         let mut place = Some(self);
         while let Some(Self { taken, more }) = place {
-            taken.take();
+            if let Some((_, frame)) = taken.take() {
+                HELD.fetch_sub(frame.len(), Ordering::Relaxed);
+            }
             place = more.get_mut().map(|more| &mut **more);
+        }
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        if let Some((_, frame)) = self.taken.get() {
+            HELD.fetch_sub(frame.len(), Ordering::Relaxed);
         }
     }
 }

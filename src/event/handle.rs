@@ -261,6 +261,12 @@ impl Event {
         self.0.frames.get(encoding, || encode(self))
     }
 
+    /// Returns whether the event keeps the frame of one encoding.
+    #[cfg(feature = "server")]
+    pub(crate) fn has_frame(&self, encoding: usize) -> bool {
+        self.0.frames.has(encoding)
+    }
+
     /// Returns the frame of one encoding compressed by itself, shared likewise.
     #[cfg(feature = "server")]
     pub(crate) fn deflated(&self, encoding: usize, deflate: impl FnMut() -> Bytes) -> &Bytes {

@@ -21,7 +21,7 @@ pub use attribute::Attribute;
 pub(crate) use body::EventBody;
 pub use builder::{ATTRIBUTE_BYTES_MAX, EventBuilder, EventError};
 #[cfg(feature = "server")]
-pub(crate) use frames::ENCODINGS_MAX;
+pub(crate) use frames::{ENCODINGS_MAX, held_frame_bytes, limit_frames, may_keep_frame};
 pub use handle::Event;
 pub use json::JsonError;
 #[cfg(feature = "server")]

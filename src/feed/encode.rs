@@ -12,7 +12,7 @@ use super::feed::{Feed, FeedForm};
 use super::frame::{FrameSource, count_frame};
 use super::keys::FeedKey;
 use crate::dialect::Encoding;
-use crate::event::Event;
+use crate::event::{Event, may_keep_frame};
 use crate::metrics::Metrics;
 
 /// A frame for a feed.
@@ -36,6 +36,12 @@ pub(super) fn frame_for(
     if is_plain && !is_shared {
         return EncodedFrame { source: FrameSource::Deferred(event.clone()), is_final: true };
     }
+    let keeps = may_keep_frame() || event.has_frame(encoding.slot());
+    if !keeps && is_plain {
+        let frame = encoding.encode(event, event.position());
+        count_frame(metrics, frame.len());
+        return EncodedFrame { source: FrameSource::Owned(frame), is_final: true };
+    }
     if is_plain || (compression.uses_window() && has_or_opens_window(feeds, key, pool)) {
         shared_frame(event, encoding, metrics);
         return EncodedFrame { source: FrameSource::Shared(event.clone()), is_final: is_plain };
@@ -53,6 +59,11 @@ pub(super) fn standalone_frame(
     pool: &mut CompressorPool,
     metrics: &Metrics,
 ) -> Bytes {
+    if !may_keep_frame() && !event.has_frame(encoding.slot()) {
+        let plain = encoding.encode(event, event.position());
+        count_frame(metrics, plain.len());
+        return pool.standalone(compression, &plain);
+    }
     let plain = shared_frame(event, encoding, metrics);
     if compression.is_cached() {
         event.deflated(encoding.slot(), || pool.standalone(compression, plain)).clone()

@@ -18,7 +18,7 @@ use crate::bridge::Bridge;
 use crate::bus::Bus;
 use crate::engine::{EngineConfig, Ingest};
 #[cfg(unix)]
-use crate::event::Timestamp;
+use crate::event::{Timestamp, limit_frames};
 use crate::sync::lock;
 use crate::threads::{OnFailure, ThreadFailure};
 
@@ -171,6 +171,9 @@ impl ServerBuilder {
             return Err(ServerError::unguarded(doing()));
         }
         let config = Prepared::new(config).map_err(ServerError::configuration)?;
+        let slots = (bus.shards() * bus.capacity()) as u64;
+        let frames = config.frame_bytes_max(slots, bus.ring_bytes_max());
+        limit_frames(usize::try_from(frames).unwrap_or(usize::MAX));
         let mut shared = Shared::new(bus, config, loops);
         if let Some(hook) = on_failure {
             shared.alarm.set_hook(hook);

@@ -44,6 +44,13 @@ const ENVELOPE_BYTES: u64 = 512;
 const MEMBER_BYTES: u64 = 4 * NAME_BYTES_MAX as u64 + 256;
 
 impl ServerConfig {
+    /// Returns the most bytes of frames that the events of a bus keep, in all encodings.
+    pub(super) fn frame_bytes_max(&self, slots: u64, ring_bytes_max: Option<u64>) -> u64 {
+        let event = self.max_body_bytes.max(self.max_message_bytes) as u64;
+        let most = slots.saturating_mul(event);
+        ring_bytes_max.map_or(most, |bound| bound.min(most)).saturating_add(slots * ENVELOPE_BYTES)
+    }
+
     /// Returns the maximum memory of a server of such a bus, part by part. The ring's bound and the budget for clients are
     /// separate sums: `max_memory_bytes` bounds all memory that clients cause, whichever of their limits they fill. Code,
     /// stacks and the kernel's buffers are left out.
@@ -56,11 +63,11 @@ impl ServerConfig {
             None => line("events in the rings", slots, event),
             Some(bound) => line("events in the rings", 1, bound.min(slots.saturating_mul(event))),
         };
-        let frames = events.bytes().saturating_add(slots * ENVELOPE_BYTES);
+        let frames = self.frame_bytes_max(slots, bus.max_bytes);
         let mut all = vec![
             line("slots of the rings", slots, SLOT_BYTES),
             events,
-            line("the events' frames in one encoding; each more that clients use takes as much", 1, frames),
+            line("the events' frames in all encodings; beyond it, loops keep frames of their own", 1, frames),
         ];
         if let Some(budget) = self.max_memory_bytes {
             let what = "held for clients: feeds, answers, replays, subscriptions, bodies, connections, what waits for an engine";

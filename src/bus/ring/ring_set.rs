@@ -93,6 +93,13 @@ impl<C: SlotCodec> RingSet<C> {
         self.shards.iter().map(published).sum::<u64>().saturating_sub(released)
     }
 
+    /// Returns the bound of all rings in bytes, if they have one.
+    #[cfg(feature = "server")]
+    pub(crate) fn max_bytes(&self) -> Option<u64> {
+        let bound = self.shards.first()?.bound;
+        bound.is_set().then(|| bound.high.saturating_mul(self.shards.len() as u64))
+    }
+
     /// Returns the weight of the bodies that were published and are not released yet, in bytes.
     pub(crate) fn held(&self) -> u64 {
         let accounts = lock(&self.accounts);

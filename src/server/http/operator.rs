@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::explain::interests_json;
 use crate::engine::Engine;
-use crate::event::Timestamp;
+use crate::event::{Timestamp, held_frame_bytes};
 use crate::metrics::Kind;
 use crate::server::shared::Shared;
 use crate::server::shared::report::LoopReport;
@@ -49,5 +49,6 @@ pub(crate) fn stats_json(shared: &Shared) -> Value {
         "interests": interests_json(shared),
         "shards": shards,
         "ring_bytes": bus.held_bytes,
+        "frame_bytes": held_frame_bytes(),
     })
 }

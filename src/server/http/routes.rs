@@ -26,7 +26,7 @@ use super::refusal::FaultStatus;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{PerMessageDeflate, UpgradeError};
 use crate::dialect::{Dialect, Encoding, ErrorCode, HttpFault, Opening, shortened};
-use crate::event::Timestamp;
+use crate::event::{Timestamp, held_frame_bytes};
 use crate::metrics::Exposition;
 use crate::server::auth::{Denied, Grant, Shown};
 use crate::server::limits::bodies::BodyOwner;
@@ -403,6 +403,7 @@ impl Answer<'_, '_> {
     fn metrics(&mut self) -> RouteOutcome {
         let shared = &self.cx.shared;
         shared.metrics.ring_bytes.set(shared.bus.held_bytes() as i64);
+        shared.metrics.event_frame_bytes.set(held_frame_bytes() as i64);
         let format = Exposition::asked(self.request.headers_named("accept"));
         let text = shared.metrics.text(format, shared.clients.observers.registries());
         self.respond(200, &[("Content-Type", format.content_type()), ("Vary", "Accept")], text.as_bytes())

@@ -255,7 +255,7 @@ impl Socket for Stream {
             #[cfg(unix)]
             Self::Local(..) => 0,
             #[cfg(feature = "tls")]
-            Self::Tls(_) => super::tls::TLS_BYTES,
+            Self::Tls(stream) => stream.held_bytes(),
         }
     }
 }

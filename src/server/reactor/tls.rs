@@ -19,7 +19,13 @@ use crate::metrics::Metrics;
 const HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// Approximate memory of TLS for an idle client: state, keys, and rustls' buffers; as measured (docs/tls.md).
-pub(crate) const TLS_BYTES: usize = 8 * 1024;
+const TLS_BYTES: usize = 8 * 1024;
+
+/// Maximum size of the plain bytes of a record.
+const RECORD_BYTES: usize = 16 * 1024;
+
+/// Bytes of a record besides them: its head, its type and the tag of its cipher, and rustls' entry for it.
+const RECORD_OVERHEAD: usize = 5 + 1 + 16 + 32;
 
 /// Socket as rustls reads it.
 struct Input<'a> {
@@ -68,6 +74,10 @@ pub(crate) struct TlsStream {
     is_drained: bool,
     /// Whether only the bytes that TLS still holds are written.
     is_closing: bool,
+    /// Bytes for the peer that rustls holds, about.
+    unwritten: usize,
+    /// Bytes of the peer that rustls holds: of an unfinished record or handshake message, or plain ones that are not read.
+    unread: usize,
 }
 
 impl TlsStream {
@@ -89,6 +99,8 @@ impl TlsStream {
             is_greeted: false,
             is_drained: false,
             is_closing: false,
+            unwritten: 0,
+            unread: 0,
         })
     }
 
@@ -109,12 +121,13 @@ impl TlsStream {
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut Records(&mut self.tcp)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(_) => {}
+                Ok(written) => self.unwritten = self.unwritten.saturating_sub(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+        self.unwritten = 0;
         if self.is_closing {
             // The peer may already be gone.
             let _ = self.tcp.shutdown(Shutdown::Write);
@@ -130,15 +143,24 @@ impl TlsStream {
                 // The peer closed without a TLS close alert. That is taken as the end, because each protocol here marks its
                 // own.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
-                read => return read,
+                read => {
+                    self.unread = self.unread.saturating_sub(*read.as_ref().unwrap_or(&0));
+                    return read;
+                }
             }
             let mut input = Input { tcp: &mut self.tcp, is_drained: false };
-            self.tls.read_tls(&mut input)?;
+            self.unread += self.tls.read_tls(&mut input)?;
             self.is_drained = input.is_drained;
             let is_handshaking = self.tls.is_handshaking();
-            if let Err(error) = self.tls.process_new_packets() {
-                self.refuse(&error);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            let plain = match self.tls.process_new_packets() {
+                Ok(state) => state.plaintext_bytes_to_read(),
+                Err(error) => {
+                    self.refuse(&error);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            };
+            if plain > 0 || is_handshaking != self.tls.is_handshaking() {
+                self.unread = plain;
             }
             if is_handshaking && self.tls.wants_write() {
                 // Output in a handshake is a signature or a key exchange, and at its end a ticket.
@@ -199,6 +221,7 @@ impl TlsStream {
                 let put = self.tls.writer().write(rest)?;
                 rest = &rest[put..];
                 taken += put;
+                self.unwritten += put + put.div_ceil(RECORD_BYTES) * RECORD_OVERHEAD;
                 if rest.is_empty() {
                     break;
                 }
@@ -215,6 +238,11 @@ impl TlsStream {
         // Bytes that do not fit wait in TLS until the next write.
         let _ = self.push();
         Ok(taken)
+    }
+
+    /// Returns the memory of TLS for this client, in bytes, about.
+    pub(crate) fn held_bytes(&self) -> usize {
+        TLS_BYTES + self.unwritten + self.unread
     }
 
     pub(crate) fn close_write(&mut self) {

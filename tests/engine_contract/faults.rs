@@ -81,6 +81,18 @@ pub(crate) fn deleted(stage: &mut Stage) {
     delete(stage);
 }
 
+/// The stream of one shard of several is deleted, with nothing published to it and while all shards get events. The other
+/// shards' events may have ids of two epochs for a moment.
+pub(crate) fn one_of_several_deleted(stage: &mut Stage) {
+    delete(stage);
+    publishes_some(stage, 0);
+    publishes_some(stage, 1);
+    stage.flows("after one stream was deleted");
+    publishes_some(stage, 1);
+    delete(stage);
+    publishes_some(stage, 0);
+}
+
 /// The shard's stream is deleted while a node is behind.
 pub(crate) fn deleted_while_a_node_is_behind(stage: &mut Stage) {
     stage.nodes[1].pause(true);

@@ -49,6 +49,10 @@ pub(crate) fn several_shards(engine: Engine) {
     trial(Setup::of(engine).shards(3).node(&["--loops", "2"]), faults::killed);
 }
 
+pub(crate) fn one_of_several_deleted(engine: Engine) {
+    trial(Setup::of(engine).shards(3).node(&["--loops", "2"]), faults::one_of_several_deleted);
+}
+
 pub(crate) fn presence_changes(engine: Engine) {
     let options = ["--presence-channels", "room.*", "--presence-grace", "0s"];
     trial(Setup::of(engine).node(&options), faults::presence_changes);

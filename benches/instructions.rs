@@ -391,6 +391,65 @@ fn publish_64k(n: u64) -> Vec<u8> {
     text(&format!(r#"{{"type":"publish","payload":{{"type":"a.b","payload":[{numbers}{n}]}}}}"#))
 }
 
+/// Returns a `publish` that the fast path gives up at its end, of a type whose payload names the entity.
+fn publish_unusual(n: u64) -> Vec<u8> {
+    let numbers = "1,".repeat(29_900);
+    text(&format!(
+        r#"{{"type":"publish","payload":{{"type":"agent.status","payload":{{"x":[{numbers}{n}]}},"key":"agent:a:status"}}}}"#
+    ))
+}
+
+/// Returns a `publish` whose last key is unknown.
+fn publish_refused(n: u64) -> Vec<u8> {
+    let numbers = "1,".repeat(29_900);
+    text(&format!(r#"{{"type":"publish","payload":{{"type":"a","payload":[{numbers}{n}],"entitty":1}}}}"#))
+}
+
+/// Matches one event against these filters of a client, in as many turns as that takes.
+fn matches_one(filters: impl Iterator<Item = String>, event_type: &str, payload: &str, times: u64) {
+    let mut client = native();
+    for (n, filter) in filters.chain(["type=*,b.**".to_owned()]).enumerate() {
+        if n % 200 == 199 {
+            // A client holds 32,768 values at most.
+            client.another("/ws");
+        }
+        client.says(&format!(
+            r#"{{"type":"subscribe","payload":{{"subscription_id":"s{n}","filter":"{filter}"}}}}"#
+        ));
+        client.settle();
+    }
+    for _ in 0..times {
+        client.forget();
+        client.publishes(Event::builder(event_type).json(payload).build().expect("valid"));
+        client.settle_counted();
+        answered(&mut client);
+    }
+}
+
+/// Matches an event of 64 KiB with 6,000 fields that 1,000 filters ask for. None of them matches it.
+fn matches_fields(times: u64) {
+    let fields: Vec<String> = (0..6_000).map(|n| format!("\"a{n}\":{n}")).collect();
+    let one = |n: usize| format!("payload.a{n}>=0");
+    let filter = |n: usize| {
+        let own: Vec<String> = (0..6).map(|at| one(n * 6 + at)).collect();
+        format!("{} payload.a0!=0", own.join(" "))
+    };
+    matches_one((0..1_000).map(filter), "a", &format!("{{{}}}", fields.join(",")), times);
+}
+
+/// Matches an event of a megabyte, as a body may have, with one condition on it.
+fn matches_1m(times: u64) {
+    let payload = format!("[{}1]", "[],".repeat(330_000));
+    matches_one(std::iter::once("payload.x==1".to_owned()), "a", &payload, times);
+}
+
+/// Matches an event against 250 patterns that no index holds.
+fn matches_negated(times: u64) {
+    let patterns: Vec<String> = (0..250).map(|n| format!("**.{}x{n}.**", "b.".repeat(28))).collect();
+    let filter = format!("type!={}", patterns.join(","));
+    matches_one(std::iter::once(filter), &("b.".repeat(500) + "b"), "{}", times);
+}
+
 /// Returns a message of a client without a token: as long as a token may be, filled with the values that take
 /// longest to skip.
 fn stranger(open: &str) -> Vec<u8> {
@@ -493,6 +552,11 @@ const OPERATIONS: &[Operation] = &[
     }),
     ("turn-list-subscriptions", lists),
     ("turn-publish-64k", |times| messages(native(), publish_64k, times)),
+    ("turn-publish-64k-unusual", |times| messages(native(), publish_unusual, times)),
+    ("turn-publish-64k-refused", |times| messages(native(), publish_refused, times)),
+    ("turn-match-6000-fields", matches_fields),
+    ("turn-match-1m", matches_1m),
+    ("turn-match-250-negated", matches_negated),
     ("turn-publishes", |times| {
         turns(native(), &text(r#"{"type":"publish","payload":{"type":"a"}}"#), times);
     }),

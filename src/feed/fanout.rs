@@ -168,14 +168,14 @@ impl Fanout {
         self.pool.limits = limits.compressor;
     }
 
-    /// Returns whether a filter of some feed has a condition on the payload.
-    pub(crate) fn reads_payloads(&self) -> bool {
-        self.index.matcher.reads_payloads()
+    /// Returns whether matching one event may take much work.
+    pub(crate) fn may_work_long(&self) -> bool {
+        self.index.matcher.may_work_long()
     }
 
-    /// Returns about how many instructions conditions on payloads took so far.
-    pub(crate) fn payload_work(&self) -> u64 {
-        self.index.matcher.payload_work()
+    /// Returns about how many instructions conditions took so far that are on payloads or evaluated one by one.
+    pub(crate) fn worked(&self) -> u64 {
+        self.index.matcher.worked()
     }
 
     /// Returns the limits of the feeds.
@@ -194,14 +194,24 @@ impl Fanout {
     }
 
     /// Appends an event to every feed that wants it, and encodes it the first time its encoding is needed.
+    #[cfg(test)]
     pub(crate) fn append(&mut self, event: &Event, now: Timestamp) {
+        while !self.append_within(event, now, u64::MAX) {}
+    }
+
+    /// Appends an event as [`append`](Self::append), unless matching it takes more than about `allowance` instructions: then
+    /// returns false, and the next call with the same event goes on. No other event may come in between.
+    pub(crate) fn append_within(&mut self, event: &Event, now: Timestamp, allowance: u64) -> bool {
         if self.feeds.is_empty() {
-            return;
+            self.index.matcher.give_up();
+            return true;
         }
-        let Some(id) = event.id() else { return };
+        let Some(id) = event.id() else { return true };
+        if !self.index.matcher.matches_within(event, &mut self.matched, allowance) {
+            return false;
+        }
         self.event_number += 1;
         self.pool.now = now;
-        self.index.matcher.matches(event, &mut self.matched);
         for class in &self.matched {
             for &ClassRoute { feed: key, conflation } in self.index.routes(*class) {
                 let feed = &mut self.feeds[key as usize];
@@ -236,6 +246,7 @@ impl Fanout {
         if !self.conflating.is_empty() {
             self.append_conflated(event, id, now);
         }
+        true
     }
 
     /// Appends the event to the feeds in `conflating`, or offers it to their samplers.

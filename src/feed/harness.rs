@@ -124,7 +124,7 @@ impl Fan {
             let event = event.into_publishable();
             event.set_id(EventId { epoch: 1, shard: 0, sequence: self.sequence });
             self.sequence += 1;
-            self.fanout.append(&event, Timestamp(0));
+            self.fanout.append_within(&event, Timestamp(0), u64::MAX);
         }
         let mut dirty = Vec::new();
         self.fanout.take_dirty(&mut dirty);

@@ -6,6 +6,9 @@ use super::json_path::{compare_text, find};
 use super::literal::{Literal, Number, Operator};
 use super::varint::{read_bytes, read_length, write_bytes, write_length};
 
+/// Maximum length of a number that is compared, in bytes. A longer one equals nothing, so that its digits cost nothing.
+const NUMBER_BYTES_MAX: usize = 1024;
+
 /// Condition on one field of the payload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Comparison {
@@ -271,6 +274,9 @@ fn compare_numbers(a: &[u8], b: &[u8]) -> Option<Ordering> {
 }
 
 fn float(text: &[u8]) -> Option<f64> {
+    if text.len() > NUMBER_BYTES_MAX {
+        return None;
+    }
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
@@ -328,6 +334,15 @@ mod tests {
         ] {
             assert_eq!(holds(payload, path, operator, &[value]), want, "{path} {operator:?}");
         }
+    }
+
+    #[test]
+    fn a_number_without_end_equals_nothing() {
+        let number = |digits: usize| format!(r#"{{"n":1.{}}}"#, "0".repeat(digits));
+        assert!(holds(&number(1_000), "n", Operator::Equal, &[1.into()]));
+        assert!(!holds(&number(1_100), "n", Operator::Equal, &[1.into()]));
+        assert!(holds(&number(1_100), "n", Operator::NotEqual, &[1.into()]));
+        assert!(holds(&number(1_100), "n", Operator::Exists, &[]));
     }
 
     #[test]

@@ -263,8 +263,11 @@ impl<'a> Members<'a> {
     }
 }
 
+/// Value or pattern of a set; the second one is the other half of a pair.
+pub(crate) type Member<'a> = (PatternRef<'a>, Option<PatternRef<'a>>);
+
 impl<'a> Iterator for Members<'a> {
-    type Item = (PatternRef<'a>, Option<PatternRef<'a>>);
+    type Item = Member<'a>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let first = read_pattern(&mut self.rest)?;

@@ -1,6 +1,7 @@
 //! Evaluates one clause of a filter for one event. The matcher is tested against this definition.
 
-use super::encoding::{Clause, ENTITY, SetRef};
+use super::encoding::{Clause, ENTITY, Member, SetRef};
+use super::pattern::{PatternKind, PatternRef};
 use crate::event::{Attribute, Event};
 
 /// Returns whether one condition holds.
@@ -12,13 +13,35 @@ pub(crate) fn holds(clause: Clause<'_>, event: &Event) -> bool {
 }
 
 fn set_holds(set: SetRef<'_>, event: &Event) -> bool {
+    let values = values(set, event);
+    set.members().any(|member| is_member(member, values)) != set.negated
+}
+
+/// Value of the attribute that a set is about, and of the second one of a pair.
+pub(crate) type Values<'a> = (&'a [u8], &'a [u8]);
+
+/// Returns an event's values for a set.
+pub(crate) fn values<'a>(set: SetRef<'_>, event: &'a Event) -> Values<'a> {
     let value = |attribute| event.attribute(attribute).unwrap_or_default().as_bytes();
-    let matched = if set.about == ENTITY {
-        let (kind, id) = (value(Attribute::EntityKind), value(Attribute::EntityId));
-        set.members().any(|(kinds, ids)| kinds.matches(kind) && ids.is_some_and(|ids| ids.matches(id)))
+    if set.about == ENTITY {
+        (value(Attribute::EntityKind), value(Attribute::EntityId))
     } else {
-        let value = value(Attribute::ALL[usize::from(set.about)]);
-        set.members().any(|(pattern, _)| pattern.matches(value))
+        (value(Attribute::ALL[usize::from(set.about)]), &[])
+    }
+}
+
+/// Returns whether a member of a set matches these values.
+pub(crate) fn is_member((first, second): Member<'_>, values: Values<'_>) -> bool {
+    first.matches(values.0) && second.is_none_or(|second| second.matches(values.1))
+}
+
+/// Returns about how many instructions [`is_member`] takes, at most.
+pub(crate) fn cost((first, second): Member<'_>, values: Values<'_>) -> u64 {
+    let of = |pattern: PatternRef<'_>, value: &[u8]| match pattern.kind {
+        PatternKind::Exact => 20,
+        // Each segment of the pattern is compared with each segment of the value. A segment has a byte and a separator.
+        PatternKind::Segments => (150 + 6 * value.len() + 2 * pattern.text.len() * value.len()) as u64,
+        PatternKind::Runs => (100 + 4 * (pattern.text.len() + value.len())) as u64,
     };
-    matched != set.negated
+    30 + of(first, values.0) + second.map_or(0, |second| of(second, values.1))
 }

@@ -16,7 +16,7 @@ use super::reactor::{LoopState, READ_BYTES, Token};
 use super::shared::Shared;
 use crate::bus::Bus;
 use crate::codec::ws;
-use crate::event::Timestamp;
+use crate::event::{Event, Timestamp};
 
 /// Secret of the tokens that a loop with authentication accepts.
 pub const SECRET: &str = "a secret of thirty-two bytes, or more";
@@ -81,6 +81,8 @@ pub struct OneClient {
     token: Token,
     turns: u64,
     worst: u32,
+    worst_match: u64,
+    shared: Arc<Shared>,
 }
 
 impl OneClient {
@@ -112,7 +114,7 @@ impl OneClient {
         let mut core: LoopState<End> = LoopState::new(Arc::clone(&shared), shared.bus.reader(|| {}), 1, 0);
         let end = End::default();
         let token = core.admit(end.clone()).expect("there is room");
-        let mut client = Self { core, end, token, turns: 0, worst: 0 };
+        let mut client = Self { core, end, token, turns: 0, worst: 0, worst_match: 0, shared };
         client.turn();
         client
     }
@@ -132,6 +134,18 @@ impl OneClient {
     /// Only if memory runs out.
     pub fn comes_again(&mut self, path: &str) {
         self.core.forget(self.token);
+        self.end = End::default();
+        self.token = self.core.admit(self.end.clone()).expect("there is room");
+        self.upgrade(path);
+        self.forget();
+    }
+
+    /// Opens another connection with a WebSocket at this path, beside those that there are.
+    ///
+    /// # Panics
+    ///
+    /// Only for want of memory.
+    pub fn another(&mut self, path: &str) {
         self.end = End::default();
         self.token = self.core.admit(self.end.clone()).expect("there is room");
         self.upgrade(path);
@@ -168,11 +182,23 @@ impl OneClient {
     /// Runs one turn of the loop.
     pub fn turn(&mut self) {
         self.turns += 1;
+        let matched = self.core.condition_work();
         // All within one tick: no timer is due.
         self.core.wake(1, Timestamp(self.turns as i64));
         self.core.ready(self.token, true, false);
         self.core.turn();
         self.worst = self.worst.max(self.core.spent());
+        self.worst_match = self.worst_match.max(self.core.condition_work() - matched);
+    }
+
+    /// Publishes an event on the bus that the loop reads.
+    pub fn publishes(&self, event: Event) {
+        self.shared.bus.publish(event);
+    }
+
+    /// Returns the maximum number of instructions, about, that conditions of filters took in a turn since the last call.
+    pub fn matched(&mut self) -> u64 {
+        std::mem::take(&mut self.worst_match)
     }
 
     /// Runs one turn under a name that a profiler finds: `cargo xtask instructions` counts each call.

@@ -118,7 +118,8 @@ impl InterestIndex {
         for (class, _) in classes {
             self.unroute(class, feed);
             bytes += self.matcher.filter(class).map_or(0, |filter| filter.bytes().len());
-            if bytes <= SWEEP_BYTES {
+            // A removal would make an unfinished match begin again.
+            if bytes <= SWEEP_BYTES && !self.matcher.is_matching() {
                 self.matcher.remove(class);
             } else {
                 self.unwanted.push(class);
@@ -130,6 +131,7 @@ impl InterestIndex {
     pub(super) fn sweep(&mut self) -> bool {
         let mut bytes = 0;
         while bytes < SWEEP_BYTES
+            && !self.matcher.is_matching()
             && let Some(class) = self.unwanted.pop()
         {
             bytes += 8 + self.matcher.filter(class).map_or(0, |filter| filter.bytes().len());

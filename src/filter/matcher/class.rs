@@ -61,6 +61,8 @@ pub(super) struct Classes {
     free: Vec<u32>,
     residuals: Vec<Residual>,
     residuals_free: Vec<u32>,
+    /// Number of classes with conditions that no path holds.
+    with_residual: usize,
     ids: HashTable<u32>,
     hasher: RandomState,
 }
@@ -122,6 +124,7 @@ impl Classes {
         self.free.push(id.0);
         let member = (detail != PLAIN && detail & MEMBER != 0).then_some(detail & !MEMBER);
         if detail != PLAIN && member.is_none() {
+            self.with_residual -= usize::from(self.residuals[detail as usize].conditions != 0);
             self.residuals_free.push(detail);
         }
         Some(Removed { filter, member })
@@ -155,6 +158,7 @@ impl Classes {
     /// Notes that a new class must be confirmed. `turn` is the last event that was matched.
     pub(super) fn set_residual(&mut self, id: u32, conditions: u32, turn: u32) {
         let fresh = Residual { conditions, found_for: turn };
+        self.with_residual += usize::from(conditions != 0);
         self.table[id as usize].detail = if let Some(free) = self.residuals_free.pop() {
             self.residuals[free as usize] = fresh;
             free
@@ -170,10 +174,22 @@ impl Classes {
         std::mem::replace(&mut residual.found_for, turn) != turn
     }
 
-    /// Returns whether the residual conditions of a class that must be confirmed hold.
-    pub(super) fn confirms(&self, id: u32, event: &Event) -> bool {
+    /// Returns whether the residual conditions of a class that must be confirmed hold, as [`plan::holds`].
+    pub(super) fn confirms(
+        &self,
+        id: u32,
+        event: &Event,
+        steps: &mut plan::Steps,
+        until: u64,
+    ) -> Option<bool> {
         let class = &self.table[id as usize];
-        plan::holds(&class.filter, self.residuals[class.detail as usize].conditions, event)
+        plan::holds(&class.filter, self.residuals[class.detail as usize].conditions, event, steps, until)
+    }
+
+    /// Returns the number of classes with residual conditions.
+    #[cfg(feature = "server")]
+    pub(super) fn residuals(&self) -> usize {
+        self.with_residual
     }
 
     /// Forgets which event was the last, before turns start again.

@@ -6,7 +6,7 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 
 use super::fields::FieldTree;
-use crate::filter::comparison::{ComparisonRef, Scalar, holds};
+use crate::filter::comparison::{ComparisonRef, LiteralRef, Scalar, holds};
 use crate::filter::literal::Operator;
 
 /// A condition, whatever the number of filters that have it.
@@ -67,6 +67,11 @@ impl Conditions {
         };
         known.insert_unique(hash, id, hash_of);
         self.body_bytes += comparison.body().len();
+        for literal in comparison.literals() {
+            if let LiteralRef::Text(text) = literal {
+                fields.note_text(text.len());
+            }
+        }
         let (operator, literals) = comparison.split();
         let fresh = PayloadCondition {
             field: fields.acquire(comparison.path()),

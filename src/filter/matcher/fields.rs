@@ -5,6 +5,8 @@
 //! Invariants:
 //! - A payload is walked once for an event, whatever the number of conditions. Nothing of it is kept for the next
 //!   event.
+//! - A walk stops when the work allowed to it is done, and goes on where it stopped. A step of it takes at most about
+//!   500,000 instructions, whatever the payload.
 //! - The walk finds what [`ComparisonRef::found`](crate::filter::comparison::ComparisonRef::found) finds: if an object
 //!   has a key twice, the last one counts, and what is below an earlier one is not found.
 //! - A walk ends at the text's end, also in text that is not JSON: no recursion, no index beyond the bytes.
@@ -24,6 +26,18 @@ const ROOT: u32 = 0;
 
 /// Place of a node without a value in this event.
 const NOWHERE: u32 = u32::MAX;
+
+/// Maximum number of bytes of a payload that are passed over in one step.
+const STEP_BYTES: usize = 64 << 10;
+
+/// Instructions for a byte of a payload, at most: brackets take about six, texts two.
+const BYTE_INSTRUCTIONS: u64 = 6;
+
+/// Instructions for a key, besides its bytes.
+const KEY_INSTRUCTIONS: u64 = 150;
+
+/// Maximum length of the escape of one byte of text: `\u0061`.
+const ESCAPE_BYTES_MAX: usize = 6;
 
 #[derive(Debug, Default)]
 struct FieldNode {
@@ -73,10 +87,43 @@ enum StoredScalar {
 }
 
 /// Container that a walk is in.
+#[derive(Debug)]
 struct OpenContainer {
     node: u32,
     /// Index of the next item, in an array.
     index: Option<usize>,
+}
+
+/// Part of a payload that a walk passes over.
+#[derive(Clone, Copy, Debug)]
+enum Passed {
+    /// The key of an object's member.
+    Key,
+    /// A value, and its node if a path ends at it.
+    Value(Option<u32>),
+    /// The items of an array that no path leads to.
+    Rest,
+}
+
+/// Part of a payload that is longer than a step.
+#[derive(Debug)]
+struct LongPart {
+    passed: Passed,
+    start: usize,
+    /// Number of open brackets.
+    depth: usize,
+    in_text: bool,
+    is_plain: bool,
+}
+
+/// Place of an unfinished walk.
+#[derive(Debug, Default)]
+struct Walk {
+    at: usize,
+    open: SmallVec<[OpenContainer; 8]>,
+    long: Option<LongPart>,
+    /// Number of found nodes whose values were read.
+    taken: usize,
 }
 
 /// Tree of paths, and the values of one event.
@@ -94,6 +141,11 @@ pub(super) struct FieldTree {
     texts: Vec<u8>,
     key: Vec<u8>,
     key_bytes: usize,
+    /// Length of the longest key so far, in bytes. No longer key of a payload is in the tree.
+    longest_key: usize,
+    /// Length of the longest text of a literal so far, in bytes. One byte more of a value's text decides every comparison.
+    longest_text: usize,
+    walk: Walk,
     /// Instructions that walks took so far, about.
     worked: u64,
 }
@@ -118,6 +170,9 @@ impl Default for FieldTree {
             texts: Vec::new(),
             key: Vec::new(),
             key_bytes: 0,
+            longest_key: 0,
+            longest_text: 0,
+            walk: Walk::default(),
             worked: 0,
         }
     }
@@ -125,7 +180,7 @@ impl Default for FieldTree {
 
 impl FieldTree {
     fn child(&self, parent: u32, key: &[u8]) -> Option<u32> {
-        if self.nodes[parent as usize].keys & bit_of(key) == 0 {
+        if self.nodes[parent as usize].keys & bit_of(key) == 0 || key.len() > self.longest_key {
             return None;
         }
         let is = |&id: &u32| {
@@ -151,6 +206,7 @@ impl FieldTree {
     fn add(&mut self, parent: u32, key: &[u8]) -> u32 {
         let node = FieldNode { parent, key: key.into(), place: NOWHERE, ..FieldNode::default() };
         self.key_bytes += key.len();
+        self.longest_key = self.longest_key.max(key.len());
         let id = match self.free.pop() {
             Some(id) => {
                 self.nodes[id as usize] = node;
@@ -192,18 +248,35 @@ impl FieldTree {
         }
     }
 
-    /// Finds the values of an event, unless it is the present one. Turns count from 1.
-    pub(super) fn read(&mut self, payload: &str, turn: u32) {
+    /// Notes the length of a literal's text.
+    pub(super) fn note_text(&mut self, length: usize) {
+        self.longest_text = self.longest_text.max(length);
+    }
+
+    /// Finds the values of an event, unless they are found. Turns count from 1. Returns false if it stopped after about
+    /// `allowance` instructions: the next call with the same event goes on.
+    pub(super) fn read(&mut self, payload: &str, turn: u32, allowance: u64) -> bool {
+        let json = payload.as_bytes();
         if self.turn != turn {
             self.turn = turn;
-            self.walk(payload.as_bytes());
-            self.take_values(payload.as_bytes());
+            self.begin(json);
         }
+        let until = self.worked.saturating_add(allowance);
+        if !self.walk.open.is_empty() {
+            let mut walk = std::mem::take(&mut self.walk);
+            let is_over = self.walk_on(&mut walk, json, allowance);
+            self.walk = walk;
+            if !is_over {
+                return false;
+            }
+        }
+        self.take_values(json, until)
     }
 
     /// Forgets which event was the last, before turns start again.
     pub(super) fn forget_turns(&mut self) {
         self.turn = 0;
+        self.walk = Walk::default();
         for node in &mut self.nodes {
             node.turn = 0;
         }
@@ -219,106 +292,207 @@ impl FieldTree {
         (node.start, node.end) = (start, end);
     }
 
-    fn walk(&mut self, json: &[u8]) {
+    fn begin(&mut self, json: &[u8]) {
         self.found.clear();
-        self.note(ROOT, 0, json.len());
-        let mut open: SmallVec<[OpenContainer; 8]> = SmallVec::new();
-        let container = |node, at: usize| match json.get(at) {
-            Some(b'{') => Some(OpenContainer { node, index: None }),
-            Some(b'[') => Some(OpenContainer { node, index: Some(0) }),
-            _ => None,
-        };
-        let mut at = 0;
-        if self.nodes[ROOT as usize].children > 0
-            && let Some(root) = container(ROOT, 0)
-        {
-            open.push(root);
-            at = 1;
-        }
-        let mut keys = 0u64;
-        while let Some(OpenContainer { node, index }) = open.last_mut() {
-            let node = *node;
-            let child = match (json.get(at), index) {
-                (Some(b','), _) => {
-                    at += 1;
-                    continue;
-                }
-                (Some(b'}' | b']'), _) => {
-                    at += 1;
-                    self.nodes[node as usize].end = at;
-                    open.pop();
-                    continue;
-                }
-                (Some(_), Some(index)) if *index >= self.nodes[node as usize].places => {
-                    // No path leads further into the array.
-                    at = container_end(json, at).saturating_sub(1);
-                    continue;
-                }
-                (Some(_), Some(index)) => {
-                    let nth = *index;
-                    *index += 1;
-                    let mut digits = [0; 20];
-                    self.child(node, decimal(nth, &mut digits))
-                }
-                (Some(b'"'), None) => {
-                    let (end, has_escape) = string_span(json, at);
-                    let raw = json.get(at + 1..end.saturating_sub(1)).unwrap_or_default();
-                    // After the colon.
-                    at = end + 1;
-                    if has_escape {
-                        let mut key = std::mem::take(&mut self.key);
-                        key.clear();
-                        unescape(raw, &mut key);
-                        let child = self.child(node, &key);
-                        self.key = key;
-                        child
-                    } else {
-                        self.child(node, raw)
-                    }
-                }
-                _ => break,
-            };
-            keys += 1;
-            match child {
-                Some(child) if self.nodes[child as usize].children > 0 && container(child, at).is_some() => {
-                    // Its end is set when it is closed.
-                    self.note(child, at, json.len());
-                    open.extend(container(child, at));
-                    at += 1;
-                }
-                Some(child) => {
-                    let end = value_end(json, at);
-                    self.note(child, at, end);
-                    at = end;
-                }
-                None => at = value_end(json, at),
-            }
-        }
-        // Counted under callgrind: brackets take about six instructions a byte, texts two, a key 150 and its bytes.
-        self.worked += (at.min(json.len()) * 6) as u64 + keys * 150;
-    }
-
-    /// Reads the values of the fields that were found and have conditions.
-    fn take_values(&mut self, json: &[u8]) {
         self.values.clear();
         self.texts.clear();
-        for at in 0..self.found.len() {
-            let id = self.found[at];
+        self.walk.open.clear();
+        (self.walk.at, self.walk.long, self.walk.taken) = (0, None, 0);
+        self.note(ROOT, 0, json.len());
+        if self.nodes[ROOT as usize].children > 0
+            && let Some(root) = container(json, ROOT, 0)
+        {
+            self.walk.open.push(root);
+            self.walk.at = 1;
+        }
+    }
+
+    /// Walks on. Returns false if it stopped after about `allowance` instructions, and at least one step.
+    fn walk_on(&mut self, walk: &mut Walk, json: &[u8], allowance: u64) -> bool {
+        let begun = walk.at;
+        let mut keys = 0u64;
+        let work = |at: usize, keys: u64| {
+            at.saturating_sub(begun) as u64 * BYTE_INSTRUCTIONS + keys * KEY_INSTRUCTIONS
+        };
+        let is_over = loop {
+            if walk.long.is_some() {
+                self.pass_long(walk, json);
+            } else if let Some(OpenContainer { node, index }) = walk.open.last_mut() {
+                let (node, at) = (*node, walk.at);
+                match (json.get(at), index) {
+                    (Some(b','), _) => walk.at += 1,
+                    (Some(b'}' | b']'), _) => {
+                        walk.at += 1;
+                        self.nodes[node as usize].end = walk.at;
+                        walk.open.pop();
+                    }
+                    (Some(_), Some(index)) if *index >= self.nodes[node as usize].places => {
+                        self.pass(walk, json, Passed::Rest);
+                    }
+                    (Some(_), Some(index)) => {
+                        let nth = *index;
+                        *index += 1;
+                        keys += 1;
+                        let mut digits = [0; 20];
+                        let child = self.child(node, decimal(nth, &mut digits));
+                        self.enter(walk, json, child);
+                    }
+                    (Some(b'"'), None) => {
+                        keys += 1;
+                        self.pass(walk, json, Passed::Key);
+                    }
+                    _ => break true,
+                }
+            } else {
+                break true;
+            }
+            if work(walk.at, keys) >= allowance {
+                break false;
+            }
+        };
+        self.worked += work(walk.at.min(json.len()), keys);
+        if is_over {
+            walk.open.clear();
+        }
+        is_over
+    }
+
+    /// Enters the value at the walk's place, or passes over it.
+    fn enter(&mut self, walk: &mut Walk, json: &[u8], child: Option<u32>) {
+        let at = walk.at;
+        match child {
+            Some(child)
+                if self.nodes[child as usize].children > 0 && container(json, child, at).is_some() =>
+            {
+                // Its end is set when it is closed.
+                self.note(child, at, json.len());
+                walk.open.extend(container(json, child, at));
+                walk.at += 1;
+            }
+            child => self.pass(walk, json, Passed::Value(child)),
+        }
+    }
+
+    /// Passes over what begins at the walk's place, or over the first step of it.
+    fn pass(&mut self, walk: &mut Walk, json: &[u8], passed: Passed) {
+        let at = walk.at;
+        // Every search ends at the text's end, here the step's.
+        let step = &json[..json.len().min(at.saturating_add(STEP_BYTES))];
+        let (end, has_escape) = match passed {
+            Passed::Key => string_span(step, at),
+            Passed::Value(_) => (value_end(step, at), false),
+            Passed::Rest => (container_end(step, at), false),
+        };
+        if end < step.len() || step.len() == json.len() {
+            return self.passed(walk, json, passed, at, end, !has_escape);
+        }
+        let depth = usize::from(matches!(passed, Passed::Rest));
+        walk.long = Some(LongPart { passed, start: at, depth, in_text: false, is_plain: true });
+    }
+
+    /// Passes over the next step of a long part.
+    fn pass_long(&mut self, walk: &mut Walk, json: &[u8]) {
+        let Some(mut part) = walk.long.take() else { return };
+        let step = json.len().min(walk.at.saturating_add(STEP_BYTES));
+        while walk.at < step {
+            let byte = json[walk.at];
+            match byte {
+                b'"' if part.in_text => part.in_text = false,
+                b'\\' if part.in_text => {
+                    part.is_plain = false;
+                    walk.at += 1;
+                }
+                _ if part.in_text => {}
+                b'"' => part.in_text = true,
+                b'{' | b'[' => part.depth += 1,
+                b'}' | b']' if part.depth > 0 => part.depth -= 1,
+                // A number ends before these.
+                b',' | b':' | b'}' | b']' if part.depth == 0 => {
+                    let end = walk.at;
+                    return self.passed(walk, json, part.passed, part.start, end, part.is_plain);
+                }
+                _ => {}
+            }
+            walk.at += 1;
+            if part.depth == 0 && !part.in_text && matches!(byte, b'}' | b']' | b'"') {
+                let end = walk.at;
+                return self.passed(walk, json, part.passed, part.start, end, part.is_plain);
+            }
+        }
+        walk.at = walk.at.min(json.len());
+        if walk.at < json.len() {
+            walk.long = Some(part);
+        } else {
+            self.passed(walk, json, part.passed, part.start, json.len(), part.is_plain);
+        }
+    }
+
+    /// Goes on after a part of the payload.
+    fn passed(
+        &mut self,
+        walk: &mut Walk,
+        json: &[u8],
+        passed: Passed,
+        start: usize,
+        end: usize,
+        is_plain: bool,
+    ) {
+        match passed {
+            // Text that is not JSON may end there.
+            Passed::Rest => walk.at = if json.get(end - 1) == Some(&b']') { end - 1 } else { json.len() },
+            Passed::Value(child) => {
+                if let Some(child) = child {
+                    self.note(child, start, end);
+                }
+                walk.at = end;
+            }
+            Passed::Key => {
+                // After the colon.
+                walk.at = end + 1;
+                let raw = json.get(start + 1..end.saturating_sub(1)).unwrap_or_default();
+                let node = walk.open.last().map_or(ROOT, |open| open.node);
+                let child = if is_plain {
+                    self.child(node, raw)
+                } else if raw.len() > self.longest_key * ESCAPE_BYTES_MAX {
+                    None
+                } else {
+                    let mut key = std::mem::take(&mut self.key);
+                    key.clear();
+                    unescape(raw, &mut key);
+                    let child = self.child(node, &key);
+                    self.key = key;
+                    child
+                };
+                self.enter(walk, json, child);
+            }
+        }
+    }
+
+    /// Reads the values of the fields that were found and have conditions. Returns false if it stopped when `worked` reached
+    /// `until`, after at least one.
+    fn take_values(&mut self, json: &[u8], until: u64) -> bool {
+        while self.walk.taken < self.found.len() {
+            let id = self.found[self.walk.taken];
+            self.walk.taken += 1;
             let node = &self.nodes[id as usize];
             let above = &self.nodes[node.parent as usize];
             // Values within an earlier value of the same key are outside of the one that counts.
             let is_inside =
                 id == ROOT || (above.place != NOWHERE && (above.start..above.end).contains(&node.start));
-            if !is_inside {
-                continue;
+            if is_inside {
+                let (start, end) = (node.start, node.end);
+                let before = self.texts.len();
+                self.nodes[id as usize].place = self.values.len() as u32;
+                let has_condition = self.nodes[id as usize].holders > 0;
+                let scalar = if has_condition { self.keep(json, start, end) } else { StoredScalar::Other };
+                self.values.push(Value { node: id, scalar });
+                self.worked += 200 + (self.texts.len() - before) as u64 * 15;
             }
-            let (start, end) = (node.start, node.end);
-            self.nodes[id as usize].place = self.values.len() as u32;
-            let has_condition = self.nodes[id as usize].holders > 0;
-            let scalar = if has_condition { self.keep(json, start, end) } else { StoredScalar::Other };
-            self.values.push(Value { node: id, scalar });
+            if self.worked >= until && self.walk.taken < self.found.len() {
+                return false;
+            }
         }
-        self.worked += self.values.len() as u64 * 200 + self.texts.len() as u64 * 15;
+        true
     }
 
     fn keep(&mut self, json: &[u8], start: usize, end: usize) -> StoredScalar {
@@ -326,12 +500,18 @@ impl FieldTree {
             Scalar::Null => StoredScalar::Null,
             Scalar::Bool(value) => StoredScalar::Bool(value),
             Scalar::Number { integer, float } => StoredScalar::Number { integer, float },
-            Scalar::Text(raw) if raw.contains(&b'\\') => {
+            Scalar::Text(raw) => {
+                // As much of it as decides every comparison.
+                let most = self.longest_text + 1;
+                let raw = &raw[..raw.len().min(most.saturating_mul(ESCAPE_BYTES_MAX * 2))];
+                if !raw.contains(&b'\\') {
+                    return StoredScalar::Raw { start: start + 1, end: start + 1 + raw.len().min(most) };
+                }
                 let begin = self.texts.len();
                 unescape(raw, &mut self.texts);
+                self.texts.truncate(begin + most);
                 StoredScalar::Unescaped { start: begin, end: self.texts.len() }
             }
-            Scalar::Text(_) => StoredScalar::Raw { start: start + 1, end: end - 1 },
             Scalar::Other => StoredScalar::Other,
         }
     }
@@ -367,7 +547,6 @@ impl FieldTree {
     }
 
     /// Returns the number of instructions that walks took so far, about.
-    #[cfg(any(feature = "server", test))]
     pub(super) fn worked(&self) -> u64 {
         self.worked
     }
@@ -385,6 +564,16 @@ impl FieldTree {
             + self.values.capacity() * size_of::<Value>()
             + self.texts.capacity()
             + self.key.capacity()
+            + self.walk.open.capacity() * size_of::<OpenContainer>()
+    }
+}
+
+/// Returns the container that begins at this place, as one of this node.
+fn container(json: &[u8], node: u32, at: usize) -> Option<OpenContainer> {
+    match json.get(at) {
+        Some(b'{') => Some(OpenContainer { node, index: None }),
+        Some(b'[') => Some(OpenContainer { node, index: Some(0) }),
+        _ => None,
     }
 }
 
@@ -420,7 +609,12 @@ mod tests {
     }
 
     fn check(fields: &mut FieldTree, ids: &[u32], json: &str, turn: u32) {
-        fields.read(json, turn);
+        // Whole, and in the smallest steps.
+        if turn % 2 == 0 {
+            assert!(fields.read(json, turn, u64::MAX));
+        } else {
+            while !fields.read(json, turn, 1) {}
+        }
         for (text, &id) in PATHS.iter().zip(ids) {
             let want = find(json.as_bytes(), path(text).into_iter());
             let range = fields.value(id).map(|_| {
@@ -452,12 +646,50 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            check(&mut fields, &ids, json, turn as u32 + 1);
+            check(&mut fields, &ids, json, 2 * turn as u32 + 1);
+            check(&mut fields, &ids, json, 2 * turn as u32 + 2);
         }
         for id in ids {
             fields.release(id);
         }
         assert_eq!((fields.len(), fields.key_bytes, fields.children.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn parts_longer_than_a_step_are_passed_over() {
+        let (mut fields, ids) = fields();
+        let (text, escaped) = ("x,:]}".repeat(STEP_BYTES), r#"\"\\\u0061]}"#.repeat(STEP_BYTES));
+        let digits = "1".repeat(3 * STEP_BYTES);
+        let nested = r#"{"a":["]",{}]},"#.repeat(STEP_BYTES / 4);
+        for (turn, json) in [
+            format!(r#"{{"x":"{text}","a":{{"b":1}}}}"#),
+            format!(r#"{{"a":"{text}","b":{{"a":"{escaped}"}},"c":3}}"#),
+            format!(r#"{{"{text}":1,"{escaped}":{{"a":2}},"c":3}}"#),
+            format!(r#"{{"a":{digits},"b":[{digits}],"c":-{digits}}}"#),
+            format!(r#"{{"x":[{nested}1],"a":[{nested}{nested}2],"c":{{"x":[{nested}4]}}}}"#),
+            format!(r#"{{"a":"{escaped}"#),
+            format!(r#"{{"a":"{text}\"#),
+            format!(r#"{{"a":{digits}"#),
+        ]
+        .iter()
+        .enumerate()
+        {
+            check(&mut fields, &ids, json, 2 * turn as u32 + 1);
+            check(&mut fields, &ids, json, 2 * turn as u32 + 2);
+        }
+    }
+
+    #[test]
+    fn a_step_takes_a_bounded_part_of_the_payload() {
+        let (mut fields, _) = fields();
+        let json = format!(r#"{{"x":"{}","a":[{}1]}}"#, "x".repeat(1 << 20), "[{}],".repeat(1 << 18));
+        let (mut steps, mut before) = (0, fields.worked());
+        while !fields.read(&json, 1, 100_000) {
+            steps += 1;
+            assert!(fields.worked() - before < 600_000, "step {steps}");
+            before = fields.worked();
+        }
+        assert!(steps > 20, "{steps}");
     }
 
     #[test]
@@ -480,7 +712,7 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            fields.read(json, turn as u32 + 1);
+            while !fields.read(json, turn as u32 + 1, 1) {}
         }
     }
 

@@ -10,6 +10,8 @@
 //! Always:
 //! - The result is what [`Filter::matches`] of every filter says.
 //! - Events add nothing that stays; filters that are gone leave nothing but capacity.
+//! - Matching may stop when the work allowed to it is done, and goes on where it stopped. A change of the filters in
+//!   between makes it begin again, and then it does not stop, so that it ends.
 
 mod automaton;
 mod class;
@@ -37,12 +39,23 @@ use class::Classes;
 use index::{Index, Symbols8};
 use memo::{Generations, Lookup, Memo};
 use payloads::Payloads;
-use plan::{Choices, Plan};
+use plan::{Choices, Plan, Steps};
 use posting::{Posting, PostingKind};
 use symbols::{NONE, SYMBOLS_MAX, Symbols};
 use value_cache::ValueCache;
 
 pub use class::ClassId;
+
+/// State of the match of the event at hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Progress {
+    #[default]
+    Finished,
+    /// It stopped, and goes on.
+    Stopped,
+    /// The filters changed since it stopped.
+    Void,
+}
 
 /// Set of distinct filters, each with a number of holders, that finds those that match an event.
 #[derive(Debug)]
@@ -58,6 +71,12 @@ pub struct Matcher {
     payloads: Payloads,
     /// Number of the event at hand, from 1. It wraps around.
     turn: u32,
+    /// Postings of the event at hand that are evaluated next, last one first.
+    unconfirmed: Vec<Posting>,
+    progress: Progress,
+    /// Whether the conditions on attributes of the last one, a group, were evaluated.
+    is_group_confirmed: bool,
+    steps: Steps,
     /// Buffers of [`matches`](Self::matches).
     found: Vec<Posting>,
     patterns: Vec<u32>,
@@ -79,6 +98,10 @@ impl Matcher {
             generations: Generations::default(),
             payloads: Payloads::default(),
             turn: 0,
+            unconfirmed: Vec::new(),
+            progress: Progress::default(),
+            is_group_confirmed: false,
+            steps: Steps::default(),
             found: Vec::new(),
             patterns: Vec::new(),
         }
@@ -90,6 +113,7 @@ impl Matcher {
         if !is_new {
             return ClassId(id);
         }
+        self.void_match();
         if let Some(base) = payloads::base_of(filter) {
             let (member, new_group) = self.payloads.insert(filter, &base, id);
             self.classes.set_member(id, member);
@@ -150,6 +174,7 @@ impl Matcher {
     /// Returns whether the class went; `false` if there is no such class.
     pub fn remove(&mut self, id: ClassId) -> bool {
         let Some(class::Removed { filter, member }) = self.classes.release(id) else { return false };
+        self.void_match();
         if let Some(member) = member {
             if let Some(group) = self.payloads.remove(member) {
                 let base = self.payloads.base(group).clone();
@@ -167,12 +192,57 @@ impl Matcher {
     ///
     /// Allocates only where a buffer or a cache has to grow.
     pub fn matches(&mut self, event: &Event, out: &mut Vec<ClassId>) {
+        self.progress = Progress::Finished;
+        let is_over = self.matches_within(event, out, u64::MAX);
+        debug_assert!(is_over, "it stops only when it has worked enough");
+    }
+
+    /// As [`matches`](Self::matches), but stops after about `allowance` instructions in conditions that are evaluated one by
+    /// one or on the payload, and returns false. The next call must have the same event and `out`, and goes on.
+    pub(crate) fn matches_within(&mut self, event: &Event, out: &mut Vec<ClassId>, allowance: u64) -> bool {
+        let until = match self.progress {
+            // No change of the filters can hold it up more than once.
+            Progress::Void => u64::MAX,
+            _ => self.worked().saturating_add(allowance),
+        };
+        if self.progress != Progress::Stopped {
+            self.begin(event, out);
+        }
+        let is_over = self.confirm(event, out, until);
+        self.progress = if is_over { Progress::Finished } else { Progress::Stopped };
+        is_over
+    }
+
+    /// Returns whether a match stopped and has to go on.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_matching(&self) -> bool {
+        self.progress != Progress::Finished
+    }
+
+    /// Gives up the match that stopped.
+    #[cfg(feature = "server")]
+    pub(crate) fn give_up(&mut self) {
+        self.progress = Progress::Finished;
+    }
+
+    fn void_match(&mut self) {
+        if self.progress == Progress::Stopped {
+            self.progress = Progress::Void;
+        }
+    }
+
+    /// Finds what may match the event: classes that do, and postings that are evaluated next.
+    fn begin(&mut self, event: &Event, out: &mut Vec<ClassId>) {
         out.clear();
+        self.unconfirmed.clear();
+        self.is_group_confirmed = false;
+        self.steps.stop();
+        self.payloads.stop();
         if self.is_empty() {
             return;
         }
         self.next_turn();
-        let Self { symbols, automaton, values, memo, generations, classes, payloads, .. } = self;
+        let Self { symbols, automaton, values, memo, generations, unconfirmed, .. } = self;
         let hashes = event.signature().0;
         let value =
             |attribute: usize| event.attribute(Attribute::ALL[attribute]).unwrap_or_default().as_bytes();
@@ -206,7 +276,7 @@ impl Matcher {
         }
         let lookup = if memoized { memo.get(&key, generation) } else { Lookup::Bypassed };
         let miss = match lookup {
-            Lookup::Hit(postings) => return confirm(postings, classes, payloads, self.turn, event, out),
+            Lookup::Hit(postings) => return sort_out(postings, unconfirmed, out),
             Lookup::Miss(hash) => Some(hash),
             Lookup::Bypassed => None,
         };
@@ -214,7 +284,43 @@ impl Matcher {
         if let Some(hash) = miss {
             self.memo.put(hash, &key, generation, &self.found);
         }
-        confirm(&self.found, &self.classes, &mut self.payloads, self.turn, event, out);
+        sort_out(&self.found, &mut self.unconfirmed, out);
+    }
+
+    /// Evaluates the postings that are left. Returns false if it stopped when the work reached `until`.
+    fn confirm(&mut self, event: &Event, out: &mut Vec<ClassId>, until: u64) -> bool {
+        let turn = self.turn;
+        while let Some(posting) = self.unconfirmed.last() {
+            let worked = self.worked();
+            if worked >= until {
+                return false;
+            }
+            let Self { classes, payloads, steps, .. } = self;
+            let until_step = steps.worked.saturating_add(until - worked);
+            let holds = match posting.kind() {
+                PostingKind::Class(_) => Some(true),
+                PostingKind::Candidate(class) => classes.confirms(class, event, steps, until_step),
+                PostingKind::Group(_) if self.is_group_confirmed => Some(true),
+                PostingKind::Group(group) => payloads.confirms(group, event, steps, until_step),
+            };
+            let Some(holds) = holds else { return false };
+            match posting.kind() {
+                PostingKind::Class(class) | PostingKind::Candidate(class) if holds => {
+                    out.push(ClassId(class));
+                }
+                PostingKind::Group(group) if holds => {
+                    self.is_group_confirmed = true;
+                    let allowance = until.saturating_sub(self.worked());
+                    if !self.payloads.find(group, event.payload(), turn, out, allowance) {
+                        return false;
+                    }
+                    self.is_group_confirmed = false;
+                }
+                _ => {}
+            }
+            self.unconfirmed.pop();
+        }
+        true
     }
 
     /// Fills `found` from the index, for an event with these symbols. A posting with several paths is kept once.
@@ -276,16 +382,16 @@ impl Matcher {
         self.automaton.nodes_visited()
     }
 
-    /// Returns the work done for conditions on payloads so far, in instructions, about.
-    #[cfg(feature = "server")]
-    pub(crate) fn payload_work(&self) -> u64 {
-        self.payloads.worked()
+    /// Returns the work done so far for conditions that are evaluated one by one and for those on payloads, in instructions,
+    /// about.
+    pub(crate) fn worked(&self) -> u64 {
+        self.payloads.worked() + self.steps.worked
     }
 
-    /// Returns whether a filter has a condition on the payload.
+    /// Returns whether one event may take much work: a filter has a condition on the payload, or one that no index holds.
     #[cfg(feature = "server")]
-    pub(crate) fn reads_payloads(&self) -> bool {
-        self.payloads.len() > 0
+    pub(crate) fn may_work_long(&self) -> bool {
+        self.payloads.len() > 0 || self.classes.residuals() > 0
     }
 
     /// Returns the sizes of the tables.
@@ -326,7 +432,8 @@ impl Matcher {
             + self.memo.memory_bytes()
             + self.generations.memory_bytes()
             + self.payloads.memory_bytes()
-            + (self.found.capacity() + self.patterns.capacity()) * size_of::<u32>()
+            + (self.found.capacity() + self.patterns.capacity() + self.unconfirmed.capacity())
+                * size_of::<u32>()
     }
 }
 
@@ -346,29 +453,12 @@ pub struct MatcherStats {
     pub fields: usize,
 }
 
-/// Appends the classes found: those that must be confirmed if their residual conditions hold, and the members of a group
-/// that match the payload.
-fn confirm(
-    found: &[Posting],
-    classes: &Classes,
-    payloads: &mut Payloads,
-    turn: u32,
-    event: &Event,
-    out: &mut Vec<ClassId>,
-) {
+/// Appends the classes found, and those that must be evaluated to `unconfirmed`.
+fn sort_out(found: &[Posting], unconfirmed: &mut Vec<Posting>, out: &mut Vec<ClassId>) {
     for posting in found {
         match posting.kind() {
             PostingKind::Class(class) => out.push(ClassId(class)),
-            PostingKind::Candidate(class) => {
-                if classes.confirms(class, event) {
-                    out.push(ClassId(class));
-                }
-            }
-            PostingKind::Group(group) => {
-                if payloads.confirms(group, event) {
-                    payloads.find(group, event.payload(), turn, out);
-                }
-            }
+            PostingKind::Candidate(_) | PostingKind::Group(_) => unconfirmed.push(*posting),
         }
     }
 }

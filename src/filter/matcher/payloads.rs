@@ -11,6 +11,7 @@
 //! - A member is found by exactly the events that match its filter: an anchor points to a superset, and every condition is
 //!   evaluated exactly before a member is reported.
 //! - A removed member leaves nothing: no entry, condition or field.
+//! - A search stops when the work allowed to it is done, and goes on where it stopped. A step evaluates one member.
 
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
@@ -79,6 +80,28 @@ const CROWDED: u32 = 64;
 /// Place of a member: a hash of the anchor, a number's rank in the order of floats, the member.
 type AnchorEntry = (u64, u64, u32);
 
+/// Maximum number of fields of a group that are looked up for each event, whatever fields the event has.
+const FEW_FIELDS: usize = 64;
+
+/// Members to evaluate: those under one anchor's hash, between two ranks.
+#[derive(Debug)]
+struct AnchorRange {
+    key: u64,
+    from: u64,
+    to: u64,
+    /// First of the members with the rank `from`.
+    member: u32,
+}
+
+/// Unfinished search through a group.
+#[derive(Debug, Default)]
+struct GroupSearch {
+    is_begun: bool,
+    /// Number of the event's values that were looked at.
+    values: usize,
+    ranges: Vec<AnchorRange>,
+}
+
 /// Groups of a matcher, with their members and conditions.
 #[derive(Debug, Default)]
 pub(super) struct Payloads {
@@ -93,6 +116,7 @@ pub(super) struct Payloads {
     hasher: RandomState,
     /// Length of the longest text of a literal so far, in bytes. No longer value equals a literal.
     longest_text: usize,
+    search: GroupSearch,
     worked: u64,
 }
 
@@ -207,10 +231,16 @@ impl Payloads {
         std::mem::replace(&mut self.groups[group as usize].found_for, turn) != turn
     }
 
-    /// Returns whether the residual conditions of a group's base hold.
-    pub(super) fn confirms(&self, group: u32, event: &Event) -> bool {
+    /// Returns whether the residual conditions of a group's base hold, as [`plan::holds`].
+    pub(super) fn confirms(
+        &self,
+        group: u32,
+        event: &Event,
+        steps: &mut plan::Steps,
+        until: u64,
+    ) -> Option<bool> {
         let group = &self.groups[group as usize];
-        plan::holds(&group.base, group.residual, event)
+        plan::holds(&group.base, group.residual, event, steps, until)
     }
 
     fn group(&mut self, base: &Filter) -> (u32, bool) {
@@ -299,11 +329,25 @@ impl Payloads {
         }
     }
 
-    /// Appends the classes of a group that match an event with this payload. The event must match the group's base.
-    pub(super) fn find(&mut self, group: u32, payload: &str, turn: u32, out: &mut Vec<ClassId>) {
-        let Self { fields, conditions, members, groups, anchors, hasher, longest_text, worked, .. } = self;
-        fields.read(payload, turn);
+    /// Appends the classes of a group that match an event with this payload. The event must match the group's base. Returns
+    /// false if it stopped after about `allowance` instructions: the next call with the same group and event goes on.
+    pub(super) fn find(
+        &mut self,
+        group: u32,
+        payload: &str,
+        turn: u32,
+        out: &mut Vec<ClassId>,
+        allowance: u64,
+    ) -> bool {
+        let until = self.worked().saturating_add(allowance);
+        if !self.fields.read(payload, turn, allowance) {
+            return false;
+        }
+        let Self {
+            fields, conditions, members, groups, anchors, hasher, longest_text, search, worked, ..
+        } = self;
         let fields = &*fields;
+        let until = until.saturating_sub(fields.worked());
         let owner = &groups[group as usize];
         let mut ask = |id: u32, worked: &mut u64| {
             let GroupMember { class, conditions: all, .. } = &members[id as usize];
@@ -314,53 +358,85 @@ impl Payloads {
             }
         };
         if owner.members == 1 {
-            return ask(owner.sole, worked);
+            ask(owner.sole, worked);
+            return true;
         }
-        let mut visit = |key: u64, orders: std::ops::RangeInclusive<u64>| {
-            // A look-up in the tree takes about 300 instructions.
-            *worked += 300;
-            let range = (key, *orders.start(), 0)..=(key, *orders.end(), u32::MAX);
-            for &(_, _, id) in anchors.range(range) {
-                ask(id, worked);
-            }
-        };
-        let mut look = |field: u32, kinds: &[u32; ANCHOR_KINDS]| {
+        let look = |field: u32, kinds: &[u32; ANCHOR_KINDS], ranges: &mut Vec<AnchorRange>| {
             let Some(value) = fields.value(field) else { return };
+            let mut push = |key: u64, from: u64, to: u64| {
+                ranges.push(AnchorRange { key, from, to, member: 0 });
+            };
             let key = |kind: AnchorKind| hasher.hash_one((kind, group, field));
             let scalar = fields.scalar(value, payload);
             if kinds[AnchorKind::Present as usize] > 0 {
-                visit(key(AnchorKind::Present), 0..=0);
+                push(key(AnchorKind::Present), 0, 0);
             }
             if let Scalar::Number { float, .. } = scalar {
                 if kinds[AnchorKind::Above as usize] > 0 {
-                    visit(key(AnchorKind::Above), 0..=in_order(float));
+                    push(key(AnchorKind::Above), 0, in_order(float));
                 }
                 if kinds[AnchorKind::Below as usize] > 0 {
-                    visit(key(AnchorKind::Below), in_order(float)..=u64::MAX);
+                    push(key(AnchorKind::Below), in_order(float), u64::MAX);
                 }
             }
             if kinds[AnchorKind::Equal as usize] > 0
                 && let Some(literal) = LiteralKey::of(scalar, *longest_text)
             {
-                visit(equal_key(hasher, group, field, literal), 0..=0);
+                push(equal_key(hasher, group, field, literal), 0, 0);
             }
         };
         let values = fields.values();
-        if owner.fields.len() <= values.len() {
-            for (&field, kinds) in &owner.fields {
-                look(field, kinds);
+        // Each call takes one step at least, so there is an end to it.
+        let mut has_stepped = false;
+        if !search.is_begun {
+            (search.is_begun, search.values) = (true, 0);
+            search.ranges.clear();
+            *worked += 100;
+            if owner.anywhere > 0 {
+                let key = hasher.hash_one((AnchorKind::Anywhere, group));
+                search.ranges.push(AnchorRange { key, from: 0, to: 0, member: 0 });
             }
-        } else {
-            for value in values {
-                if let Some(kinds) = owner.fields.get(&value.node) {
-                    look(value.node, kinds);
+            if owner.fields.len() <= values.len().min(FEW_FIELDS) {
+                *worked += owner.fields.len() as u64 * 100;
+                for (&field, kinds) in &owner.fields {
+                    look(field, kinds, &mut search.ranges);
+                }
+                search.values = values.len();
+            }
+        }
+        loop {
+            while let Some(AnchorRange { key, from, to, member }) = search.ranges.pop() {
+                // A look-up in the tree takes about 300 instructions.
+                *worked += 300;
+                for &(_, order, id) in anchors.range((key, from, member)..=(key, to, u32::MAX)) {
+                    if has_stepped && *worked >= until {
+                        search.ranges.push(AnchorRange { key, from: order, to, member: id });
+                        return false;
+                    }
+                    ask(id, worked);
+                    has_stepped = true;
                 }
             }
+            if search.values == values.len() {
+                search.is_begun = false;
+                return true;
+            }
+            if has_stepped && *worked >= until {
+                return false;
+            }
+            has_stepped = true;
+            let node = values[search.values].node;
+            search.values += 1;
+            *worked += 100;
+            if let Some(kinds) = owner.fields.get(&node) {
+                look(node, kinds, &mut search.ranges);
+            }
         }
-        if owner.anywhere > 0 {
-            visit(hasher.hash_one((AnchorKind::Anywhere, group)), 0..=0);
-        }
-        *worked += 100 + owner.fields.len().min(values.len()) as u64 * 100;
+    }
+
+    /// Forgets the place of an unfinished search.
+    pub(super) fn stop(&mut self) {
+        self.search.is_begun = false;
     }
 
     /// Forgets which event was the last, before turns start again.
@@ -384,7 +460,6 @@ impl Payloads {
     }
 
     /// Returns the number of instructions that looking into payloads took so far, about.
-    #[cfg(any(feature = "server", test))]
     pub(super) fn worked(&self) -> u64 {
         self.worked + self.fields.worked()
     }
@@ -409,6 +484,7 @@ impl Payloads {
             + self.groups.capacity() * size_of::<PayloadGroup>()
             + self.groups.iter().map(of_group).sum::<usize>()
             + self.by_base.allocation_size()
+            + self.search.ranges.capacity() * size_of::<AnchorRange>()
             // A node of the tree holds 11 entries and is two thirds full.
             + self.anchors.len() * (size_of::<AnchorEntry>() * 3 / 2 + 8)
             + (self.members_free.capacity() + self.groups_free.capacity())

@@ -98,13 +98,59 @@ fn bit(nth: usize) -> u32 {
     1 << nth.min(LAST_BIT)
 }
 
-/// Returns whether the residual conditions of a plan hold.
-pub(super) fn holds(filter: &Filter, residual: u32, event: &Event) -> bool {
-    residual == 0
-        || filter
-            .clauses()
-            .enumerate()
-            .all(|(nth, clause)| residual & bit(nth) == 0 || evaluate::holds(clause, event))
+/// Work on residual conditions, and the place of an unfinished one.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    /// Condition of the present filter, and value or pattern of it, that is tried next.
+    next: (usize, usize),
+    /// Instructions that all took so far, about.
+    pub(super) worked: u64,
+}
+
+impl Steps {
+    /// Forgets the place of an unfinished condition.
+    pub(super) fn stop(&mut self) {
+        self.next = (0, 0);
+    }
+}
+
+/// Returns whether the residual conditions of a plan hold. `None`: it stopped when the work reached `until`, and the next
+/// call with the same filter and event goes on.
+pub(super) fn holds(
+    filter: &Filter,
+    residual: u32,
+    event: &Event,
+    steps: &mut Steps,
+    until: u64,
+) -> Option<bool> {
+    if residual == 0 {
+        return Some(true);
+    }
+    let begun = std::mem::take(&mut steps.next);
+    for (nth, clause) in filter.clauses().enumerate().skip(begun.0) {
+        let Clause::Set(set) = clause else { continue };
+        if residual & bit(nth) == 0 {
+            continue;
+        }
+        let values = evaluate::values(set, event);
+        let skipped = if nth == begun.0 { begun.1 } else { 0 };
+        let mut has_match = false;
+        for (at, member) in set.members().enumerate().skip(skipped) {
+            if steps.worked >= until && (nth, at) != begun {
+                steps.next = (nth, at);
+                return None;
+            }
+            steps.worked += evaluate::cost(member, values);
+            if evaluate::is_member(member, values) {
+                has_match = true;
+                break;
+            }
+        }
+        if has_match == set.negated {
+            return Some(false);
+        }
+    }
+    Some(true)
 }
 
 /// One value or pattern of a path, as a number.

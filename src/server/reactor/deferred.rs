@@ -143,6 +143,7 @@ impl<S: Socket> LoopState<S> {
             looks -= 1;
             let is_gone = self.find(put_off.token).is_none();
             let waits = match put_off.wait {
+                _ if self.delivery.in_hand.is_some() => true,
                 Wait::Turn => self.turn.spending.is_spent(),
                 ref wait => self.turn.tick < put_off.until && !self.is_over(wait),
             };

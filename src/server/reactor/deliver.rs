@@ -3,9 +3,11 @@
 //! Invariants:
 //! - A batch is appended whole before any of it is written, so a burst is one write for each member that is not blocked.
 //! - A member that is blocked, or has used its budget, delays no other member.
+//! - An event whose match takes more than its part of a turn is kept in hand, and the match goes on in the next turn.
 
 use std::time::Duration;
 
+use super::delivery::{self, EventFlow, EventInHand, PUBLISHED_A_BATCH};
 use super::loop_state::LoopState;
 use super::socket::Socket;
 use super::zero_copy::FanoutSocket;
@@ -18,9 +20,9 @@ use crate::server::limits::budget;
 /// Events taken from the bus before they are written.
 const EVENTS_A_BATCH: usize = 256;
 
-/// Approximate number of instructions that a turn spends on conditions on payloads, as many as on input of peers. Further
-/// events wait for the next turn.
-const PAYLOADS_A_TURN: u64 = budget::TURN as u64 * 1_000;
+/// Approximate number of instructions that a turn spends on conditions on payloads and on those that no index holds, as many
+/// as on input of peers. Further events wait for the next turn.
+const CONDITIONS_A_TURN: u64 = budget::TURN as u64 * 1_000;
 
 /// Outcome of reading a batch of events from the bus.
 #[derive(Default)]
@@ -60,17 +62,46 @@ impl<S: Socket> LoopState<S> {
         (0..interval).contains(&passed).then(|| Duration::from_micros((interval - passed) as u64))
     }
 
+    /// Gives conditions their part of a turn again.
+    pub(super) fn begin_conditions(&mut self) {
+        self.delivery.worked_before = self.delivery.fanout.worked();
+    }
+
+    /// Panics if conditions took more of the last turn than their part, that of a published batch, and the last step of each.
+    #[cfg(test)]
+    pub(super) fn check_conditions(&self) {
+        const STEP_MAX: u64 = 1_500_000;
+        let worked = self.delivery.fanout.worked() - self.delivery.worked_before;
+        assert!(worked <= CONDITIONS_A_TURN + STEP_MAX, "{worked} instructions of conditions in a turn");
+    }
+
+    /// Returns about how many instructions conditions took so far that are on payloads or that no index holds.
+    pub(crate) fn condition_work(&self) -> u64 {
+        self.delivery.fanout.worked()
+    }
+
     pub(super) fn pump_unless_held(&mut self, batches: usize) {
-        if self.held_for(self.turn.now).is_none() {
+        if self.held_for(self.turn.now).is_none() || self.delivery.in_hand.is_some() {
             self.pump(batches);
         }
     }
 
     /// Appends the bus's new events to the feeds and writes them, in at most `batches` batches.
     pub(super) fn pump(&mut self, batches: usize) {
-        self.delivery.unpumped = 0;
+        if std::mem::take(&mut self.delivery.unpumped) >= PUBLISHED_A_BATCH {
+            // Published events have a part of their own, so that they do not lap the ring.
+            self.delivery.worked_before = self.delivery.fanout.worked();
+        }
+        let worked = self.delivery.worked_before;
+        let left = CONDITIONS_A_TURN.saturating_sub(self.delivery.fanout.worked() - worked);
+        if left == 0 {
+            self.delivery.more_events = true;
+            return;
+        }
+        if let Some(in_hand) = self.delivery.in_hand.take() {
+            return self.go_on_with(in_hand, left);
+        }
         let mut any = false;
-        let worked = self.delivery.fanout.payload_work();
         for _ in 0..batches {
             let batch = self.append_batch(worked);
             if batch.lost {
@@ -96,25 +127,39 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Appends the next events of the bus to the feeds. `worked` is the matcher's payload work at the turn's begin.
+    /// Goes on with the match of an event. Clients are read before the next event, which may take as long.
+    fn go_on_with(&mut self, in_hand: EventInHand, allowance: u64) {
+        self.delivery.more_events = true;
+        if !self.delivery.fanout.append_within(&in_hand.event, self.turn.now, allowance) {
+            self.delivery.in_hand = Some(in_hand);
+            return;
+        }
+        self.report_deliveries();
+        self.end_grants();
+        self.flush_dirty();
+        self.delivery.pumped = self.turn.now;
+    }
+
+    /// Appends the next events of the bus to the feeds. `worked` is the work on conditions at the turn's begin.
     fn append_batch(&mut self, worked: u64) -> AppendedBatch {
-        let fanout = &mut self.delivery.fanout;
+        let EventFlow { fanout, reader, in_hand, snapshot, kind_log, continuity, .. } = &mut self.delivery;
         let metrics = &self.shared.metrics;
         let epoch = self.shared.bus.epoch();
         let now = self.turn.now;
         let (auth, rng) = (&self.shared.auth, std::cell::RefCell::new(&mut self.turn.rng));
         let seal = |since: &Since| auth.seal(since, rng.borrow_mut().next_u128() as u64);
         let seal: Option<SealFn<'_>> = if auth.is_open() { None } else { Some(&seal) };
-        let (snapshot, kind_log) = (&mut self.delivery.snapshot, &mut self.delivery.kind_log);
         // With several shards, the id before the hole says nothing about the other shards.
         let has_log = self.shared.engine_with_past().is_some();
         let can_recover = has_log && self.shared.bus.shards() == 1;
-        let continuity = &mut self.delivery.continuity;
         let mut batch = AppendedBatch::default();
         // One by one if matching a single event may be expensive.
-        let step = if fanout.reads_payloads() { 1 } else { EVENTS_A_BATCH };
+        let step = if fanout.may_work_long() { 1 } else { EVENTS_A_BATCH };
         loop {
-            let came = self.delivery.reader.poll_batch(step, |item| match item {
+            let before =
+                if step == 1 { delivery::taken(&self.shared.bus, reader, continuity.as_ref()) } else { None };
+            let mut unfinished = None;
+            let came = reader.poll_batch(step, |item| match item {
                 ReaderItem::Event(event) => {
                     batch.oldest.get_or_insert_with(|| event.made());
                     if let Some(mut gap) = continuity.as_mut().and_then(|c| c.gap_before(event, now)) {
@@ -129,7 +174,10 @@ impl<S: Socket> LoopState<S> {
                         snapshot.put(event);
                     }
                     kind_log.note(event);
-                    fanout.append(event, now);
+                    let left = CONDITIONS_A_TURN.saturating_sub(fanout.worked() - worked);
+                    if !fanout.append_within(event, now, left) {
+                        unfinished = Some(event.clone());
+                    }
                 }
                 ReaderItem::Gap { shard, missed, from, to } => {
                     metrics.loop_gaps.inc_by(missed);
@@ -153,7 +201,8 @@ impl<S: Socket> LoopState<S> {
                 }
             });
             batch.taken += came;
-            batch.is_spent = fanout.payload_work() - worked > PAYLOADS_A_TURN;
+            batch.is_spent = unfinished.is_some() || fanout.worked() - worked >= CONDITIONS_A_TURN;
+            *in_hand = unfinished.map(|event| EventInHand { event, before });
             if came < step || batch.taken >= EVENTS_A_BATCH || batch.is_spent {
                 return batch;
             }

@@ -8,7 +8,7 @@ use super::token::Token;
 use super::zero_copy::SharedPages;
 use crate::bus::{Bus, LoopReader};
 use crate::engine::Ticket;
-use crate::event::{EventId, Position, Timestamp};
+use crate::event::{Event, EventId, Position, Timestamp};
 use crate::feed::{Fanout, FeedKey, Outbox, Snapshot, Tally};
 use crate::server::session::context::LoopView;
 
@@ -32,10 +32,22 @@ pub(super) struct Building {
     pub(super) waiting: Vec<Token>,
 }
 
+/// Event taken from the bus whose match goes on in the next turn.
+pub(super) struct EventInHand {
+    pub(super) event: Event,
+    /// Place of a client that has received all events before it.
+    pub(super) before: Option<Position>,
+}
+
 /// Reader, feeds and past of one loop.
 pub(super) struct EventFlow {
     pub(super) reader: LoopReader,
     pub(super) fanout: Fanout,
+    /// Event that is not in the feeds yet. Meanwhile no client is read and no past goes on, so every place that a client is
+    /// told, and every interest, is one of before the event.
+    pub(super) in_hand: Option<EventInHand>,
+    /// Work on conditions before this turn, in instructions.
+    pub(super) worked_before: u64,
     /// Feeds with events to write; kept for its capacity.
     pub(super) dirty: Vec<FeedKey>,
     /// Pages of memory that many sockets share.
@@ -63,6 +75,8 @@ impl EventFlow {
             continuity: has_engine.then(|| Continuity::starting_at(bus, &reader)),
             reader,
             fanout,
+            in_hand: None,
+            worked_before: 0,
             dirty: Vec::new(),
             pages: SharedPages::default(),
             more_events: true,
@@ -72,6 +86,14 @@ impl EventFlow {
             building: None,
             kind_log: KindLog::default(),
             tally: Tally::default(),
+        }
+    }
+
+    /// Returns the place of a client that has received all events in the feeds.
+    pub(super) fn position(&self, bus: &Bus) -> Option<Position> {
+        match &self.in_hand {
+            Some(in_hand) => in_hand.before.clone(),
+            None => taken(bus, &self.reader, self.continuity.as_ref()),
         }
     }
 
@@ -96,7 +118,7 @@ pub(super) struct ConnView<'a, S> {
 
 impl<S: Socket> LoopView for ConnView<'_, S> {
     fn position(&self) -> Option<Position> {
-        taken(self.bus, &self.delivery.reader, self.delivery.continuity.as_ref())
+        self.delivery.position(self.bus)
     }
 
     fn newest(&self) -> Option<EventId> {

@@ -91,6 +91,7 @@ impl<S: Socket> LoopState<S> {
         self.close_denied();
         self.delivery.more_events = true;
         while self.delivery.more_events {
+            self.begin_conditions();
             self.pump(BATCHES_A_TURN);
         }
         let can_move = |conn: &Conn<S>| {

@@ -85,6 +85,7 @@ impl<S: Socket> LoopState<S> {
     /// Returns whether another turn has work without waiting for a socket.
     pub(crate) fn has_work(&self) -> bool {
         (self.delivery.more_events && self.held_for(self.turn.now).is_none())
+            || self.delivery.in_hand.is_some()
             || !self.clients.queues.is_empty()
             || self.delivery.fanout.has_unwanted()
             || !self.requests.commits.is_empty()
@@ -123,7 +124,11 @@ impl<S: Socket> LoopState<S> {
     pub(crate) fn wake(&mut self, tick: Tick, now: Timestamp) {
         self.turn.now = now;
         #[cfg(test)]
-        self.check_spending();
+        {
+            self.check_spending();
+            self.check_conditions();
+        }
+        self.begin_conditions();
         self.turn.spending = Budget::new(budget::TURN);
         if self.shared.has_other_config(self.turn.version) {
             (self.turn.version, self.turn.config) = self.shared.config();
@@ -197,7 +202,11 @@ impl<S: Socket> LoopState<S> {
             }
             let conn = &mut self.clients.conns[slot];
             conn.note_input();
-            if self.turn.is_behind || self.turn.spending.is_spent() || conn.socket.awaits_handshake() {
+            if self.turn.is_behind
+                || self.turn.spending.is_spent()
+                || self.delivery.in_hand.is_some()
+                || conn.socket.awaits_handshake()
+            {
                 self.queue_input(slot);
             } else {
                 self.read(slot);

@@ -7,6 +7,7 @@
 //! - A turn looks at the connections that it serves and at no others. With a walk over all that wait, 5,000 clients that
 //!   connect at once cost a third of their CPU time in walks.
 //! - A postponed connection keeps its place before those that are queued later.
+//! - While the match of an event goes on, connections are written, but not read, and no page is made.
 //! - A turn begins at most [`budget::HANDSHAKES_A_TURN`] TLS handshakes, in the order in which they arrived.
 
 use super::loop_state::LoopState;
@@ -48,6 +49,11 @@ impl<S: Socket> LoopState<S> {
             if let Some(slot) = self.leave_queue(token, Queued::OUTPUT) {
                 self.flush(slot);
             }
+        }
+        if self.delivery.in_hand.is_some() {
+            // A client's request begins between two events.
+            self.turn.is_behind = true;
+            return;
         }
         let reserve = if self.clients.queues.pasts.is_empty() { 0 } else { budget::TURN / 2 };
         // A connection that has used up its part goes to the end, and is not served twice.

@@ -281,6 +281,7 @@ impl<S: Socket> LoopState<S> {
             && !conn.blocked
             && conn.outbox.inserted_bytes() <= PAGE_BYTES
             && !self.turn.spending.is_spent()
+            && self.delivery.in_hand.is_none()
         {
             let mut budget = self.turn.spending.share(budget::CLIENT);
             self.page(slot, &mut budget);
@@ -424,6 +425,9 @@ impl<S: Socket> LoopState<S> {
                     if out.is_full() || budget.is_spent() {
                         return false;
                     }
+                    if !out.judge.decides(event, budget) {
+                        return false;
+                    }
                     *next = number + 1;
                     out.event(event, None, budget);
                 }
@@ -435,12 +439,16 @@ impl<S: Socket> LoopState<S> {
                 let Some(snapshot) = self.delivery.snapshot.as_deref() else { return true };
                 while !out.is_full()
                     && !budget.is_spent()
-                    && let Some(number) = numbers.pop_front()
+                    && let Some(&number) = numbers.front()
                 {
                     budget.spend(1);
                     if let Some(event) = snapshot.get(number) {
+                        if !out.judge.decides(event, budget) {
+                            return false;
+                        }
                         out.event(event, None, budget);
                     }
+                    numbers.pop_front();
                 }
                 out.report_short_snapshot(snapshot, *is_followed, now);
                 numbers.is_empty()
@@ -574,6 +582,10 @@ impl EventSink for Page<'_> {
     fn is_full(&self) -> bool {
         // Gaps of each of a thousand shards are looked up in as many turns.
         self.size >= PAGE_BYTES || *self.spent >= budget::CLIENT
+    }
+
+    fn decides(&mut self, event: &Event, budget: &mut Budget) -> bool {
+        self.judge.decides(event, budget)
     }
 
     /// A client's position after an event of several shards may differ from the loop's, if shards have their own

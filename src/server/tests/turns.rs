@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use super::super::auth::{Claims, SigningKey};
 use super::super::harness::{OneClient, SECRET, frame};
+use crate::event::Event;
 use crate::server::limits::budget;
 
 /// Runs turns until nothing is left to do. Returns the text sent to the client, and the number of turns.
@@ -238,4 +239,89 @@ fn a_flood_takes_a_part_of_each_turn() {
             assert!(spent > 0 && spent <= budget::CLIENT + step, "{path} {flood:?}: {spent} units");
         }
     }
+}
+
+/// Returns an event with a payload that takes long to search.
+fn long_event(name: &str, payload: &str) -> Event {
+    Event::builder(name).json(payload).build().expect("valid")
+}
+
+fn subscribe(client: &mut OneClient, id: &str, filter: &str) {
+    client.says(&format!(
+        r#"{{"type":"subscribe","payload":{{"subscription_id":"{id}","filter":"{filter}"}}}}"#
+    ));
+}
+
+/// The match of one event goes on in later turns, whatever takes long: its fields, its length, or filters that are compared
+/// one by one.
+#[test]
+fn a_match_of_one_event_takes_a_part_of_each_turn() {
+    // Their part of a turn, and a last step.
+    let most = u64::from(budget::TURN) * 1_000 + 1_500_000;
+    let many: Vec<String> = (0..6_000).map(|n| format!(r#""a{n}":{n}"#)).collect();
+    let filters: Vec<String> = (0..1_000)
+        .map(|n| {
+            let one = |at: usize| format!("payload.a{}>=0", n * 6 + at);
+            let all: Vec<String> = (0..6).map(one).collect();
+            format!("{} payload.a0!=0", all.join(" "))
+        })
+        .collect();
+    let patterns: Vec<String> = (0..250).map(|n| format!("**.{}x{n}.**", "b.".repeat(28))).collect();
+    let long_type = "b.".repeat(500) + "b";
+    for (filters, event, is_long) in [
+        (filters, long_event("e", &format!("{{{}}}", many.join(","))), true),
+        (vec!["payload.x==1".to_owned()], long_event("e", &format!("[{}1]", "[],".repeat(1_000_000))), true),
+        (
+            vec!["payload.x==1".to_owned()],
+            long_event("e", &format!(r#"{{"y":"{}"}}"#, r"\n".repeat(1_500_000))),
+            true,
+        ),
+        (vec![format!("type!={}", patterns.join(","))], long_event(&long_type, "{}"), true),
+        (vec!["payload.x==1".to_owned()], long_event("e", "{}"), false),
+    ] {
+        let mut client = OneClient::at("/ws", false);
+        for (n, filter) in filters.iter().enumerate() {
+            if n % 200 == 199 {
+                // A client holds 32,768 values at most.
+                client.another("/ws");
+            }
+            subscribe(&mut client, &format!("s{n}"), filter);
+            assert!(settled(&mut client).0.contains("ack"), "{filter}");
+        }
+        subscribe(&mut client, "all", "type=*,b.**");
+        assert!(settled(&mut client).0.contains("ack"));
+        client.matched();
+        client.publishes(event);
+        let (text, turns) = settled(&mut client);
+        let matched = client.matched();
+        assert!(text.contains(r#""type":"event""#), "{} bytes", text.len());
+        assert!(matched <= most, "{matched} instructions in a turn");
+        assert_eq!(turns > 2, is_long, "{turns} turns");
+    }
+}
+
+/// A client that asks for something while an event is matched gets it from after that event on, and one that leaves is gone.
+#[test]
+fn what_clients_ask_for_during_a_match_begins_after_the_event() {
+    let payload = format!("[{}1]", "[],".repeat(400_000));
+    let mut client = OneClient::at("/ws", false);
+    subscribe(&mut client, "first", "payload.0 exists");
+    assert!(settled(&mut client).0.contains("ack"));
+    client.publishes(long_event("long", &payload));
+    client.turn();
+    assert_eq!(client.forget(), 0, "it is not matched yet");
+    subscribe(&mut client, "second", "type=long,short payload.x != 5");
+    client.publishes(long_event("short", "[7]"));
+    let (text, _) = settled(&mut client);
+    let place = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} is not there"));
+    assert_eq!(text.matches(r#""event_type":"long""#).count(), 1);
+    assert_eq!(text.matches(r#""event_type":"short""#).count(), 1);
+    assert!(place(r#""event_type":"long""#) < place("ack"));
+    // Its place is that of the long event, so a return there misses nothing.
+    client.publishes(long_event("long", &payload));
+    client.turn();
+    client.comes_again("/ws");
+    assert_eq!(settled(&mut client).0, "");
+    client.publishes(long_event("short", "[7]"));
+    assert_eq!(settled(&mut client).0, "", "a new client has asked for nothing");
 }

@@ -29,6 +29,11 @@ pub(crate) trait EventSink {
     /// Returns whether it takes no more for now.
     fn is_full(&self) -> bool;
 
+    /// Decides whether the reader wants an event. Returns false if that goes on in the next step.
+    fn decides(&mut self, _event: &Event, _budget: &mut Budget) -> bool {
+        true
+    }
+
     /// Takes an event. `at`: the reader's position after it, if there are several shards.
     fn event(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget);
 
@@ -188,6 +193,9 @@ impl Forward {
             }
             let Some(at) = self.first(&heads) else { return Step::Over };
             if sink.is_full() || budget.is_spent() {
+                return Step::More;
+            }
+            if heads[at].front().is_some_and(|event| !sink.decides(event, budget)) {
                 return Step::More;
             }
             if let (Some(lane), Some(event)) = (self.lanes.get_mut(at), heads[at].pop_front()) {

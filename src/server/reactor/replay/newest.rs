@@ -125,6 +125,9 @@ impl Newest {
                 return Step::More;
             }
             let Some(at) = self.last(&tails) else { return Step::Over };
+            if tails[at].back().is_some_and(|event| !judge.decides(event, budget)) {
+                return Step::More;
+            }
             if let Some(event) = tails[at].pop_back() {
                 self.lanes[at].pass(&event);
                 if selector.wants(&event, budget) {
@@ -227,7 +230,10 @@ impl ShardSearch {
             Some(_) if store.has_log() => self.search_older_page(),
             oldest => {
                 let first = oldest.map(|id| id.sequence);
-                let is_first = is_complete_from(store.shared, self.shard, first) && self.followed == (0, 0);
+                // Without an engine, the first event of all has the sequence 0.
+                let has_first = first == Some(0) && store.shared.engine.is_none();
+                let has_all = has_first || is_complete_from(store.shared, self.shard, first);
+                let is_first = has_all && self.followed == (0, 0);
                 self.ended = Some(if is_first { Ended::Beginning } else { Ended::Forgotten });
             }
         }

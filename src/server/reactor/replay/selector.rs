@@ -16,8 +16,8 @@ use std::collections::hash_map::Entry;
 use smallvec::{SmallVec, smallvec};
 
 use crate::dialect::Missed;
-use crate::event::{Attribute, Event};
-use crate::filter::{ClassId, Clause, Filter, FilterLimits, Matcher};
+use crate::event::{Attribute, Event, EventId};
+use crate::filter::{ClassId, Filter, FilterLimits, Matcher};
 use crate::server::limits::budget::{Budget, STEP_MAX};
 use crate::server::session::began::{Began, DeliveredElsewhere};
 
@@ -27,9 +27,15 @@ const PLAIN_BYTES: usize = 96;
 /// Instructions for compiling a byte of a filter: a wildcard pattern of two-byte segments, the most expensive.
 const COMPILE_INSTRUCTIONS: usize = 50;
 
-/// Maximum charge for one test of an event. Two tests and the rest of a step stay below the amount by which a budget
+/// Stands for an event that was not published.
+const NO_EVENT: EventId = EventId { epoch: 0, shard: 0, sequence: 0 };
+
+/// Maximum charge for one step of the test of an event. Two tests and the rest of a step stay below the amount by which a budget
 /// may be overdrawn.
 const CHARGE_MAX: u32 = STEP_MAX / 3;
+
+/// Instructions of conditions after which the test of an event stops.
+const STEP_INSTRUCTIONS: u64 = CHARGE_MAX as u64 * 1_000 / 2;
 
 /// Decision for one replay.
 #[derive(Debug)]
@@ -46,6 +52,8 @@ pub(super) struct ReplaySelector {
     pending: Vec<DeliveredElsewhere>,
     /// Filters that are not in `filter` yet.
     wanted: Vec<Filter>,
+    /// Last event that was decided, and whether the client gets it.
+    decided: Option<(EventId, bool)>,
 }
 
 /// Share of missing events that a filter wanted, if that is known without the events.
@@ -69,8 +77,8 @@ enum Test {
 struct Compiled {
     matcher: Matcher,
     found: Vec<ClassId>,
-    /// Size of the conditions that a matcher tests one by one, in bytes.
-    loose: usize,
+    /// Last event, and whether its match is finished.
+    tested: Option<(EventId, bool)>,
 }
 
 impl ReplaySelector {
@@ -90,6 +98,7 @@ impl ReplaySelector {
             began: HashMap::new(),
             pending: except,
             wanted: Vec::new(),
+            decided: None,
         };
         selector.filter =
             if is_plain(&filter) { Test::Plain(filter) } else { Test::Compiled(Compiled::new(&filter)) };
@@ -184,16 +193,41 @@ impl ReplaySelector {
         true
     }
 
-    /// Returns whether the client gets this event. Requires that [`Self::prepare`] returned true.
+    /// Returns whether the client gets this event. Requires that [`Self::prepare`] returned true. If the event was not
+    /// decided, it is now, whatever that costs.
     pub(super) fn wants(&mut self, event: &Event, budget: &mut Budget) -> bool {
-        self.filter.matches(event, budget) && !self.was_brought(event, budget)
+        if event.id().is_none() {
+            self.forget_events();
+        }
+        while !self.decides(event, budget) {}
+        self.decided.is_some_and(|(_, is_wanted)| is_wanted)
     }
 
-    /// Returns whether one of the client's other subscriptions delivered this event.
-    fn was_brought(&mut self, event: &Event, budget: &mut Budget) -> bool {
-        if !self.except.matches(event, budget) {
-            return false;
+    /// Decides on an event, a step of which is charged to the budget. Returns false if that goes on with the next call for
+    /// the same event.
+    pub(super) fn decides(&mut self, event: &Event, budget: &mut Budget) -> bool {
+        let id = event.id().unwrap_or(NO_EVENT);
+        if self.decided.is_some_and(|(decided, _)| decided == id) {
+            return true;
         }
+        let Some(is_asked) = self.filter.matches(event, id, budget) else { return false };
+        let was_brought = if is_asked { self.except.matches(event, id, budget) } else { Some(false) };
+        let Some(was_brought) = was_brought else { return false };
+        self.decided = Some((id, is_asked && !(was_brought && self.began_before(event))));
+        true
+    }
+
+    fn forget_events(&mut self) {
+        self.decided = None;
+        for test in [&mut self.filter, &mut self.except] {
+            if let Test::Compiled(compiled) = test {
+                compiled.tested = None;
+            }
+        }
+    }
+
+    /// Returns whether one of the client's other subscriptions that match an event had begun before it.
+    fn began_before(&self, event: &Event) -> bool {
         match &self.except {
             Test::None => false,
             Test::Plain(_) => Began::covers(self.plain_began.as_ref(), event),
@@ -222,14 +256,15 @@ fn is_plain(filter: &Filter) -> bool {
 }
 
 impl Test {
-    fn matches(&mut self, event: &Event, budget: &mut Budget) -> bool {
+    /// Returns whether an event matches, or `None` if that goes on with the next call for the same event.
+    fn matches(&mut self, event: &Event, id: EventId, budget: &mut Budget) -> Option<bool> {
         match self {
-            Self::None => false,
+            Self::None => Some(false),
             Self::Plain(filter) => {
                 budget.spend(1 + unindexed_cost(filter.bytes().len(), event));
-                filter.matches(event)
+                Some(filter.matches(event))
             }
-            Self::Compiled(compiled) => compiled.matches(event, budget),
+            Self::Compiled(compiled) => compiled.matches(event, id, budget),
         }
     }
 
@@ -245,7 +280,7 @@ impl Test {
 impl Compiled {
     fn empty() -> Box<Self> {
         let matcher = Matcher::new(FilterLimits::default());
-        Box::new(Self { matcher, found: Vec::new(), loose: 0 })
+        Box::new(Self { matcher, found: Vec::new(), tested: None })
     }
 
     fn new(filter: &Filter) -> Box<Self> {
@@ -255,40 +290,28 @@ impl Compiled {
     }
 
     fn add(&mut self, filter: &Filter) -> ClassId {
-        let (mut paths, mut bytes) = (1usize, 0);
-        for clause in filter.clauses() {
-            match clause {
-                // Their cost is charged while they are matched.
-                Clause::Comparison(_) => {}
-                Clause::Set(set) => {
-                    let size: usize = set.members().map(|(first, _)| first.text.len()).sum();
-                    bytes += size;
-                    if set.negated {
-                        self.loose += size;
-                    } else {
-                        paths = paths.saturating_mul(set.members().count());
-                    }
-                }
-            }
-        }
-        if paths > FilterLimits::default().paths_max {
-            // Its sets make too many entries for an index: some are compared for each event.
-            self.loose += bytes;
-        }
         self.matcher.insert(filter)
     }
 
-    fn matches(&mut self, event: &Event, budget: &mut Budget) -> bool {
-        let (walks, payloads) = (self.matcher.nodes_visited(), self.matcher.payload_work());
-        self.matcher.matches(event, &mut self.found);
-        // About 100 instructions for each node of a walk.
-        let walked =
-            (self.matcher.nodes_visited() - walks) / 10 + (self.matcher.payload_work() - payloads) / 1_000;
-        let walked = u32::try_from(walked).unwrap_or(u32::MAX);
-        let loose = unindexed_cost(self.loose, event);
-        let all = 2 + self.found.len() as u32 / 20;
-        budget.spend(all.saturating_add(walked).saturating_add(loose).min(CHARGE_MAX));
-        !self.found.is_empty()
+    fn matches(&mut self, event: &Event, id: EventId, budget: &mut Budget) -> Option<bool> {
+        if self.tested != Some((id, true)) {
+            if self.tested != Some((id, false)) {
+                self.matcher.give_up();
+            }
+            let (walks, worked) = (self.matcher.nodes_visited(), self.matcher.worked());
+            let is_over = self.matcher.matches_within(event, &mut self.found, STEP_INSTRUCTIONS);
+            self.tested = Some((id, is_over));
+            // About 100 instructions for each node of a walk.
+            let walked =
+                (self.matcher.nodes_visited() - walks) / 10 + (self.matcher.worked() - worked) / 1_000;
+            let walked = u32::try_from(walked).unwrap_or(u32::MAX);
+            let all = 2 + self.found.len() as u32 / 20;
+            budget.spend(all.saturating_add(walked).min(CHARGE_MAX));
+            if !is_over {
+                return None;
+            }
+        }
+        Some(!self.found.is_empty())
     }
 }
 

@@ -1,5 +1,6 @@
 // Bun's publish and subscribe (uWebSockets inside), for storms: a client is subscribed by its first message, which is answered.
-// `bun storm.js PORT [CERT KEY]`: with TLS if both files are given.
+// `bun storm.js PORT [CERT KEY]`: with TLS if both files are given. With SUBSCRIBE=open a client is subscribed by its upgrade, as
+// `fanwire bench --speak plain` expects.
 const [, , port, cert, key] = process.argv;
 const server = Bun.serve({
   port: Number(port),
@@ -21,6 +22,9 @@ const server = Bun.serve({
     perMessageDeflate: false,
     idleTimeout: 0,
     sendPings: false,
+    open(socket) {
+      if (process.env.SUBSCRIBE === "open") socket.subscribe("bench");
+    },
     message(socket) {
       socket.subscribe("bench");
       socket.send('{"type":"ack"}');

@@ -1,8 +1,8 @@
 //! The heap of a loop's thread, grown once at the thread's start.
 //!
-//! glibc gives every thread but the first a heap that grows by one `mprotect` for each 4 KiB: one for every eight events of
-//! 500 bytes until the ring is full. glibc forgets which pages were used when memory is freed, but it keeps them accessible. So a
-//! block that is allocated and freed leaves room that later allocations take without a system call, and no page of it is resident.
+//! glibc gives every thread but the first a heap that grows by one `mprotect` for each 4 KiB, until the ring is full of events.
+//! When memory is freed, glibc returns the pages to the system, but it keeps their addresses accessible. So a block that is
+//! allocated and freed leaves room that later allocations take without a system call, and no page of it is resident.
 //!
 //! `mallopt` has no setting for this: `M_TOP_PAD` does not apply to the heaps of these threads, and the call would need `unsafe`.
 

@@ -1,6 +1,6 @@
 // Starts Chromium for the browser scripts, headless and without stored state. Its errors end the script.
 import { chromium } from 'playwright-core';
-import { cleanups } from './lib.mjs';
+import { cleanups, PATIENCE, SLOWER } from './lib.mjs';
 
 /** A page in a laptop's or a phone's size, with the errors that it reported and the addresses that it requested. */
 export async function launch(options = {}) {
@@ -11,14 +11,13 @@ export async function launch(options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
   const page = await context.newPage();
   // Like a machine that is this many times slower. The scripts' checks must not depend on speed.
-  const slower = Number(process.env.FANWIRE_BROWSER_SLOWER ?? 1);
-  if (slower > 1) await (await context.newCDPSession(page)).send('Emulation.setCPUThrottlingRate', { rate: slower });
+  if (SLOWER > 1) await (await context.newCDPSession(page)).send('Emulation.setCPUThrottlingRate', { rate: SLOWER });
   const faults = [];
   page.on('pageerror', (error) => faults.push(String(error)));
   const asked = [];
   context.on('request', (request) => asked.push(request.url()));
   page.on('websocket', (socket) => asked.push(socket.url()));
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(PATIENCE);
   cleanups.push(async (code) => {
     // A screenshot at the failure.
     if (code !== 0) await page.screenshot({ path: `${process.env.FANWIRE_SCREENSHOTS}/failed-${process.pid}.png` }).catch(() => {});

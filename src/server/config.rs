@@ -116,7 +116,7 @@ pub struct ServerConfig {
     pub cors_origins: Vec<String>,
     /// Systems that are also served at the paths of their own documents. Default: none.
     pub presets: Vec<Preset>,
-    /// Additional paths, each with its dialect. If several match, the last one counts. Default: none beside the usual ones.
+    /// Paths in addition to the usual ones, each with its dialect. If several match, the last one counts. Default: none.
     pub endpoints: Vec<Endpoint>,
     /// Origins of pages that may open WebSockets and event streams and publish, beside the server's own; a page from
     /// elsewhere gets 403. A client without an `Origin` is not a page, and is not refused. `*` allows any origin; `null` is

@@ -57,7 +57,7 @@ fn saved(grant: Option<&Arc<Grant>>) -> Option<SavedGrant> {
 }
 
 /// Returns the grant in this process, or `None` if it is no longer valid. `Some(None)`: there is no authentication.
-#[expect(clippy::option_option, reason = "no grant, and none that holds")]
+#[expect(clippy::option_option, reason = "no valid grant differs from no authentication")]
 fn restored(grant: Option<SavedGrant>, cx: &Context<'_>) -> Option<Option<Arc<Grant>>> {
     let auth = &cx.shared.auth;
     if auth.is_open() {
@@ -82,7 +82,7 @@ impl Connection {
                 };
                 SavedState::Http { buffer: http.buffer.clone(), receiving }
             }
-            // A client that is showing another token gets its response from this process.
+            // A client with an unfinished request gets its response from this process.
             State::Ws(ws) if ws.echo.is_none() && !ws.session.is_busy() => SavedState::Ws {
                 decoder: ws.decoder.clone(),
                 inflates: self.inflates,

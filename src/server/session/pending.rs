@@ -3,7 +3,7 @@
 use crate::dialect::{Asked, Subscribe};
 use crate::filter::Filter;
 
-/// Work on all subscriptions, of which some are done.
+/// Work on all subscriptions, done for some of them.
 #[derive(Debug)]
 pub(super) enum Unfinished {
     Narrowing(Narrowing),

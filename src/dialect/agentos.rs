@@ -14,8 +14,8 @@ use super::codes::{CLOSE_POLICY, ErrorCode};
 use super::command::{UNKNOWN, in_scratch, put_text, text_frame};
 use super::wire::WireProtocol;
 use super::{
-    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, OnLag, Opening, Place,
-    Refusal, Reply, Stamp, Subscribe, split_entity,
+    ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, OnLag, Opening, Place, Refusal,
+    Reply, ReplyTag, Stamp, Subscribe, split_entity,
 };
 use crate::codec::ws;
 use crate::event::{Event, Position, json};
@@ -85,17 +85,17 @@ impl WireProtocol for Agentos {
     }
 
     fn read_unauthenticated(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
-        let nothing = |asked| ClientMessage { kind: UNKNOWN, asked, command: Ok(Command::Nothing) };
-        let Incoming::Text(text) = message else { return nothing(Asked::Silent) };
+        let nothing = |tag| ClientMessage { kind: UNKNOWN, tag, command: Ok(Command::Nothing) };
+        let Incoming::Text(text) = message else { return nothing(ReplyTag::None) };
         if text.len() > bytes_max {
-            return nothing(Asked::Silent);
+            return nothing(ReplyTag::None);
         }
         let text = text.trim_ascii();
         if text.eq_ignore_ascii_case("ping") {
-            return ClientMessage { kind: "ping", asked: Asked::Bare, command: Ok(Command::Ping) };
+            return ClientMessage { kind: "ping", tag: ReplyTag::Bare, command: Ok(Command::Ping) };
         }
         let Ok(message) = serde_json::from_str::<AgentosMessage<'_>>(text) else {
-            return nothing(Asked::Silent);
+            return nothing(ReplyTag::None);
         };
         let (kind, command) = match &*message.kind {
             "ping" => ("ping", Ok(Command::Ping)),
@@ -104,14 +104,14 @@ impl WireProtocol for Agentos {
                 None => ("auth", Err(ClientError::new(ErrorCode::InvalidPayload, "token is missing"))),
             },
             // The stream goes one way: other messages are ignored.
-            _ => return nothing(Asked::Silent),
+            _ => return nothing(ReplyTag::None),
         };
-        ClientMessage { kind, asked: Asked::Silent, command }
+        ClientMessage { kind, tag: ReplyTag::None, command }
     }
 
-    fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes> {
+    fn reply(&self, reply: &Reply<'_>, tag: &ReplyTag, stamp: Stamp) -> Option<Bytes> {
         let message = match reply {
-            Reply::Pong if *asked == Asked::Bare => return Some(text_frame("pong")),
+            Reply::Pong if *tag == ReplyTag::Bare => return Some(text_frame("pong")),
             Reply::Pong => json!({ "type": "pong", "ts": stamp.now.to_string() }),
             Reply::Authenticated => json!({ "type": "authenticated" }),
             Reply::AuthFailed(why) => json!({ "type": "error", "error": why }),

@@ -164,20 +164,20 @@ pub(crate) struct UpdateCounts {
 
 /// Part of a message that its reply repeats.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum ReplyTag {
     /// Nothing.
     #[default]
-    Silent,
+    None,
     /// The message's id.
     Id(String),
     /// The form of the message: a bare word, not JSON.
     Bare,
 }
 
-impl Asked {
+impl ReplyTag {
     /// Returns the message's id, if it has one.
     pub(crate) fn of(id: Option<Cow<'_, str>>) -> Self {
-        id.map_or(Self::Silent, |id| Self::Id(id.into_owned()))
+        id.map_or(Self::None, |id| Self::Id(id.into_owned()))
     }
 
     pub(crate) fn id(&self) -> Option<&str> {
@@ -190,7 +190,7 @@ impl Asked {
 pub(crate) struct ClientMessage {
     /// The message's type if the dialect knows it, else [`UNKNOWN`]; for limits and counts.
     pub(crate) kind: &'static str,
-    pub(crate) asked: Asked,
+    pub(crate) tag: ReplyTag,
     pub(crate) command: Result<Command, ClientError>,
 }
 

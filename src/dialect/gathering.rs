@@ -18,8 +18,8 @@ use super::command::{UNKNOWN, in_scratch, put_text, text_frame};
 use super::infer_attributes::complete;
 use super::wire::WireProtocol;
 use super::{
-    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Refusal,
-    Reply, Stamp, shortened,
+    ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Refusal, Reply,
+    ReplyTag, Stamp, shortened,
 };
 use crate::catalogue::gathering::message_type;
 use crate::codec::ws;
@@ -106,7 +106,7 @@ impl WireProtocol for Gathering {
             Incoming::Binary(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
         };
         let (kind, command) = read(text, place);
-        ClientMessage { kind, asked: Asked::Silent, command }
+        ClientMessage { kind, tag: ReplyTag::None, command }
     }
 
     fn read_unauthenticated(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
@@ -130,10 +130,10 @@ impl WireProtocol for Gathering {
                 (Some(_), _) => ("message", Ok(Command::Withheld)),
             },
         };
-        ClientMessage { kind, asked: Asked::Silent, command }
+        ClientMessage { kind, tag: ReplyTag::None, command }
     }
 
-    fn reply(&self, reply: &Reply<'_>, _: &Asked, stamp: Stamp) -> Option<Bytes> {
+    fn reply(&self, reply: &Reply<'_>, _: &ReplyTag, stamp: Stamp) -> Option<Bytes> {
         let at = stamp.now.to_string();
         let message = match reply {
             Reply::Pong => json!({ "type": "pong" }),

@@ -14,8 +14,8 @@ use super::codes::{CLOSE_POLICY, ErrorCode};
 use super::command::{Strings, UNKNOWN, in_scratch};
 use super::wire::WireProtocol;
 use super::{
-    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Refusal,
-    Reply, Stamp, Subscribe, shortened,
+    ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Refusal, Reply,
+    ReplyTag, Stamp, Subscribe, shortened,
 };
 use crate::codec::ws;
 use crate::event::{Attribute, Event, json};
@@ -123,7 +123,7 @@ impl WireProtocol for Hive {
             Ok(message) => message.command(),
             Err(error) => (UNKNOWN, Err(error)),
         };
-        ClientMessage { kind, asked: Asked::Silent, command }
+        ClientMessage { kind, tag: ReplyTag::None, command }
     }
 
     fn read_unauthenticated(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
@@ -143,10 +143,10 @@ impl WireProtocol for Hive {
                 Err(error) => (UNKNOWN, Err(error)),
             }
         };
-        ClientMessage { kind, asked: Asked::Silent, command }
+        ClientMessage { kind, tag: ReplyTag::None, command }
     }
 
-    fn reply(&self, reply: &Reply<'_>, _: &Asked, _: Stamp) -> Option<Bytes> {
+    fn reply(&self, reply: &Reply<'_>, _: &ReplyTag, _: Stamp) -> Option<Bytes> {
         let message = match reply {
             Reply::Subscribed { id, .. } => json!({ "type": "subscribed", "subscription_id": id }),
             Reply::Unsubscribed { id } => json!({ "type": "unsubscribed", "subscription_id": id }),

@@ -18,8 +18,8 @@ use super::keys::{UnknownKey, first_unknown, plain_key};
 use super::uuid::Uuid;
 use super::wire::WireProtocol;
 use super::{
-    Asked, ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, PastEnd, PastStart, Place,
-    Refusal, Reply, Stamp, Subscribe, UpdateCounts, envelope, shortened, split_entity,
+    ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, PastEnd, PastStart, Place, Refusal,
+    Reply, ReplyTag, Stamp, Subscribe, UpdateCounts, envelope, shortened, split_entity,
 };
 use crate::event::{Attribute, Event, Position, Since, json};
 use crate::filter::{ENTITY, Filter, FilterErrorKind, MemberPatterns, Pattern};
@@ -261,7 +261,7 @@ struct NativeNames {
 fn read_message(text: &str) -> ClientMessage {
     let broken = |details: &str| ClientMessage {
         kind: UNKNOWN,
-        asked: Asked::Silent,
+        tag: ReplyTag::None,
         command: Err(ClientError::invalid(details)),
     };
     let (message, is_known) = match NativeMessage::read(text) {
@@ -279,7 +279,7 @@ fn read_message(text: &str) -> ClientMessage {
     ClientMessage {
         kind: KINDS.iter().find(|kind| **kind == message.kind).copied().unwrap_or(UNKNOWN),
         command,
-        asked: Asked::of(message.message_id),
+        tag: ReplyTag::of(message.message_id),
     }
 }
 
@@ -526,7 +526,7 @@ fn add_start(payload: &mut serde_json::Value, past: Option<&PastStart>) {
 }
 
 /// Returns the frame of a message with this JSON payload.
-fn message(kind: &str, payload: &str, asked: &Asked, stamp: &Stamp) -> Bytes {
+fn message(kind: &str, payload: &str, tag: &ReplyTag, stamp: &Stamp) -> Bytes {
     let mut out = String::with_capacity(160 + payload.len());
     let id = Uuid::random(stamp.random);
     // Writing to a String does not fail.
@@ -535,7 +535,7 @@ fn message(kind: &str, payload: &str, asked: &Asked, stamp: &Stamp) -> Bytes {
         r#"{{"type":"{kind}","payload":{payload},"message_id":"{id}","timestamp":"{}","correlation_id":"#,
         stamp.now,
     );
-    match asked.id() {
+    match tag.id() {
         Some(id) => json::write_string(id, &mut out),
         None => out.push_str("null"),
     }
@@ -553,21 +553,21 @@ impl WireProtocol for Native {
             Incoming::Text(text) => read_message(text),
             Incoming::Binary(_) => ClientMessage {
                 kind: UNKNOWN,
-                asked: Asked::Silent,
+                tag: ReplyTag::None,
                 command: Err(ClientError::invalid("binary")),
             },
         }
     }
 
     fn read_unauthenticated(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
-        let said = |kind, asked, command| ClientMessage { kind, asked, command };
+        let said = |kind, tag, command| ClientMessage { kind, tag, command };
         let text = match message {
-            _ if message.len() > bytes_max => return said(UNKNOWN, Asked::Silent, Ok(Command::Withheld)),
+            _ if message.len() > bytes_max => return said(UNKNOWN, ReplyTag::None, Ok(Command::Withheld)),
             Incoming::Text(text) if text.trim_ascii_start().starts_with('{') => text,
-            _ => return said(UNKNOWN, Asked::Silent, Err(ClientError::invalid("not a JSON object"))),
+            _ => return said(UNKNOWN, ReplyTag::None, Err(ClientError::invalid("not a JSON object"))),
         };
         let Ok((message, _)) = NativeMessage::read(text) else {
-            return said(UNKNOWN, Asked::Silent, Err(ClientError::invalid("no type")));
+            return said(UNKNOWN, ReplyTag::None, Err(ClientError::invalid("no type")));
         };
         let kind = KINDS.iter().find(|kind| **kind == message.kind).copied().unwrap_or(UNKNOWN);
         let command = match kind {
@@ -576,10 +576,10 @@ impl WireProtocol for Native {
             }
             _ => Ok(Command::Withheld),
         };
-        said(kind, Asked::of(message.message_id), command)
+        said(kind, ReplyTag::of(message.message_id), command)
     }
 
-    fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes> {
+    fn reply(&self, reply: &Reply<'_>, tag: &ReplyTag, stamp: Stamp) -> Option<Bytes> {
         let position = || stamp.position.as_ref().map(Since::to_string);
         let (kind, payload) = match reply {
             Reply::Welcome { .. } => return None,
@@ -600,7 +600,7 @@ impl WireProtocol for Native {
             Reply::Refilling { since } => {
                 ("ack", json!({ "since": since.to_string(), "last_event_id": position() }))
             }
-            Reply::Response(payload) => return Some(message("response", payload, asked, &stamp)),
+            Reply::Response(payload) => return Some(message("response", payload, tag, &stamp)),
             Reply::Published(id) => ("ack", json!({ "event_id": id.map(|id| id.to_string()) })),
             Reply::Reconnect(delay_ms) => ("reconnect", json!({ "delay_ms": delay_ms })),
             Reply::Pong => ("pong", json!({ "last_event_id": position() })),
@@ -611,7 +611,7 @@ impl WireProtocol for Native {
             }
             Reply::Error(error) => ("error", json!({ "error": error.text, "code": error.code })),
         };
-        Some(message(kind, &payload.to_string(), asked, &stamp))
+        Some(message(kind, &payload.to_string(), tag, &stamp))
     }
 
     fn gap(&self, gap: &GapNotice) -> Bytes {
@@ -626,7 +626,7 @@ impl WireProtocol for Native {
     fn past_end(&self, end: &PastEnd<'_>, stamp: &Stamp) -> Option<Bytes> {
         let PastEnd { subscription_id, events, complete } = end;
         let payload = json!({ "subscription_id": subscription_id, "events": events, "complete": complete });
-        Some(message("history_end", &payload.to_string(), &Asked::Silent, stamp))
+        Some(message("history_end", &payload.to_string(), &ReplyTag::None, stamp))
     }
 
     fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {

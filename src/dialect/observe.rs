@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 #[cfg(feature = "dialects")]
 use super::autosdlc::{MessageLogConfig, Records};
-use super::command::{Asked, Incoming, Reply};
+use super::command::{Incoming, Reply, ReplyTag};
 use crate::event::{Event, Timestamp};
 use crate::filter::Filter;
 
@@ -76,7 +76,7 @@ pub(crate) struct Watch<'a> {
 /// One thing that happened to a client.
 pub(crate) enum Observed<'a> {
     /// A message of the client. A compressed message may expand to `bytes_max`.
-    Received { kind: &'static str, asked: &'a Asked, message: Incoming<'a>, bytes_max: usize },
+    Received { kind: &'static str, tag: &'a ReplyTag, message: Incoming<'a>, bytes_max: usize },
     /// A reply to the client; [`Reply::Welcome`] is the first of every client that connects.
     Sent { reply: &'a Reply<'a>, frame: &'a [u8] },
     /// A new subscription, with the client's own words for it if the dialect keeps them.

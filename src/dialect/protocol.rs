@@ -285,7 +285,7 @@ impl Protocol {
         let (kind, payload) = answered
             .unwrap_or_else(|error| (MessageType::Error, json!({ "error": error.text, "code": error.code })));
         let mut message = Message::of(kind, payload.to_string());
-        message.correlation_id = read.asked.id().map(str::to_owned);
+        message.correlation_id = read.tag.id().map(str::to_owned);
         Some(message)
     }
 

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 #[cfg(feature = "schema")]
 use super::command::ClientError;
-use super::command::{Asked, ClientMessage, Incoming, PastEnd, Place, Refusal, Reply, Stamp};
+use super::command::{ClientMessage, Incoming, PastEnd, Place, Refusal, Reply, ReplyTag, Stamp};
 #[cfg(feature = "schema")]
 use super::documents::DocumentSchemas;
 use super::gap::GapNotice;
@@ -29,7 +29,7 @@ pub(crate) trait WireProtocol: Sync {
     fn read_unauthenticated(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage;
 
     /// Returns the frame of a reply; `None` if the dialect has no message for it.
-    fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes>;
+    fn reply(&self, reply: &Reply<'_>, tag: &ReplyTag, stamp: Stamp) -> Option<Bytes>;
 
     /// Returns the `gap` message if the dialect reports gaps in band, else a frame that applications do not see.
     fn gap(&self, gap: &GapNotice) -> Bytes;

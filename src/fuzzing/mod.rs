@@ -70,9 +70,9 @@ pub fn dialect(data: &[u8]) {
                 let _ = filter.check(&ServerConfig::default().filter_limits());
             }
         }
-        Ok(_) => frames.extend(encoding.protocol().reply(&Reply::Pong, &read.asked, stamp)),
+        Ok(_) => frames.extend(encoding.protocol().reply(&Reply::Pong, &read.tag, stamp)),
         Err(error) => {
-            let answer = encoding.protocol().reply(&Reply::Error(&error), &read.asked, stamp);
+            let answer = encoding.protocol().reply(&Reply::Error(&error), &read.tag, stamp);
             frames.push(answer.expect("a fault is told"));
         }
     }

@@ -35,8 +35,8 @@ use super::observe::{Observed, Observers, Watch};
 use super::uuid::Uuid;
 use super::wire::{KindLimits, WireProtocol};
 use super::{
-    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Refusal,
-    Reply, Stamp,
+    ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Refusal, Reply,
+    ReplyTag, Stamp,
 };
 use crate::catalogue::autosdlc::event_type;
 use crate::codec::ws;
@@ -100,7 +100,7 @@ impl WireProtocol for Autosdlc {
     fn read(&self, message: Incoming<'_>, _: &Place, bytes_max: usize) -> ClientMessage {
         let fault = |why: String| ClientMessage {
             kind: UNKNOWN,
-            asked: Asked::Silent,
+            tag: ReplyTag::None,
             command: Err(ClientError::invalid(why)),
         };
         match text_of(message, bytes_max) {
@@ -110,13 +110,13 @@ impl WireProtocol for Autosdlc {
     }
 
     fn read_unauthenticated(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
-        let said = |kind, asked, command| ClientMessage { kind, asked, command };
+        let said = |kind, tag, command| ClientMessage { kind, tag, command };
         if message.len() > bytes_max {
-            return said(UNKNOWN, Asked::Silent, Ok(Command::Withheld));
+            return said(UNKNOWN, ReplyTag::None, Ok(Command::Withheld));
         }
         let text = match text_of(message, bytes_max) {
             Ok(text) => text,
-            Err(why) => return said(UNKNOWN, Asked::Silent, Err(ClientError::invalid(why))),
+            Err(why) => return said(UNKNOWN, ReplyTag::None, Err(ClientError::invalid(why))),
         };
         match serde_json::from_str::<AutosdlcMessage<'_>>(&text) {
             Ok(message) => {
@@ -129,13 +129,13 @@ impl WireProtocol for Autosdlc {
                         None => (UNKNOWN, Ok(Command::Nothing)),
                     },
                 };
-                said(kind, Asked::of(message.id), command)
+                said(kind, ReplyTag::of(message.id), command)
             }
-            Err(error) => said(UNKNOWN, Asked::Silent, Err(ClientError::invalid(fault_of(&error)))),
+            Err(error) => said(UNKNOWN, ReplyTag::None, Err(ClientError::invalid(fault_of(&error)))),
         }
     }
 
-    fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes> {
+    fn reply(&self, reply: &Reply<'_>, tag: &ReplyTag, stamp: Stamp) -> Option<Bytes> {
         let millis = millis(stamp.now);
         let (kind, data) = match reply {
             Reply::Welcome { client } => ("connect", json!({ "clientId": client_id(*client) })),
@@ -169,7 +169,7 @@ impl WireProtocol for Autosdlc {
             }
         };
         let mut metadata = json!({ "version": "1.0" });
-        if let Some(id) = asked.id() {
+        if let Some(id) = tag.id() {
             metadata["correlationId"] = id.into();
         }
         let id = Uuid::random(stamp.random ^ u128::MAX).to_string();
@@ -268,10 +268,10 @@ fn read(text: &str) -> ClientMessage {
     match message {
         Ok(message) => {
             let (kind, command) = command(&message);
-            ClientMessage { kind, asked: Asked::of(message.id), command }
+            ClientMessage { kind, tag: ReplyTag::of(message.id), command }
         }
         Err(error) => {
-            ClientMessage { kind: UNKNOWN, asked: Asked::Silent, command: Err(ClientError::invalid(error)) }
+            ClientMessage { kind: UNKNOWN, tag: ReplyTag::None, command: Err(ClientError::invalid(error)) }
         }
     }
 }

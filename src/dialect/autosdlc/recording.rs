@@ -18,13 +18,13 @@ const RESOURCES: [&str; 5] = ["agent", "workflow", "system", "deployment", "gith
 pub(super) fn observe(records: &Records, watch: &Watch<'_>, observed: Observed<'_>) {
     let client = watch.client;
     match observed {
-        Observed::Received { kind, asked, message, bytes_max } => {
+        Observed::Received { kind, tag, message, bytes_max } => {
             let size = message.len();
             records.counters.received(kind, size);
             if is_read() {
                 let text = text_of(message, bytes_max).unwrap_or_default();
                 let data = shown(kind, &text);
-                let id = asked.id().unwrap_or_default();
+                let id = tag.id().unwrap_or_default();
                 Line { direction: "in", client, id, kind, size, data: &data }.log(watch.log);
             }
         }

@@ -104,7 +104,11 @@ impl Answer<'_, '_> {
 
     /// Returns a writer for a later response.
     fn responder(&mut self) -> Responder {
-        Responder { cors: std::mem::take(&mut self.cors), keep_alive: self.keep_alive(), asked: self.cx.now }
+        Responder {
+            cors: std::mem::take(&mut self.cors),
+            keep_alive: self.keep_alive(),
+            received_at: self.cx.now,
+        }
     }
 
     fn outcome(&self) -> RouteOutcome {
@@ -135,12 +139,12 @@ struct Responder {
     cors: Vec<(&'static str, String)>,
     keep_alive: bool,
     /// Time when the request was read: the response's `Date`, at most some seconds old.
-    asked: Timestamp,
+    received_at: Timestamp,
 }
 
 impl Responder {
     fn write(&self, status: u16, headers: &[(&str, &str)], body: &str) -> Bytes {
-        let date = http::date(self.asked.0);
+        let date = http::date(self.received_at.0);
         let mut all = vec![JSON, ("Date", date.as_str())];
         all.extend_from_slice(headers);
         all.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
@@ -461,8 +465,8 @@ impl Answer<'_, '_> {
         if let Err(refusal) = self.require_right("the api", Grant::is_admin) {
             return refusal;
         }
-        let mut asked = self.request.query_pairs().filter(|(name, _)| name == "client_id");
-        let Some((_, client)) = asked.next() else {
+        let mut ids = self.request.query_pairs().filter(|(name, _)| name == "client_id");
+        let Some((_, client)) = ids.next() else {
             let error = "client_id is missing: the one that the client was told when it connected";
             return self.error(ErrorCode::InvalidQuery, error, &[]);
         };

@@ -358,7 +358,7 @@ impl<S: Socket> LoopState<S> {
         let ReplayWork::Forward(forward) = &replay.work else { return false };
         let is_unwanted = |(after, gone): (EventId, u64)| {
             let (shard, from) = ((after.epoch, after.shard), after.next_sequence());
-            let count = self.delivery.kind_log.count(replay.selector.asked(), shard, from, gone, &mut 0);
+            let count = self.delivery.kind_log.count(replay.selector.requested(), shard, from, gone, &mut 0);
             matches!(count, Some(Count { most: 0, .. }))
         };
         forward.lost().is_some_and(|mut lost| lost.all(is_unwanted))
@@ -564,7 +564,7 @@ impl Page<'_> {
             return Some(missed);
         };
         let (shard, from) = ((after.epoch, after.shard), after.next_sequence());
-        let count = self.kind_log.count(self.selector.asked(), shard, from, gone, self.spent);
+        let count = self.kind_log.count(self.selector.requested(), shard, from, gone, self.spent);
         match count {
             None => Some(missed),
             Some(Count { most: 0, .. }) => None,

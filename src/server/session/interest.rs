@@ -20,7 +20,7 @@ use super::subscription::{
     ALL, AffectedFilter, HAS_SNAPSHOT, SessionSubscription, SubscriptionName, called, hash,
 };
 use super::weight::Weight;
-use crate::dialect::{Asked, ClientError, ErrorCode, Observed, OnLag, Reply, Stamp, Subscribe};
+use crate::dialect::{ClientError, ErrorCode, Observed, OnLag, Reply, ReplyTag, Stamp, Subscribe};
 use crate::event::EventId;
 use crate::feed::{Change, Conflation, LagPolicy};
 use crate::filter::Filter;
@@ -114,7 +114,7 @@ impl Session {
     pub(super) fn subscribe(
         &mut self,
         mut subscribe: Subscribe,
-        mut asked: Option<&Asked>,
+        mut tag: Option<&ReplyTag>,
         cx: &mut Context<'_>,
     ) -> Result<(), ClientError> {
         if let Some(grant) = self.grant() {
@@ -137,11 +137,11 @@ impl Session {
         let began = if is_snapshot { None } else { cx.view.position().map(Began::from) };
         let filters: SmallVec<[Filter; 1]> = std::iter::once(filter).chain(or).collect();
         if let Some(from) = past {
-            let report = match asked.take_if(|_| self.encoding.protocol().reports_past_start()) {
-                Some(asked) => {
+            let report = match tag.take_if(|_| self.encoding.protocol().reports_past_start()) {
+                Some(tag) => {
                     let position = self.place(true, cx);
                     let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position };
-                    PastReport::answering(&id, asked.clone(), stamp)
+                    PastReport::answering(&id, tag.clone(), stamp)
                 }
                 None => PastReport::of(&id),
             };
@@ -186,9 +186,9 @@ impl Session {
         }
         let added = self.subscriptions.len() - first;
         self.emit_change(gone, first..self.subscriptions.len(), added, cx);
-        if let Some(asked) = asked {
+        if let Some(tag) = tag {
             let place = self.place(true, cx);
-            self.reply_at(place, &Reply::Subscribed { id: &id, past: None }, asked, cx);
+            self.reply_at(place, &Reply::Subscribed { id: &id, past: None }, tag, cx);
         }
         Ok(())
     }

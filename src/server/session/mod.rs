@@ -35,8 +35,8 @@ use super::tick::Tick;
 use crate::codec::ws;
 use crate::dialect::codes::LABEL_AUTH_LATE;
 use crate::dialect::{
-    Asked, CLOSE_POLICY, ClientError, ClientMessage, Command, Complete, Encoding, ErrorCode, Incoming,
-    Observed, Opening, Place, Refusal, Reply, Stamp, Subscribe, lean, native, shortened,
+    CLOSE_POLICY, ClientError, ClientMessage, Command, Complete, Encoding, ErrorCode, Incoming, Observed,
+    Opening, Place, Refusal, Reply, ReplyTag, Stamp, Subscribe, lean, native, shortened,
 };
 use crate::engine::Refused;
 use crate::event::{EventId, Since};
@@ -123,7 +123,7 @@ impl Session {
             })
         });
         let mut session = Self { encoding, own, ..Self::default() };
-        session.reply(&Reply::Welcome { client: session.client() }, &Asked::Silent, cx);
+        session.reply(&Reply::Welcome { client: session.client() }, &ReplyTag::None, cx);
         match (subscribe, &mut session.own) {
             (Some(subscribe), Some(own)) if is_locked => own.rights.wait_with(subscribe),
             (Some(subscribe), _) => session.subscribe_by_path(*subscribe, cx),
@@ -136,7 +136,7 @@ impl Session {
     /// Adds the subscription of the path.
     fn subscribe_by_path(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) {
         if let Err(error) = self.subscribe(subscribe, None, cx) {
-            self.fail(&error, &Asked::Silent, cx);
+            self.fail(&error, &ReplyTag::None, cx);
         }
     }
 
@@ -189,9 +189,9 @@ impl Session {
             };
             let each = if is_locked { UNAUTHENTICATED_INSTRUCTIONS } else { GLANCE_INSTRUCTIONS };
             cx.budget.spend_bytes(looked_at, each);
-            self.observe_message(said.kind, &said.asked, message, cx);
+            self.observe_message(said.kind, &said.tag, message, cx);
             if let Err(limited) = self.admit_message(said.kind, cx) {
-                self.fail(&limited.error(said.kind), &said.asked, cx);
+                self.fail(&limited.error(said.kind), &said.tag, cx);
                 if limited.is_last {
                     cx.send(ws::close_frame(CLOSE_POLICY, "rate limit exceeded"));
                     return Flow::Over;
@@ -204,44 +204,44 @@ impl Session {
         }
         let nowhere = Place::default();
         let place = self.own.as_ref().map_or(&nowhere, |own| &own.place);
-        let ClientMessage { kind, asked, command } =
+        let ClientMessage { kind, tag, command } =
             protocol.read(message, place, cx.config.message_bytes_max(false));
         cx.budget.spend_bytes(message.len(), READ_INSTRUCTIONS);
         if !is_counted {
-            self.observe_message(kind, &asked, message, cx);
+            self.observe_message(kind, &tag, message, cx);
         }
         if let Err(error) = cx.config.check_message(self.encoding.protocol(), message) {
-            self.fail(&error, &asked, cx);
+            self.fail(&error, &tag, cx);
             return Flow::On;
         }
         let executed = match command {
-            Ok(Command::Auth { token }) => return self.take_token(&token, asked, cx),
-            Ok(command) => self.execute(command, &asked, cx),
+            Ok(Command::Auth { token }) => return self.take_token(&token, tag, cx),
+            Ok(command) => self.execute(command, &tag, cx),
             Err(error) => Err(error),
         };
         if let Err(error) = executed {
-            self.fail(&error, &asked, cx);
+            self.fail(&error, &tag, cx);
         }
         Flow::On
     }
 
     /// Handles a message of a client without a token, which may only send a token or a ping.
     fn read_unauthenticated(&mut self, said: ClientMessage, cx: &mut Context<'_>) -> Flow {
-        let ClientMessage { asked, command, .. } = said;
+        let ClientMessage { tag, command, .. } = said;
         let is_strict = self.encoding.protocol().refuse(&Refusal::NoToken).is_some();
         let executed = match command {
-            Ok(Command::Auth { token }) => return self.take_token(&token, asked, cx),
+            Ok(Command::Auth { token }) => return self.take_token(&token, tag, cx),
             Err(error) if is_strict => return self.refuse(&Refusal::BadToken(error.text), cx),
             Err(error) => Err(error),
             Ok(_) if is_strict => return self.refuse(&Refusal::NoToken, cx),
-            Ok(command @ (Command::Ping | Command::Nothing)) => self.execute(command, &asked, cx),
+            Ok(command @ (Command::Ping | Command::Nothing)) => self.execute(command, &tag, cx),
             Ok(_) => {
                 cx.shared.metrics.fault(Denied::Missing.label());
                 Err(ClientError::new(Denied::Missing.code(), Denied::Missing.to_string()))
             }
         };
         if let Err(error) = executed {
-            self.fail(&error, &asked, cx);
+            self.fail(&error, &tag, cx);
         }
         Flow::On
     }
@@ -255,7 +255,7 @@ impl Session {
         self.own.get_or_insert_default().rights.admit_message(kind, protocol, cx)
     }
 
-    fn take_token(&mut self, token: &str, asked: Asked, cx: &mut Context<'_>) -> Flow {
+    fn take_token(&mut self, token: &str, tag: ReplyTag, cx: &mut Context<'_>) -> Flow {
         let saw = self.rights().and_then(Rights::sees).cloned();
         let unlocked = match &mut self.own {
             Some(own) => own.rights.unlock(token, cx),
@@ -272,13 +272,13 @@ impl Session {
                     // The client sees the same events, but may be another user.
                     self.emit_change(Vec::new(), 0..0, 0, cx);
                 }
-                self.begin_narrowing(Narrowing { saw, next, asked, waiting }, cx);
+                self.begin_narrowing(Narrowing { saw, next, tag, waiting }, cx);
                 Flow::On
             }
             Err(denied) => {
                 cx.shared.metrics.fault(denied.label());
                 let why = denied.to_string();
-                self.reply(&Reply::AuthFailed(&why), &asked, cx);
+                self.reply(&Reply::AuthFailed(&why), &tag, cx);
                 self.refuse(&Refusal::BadToken(why), cx)
             }
         }
@@ -287,7 +287,7 @@ impl Session {
     /// Tells the client, in its dialect, that it may no longer see its events.
     pub(crate) fn denied(&self, why: Denied, cx: &mut Context<'_>) {
         let text = why.to_string();
-        self.reply(&Reply::Error(&ClientError::new(why.code(), text.as_str())), &Asked::Silent, cx);
+        self.reply(&Reply::Error(&ClientError::new(why.code(), text.as_str())), &ReplyTag::None, cx);
         let close = self.encoding.protocol().refuse(&Refusal::BadToken(text.clone()));
         let (code, reason) = close.unwrap_or((CLOSE_POLICY, text.into()));
         cx.send(ws::close_frame(code, &reason));
@@ -336,7 +336,7 @@ impl Session {
 
     /// Tells the client when to reconnect, if its protocol has a message for that.
     pub(crate) fn reconnect(&self, delay_ms: u64, cx: &mut Context<'_>) {
-        self.reply(&Reply::Reconnect(delay_ms), &Asked::default(), cx);
+        self.reply(&Reply::Reconnect(delay_ms), &ReplyTag::default(), cx);
     }
 
     /// Reports something that happened to the client to its dialect.
@@ -347,24 +347,24 @@ impl Session {
         }
     }
 
-    fn observe_message(&self, kind: &'static str, asked: &Asked, message: Incoming<'_>, cx: &Context<'_>) {
+    fn observe_message(&self, kind: &'static str, tag: &ReplyTag, message: Incoming<'_>, cx: &Context<'_>) {
         let bytes_max = cx.config.max_message_bytes;
-        self.observe(Observed::Received { kind, asked, message, bytes_max }, cx);
+        self.observe(Observed::Received { kind, tag, message, bytes_max }, cx);
     }
 
-    fn fail(&self, error: &ClientError, asked: &Asked, cx: &mut Context<'_>) {
+    fn fail(&self, error: &ClientError, tag: &ReplyTag, cx: &mut Context<'_>) {
         cx.shared.metrics.fault(error.code.name());
-        self.reply(&Reply::Error(error), asked, cx);
+        self.reply(&Reply::Error(error), tag, cx);
     }
 
-    fn reply(&self, reply: &Reply<'_>, asked: &Asked, cx: &mut Context<'_>) {
-        self.reply_at(None, reply, asked, cx);
+    fn reply(&self, reply: &Reply<'_>, tag: &ReplyTag, cx: &mut Context<'_>) {
+        self.reply_at(None, reply, tag, cx);
     }
 
     /// Responds, with the client's place after the response.
-    fn reply_at(&self, place: Option<Since>, reply: &Reply<'_>, asked: &Asked, cx: &mut Context<'_>) {
+    fn reply_at(&self, place: Option<Since>, reply: &Reply<'_>, tag: &ReplyTag, cx: &mut Context<'_>) {
         let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: place };
-        if let Some(frame) = self.encoding.protocol().reply(reply, asked, stamp) {
+        if let Some(frame) = self.encoding.protocol().reply(reply, tag, stamp) {
             self.observe(Observed::Sent { reply, frame: &frame }, cx);
             cx.send(frame);
         }
@@ -393,13 +393,13 @@ impl Session {
         Some(place)
     }
 
-    fn execute(&mut self, command: Command, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
+    fn execute(&mut self, command: Command, tag: &ReplyTag, cx: &mut Context<'_>) -> Result<(), ClientError> {
         match command {
             Command::Subscribe(subscribe) => {
                 // The response goes between the events pending before and those after the change.
-                self.subscribe(*subscribe, Some(asked), cx)
+                self.subscribe(*subscribe, Some(tag), cx)
             }
-            Command::Update(update) => self.update(*update, asked, cx),
+            Command::Update(update) => self.update(*update, tag, cx),
             Command::Unsubscribe { subscription_id, strict } => {
                 let gone = if subscription_id == ALL {
                     self.forget(0..self.subscriptions.len(), cx)
@@ -415,37 +415,37 @@ impl Session {
                 } else {
                     self.emit_change(gone, 0..0, 0, cx);
                 }
-                self.reply(&Reply::Unsubscribed { id: &subscription_id }, asked, cx);
+                self.reply(&Reply::Unsubscribed { id: &subscription_id }, tag, cx);
                 Ok(())
             }
             Command::Refill { since } => {
                 self.refill(since.clone(), cx);
-                self.reply(&Reply::Refilling { since: &since }, asked, cx);
+                self.reply(&Reply::Refilling { since: &since }, tag, cx);
                 Ok(())
             }
             Command::Request { action } if action == "list_subscriptions" => {
-                self.begin_listing(asked.clone(), cx);
+                self.begin_listing(tag.clone(), cx);
                 Ok(())
             }
             Command::Request { action } => {
                 let payload = self.request(&action, cx)?;
-                self.reply(&Reply::Response(&payload), asked, cx);
+                self.reply(&Reply::Response(&payload), tag, cx);
                 Ok(())
             }
             Command::Presence { channel } => {
                 let payload = presence_query::answer(cx.shared, cx.config, &channel, self.grant())?;
-                self.reply(&Reply::Response(&payload.to_string()), asked, cx);
+                self.reply(&Reply::Response(&payload.to_string()), tag, cx);
                 Ok(())
             }
             Command::Ping => {
                 let place = self.place(false, cx);
-                self.reply_at(place, &Reply::Pong, asked, cx);
+                self.reply_at(place, &Reply::Pong, tag, cx);
                 Ok(())
             }
-            Command::Publish { event, is_acked } => self.publish(event, is_acked, asked, cx),
+            Command::Publish { event, is_acked } => self.publish(event, is_acked, tag, cx),
             Command::Say(event) => {
                 self.mute_own_source(event.source().unwrap_or_default(), cx);
-                self.publish(event, true, asked, cx)
+                self.publish(event, true, tag, cx)
             }
             Command::Auth { .. } | Command::Withheld | Command::Nothing => Ok(()),
         }
@@ -468,7 +468,7 @@ impl Session {
         &self,
         event: Complete,
         is_acked: bool,
-        asked: &Asked,
+        tag: &ReplyTag,
         cx: &mut Context<'_>,
     ) -> Result<(), ClientError> {
         if let Some(rights) = self.rights() {
@@ -479,13 +479,13 @@ impl Session {
         cx.config.check_event(&event).map_err(|error| ClientError::new(ErrorCode::Schema, error))?;
         cx.shared.metrics.events_published.inc();
         let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: None };
-        let (encoding, asked) = (self.encoding, asked.clone());
+        let (encoding, tag) = (self.encoding, tag.clone());
         let answer = move |outcome: Result<Option<EventId>, Refused>| match outcome {
             Ok(_) if !is_acked => None,
-            Ok(id) => encoding.protocol().reply(&Reply::Published(id), &asked, stamp),
+            Ok(id) => encoding.protocol().reply(&Reply::Published(id), &tag, stamp),
             Err(why) => {
                 let error = ClientError::new(why.code(), why.text());
-                encoding.protocol().reply(&Reply::Error(&error), &asked, stamp)
+                encoding.protocol().reply(&Reply::Error(&error), &tag, stamp)
             }
         };
         cx.effects.push(Effect::Publish { events: vec![event], answer: PublishAnswer(Box::new(answer)) });

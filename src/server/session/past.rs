@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use crate::dialect::{Asked, Encoding, PastEnd, PastStart, Reply, Stamp, UpdateCounts};
+use crate::dialect::{Encoding, PastEnd, PastStart, Reply, ReplyTag, Stamp, UpdateCounts};
 use crate::event::Since;
 
 /// Start of a replay.
@@ -35,7 +35,7 @@ pub(crate) struct PastReport {
 /// Message that requested a past.
 #[derive(Debug)]
 struct Unanswered {
-    asked: Asked,
+    tag: ReplyTag,
     stamp: Stamp,
     /// Counts of an update; `None` for a subscribe.
     update: Option<UpdateCounts>,
@@ -49,25 +49,25 @@ impl PastReport {
 
     /// Returns the reports for a subscription, with the response to its subscribe. `stamp` is of the time when it was
     /// accepted.
-    pub(crate) fn answering(name: &str, asked: Asked, stamp: Stamp) -> Self {
-        Self { name: name.into(), unanswered: Some(Box::new(Unanswered { asked, stamp, update: None })) }
+    pub(crate) fn answering(name: &str, tag: ReplyTag, stamp: Stamp) -> Self {
+        Self { name: name.into(), unanswered: Some(Box::new(Unanswered { tag, stamp, update: None })) }
     }
 
     /// Returns the reports for values that an update added to a subscription, with the response to the update.
-    pub(crate) fn of_update(name: &str, asked: Asked, stamp: Stamp, counts: UpdateCounts) -> Self {
-        let unanswered = Unanswered { asked, stamp, update: Some(counts) };
+    pub(crate) fn of_update(name: &str, tag: ReplyTag, stamp: Stamp, counts: UpdateCounts) -> Self {
+        let unanswered = Unanswered { tag, stamp, update: Some(counts) };
         Self { name: name.into(), unanswered: Some(Box::new(unanswered)) }
     }
 
     /// Returns the response to the message, if it is still pending.
     pub(crate) fn answer(&mut self, encoding: Encoding, past: &PastStart) -> Option<Bytes> {
-        let Unanswered { asked, stamp, update } = *self.unanswered.take()?;
+        let Unanswered { tag, stamp, update } = *self.unanswered.take()?;
         let past = Some(past);
         let reply = match update {
             Some(counts) => Reply::Updated { counts, past },
             None => Reply::Subscribed { id: &self.name, past },
         };
-        encoding.protocol().reply(&reply, &asked, stamp)
+        encoding.protocol().reply(&reply, &tag, stamp)
     }
 
     /// Returns the report that the past is over.
@@ -83,10 +83,10 @@ impl PastReport {
 
     /// Returns the heap memory of the reports, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
-        let asked = self
+        let tag = self
             .unanswered
             .as_ref()
-            .map_or(0, |one| size_of::<Unanswered>() + one.asked.id().map_or(0, str::len));
-        self.name.len() + asked
+            .map_or(0, |one| size_of::<Unanswered>() + one.tag.id().map_or(0, str::len));
+        self.name.len() + tag
     }
 }

@@ -1,6 +1,6 @@
 //! Partly done work on all of a client's subscriptions.
 
-use crate::dialect::{Asked, Subscribe};
+use crate::dialect::{ReplyTag, Subscribe};
 use crate::filter::Filter;
 
 /// Work on all subscriptions, done for some of them.
@@ -18,7 +18,7 @@ pub(super) struct Narrowing {
     /// Index of the next subscription to narrow.
     pub(super) next: usize,
     /// Message with the token.
-    pub(super) asked: Asked,
+    pub(super) tag: ReplyTag,
     /// Subscription that waited for the token.
     pub(super) waiting: Option<Box<Subscribe>>,
 }
@@ -26,7 +26,7 @@ pub(super) struct Narrowing {
 /// List of a client's subscriptions.
 #[derive(Debug)]
 pub(super) struct Listing {
-    pub(super) asked: Asked,
+    pub(super) tag: ReplyTag,
     /// Index of the next subscription to write.
     pub(super) next: usize,
     /// Response so far.

@@ -8,7 +8,7 @@ use super::Session;
 use super::context::Context;
 use super::pending::{Listing, Narrowing, Unfinished};
 use super::subscription::AffectedFilter;
-use crate::dialect::{Asked, Reply, native};
+use crate::dialect::{Reply, ReplyTag, native};
 use crate::feed::Conflation;
 use crate::filter::Filter;
 
@@ -42,9 +42,9 @@ impl Session {
     }
 
     /// Starts to respond to a `list_subscriptions`. Finishes if the budget allows it.
-    pub(super) fn begin_listing(&mut self, asked: Asked, cx: &mut Context<'_>) {
+    pub(super) fn begin_listing(&mut self, tag: ReplyTag, cx: &mut Context<'_>) {
         let text = String::from(r#"{"subscriptions":["#);
-        let left = self.go_on_listing(Listing { asked, next: 0, text }, cx);
+        let left = self.go_on_listing(Listing { tag, next: 0, text }, cx);
         self.keep(left);
     }
 
@@ -77,8 +77,8 @@ impl Session {
             self.emit_change(removed, fresh, 0, cx);
             narrowing.next = next;
         }
-        let Narrowing { asked, waiting, .. } = narrowing;
-        self.reply(&Reply::Authenticated, &asked, cx);
+        let Narrowing { tag, waiting, .. } = narrowing;
+        self.reply(&Reply::Authenticated, &tag, cx);
         if let Some(subscribe) = waiting {
             self.subscribe_by_path(*subscribe, cx);
         }
@@ -106,7 +106,7 @@ impl Session {
             listing.next += count;
         }
         listing.text.push_str("]}");
-        self.reply(&Reply::Response(&listing.text), &listing.asked, cx);
+        self.reply(&Reply::Response(&listing.text), &listing.tag, cx);
         None
     }
 }

@@ -17,7 +17,7 @@ use super::rights::forbidden;
 use super::subscription::{AffectedFilter, HAS_SNAPSHOT, SessionSubscription};
 use super::weight::Weight;
 use crate::dialect::{
-    Asked, ClientError, ErrorCode, ListUpdate, Reply, Stamp, Update, UpdateCounts, shortened,
+    ClientError, ErrorCode, ListUpdate, Reply, ReplyTag, Stamp, Update, UpdateCounts, shortened,
 };
 use crate::event::Attribute;
 use crate::feed::Conflation;
@@ -273,7 +273,7 @@ impl Session {
     pub(super) fn update(
         &mut self,
         mut update: Update,
-        asked: &Asked,
+        tag: &ReplyTag,
         cx: &mut Context<'_>,
     ) -> Result<(), ClientError> {
         if let Some(grant) = self.grant() {
@@ -308,7 +308,7 @@ impl Session {
             Stamp { random: cx.rng.next_u128(), now: cx.now, position }
         });
         if let Some(stamp) = stamp {
-            let report = PastReport::of_update(&update.subscription_id, asked.clone(), stamp, counts);
+            let report = PastReport::of_update(&update.subscription_id, tag.clone(), stamp, counts);
             self.begin_snapshot_of(&parts, &range, is_whole && !was_empty, report, cx);
         }
         if counts.added + counts.removed > 0 {
@@ -316,7 +316,7 @@ impl Session {
         }
         if !is_past_due {
             let place = self.place(true, cx);
-            self.reply_at(place, &Reply::Updated { counts, past: None }, asked, cx);
+            self.reply_at(place, &Reply::Updated { counts, past: None }, tag, cx);
         }
         Ok(())
     }

@@ -42,7 +42,7 @@ const STEP_INSTRUCTIONS: u64 = CHARGE_MAX as u64 * 1_000 / 2;
 pub(super) struct ReplaySelector {
     filter: Test,
     /// Filters that make up `filter`.
-    asked: SmallVec<[Filter; 1]>,
+    requested: SmallVec<[Filter; 1]>,
     wants: Wants,
     except: Test,
     /// Places at which the subscriptions of `except` began: of a single filter, and of each class of a matcher.
@@ -91,7 +91,7 @@ impl ReplaySelector {
         };
         let mut selector = Self {
             filter: Test::None,
-            asked: smallvec![filter.clone()],
+            requested: smallvec![filter.clone()],
             wants,
             except: Test::None,
             plain_began: None,
@@ -123,7 +123,7 @@ impl ReplaySelector {
                 selector.filter = Test::None;
                 selector.wanted = filters;
                 selector.wanted.extend(last);
-                selector.asked = selector.wanted.iter().cloned().collect();
+                selector.requested = selector.wanted.iter().cloned().collect();
                 selector.wants = match selector.wanted.as_slice() {
                     all if is_alone && all.iter().any(Filter::is_everything) => Wants::Everything,
                     all if all.iter().all(Filter::is_nothing) => Wants::Nothing,
@@ -149,8 +149,8 @@ impl ReplaySelector {
     }
 
     /// Returns the filters of which one must match.
-    pub(super) fn asked(&self) -> &[Filter] {
-        &self.asked
+    pub(super) fn requested(&self) -> &[Filter] {
+        &self.requested
     }
 
     /// Compiles filters that are not compiled yet. Returns whether all are.
@@ -242,7 +242,7 @@ impl ReplaySelector {
     pub(super) fn held_bytes(&self) -> usize {
         let pending =
             self.pending.iter().map(|one| one.filter.bytes().len() + size_of::<DeliveredElsewhere>());
-        let filters = self.asked.iter().chain(&self.wanted);
+        let filters = self.requested.iter().chain(&self.wanted);
         let filters: usize = filters.map(|one| one.bytes().len() + size_of::<Filter>()).sum();
         let began = self.began.capacity() * size_of::<(ClassId, Option<Began>)>();
         self.filter.held_bytes() + self.except.held_bytes() + began + filters + pending.sum::<usize>()

@@ -111,7 +111,9 @@ fn the_heartbeats_of_idle_clients_leave_nothing_in_memory_and_cause_no_report() 
     let clients: Vec<_> = (0..100).map(|_| world.connect(&upgrade).0).collect();
     // The reports that the newcomers cause.
     (0..30).for_each(|_| world.after(1));
-    clients.iter().for_each(|wire| drop(text(wire)));
+    for wire in &clients {
+        text(wire);
+    }
     let (writes, mut idle) = (world.shared.metrics.writes.get(), 0);
     while clients.iter().any(|wire| wire.with(|ends| ends.to_client.is_empty())) && idle < 1000 {
         world.after(1);

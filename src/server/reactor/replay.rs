@@ -425,7 +425,7 @@ impl<S: Socket> LoopState<S> {
                     if out.is_full() || budget.is_spent() {
                         return false;
                     }
-                    if !out.judge.decides(event, budget) {
+                    if !out.selector.decides(event, budget) {
                         return false;
                     }
                     *next = number + 1;
@@ -443,7 +443,7 @@ impl<S: Socket> LoopState<S> {
                 {
                     budget.spend(1);
                     if let Some(event) = snapshot.get(number) {
-                        if !out.judge.decides(event, budget) {
+                        if !out.selector.decides(event, budget) {
                             return false;
                         }
                         out.event(event, None, budget);
@@ -585,7 +585,7 @@ impl EventSink for Page<'_> {
     }
 
     fn decides(&mut self, event: &Event, budget: &mut Budget) -> bool {
-        self.judge.decides(event, budget)
+        self.selector.decides(event, budget)
     }
 
     /// A client's position after an event of several shards may differ from the loop's, if shards have their own

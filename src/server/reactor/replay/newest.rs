@@ -125,7 +125,7 @@ impl Newest {
                 return Step::More;
             }
             let Some(at) = self.last(&tails) else { return Step::Over };
-            if tails[at].back().is_some_and(|event| !judge.decides(event, budget)) {
+            if tails[at].back().is_some_and(|event| !selector.decides(event, budget)) {
                 return Step::More;
             }
             if let Some(event) = tails[at].pop_back() {

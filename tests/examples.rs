@@ -5,9 +5,24 @@ mod support;
 #[path = "../examples/axum.rs"]
 #[allow(dead_code, reason = "`main` is for running it by itself")]
 mod axum;
+#[path = "../examples/game_loop.rs"]
+#[allow(dead_code, reason = "as above")]
+mod game_loop;
+#[path = "../examples/latency.rs"]
+#[allow(dead_code, reason = "as above")]
+mod latency;
+#[path = "../examples/market_data.rs"]
+#[allow(dead_code, reason = "as above")]
+mod market_data;
+#[path = "../examples/pipeline.rs"]
+#[allow(dead_code, reason = "as above")]
+mod pipeline;
 #[path = "../examples/ticker.rs"]
 #[allow(dead_code, reason = "as above")]
 mod ticker;
+#[path = "../examples/tokio_service.rs"]
+#[allow(dead_code, reason = "as above")]
+mod tokio_service;
 
 use std::path::Path;
 use std::time::Duration;
@@ -102,4 +117,70 @@ fn a_shell_pipes_what_a_command_prints() {
     assert_eq!(lines[0]["payload"], json!({"line": "one"}));
     assert_eq!(lines[1]["payload"], json!({"line": "\"two\"\\\ttab"}));
     assert_eq!(lines[0]["correlation_id"], lines[1]["correlation_id"]);
+}
+
+#[test]
+fn bars_of_typed_ticks_reach_a_screen() {
+    use market_data::Tick;
+    let (server, ticks) = market_data::start("127.0.0.1:0").expect("it starts");
+    let mut screen = Sse::open(server.local_addr(), "?type=bar&entity=symbol:BOLT&on_lag=conflate");
+    let tick = |symbol, volume, price| _ = ticks.publish(Tick { symbol, volume, price });
+    // Another symbol, a tick without volume, and one of no symbol make no bar of this one.
+    tick(0, 1, 5.0);
+    tick(1, 0, 6.0);
+    tick(9, 1, 7.0);
+    tick(1, 30, 8.5);
+    let bar = screen.event().json();
+    assert_eq!(bar["payload"], json!({"last": 8.5, "volume": 30, "trades": 1}));
+    assert_eq!(bar["entity"]["id"], "BOLT");
+    ticks.close();
+}
+
+#[test]
+fn a_tokio_task_takes_orders_until_the_bus_is_closed() {
+    use tokio_service::{Order, take_orders};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(async {
+        let orders = fanwire::Bus::of::<Order>();
+        let service = tokio::spawn(take_orders(orders.clone()));
+        while orders.subscriber_count() == 0 {
+            tokio::task::yield_now().await;
+        }
+        orders.publish(Order::Buy { symbol: "ACME".to_owned(), amount: 7 });
+        orders.publish_batch([Order::Cancel(3), Order::Buy { symbol: "BOLT".to_owned(), amount: 5 }]);
+        orders.close();
+        let totals = service.await.expect("no panic");
+        assert_eq!((totals.bought, totals.cancelled, totals.missed), (12, vec![3], 0));
+    });
+}
+
+#[test]
+fn a_frame_takes_its_share_of_moves_and_waits_for_none() {
+    use game_loop::{Move, World};
+    let moves = fanwire::Bus::builder().carrying::<Move>().capacity(1024).build().expect("valid");
+    let mut reader = moves.subscribe(fanwire::Predicate::all());
+    let mut world = World::default();
+    world.frame(&mut reader);
+    moves.publish_batch((0..300_u16).map(|n| Move { player: 1, x: f32::from(n), y: 0.0 }));
+    world.frame(&mut reader);
+    assert_eq!((world.players[1].0 as u32, reader.lag()), (255, 44));
+    world.frame(&mut reader);
+    assert_eq!((world.players[1].0 as u32, world.frames, world.missed), (299, 3, 0));
+}
+
+#[test]
+fn an_order_is_matched_after_it_was_journalled() {
+    let (matched, hears) = std::sync::mpsc::channel();
+    let text = |id: u64| if id % 10 == 0 { String::new() } else { "buy".to_owned() };
+    pipeline::run((0..1000).map(|id| pipeline::Order { id, text: text(id) }), matched).expect("it runs");
+    let matched: Vec<(u64, usize)> = hears.iter().collect();
+    assert!(matched.iter().map(|(id, _)| *id).eq((0..1000).filter(|id| id % 10 != 0)));
+    assert!(matched.iter().all(|(id, written)| *written > *id as usize), "{matched:?}");
+}
+
+#[test]
+fn the_latency_table_has_a_row_for_each_wait_and_core() {
+    let table = latency::table(20);
+    assert_eq!(table.lines().count(), 2 + 6, "{table}");
+    assert!(table.lines().skip(2).all(|row| row.split('|').count() == 8), "{table}");
 }

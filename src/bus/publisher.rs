@@ -270,7 +270,11 @@ impl<T: Item> Bus<T> {
         let inner = &*self.0;
         inner.publish_batch(items, |shard, batch| {
             let assign = |item: &T, sequence| item.set_id(inner.id(shard, sequence));
-            inner.with_writer(|writer| writer.publish_batch(shard, batch, assign))
+            if T::Codec::COUNTED {
+                inner.with_writer(|writer| writer.publish_batch(shard, batch, assign))
+            } else {
+                inner.rings.publish_batch_inline(shard, batch, assign)
+            }
         })
     }
 

@@ -2,13 +2,14 @@
 //! one after the other, round by round. `cargo run --release -- [ROUNDS] [MILLISECONDS] [NAME | SHAPE]...`
 //! prints a table of medians and writes SVG. With parts of names, or shapes like `1:4`, it runs only those, and
 //! writes no SVG. `line=LOW-HIGH` accepts only runs while a cache line takes that many ns (see `line`).
-//! `latency` and `scaling` (against shards, publishers and readers, with an SVG) are names, too.
+//! `latency`, `stages` and `scaling` (against shards, publishers and readers, with an SVG) are names, too.
 
 mod contestants;
 mod latency;
 mod line;
 mod plot;
 mod scaling;
+mod stages;
 
 use std::time::Duration;
 
@@ -82,6 +83,9 @@ fn main() {
     let is_named = |part: &str| is_whole || names.iter().any(|name| name == part);
     if is_named("latency") {
         latency::print(time, range);
+    }
+    if is_named("stages") {
+        stages::print(rounds, time);
     }
     if is_named("scaling") {
         scaling::measure(rounds, time, range);

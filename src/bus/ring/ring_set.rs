@@ -7,6 +7,7 @@ use std::sync::Arc as Count;
 
 use super::super::barrier::Fences;
 use super::super::event_count::EventCount;
+use super::batch::Batch;
 use super::bound::Bound;
 use super::pin::SHARDS_MAX;
 #[cfg(feature = "server")]
@@ -141,6 +142,49 @@ impl<C: SlotCodec> RingSet<C> {
         };
         assign(&item, sequence);
         Ok((sequence, ring.fill(slot, sequence, &C::pack(item))))
+    }
+
+    /// Publishes the items of a batch that own nothing, as [`RingWriter::publish_batch`] does, without a writer.
+    ///
+    /// [`RingWriter::publish_batch`]: super::RingWriter::publish_batch
+    pub(crate) fn publish_batch_inline(
+        &self,
+        shard: usize,
+        batch: &mut Batch<C::Item>,
+        mut assign: impl FnMut(&C::Item, Sequence),
+    ) -> Option<Sequence> {
+        assert!(!C::COUNTED, "what was evicted would leak");
+        let mut items = batch.take();
+        let mut last = None;
+        while self.publish_run(shard, &mut items, &mut assign, |sequence, _| last = Some(sequence)) {}
+        drop(items);
+        self.notify();
+        last
+    }
+
+    /// Claims once for the items that fit a quarter of the ring and publishes them. Returns false if there were none, or the
+    /// rings are closed.
+    #[inline(always)]
+    pub(super) fn publish_run(
+        &self,
+        shard: usize,
+        items: &mut impl ExactSizeIterator<Item = C::Item>,
+        assign: &mut impl FnMut(&C::Item, Sequence),
+        mut published: impl FnMut(Sequence, Overwritten),
+    ) -> bool {
+        let ring = &self.shards[shard];
+        let count = (items.len() as u64).min((ring.capacity() / 4).max(1));
+        if count == 0 {
+            return false;
+        }
+        let Some(first) = ring.claim(count) else { return false };
+        for sequence in first..first + count {
+            let Some(slot) = ring.open(sequence) else { continue };
+            let item = items.next().expect("as many as were counted");
+            assign(&item, sequence);
+            published(sequence, ring.fill(slot, sequence, &C::pack(item)));
+        }
+        true
     }
 
     /// Wakes the readers that sleep. Called after every publication.

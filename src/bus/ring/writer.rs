@@ -76,20 +76,12 @@ impl<C: SlotCodec> RingWriter<C> {
         mut assign: impl FnMut(&C::Item, Sequence),
     ) -> Option<Sequence> {
         let rings = Arc::clone(&self.rings);
-        let ring = &rings.shards[shard];
         let mut items = batch.take();
         let mut last = None;
-        while items.len() > 0 {
-            let count = (items.len() as u64).min((ring.capacity() / 4).max(1));
-            let Some(first) = ring.claim(count) else { break };
-            for sequence in first..first + count {
-                let Some(slot) = ring.open(sequence) else { continue };
-                let item = items.next().expect("as many as were counted");
-                assign(&item, sequence);
-                let overwritten = ring.fill(slot, sequence, &C::pack(item));
-                self.account(shard, sequence, overwritten);
-                last = Some(sequence);
-            }
+        while rings.publish_run(shard, &mut items, &mut assign, |sequence, overwritten| {
+            self.account(shard, sequence, overwritten);
+            last = Some(sequence);
+        }) {
             // Not within the run: a value that is dropped may be the embedder's.
             self.reclaim_if_due();
         }

@@ -1,0 +1,155 @@
+//! Publishing and receiving on a warm bus: no allocation, by an allocator that counts, and no system call, by strace.
+#![allow(unsafe_code, reason = "an allocator of the test's own, which counts and calls the system's")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::hint::black_box;
+
+use fanwire::bus::Shared;
+use fanwire::{Bus, Event, Filter, LosslessBus, Predicate};
+
+/// Rounds of each measurement, a multiple of every ring's capacity.
+const ROUNDS: u64 = 4096;
+
+struct Counting;
+
+thread_local!(static ALLOCATIONS: Cell<u64> = const { Cell::new(0) });
+
+// SAFETY: the system's allocator does the work.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Runs `round` until it is warm, then counts the allocations of this thread in as many rounds again.
+fn allocations(mut round: impl FnMut(u64)) -> u64 {
+    (0..ROUNDS).for_each(&mut round);
+    mark();
+    let before = ALLOCATIONS.with(Cell::get);
+    (0..ROUNDS).for_each(&mut round);
+    let after = ALLOCATIONS.with(Cell::get);
+    mark();
+    after - before
+}
+
+/// Makes a system call that nothing else here makes, for the reader of strace's log.
+fn mark() {
+    let _ = std::fs::read_link("/measured");
+}
+
+/// Publishes and receives in every way that is said to be free of allocations; returns their number, by way.
+fn measured() -> Vec<(&'static str, u64)> {
+    let plain = Bus::builder().carrying::<[u64; 8]>().capacity(64).build().expect("valid");
+    let mut publisher = plain.publisher();
+    let mut reader = plain.subscribe(|item: &[u64; 8]| item[0] % 2 == 1);
+    let shards = Bus::builder().carrying::<u64>().shards(4).ordering_key(|n| *n).capacity(64).build();
+    let shards = shards.expect("valid");
+    let mut of_all = shards.subscribe(Predicate::all());
+    let lossless = LosslessBus::builder().carrying::<u64>().capacity(64).build_lossless().expect("valid");
+    let mut first = lossless.subscribe(Predicate::all());
+    let mut second = lossless.subscribe_after(Predicate::all(), &[&first]);
+    let mut solo =
+        LosslessBus::builder().carrying::<u64>().capacity(64).build_lossless_solo().expect("valid");
+    let mut alone = solo.subscribe(Predicate::all());
+    let events = Bus::builder().capacity(64).build().expect("valid");
+    let (mut sender, mut sub) =
+        (events.publisher(), events.subscribe("type=task.*".parse::<Filter>().expect("valid")));
+    let values = Bus::builder().of::<u64>().capacity(64).build().expect("valid");
+    let (value, mut of_values) = (Shared::new(7), values.subscribe(Predicate::all()));
+    vec![
+        (
+            "plain values, through the bus, a publisher and batches",
+            allocations(|n| {
+                plain.publish([n; 8]);
+                publisher.publish([n + 1; 8]);
+                plain.publish_batch([[n; 8], [n + 1; 8]]);
+                black_box((reader.try_recv().expect("odd"), reader.recv().expect("odd")));
+                assert_eq!(reader.visit_batch(9, |_| ()), 0);
+            }),
+        ),
+        (
+            "plain values over shards",
+            allocations(|n| {
+                shards.publish(n);
+                black_box(of_all.recv().expect("open"));
+            }),
+        ),
+        (
+            "lossless, two stages",
+            allocations(|n| {
+                lossless.try_publish(n).expect("room");
+                assert_eq!((first.recv(), first.visit_batch(1, |_| ())), (Ok(n), 0));
+                assert_eq!(first.try_recv().ok(), None);
+                assert_eq!(second.recv(), Ok(n));
+            }),
+        ),
+        (
+            "lossless, one publisher",
+            allocations(|n| {
+                solo.publish_blocking(n);
+                assert_eq!(alone.recv(), Ok(n));
+            }),
+        ),
+        (
+            "events from the thread's pool",
+            allocations(|_| {
+                let event = Event::builder("task.progress").source("core").json(r#"{"progress":42}"#);
+                sender.publish(event.build().expect("valid"));
+                black_box(sub.recv().expect("open"));
+            }),
+        ),
+        (
+            "a value that is shared already",
+            allocations(|_| {
+                values.publish(value.clone());
+                black_box(of_values.recv().expect("open"));
+            }),
+        ),
+    ]
+}
+
+#[test]
+fn a_warm_bus_allocates_nothing() {
+    for (way, allocations) in measured() {
+        assert_eq!(allocations, 0, "{way}");
+    }
+    // The counter counts: the same with a value that is not shared yet.
+    let values = Bus::builder().of::<u64>().capacity(64).build().expect("valid");
+    assert_eq!(allocations(|n| _ = values.publish(n)), ROUNDS);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_warm_bus_makes_no_system_call() {
+    let log = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("hot-path.strace");
+    let program = std::env::current_exe().expect("this program");
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-o"]).arg(&log).arg(program);
+    let traced = strace.args(["--exact", "a_warm_bus_allocates_nothing", "--test-threads=1"]).output();
+    assert!(traced.expect("strace runs").status.success());
+    let text = std::fs::read_to_string(&log).expect("strace writes there");
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    let is_mark = |call: &str| call.contains("readlink") && call.contains("/measured");
+    let (thread, _) = lines.clone().find(|(_, call)| is_mark(call)).expect("a mark");
+    let (mut marks, mut calls) = (0, Vec::new());
+    for (_, call) in lines.filter(|(of, _)| *of == thread) {
+        if is_mark(call) {
+            marks += 1;
+        } else if marks % 2 == 1 && marks < 12 {
+            calls.push(call.trim());
+        }
+    }
+    // The seventh measurement allocates, which may ask the system for memory.
+    assert_eq!((marks, calls), (14, Vec::new()));
+}

@@ -438,6 +438,7 @@ fn bench_checks_each_delivery_against_the_client_s_own_topics() {
     bench("-c 20 -r 1000 -b 20 -s 0.3 --watch 5 --topics 50 --mix entities,channels --transport sse");
     bench("-c 20 -r 1000 -b 20 -s 0.3 --watch 5 --topics 50 --speak lean --publish ws");
     bench("-c 20 -r 1000 -s 0.3 --filters 20 --mix channels --publish ws");
+    bench("-c 20 -r 1000 -b 20 -s 0.3 --watch 5 --topics 50 --mix entities --publish ws-no-ack");
     #[cfg(feature = "deflate")]
     bench("-c 20 -r 1000 -b 20 -s 0.3 --watch 5 --topics 20 --deflate");
 

@@ -103,7 +103,7 @@ pub struct ServerConfig {
     pub heartbeat: Duration,
     /// Delay before a disconnected SSE client reconnects, sent as `retry`. Default: 3 s.
     pub retry: Duration,
-    /// Time over which streams are closed when the server drains, in random order. Default: zero, all at once.
+    /// Time over which streams are closed when the server drains, in random order. Default: 0 s, all at once.
     pub drain_window: Duration,
     /// Rate at which drained clients are told to reconnect, in clients per second, so that they do not all come at once; at
     /// least 1. Default: 1,000.
@@ -164,7 +164,7 @@ pub struct ServerConfig {
     /// handle `SIGPIPE`, as every program with Rust's `main` does. `None`: never. Default: 8 KiB.
     pub share_pages_bytes: Option<usize>,
     /// Time for which events may be held back so that more of them share a write, in whole milliseconds. The first event is
-    /// written at once; those that come within this time after it are written together. Default: 0, not at all.
+    /// written at once; those that come within this time after it are written together. Default: 0 s, not at all.
     pub flush_interval: Duration,
     /// Schemas for payloads from outside: by HTTP, a WebSocket, a bridge or an ingest. Events that a program publishes on its
     /// bus are not checked. Default: none.

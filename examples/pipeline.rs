@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::sync::mpsc::{Sender, channel};
 
-use fanwire::bus::{BatchItem, HandlerThread, Shared};
+use fanwire::bus::{BatchItem, HandlerThread, SharedValue};
 use fanwire::{LosslessBus, Predicate};
 
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) fn run(
         // One write for all orders that were there.
         BatchItem::End => file.lock().expect("no panic").append(&mut unwritten),
     })?;
-    let mut kept = Vec::<Shared<Order>>::new();
+    let mut kept = Vec::<SharedValue<Order>>::new();
     let copy = copy.handle(HandlerThread::new().named("copy"), move |next| {
         if let BatchItem::Item(order) = next {
             kept.push(order.clone());

@@ -22,7 +22,7 @@ pub(crate) struct Totals {
 }
 
 /// Takes orders until the bus is closed.
-pub(crate) async fn take_orders(orders: Bus<fanwire::bus::Shared<Order>>) -> Totals {
+pub(crate) async fn take_orders(orders: Bus<fanwire::bus::SharedValue<Order>>) -> Totals {
     let mut reader = orders.subscribe(Predicate::all());
     // A handle would keep the bus open.
     drop(orders);

@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
 
-use fanwire::bus::Shared;
+use fanwire::bus::SharedValue;
 use fanwire::{Bus, Event, Filter, LosslessBus, Predicate};
 
 /// Rounds of each measurement, a multiple of every ring's capacity.
@@ -66,7 +66,7 @@ fn measured() -> Vec<(&'static str, u64)> {
     let (mut sender, mut sub) =
         (events.publisher(), events.subscribe("type=task.*".parse::<Filter>().expect("valid")));
     let values = Bus::builder().of::<u64>().capacity(64).build().expect("valid");
-    let (value, mut of_values) = (Shared::new(7), values.subscribe(Predicate::all()));
+    let (value, mut of_values) = (SharedValue::new(7), values.subscribe(Predicate::all()));
     vec![
         (
             "plain values, through the bus, a publisher and batches",

@@ -19,7 +19,6 @@ import struct
 import subprocess
 import time
 
-ALL = 1_000
 QUOTE = re.compile(rb'"t":(\d+)')
 
 
@@ -31,7 +30,7 @@ def frame(message):
 
 
 class Client:
-    def __init__(self, port, symbols, snapshot):
+    def __init__(self, port, symbols, all_symbols, snapshot):
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         key = base64.b64encode(os.urandom(16)).decode()
@@ -43,7 +42,7 @@ class Client:
         while b"\r\n\r\n" not in self.rest:
             self.rest += self.socket.recv(4096)
         self.rest = self.rest.partition(b"\r\n\r\n")[2]
-        self.held = symbols
+        self.held, self.known, self.all = symbols, set(symbols), all_symbols
         self.asked = {}
         self.number = 0
         entities = [f"symbol:S{n}" for n in symbols]
@@ -56,10 +55,12 @@ class Client:
         self.socket.sendall(frame({"type": kind, "message_id": str(self.number), "payload": payload}))
 
     def update(self, dice):
-        at, new = dice.randrange(len(self.held)), dice.randrange(ALL)
-        if new in self.held:
-            return
+        at, new = dice.randrange(len(self.held)), dice.randrange(self.all)
+        while new in self.known:
+            new = dice.randrange(self.all)
         old, self.held[at] = self.held[at], new
+        self.known.discard(old)
+        self.known.add(new)
         lists = {"add": {"entities": [f"symbol:S{new}"]}, "remove": {"entities": [f"symbol:S{old}"]}}
         self.ask("update", {"subscription_id": "w", **lists})
 
@@ -110,7 +111,7 @@ def run(clients, publisher, selector, pid, options, updates, seconds):
     sent = changed = 0
     while (passed := time.monotonic() - start) < seconds:
         while sent < passed * options.quotes:
-            quote = {"type": "quote", "entity": {"kind": "symbol", "id": f"S{dice.randrange(ALL)}"}, "data": {"t": time.monotonic_ns(), "bid": sent}}
+            quote = {"type": "quote", "entity": {"kind": "symbol", "id": f"S{dice.randrange(options.all)}"}, "data": {"t": time.monotonic_ns(), "bid": sent}}
             publisher.sendall(frame({"type": "publish", "ack": False, "payload": quote}))
             sent += 1
         while changed < passed * updates:
@@ -119,6 +120,7 @@ def run(clients, publisher, selector, pid, options, updates, seconds):
         for key, _ in selector.select(0.001):
             key.data.read(acks, quotes)
     used = (cpu(pid) - before) / seconds
+    options.used[bool(updates)].append(used)
     print(f"{updates} updates/s, {options.quotes} quotes/s: server {used:.1%} of a core; acks {shown(acks)}; quotes {shown(quotes)}")
 
 
@@ -129,6 +131,9 @@ def main():
         arguments.add_argument(f"--{name}", type=int, default=value)
     arguments.add_argument("--snapshot", action="store_true")
     options = arguments.parse_args()
+    # Half of the symbols are on no list of a client with the most.
+    options.all = max(1_000, 2 * options.symbols)
+    options.used = {False: [], True: []}
     pin = len(os.sched_getaffinity(0)) > 1
     command = (["taskset", "-c", "0"] if pin else []) + [options.server, "serve", "--listen", "127.0.0.1:0", "--log-level", "warn"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -137,14 +142,16 @@ def main():
     try:
         port = int(server.stdout.readline().strip().rpartition(":")[2])
         dice = random.Random(1)
-        clients = [Client(port, dice.sample(range(ALL), options.symbols), options.snapshot) for _ in range(options.clients)]
+        clients = [Client(port, dice.sample(range(options.all), options.symbols), options.all, options.snapshot) for _ in range(options.clients)]
         selector = selectors.DefaultSelector()
         for client in clients:
             selector.register(client.socket, selectors.EVENT_READ, client)
-        publisher = Client(port, [ALL + 1], False)
+        publisher = Client(port, [options.all + 1], options.all, False)
         selector.register(publisher.socket, selectors.EVENT_READ, publisher)
         for updates in (0, options.updates, 0, options.updates):
             run(clients, publisher.socket, selector, server.pid, options, updates, options.seconds)
+        alone, both = (sum(options.used[kind]) / len(options.used[kind]) for kind in (False, True))
+        print(f"an update: {(both - alone) / options.updates * 1e6:.1f} us of the server's CPU")
     finally:
         server.terminate()
         server.wait()

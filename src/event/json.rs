@@ -138,7 +138,10 @@ pub(crate) fn scan<'a>(
                 expect = Expect::Comma;
             }
             _ if matches!(expect, Expect::Value | Expect::FirstItem) => {
-                at = scalar_end(bytes, at)?;
+                at = match integer_end(bytes, at) {
+                    Some(end) => end,
+                    None => scalar_end(bytes, at)?,
+                };
                 (at, expect) = after_value(bytes, at, depth, kinds);
             }
             _ => return fail(at, expect.reason()),
@@ -303,6 +306,22 @@ fn special_bytes(word: u64) -> u64 {
     const HIGHS: u64 = 0x8080_8080_8080_8080;
     let less = |w: u64, n: u64| w.wrapping_sub(ONES * n) & !w & HIGHS;
     less(word, 0x20) | less(word ^ (ONES * u64::from(b'"')), 1) | less(word ^ (ONES * u64::from(b'\\')), 1)
+}
+
+/// Returns the offset after a positive integer, which most numbers are; `None` if there is anything else.
+#[inline]
+fn integer_end(bytes: &[u8], at: usize) -> Option<usize> {
+    if !matches!(bytes[at], b'1'..=b'9') {
+        return None;
+    }
+    let mut end = at + 1;
+    loop {
+        match bytes.get(end) {
+            Some(b'0'..=b'9') => end += 1,
+            Some(b'.' | b'e' | b'E') => return None,
+            _ => return Some(end),
+        }
+    }
 }
 
 /// Returns the offset after a number, `true`, `false` or `null`.

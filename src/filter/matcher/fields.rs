@@ -316,7 +316,10 @@ impl FieldTree {
         };
         let is_over = loop {
             if walk.long.is_some() {
+                let before = walk.at;
                 self.pass_long(walk, json);
+                // A byte of a long part takes about 30.
+                keys += walk.at.saturating_sub(before) as u64 * 24 / KEY_INSTRUCTIONS;
             } else if let Some(OpenContainer { node, index }) = walk.open.last_mut() {
                 let (node, at) = (*node, walk.at);
                 match (json.get(at), index) {

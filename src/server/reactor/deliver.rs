@@ -70,7 +70,7 @@ impl<S: Socket> LoopState<S> {
     /// Panics if conditions took more of the last turn than their part, that of a published batch, and the last step of each.
     #[cfg(test)]
     pub(super) fn check_conditions(&self) {
-        const STEP_MAX: u64 = 1_500_000;
+        const STEP_MAX: u64 = 2_000_000;
         let worked = self.delivery.fanout.worked() - self.delivery.worked_before;
         assert!(worked <= CONDITIONS_A_TURN + STEP_MAX, "{worked} instructions of conditions in a turn");
     }

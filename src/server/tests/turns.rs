@@ -268,16 +268,16 @@ fn a_match_of_one_event_takes_a_part_of_each_turn() {
         .collect();
     let patterns: Vec<String> = (0..250).map(|n| format!("**.{}x{n}.**", "b.".repeat(28))).collect();
     let long_type = "b.".repeat(500) + "b";
-    for (filters, event, is_long) in [
-        (filters, long_event("e", &format!("{{{}}}", many.join(","))), true),
-        (vec!["payload.x==1".to_owned()], long_event("e", &format!("[{}1]", "[],".repeat(1_000_000))), true),
+    for (filters, event, least) in [
+        (filters, long_event("e", &format!("{{{}}}", many.join(","))), 2),
+        (vec!["payload.x==1".to_owned()], long_event("e", &format!("[{}1]", "[],".repeat(1_000_000))), 4),
         (
             vec!["payload.x==1".to_owned()],
             long_event("e", &format!(r#"{{"y":"{}"}}"#, r"\n".repeat(1_500_000))),
-            true,
+            4,
         ),
-        (vec![format!("type!={}", patterns.join(","))], long_event(&long_type, "{}"), true),
-        (vec!["payload.x==1".to_owned()], long_event("e", "{}"), false),
+        (vec![format!("type!={}", patterns.join(","))], long_event(&long_type, "{}"), 4),
+        (vec!["payload.x==1".to_owned()], long_event("e", "{}"), 2),
     ] {
         let mut client = OneClient::at("/ws", false);
         for (n, filter) in filters.iter().enumerate() {
@@ -296,7 +296,7 @@ fn a_match_of_one_event_takes_a_part_of_each_turn() {
         let matched = client.matched();
         assert!(text.contains(r#""type":"event""#), "{} bytes", text.len());
         assert!(matched <= most, "{matched} instructions in a turn");
-        assert_eq!(turns > 2, is_long, "{turns} turns");
+        assert!(turns >= least, "{turns} turns, {least} at the least");
     }
 }
 

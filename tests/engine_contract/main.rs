@@ -45,7 +45,7 @@ contract! {
     jetstream: JetStream {
         paused killed node_killed without_its_feature deleted deleted_while_a_node_is_behind trimmed flushed tail_lost
         out_of_memory account_full disk_full oversized large_batch slow cut_off connections_cut foreign_entries
-        readers_deleted presence_changes several_shards one_of_several_deleted
+        readers_deleted presence_changes several_shards
     }
     plain_nats: PlainNats {
         paused killed node_killed oversized large_batch slow cut_off connections_cut foreign_entries several_shards

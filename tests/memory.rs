@@ -390,5 +390,7 @@ fn the_frames_of_events_in_several_encodings_are_counted_and_bounded() {
     assert!(real <= 2 * held + SLACK, "{real} bytes real, {held} held");
     assert!(held <= 2 * real + SLACK, "{held} bytes held, {real} real");
     drop(server);
-    readers.into_iter().for_each(|reader| reader.join().expect("no panic"));
+    for reader in readers {
+        reader.join().expect("no panic");
+    }
 }

@@ -90,7 +90,9 @@ fn one_post_to_one_receiver_is_four_system_calls() {
     // The last POST's calls may not be written yet.
     let rounds = rounds(&traced, 50, POSTS - 1);
     let mut kinds: HashMap<String, usize> = HashMap::new();
-    rounds.iter().for_each(|round| *kinds.entry(round.join(" ")).or_default() += 1);
+    for round in &rounds {
+        *kinds.entry(round.join(" ")).or_default() += 1;
+    }
     let usual = kinds.get("recvfrom sendto sendto epoll_wait").copied().unwrap_or(0);
     // In the others a timer was due.
     assert!(usual * 10 >= rounds.len() * 8, "{kinds:?}");

@@ -5,9 +5,10 @@
 //! hold are counted, and beyond a limit a loop keeps its frames itself.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Maximum number of encodings of one event.
 pub(crate) const ENCODINGS_MAX: usize = 13;
@@ -32,6 +33,7 @@ pub(crate) fn limit_frames(bytes: usize) {
 
 /// Returns whether an event may keep another frame.
 pub(crate) fn may_keep_frame() -> bool {
+    // Relaxed: as above.
     held_frame_bytes() <= LIMIT.load(Ordering::Relaxed)
 }
 
@@ -88,6 +90,7 @@ impl Frames {
 impl Drop for Frames {
     fn drop(&mut self) {
         if let Some((_, frame)) = self.taken.get() {
+            // Relaxed: as above.
             HELD.fetch_sub(frame.len(), Ordering::Relaxed);
         }
     }

@@ -87,7 +87,9 @@ impl World {
     fn seal(&mut self) {
         let mut dirty = Vec::new();
         self.fanout.take_dirty(&mut dirty);
-        dirty.into_iter().for_each(|feed| self.fanout.seal(feed));
+        for feed in dirty {
+            self.fanout.seal(feed);
+        }
     }
 
     /// Runs one pass of the loop over one member, and lets the member read the bytes.

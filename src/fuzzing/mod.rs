@@ -228,7 +228,7 @@ pub fn conversation(data: &[u8]) {
                     let (of, what) = (size(&mut input), size(&mut input));
                     let text = list_message(what, of);
                     let size = (text.len() as u16).to_be_bytes();
-                    line.arrived.extend([0x81, 0x80 | 126, size[0], size[1], 0, 0, 0, 0]);
+                    line.arrived.extend([0x81, 0x80 | 0x7e, size[0], size[1], 0, 0, 0, 0]);
                     line.arrived.extend(text.as_bytes());
                     told.0 = true;
                 }

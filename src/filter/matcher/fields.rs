@@ -614,7 +614,7 @@ mod tests {
 
     fn check(fields: &mut FieldTree, ids: &[u32], json: &str, turn: u32) {
         // Whole, and in the smallest steps.
-        if turn % 2 == 0 {
+        if turn.is_multiple_of(2) {
             assert!(fields.read(json, turn, u64::MAX));
         } else {
             while !fields.read(json, turn, 1) {}

@@ -57,6 +57,16 @@ enum Progress {
     Void,
 }
 
+/// Match of the event at hand, which may stop and go on.
+#[derive(Debug, Default)]
+struct MatchAtHand {
+    progress: Progress,
+    /// Postings that are evaluated next, last one first.
+    unconfirmed: Vec<Posting>,
+    /// Whether the conditions on attributes of the last one, a group, were evaluated.
+    is_group_confirmed: bool,
+}
+
 /// Set of distinct filters, each with a number of holders, that finds those that match an event.
 #[derive(Debug)]
 pub struct Matcher {
@@ -71,11 +81,7 @@ pub struct Matcher {
     payloads: Payloads,
     /// Number of the event at hand, from 1. It wraps around.
     turn: u32,
-    /// Postings of the event at hand that are evaluated next, last one first.
-    unconfirmed: Vec<Posting>,
-    progress: Progress,
-    /// Whether the conditions on attributes of the last one, a group, were evaluated.
-    is_group_confirmed: bool,
+    at_hand: MatchAtHand,
     steps: Steps,
     /// Buffers of [`matches`](Self::matches).
     found: Vec<Posting>,
@@ -98,9 +104,7 @@ impl Matcher {
             generations: Generations::default(),
             payloads: Payloads::default(),
             turn: 0,
-            unconfirmed: Vec::new(),
-            progress: Progress::default(),
-            is_group_confirmed: false,
+            at_hand: MatchAtHand::default(),
             steps: Steps::default(),
             found: Vec::new(),
             patterns: Vec::new(),
@@ -192,7 +196,7 @@ impl Matcher {
     ///
     /// Allocates only where a buffer or a cache has to grow.
     pub fn matches(&mut self, event: &Event, out: &mut Vec<ClassId>) {
-        self.progress = Progress::Finished;
+        self.at_hand.progress = Progress::Finished;
         let is_over = self.matches_within(event, out, u64::MAX);
         debug_assert!(is_over, "it stops only when it has worked enough");
     }
@@ -200,49 +204,49 @@ impl Matcher {
     /// As [`matches`](Self::matches), but stops after about `allowance` instructions in conditions that are evaluated one by
     /// one or on the payload, and returns false. The next call must have the same event and `out`, and goes on.
     pub(crate) fn matches_within(&mut self, event: &Event, out: &mut Vec<ClassId>, allowance: u64) -> bool {
-        let until = match self.progress {
+        let until = match self.at_hand.progress {
             // No change of the filters can hold it up more than once.
             Progress::Void => u64::MAX,
             _ => self.worked().saturating_add(allowance),
         };
-        if self.progress != Progress::Stopped {
+        if self.at_hand.progress != Progress::Stopped {
             self.begin(event, out);
         }
         let is_over = self.confirm(event, out, until);
-        self.progress = if is_over { Progress::Finished } else { Progress::Stopped };
+        self.at_hand.progress = if is_over { Progress::Finished } else { Progress::Stopped };
         is_over
     }
 
     /// Returns whether a match stopped and has to go on.
     #[cfg(feature = "server")]
     pub(crate) fn is_matching(&self) -> bool {
-        self.progress != Progress::Finished
+        self.at_hand.progress != Progress::Finished
     }
 
     /// Gives up the match that stopped.
     #[cfg(feature = "server")]
     pub(crate) fn give_up(&mut self) {
-        self.progress = Progress::Finished;
+        self.at_hand.progress = Progress::Finished;
     }
 
     fn void_match(&mut self) {
-        if self.progress == Progress::Stopped {
-            self.progress = Progress::Void;
+        if self.at_hand.progress == Progress::Stopped {
+            self.at_hand.progress = Progress::Void;
         }
     }
 
     /// Finds what may match the event: classes that do, and postings that are evaluated next.
     fn begin(&mut self, event: &Event, out: &mut Vec<ClassId>) {
         out.clear();
-        self.unconfirmed.clear();
-        self.is_group_confirmed = false;
+        self.at_hand.unconfirmed.clear();
+        self.at_hand.is_group_confirmed = false;
         self.steps.stop();
         self.payloads.stop();
         if self.is_empty() {
             return;
         }
         self.next_turn();
-        let Self { symbols, automaton, values, memo, generations, unconfirmed, .. } = self;
+        let Self { symbols, automaton, values, memo, generations, at_hand, .. } = self;
         let hashes = event.signature().0;
         let value =
             |attribute: usize| event.attribute(Attribute::ALL[attribute]).unwrap_or_default().as_bytes();
@@ -276,7 +280,7 @@ impl Matcher {
         }
         let lookup = if memoized { memo.get(&key, generation) } else { Lookup::Bypassed };
         let miss = match lookup {
-            Lookup::Hit(postings) => return sort_out(postings, unconfirmed, out),
+            Lookup::Hit(postings) => return sort_out(postings, &mut at_hand.unconfirmed, out),
             Lookup::Miss(hash) => Some(hash),
             Lookup::Bypassed => None,
         };
@@ -284,13 +288,13 @@ impl Matcher {
         if let Some(hash) = miss {
             self.memo.put(hash, &key, generation, &self.found);
         }
-        sort_out(&self.found, &mut self.unconfirmed, out);
+        sort_out(&self.found, &mut self.at_hand.unconfirmed, out);
     }
 
     /// Evaluates the postings that are left. Returns false if it stopped when the work reached `until`.
     fn confirm(&mut self, event: &Event, out: &mut Vec<ClassId>, until: u64) -> bool {
         let turn = self.turn;
-        while let Some(posting) = self.unconfirmed.last() {
+        while let Some(posting) = self.at_hand.unconfirmed.last() {
             let worked = self.worked();
             if worked >= until {
                 return false;
@@ -300,7 +304,7 @@ impl Matcher {
             let holds = match posting.kind() {
                 PostingKind::Class(_) => Some(true),
                 PostingKind::Candidate(class) => classes.confirms(class, event, steps, until_step),
-                PostingKind::Group(_) if self.is_group_confirmed => Some(true),
+                PostingKind::Group(_) if self.at_hand.is_group_confirmed => Some(true),
                 PostingKind::Group(group) => payloads.confirms(group, event, steps, until_step),
             };
             let Some(holds) = holds else { return false };
@@ -309,16 +313,16 @@ impl Matcher {
                     out.push(ClassId(class));
                 }
                 PostingKind::Group(group) if holds => {
-                    self.is_group_confirmed = true;
+                    self.at_hand.is_group_confirmed = true;
                     let allowance = until.saturating_sub(self.worked());
                     if !self.payloads.find(group, event.payload(), turn, out, allowance) {
                         return false;
                     }
-                    self.is_group_confirmed = false;
+                    self.at_hand.is_group_confirmed = false;
                 }
                 _ => {}
             }
-            self.unconfirmed.pop();
+            self.at_hand.unconfirmed.pop();
         }
         true
     }
@@ -432,7 +436,7 @@ impl Matcher {
             + self.memo.memory_bytes()
             + self.generations.memory_bytes()
             + self.payloads.memory_bytes()
-            + (self.found.capacity() + self.patterns.capacity() + self.unconfirmed.capacity())
+            + (self.found.capacity() + self.patterns.capacity() + self.at_hand.unconfirmed.capacity())
                 * size_of::<u32>()
     }
 }

@@ -561,7 +561,7 @@ mod tests {
             (r#"{"sub":"a.b","channels":["news.*"]}"#, &["user:a.b", "news.x"]),
             (r#"{"sub":"a","channels":[]}"#, &["user:a"]),
             (r#"{"user_id":"u"}"#, &["user:u"]),
-            (r#"{}"#, &[]),
+            ("{}", &[]),
             (r#"{"sub":""}"#, &[]),
         ] {
             let claims: Claims = serde_json::from_str(claims).expect("claims");

@@ -41,7 +41,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// Three kinds of clients are copied through a pair of sockets by a task of the runtime, with bounded buffers: WebSockets
 /// over TLS that the program ends, those over Unix sockets, and event streams (HTTP has no way to take their socket).
 ///
-/// Middleware before the service may put these into the request's extensions: [`Claims`](crate::auth::Claims), which become
+/// Middleware before the service may put these into the request's extensions: [`Claims`], which become
 /// the client's rights (with [`AuthConfig::by_program`](crate::auth::AuthConfig::by_program)), and `SocketAddr` or `IpAddr`,
 /// the client's address for limits where the socket is not TCP.
 ///

@@ -39,6 +39,7 @@ const PLAIN: u8 = 7;
 const PATHS: [&str; 8] = ["n", "n.s", "n.0", "s", "", "n.s.n", "n.n.0", "s.1"];
 
 /// Byte of an edit.
+#[cfg(feature = "server")]
 const EDIT: u8 = 0xff;
 
 /// Keys, as JSON has them.
@@ -162,6 +163,7 @@ pub fn fuzz_matcher(bytes: &[u8]) {
                 let Some(filter) = program.filter() else { break };
                 held.push((matcher.insert(&filter), filter));
             }
+            #[cfg(feature = "server")]
             _ if act == EDIT && !held.is_empty() => {
                 let (Some(which), Some(about), Some(to)) = (program.byte(), program.byte(), program.filter())
                 else {

@@ -17,9 +17,13 @@ const TARGET: &str = "target/public-api";
 /// Foreign crates in signatures, each with its reason. An embedder has to use a compatible version.
 const FOREIGN: &[(&str, &str)] = &[
     ("bytemuck", "plain values that a bus carries are `Pod`"),
+    ("bytes", "the data of a body of `tower`"),
     ("futures_core", "a subscriber is a `Stream`"),
+    ("http", "requests and responses of `tower`"),
+    ("http_body", "the body of a response of `tower`"),
     ("serde_core", "settings and grants are read and written by serde"),
     ("serde_json", "the error of a message that is no JSON"),
+    ("tower_service", "`tower` is a service for routers"),
 ];
 
 /// Crates of Rust itself, and this one.

@@ -72,7 +72,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     if (isOwn || one.filter.filter) {
       if (!abilities) return void held.push(one);
       if (one.filter.filter && !abilities.includes('filter')) {
-        return one.end(new FanwireError('unsupported', 'this server takes no filter as a text'));
+        return one.end(new FanwireError('unsupported', 'server takes no filter texts'));
       }
       if (isOwn && !['own_past', 'history_end'].every((ability) => abilities!.includes(ability))) return host.apart(one);
     }

@@ -198,7 +198,7 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         self.addAsyncCleanup(server.stop)
         self.url = server.url
         client = self.client(transports=["ws"])
-        client.on([f"type-{n}" for n in range(1000)], print)
+        client.on([f"type-{n}" for n in range(2000)], print)
         await until("the refusal", lambda: bool(self.errors))
 
 

@@ -181,10 +181,10 @@ fn special_from(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Members of an object; see [`members`].
+/// ObjectMembers of an object; see [`members`].
 #[cfg(feature = "server")]
 #[derive(Debug)]
-pub(crate) struct Members<'a> {
+pub(crate) struct ObjectMembers<'a> {
     text: &'a str,
     at: usize,
     is_first: bool,
@@ -196,12 +196,12 @@ pub(crate) struct Members<'a> {
 ///
 /// A skipped value takes about a third of the instructions that serde's skipping takes.
 #[cfg(feature = "server")]
-pub(crate) fn members(text: &str) -> Members<'_> {
-    Members { text, at: 0, is_first: true, is_over: false }
+pub(crate) fn members(text: &str) -> ObjectMembers<'_> {
+    ObjectMembers { text, at: 0, is_first: true, is_over: false }
 }
 
 #[cfg(feature = "server")]
-impl<'a> Members<'a> {
+impl<'a> ObjectMembers<'a> {
     fn space(&mut self) {
         self.at = space_end(self.text, self.at);
     }
@@ -249,7 +249,7 @@ impl<'a> Members<'a> {
 }
 
 #[cfg(feature = "server")]
-impl<'a> Iterator for Members<'a> {
+impl<'a> Iterator for ObjectMembers<'a> {
     type Item = Result<(&'a str, &'a str), JsonError>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -208,7 +208,7 @@ impl Member {
     }
 }
 
-/// Mark before a message without its end.
+/// FrameMark before a message without its end.
 const CUT: &str = "\0";
 
 fn all() -> FilterSelection {

@@ -19,7 +19,7 @@ use super::frame::{FrameKind, FrameSource, UnsealedFrame};
 use super::frame_log::{FrameList, FrameLog};
 use super::gap_log::GapLog;
 use super::keys::ConnIndex;
-use super::run::{FrameRun, Mark};
+use super::run::{FrameMark, FrameRun};
 use crate::dialect::{Encoding, Missed};
 use crate::event::EventId;
 use crate::filter::ClassId;
@@ -288,7 +288,7 @@ impl Feed {
     /// Returns the bytes of the tables that describe the frames, and of the frames that conflation retains.
     pub(super) fn table_bytes(&self) -> usize {
         let retained = self.retained.as_ref().map_or(0, |retained| {
-            let marks = (self.next - retained.base) as usize * size_of::<Mark>();
+            let marks = (self.next - retained.base) as usize * size_of::<FrameMark>();
             size_of::<RetainedFrames>() + retained.runs.capacity() * size_of::<FrameRun>() + marks
         });
         let own = self.own_form.as_ref().map_or(0, |own| {

@@ -13,7 +13,7 @@ use crate::event::EventId;
 
 /// End of a frame in its run, and the event it belongs to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mark {
+pub(super) struct FrameMark {
     end: u32,
     shard: u16,
     /// Conflation must never leave the frame out.
@@ -29,14 +29,14 @@ pub(crate) struct FrameRun {
     pub(crate) first: u64,
     pub(crate) bytes: Bytes,
     epoch: u64,
-    marks: SmallVec<[Mark; 1]>,
+    marks: SmallVec<[FrameMark; 1]>,
     forms: Box<[FrameForms]>,
 }
 
-/// Marks of a run's frames.
-pub(super) type Marks = SmallVec<[Mark; 1]>;
+/// FrameMarks of a run's frames.
+pub(super) type FrameMarks = SmallVec<[FrameMark; 1]>;
 
-impl Mark {
+impl FrameMark {
     pub(super) fn new(end: usize, id: EventId, kind: FrameKind) -> Self {
         let (is_required, is_gap) = (kind.is_required(), kind == FrameKind::Gap);
         Self { end: end as u32, shard: id.shard, is_required, is_gap, sequence: id.sequence }
@@ -45,7 +45,13 @@ impl Mark {
 
 impl FrameRun {
     /// Returns a run of the frames that lie in `bytes` one after the other. The events are of one epoch.
-    pub(super) fn new(first: u64, epoch: u64, marks: Marks, bytes: Bytes, forms: Box<[FrameForms]>) -> Self {
+    pub(super) fn new(
+        first: u64,
+        epoch: u64,
+        marks: FrameMarks,
+        bytes: Bytes,
+        forms: Box<[FrameForms]>,
+    ) -> Self {
         Self { first, bytes, epoch, marks, forms }
     }
 
@@ -103,7 +109,7 @@ impl FrameRun {
 
     /// Returns the id of the event at `index`.
     pub(crate) fn id_of(&self, index: u64) -> EventId {
-        let Mark { shard, sequence, .. } = self.marks[(index - self.first) as usize];
+        let FrameMark { shard, sequence, .. } = self.marks[(index - self.first) as usize];
         EventId { epoch: self.epoch, shard, sequence }
     }
 }
@@ -115,7 +121,7 @@ mod tests {
     #[test]
     fn a_runs_frames_are_found_by_index_and_by_offset() {
         let id = |sequence| EventId { epoch: 9, shard: 0, sequence };
-        let mark = |(n, end)| Mark::new(end, id(n), FrameKind::Required);
+        let mark = |(n, end)| FrameMark::new(end, id(n), FrameKind::Required);
         let marks = [(5, 2), (6, 3), (7, 7)].map(mark).into_iter().collect();
         let run = FrameRun::new(10, 9, marks, "aabcccc".into(), Box::default());
         assert_eq!((run.len(), run.next(), &run.bytes[..]), (3, 13, &b"aabcccc"[..]));

@@ -192,10 +192,10 @@ impl StreamResponse {
 
 /// Socket of a client that the program has accepted. It becomes non-blocking.
 #[derive(Debug)]
-pub struct ClientSocket(Kind);
+pub struct ClientSocket(SocketKind);
 
 #[derive(Debug)]
-enum Kind {
+enum SocketKind {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
@@ -203,7 +203,7 @@ enum Kind {
 
 impl From<TcpStream> for ClientSocket {
     fn from(socket: TcpStream) -> Self {
-        Self(Kind::Tcp(socket))
+        Self(SocketKind::Tcp(socket))
     }
 }
 
@@ -212,7 +212,7 @@ impl From<TcpStream> for ClientSocket {
 #[cfg(unix)]
 impl From<UnixStream> for ClientSocket {
     fn from(socket: UnixStream) -> Self {
-        Self(Kind::Unix(socket))
+        Self(SocketKind::Unix(socket))
     }
 }
 
@@ -220,9 +220,9 @@ impl ClientSocket {
     #[cfg_attr(not(unix), expect(unused_variables, reason = "a TCP socket knows its peer"))]
     fn adopted(self, peer: Option<IpAddr>) -> AdoptedSocket {
         match self.0 {
-            Kind::Tcp(socket) => AdoptedSocket::Tcp(socket),
+            SocketKind::Tcp(socket) => AdoptedSocket::Tcp(socket),
             #[cfg(unix)]
-            Kind::Unix(socket) => AdoptedSocket::Unix(socket, peer),
+            SocketKind::Unix(socket) => AdoptedSocket::Unix(socket, peer),
         }
     }
 }

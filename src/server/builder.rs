@@ -152,12 +152,7 @@ impl ServerBuilder {
             Some(listen) => format!("listening on {listen}"),
             None => "starting the loops".to_owned(),
         };
-        let address = match (sockets.first(), &listen) {
-            (Some(socket), _) => socket.local_addr().map(Some),
-            (None, Some(listen)) => resolve(listen).map(Some),
-            (None, None) => Ok(None),
-        };
-        let address = address.map_err(|e| ServerError::new(doing(), e))?;
+        let address = address_of(&sockets, listen.as_deref()).map_err(|e| ServerError::new(doing(), e))?;
         let is_local = |address: SocketAddr| address.ip().to_canonical().is_loopback();
         let others = sockets.iter().filter_map(|socket| socket.local_addr().ok());
         // Without a listener the embedding program decides where connections come from.
@@ -237,6 +232,15 @@ fn start_ingest(ingest: Ingest, shared: &Arc<Shared>) -> Result<(), ServerError>
     let doing = format!("listening to {ingest}");
     let metrics = Arc::clone(&shared.metrics);
     ingest.start(metrics, &shared.alarm, Box::new(take)).map_err(|error| ServerError::new(doing, error))
+}
+
+/// Returns the address at which the loops listen, or `None` if they don't.
+fn address_of(sockets: &[TcpListener], listen: Option<&str>) -> io::Result<Option<SocketAddr>> {
+    match (sockets.first(), listen) {
+        (Some(socket), _) => socket.local_addr().map(Some),
+        (None, Some(listen)) => resolve(listen).map(Some),
+        (None, None) => Ok(None),
+    }
 }
 
 /// Returns the first address of this text.

@@ -10,7 +10,7 @@ use super::{Feed, FeedForm, FeedLimits};
 use crate::feed::compressor::{Compression, CompressorPool, FrameForms, WindowUse};
 use crate::feed::frame::{FrameKind, MERGE_FRAME_BYTES_MAX, UnsealedFrame};
 use crate::feed::frame_log::{FrameLog, LoggedFrame};
-use crate::feed::run::{FrameRun, Mark, Marks};
+use crate::feed::run::{FrameMark, FrameMarks, FrameRun};
 
 /// Merge limit for a feed with one member, in bytes: no other member shares the copy, and an extra `writev` segment costs
 /// about as much as copying this many bytes.
@@ -53,8 +53,8 @@ impl Feed {
             let is_small = |bytes: &[u8]| bytes.len() <= MERGE_FRAME_BYTES_MAX;
             let epoch = first.id.epoch;
             let joins = |(frame, bytes): &(&LoggedFrame, &[u8])| is_small(bytes) && frame.id.epoch == epoch;
-            let mut marks = Marks::new();
-            let mut mark = |frame: &LoggedFrame, end| marks.push(Mark::new(end, frame.id, frame.kind));
+            let mut marks = FrameMarks::new();
+            let mut mark = |frame: &LoggedFrame, end| marks.push(FrameMark::new(end, frame.id, frame.kind));
             mark(first, bytes.len());
             let run = if is_small(bytes) && frames.peek().is_some_and(joins) {
                 // A large run is begun by a frame, and has as many as begin within its size.
@@ -114,7 +114,7 @@ impl Feed {
     }
 
     /// Appends a run of the next frames.
-    fn push_run(&mut self, epoch: u64, marks: Marks, bytes: Bytes, forms: Box<[FrameForms]>) {
+    fn push_run(&mut self, epoch: u64, marks: FrameMarks, bytes: Bytes, forms: Box<[FrameForms]>) {
         let run = FrameRun::new(self.next, epoch, marks, bytes, forms);
         let retained = self.retain();
         if retained.gaps.has_unsealed() {
@@ -135,10 +135,10 @@ impl Feed {
         let bytes_of = |frame: &UnsealedFrame| frame.source.bytes(encoding).len();
         let joins = |frame: &&UnsealedFrame| frame.id.epoch == epoch && bytes_of(frame) <= small;
         let count = rest.iter().take_while(joins).count();
-        let mut marks = Marks::new();
+        let mut marks = FrameMarks::new();
         if count < 2 {
             let bytes = rest[0].source.bytes(encoding).clone();
-            marks.push(Mark::new(bytes.len(), rest[0].id, rest[0].kind));
+            marks.push(FrameMark::new(bytes.len(), rest[0].id, rest[0].kind));
             self.push_run(epoch, marks, bytes, Box::default());
             return 1;
         }
@@ -153,7 +153,7 @@ impl Feed {
                 together.reserve_exact(similar.min(RUN_BYTES_MAX + small));
             }
             together.extend_from_slice(frame.source.bytes(encoding));
-            marks.push(Mark::new(together.len(), frame.id, frame.kind));
+            marks.push(FrameMark::new(together.len(), frame.id, frame.kind));
         }
         if together.capacity() / 4 > together.len() / 3 {
             together.shrink_to_fit();
@@ -167,7 +167,7 @@ impl Feed {
     fn compressed_run(&mut self, rest: &[UnsealedFrame], pool: &mut CompressorPool) -> usize {
         let FeedForm { encoding, compression } = self.form;
         let epoch = rest[0].id.epoch;
-        let (mut bytes, mut marks, mut forms) = (Vec::new(), Marks::new(), Vec::new());
+        let (mut bytes, mut marks, mut forms) = (Vec::new(), FrameMarks::new(), Vec::new());
         let Some(compressor) = self.compressor_mut() else { return self.merged_run(rest) };
         for UnsealedFrame { source, is_final, id, kind } in rest {
             if id.epoch != epoch {
@@ -190,7 +190,7 @@ impl Feed {
                 _ => frame.clone(),
             };
             forms.push(FrameForms::new(window_use, standalone));
-            marks.push(Mark::new(bytes.len(), *id, *kind));
+            marks.push(FrameMark::new(bytes.len(), *id, *kind));
             if bytes.len() > RUN_BYTES_MAX {
                 break;
             }

@@ -167,7 +167,6 @@ impl Session {
         let gone = self.forget(replaced, cx);
         self.observe(Observed::Subscribed { id: &id, config, filters: &filters }, cx);
         let first = self.subscriptions.len();
-        let called = called(&id);
         for filter in filters {
             let weight = filter.weight();
             let name = name.clone();
@@ -177,7 +176,7 @@ impl Session {
                 on_lag,
                 began: began.clone(),
                 marks,
-                called,
+                called: called(&id),
                 weight,
                 wish: 0,
             });

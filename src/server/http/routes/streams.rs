@@ -163,7 +163,7 @@ impl Answer<'_, '_> {
             Ok(grant) => grant,
             Err(refusal) => return refusal,
         };
-        let mut stream = match StreamRequest::read(self.request, encoding) {
+        let mut stream = match SseRequest::read(self.request, encoding) {
             Ok(stream) => stream,
             Err(error) => return self.bad_query(&error),
         };
@@ -267,14 +267,14 @@ const KNOWN: [&str; 15] = [
 ];
 
 /// Parameters of a `GET /sse`.
-struct StreamRequest {
+struct SseRequest {
     filter: Filter,
     encoding: Encoding,
     from: Option<ReplayFrom>,
     on_lag: OnLag,
 }
 
-impl StreamRequest {
+impl SseRequest {
     fn read(request: &Request, encoding: Encoding) -> Result<Self, ClientError> {
         let mut text = None;
         for (_, value) in request.query_pairs().filter(|(name, _)| name == "filter") {

@@ -85,11 +85,7 @@ impl World {
     }
 
     fn seal(&mut self) {
-        let mut dirty = Vec::new();
-        self.fanout.take_dirty(&mut dirty);
-        for feed in dirty {
-            self.fanout.seal(feed);
-        }
+        self.fanout.take_dirty(&mut Vec::new());
     }
 
     /// Runs one pass of the loop over one member, and lets the member read the bytes.
@@ -208,7 +204,7 @@ impl Member {
     }
 }
 
-/// FrameMark before a message without its end.
+/// Mark before a message without its end.
 const CUT: &str = "\0";
 
 fn all() -> FilterSelection {

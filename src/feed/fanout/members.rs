@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::Fanout;
 use crate::feed::conflate::Conflation;
-use crate::feed::feed::{Feed, FeedClasses, FeedForm};
+use crate::feed::feed::{Feed, FeedForm};
 use crate::feed::interest::{Change, FilterSelection, Revised};
 use crate::feed::keys::{ConnIndex, FeedKey, Membership, MovedMember};
 use crate::filter::ClassId;
@@ -26,7 +26,7 @@ impl Fanout {
         conn: ConnIndex,
     ) -> Membership {
         let matcher = &mut self.index.matcher;
-        let mut classes: FeedClasses = selections
+        let mut classes: Vec<(ClassId, Conflation)> = selections
             .iter()
             .map(|selection| (matcher.insert(&selection.filter), selection.conflation))
             .collect();
@@ -46,11 +46,11 @@ impl Fanout {
     pub(crate) fn join_classes(
         &mut self,
         form: FeedForm,
-        classes: FeedClasses,
+        classes: Vec<(ClassId, Conflation)>,
         conn: ConnIndex,
     ) -> Membership {
         let hash = self.index.interest_hash(form, &classes);
-        let key = if let Some(key) = self.find_equal(hash, form, &classes, None) {
+        let key = if let Some(key) = self.find_equal(hash, form, &classes) {
             for (class, _) in &classes {
                 self.index.matcher.remove(*class);
             }
@@ -62,17 +62,16 @@ impl Fanout {
             let conflates = classes.iter().any(|(_, conflation)| *conflation != Conflation::None);
             let feed = Feed::new(form, conflates, self.observed.is_observed(form.encoding));
             let key = self.feeds.insert(feed) as FeedKey;
-            for &(class, _) in &classes {
-                self.index.route(class, key);
+            for &(class, conflation) in &classes {
+                self.index.route(class, key, conflation);
             }
-            let feed = &mut self.feeds[key as usize];
-            feed.classes = classes;
-            self.own_forms_in[form.encoding.slot()] += u32::from(feed.has_own_form());
+            self.feeds[key as usize].classes = classes;
             self.register(key, hash);
+            self.feeds_in[form.encoding.slot()] += 1;
             self.metrics.feeds.inc();
             key
         };
-        if let Some(compressor) = self.feeds[key as usize].compressor() {
+        if let Some(compressor) = &self.feeds[key as usize].compressor {
             compressor.request_restart();
         }
         let members = &mut self.feeds[key as usize].members;
@@ -109,9 +108,9 @@ impl Fanout {
         self.edit(key, edits);
         let Feed { interest_hash, ref classes, .. } = self.feeds[key as usize];
         if classes.is_empty() {
-            return Revised::Elsewhere(FeedClasses::new());
+            return Revised::Elsewhere(Vec::new());
         }
-        if self.find_equal(interest_hash, form, classes, Some(key)).is_none() {
+        if self.find_equal(interest_hash, form, classes).is_none_or(|other| other == key) {
             return Revised::Same;
         }
         let classes = classes.clone();
@@ -151,7 +150,11 @@ impl Fanout {
     }
 
     /// Returns a feed's classes with the edits applied. The matcher holds the returned classes once more.
-    fn edited(&mut self, mut classes: FeedClasses, edits: impl IntoIterator<Item = Edit>) -> FeedClasses {
+    fn edited(
+        &mut self,
+        mut classes: Vec<(ClassId, Conflation)>,
+        edits: impl IntoIterator<Item = Edit>,
+    ) -> Vec<(ClassId, Conflation)> {
         let matcher = &mut self.index.matcher;
         for (class, _) in &classes {
             matcher.hold(*class);
@@ -188,6 +191,7 @@ impl Fanout {
                     hash = hash
                         .wrapping_sub(index.class_hash(class, old))
                         .wrapping_add(index.class_hash(class, conflation));
+                    index.reroute(class, key, conflation);
                     index.matcher.remove(class);
                 }
                 (Ok(at), None) => {
@@ -199,7 +203,7 @@ impl Fanout {
                 (Err(at), Some(conflation)) => {
                     classes.insert(at, (class, conflation));
                     hash = hash.wrapping_add(index.class_hash(class, conflation));
-                    index.route(class, key);
+                    index.route(class, key, conflation);
                 }
                 (Err(_), None) => {}
             }
@@ -221,13 +225,12 @@ impl Fanout {
             return Some(MovedMember { conn, index });
         }
         if members.is_empty() {
-            let mut feed = self.feeds.remove(key as usize);
-            self.log.take(&mut feed.list);
+            let feed = self.feeds.remove(key as usize);
             self.index.unregister(key, feed.interest_hash);
-            self.own_forms_in[feed.form.encoding.slot()] -= u32::from(feed.has_own_form());
             self.index.release(feed.classes, key);
             self.sampling.retain(|other| *other != key);
             self.pool.closed(key, feed.form.compression);
+            self.feeds_in[feed.form.encoding.slot()] -= 1;
             self.dirty.retain(|other| *other != key);
             self.metrics.feeds.dec();
         }
@@ -250,24 +253,17 @@ impl Fanout {
         self.index.matcher.len()
     }
 
-    /// Returns the feed of exactly these classes, besides `except`. After a change in place two feeds may have them, until the
-    /// member of the one that changed has moved to the other.
-    fn find_equal(
-        &self,
-        hash: u64,
-        form: FeedForm,
-        classes: &[(ClassId, Conflation)],
-        except: Option<FeedKey>,
-    ) -> Option<FeedKey> {
-        self.index.find(hash, |key| {
-            let feed = &self.feeds[key as usize];
-            Some(key) != except && feed.form == form && *feed.classes == *classes
-        })
+    /// Returns the oldest feed of exactly these classes. After a change in place, the member moves to the older feed.
+    fn find_equal(&self, hash: u64, form: FeedForm, classes: &[(ClassId, Conflation)]) -> Option<FeedKey> {
+        let is_equal = |key: &&FeedKey| {
+            let feed = &self.feeds[**key as usize];
+            feed.form == form && feed.classes == classes
+        };
+        self.index.feeds_with(hash).iter().find(is_equal).copied()
     }
 
     fn register(&mut self, key: FeedKey, hash: u64) {
         self.feeds[key as usize].interest_hash = hash;
-        let Self { index, feeds, .. } = self;
-        index.register(key, hash, |key| feeds[key as usize].interest_hash);
+        self.index.register(key, hash);
     }
 }

@@ -16,7 +16,7 @@ fn each_member_gets_the_events_that_it_wanted_when_they_came() {
             state ^= state >> 27;
             state.wrapping_mul(0x2545_f491_4f6c_dd1d) % most
         };
-        let mut world = World { writes_through: seed % 2 == 0, ..World::new(1000) };
+        let mut world = World::new(1000);
         let mut outboxes: Vec<Outbox> = (0..MEMBERS).map(|_| Outbox::default()).collect();
         let mut pipes: Vec<Pipe> = (0..MEMBERS).map(|_| Pipe::default()).collect();
         let mut wants = vec![std::collections::BTreeSet::<u64>::new(); MEMBERS];

@@ -14,7 +14,11 @@ use super::handle::ServerHandle;
 use super::reactor::socket::Socket;
 use super::reactor::{LoopState, READ_BYTES, Token};
 use super::shared::Shared;
+#[cfg(test)]
+use super::shared::adoption::AdoptedRequest;
 use crate::bus::Bus;
+#[cfg(test)]
+use crate::codec::http;
 use crate::codec::ws;
 use crate::event::{Event, Timestamp};
 
@@ -71,6 +75,14 @@ impl Write for End {
 
 impl Socket for End {
     fn close_write(&mut self) {}
+}
+
+/// Returns a request for a WebSocket at this path.
+fn upgrade_request(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
 }
 
 /// A loop and its client.
@@ -134,10 +146,7 @@ impl OneClient {
     /// Only if memory runs out.
     pub fn comes_again(&mut self, path: &str) {
         self.core.forget(self.token);
-        self.end = End::default();
-        self.token = self.core.admit(self.end.clone()).expect("there is room");
-        self.upgrade(path);
-        self.forget();
+        self.another(path);
     }
 
     /// Opens another connection with a WebSocket at this path, beside those that there are.
@@ -152,14 +161,19 @@ impl OneClient {
         self.forget();
     }
 
+    /// Adopts another connection with a WebSocket at this path, and the input that the program has read after the request.
+    #[cfg(test)]
+    pub(crate) fn another_adopted(&mut self, path: &str, read: Vec<u8>) {
+        let limits = self.core.config().http_limits();
+        let head = upgrade_request(path);
+        let (request, _) = http::parse_request(head.as_bytes(), &limits).expect("valid").expect("whole");
+        self.end = End::default();
+        let adopted = AdoptedRequest { request, shown: None, read, is_answered: false };
+        self.token = self.core.adopt(self.end.clone(), adopted).expect("there is room");
+    }
+
     fn upgrade(&mut self, path: &str) {
-        self.arrives(
-            format!(
-                "GET {path} HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-            )
-            .as_bytes(),
-        );
+        self.arrives(upgrade_request(path).as_bytes());
         self.turn();
     }
 

@@ -37,6 +37,12 @@ pub fn accept_key(key: &str) -> String {
     STANDARD.encode(hash.finalize())
 }
 
+/// Returns whether a request asks for a WebSocket, well or badly.
+#[must_use]
+pub fn is_upgrade(request: &Request) -> bool {
+    request.method == Method::Get && request.header_has_token("upgrade", "websocket")
+}
+
 /// Checks that `request` opens a WebSocket, and returns what the response needs.
 ///
 /// # Errors

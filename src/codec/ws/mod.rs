@@ -22,5 +22,5 @@ pub use error::{ProtocolError, UpgradeError};
 pub use extension::PerMessageDeflate;
 pub(crate) use frame::PING;
 pub use frame::{FrameHeader, OpCode, encode, encode_deflated, frame, header, payload_of, unmask};
-pub use handshake::{Upgrade, accept_key, check_upgrade, write_upgrade};
+pub use handshake::{Upgrade, accept_key, check_upgrade, is_upgrade, write_upgrade};
 pub use limits::{Role, WsLimits};

@@ -22,9 +22,10 @@ use super::session::context::Context;
 use super::session::effect::Effect;
 use super::session::rights;
 use super::session::{Flow, Session};
+use super::shared::adoption::AdoptedRequest;
 use super::shared::report::ClientTransport;
 use super::tick::Tick;
-use crate::codec::http::{self, BodyDecoder, Method, Request, RequestError};
+use crate::codec::http::{self, BodyDecoder, Request, RequestError};
 use crate::codec::{sse, ws};
 use crate::dialect::codes::LABEL_HEARTBEAT_MISSED;
 use crate::dialect::{CLOSE_RESTART, CLOSE_TRY_LATER, Encoding, HttpFault, Incoming};
@@ -58,6 +59,8 @@ impl Receiving {
 
 #[derive(Debug, Default)]
 struct Http {
+    /// Request that the embedding program has read, if it is not handled yet.
+    adopted: Option<Box<AdoptedRequest>>,
     /// Bytes received and not used yet.
     buffer: Vec<u8>,
     receiving: Option<Box<Receiving>>,
@@ -117,11 +120,6 @@ const FRAME_INSTRUCTIONS: usize = 2;
 /// bytes.
 const CLOSING_TICKS: Tick = 50;
 
-/// Returns whether a request asks for a WebSocket.
-pub(crate) fn is_upgrade(request: &Request) -> bool {
-    request.method == Method::Get && request.header_has_token("upgrade", "websocket")
-}
-
 /// Removes the head of the response from the first bytes to send.
 fn drop_head(effects: &mut [Effect]) {
     let first = effects.iter_mut().find_map(|effect| match effect {
@@ -156,6 +154,12 @@ impl Connection {
         }
     }
 
+    /// Returns a connection whose first request the embedding program has read. It is handled as input that waits.
+    pub(crate) fn adopted(tick: Tick, request: AdoptedRequest) -> Self {
+        let http = Http { adopted: Some(Box::new(request)), ..Http::default() };
+        Self { state: State::Http(Box::new(http)), ..Self::new(tick) }
+    }
+
     pub(crate) fn transport(&self) -> ClientTransport {
         self.transport
     }
@@ -174,7 +178,12 @@ impl Connection {
     /// Returns whether input waits for pending responses to be written. Call `receive` then, with no bytes if none
     /// arrived.
     pub(crate) fn holds_input(&self) -> bool {
-        self.held.is_some() || matches!(&self.state, State::Ws(ws) if ws.session.is_busy())
+        self.held.is_some()
+            || match &self.state {
+                State::Http(http) => http.adopted.is_some(),
+                State::Ws(ws) => ws.session.is_busy(),
+                State::Sse(_) | State::Closing(_) => false,
+            }
     }
 
     /// Returns the memory of incomplete requests and messages, and of input that waits, in bytes.
@@ -182,7 +191,9 @@ impl Connection {
         let held = self.held.as_ref().map_or(0, |held| held.capacity());
         held + match &self.state {
             State::Http(http) => {
-                http.buffer.capacity() + http.receiving.as_ref().map_or(0, |coming| coming.held_bytes())
+                http.buffer.capacity()
+                    + http.receiving.as_ref().map_or(0, |coming| coming.held_bytes())
+                    + http.adopted.as_ref().map_or(0, |adopted| adopted.held_bytes())
             }
             State::Ws(ws) => ws.decoder.buffered_bytes(),
             State::Sse(_) | State::Closing(_) => 0,
@@ -240,11 +251,17 @@ impl Connection {
     pub(crate) fn receive(&mut self, input: &mut [u8], cx: &mut Context<'_>) {
         self.last_input = cx.tick as u32;
         cx.budget.resume();
-        if let Some(mut held) = self.held.take() {
-            held.extend_from_slice(input);
-            self.take(&mut held, cx);
-        } else {
-            self.take(input, cx);
+        let adopted = if let State::Http(http) = &mut self.state { http.adopted.take() } else { None };
+        let held = match adopted {
+            Some(adopted) => Some(self.begin(*adopted, cx)),
+            None => self.held.take().map(|held| *held),
+        };
+        match held {
+            Some(mut held) => {
+                held.extend_from_slice(input);
+                self.take(&mut held, cx);
+            }
+            None => self.take(input, cx),
         }
     }
 
@@ -374,35 +391,30 @@ impl Connection {
         self.close(cx);
     }
 
-    /// Begins with a request that the embedding program has read. `shown`: rights that the program gives; `None`: the
-    /// request's own credentials decide. With `is_answered` the program has written the head of the response, so that none is
-    /// sent here; a client that can't be served after all is closed.
-    pub(crate) fn begin(
-        &mut self,
-        request: &Request,
-        shown: Option<Shown>,
-        is_answered: bool,
-        cx: &mut Context<'_>,
-    ) {
+    /// Handles a request that the embedding program has read, and returns the input that came after it. If the program has
+    /// written the head of the response, none is sent here, and a client that can't be served after all is closed.
+    fn begin(&mut self, adopted: AdoptedRequest, cx: &mut Context<'_>) -> Vec<u8> {
+        let AdoptedRequest { request, shown, read, is_answered } = adopted;
         let before = cx.effects.len();
         cx.budget.spend(ANSWER_UNITS);
         let shown = shown
-            .unwrap_or_else(|| cx.shared.auth.admit(request, &cx.config.cors_origins, cx.now, cx.budget));
-        self.answer(request, Vec::new(), shown, cx);
+            .unwrap_or_else(|| cx.shared.auth.admit(&request, &cx.config.cors_origins, cx.now, cx.budget));
+        self.answer(&request, Vec::new(), shown, cx);
         if !is_answered {
-            return;
+            return read;
         }
         if matches!(self.state, State::Ws(_) | State::Sse(_)) {
             drop_head(&mut cx.effects[before..]);
-            return;
+            return read;
         }
         cx.effects.truncate(before);
-        let last = if is_upgrade(request) {
+        let last = if ws::is_upgrade(&request) {
             ws::close_frame(CLOSE_TRY_LATER, "server can't serve this client now: come back later")
         } else {
             Bytes::new()
         };
         self.close_with(last, cx);
+        Vec::new()
     }
 
     fn answer(&mut self, request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Context<'_>) {

@@ -70,6 +70,8 @@ impl Connection {
     /// Returns the connection's state, or `None` if it has nothing to continue with.
     pub(crate) fn save(&self, tick: Tick, observers: &Observers) -> Option<SavedConnection> {
         let state = match &self.state {
+            // The program has read the request in a form that the successor does not know.
+            State::Http(http) if http.adopted.is_some() => return None,
             State::Http(http) => {
                 let receiving = match &http.receiving {
                     None => None,
@@ -120,7 +122,7 @@ impl Connection {
                 let is_begun = receiving.is_some() || !buffer.is_empty();
                 let since = is_begun.then_some(cx.tick);
                 // It has been idle by the predecessor's clock, which counts as a response.
-                let http = Http { buffer, receiving, since, is_answered: true };
+                let http = Http { adopted: None, buffer, receiving, since, is_answered: true };
                 (State::Http(Box::new(http)), ClientTransport::Http, false)
             }
             SavedState::Ws { decoder, inflates, session } => {

@@ -24,7 +24,7 @@ use super::operator;
 use super::page;
 use super::refusal::FaultStatus;
 use crate::codec::http::{self, Method, Request};
-use crate::codec::ws::{PerMessageDeflate, UpgradeError};
+use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
 use crate::dialect::{Dialect, Encoding, ErrorCode, HttpFault, Opening, shortened};
 use crate::event::{Timestamp, held_frame_bytes};
 use crate::metrics::Exposition;
@@ -358,7 +358,7 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
         return answer.error(ErrorCode::InvalidQuery, &error, &[]);
     }
     let allowed = route.map_or(RouteMethods::Get, |route| route.methods).allowed();
-    let is_upgrade = method == Method::Get && request.header_has_token("upgrade", "websocket");
+    let is_upgrade = ws::is_upgrade(request);
     // A configured endpoint may have the path of a route: it takes the upgrades there. The list of bridges keeps its own.
     let route = route.filter(|route| route.methods.take(method));
     match (route, endpoint) {

@@ -12,35 +12,57 @@ use super::loop_state::LoopState;
 use super::queues::Queued;
 use super::socket::Socket;
 use super::token::Token;
+use crate::codec::ws;
+use crate::dialect::CLOSE_TRY_LATER;
 use crate::feed::{ConnIndex, Outbox};
 use crate::metrics::Kind;
 use crate::server::conn::Connection;
 use crate::server::limits::client_address::is_trusted;
 use crate::server::limits::rates::{CountedConnection, address_key};
+use crate::server::shared::adoption::AdoptedRequest;
 use crate::server::tick::Tick;
 
 impl<S: Socket> LoopState<S> {
     /// Admits a new connection. Returns `None` if there are too many: the client is refused, and the socket dropped.
     pub(crate) fn admit(&mut self, socket: S) -> Option<Token> {
+        self.admit_as(Connection::new(self.turn.tick), socket, |socket| listener::refuse(socket))
+    }
+
+    /// Admits a connection that the embedding program accepted, and queues its request as input. Returns `None` as
+    /// [`admit`](Self::admit) does; a client that has its response already is refused by a close frame, or by the end of its
+    /// stream.
+    pub(crate) fn adopt(&mut self, socket: S, request: AdoptedRequest) -> Option<Token> {
+        let (is_answered, is_upgrade) = (request.is_answered, ws::is_upgrade(&request.request));
+        let token = self.admit_as(Connection::adopted(self.turn.tick, request), socket, |mut socket| {
+            if !is_answered {
+                listener::refuse(socket);
+            } else if is_upgrade {
+                // The socket is new, so it takes a few bytes. If it does not, the client sees the end of the stream.
+                let _ =
+                    socket.write(&ws::close_frame(CLOSE_TRY_LATER, "server takes no more connections now"));
+            }
+        })?;
+        let slot = self.find(token)?;
+        self.queue_input(slot);
+        Some(token)
+    }
+
+    fn admit_as(&mut self, connection: Connection, socket: S, refuse: impl FnOnce(S)) -> Option<Token> {
         match self.check_room(&socket) {
-            Ok(counted) => Some(self.insert_new(socket, counted)),
+            Ok(counted) => {
+                let look = self.turn.config.handshake_ticks().min(10);
+                Some(self.insert(socket, connection, Outbox::default(), counted, look))
+            }
             Err(refused) => {
                 self.count_refused(refused);
-                listener::refuse(socket);
+                refuse(socket);
                 None
             }
         }
     }
 
-    /// Gives a slot and a token to a connection that was just accepted.
-    pub(super) fn insert_new(&mut self, socket: S, counted: Option<CountedConnection>) -> Token {
-        let connection = Connection::new(self.turn.tick);
-        let look = self.turn.config.handshake_ticks().min(10);
-        self.insert(socket, connection, Outbox::default(), counted, look)
-    }
-
     /// Counts a new connection for its address, or returns the reason to refuse it.
-    pub(super) fn check_room(&self, socket: &S) -> Result<Option<CountedConnection>, &'static str> {
+    fn check_room(&self, socket: &S) -> Result<Option<CountedConnection>, &'static str> {
         self.shared.metrics.connections_accepted.inc();
         if self.departures.is_draining {
             return Err("draining");

@@ -4,7 +4,6 @@
 
 mod accounts;
 mod admit;
-mod adopt;
 mod answers;
 mod channels;
 pub(crate) mod clients;

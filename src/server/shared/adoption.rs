@@ -24,6 +24,7 @@ pub(crate) enum AdoptedSocket {
 }
 
 /// Request that the embedding program has read.
+#[derive(Debug)]
 pub(crate) struct AdoptedRequest {
     pub(crate) request: Request,
     /// Rights that the program gives; `None`: the request's own credentials decide.
@@ -32,6 +33,13 @@ pub(crate) struct AdoptedRequest {
     pub(crate) read: Vec<u8>,
     /// Whether the program has written the head of the response.
     pub(crate) is_answered: bool,
+}
+
+impl AdoptedRequest {
+    /// Returns the memory of the request and of the input after it, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.request.held_bytes() + self.read.capacity()
+    }
 }
 
 /// Connection on its way to a loop.

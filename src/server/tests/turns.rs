@@ -325,3 +325,21 @@ fn what_clients_ask_for_during_a_match_begins_after_the_event() {
     client.publishes(long_event("short", "[7]"));
     assert_eq!(settled(&mut client).0, "", "a new client has asked for nothing");
 }
+
+/// A connection that the program hands over while an event is matched is read after the event, as any other.
+#[test]
+fn an_adopted_request_begins_after_the_event_that_is_matched() {
+    let mut client = OneClient::at("/ws", false);
+    subscribe(&mut client, "first", "payload.0 exists");
+    assert!(settled(&mut client).0.contains("ack"));
+    client.publishes(long_event("long", &format!("[{}1]", "[],".repeat(400_000))));
+    client.turn();
+    assert_eq!(client.forget(), 0, "it is not matched yet");
+    let message = r#"{"type":"subscribe","payload":{"filter":"type=long,short payload.x != 5"}}"#;
+    client.another_adopted("/ws", frame(1, message.as_bytes()));
+    client.publishes(long_event("short", "[7]"));
+    let (text, _) = settled(&mut client);
+    assert_eq!(text.matches(r#""event_type":"long""#).count(), 0, "{text}");
+    assert_eq!(text.matches(r#""event_type":"short""#).count(), 1, "{text}");
+    assert!(text.starts_with("HTTP/1.1 101 ") && text.contains("ack"), "{text}");
+}

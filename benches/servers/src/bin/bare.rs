@@ -6,6 +6,9 @@
 //! burst's bytes are put once into a file in memory, or into a pipe, and sockets get its pages. `bare … PORT
 //! BYTES`: pads each event's frame to this size, so that it writes as much as a server with larger frames.
 
+#[path = "../wire.rs"]
+mod wire;
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -17,13 +20,10 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use rustix::fs::{MemfdFlags, memfd_create, sendfile};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice, tee};
+use wire::{SEND_FLAGS, STREAM, UPGRADE, frame};
 
 const LISTENER: Token = Token(usize::MAX);
 
-/// Answer to the only key that the load sends.
-const UPGRADE: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                       Sec-WebSocket-Accept: M0RbqYHuQSeLmq7DMbJUHNnJUrI=\r\n\r\n";
-const STREAM: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 #[derive(Clone, Copy, PartialEq)]
@@ -50,29 +50,6 @@ impl Client {
         let written = self.socket.write(bytes).unwrap_or(0);
         self.rest.extend_from_slice(&bytes[written..]);
     }
-}
-
-/// Returns the frame of a line, with spaces after it up to `bytes` in total.
-fn frame(line: &[u8], kind: Kind, bytes: usize, out: &mut Vec<u8>) {
-    let start = out.len();
-    if kind == Kind::Sse {
-        let end = b"\n\n";
-        out.extend_from_slice(b"data: ");
-        out.extend_from_slice(line);
-        out.resize(out.len().max((start + bytes).saturating_sub(end.len())), b' ');
-        out.extend_from_slice(end);
-        return;
-    }
-    out.push(0x81);
-    let len = line.len().max(bytes.saturating_sub(4));
-    if len < 126 {
-        out.push(len as u8);
-    } else {
-        out.push(126);
-        out.extend_from_slice(&(len as u16).to_be_bytes());
-    }
-    out.extend_from_slice(line);
-    out.resize(out.len() + len - line.len(), b' ');
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -157,7 +134,7 @@ impl Loop {
                     bursts.push(Vec::new());
                 }
                 let last = bursts.len() - 1;
-                frame(line, kind, self.bytes, &mut bursts[last]);
+                frame(line, kind == Kind::Sse, self.bytes, &mut bursts[last]);
             }
             for burst in bursts {
                 if self.mode == Mode::Uring {
@@ -201,7 +178,7 @@ impl Loop {
             }
             let send =
                 opcode::Send::new(types::Fd(client.socket.as_raw_fd()), burst.as_ptr(), burst.len() as u32)
-                    .flags(libc_msg_dontwait())
+                    .flags(SEND_FLAGS)
                     .build()
                     .user_data(number as u64);
             // SAFETY: `burst` outlives the submission: all completions are awaited below before it is dropped.
@@ -271,11 +248,6 @@ impl Loop {
             }
         }
     }
-}
-
-/// `MSG_DONTWAIT | MSG_NOSIGNAL`: a full socket is an error, not a wait.
-fn libc_msg_dontwait() -> i32 {
-    0x40 | 0x4000
 }
 
 fn main() -> io::Result<()> {

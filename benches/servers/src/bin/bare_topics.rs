@@ -5,6 +5,9 @@
 //! publisher; `each` makes one for each event and client; `uring` gives the sends of `together` to the kernel as one
 //! io_uring submission. No HTTP beyond the upgrade, no JSON, nothing is checked or kept. BYTES pads each frame to a size.
 
+#[path = "../wire.rs"]
+mod wire;
+
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -12,16 +15,9 @@ use std::os::fd::AsRawFd;
 use io_uring::{IoUring, opcode, types};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use wire::{SEND_FLAGS, STREAM, UPGRADE, frame};
 
 const LISTENER: Token = Token(usize::MAX);
-
-/// Answer to the only key that the load sends.
-const UPGRADE: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                       Sec-WebSocket-Accept: M0RbqYHuQSeLmq7DMbJUHNnJUrI=\r\n\r\n";
-const STREAM: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
-
-/// `MSG_DONTWAIT | MSG_NOSIGNAL`: a full socket is an error, not a wait.
-const SEND_FLAGS: i32 = 0x40 | 0x4000;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
@@ -77,28 +73,6 @@ struct Loop {
     ring: IoUring,
 }
 
-/// Writes a line's frame, with spaces after it up to `bytes` in total.
-fn frame(line: &[u8], kind: Kind, bytes: usize, out: &mut Vec<u8>) {
-    out.clear();
-    if kind == Kind::Sse {
-        out.extend_from_slice(b"data: ");
-        out.extend_from_slice(line);
-        out.resize(out.len().max(bytes.saturating_sub(2)), b' ');
-        out.extend_from_slice(b"\n\n");
-        return;
-    }
-    out.push(0x81);
-    let len = line.len().max(bytes.saturating_sub(4));
-    if len < 126 {
-        out.push(len as u8);
-    } else {
-        out.push(126);
-        out.extend_from_slice(&(len as u16).to_be_bytes());
-    }
-    out.extend_from_slice(line);
-    out.resize(out.len() + len - line.len(), b' ');
-}
-
 /// Splits off the first message of a client, whose mask is zero: its payload and its total length.
 fn message(bytes: &[u8]) -> Option<(&[u8], usize)> {
     let (len, head) = match bytes.get(1)? & 0x7F {
@@ -128,7 +102,8 @@ impl Loop {
             let Some(client) = &mut self.clients[*number as usize] else { continue };
             let at = usize::from(client.kind == Kind::Sse);
             if !std::mem::replace(&mut is_made[at], true) {
-                frame(line, client.kind, self.bytes, &mut frames[at]);
+                frames[at].clear();
+                frame(line, client.kind == Kind::Sse, self.bytes, &mut frames[at]);
             }
             client.out.extend_from_slice(&frames[at]);
             if !std::mem::replace(&mut client.is_dirty, true) {

@@ -181,12 +181,11 @@ impl StreamResponse {
         })
     }
 
+    /// Returns a refusal in the form of the routes' own.
     fn error(status: u16, error: &str) -> Self {
-        let body = serde_json::json!({ "error": error }).to_string().into_bytes();
-        let headers =
-            [("Content-Type", "application/json".to_owned()), ("Content-Length", body.len().to_string())];
-        let headers = headers.map(|(name, value)| (name.to_owned(), value)).into();
-        Self { status, headers, body }
+        let mut bytes = Vec::with_capacity(256);
+        routes::write_error(&mut bytes, status, error, Timestamp::now());
+        Self::read(&bytes).unwrap_or_else(|| Self { status, headers: Vec::new(), body: Vec::new() })
     }
 }
 

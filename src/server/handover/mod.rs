@@ -42,7 +42,6 @@ use crate::codec::portable;
 use crate::dialect::envelope;
 use crate::engine::{Engine, Places};
 use crate::event::{Event, EventId, Position, Sequence};
-use crate::metrics::Kind;
 use crate::server::shared::Shared;
 use crate::server::shared::barrier::{HandoverBarrier, Parcel};
 use crate::sync::atomic::Ordering;
@@ -365,9 +364,7 @@ impl Drop for Called<'_> {
 
 /// Returns the maximum time that the open connections wait for a successor, without the time that each byte adds.
 fn freeze(shared: &Shared) -> Duration {
-    let open = |kind| shared.metrics.connections.get_or_create(&Kind { kind }).get().max(0);
-    let open: i64 = ["http", "sse", "ws"].into_iter().map(open).sum();
-    let open = u32::try_from(open).unwrap_or(u32::MAX);
+    let open = u32::try_from(shared.open_connections()).unwrap_or(u32::MAX);
     FREEZE_MAX.min(FREEZE.saturating_add(FREEZE_A_CLIENT.saturating_mul(open)))
 }
 

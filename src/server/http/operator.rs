@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use super::explain::interests_json;
 use crate::engine::Engine;
 use crate::event::{Timestamp, held_frame_bytes};
-use crate::metrics::Kind;
 use crate::server::shared::Shared;
 use crate::server::shared::report::LoopReport;
 use crate::sync::lock;
@@ -19,7 +18,7 @@ pub(crate) fn history_json(shared: &Shared, now: Timestamp) -> Value {
 /// Returns the answer to `/api/stats`.
 pub(crate) fn stats_json(shared: &Shared) -> Value {
     let metrics = &shared.metrics;
-    let open = |kind| metrics.connections.get_or_create(&Kind { kind }).get();
+    let open = |kind| shared.connections(kind);
     let bus = shared.bus.stats();
     let shards: Vec<_> = (bus.shards.iter())
         .map(|s| json!({ "head": s.head, "oldest": s.oldest, "capacity": s.capacity }))

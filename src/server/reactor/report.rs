@@ -90,7 +90,8 @@ impl<S: Socket> LoopState<S> {
         self.accounts.report_due.then(|| next.saturating_sub(self.turn.tick))
     }
 
-    /// Reports changes, at most once a tick unless many bytes come. Looks at every connection.
+    /// Reports changes, not before [`ticks_to_report`](Self::ticks_to_report) says so unless many bytes come. Looks at every
+    /// connection.
     pub(super) fn report(&mut self) {
         let is_due = self.ticks_to_report() == Some(0);
         if !is_due && !self.must_count() {

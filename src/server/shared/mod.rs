@@ -385,22 +385,25 @@ impl Shared {
         self.lifecycle.drain.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
     }
 
+    /// Returns the number of open connections of a transport: `http`, `ws` or `sse`.
+    pub(crate) fn connections(&self, kind: &'static str) -> u64 {
+        self.metrics.connections.get_or_create(&Kind { kind }).get().max(0).unsigned_abs()
+    }
+
     /// Returns the number of open connections.
     pub(crate) fn open_connections(&self) -> u64 {
-        let open = |kind| self.metrics.connections.get_or_create(&Kind { kind }).get().unsigned_abs();
-        open("http") + open("ws") + open("sse")
+        ["http", "ws", "sse"].into_iter().map(|kind| self.connections(kind)).sum()
     }
 
     /// Notes the present counters in the history.
     pub(crate) fn note_history(&self, now: Timestamp) {
         let metrics = &self.metrics;
-        let open = |kind| metrics.connections.get_or_create(&Kind { kind }).get().unsigned_abs();
         let counts = Counts {
             published: self.bus.stats().shards.iter().map(|shard| shard.head).sum(),
             delivered: metrics.deliveries.get(),
             written_bytes: metrics.written_bytes.get(),
             missed: metrics.dropped.get(),
-            connections: open("ws") + open("sse"),
+            connections: self.connections("ws") + self.connections("sse"),
             pending: lock(&self.loops.reports).iter().map(LoopReport::pending).sum(),
         };
         lock(&self.monitor.history).note(now.0.div_euclid(1_000_000), counts);

@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use ::tower_service::Service;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, DATE, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 #[cfg(feature = "auth")]
@@ -309,15 +309,20 @@ impl Body for LiveBody {
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match &mut self.0 {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::Pipe(pipe) => {
-                let mut piece = vec![0; PIECE_BYTES];
-                let mut buffer = ReadBuf::new(&mut piece);
-                match ready!(Pin::new(pipe).poll_read(cx, &mut buffer)) {
-                    Ok(()) if buffer.filled().is_empty() => Poll::Ready(None),
-                    Ok(()) => Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(buffer.filled()))))),
-                    Err(error) => Poll::Ready(Some(Err(error))),
+            Content::Pipe(pipe) => loop {
+                if let Err(error) = ready!(pipe.poll_read_ready(cx)) {
+                    return Poll::Ready(Some(Err(error)));
                 }
-            }
+                // Allocated once there is something to read: an idle stream holds no buffer.
+                let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+                match pipe.try_read_buf(&mut piece) {
+                    Ok(0) => return Poll::Ready(None),
+                    Ok(_) => return Poll::Ready(Some(Ok(Frame::data(piece.freeze())))),
+                    // The poll reported the end of an earlier state.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Poll::Ready(Some(Err(error))),
+                }
+            },
         }
     }
 

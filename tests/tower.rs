@@ -61,6 +61,16 @@ fn start(runtime: &Runtime, app: Router) -> (SocketAddr, oneshot::Sender<()>) {
     (addr, end)
 }
 
+/// Waits until the runtime has no more than `most` tasks, and calls `nudge` now and then.
+fn wait_for_tasks(runtime: &Runtime, most: usize, nudge: impl Fn()) {
+    let until = Instant::now() + PATIENCE;
+    while runtime.metrics().num_alive_tasks() > most {
+        assert!(Instant::now() < until, "{} tasks are left", runtime.metrics().num_alive_tasks());
+        nudge();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn open_ws(addr: SocketAddr, path: &str) -> Ws {
     let mut ws = Ws::over(Wire::connect(addr), path, "");
     assert_eq!(ws.ask(&json!({"type": "subscribe", "payload": {"event_types": ["a"]}}))["type"], "ack");
@@ -105,11 +115,7 @@ fn a_thousand_websockets_leave_no_task_and_no_socket_in_the_runtime() {
     let server = serve(&bus);
     let (addr, _end) = start(&runtime, app(&server));
     let mut clients: Vec<Ws> = (0..1000).map(|_| open_ws(addr, "/live")).collect();
-    let until = Instant::now() + PATIENCE;
-    while runtime.metrics().num_alive_tasks() > APP_TASKS {
-        assert!(Instant::now() < until, "{} tasks are left", runtime.metrics().num_alive_tasks());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_tasks(&runtime, APP_TASKS, || {});
     bus.publish(event("a"));
     for client in &mut clients {
         assert_eq!(client.event()["event_type"], "a");
@@ -129,12 +135,9 @@ fn a_thousand_event_streams_are_pumped() {
     }
     // A client that leaves is noticed through the pump.
     drop(clients);
-    let until = Instant::now() + PATIENCE;
-    while runtime.metrics().num_alive_tasks() > APP_TASKS {
-        assert!(Instant::now() < until, "{} tasks are left", runtime.metrics().num_alive_tasks());
+    wait_for_tasks(&runtime, APP_TASKS, || {
         bus.publish(event("a"));
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    });
 }
 
 /// The app's middleware checks who a client is, and gives it rights.
@@ -180,11 +183,7 @@ fn both_shutdowns_together_end_every_client() {
     assert_eq!(ws.closed().0, 1012);
     while sse.block(deadline()).is_ok() {}
     server.join().expect("no thread failed");
-    let until = Instant::now() + PATIENCE;
-    while runtime.metrics().num_alive_tasks() > 0 {
-        assert!(Instant::now() < until, "the app did not end");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_tasks(&runtime, 0, || {});
 }
 
 #[test]
@@ -204,12 +203,8 @@ fn plain_hyper_gives_its_sockets_too() {
     });
     let mut ws = open_ws(addr, "/anything");
     let mut sse = open_sse(addr, "/anything", "");
-    let until = Instant::now() + PATIENCE;
     // The acceptor, and the event stream's connection.
-    while runtime.metrics().num_alive_tasks() > 2 {
-        assert!(Instant::now() < until, "a task is left");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_tasks(&runtime, 2, || {});
     bus.publish(event("a"));
     assert_eq!(ws.event()["event_type"], "a");
     assert_eq!(sse.event().event, None);

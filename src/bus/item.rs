@@ -29,23 +29,31 @@ pub trait Item: Clone + Send + Sync + Sized + 'static {
 
     /// Whether items have an ordering key of their own.
     #[doc(hidden)]
-    const KEYED: bool;
+    const KEYED: bool = false;
 
     /// Returns the ordering key: items with equal keys share a shard and stay in order.
     #[doc(hidden)]
-    fn ordering_key(&self) -> u64;
+    #[inline]
+    fn ordering_key(&self) -> u64 {
+        0
+    }
 
     #[doc(hidden)]
+    #[inline]
     #[must_use]
-    fn into_publishable(self) -> Self;
+    fn into_publishable(self) -> Self {
+        self
+    }
 
     /// Returns another handle, or a copy. Not `clone`: that of a plain value may be the embedder's own code.
     #[doc(hidden)]
     #[must_use]
     fn duplicate(&self) -> Self;
 
+    /// Tells the item its id. Values without one pass it over.
     #[doc(hidden)]
-    fn set_id(&self, id: EventId);
+    #[inline]
+    fn set_id(&self, _: EventId) {}
 }
 
 impl Item for Event {
@@ -128,7 +136,6 @@ impl Handle for Event {
 impl<T: Pod + Send + Sync> Item for T {
     type Filter = Predicate<T>;
     type Codec = Inline<T>;
-    const KEYED: bool = false;
 
     #[inline]
     fn is_wanted(&self, filter: &Predicate<T>) -> bool {
@@ -136,22 +143,9 @@ impl<T: Pod + Send + Sync> Item for T {
     }
 
     #[inline]
-    fn ordering_key(&self) -> u64 {
-        0
-    }
-
-    #[inline]
-    fn into_publishable(self) -> Self {
-        self
-    }
-
-    #[inline]
     fn duplicate(&self) -> Self {
         *self
     }
-
-    #[inline]
-    fn set_id(&self, _: EventId) {}
 }
 
 /// Filter of a subscription to values: all of them, or those for which a function returns true.

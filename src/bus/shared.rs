@@ -7,7 +7,6 @@ use std::ops::Deref;
 
 use super::item::{Item, Predicate};
 use super::ring::{Counted, HEADER_WORDS, Handle};
-use crate::event::EventId;
 use crate::sync::Arc;
 
 /// Handle of a value of any type, as a bus carries it and readers get it. It derefs to the value.
@@ -54,7 +53,6 @@ impl<V> SharedValue<V> {
 impl<V: Send + Sync + 'static> Item for SharedValue<V> {
     type Filter = Predicate<V>;
     type Codec = Counted<Self>;
-    const KEYED: bool = false;
 
     #[inline]
     fn is_wanted(&self, filter: &Predicate<V>) -> bool {
@@ -62,22 +60,9 @@ impl<V: Send + Sync + 'static> Item for SharedValue<V> {
     }
 
     #[inline]
-    fn ordering_key(&self) -> u64 {
-        0
-    }
-
-    #[inline]
-    fn into_publishable(self) -> Self {
-        self
-    }
-
-    #[inline]
     fn duplicate(&self) -> Self {
         self.clone()
     }
-
-    #[inline]
-    fn set_id(&self, _: EventId) {}
 }
 
 impl<V: Send + Sync + 'static> Handle for SharedValue<V> {

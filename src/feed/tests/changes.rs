@@ -2,20 +2,25 @@
 
 use super::*;
 
+/// Returns random numbers below the one given, from a seed.
+fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed;
+    move |most| {
+        // xorshift64*
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        state.wrapping_mul(0x2545_f491_4f6c_dd1d) % most
+    }
+}
+
 /// Members change their interests in every way, in feeds of their own and in shared ones. Each gets exactly the events that it
 /// wanted when they came.
 #[test]
 fn each_member_gets_the_events_that_it_wanted_when_they_came() {
     const MEMBERS: usize = 4;
     for seed in 1..=40_u64 {
-        let mut state = seed;
-        let mut dice = move |most: u64| {
-            // xorshift64*
-            state ^= state >> 12;
-            state ^= state << 25;
-            state ^= state >> 27;
-            state.wrapping_mul(0x2545_f491_4f6c_dd1d) % most
-        };
+        let mut dice = dice(seed);
         let mut world = World::new(1000);
         let mut outboxes: Vec<Outbox> = (0..MEMBERS).map(|_| Outbox::default()).collect();
         let mut pipes: Vec<Pipe> = (0..MEMBERS).map(|_| Pipe::default()).collect();
@@ -116,14 +121,7 @@ fn a_list_that_is_edited_gets_what_it_had_when_it_came() {
     };
     let mut edited = 0;
     for seed in 1..=40_u64 {
-        let mut state = seed;
-        let mut dice = move |most: u64| {
-            // xorshift64*
-            state ^= state >> 12;
-            state ^= state << 25;
-            state ^= state >> 27;
-            state.wrapping_mul(0x2545_f491_4f6c_dd1d) % most
-        };
+        let mut dice = dice(seed);
         let mut world = World::new(1000);
         let mut outboxes: Vec<Outbox> = (0..MEMBERS).map(|_| Outbox::default()).collect();
         let mut pipes: Vec<Pipe> = (0..MEMBERS).map(|_| Pipe::default()).collect();

@@ -245,15 +245,8 @@ impl Choices {
     }
 }
 
-/// Adds a holder of each value and pattern of a set.
-#[cfg(feature = "server")]
-pub(super) fn acquire(set: SetRef<'_>, symbols: &mut Symbols, automaton: &mut Automaton) {
-    let mut one = |attribute: u8, pattern: PatternRef<'_>| match pattern.kind {
-        PatternKind::Exact => drop(symbols.acquire(usize::from(attribute), pattern.text)),
-        PatternKind::Segments | PatternKind::Runs => {
-            automaton.acquire(usize::from(attribute), pattern.text);
-        }
-    };
+/// Calls `one` with each pattern of a set and the attribute that it is for.
+fn each_pattern<'a>(set: SetRef<'a>, one: &mut impl FnMut(u8, PatternRef<'a>)) {
     for (first, second) in set.members() {
         match second {
             None => one(set.about, first),
@@ -263,6 +256,18 @@ pub(super) fn acquire(set: SetRef<'_>, symbols: &mut Symbols, automaton: &mut Au
             }
         }
     }
+}
+
+/// Adds a holder of each value and pattern of a set.
+#[cfg(feature = "server")]
+pub(super) fn acquire(set: SetRef<'_>, symbols: &mut Symbols, automaton: &mut Automaton) {
+    let mut one = |attribute: u8, pattern: PatternRef<'_>| match pattern.kind {
+        PatternKind::Exact => drop(symbols.acquire(usize::from(attribute), pattern.text)),
+        PatternKind::Segments | PatternKind::Runs => {
+            automaton.acquire(usize::from(attribute), pattern.text);
+        }
+    };
+    each_pattern(set, &mut one);
 }
 
 /// Removes a holder of each value and pattern of the plan. Calls `gone` for each value that has none left.
@@ -281,14 +286,6 @@ pub(super) fn release(
         PatternKind::Segments | PatternKind::Runs => automaton.release(usize::from(attribute), pattern.text),
     };
     for set in &plan.sets {
-        for (first, second) in set.members() {
-            match second {
-                None => one(set.about, first),
-                Some(second) => {
-                    one(Attribute::EntityKind as u8, first);
-                    one(Attribute::EntityId as u8, second);
-                }
-            }
-        }
+        each_pattern(*set, &mut one);
     }
 }

@@ -19,10 +19,10 @@
 //! - G3 join: gate, `SeqCst` fence, head -> head, `SeqCst` fence, gates. A publisher that did not see the gate had read a
 //!   head that the joiner's is not older than: what it may overwrite is before the joiner's place.
 //! - G4 sleep: as E6, in both directions: readers sleep for events, publishers for space.
-//! - G6 stage: a gate stored with release -> the acquire of a reader that follows it: what the first did with an item comes
-//!   before the second sees it. A gate that left is idle, and its entry is not reused while it is followed.
 //! - G5 closed: the bit in the head, which ends claims, then the flag (release) -> reader's load (acquire): a reader that sees
 //!   the flag sees the last head. With one publisher the flag alone, after its last publication.
+//! - G6 stage: a gate stored with release -> the acquire of a reader that follows it: what the first did with an item comes
+//!   before the second sees it. A gate that left is idle, and its entry is not reused while it is followed.
 #![allow(unsafe_code, reason = "looks at bodies and releases them; the invariants are above")]
 
 use std::sync::Arc as Count;

@@ -89,11 +89,17 @@ impl<T: Item> LosslessSubscriber<T> {
         let HandlerThread { name, core } = thread;
         let builder = name.map_or_else(Builder::new, |name| Builder::new().name(name));
         let (told, hears) = mpsc::sync_channel(1);
-        let running = builder.spawn(move || {
-            let placed = core.map_or(Ok(()), stay_on);
-            let is_placed = placed.is_ok();
-            let _ = told.send(placed);
-            if is_placed { run(self, handler) } else { 0 }
+        let running = builder.spawn(move || match core.map_or(Ok(()), stay_on) {
+            Ok(()) => {
+                let _ = told.send(Ok(()));
+                run(self, handler)
+            }
+            Err(error) => {
+                // The subscription ends before the caller learns of it.
+                drop(self);
+                let _ = told.send(Err(error));
+                0
+            }
         })?;
         // The thread answers at once, before it handles anything.
         hears.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))?;

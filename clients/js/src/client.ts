@@ -151,9 +151,14 @@ export class Fanwire<M extends EventMap = EventMap> {
   /**
    * Publishes an event and returns its id. While offline it waits. Fails with `queue_full` if too many wait,
    * and with `uncertain` if the connection broke before the answer: the event may have been published or not.
+   *
+   * With `ack: false` it returns nothing, once the event is handed to the socket: the server answers only an
+   * error, which goes to `onError`, and an event that is lost with the connection is not reported.
    */
-  publish<T extends Extract<keyof M, string>>(event: NewEvent<T, M[T]>, options: { signal?: AbortSignal } = {}): Promise<string> {
-    const id = this.#send('publish', event, options.signal).then(({ event_id }) => event_id);
+  publish<T extends Extract<keyof M, string>>(event: NewEvent<T, M[T]>, options?: { signal?: AbortSignal; ack?: true }): Promise<string>;
+  publish<T extends Extract<keyof M, string>>(event: NewEvent<T, M[T]>, options: { signal?: AbortSignal; ack: false }): Promise<void>;
+  publish(event: NewEvent, { signal, ack }: { signal?: AbortSignal; ack?: boolean } = {}): Promise<any> {
+    const id = this.#send('publish', event, signal, ack).then(({ event_id }) => event_id);
     id.catch(() => {});
     return id;
   }
@@ -163,13 +168,13 @@ export class Fanwire<M extends EventMap = EventMap> {
     return this.#send('request', { action, ...more }, signal);
   }
 
-  #send(type: Job['type'], payload: object, signal?: AbortSignal): Promise<any> {
+  #send(type: Job['type'], payload: object, signal?: AbortSignal, ack?: boolean): Promise<any> {
     const promise = new Promise<any>((resolve, reject) => {
       const done = <T>(settle: (value: T) => void) => (value: T) => {
         signal?.removeEventListener('abort', abort);
         settle(value);
       };
-      const job: Job = { type, payload, resolve: done(resolve), reject: done(reject) };
+      const job: Job = { type, payload, ack, resolve: done(resolve), reject: done(reject) };
       const { queue = 1_000 } = this.#options;
       const abort = () => {
         const at = this.#outbox.indexOf(job);

@@ -30,7 +30,7 @@ export function pattern(text: string): (value: string) => boolean {
 }
 
 /** The name in a query, which is the event's field. A filter's field has an `s` at its end. */
-const fields = {
+export const fields = {
   type: 'event_type',
   source: 'source',
   correlation: 'correlation_id',
@@ -39,10 +39,11 @@ const fields = {
   channel: 'channel',
 } as const;
 
-const values = (filter: Filter, field: (typeof fields)[keyof typeof fields]) => [filter[`${field}s`] ?? []].flat() as string[];
+/** Returns the values of a field. */
+export const values = (filter: Filter, field: (typeof fields)[keyof typeof fields]) => [filter[`${field}s`] ?? []].flat() as string[];
 
 /** Kind and id. A kind alone matches every id. */
-const pairs = (filter: Filter) =>
+export const pairs = (filter: Filter) =>
   (filter.entities ?? []).map((entity) => {
     const [, kind, id] = typeof entity === 'string' ? /^([^:]*):?(.*)$/s.exec(entity)! : [0, entity.kind, entity.id];
     return [kind || '**', id || '**'] as const;
@@ -57,11 +58,4 @@ export function matcher(filter: Filter): (event: FanwireEvent) => boolean {
   return (event) =>
     wanted.every(([field, forms]) => forms.some((form) => form(event[field] ?? ''))) &&
     (!entities.length || entities.some(([kind, id]) => event.entity && kind(event.entity.kind) && id(event.entity.id)));
-}
-
-/** Returns the query of `/sse` that asks for the same events. */
-export function query(filter: Filter, into: URLSearchParams): void {
-  for (const [name, field] of Object.entries(fields)) for (const value of values(filter, field)) into.append(name, value);
-  for (const pair of pairs(filter)) into.append('entity', pair.join(':'));
-  if (filter.filter) into.set('filter', filter.filter);
 }

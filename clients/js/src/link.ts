@@ -10,6 +10,8 @@ export interface Job {
   payload: object;
   /** The subscription that an update changes. */
   of?: Any;
+  /** False if only an error is to be answered. */
+  ack?: boolean | undefined;
   resolve(payload: any): void;
   reject(error: FanwireError): void;
 }

@@ -1,11 +1,18 @@
 // The fallback: a `/sse` stream for each subscription, and `POST /publish`.
-import { query } from './filter.js';
+import { fields, pairs, values } from './filter.js';
 import { STABLE, refillable, type Host, type Link, type Loss } from './link.js';
 import { parser } from './sse.js';
 import type { Subscription } from './subscription.js';
-import { FanwireError, type Gap } from './types.js';
+import { FanwireError, type Filter, type Gap } from './types.js';
 
 type Any = Subscription<any, any>;
+
+/** Writes the query of `/sse` that asks for the same events. */
+function query(filter: Filter, into: URLSearchParams): void {
+  for (const [name, field] of Object.entries(fields)) for (const value of values(filter, field)) into.append(name, value);
+  for (const pair of pairs(filter)) into.append('entity', pair.join(':'));
+  if (filter.filter) into.set('filter', filter.filter);
+}
 
 export function streamLink(host: Host, base: URL, token: string | undefined): Link {
   const { heartbeat: { interval = 25_000, timeout = 10_000 } = {}, fetch = globalThis.fetch } = host.options;
@@ -143,7 +150,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
   return {
     add,
     remove,
-    send({ type, payload, of, resolve, reject }) {
+    send({ type, payload, of, ack, resolve, reject }) {
       if (type === 'update') {
         resolve({});
         if (!of) return;
@@ -153,6 +160,10 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
         return add(of);
       }
       if (type === 'request') return reject(new FanwireError('no_transport', 'requests need a WebSocket'));
+      if (ack === false) {
+        resolve({});
+        reject = host.failed;
+      }
       const abort = new AbortController();
       const stop = () => abort.abort();
       // A publish goes on when the streams are lost, but not when the client ends.

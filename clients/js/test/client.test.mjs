@@ -4,6 +4,7 @@ import { after, before, test } from 'node:test';
 import { Fanwire, FanwireError, isGap, pattern } from '../dist/index.js';
 import { evaluator } from '../dist/text.js';
 import { readFile } from 'node:fs/promises';
+import WebSocket from 'ws';
 import { Proxy, Server, here, numbered, quick, take, until } from './support.mjs';
 
 let server;
@@ -110,6 +111,41 @@ for (const transports of [['ws'], ['sse']]) {
     await good.ready;
     await client.publish({ type: 'good' });
     assert.equal((await take(good, 1))[0].event_type, 'good');
+  });
+
+  test(`${transports}: what is published without an ack is answered only if it is refused`, async (t) => {
+    const [sent, heard, errors] = [[], [], []];
+    class Watched extends WebSocket {
+      constructor(...args) {
+        super(...args);
+        this.on('message', (data) => heard.push(JSON.parse(data)));
+      }
+      send(data) {
+        sent.push(JSON.parse(data));
+        super.send(data);
+      }
+    }
+    const client = connect(t, { transports, WebSocket: Watched });
+    client.onError(({ code }) => errors.push(code));
+    const quiet = (payload, type = 'quiet') => client.publish({ type, payload }, { ack: false });
+    // It waits for the connection, as others do. The server has not said yet that it can be silent.
+    assert.equal(await quiet(0, 'early'), undefined);
+    const loop = client.subscribe('quiet');
+    await loop.ready;
+    const all = transports[0] === 'sse' || (await client.request('server_info')).capabilities;
+    assert(all === true || all.includes('publish_unacked'));
+    for (const n of [1, 2, 3]) assert.equal(await quiet(n), undefined);
+    // Streams publish by requests of their own, in any order.
+    const came = (await take(loop, 3)).map(({ payload }) => payload);
+    assert.deepEqual(transports[0] === 'ws' ? came : came.sort(), [1, 2, 3]);
+    assert.equal(await client.publish({ type: '' }, { ack: false }), undefined);
+    await until('the refusal', () => errors.length > 0);
+    assert.deepEqual(errors, [transports[0] === 'ws' ? 'invalid_event' : 'http_400']);
+    const published = sent.filter(({ type }) => type === 'publish');
+    if (transports[0] === 'ws') assert.deepEqual(published.map(({ ack }) => ack), [undefined, false, false, false, false]);
+    const silent = published.filter(({ ack }) => ack === false).map(({ message_id }) => message_id);
+    const answers = heard.filter(({ correlation_id }) => silent.includes(correlation_id));
+    assert.deepEqual(answers.map(({ type }) => type), transports[0] === 'ws' ? ['error'] : []);
   });
 
   test(`${transports}: leaving a loop and a signal both unsubscribe`, async (t) => {

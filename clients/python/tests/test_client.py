@@ -3,10 +3,12 @@
 import asyncio
 import json
 import unittest
+from typing import Any
 
 from support import HERE, Case, Fanwire, Gap, numbered, numbers, take, until
 
 from fanwire import Event, FanwireError, pattern
+from fanwire._link import Link
 from fanwire._text import evaluator
 
 TEXTS = json.loads((HERE.parents[1] / "cases/filters.json").read_text())
@@ -21,7 +23,6 @@ class Patterns(unittest.TestCase):
     def test_patterns_mean_what_they_mean_to_the_server(self) -> None:
         for form, value, want in json.loads((HERE.parents[1] / "cases/patterns.json").read_text()):
             self.assertEqual(pattern(form)(value), want, f"{form} on {value}")
-
 
     def test_filters_texts_mean_what_they_mean_to_the_server(self) -> None:
         for text, name, want in TEXTS["cases"]:
@@ -135,6 +136,41 @@ class Verbs(Case):
         await good.ready()
         await client.publish({"type": "good"})
         await take(good, 1)
+
+    async def test_what_is_published_without_an_ack_is_answered_only_if_it_is_refused(self) -> None:
+        for transport in ("ws", "sse"):
+            with self.subTest(transport=transport):
+                await self.unacked(transport)
+
+    async def unacked(self, transport: str) -> None:
+        client = self.client(transports=[transport])
+        # It waits for the connection, as others do. The server has not said yet that it can be silent.
+        self.assertIsNone(await client.publish({"type": "early"}, ack=False))
+        quiet = client.subscribe("quiet")
+        await quiet.ready()
+        sent: list[Any] = []
+        link = client._link
+        if isinstance(link, Link):
+            send = link._socket.send
+
+            async def watched(text: Any) -> None:
+                sent.append(json.loads(text))
+                await send(text)
+
+            link._socket.send = watched  # type: ignore[method-assign]
+            # The writer already waits with the method from before.
+            await client.request("server_info")
+        for n in (1, 2, 3):
+            self.assertIsNone(await client.publish({"type": "quiet", "payload": n}, ack=False))
+        came = [item.payload for item in await take(quiet, 3) if isinstance(item, Event)]
+        # Streams publish by requests of their own, in any order.
+        self.assertEqual(came if transport == "ws" else sorted(came), [1, 2, 3])
+        self.assertIsNone(await client.publish({"type": ""}, ack=False))
+        await until("the refusal", lambda: bool(self.errors))
+        self.assertEqual(self.errors, ["invalid_event" if transport == "ws" else "http_400"])
+        if transport == "ws":
+            self.assertEqual([(one["type"], one["ack"]) for one in sent], [("publish", False)] * 4)
+        await client.close()
 
     async def test_requests_are_answered_and_agents_and_workflows_have_their_names(self) -> None:
         client = self.client()

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, overload
 from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -50,6 +50,8 @@ class _Job:
     kind: Literal["publish", "request"]
     payload: object
     answer: asyncio.Future[Any] = field(repr=False)
+    ack: bool = True
+    """False if only an error is to be answered."""
 
 
 class Fanwire:
@@ -255,22 +257,29 @@ class Fanwire:
         entity: Entity = {"kind": kind, "id": id}
         return self.subscribe(types, entities=[entity])
 
-    async def publish(self, event: Mapping[str, Any]) -> str:
+    @overload
+    async def publish(self, event: Mapping[str, Any], *, ack: Literal[True] = True) -> str: ...
+    @overload
+    async def publish(self, event: Mapping[str, Any], *, ack: Literal[False]) -> None: ...
+    async def publish(self, event: Mapping[str, Any], *, ack: bool = True) -> str | None:
         """Publishes an event (`type`, and its other fields) and returns its id. While offline it waits without a limit.
         Raises FanwireError: `queue_full` if too many wait, `uncertain` if the connection broke before the answer: the
-        event may have been published or not."""
-        answer = await self._send("publish", dict(event))
-        return str(answer["event_id"])
+        event may have been published or not.
+
+        With `ack=False` it returns None, once the event is handed to the connection: the server answers only an error,
+        which goes to `on_error`, and an event that is lost with the connection is not reported."""
+        answer = await self._send("publish", dict(event), ack)
+        return str(answer["event_id"]) if ack else None
 
     async def request(self, action: str, *, channel: str | None = None) -> Any:
         """Asks the server: `list_subscriptions`, `subscription_count`, `server_info`, `presence` of a channel.
         Needs a WebSocket."""
         return await self._send("request", {"action": action, **({"channel": channel} if channel is not None else {})})
 
-    async def _send(self, kind: Literal["publish", "request"], payload: object) -> Any:
+    async def _send(self, kind: Literal["publish", "request"], payload: object, ack: bool = True) -> Any:
         if self._status == "closed":
             raise FanwireError("closed", "the client is closed")
-        job = _Job(kind, payload, asyncio.get_running_loop().create_future())
+        job = _Job(kind, payload, asyncio.get_running_loop().create_future(), ack)
         if self._link and self._status == "open":
             self._give(job)
         elif len(self._outbox) >= self._queue:
@@ -297,7 +306,11 @@ class Fanwire:
                 job.answer.set_exception(error)
 
         assert self._link
-        self._link.ask(job.kind, job.payload, answered)
+        if job.ack:
+            self._link.ask(job.kind, job.payload, answered)
+        else:
+            self._link.tell(job.kind, job.payload)
+            job.answer.set_result(None)
 
     def on_status(self, listener: Callable[[Status], object]) -> Callable[[], None]:
         return _add(self._on_status, listener)
@@ -307,9 +320,8 @@ class Fanwire:
         return _add(self._on_gap, listener)
 
     def on_error(self, listener: Callable[[FanwireError], object]) -> Callable[[], None]:
-        """Calls a listener with every error: lost connections, handlers that raised. None of them ends the
-        client. Without
-                a listener, errors are logged."""
+        """Calls a listener with every error: lost connections, handlers that raised, refused events that were published
+        without an ack. None of them ends the client. Without a listener, errors are logged."""
         return _add(self._on_error, listener)
 
     def connect(self) -> None:
@@ -386,9 +398,8 @@ class Fanwire:
         return self._status == "closed"
 
     async def _live(self) -> tuple[FanwireError, float, bool]:
-        """Runs one connection to its end. Returns the reason, the wait that the server asks for, and whether
-        that wait is
-                this client's own slot."""
+        """Runs one connection to its end. Returns the reason, the wait that the server asks for, and whether that wait is
+        this client's own slot."""
         link: Link | StreamLink | None = None
         self._proven = False
         renewal: asyncio.Task[None] | None = None
@@ -449,9 +460,8 @@ class Fanwire:
         return await connect(self._url, subprotocols=self._protocols, **(options | self._connect_options))
 
     async def _probe(self, link: StreamLink) -> None:
-        """Checks, at growing intervals, whether WebSockets get through, and ends the fallback if they do. One
-        failure, of a
-                slow server for example, proves little about a network."""
+        """Checks, at growing intervals, whether WebSockets get through, and ends the fallback if they do. One failure, of
+        a slow server for example, proves little about a network."""
         base, most = self._backoff
         wait = 10 * base
         while True:

@@ -32,8 +32,7 @@ class Filter(TypedDict, total=False):
 
 def pattern(text: str) -> Callable[[str], bool]:
     """Returns whether a value matches a pattern: `.`, `:` and `/` cut it into segments, `*` stands for one
-    segment, `**`
-        for any number of them, including none. An asterisk beside other characters means itself."""
+    segment, `**` for any number of them, including none. An asterisk beside other characters means itself."""
     parts = re.split("([.:/])", text)
     if not any(part in ("*", "**") for part in parts):
         return lambda value: value == text

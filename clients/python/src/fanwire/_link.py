@@ -36,9 +36,8 @@ class Host(Protocol):
 
 
 def is_fillable(host: Host, subscriptions: Iterable[Subscription], gap: Gap) -> bool:
-    """Returns whether a gap is to be refilled: it is available, or the server no longer knows the events before
-    it and all
-        subscriptions that it concerns want everything."""
+    """Returns whether a gap is to be refilled: it is available, or the server no longer knows the events before it and
+    all subscriptions that it concerns want everything."""
     is_there = gap.recoverable or gap.from_id is None
     return is_there and host.fills() and not any(one._wants_less() for one in subscriptions)
 
@@ -119,6 +118,11 @@ class Link:
         message_id = str(self._number)
         self._answers[message_id] = answer
         self._out.put_nowait(json.dumps({"type": kind, "payload": payload, "message_id": message_id}))
+
+    def tell(self, kind: str, payload: object) -> None:
+        """Sends a message of which only an error is answered; the host gets it. An older server answers always."""
+        quiet = {"ack": False} if "publish_unacked" in (self._abilities or ()) else {}
+        self._out.put_nowait(json.dumps({"type": kind, "payload": payload, **quiet}))
 
     def login(self, token: str, then: Callable[[], None] | None = None) -> None:
         def answer(_: Any, error: FanwireError | None) -> None:

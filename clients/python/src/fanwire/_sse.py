@@ -278,6 +278,15 @@ class StreamLink:
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 
+    def tell(self, kind: str, payload: object) -> None:
+        """Publishes an event of which only an error is reported."""
+
+        def answered(_: Any, error: FanwireError | None) -> None:
+            if error:
+                self._host.failed(error)
+
+        self.ask(kind, payload, answered)
+
     def login(self, token: str, then: Callable[[], None] | None = None) -> None:
         """A stream keeps the token it began with, so all streams reconnect with the new one."""
         self.end(FanwireError("disconnected", "a new token"))

@@ -32,8 +32,7 @@ def _key(value: Any) -> Any:
 
 class Subscription:
     """Events and gaps in order, for `async for`. `close` ends it, and so does the end of the client. Leaving a
-    loop does
-        not end it, leaving `async with` does."""
+    loop does not end it; leaving `async with` does."""
 
     def __init__(
         self, id: str, filter: Mapping[str, Any], options: Mapping[str, Any], buffer: int, leave: Callable[[], None]

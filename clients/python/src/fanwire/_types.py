@@ -94,9 +94,9 @@ Item = Event | Gap
 
 
 class FanwireError(Exception):
-    """An error. `code` is the server's (`invalid_filter`, ...), or `queue_full`, `uncertain` (sent, and the
-    connection broke before the answer), `unsupported` (the server is too old for it), `closed`, `unauthorized`, `gave_up`, `timeout`, `disconnected`, `handler`,
-    `token`, `protocol`."""
+    """An error. `code` is the server's (`invalid_filter`, ...), or one of the client's own: `queue_full`, `uncertain`
+    (sent, and the connection broke before the answer), `unsupported` (the server is too old for it), `closed`,
+    `unauthorized`, `gave_up`, `timeout`, `disconnected`, `handler`, `token`, `protocol`."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

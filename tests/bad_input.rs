@@ -434,6 +434,105 @@ fn every_bad_frame_has_its_close_code_and_the_server_goes_on() {
     assert!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// Payloads of `update` for a subscription `w` to `{"event_types":["quote"],"entities":["symbol:A"]}`, and the code of each
+/// answer; an empty code is an `ack` of nothing.
+fn update_rows() -> Vec<(&'static str, Value, &'static str)> {
+    let add = |lists: Value| json!({"subscription_id": "w", "add": lists});
+    let remove = |lists: Value| json!({"subscription_id": "w", "remove": lists});
+    let many = |count: usize| (0..count).map(|n| format!("symbol:{n}")).collect::<Vec<_>>();
+    vec![
+        ("no object", json!(["w"]), "invalid_payload"),
+        ("no subscription", json!({"add": {"entities": ["symbol:B"]}}), "invalid_payload"),
+        ("a subscription that is a number", json!({"subscription_id": 1}), "invalid_payload"),
+        ("an unknown subscription", json!({"subscription_id": "v", "remove": {}}), "unknown_subscription"),
+        ("all subscriptions", json!({"subscription_id": "*"}), "unknown_subscription"),
+        ("an unknown key", json!({"subscription_id": "w", "set": {"entities": ["symbol:B"]}}), "unknown_key"),
+        ("a key of subscribe", json!({"subscription_id": "w", "entities": ["symbol:B"]}), "unknown_key"),
+        ("an unknown attribute to add", add(json!({"entitis": ["symbol:B"]})), "unknown_key"),
+        ("an unknown attribute to remove", remove(json!({"colours": []})), "unknown_key"),
+        ("an attribute of others", add(json!({"channels": ["c"]})), "invalid_payload"),
+        ("an attribute of others to remove from", remove(json!({"channels": ["c"]})), "invalid_payload"),
+        ("a list instead of lists", add(json!(["symbol:B"])), "invalid_payload"),
+        (
+            "entities instead of lists",
+            add(json!([null, null, null, null, null, null, ["a:b"]])),
+            "invalid_payload",
+        ),
+        ("an entity that is a list", add(json!({"entities": [["symbol", "B"]]})), "invalid_payload"),
+        ("a text instead of lists", add(json!("symbol:B")), "invalid_payload"),
+        ("a number as value", add(json!({"event_types": [5]})), "invalid_payload"),
+        ("a number as values", remove(json!({"event_types": 5})), "invalid_payload"),
+        ("a value of no kind", add(json!({"event_types": [null]})), "invalid_payload"),
+        ("a list as value", add(json!({"event_types": [["quote"]]})), "invalid_payload"),
+        ("an object as value", add(json!({"event_types": [{"a": 1}]})), "invalid_payload"),
+        (
+            "an entity with a number",
+            add(json!({"entities": [{"kind": "symbol", "id": 5}]})),
+            "invalid_payload",
+        ),
+        (
+            "a value to add and to remove",
+            {
+                json!({"subscription_id": "w", "add": {"entities": ["symbol:B"]}, "remove": {"entities": ["symbol:B"]}})
+            },
+            "invalid_payload",
+        ),
+        ("a value over the limit", add(json!({"event_types": ["x".repeat(1025)]})), "invalid_filter"),
+        ("a list over the limit", add(json!({"entities": many(1025)})), "invalid_filter"),
+        ("more than a client may hold", add(json!({"entities": many(600)})), "too_many_values"),
+        ("nothing at all", json!({"subscription_id": "w"}), ""),
+        ("both empty", json!({"subscription_id": "w", "add": {}, "remove": {}}), ""),
+        (
+            "empty lists",
+            json!({"subscription_id": "w", "add": {"entities": []}, "remove": {"entities": []}}),
+            "",
+        ),
+        ("a value that is not held", remove(json!({"entities": ["symbol:Z"]})), ""),
+    ]
+}
+
+#[test]
+fn every_bad_update_has_its_code_and_changes_nothing() {
+    let server = Server::with(&["--max-subscription-values", "500"]);
+    let mut witness = Witness::new(&server);
+    let wanted = json!({"subscription_id": "w", "event_types": ["quote"], "entities": ["symbol:A"]});
+    let mut client = Ws::subscribed(server.addr, wanted);
+    let list = json!({"type": "request", "payload": {"action": "list_subscriptions"}});
+    let before = client.ask(&list)["payload"].clone();
+    let mut wrong = Vec::new();
+    for (name, payload, code) in update_rows() {
+        let answer = client.ask(&json!({"type": "update", "message_id": "u", "payload": payload}));
+        let got = answer["payload"]["code"].as_str().unwrap_or_default();
+        let kind = if code.is_empty() { "ack" } else { "error" };
+        if (got, &answer["type"], &answer["correlation_id"]) != (code, &json!(kind), &json!("u")) {
+            wrong.push(format!("{name}: want {code:?}: {answer}"));
+        }
+        assert_eq!(client.ask(&list)["payload"], before, "after {name}");
+        witness.check(&server, name);
+    }
+    assert!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn an_update_beyond_the_grant_changes_nothing() {
+    const SECRET: &str = "only-this-test-and-its-server-know-it-51b0";
+    let server = Server::with(&["--auth-jwt-hs256-secret", SECRET]);
+    let token = support::token(SECRET, &["--entity", "symbol:A", "--entity", "symbol:B"]);
+    let mut client = Ws::over(Wire::connect(server.addr), &format!("/ws?token={token}"), "");
+    let wanted = json!({"subscription_id": "w", "entities": ["symbol:A"]});
+    assert_eq!(client.ask(&json!({"type": "subscribe", "payload": wanted}))["type"], "ack");
+    let list = json!({"type": "request", "payload": {"action": "list_subscriptions"}});
+    let before = client.ask(&list)["payload"].clone();
+    for values in [json!(["symbol:C"]), json!(["symbol:B", "symbol:C"]), json!(["trade:A"])] {
+        let payload = json!({"subscription_id": "w", "add": {"entities": values}, "remove": {"entities": ["symbol:A"]}});
+        let answer = client.ask(&json!({"type": "update", "payload": payload}));
+        assert_eq!(answer["payload"]["code"], "forbidden", "{values}: {answer}");
+        assert_eq!(client.ask(&list)["payload"], before, "after {values}");
+    }
+    let payload = json!({"subscription_id": "w", "add": {"entities": ["symbol:B"]}});
+    assert_eq!(client.ask(&json!({"type": "update", "payload": payload}))["payload"]["added"], 1);
+}
+
 #[test]
 fn what_follows_a_close_is_not_read() {
     let server = Server::start();

@@ -14,7 +14,7 @@ use super::codes::{CLOSE_POLICY, ErrorCode};
 use super::command::{
     Bounded, LIST_VALUES_MAX, ListUpdate, Strings, UNKNOWN, Update, in_scratch, put_text, text_frame,
 };
-use super::keys::{UnknownKey, first_unknown, plain_key};
+use super::keys::{FromObject, UnknownKey, first_unknown, plain_key};
 use super::uuid::Uuid;
 use super::wire::WireProtocol;
 use super::{
@@ -160,8 +160,8 @@ type Values = Strings<LIST_VALUES_MAX>;
 #[serde(default, deny_unknown_fields)]
 struct NativeUpdate {
     subscription_id: Option<String>,
-    add: Option<NativeLists>,
-    remove: Option<NativeLists>,
+    add: Option<FromObject<NativeLists>>,
+    remove: Option<FromObject<NativeLists>>,
 }
 
 /// Payload of an `update`, to find an unknown key in it.
@@ -439,10 +439,10 @@ pub(super) fn read_update(payload: &str) -> Result<Update, ClientError> {
         return Err(ClientError::new(ErrorCode::InvalidPayload, "subscription_id is missing"));
     };
     let mut lists: Vec<ListUpdate> = Vec::new();
-    for (name, about, add) in input.add.unwrap_or_default().into_values()? {
+    for (name, about, add) in input.add.unwrap_or_default().0.into_values()? {
         lists.push(ListUpdate { name, about, add, remove: Vec::new() });
     }
-    for (name, about, remove) in input.remove.unwrap_or_default().into_values()? {
+    for (name, about, remove) in input.remove.unwrap_or_default().0.into_values()? {
         let Some(list) = lists.iter_mut().find(|list| list.about == about) else {
             lists.push(ListUpdate { name, about, add: Vec::new(), remove });
             continue;

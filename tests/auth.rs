@@ -986,6 +986,17 @@ fn a_personal_channel_is_added_to_the_channels_of_a_token() {
         assert_eq!(client.event()["channel"], channel);
     }
     assert!(client.is_silent_for(SILENCE));
+    // The right to publish: in the channels of the token and its own. A token without any list has no bounds.
+    let post = |token: &str, channel: &str| {
+        publish(&server, token, &json!({"type": "note", "channel": channel}).to_string()).status
+    };
+    let bounded = token(&["--sub", "alice", "--channel", "news.*", "--publish"]);
+    for (channel, status) in
+        [("user:alice", 200), ("team", 200), ("news.a", 200), ("user:bob", 403), ("other", 403)]
+    {
+        assert_eq!(post(&bounded, channel), status, "{channel}");
+    }
+    assert_eq!(post(&token(&["--sub", "service", "--publish"]), "user:bob"), 200);
     for (options, reason) in [
         (&["--auth-grant-channels", "user:{sub}"][..], "means nothing without keys"),
         (&["--auth-jwt-hs256-secret", SECRET, "--auth-grant-channels", "user:{mail}"], "{mail}"),

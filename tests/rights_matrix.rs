@@ -90,6 +90,22 @@ fn cases() -> Vec<Case> {
             "workspace-7",
             "channel 'workspace-7'",
         ),
+        // A channel of each token's own: `user:{sub}`. A subject that looks like a pattern is none.
+        Case {
+            with: ["--channel=team", "--sub=b"],
+            lacks: ["--channel=team", "--sub=a"],
+            ..channel("agent_message", json!({"circle_name": "user:b"}), "user:b", "channel 'user:b'")
+        },
+        Case {
+            with: ["--channel=team", "--sub=b"],
+            lacks: ["--channel=team", "--sub=**"],
+            ..channel("agent.message", json!({"circle_name": "user:b"}), "user:b", "channel 'user:b'")
+        },
+        Case {
+            with: ["--channel=team", "--sub=*"],
+            lacks: ["--channel=team", "--sub=b"],
+            ..channel("agent_message", json!({"circle_name": "user:*"}), "user:*", "channel 'user:*'")
+        },
         entity("agent_status", "agentId", "agent", "agent:b", "agent:a", "entity 'agent:b'"),
         entity("agent:status", "agentId", "agent", "agent:b", "agent:a", "entity 'agent:b'"),
         entity(
@@ -210,7 +226,7 @@ const DOORS: [(&str, Door); 14] = [
 /// Sends it in a channel. A payload that names a channel is in the path's channel anyway, so it is no case for
 /// this entrance.
 fn say(addr: SocketAddr, token: &str, case: &Case, path: &str) -> Said {
-    if case.with[0] == "--channel" {
+    if case.beyond.starts_with("channel") {
         return Said::NoDoor;
     }
     let mut client = open(addr, path, token);
@@ -299,7 +315,9 @@ impl Reader {
 }
 
 fn guarded(options: &[&str]) -> Server {
-    Server::with(&[&["--auth-jwt-hs256-secret", SECRET], options].concat())
+    Server::with(
+        &[&["--auth-jwt-hs256-secret", SECRET, "--auth-grant-channels", "user:{sub}"], options].concat(),
+    )
 }
 
 /// The whole table, published through one server and read from another, which may be the same.

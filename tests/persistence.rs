@@ -239,6 +239,13 @@ fn a_gap_between_two_epochs_keeps_its_place_within_a_page_of_history() {
         let want: Vec<Option<u64>> = older.map(Some).chain([None]).chain((5..40).map(Some)).collect();
         assert_eq!((numbers, gaps), (want, vec![Value::Null]), "ring of {ring}");
         assert_eq!(complete, false);
+        // That gap has no place before it, and asking again would not bring more.
+        let mut client = Ws::connect(server.addr);
+        client.send(&json!({"type": "subscribe", "payload": {"history": 100}}));
+        let gap = std::iter::repeat_with(|| client.any_message()).find(|message| message["type"] == "gap");
+        let gap = gap.expect("messages come until then")["payload"].clone();
+        assert_eq!(gap["recoverable"], false, "{gap}");
+        assert_eq!(gap["from"].is_null(), ring == "8", "{gap}");
         kill(server);
     }
 }

@@ -367,6 +367,56 @@ fn what_each_client_wants_is_exactly_that_behind_an_upgrade() {
     assert!(speaker.is_silent_for(Duration::from_millis(50)), "it does not hear itself");
 }
 
+/// Lists that `update` has changed, one of them empty now, go on in the next process, and can be changed there.
+#[test]
+fn updated_lists_are_exact_behind_an_upgrade() {
+    let mut server = Generations::start(&[]);
+    let addr = server.addr();
+    let mut client = Ws::connect(addr);
+    // More values than one filter holds.
+    let values: Vec<String> = (0..600).map(|n| format!("symbol:S{n}")).collect();
+    for payload in [
+        json!({"subscription_id": "w", "entities": values, "snapshot": true}),
+        json!({"subscription_id": "empty", "channels": ["only"]}),
+    ] {
+        assert_eq!(client.ask(&json!({"type": "subscribe", "payload": payload}))["type"], "ack");
+    }
+    let update = |client: &mut Ws, id: &str, add: Value, remove: Value| {
+        let payload = json!({"subscription_id": id, "add": add, "remove": remove});
+        let ack = client.ask(&json!({"type": "update", "payload": payload}));
+        (ack["payload"]["added"].clone(), ack["payload"]["removed"].clone())
+    };
+    let (added, removed) =
+        (json!({"entities": ["symbol:T"]}), json!({"entities": ["symbol:S0", "symbol:S300"]}));
+    assert_eq!(update(&mut client, "w", added, removed), (json!(1), json!(2)));
+    assert_eq!(update(&mut client, "empty", json!({}), json!({"channels": ["only"]})), (json!(0), json!(1)));
+    let list = json!({"type": "request", "payload": {"action": "list_subscriptions"}});
+    let before = client.ask(&list)["payload"].clone();
+    let publish = |symbol: &str| {
+        let event = json!({"type": "quote", "channel": "only", "entity": {"kind": "symbol", "id": symbol}});
+        let answer = http::post(addr, "/publish", "application/json", event.to_string().as_bytes());
+        assert_eq!(answer.status, 200, "{answer:?}");
+    };
+    for generation in 1..=2 {
+        server.upgrade();
+        assert_eq!(client.ask(&list)["payload"], before, "generation {generation}");
+        ["S0", "S1", "S300", "T", "S599", "U"].into_iter().for_each(publish);
+        for symbol in ["S1", "T", "S599"] {
+            assert_eq!(client.event()["entity"]["id"], symbol, "generation {generation}");
+        }
+        assert!(client.is_silent_for(Duration::from_millis(100)), "generation {generation}");
+    }
+    // The next process knows that the subscription has snapshots.
+    let (added, removed) = (json!({"entities": ["symbol:S0"]}), json!({"entities": ["symbol:T"]}));
+    assert_eq!(update(&mut client, "w", added, removed), (json!(1), json!(1)));
+    assert_eq!(client.event()["entity"]["id"], "S0", "its snapshot");
+    assert_eq!(update(&mut client, "empty", json!({"channels": ["only"]}), json!({})), (json!(1), json!(0)));
+    ["T", "S0"].into_iter().for_each(publish);
+    for symbol in ["T", "S0"] {
+        assert_eq!(client.event()["entity"]["id"], symbol);
+    }
+}
+
 #[test]
 fn a_successor_that_fails_changes_nothing() {
     let dir = std::env::temp_dir().join(format!("fanwire-upgrade-{}", std::process::id()));

@@ -2,7 +2,7 @@
 //! docs/embedding.md.
 //!
 //! Always: `cargo tree` counts the crates. Seconds are CPU time, which a busy machine changes little: one fresh build of
-//! the program is timed, crate by crate. The library's own time is left out.
+//! the program with all features is timed, crate by crate. The library's own time is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,8 +15,9 @@ use crate::run::{self, Outcome};
 /// Target folder of the timed build; removed before and after it.
 const FOLDER: &str = "target/features";
 /// Feature sets as a manifest lists them, each with its purpose.
-const SETS: [(&str, &str); 12] = [
+const SETS: [(&str, &str); 13] = [
     ("", "the bus"),
+    ("serde", "payloads of types of your own"),
     ("async", "subscribers as streams"),
     ("server", "WebSocket, SSE, publish, metrics, the page"),
     ("server,dialects", "clients of other systems"),
@@ -38,7 +39,7 @@ pub(crate) fn table(source: Option<&str>) -> Outcome {
         None => Some(timed()?),
     };
     println!("| `features` | for | crates | seconds |\n|---|---|---|---|");
-    let all = [&SETS[..], &[("cli", "the program: all of the above")]].concat();
+    let all = [&SETS[..], &[("cli", "the program: all of the above but `tower`")]].concat();
     for (features, what) in all {
         let crates = crates(features)?;
         let time = seconds.as_ref().map_or("-".to_owned(), |seconds| {
@@ -76,7 +77,7 @@ const WRAPPER: &str = "#!/bin/sh\n\
     { echo \"$CARGO_PKG_NAME $CARGO_PKG_VERSION\"; times; } >> \"$FANWIRE_RUSTC_TIMES/$$\"\n\
     exit $code\n";
 
-/// Returns the CPU seconds of each crate in a fresh build of the program.
+/// Returns the CPU seconds of each crate in a fresh build of the program with all features.
 fn timed() -> Result<BTreeMap<String, f64>, String> {
     let failed = |error: std::io::Error| format!("{FOLDER}: {error}");
     let _ = fs::remove_dir_all(FOLDER);
@@ -88,7 +89,8 @@ fn timed() -> Result<BTreeMap<String, f64>, String> {
     let path = |path: &Path| path.display().to_string();
     let (times_text, wrapper) = (path(&times), path(&wrapper));
     let env = [("RUSTC_WRAPPER", wrapper.as_str()), ("FANWIRE_RUSTC_TIMES", times_text.as_str())];
-    run::command("cargo", &["build", "--release", "--bin", "fanwire", "--target-dir", FOLDER], &env, ".")?;
+    let args = ["build", "--release", "--all-features", "--bin", "fanwire", "--target-dir", FOLDER];
+    run::command("cargo", &args, &env, ".")?;
     let sums = read(&times);
     let _ = fs::remove_dir_all(FOLDER);
     sums

@@ -72,9 +72,9 @@ async function openJourney(id, filter = '') {
   const more = interests.length >= INTERESTS_MAX ? `, of the ${interests.length} largest of ${count(journey.feeds)} feeds` : '';
   $('journey-steps').replaceChildren(
     step('Published', `${event.timestamp}${event.source ? ` by ${event.source}` : ''}`),
-    step('Stored', `shard ${journey.shard}, sequence ${count(journey.sequence)}, ${journey.behind_newest === 0 ? 'the newest there' : `${count(journey.behind_newest)} came behind it`}; id ${journey.event_id}`),
+    step('Stored', `shard ${journey.shard}, sequence ${count(journey.sequence)}, ${journey.behind_newest === 0 ? 'the newest there' : `${count(journey.behind_newest)} came after it`}; id ${journey.event_id}`),
     step('Matched', `${wanting.length} of ${interests.length} interests want it now${more}`),
-    step('Encoded', spokenIn.length ? `once for each of: ${spokenIn.join('; ')}` : 'for nobody'),
+    step('Encoded', spokenIn.length ? `once for each encoding: ${spokenIn.join('; ')}` : 'for no client'),
     step('Delivered', `to ${count(journey.clients)} ${journey.clients === 1 ? 'client' : 'clients'} that ${journey.clients === 1 ? 'wants' : 'want'} it now`),
   );
   $('journey-follow').replaceChildren(...chips(event).childNodes);

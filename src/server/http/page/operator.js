@@ -152,7 +152,7 @@ function showServer(then, seconds, isRate) {
     ['version', stats.version], ['up', lasting(stats.uptime_seconds)], ['state', stats.draining ? 'draining' : 'serving'],
     ['connections', `${count(ws)} WebSocket, ${count(sse)} SSE, ${count(http)} HTTP`],
     ['feeds', count(stats.feeds)], ['subscriptions', count(stats.subscriptions)], ['held for clients', bytes(stats.held_bytes)],
-    ['gaps told', count(stats.gaps)], ['encodings made', count(stats.encodings)],
+    ['gaps reported', count(stats.gaps)], ['frames encoded', count(stats.encodings)],
     ['loops', count(stats.loops)], ['engine', engine], ['epoch', stats.epoch],
   ]);
 }

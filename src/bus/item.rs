@@ -50,7 +50,7 @@ pub trait Item: Clone + Send + Sync + Sized + 'static {
     #[must_use]
     fn duplicate(&self) -> Self;
 
-    /// Tells the item its id. Values without one pass it over.
+    /// Sets the item's id. Values without an id ignore it.
     #[doc(hidden)]
     #[inline]
     fn set_id(&self, _: EventId) {}

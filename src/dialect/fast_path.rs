@@ -76,6 +76,7 @@ impl<'a> Scan<'a> {
     }
 }
 
+/// Returns an error unless the text is as expected.
 fn usual(is_usual: bool) -> Result<(), Unsupported> {
     if is_usual { Ok(()) } else { Err(Unsupported) }
 }

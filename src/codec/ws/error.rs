@@ -129,15 +129,15 @@ impl fmt::Display for ProtocolError {
             Self::Masked => f.write_str("frames from a server must not be masked"),
             Self::FragmentedControl => f.write_str("control frames must not be fragmented"),
             Self::LongControl => f.write_str("control frames hold at most 125 bytes"),
-            Self::NonMinimalLength => f.write_str("length in more bytes than it needs"),
+            Self::NonMinimalLength => f.write_str("length in more bytes than necessary"),
             Self::LengthTopBit => f.write_str("64-bit length with its top bit set"),
             Self::UnexpectedContinuation => f.write_str("continuation frame with no message to continue"),
             Self::ExpectedContinuation => f.write_str("new message before the fragmented one ended"),
-            Self::InvalidUtf8 => f.write_str("text is not utf-8"),
+            Self::InvalidUtf8 => f.write_str("text is not UTF-8"),
             Self::BadDeflate => f.write_str("compressed message is not deflate data"),
             Self::ShortClose => f.write_str("close payload of one byte"),
             Self::InvalidCloseCode(code) => write!(f, "close code {code} must not be sent"),
-            Self::InvalidCloseReason => f.write_str("close reason is not utf-8"),
+            Self::InvalidCloseReason => f.write_str("close reason is not UTF-8"),
             Self::FrameTooLong { len, max } => {
                 write!(f, "frame of {len} bytes is over max_frame_bytes {max}")
             }
@@ -237,16 +237,16 @@ impl UpgradeError {
 impl fmt::Display for UpgradeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotGet => "a websocket is opened with get",
-            Self::OldHttp => "a websocket is opened with HTTP/1.1",
-            Self::NoUpgrade => "this path speaks websocket: send upgrade: websocket",
-            Self::NoConnectionUpgrade => "connection does not name upgrade",
-            Self::BadVersion => "the only sec-websocket-version served is 13",
-            Self::MissingKey => "no sec-websocket-key",
-            Self::BadKey => "sec-websocket-key is not one base64 value of 16 bytes",
-            Self::BadProtocol => "sec-websocket-protocol is not a list of different tokens",
-            Self::BadExtensions => "sec-websocket-extensions is not a list of extensions",
-            Self::HasBody => "a websocket is opened without a body",
+            Self::NotGet => "a WebSocket is opened with GET",
+            Self::OldHttp => "a WebSocket is opened with HTTP/1.1",
+            Self::NoUpgrade => "this path speaks WebSocket: send `Upgrade: websocket`",
+            Self::NoConnectionUpgrade => "`Connection` does not name `upgrade`",
+            Self::BadVersion => "the only Sec-WebSocket-Version served is 13",
+            Self::MissingKey => "Sec-WebSocket-Key is missing",
+            Self::BadKey => "Sec-WebSocket-Key is not one base64 value of 16 bytes",
+            Self::BadProtocol => "Sec-WebSocket-Protocol is not a list of different tokens",
+            Self::BadExtensions => "Sec-WebSocket-Extensions is not a list of extensions",
+            Self::HasBody => "a WebSocket is opened without a body",
         })
     }
 }

@@ -68,7 +68,7 @@ impl Default for Counters {
         let sizes = Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
         registry.register(
             "websocket_message_size_bytes",
-            "Sizes of AutoSDLC messages; of an event its data, once, however many clients get it",
+            "Sizes of AutoSDLC messages; an event counts once for all clients, by the size of its data",
             sizes.clone(),
         );
         Self { registry, connections, active, received, sent, sizes, subscriptions }

@@ -370,7 +370,7 @@ impl Session {
         self.check_bytes_held(added.saturating_sub(removed), cx)
     }
 
-    /// Has the past of the values that were added sent, after the response.
+    /// Requests the past of the values that were added, to be sent after the response.
     fn begin_snapshot_of(
         &self,
         parts: &[Part],

@@ -135,7 +135,7 @@ fn a_reload_is_no_news() {
 }
 
 #[test]
-fn a_loop_wakes_for_who_has_left_and_for_nothing_else() {
+fn a_loop_wakes_for_a_user_that_has_left_and_for_nothing_else() {
     let mut node = Node::new(config(), 1);
     let token = node.stream(0, "channel=room.1&user=ann");
     node.after(20);
@@ -149,7 +149,7 @@ fn a_loop_wakes_for_who_has_left_and_for_nothing_else() {
 }
 
 #[test]
-fn who_has_no_name_is_counted_and_patterns_are_no_presence() {
+fn a_client_without_a_name_is_counted_and_a_pattern_is_no_presence() {
     let mut node = Node::new(config(), 1);
     node.stream(0, "channel=room.1");
     node.stream(0, "channel=room.*&user=eve");
@@ -194,12 +194,12 @@ fn a_websocket_client_is_where_its_subscriptions_are_and_finds_itself_there() {
     assert!(answer("theirs").contains("event_id"), "{heard}");
     assert_eq!(node.told(), ["+ann@room.1", "+ann@room.2"]);
     node.after(GRACE);
-    assert_eq!(node.told(), ["-ann@room.1"], "in the other it is by its second subscription");
+    assert_eq!(node.told(), ["-ann@room.1"], "its second subscription keeps it in the other");
     node.gone(0, token);
 }
 
 #[test]
-fn where_it_is_off_nothing_is_kept_and_anybody_may_say_what_they_like() {
+fn without_presence_channels_nothing_is_kept() {
     let mut node = Node::new(ServerConfig::default(), 1);
     node.stream(0, "channel=room.1&user=ann");
     assert_eq!(node.ask("room.1").0, 404);
@@ -208,7 +208,7 @@ fn where_it_is_off_nothing_is_kept_and_anybody_may_say_what_they_like() {
 }
 
 #[test]
-fn a_loop_that_ends_says_who_leaves_with_it() {
+fn a_loop_that_ends_reports_the_users_that_leave_with_it() {
     let mut node = Node::new(config(), 2);
     node.stream(1, "channel=room.1&user=ann");
     let away = node.stream(1, "channel=room.1&user=bob");

@@ -1,4 +1,4 @@
-//! Storms: what thousands of new clients take of a turn.
+//! Tests storms: the share of a turn that thousands of new clients take.
 
 use super::*;
 use crate::server::limits::budget;

@@ -27,7 +27,7 @@ const PLAIN_BYTES: usize = 96;
 /// Instructions for compiling a byte of a filter: a wildcard pattern of two-byte segments, the most expensive.
 const COMPILE_INSTRUCTIONS: usize = 50;
 
-/// Stands for an event that was not published.
+/// Id of an event that was not published.
 const NO_EVENT: EventId = EventId { epoch: 0, shard: 0, sequence: 0 };
 
 /// Maximum charge for one step of the test of an event. Two tests and the rest of a step stay below the amount by which a budget
@@ -193,8 +193,8 @@ impl ReplaySelector {
         true
     }
 
-    /// Returns whether the client gets this event. Requires that [`Self::prepare`] returned true. If the event was not
-    /// decided, it is now, whatever that costs.
+    /// Returns whether the client gets this event. Decides on it first if that has not been done, whatever it costs. Requires
+    /// that [`Self::prepare`] returned true.
     pub(super) fn wants(&mut self, event: &Event, budget: &mut Budget) -> bool {
         if event.id().is_none() {
             self.forget_events();
@@ -203,8 +203,8 @@ impl ReplaySelector {
         self.decided.is_some_and(|(_, is_wanted)| is_wanted)
     }
 
-    /// Decides on an event, a step of which is charged to the budget. Returns false if that goes on with the next call for
-    /// the same event.
+    /// Decides on an event, and charges the work to the budget. Returns false if the budget ends before the decision: the next
+    /// call for the event goes on.
     pub(super) fn decides(&mut self, event: &Event, budget: &mut Budget) -> bool {
         let id = event.id().unwrap_or(NO_EVENT);
         if self.decided.is_some_and(|(decided, _)| decided == id) {
@@ -260,7 +260,8 @@ fn is_plain(filter: &Filter) -> bool {
 }
 
 impl Test {
-    /// Returns whether an event matches, or `None` if that goes on with the next call for the same event.
+    /// Returns whether an event matches; `None` if the budget ends before that is known, and the next call for the event goes
+    /// on.
     fn matches(&mut self, event: &Event, id: EventId, budget: &mut Budget) -> Option<bool> {
         match self {
             Self::None => Some(false),

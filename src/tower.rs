@@ -3,6 +3,8 @@
 //!
 //! Invariants:
 //! - Nothing is held in a buffer without a limit: a slow client blocks the pump, and the server's own rules for lag hold.
+//! - A pump ends with its client's connection, whichever side ends it, and when nothing can be written to the client for
+//!   [`STALL`].
 //! - A request that is no stream of this server gets the server's refusal, never a panic.
 
 use std::convert::Infallible;
@@ -11,26 +13,43 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use ::tower_service::Service;
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, DATE, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::header::{
+    CONNECTION, DATE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use hyper::ext::Protocol;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 #[cfg(feature = "auth")]
 use crate::server::auth::Claims;
 use crate::server::{Acceptor, AgreedStream, ServerHandle, StreamRequest, StreamResponse};
 
-/// Maximum size of one piece of an event stream's body, in bytes.
+/// Maximum size of one piece of an event stream's body, or of what a pump writes to a client at once, in bytes.
 const PIECE_BYTES: usize = 16 * 1024;
+
+/// Size of a pump's buffer for what a client sends, in bytes.
+const CLIENT_BYTES: usize = 2 * 1024;
+
+/// Longest time for which a pump waits to write one piece to a client. The server's own heartbeat ends clients that take
+/// nothing earlier, but a client's end of a pump would stay.
+const STALL: Duration = Duration::from_secs(120);
+
+/// Longest time for which a client may take to close its side once the server has ended its connection.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Key of a WebSocket handshake that has none of its own, over HTTP/2. The server's answer to it is not sent.
+const ANY_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// Returns a service that serves this server's streams on the program's own port.
 ///
@@ -38,8 +57,12 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// path on which the program mounts the service; the query is kept. [`Live::websocket`] and [`Live::events`] set other paths.
 ///
 /// A WebSocket over plain TCP is given to the server's loop as the socket itself, so nothing of it stays in the async runtime.
-/// Three kinds of clients are copied through a pair of sockets by a task of the runtime, with bounded buffers: WebSockets
-/// over TLS that the program ends, those over Unix sockets, and event streams (HTTP has no way to take their socket).
+/// Four kinds of clients are copied through a pair of sockets by a task of the runtime, with bounded buffers: WebSockets
+/// over TLS that the program ends, those over Unix sockets, those over HTTP/2 (RFC 8441, `CONNECT`), and event streams (HTTP has
+/// no way to take their socket).
+///
+/// HTTP/2 clients ask for a WebSocket only of a program that offers that: `axum::serve` does with axum's feature `http2`; with
+/// hyper and axum-server call `enable_connect_protocol` on the builder for HTTP/2.
 ///
 /// Middleware before the service may put these into the request's extensions: [`Claims`], which become
 /// the client's rights (with [`AuthConfig::by_program`](crate::auth::AuthConfig::by_program)), and `SocketAddr` or `IpAddr`,
@@ -65,8 +88,7 @@ pub fn live(server: &ServerHandle) -> Live {
 
 /// Service of [`live`]. Cheap to clone.
 ///
-/// `call` must run in a tokio runtime with I/O. It does not block, but for the check of a token's signature. HTTP/2 has event
-/// streams only: a WebSocket over HTTP/2 (RFC 8441) is refused.
+/// `call` must run in a tokio runtime with I/O and time. It does not block, but for the check of a token's signature.
 #[derive(Clone)]
 pub struct Live {
     acceptor: Acceptor,
@@ -77,6 +99,31 @@ pub struct Live {
 impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Live({}, {})", self.websocket, self.events)
+    }
+}
+
+/// Kind of stream that a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// A WebSocket, by `Upgrade` of HTTP/1.1.
+    Upgrade,
+    /// A WebSocket, by `CONNECT` of HTTP/2.
+    Connect,
+    Events,
+}
+
+impl Asked {
+    /// Returns what a request asks for, or `None` if it is not for a stream.
+    fn by<B>(request: &Request<B>) -> Option<Self> {
+        let protocol = || request.extensions().get::<Protocol>();
+        match *request.method() {
+            Method::GET if is_websocket(request.headers()) => Some(Self::Upgrade),
+            Method::GET => Some(Self::Events),
+            Method::CONNECT if protocol().is_some_and(|name| name.as_str() == "websocket") => {
+                Some(Self::Connect)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -93,9 +140,9 @@ impl Live {
         Self { events: path.into(), ..self }
     }
 
-    /// Returns the request as the server reads it.
-    fn stream_request<B>(&self, request: &Request<B>, is_upgrade: bool) -> StreamRequest {
-        let path = if is_upgrade { &self.websocket } else { &self.events };
+    /// Returns the request as the server reads it: as one of HTTP/1.1.
+    fn stream_request<B>(&self, request: &Request<B>, asked: Asked) -> StreamRequest {
+        let path = if asked == Asked::Events { &self.events } else { &self.websocket };
         let query = request.uri().query();
         let target = query.map_or_else(|| path.to_string(), |query| format!("{path}?{query}"));
         let mut stream = StreamRequest::get(&target);
@@ -105,8 +152,17 @@ impl Live {
         {
             stream = stream.header("Host", authority.as_str());
         }
+        if asked == Asked::Connect {
+            for (name, value) in
+                [(UPGRADE, "websocket"), (CONNECTION, "Upgrade"), (SEC_WEBSOCKET_KEY, ANY_KEY)]
+            {
+                stream = stream.header(name.as_str(), value);
+            }
+        }
         for (name, value) in request.headers() {
-            stream = stream.header(name.as_str(), value.as_bytes());
+            if asked != Asked::Connect || name != SEC_WEBSOCKET_KEY {
+                stream = stream.header(name.as_str(), value.as_bytes());
+            }
         }
         let extensions = request.extensions();
         let address = extensions.get::<SocketAddr>().map(SocketAddr::ip);
@@ -121,26 +177,25 @@ impl Live {
     }
 
     fn respond<B>(&self, mut request: Request<B>) -> LiveFuture {
-        if request.method() != http::Method::GET {
+        let Some(asked) = Asked::by(&request) else {
             let mut response = Response::new(LiveBody::whole(Bytes::from_static(
-                b"{\"error\":\"streams take GET, with Upgrade: websocket or without\"}",
+                b"{\"error\":\"streams take GET, with Upgrade: websocket or without, or CONNECT of HTTP/2 with :protocol websocket\"}",
             )));
             *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             response.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static("GET"));
             return LiveFuture::ready(response);
-        }
-        let is_upgrade = is_websocket(request.headers());
-        let stream = match self.acceptor.check(self.stream_request(&request, is_upgrade)) {
+        };
+        let stream = match self.acceptor.check(self.stream_request(&request, asked)) {
             Ok(stream) => stream,
             Err(refusal) => {
                 let body = LiveBody::whole(Bytes::copy_from_slice(refusal.body()));
-                return LiveFuture::ready(response(&refusal, body, false));
+                return LiveFuture::ready(response(&refusal, body, Asked::Events));
             }
         };
         let head = stream.response().clone();
-        if is_upgrade {
+        if asked != Asked::Events {
             tokio::spawn(give(hyper::upgrade::on(&mut request), stream));
-            return LiveFuture::ready(response(&head, LiveBody::whole(Bytes::new()), true));
+            return LiveFuture::ready(response(&head, LiveBody::whole(Bytes::new()), asked));
         }
         match pair().and_then(|(client, server)| stream.adopt(server, Vec::new()).map(|()| client)) {
             Ok(client) => LiveFuture(Outcome::Opening(Some((head, client)))),
@@ -187,7 +242,7 @@ impl Future for LiveFuture {
                     let _ = ready!(client.poll_read_ready(cx));
                 }
                 let opened = opening.take();
-                opened.map(|(head, client)| response(&head, LiveBody(Content::Pipe(client)), false))
+                opened.map(|(head, client)| response(&head, LiveBody(Content::Pipe(client)), Asked::Events))
             }
         };
         Poll::Ready(Ok(response.expect("a future is not polled after it was ready")))
@@ -216,17 +271,25 @@ fn is_websocket(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Returns the server's response with this body. Headers of one hop are left to hyper, but for those of an upgrade.
-fn response(head: &StreamResponse, body: LiveBody, is_upgrade: bool) -> Response<LiveBody> {
+/// Returns the server's response with this body. Headers of one hop are left to hyper, but for those of an upgrade. HTTP/2
+/// agrees to a WebSocket by 200.
+fn response(head: &StreamResponse, body: LiveBody, asked: Asked) -> Response<LiveBody> {
     let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(head.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = match asked {
+        Asked::Connect => StatusCode::OK,
+        _ => StatusCode::from_u16(head.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+    };
     for (name, value) in head.headers() {
         let (Ok(name), Ok(value)) = (http::HeaderName::try_from(name), http::HeaderValue::try_from(value))
         else {
             continue;
         };
-        let is_of_hop = [CONNECTION, TRANSFER_ENCODING, DATE].contains(&name);
-        if is_upgrade || !is_of_hop {
+        let is_sent = match asked {
+            Asked::Upgrade => true,
+            Asked::Connect => ![CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT].contains(&name),
+            Asked::Events => ![CONNECTION, TRANSFER_ENCODING, DATE].contains(&name),
+        };
+        if is_sent {
             response.headers_mut().append(name, value);
         }
     }
@@ -252,18 +315,70 @@ async fn give(upgrade: OnUpgrade, stream: AgreedStream) {
     }
 }
 
-/// Gives the socket itself if it is TCP; otherwise copies between the client and a pair until either side ends.
+/// Gives the socket itself if it is TCP; otherwise copies between the client and a pair.
 async fn give_upgraded(upgraded: Upgraded, stream: AgreedStream) -> io::Result<()> {
     match into_tcp(upgraded) {
         Ok((socket, read)) => stream.adopt(socket.into_std()?, read.to_vec()),
         Err(upgraded) => {
-            let (mut client, server) = pair()?;
+            let (client, server) = pair()?;
             stream.adopt(server, Vec::new())?;
-            let mut upgraded = TokioIo::new(upgraded);
-            tokio::io::copy_bidirectional(&mut upgraded, &mut client).await?;
-            upgraded.shutdown().await
+            pump(upgraded, client).await
         }
     }
+}
+
+/// Copies between a client and the server's end of a pair. Ends when the server has ended the connection, whether the client
+/// closes its side or not, and when a side fails.
+async fn pump(client: Upgraded, server: tokio::net::UnixStream) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
+    let (from_server, mut to_server) = server.into_split();
+    let ended = {
+        let mut up = pin!(async {
+            let mut piece = [0; CLIENT_BYTES];
+            loop {
+                match from_client.read(&mut piece).await? {
+                    // The server closes a client that has closed its side.
+                    0 => return to_server.shutdown().await,
+                    read => to_server.write_all(&piece[..read]).await?,
+                }
+            }
+        });
+        let mut down = pin!(async {
+            loop {
+                from_server.readable().await?;
+                // Allocated once there is something to read: an idle client holds no buffer.
+                let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+                match from_server.try_read_buf(&mut piece) {
+                    Ok(0) => return tokio::time::timeout(STALL, to_client.shutdown()).await?,
+                    Ok(_) => {
+                        let written = async {
+                            to_client.write_all(&piece).await?;
+                            to_client.flush().await
+                        };
+                        tokio::time::timeout(STALL, written).await??;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        });
+        let mut is_client_done = false;
+        std::future::poll_fn(move |cx| {
+            if !is_client_done && let Poll::Ready(done) = up.as_mut().poll(cx) {
+                done?;
+                is_client_done = true;
+            }
+            down.as_mut().poll(cx)
+        })
+        .await
+    };
+    // A socket that is closed with bytes unread drops what the client has not read yet.
+    let unread = async {
+        let mut piece = [0; CLIENT_BYTES];
+        while matches!(from_client.read(&mut piece).await, Ok(1..)) {}
+    };
+    let _ = tokio::time::timeout(LINGER, unread).await;
+    ended
 }
 
 /// Returns the TCP socket below an upgraded connection, and the bytes that hyper has read of it. axum and hyper-util's builder

@@ -17,7 +17,8 @@ use axum::routing::get;
 use fanwire::auth::Claims;
 use fanwire::tower::live;
 use fanwire::{Bus, Event, Server, ServerConfig, ServerHandle};
-use hyper_util::rt::TokioIo;
+use futures_util::StreamExt as _;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use support::PATIENCE;
@@ -272,4 +273,159 @@ fn a_handler_can_call_the_service() {
     };
     let (addr, _end) = start(&runtime, Router::new().route("/feed/{name}", get(handler)));
     open_ws(addr, "/feed/x");
+}
+
+/// Serves an app over HTTP/1.1 and HTTP/2, with WebSockets over HTTP/2.
+fn start_h2(runtime: &Runtime, app: Router) -> SocketAddr {
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    runtime.spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let service = TowerToHyperService::new(app.clone());
+            tokio::spawn(async move {
+                let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                builder.http2().enable_connect_protocol();
+                let _ = builder.serve_connection_with_upgrades(TokioIo::new(socket), service).await;
+            });
+        }
+    });
+    addr
+}
+
+/// Connects by HTTP/2, and returns what sends requests once the server has said what it offers.
+async fn connect_h2(addr: SocketAddr) -> hyper::client::conn::http2::SendRequest<Body> {
+    let socket = tokio::net::TcpStream::connect(addr).await.expect("it listens");
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket));
+    let (mut sender, connection) = handshake.await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let get = hyper::Request::get(format!("http://{addr}/")).body(Body::empty()).expect("a request");
+    assert_eq!(sender.send_request(get).await.expect("a response").status(), 200);
+    sender
+}
+
+/// Asks for a WebSocket as RFC 8441 says.
+fn connect_request(addr: SocketAddr, protocol: &'static str) -> hyper::Request<Body> {
+    let request = hyper::Request::builder().method("CONNECT").uri(format!("http://{addr}/live"));
+    let request = request.header("sec-websocket-version", "13");
+    let protocol = hyper::ext::Protocol::from_static(protocol);
+    request.extension(protocol).body(Body::empty()).expect("a request")
+}
+
+/// Streams over HTTP/2 share one connection. A WebSocket ends with the server's close, though its client goes on.
+#[test]
+fn http_2_carries_websockets_and_event_streams() {
+    let (runtime, bus) = (runtime(), Bus::new());
+    let server = serve(&bus);
+    let addr = start_h2(&runtime, app(&server));
+    let (mut sender, upgraded, events) = runtime.block_on(async {
+        let mut sender = connect_h2(addr).await;
+        let agreed = sender.send_request(connect_request(addr, "websocket")).await.expect("a response");
+        assert_eq!(agreed.status(), 200);
+        for name in ["upgrade", "connection", "sec-websocket-accept"] {
+            assert_eq!(agreed.headers().get(name), None, "{name}");
+        }
+        let upgraded = hyper::upgrade::on(agreed).await.expect("a stream");
+        let get = hyper::Request::get(format!("http://{addr}/live?type=a")).body(Body::empty());
+        let events = sender.send_request(get.expect("a request")).await.expect("a response");
+        assert_eq!(events.headers()["content-type"], "text/event-stream");
+        (sender, upgraded, events)
+    });
+    // tungstenite reads one end of a pair, and a task copies between the other end and the stream.
+    let (client, other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    client.set_read_timeout(Some(PATIENCE)).expect("a time");
+    other.set_nonblocking(true).expect("a socket");
+    runtime.spawn(async move {
+        let mut other = tokio::net::UnixStream::from_std(other).expect("a socket");
+        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(upgraded), &mut other).await;
+    });
+    let mut ws = tungstenite::WebSocket::from_raw_socket(client, tungstenite::protocol::Role::Client, None);
+    ws.send(r#"{"type":"subscribe","payload":{"event_types":["a"]}}"#.into()).expect("it is open");
+    while !ws.read().expect("a message").to_string().contains("\"ack\"") {}
+    bus.publish(event("a"));
+    while !ws.read().expect("an event").to_string().contains("\"event\"") {}
+    runtime.block_on(async {
+        let mut pieces = Body::new(events.into_body()).into_data_stream();
+        let mut all = Vec::new();
+        while !String::from_utf8_lossy(&all).contains("event: a") {
+            let piece = tokio::time::timeout(PATIENCE, pieces.next()).await.expect("in time");
+            all.extend_from_slice(&piece.expect("it is open").expect("bytes"));
+        }
+        // Another protocol or method is refused, and the connection goes on.
+        for request in [connect_request(addr, "connect-udp"), post_request(addr)] {
+            let refused = sender.send_request(request).await.expect("a response");
+            assert_eq!(
+                (refused.status().as_u16(), &refused.headers()["allow"]),
+                (405, &"GET".parse().expect("a value"))
+            );
+        }
+    });
+    server.drain(Duration::ZERO);
+    loop {
+        if let tungstenite::Message::Close(Some(frame)) = ws.read().expect("a close frame") {
+            assert_eq!(u16::from(frame.code), 1012);
+            break;
+        }
+    }
+    server.join().expect("no thread failed");
+}
+
+fn post_request(addr: SocketAddr) -> hyper::Request<Body> {
+    hyper::Request::post(format!("http://{addr}/live")).body(Body::empty()).expect("a request")
+}
+
+/// A pump ends when the server ends its client, though the client keeps its side open.
+#[test]
+fn a_pump_ends_with_the_server() {
+    let (runtime, bus) = (runtime(), Bus::new());
+    let server = serve(&bus);
+    let addr = start_h2(&runtime, app(&server));
+    let (sender, upgraded) = runtime.block_on(async {
+        let mut sender = connect_h2(addr).await;
+        let agreed = sender.send_request(connect_request(addr, "websocket")).await.expect("a response");
+        (sender, hyper::upgrade::on(agreed).await.expect("a stream"))
+    });
+    let before = runtime.metrics().num_alive_tasks();
+    server.drain(Duration::ZERO);
+    server.join().expect("no thread failed");
+    wait_for_tasks(&runtime, before - 1, || {});
+    drop((sender, upgraded));
+}
+
+/// A WebSocket over a Unix socket is pumped as well.
+#[test]
+fn a_unix_socket_is_pumped() {
+    let (runtime, bus) = (runtime(), Bus::new());
+    let server = serve(&bus);
+    let path = std::env::temp_dir().join(format!("fanwire-tower-{}.sock", std::process::id()));
+    let listener = runtime.block_on(async { tokio::net::UnixListener::bind(&path) }).expect("a path");
+    let app = app(&server);
+    runtime.spawn(async move { axum::serve(listener, app).await });
+    let socket = std::os::unix::net::UnixStream::connect(&path).expect("it listens");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a time");
+    let (mut ws, _) = tungstenite::client("ws://localhost/live", socket).expect("a WebSocket");
+    ws.send(r#"{"type":"subscribe","payload":{"event_types":["a"]}}"#.into()).expect("it is open");
+    while !ws.read().expect("a message").to_string().contains("\"ack\"") {}
+    bus.publish(event("a"));
+    while !ws.read().expect("an event").to_string().contains("\"event\"") {}
+    let _ = std::fs::remove_file(path);
+}
+
+/// A client behind a pump that does not read falls behind, as any other, and is told of its gap; nothing else waits for it.
+#[test]
+fn a_pumped_client_that_does_not_read_gets_a_gap() {
+    let (runtime, bus) = (runtime(), Bus::new());
+    let mut config = ServerConfig::default();
+    config.max_lag_events = 10;
+    let server = Server::builder(&bus).config(config).spawn().expect("a server");
+    let (addr, _end) = start(&runtime, app(&server));
+    let mut slow = open_sse(addr, "/live?type=a", "");
+    let mut other = open_sse(addr, "/live?type=a", "");
+    let payload = serde_json::Value::String("x".repeat(64 * 1024)).to_string();
+    // The sockets between take some; the rest falls off the feed's tail.
+    for _ in 0..400 {
+        bus.publish(Event::builder("a").json(&payload).build().expect("an event"));
+        while other.event().event.as_deref() != Some("a") {}
+    }
+    let mut kinds = std::iter::repeat_with(|| slow.event().event);
+    assert!(kinds.any(|kind| kind.as_deref() == Some("gap")));
 }

@@ -113,6 +113,26 @@ server.join()?;
 ```
 "#
 )]
+#![cfg_attr(
+    feature = "tower",
+    doc = r#"
+On the port of your own app, with axum, hyper or another router ([`tower`](mod@tower)), in five lines:
+
+```no_run
+# #[tokio::main]
+# async fn main() -> Result<(), Box<dyn std::error::Error>> {
+let bus = fanwire::Bus::new();
+let server = fanwire::Server::builder(&bus).spawn()?;
+let app = axum::Router::new().route_service("/live", fanwire::tower::live(&server));
+let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+axum::serve(listener, app).await?;
+# Ok(())
+# }
+```
+
+A WebSocket over plain TCP becomes the loop's own socket. Code without `tower` gives its sockets to [`ServerHandle::acceptor`].
+"#
+)]
 //! # Features
 //!
 //! `default-features = false` is the bus alone: no sockets, no JSON parser.
@@ -254,7 +274,7 @@ struct ConfigurationPage;
 #[doc = include_str!("../docs/bridge.md")]
 struct BridgePage;
 
-#[cfg(all(doctest, feature = "server"))]
+#[cfg(all(doctest, unix, feature = "async", feature = "tower"))]
 #[doc = include_str!("../docs/embedding.md")]
 struct EmbeddingPage;
 

@@ -1,11 +1,15 @@
 //! Stages that depend on each other, lossless, one publisher: a pipeline of three, and a diamond, beside `disruptor`.
-//! The publisher has one core, all stages share the other. The last stage checks each item.
+//! The publisher has one core, all stages share the other: each in a thread of its own, or all polled by one thread. Each stage
+//! checks each item.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use disruptor::wait_strategies::WaitStrategy as DisruptorWait;
+use disruptor::{BusySpin, Polling, ProcessorSettings, Producer};
+use disruptor::{Sequence, build_single_producer};
 use fanwire::bus::{BatchItem, HandlerThread, LosslessSubscriber, SoloPublisher, WaitStrategy};
 use fanwire::{LosslessBus, Predicate};
 
@@ -17,6 +21,23 @@ const BATCH: u64 = 32;
 
 /// Items a second.
 type Rate = f64;
+
+/// Shape of the stages: the third one follows the second, or both others.
+#[derive(Clone, Copy)]
+struct Shape {
+    diamond: bool,
+    batch: u64,
+}
+
+/// Wait of a stage that gives its turn to the others, for threads that share a core.
+#[derive(Clone, Copy)]
+struct Yields;
+
+impl DisruptorWait for Yields {
+    fn wait_for(&self, _: Sequence) {
+        thread::yield_now();
+    }
+}
 
 /// Publishes for a time with `publish`, which gets the number of the first item; returns how many were published, and the seconds.
 fn publish_for(time: Duration, batch: u64, mut publish: impl FnMut(u64)) -> (u64, f64) {
@@ -30,6 +51,47 @@ fn publish_for(time: Duration, batch: u64, mut publish: impl FnMut(u64)) -> (u64
         }
     }
     (n - 1, begun.elapsed().as_secs_f64())
+}
+
+/// Publishes by our bus with one publisher.
+fn publish_ours(time: Duration, batch: u64, mut publisher: SoloPublisher<Item>) -> (u64, f64) {
+    publish_for(time, batch, |n| {
+        if batch == 1 {
+            publisher.publish_blocking(Item::new(n));
+        } else {
+            publisher.publish_batch_blocking((n..n + batch).map(Item::new));
+        }
+    })
+}
+
+fn publish_theirs(time: Duration, batch: u64, mut producer: impl Producer<Item>) -> (u64, f64) {
+    publish_for(time, batch, |n| {
+        if batch == 1 {
+            producer.publish(|item| *item = Item::new(n));
+        } else {
+            producer.batch_publish(batch as usize, |items| {
+                for (item, k) in items.zip(0..) {
+                    *item = Item::new(n + k);
+                }
+            });
+        }
+    })
+}
+
+/// Makes a bus with its three readers.
+fn ours(shape: Shape) -> (SoloPublisher<Item>, [LosslessSubscriber<Item>; 3]) {
+    let publisher = LosslessBus::builder().carrying::<Item>().capacity(CAPACITY).build_lossless_solo().expect("valid");
+    let first = publisher.subscribe(Predicate::all());
+    let (second, third) = if shape.diamond {
+        let second = publisher.subscribe(Predicate::all());
+        let third = publisher.subscribe_after(Predicate::all(), &[&first, &second]);
+        (second, third)
+    } else {
+        let second = publisher.subscribe_after(Predicate::all(), &[&first]);
+        let third = publisher.subscribe_after(Predicate::all(), &[&second]);
+        (second, third)
+    };
+    (publisher, [first, second, third])
 }
 
 /// Starts a stage that sums up what it sees, and returns its thread.
@@ -48,29 +110,13 @@ fn stage(reader: LosslessSubscriber<Item>, seen: &Arc<AtomicU64>) -> JoinHandle<
     handled.expect("two cores")
 }
 
-fn fanwire(time: Duration, diamond: bool, batch: u64) -> Rate {
-    let publisher = LosslessBus::builder().carrying::<Item>().capacity(CAPACITY).build_lossless_solo().expect("valid");
-    let first = publisher.subscribe(Predicate::all());
-    let second = match diamond {
-        true => publisher.subscribe(Predicate::all()),
-        false => publisher.subscribe_after(Predicate::all(), &[&first]),
-    };
-    let third = match diamond {
-        true => publisher.subscribe_after(Predicate::all(), &[&first, &second]),
-        false => publisher.subscribe_after(Predicate::all(), &[&second]),
-    };
+fn fanwire(time: Duration, shape: Shape) -> Rate {
+    let (publisher, readers) = ours(shape);
     let seen: [Arc<AtomicU64>; 3] = Default::default();
-    let stages = [stage(first, &seen[0]), stage(second, &seen[1]), stage(third, &seen[2])];
+    let stages: Vec<_> = readers.into_iter().zip(&seen).map(|(reader, seen)| stage(reader, seen)).collect();
     let publishing = thread::spawn(move || {
         pin_to(0);
-        let mut publisher: SoloPublisher<Item> = publisher;
-        publish_for(time, batch, |n| {
-            if batch == 1 {
-                publisher.publish_blocking(Item::new(n));
-            } else {
-                publisher.publish_batch_blocking((n..n + batch).map(Item::new));
-            }
-        })
+        publish_ours(time, shape.batch, publisher)
     });
     let (published, seconds) = publishing.join().expect("the publisher");
     for stage in stages {
@@ -80,8 +126,7 @@ fn fanwire(time: Duration, diamond: bool, batch: u64) -> Rate {
     published as f64 / seconds
 }
 
-fn disruptor(time: Duration, diamond: bool, batch: u64) -> Rate {
-    use disruptor::{BusySpin, ProcessorSettings, Producer, build_single_producer};
+fn disruptor<W: DisruptorWait + 'static>(time: Duration, shape: Shape, wait: W) -> Rate {
     let seen: [Arc<AtomicU64>; 3] = Default::default();
     let handler = |at: usize| {
         let seen = Arc::clone(&seen[at]);
@@ -94,84 +139,148 @@ fn disruptor(time: Duration, diamond: bool, batch: u64) -> Rate {
             }
         }
     };
-    let builder = build_single_producer(CAPACITY, Item::default, BusySpin);
+    let builder = build_single_producer(CAPACITY, Item::default, wait);
+    let first = builder.pin_at_core(1).handle_events_with(handler(0));
     macro_rules! go {
         ($builder:expr) => {
             thread::scope(|scope| {
                 let publishing = scope.spawn(|| {
-                    let mut producer = $builder.build();
+                    let producer = $builder.build();
                     pin_to(0);
-                    let done = publish_for(time, batch, |n| {
-                        if batch == 1 {
-                            producer.publish(|item| *item = Item::new(n));
-                        } else {
-                            producer.batch_publish(batch as usize, |items| {
-                                for (item, k) in items.zip(0..) {
-                                    *item = Item::new(n + k);
-                                }
-                            });
-                        }
-                    });
-                    drop(producer);
-                    done
+                    publish_theirs(time, shape.batch, producer)
                 });
                 publishing.join().expect("the publisher")
             })
         };
     }
-    let (published, seconds) = match diamond {
-        true => go!(
-            builder
-                .pin_at_core(1)
-                .handle_events_with(handler(0))
-                .pin_at_core(1)
-                .handle_events_with(handler(1))
-                .and_then()
-                .pin_at_core(1)
-                .handle_events_with(handler(2))
-        ),
-        false => go!(
-            builder
-                .pin_at_core(1)
-                .handle_events_with(handler(0))
-                .and_then()
-                .pin_at_core(1)
-                .handle_events_with(handler(1))
-                .and_then()
-                .pin_at_core(1)
-                .handle_events_with(handler(2))
-        ),
+    let (published, seconds) = if shape.diamond {
+        let second = first.pin_at_core(1).handle_events_with(handler(1));
+        go!(second.and_then().pin_at_core(1).handle_events_with(handler(2)))
+    } else {
+        let second = first.and_then().pin_at_core(1).handle_events_with(handler(1));
+        go!(second.and_then().pin_at_core(1).handle_events_with(handler(2)))
     };
     assert!(seen.iter().all(|seen| seen.load(Ordering::Relaxed) == published), "{seen:?}");
     published as f64 / seconds
 }
 
+/// Polls three stages in turn on the second core, until each has come to its end, while `publish` runs on the first.
+fn polled(publish: impl FnOnce() -> (u64, f64) + Send, mut poll: impl FnMut(usize) -> Option<u64> + Send) -> Rate {
+    thread::scope(|scope| {
+        let publishing = scope.spawn(|| {
+            pin_to(0);
+            publish()
+        });
+        let polling = scope.spawn(move || {
+            pin_to(1);
+            let (mut seen, mut open) = ([0; 3], [true; 3]);
+            while open.contains(&true) {
+                for at in 0..3 {
+                    match poll(at) {
+                        Some(count) => seen[at] += count,
+                        None => open[at] = false,
+                    }
+                }
+            }
+            seen
+        });
+        let (published, seconds) = publishing.join().expect("the publisher");
+        assert_eq!(polling.join().expect("the stages"), [published; 3]);
+        published as f64 / seconds
+    })
+}
+
+fn fanwire_polled(time: Duration, shape: Shape) -> Rate {
+    let (publisher, mut readers) = ours(shape);
+    polled(
+        || publish_ours(time, shape.batch, publisher),
+        move |at| {
+            let reader = &mut readers[at];
+            let count = reader.visit_batch(usize::MAX, |item| _ = item.check()) as u64;
+            (count > 0 || !matches!(reader.try_recv(), Err(fanwire::bus::TryRecvError::Closed))).then_some(count)
+        },
+    )
+}
+
+/// Polls a stage of `disruptor`'s once: the number of items, or `None` at the end. The stages' types differ.
+macro_rules! poll {
+    ($poller:expr) => {
+        match $poller.poll() {
+            Ok(mut items) => {
+                let count = (&mut items).len() as u64;
+                (&mut items).for_each(|item| _ = item.check());
+                Some(count)
+            }
+            Err(Polling::NoEvents) => Some(0),
+            Err(Polling::Shutdown) => None,
+        }
+    };
+}
+
+/// Only the pipeline.
+fn disruptor_polled(time: Duration, shape: Shape) -> Rate {
+    let (mut first, builder) = build_single_producer(CAPACITY, Item::default, BusySpin).new_event_poller();
+    let (mut second, builder) = builder.and_then().new_event_poller();
+    let (mut third, builder) = builder.and_then().new_event_poller();
+    let producer = builder.build();
+    polled(
+        || publish_theirs(time, shape.batch, producer),
+        move |at| match at {
+            0 => poll!(first),
+            1 => poll!(second),
+            _ => poll!(third),
+        },
+    )
+}
+
+/// Returns the median.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 /// Prints medians, and the median of the ratios of neighbouring runs.
 pub fn print(rounds: usize, time: Duration) {
-    println!("\nStages, one publisher, millions a second: all stages get every item.\n");
-    println!("| | fanwire | disruptor | ratio |\n|---|---|---|---|");
-    for (shape, diamond) in [("pipeline of three", false), ("diamond", true)] {
-        for (name, batch) in [("", 1), (", batches of 32", BATCH)] {
-            let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-            for round in 0..rounds {
-                // In turn, each first in every second round.
-                let (a, b) = if round.is_multiple_of(2) {
-                    let a = fanwire(time, diamond, batch);
-                    (a, disruptor(time, diamond, batch))
-                } else {
-                    let b = disruptor(time, diamond, batch);
-                    (fanwire(time, diamond, batch), b)
-                };
-                ours.push(a / 1e6);
-                theirs.push(b / 1e6);
-                ratios.push(a / b);
-            }
-            let median = |values: &mut Vec<f64>| {
-                values.sort_by(f64::total_cmp);
-                values[values.len() / 2]
+    println!("\nStages, one publisher, millions a second: all stages get every item. The ratio is to the faster `disruptor`.\n");
+    println!("| | fanwire | disruptor, busy spin | disruptor, yields | ratio |\n|---|---|---|---|---|");
+    for (name, diamond, batch, is_polled) in [
+        ("pipeline of three, one thread polls", false, 1, true),
+        ("pipeline of three, one thread polls, batches of 32", false, BATCH, true),
+        ("pipeline of three, a thread each", false, 1, false),
+        ("pipeline of three, a thread each, batches of 32", false, BATCH, false),
+        ("diamond, a thread each", true, 1, false),
+        ("diamond, a thread each, batches of 32", true, BATCH, false),
+    ] {
+        let shape = Shape { diamond, batch };
+        let mut columns: [Vec<f64>; 3] = Default::default();
+        let mut ratios = Vec::new();
+        for round in 0..rounds {
+            let run = |which| match (which, is_polled) {
+                (0, true) => Some(fanwire_polled(time, shape)),
+                (0, false) => Some(fanwire(time, shape)),
+                (1, true) => Some(disruptor_polled(time, shape)),
+                (1, false) => Some(disruptor(time, shape, BusySpin)),
+                (_, true) => None,
+                (_, false) => Some(disruptor(time, shape, Yields)),
             };
-            let (ours, theirs, ratio) = (median(&mut ours), median(&mut theirs), median(&mut ratios));
-            println!("| {shape}{name} | {ours:.1} | {theirs:.1} | {ratio:.2} |");
+            // In turn, each first in every third round.
+            let mut rates = [None; 3];
+            for which in (0..3).map(|at| (at + round) % 3) {
+                rates[which] = run(which);
+            }
+            for (column, rate) in columns.iter_mut().zip(rates) {
+                column.extend(rate.map(|rate| rate / 1e6));
+            }
+            let theirs = match (rates[1], rates[2]) {
+                (Some(spins), Some(yields)) => Some(f64::max(spins, yields)),
+                (spins, yields) => spins.or(yields),
+            };
+            ratios.extend(rates[0].zip(theirs).map(|(ours, theirs)| ours / theirs));
         }
+        let [ours, spins, yields] = columns.map(|column| match median(column) {
+            rate if rate.is_nan() => "-".to_owned(),
+            rate => format!("{rate:.1}"),
+        });
+        println!("| {name} | {ours} | {spins} | {yields} | {:.2} |", median(ratios));
     }
 }

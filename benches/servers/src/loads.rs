@@ -1,6 +1,6 @@
 //! The loads: names, and options for `fanwire bench`.
 
-use crate::peers::{PEERS, Peer, TOPIC_PEERS};
+use crate::peers::{APP_PEERS, PEERS, Peer, TOPIC_PEERS};
 
 /// A load.
 pub struct Load {
@@ -13,12 +13,18 @@ pub struct Load {
     bare: bool,
     /// Whether each client has topics of its own.
     pub topics: bool,
+    /// Whether contestants are parts of an app.
+    in_app: bool,
 }
 
 impl Load {
     /// Returns the contestants' list.
     pub fn peers(&self) -> &'static [Peer] {
-        if self.topics { TOPIC_PEERS } else { PEERS }
+        match self {
+            Self { in_app: true, .. } => APP_PEERS,
+            Self { topics: true, .. } => TOPIC_PEERS,
+            _ => PEERS,
+        }
     }
 
     /// Returns whether a contestant can take part.
@@ -27,10 +33,11 @@ impl Load {
     }
 }
 
-const WS: Load = Load { name: "", title: "", args: "", sse: false, bare: true, topics: false };
+const WS: Load = Load { name: "", title: "", args: "", sse: false, bare: true, topics: false, in_app: false };
 const SSE: Load = Load { sse: true, ..WS };
 const TOPICS: Load = Load { topics: true, ..WS };
 const SSE_TOPICS: Load = Load { sse: true, topics: true, ..WS };
+const APP: Load = Load { in_app: true, ..WS };
 
 pub const LOADS: &[Load] = &[
     Load {
@@ -227,6 +234,32 @@ pub const LOADS: &[Load] = &[
         title: "SSE, 100 of 1,000 symbols: 500 clients, 5,000 events a second in bursts of 500",
         args: "-c 500 --watch 100 --mix entities -r 5000 -b 500 -s 3 --transport sse",
         ..SSE_TOPICS
+    },
+    Load {
+        name: "app-single",
+        title: "In an app: 500 clients, 100 single events a second",
+        args: "-c 500 -r 100 -s 3",
+        ..APP
+    },
+    Load {
+        name: "app-burst",
+        title: "In an app: 100 clients, 10,000 events a second in bursts of 100",
+        args: "-c 100 -r 10000 -b 100 -s 3",
+        ..APP
+    },
+    Load {
+        name: "app-sse-single",
+        title: "In an app, SSE: 500 clients, 100 single events a second",
+        args: "-c 500 -r 100 -s 3 --transport sse",
+        sse: true,
+        ..APP
+    },
+    Load {
+        name: "app-sse-burst",
+        title: "In an app, SSE: 100 clients, 10,000 events a second in bursts of 100",
+        args: "-c 100 -r 10000 -b 100 -s 3 --transport sse",
+        sse: true,
+        ..APP
     },
     Load {
         name: "idle-own-2000",

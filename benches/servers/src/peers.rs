@@ -222,10 +222,49 @@ pub const TOPIC_PEERS: &[Peer] = &[
     },
 ];
 
+/// Contestants within an app that serves their clients on its own port. The first is what the others are compared with.
+pub const APP_PEERS: &[Peer] = &[
+    Peer {
+        name: "fanwire, a port of its own",
+        sse: true,
+        start: |ground| embedded(ground, "own"),
+        own_port: true,
+        ..PEER
+    },
+    Peer {
+        name: "fanwire, a route of axum",
+        sse: true,
+        start: |ground| embedded(ground, "tower"),
+        own_port: true,
+        ..PEER
+    },
+    Peer {
+        name: "fanwire, adopted sockets",
+        sse: true,
+        start: |ground| embedded(ground, "adopt"),
+        own_port: true,
+        ..PEER
+    },
+    Peer {
+        name: "axum ws, tokio broadcast",
+        speak: "plain",
+        sse: true,
+        start: |ground| command(sibling("axum"), &[&ground.port.to_string()]),
+        ..PEER
+    },
+    Peer {
+        name: "socketioxide",
+        speak: "socket-io",
+        start: |ground| command(sibling("socketioxide"), &[&ground.port.to_string()]),
+        ..PEER
+    },
+];
+
 impl Peer {
     /// Returns whether `--only` wants it: its list names the contestant, or a part of its name and no contestant.
     pub fn is_wanted(&self, only: Option<&str>) -> bool {
-        let is_name = |part: &str| PEERS.iter().chain(TOPIC_PEERS).any(|peer| peer.name == part);
+        let is_name =
+            |part: &str| PEERS.iter().chain(TOPIC_PEERS).chain(APP_PEERS).any(|peer| peer.name == part);
         let wants = |part: &str| self.name == part || (!is_name(part) && self.name.contains(part));
         only.is_none_or(|only| only.split(';').any(wants))
     }
@@ -237,6 +276,11 @@ pub const BUN_TOPICS: &str = "Bun, WebSocket";
 
 const BY_WS: &[&str] = &["--publish", "ws"];
 const NO_ACKS: &[&str] = &["--publish", "ws-no-ack"];
+
+/// Fanwire in an app, with clients that come this way.
+fn embedded(ground: &Ground, way: &str) -> Command {
+    command(sibling("embedded"), &[way, &ground.port.to_string()])
+}
 
 /// Fanwire with compression.
 fn deflating(ground: &Ground) -> Command {

@@ -100,7 +100,7 @@ pub fn write(path: &Path) -> Result<(), String> {
         println!("\n{}\n", load.title);
         println!("| server | CPU a delivery, us | p50 / p99, ms | deliveries a second | of what was due |");
         println!("|---|---|---|---|---|");
-        for peer in PEERS {
+        for peer in load.peers() {
             let median = |number: fn(&Value) -> Option<f64>| results.median(load.name, peer.name, number);
             let Some(cost) = median(cpu) else { continue };
             let name = if peer.name == "fanwire" { "**fanwire**" } else { peer.name };

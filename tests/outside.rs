@@ -1,0 +1,165 @@
+//! A crate outside of the workspace that has the dependencies and the code of docs/embedding.md, and nothing else, compiles, and
+//! each piece of code does what the page says: the pieces that serve are asked by clients, the others have their own assertions.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use serde_json::json;
+use support::PATIENCE;
+use support::authority::Authority;
+use support::script::in_project;
+use support::sse::Sse;
+use support::wire::Wire;
+use support::ws::Ws;
+
+const CRATE: &str = "tests/outside_crate";
+
+/// Compiles the crate with the versions of our lock file, once, and returns the program. Dependencies are shared with this
+/// build where their features are the same.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let (home, target) = (in_project(CRATE), Path::new(env!("CARGO_TARGET_TMPDIR")).join(".."));
+        std::fs::copy(in_project("Cargo.lock"), home.join("Cargo.lock")).expect("a lock file");
+        let mut build = Command::new("timeout");
+        build.args(["1200", env!("CARGO"), "build", "--offline", "--target-dir"]).arg(&target);
+        let output = build.current_dir(&home).output().expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        target.join("debug/outside-crate")
+    })
+}
+
+/// A piece of a page that runs. It ends on drop.
+struct Piece(Child);
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts the piece with this text, which serves, and waits until its port is open.
+fn serve(text: &str, folder: &Path) -> (Piece, SocketAddr) {
+    let free =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let mut command = Command::new(program());
+    command
+        .arg(text)
+        .env("LISTEN", free.to_string())
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let mut piece = Piece(command.spawn().expect("it starts"));
+    let until = Instant::now() + PATIENCE;
+    while TcpStream::connect(free).is_err() {
+        assert_eq!(piece.0.try_wait().expect("our child"), None, "{text} ended");
+        assert!(Instant::now() < until, "{text} does not listen");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    (piece, free)
+}
+
+/// Checks that a WebSocket and an event stream at these paths see what a WebSocket publishes.
+fn check_streams(addr: SocketAddr, websocket: &str, events: &str) {
+    let mut ws = Ws::over(Wire::connect(addr), websocket, "");
+    assert_eq!(ws.ask(&json!({"type": "subscribe", "payload": {"event_types": ["a"]}}))["type"], "ack");
+    let mut wire = Wire::connect(addr);
+    wire.send(format!("GET {events}?type=a HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+    let response = support::http::read_head(&mut wire, support::wire::deadline()).expect("a head");
+    assert_eq!(response.status, 200, "{}", response.text());
+    let mut sse = Sse::from_wire(wire, response);
+    ws.send(&json!({"type": "publish", "payload": {"type": "a", "payload": 7}}));
+    let event = std::iter::repeat_with(|| ws.message()).find(|message| message["type"] == "event");
+    assert_eq!(event.expect("an event")["payload"]["payload"], 7);
+    assert_eq!(sse.event().json()["payload"], 7);
+}
+
+#[test]
+fn axum_serves_it_in_five_lines() {
+    let (_piece, addr) = serve("axum::serve(", &std::env::temp_dir());
+    check_streams(addr, "/live", "/live");
+}
+
+#[test]
+fn plain_hyper_serves_it() {
+    let (_piece, addr) = serve("http1::Builder", &std::env::temp_dir());
+    check_streams(addr, "/live", "/live");
+}
+
+/// Also the server without a listener: the program's socket is the only one.
+#[test]
+fn a_socket_that_the_program_upgraded_is_adopted() {
+    let (_piece, addr) = serve(".acceptor().check(", &std::env::temp_dir());
+    check_streams(addr, "/ws", "/sse");
+    assert_eq!(support::http::get(addr, "/nowhere").status, 404);
+}
+
+#[test]
+fn tls_is_ended_by_axum_server() {
+    let authority = Authority::new("outside");
+    let (_piece, addr) = serve("axum_server::bind_rustls", &authority.dir);
+    let connect = || {
+        let client = authority.client(&[&rustls::version::TLS13]);
+        let mut config = Arc::unwrap_or_clone(client);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let name = "localhost".try_into().expect("a name");
+        let session = rustls::ClientConnection::new(Arc::new(config), name).expect("a session");
+        let socket = TcpStream::connect(addr).expect("it listens");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time");
+        rustls::StreamOwned::new(session, socket)
+    };
+    let mut sse = connect();
+    sse.write_all(b"GET /live?type=a HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is open");
+    let mut all = String::new();
+    let mut read_until = |part: &str| {
+        while !all.contains(part) {
+            let mut piece = [0; 4096];
+            let read = sse.read(&mut piece).expect("bytes");
+            assert!(read > 0, "ended after {all}");
+            all.push_str(&String::from_utf8_lossy(&piece[..read]));
+        }
+    };
+    read_until("retry:");
+    let (mut ws, _) = tungstenite::client("wss://localhost/live", connect()).expect("a WebSocket");
+    ws.send(r#"{"type":"publish","payload":{"type":"a","payload":7}}"#.into()).expect("it is open");
+    assert!(ws.read().expect("an answer").to_string().contains("\"ack\""));
+    read_until("event: a");
+}
+
+/// Buses, handlers, values, ends, stages, latency, and both sides of the diff from tokio's broadcast: all pieces that end by
+/// themselves.
+#[test]
+fn the_other_pieces_run_to_their_end() {
+    let mut command = Command::new("timeout");
+    let output = command.arg("120").arg(program()).stdin(Stdio::null()).output().expect("it runs");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
+    for part in [
+        "try_publish(4).is_err()",
+        "subscribe_after(",
+        "Bus::of::<Quote>()",
+        "Select::new()",
+        "recv_async()",
+        "WaitStrategy::SpinThenPark",
+        "broadcast::channel(1024)",
+        "quotes.close();",
+    ] {
+        assert!(printed.contains(part), "no piece has {part}");
+    }
+}
+
+/// The crate's line is one of the page.
+#[test]
+fn the_crate_depends_on_what_the_page_says() {
+    let page = std::fs::read_to_string(in_project("docs/embedding.md")).expect("the page");
+    let manifest = std::fs::read_to_string(in_project(CRATE).join("Cargo.toml")).expect("a manifest");
+    let line = manifest.lines().find(|line| line.starts_with("fanwire = ")).expect("a line");
+    assert!(page.contains(&line.replace("../..", "../fanwire")), "{line}");
+}

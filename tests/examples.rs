@@ -5,12 +5,18 @@ mod support;
 #[path = "../examples/axum.rs"]
 #[allow(dead_code, reason = "`main` is for running it by itself")]
 mod axum;
+#[path = "../examples/embed.rs"]
+#[allow(dead_code, reason = "as above")]
+mod embed;
 #[path = "../examples/game_loop.rs"]
 #[allow(dead_code, reason = "as above")]
 mod game_loop;
 #[path = "../examples/latency.rs"]
 #[allow(dead_code, reason = "as above")]
 mod latency;
+#[path = "../examples/latency_server.rs"]
+#[allow(dead_code, reason = "as above")]
+mod latency_server;
 #[path = "../examples/market_data.rs"]
 #[allow(dead_code, reason = "as above")]
 mod market_data;
@@ -120,6 +126,16 @@ fn a_shell_pipes_what_a_command_prints() {
 }
 
 #[test]
+fn a_thread_and_a_browser_read_one_bus() {
+    let (said, hears) = std::sync::mpsc::channel();
+    let (bus, server) = embed::start("127.0.0.1:0", move |line| _ = said.send(line)).expect("it starts");
+    let mut browser = Sse::open(server.local_addr(), "?entity=task:t-1");
+    embed::report(&bus, 5).expect("it is valid");
+    assert_eq!(hears.recv_timeout(support::PATIENCE).expect("a line"), r#"task.progress {"progress":5}"#);
+    assert_eq!(browser.event().json()["payload"], json!({"progress": 5}));
+}
+
+#[test]
 fn bars_of_typed_ticks_reach_a_screen() {
     use market_data::Tick;
     let (server, ticks) = market_data::start("127.0.0.1:0").expect("it starts");
@@ -183,4 +199,31 @@ fn the_latency_table_has_a_row_for_each_wait_and_core() {
     let table = latency::table(20);
     assert_eq!(table.lines().count(), 2 + 6, "{table}");
     assert!(table.lines().skip(2).all(|row| row.split('|').count() == 8), "{table}");
+}
+
+#[test]
+fn the_latency_table_to_a_socket_has_a_row_for_each_client() {
+    let table = latency_server::table(20).expect("it runs");
+    assert_eq!(table.lines().count(), 2 + 3, "{table}");
+    assert!(table.lines().skip(2).all(|row| row.split('|').count() == 8), "{table}");
+}
+
+/// People start from an example: it is short, and CI runs it here.
+#[test]
+fn each_example_has_fewer_than_80_lines_and_is_run() {
+    let tests = std::fs::read_to_string(in_project("tests/examples.rs")).expect("this file");
+    let mut count = 0;
+    for entry in std::fs::read_dir(in_project("examples")).expect("examples").flatten() {
+        let name = entry.file_name().into_string().expect("a name");
+        // `echo` is the Autobahn suite's.
+        let is_rust = name.strip_suffix(".rs").is_some_and(|stem| stem != "echo");
+        if !is_rust {
+            continue;
+        }
+        let lines = std::fs::read_to_string(entry.path()).expect("an example").lines().count();
+        assert!(lines < 80, "{name} has {lines} lines");
+        assert!(tests.contains(&format!("#[path = \"../examples/{name}\"]")), "no test runs {name}");
+        count += 1;
+    }
+    assert!(count >= 7, "{count}");
 }

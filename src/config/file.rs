@@ -4,6 +4,7 @@
 
 use toml::de::{DeTable, DeValue};
 
+use super::retain::{self, RETAIN};
 use super::slip;
 use super::value::Words;
 
@@ -40,6 +41,18 @@ fn flatten(table: &DeTable<'_>, prefix: &str, line: &impl Fn(usize) -> usize, en
             flatten(inner, &path, line, entries);
             continue;
         }
+        if let DeValue::Array(array) = value.get_ref()
+            && path == RETAIN
+            && array.iter().any(|item| matches!(item.get_ref(), DeValue::Table(_)))
+        {
+            // A rule each, with its own line.
+            entries.extend(array.iter().map(|item| FileEntry {
+                path: path.clone(),
+                line: line(item.span().start),
+                words: rule_of(item.get_ref()).map(|rule| Words::Many(vec![rule])),
+            }));
+            continue;
+        }
         let words = match value.get_ref() {
             DeValue::Array(array) => {
                 array.iter().map(|item| item_of(item.get_ref())).collect::<Option<Vec<_>>>().map(Words::Many)
@@ -55,6 +68,21 @@ fn item_of(value: &DeValue<'_>) -> Option<String> {
     let DeValue::Table(table) = value else { return scalar(value) };
     let text = |key| scalar(table.get(key)?.get_ref());
     (table.len() == 2).then(|| Some(format!("{}={}", text("path")?, text("dialect")?))).flatten()
+}
+
+/// Returns a `[[retain]]` as its line.
+fn rule_of(value: &DeValue<'_>) -> Option<String> {
+    let DeValue::Table(table) = value else { return scalar(value) };
+    let text = |value: &DeValue<'_>| match value {
+        DeValue::Array(array) => {
+            let items: Option<Vec<_>> = array.iter().map(|item| scalar(item.get_ref())).collect();
+            items.map(|items| items.join(", "))
+        }
+        one => scalar(one),
+    };
+    let members: Option<Vec<_>> =
+        table.iter().map(|(key, value)| Some((&**key.get_ref(), text(value.get_ref())?))).collect();
+    Some(retain::line(members?.into_iter()))
 }
 
 fn scalar(value: &DeValue<'_>) -> Option<String> {

@@ -7,6 +7,7 @@
 //! heading where a reader looks for it. `LIVE` if a running server takes a new value at SIGHUP, `FIXED` otherwise.
 //! Then `FANWIRE_BLESS=1 cargo test --lib config::` writes docs/configuration.md.
 
+use super::retain::rules;
 use super::settings::{Config, LogFormat};
 use super::value::{
     SECRET_KIND, Setting, byte_limit_not_zero, bytes, count, file, limit, limit_not_zero, list, one_of,
@@ -110,6 +111,16 @@ pub(super) const GROUPS: &[KeyGroup] = &[
             |c| time(&mut c.engine.sync_interval, 0..=HOUR)),
         row("engine_max_bytes", FIXED, "For file://: approximate maximum size of all files together",
             |c| bytes(&mut c.engine.max_bytes, MIB..=TIB)),
+    ]},
+    KeyGroup { heading: "Kept streams (docs/runs.md)", rows: &[
+        row("retain", LIVE, "Rules: which events are kept, by which attribute, and how much of each log; in the file [[retain]] with match, by, events, bytes, for and end",
+            |c| rules(&mut c.server.retain.rules)),
+        row("retain_max_logs", LIVE, "Logs of all rules together; over it the least recently written one is let go",
+            |c| count(&mut c.server.retain.max_logs, 1..=10_000_000)),
+        row("retain_max_bytes", LIVE, "Memory of all logs together; over it the least recently written one is let go",
+            |c| bytes(&mut c.server.retain.max_bytes, MIB..=TIB)),
+        row("retain_max_logs_read", LIVE, "Logs that one request may read from the start; over it an error",
+            |c| count(&mut c.server.retain.max_logs_read, 1..=10_000)),
     ]},
     KeyGroup { heading: "Ingest: other systems' publishers", rows: &[
         row("ingest", FIXED, "Channels to publish here: redis://HOST:PORT#CHANNEL (* matches any text) or nats://HOST:PORT#SUBJECT",

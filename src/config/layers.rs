@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::file;
 use super::keys::{self, KeyRow, When};
+use super::retain::RETAIN;
 use super::settings::Config;
 use super::value::{FILE_KIND, SECRET_KIND, Words, as_toml};
 
@@ -291,6 +292,7 @@ impl Loaded {
                 return faults.push(ConfigFault { key: String::new(), origin: origin(line), what });
             }
         };
+        let mut kept = Vec::new();
         for entry in entries {
             let origin = origin(entry.line);
             let Some(row) = keys::find(&entry.path) else {
@@ -306,7 +308,16 @@ impl Loaded {
             if (row.lens)(&mut self.config).kind() == FILE_KIND {
                 words = beside(path, words);
             }
-            self.take(row, &words, origin, faults);
+            self.take(row, &words, origin.clone(), faults);
+            if let Words::Many(more) = words
+                && row.path == RETAIN
+            {
+                // Each [[retain]] is checked by itself, and adds to those before.
+                kept.extend(more);
+                if kept.len() > 1 && faults.is_empty() {
+                    self.take(row, &Words::Many(kept.clone()), origin, faults);
+                }
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod file;
 mod keys;
 mod layers;
 mod print;
+mod retain;
 mod settings;
 mod slip;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::net::ToSocketAddrs as _;
 use std::time::Duration;
 
+use super::retain::RETAIN;
 use crate::bus::{Bus, BusConfig, BusConfigError};
 use crate::engine::{EngineConfig, Ingest};
 use crate::server::http::door::describe_access;
@@ -119,6 +120,16 @@ impl Config {
             let near = self.bus.capacity.next_power_of_two();
             let what = format!("bus.capacity = {}: is not a power of two, as {near}", self.bus.capacity);
             faults.push(("bus.capacity", what));
+        }
+        if let Some(fault) = self.server.retain.fault(!self.engine.url.is_empty()) {
+            faults.push((RETAIN, fault));
+        }
+        if let Some(budget) = self.server.max_memory_bytes
+            && !self.server.retain.rules.is_empty()
+            && self.server.retain.max_bytes >= budget
+        {
+            let what = "retain_max_bytes: kept logs count in max_memory_bytes and would leave nothing of it for clients: lower the one or raise the other";
+            faults.push(("retain_max_bytes", what.to_owned()));
         }
         faults
     }

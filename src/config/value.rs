@@ -80,7 +80,7 @@ macro_rules! whole {
 }
 whole!(u16 u32 u64 usize);
 
-fn whole_number(text: &str) -> Option<u64> {
+pub(super) fn whole_number(text: &str) -> Option<u64> {
     let digits: String = text.chars().filter(|c| *c != '_').collect();
     (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
 }
@@ -103,7 +103,7 @@ fn split_unit(text: &str) -> (&str, &str) {
 const BYTE_UNITS: [(&str, u64); 5] =
     [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-fn read_bytes(text: &str) -> Result<u64, String> {
+pub(super) fn read_bytes(text: &str) -> Result<u64, String> {
     let expected = || "expected bytes, as 64KiB, 4MiB or 65536".to_owned();
     let (number, unit) = split_unit(text);
     let number = whole_number(number).ok_or_else(expected)?;
@@ -121,7 +121,7 @@ fn read_bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).ok_or_else(expected)
 }
 
-fn show_bytes(bytes: u64) -> String {
+pub(super) fn show_bytes(bytes: u64) -> String {
     let (name, unit) = BYTE_UNITS
         .iter()
         .find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit))
@@ -132,7 +132,7 @@ fn show_bytes(bytes: u64) -> String {
 const TIME_UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
-fn read_time(text: &str) -> Result<u64, String> {
+pub(super) fn read_time(text: &str) -> Result<u64, String> {
     let (number, unit) = split_unit(text);
     let number = whole_number(number).ok_or("expected a time, as 500ms, 30s or 2m")?;
     if unit.is_empty() && number == 0 {
@@ -143,7 +143,7 @@ fn read_time(text: &str) -> Result<u64, String> {
     number.checked_mul(*unit).ok_or_else(|| "expected a time, as 500ms, 30s or 2m".to_owned())
 }
 
-fn show_time(millis: u64) -> String {
+pub(super) fn show_time(millis: u64) -> String {
     let (name, unit) = TIME_UNITS
         .iter()
         .find(|(_, unit)| millis >= *unit && millis.is_multiple_of(*unit))

@@ -249,6 +249,18 @@ impl Filter {
         limits.check(self.clauses()).map_err(FilterError::whole)
     }
 
+    /// Returns the filter with each value that has an asterisk as a pattern in which `*` matches any run of characters.
+    #[cfg(feature = "server")]
+    pub(crate) fn with_runs(&self) -> Self {
+        let mut parts = encoding::decode(self.bytes());
+        for (first, second) in parts.sets.iter_mut().flat_map(|set| &mut set.members) {
+            for value in std::iter::once(first).chain(second).filter(|value| value.is_exact()) {
+                *value = Pattern::runs(value.as_str());
+            }
+        }
+        Self::from_parts(parts)
+    }
+
     #[cfg(feature = "server")]
     /// Returns the cost to hold the filter: 1 for each value, each segment of a pattern and each key of a path, and
     /// [`limits::MANY_WEIGHT`] for each comparison and each `**` or run of characters, where a search can go on in more

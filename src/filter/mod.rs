@@ -32,7 +32,7 @@ pub use definition::Filter;
 #[cfg(feature = "server")]
 pub(crate) use edit::{EditedList, encoded};
 #[cfg(feature = "server")]
-pub(crate) use encoding::{Clause, ENTITY, MemberPatterns};
+pub(crate) use encoding::{Clause, ENTITY, MemberPatterns, SetRef};
 pub use error::{FilterError, FilterErrorKind};
 #[cfg(feature = "server")]
 pub(crate) use evaluate::holds;

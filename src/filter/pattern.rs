@@ -56,7 +56,7 @@ impl Pattern {
 
     /// Returns AutoSDLC's pattern with this text, in which `*` matches any run of characters anywhere. If a pattern by
     /// segments means the same it is one, because the matcher finds those without evaluating each.
-    #[cfg(all(feature = "server", any(feature = "dialects", test)))]
+    #[cfg(feature = "server")]
     pub(crate) fn runs(text: impl Into<Box<str>>) -> Self {
         let text = text.into();
         let kind = match text.bytes().all(|byte| byte == b'*') {

@@ -165,6 +165,10 @@ impl ServerBuilder {
         if auth.is_open() && !config.insecure && !is_guarded {
             return Err(ServerError::unguarded(doing()));
         }
+        let has_engine = engine.is_some();
+        if let Some(fault) = config.retain.fault(has_engine) {
+            return Err(ServerError::configuration(io::Error::other(fault)));
+        }
         let config = Prepared::new(config).map_err(ServerError::configuration)?;
         let slots = (bus.shards() * bus.capacity()) as u64;
         let frames = config.frame_bytes_max(slots, bus.ring_bytes_max());
@@ -174,7 +178,7 @@ impl ServerBuilder {
             shared.alarm.set_hook(hook);
         }
         shared.auth = Arc::new(auth);
-        shared.is_local = is_local;
+        shared.lifecycle.is_local = is_local;
         door::warn_if_open(&shared, &shared.config().1);
         #[cfg(unix)]
         for one in inheritance.iter_mut().flat_map(Inheritance::revoked) {

@@ -27,6 +27,7 @@ use crate::dialect::{ClientError, Dialect, Incoming, Observers, Watch, WireProto
 use crate::event::{Attribute, Event, Timestamp};
 use crate::feed::{CompressorLimits, FeedLimits, KeyRule, Snapshot};
 use crate::filter::FilterLimits;
+use crate::kept::RetainConfig;
 
 /// Limits of the handlers of `POST /bridge/{protocol}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,6 +153,8 @@ pub struct ServerConfig {
     pub bridge: BridgeConfig,
     /// Channels with presence. None.
     pub presence: PresenceConfig,
+    /// Events to keep in logs of their own, beside the bus's ring. None.
+    pub retain: RetainConfig,
     /// Whether other machines are served although there is no authentication. Default: false.
     pub insecure: bool,
     /// Authentication and rights. Default: all clients, with all rights.
@@ -217,6 +220,7 @@ impl Default for ServerConfig {
             trusted_proxies: Vec::new(),
             bridge: BridgeConfig::default(),
             presence: PresenceConfig::default(),
+            retain: RetainConfig::default(),
             insecure: false,
             #[cfg(feature = "auth")]
             auth: AuthConfig::default(),

@@ -69,9 +69,14 @@ impl ServerConfig {
             events,
             line("the events' frames in all encodings; beyond it, loops keep frames of their own", 1, frames),
         ];
+        let kept = if self.retain.rules.is_empty() { 0 } else { self.retain.max_bytes as u64 };
+        if kept > 0 {
+            all.push(line("kept logs", 1, kept));
+        }
         if let Some(budget) = self.max_memory_bytes {
             let what = "held for clients: feeds, answers, replays, subscriptions, bodies, connections, what waits for an engine";
-            all.push(line(what, 1, budget as u64));
+            // Kept logs count in the budget.
+            all.push(line(what, 1, (budget as u64).saturating_sub(kept)));
             return all;
         }
         let connections = self.max_connections as u64;

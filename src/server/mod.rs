@@ -32,6 +32,7 @@ pub(crate) mod tls_config;
 pub(crate) mod workers;
 
 pub use crate::dialect::{Dialect, ParseDialectError};
+pub use crate::kept::{RetainBy, RetainConfig, RetainRule};
 pub use crate::threads::ThreadFailure;
 pub use acceptor::{Acceptor, AgreedStream, ClientSocket, StreamRequest, StreamResponse};
 pub use builder::{Server, ServerBuilder};

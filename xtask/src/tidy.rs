@@ -26,6 +26,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("dialect", 3),
     ("feed", 4),
     ("engine", 4),
+    ("kept", 4),
     ("bridge", 4),
     ("server", 5),
     ("config", 6),

@@ -120,7 +120,7 @@ impl<'a> Door<'a> {
 
     /// Returns the rules for a running server.
     pub(crate) fn of(shared: &Shared, config: &'a ServerConfig) -> Self {
-        Self::new(config, shared.auth.is_open(), shared.is_local)
+        Self::new(config, shared.auth.is_open(), shared.lifecycle.is_local)
     }
 
     /// Returns the reason to refuse a request, if there is one.

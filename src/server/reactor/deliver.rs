@@ -144,6 +144,7 @@ impl<S: Socket> LoopState<S> {
     fn append_batch(&mut self, worked: u64) -> AppendedBatch {
         let EventFlow { fanout, reader, in_hand, snapshot, kind_log, continuity, .. } = &mut self.delivery;
         let metrics = &self.shared.metrics;
+        let kept = &self.shared.kept;
         let epoch = self.shared.bus.epoch();
         let now = self.turn.now;
         let (auth, rng) = (&self.shared.auth, std::cell::RefCell::new(&mut self.turn.rng));
@@ -174,6 +175,9 @@ impl<S: Socket> LoopState<S> {
                         snapshot.put(event);
                     }
                     kind_log.note(event);
+                    if let Some(mut kept) = kept.lock() {
+                        kept.record(event, now);
+                    }
                     let left = CONDITIONS_A_TURN.saturating_sub(fanout.worked() - worked);
                     if !fanout.append_within(event, now, left) {
                         unfinished = Some(event.clone());
@@ -181,6 +185,9 @@ impl<S: Socket> LoopState<S> {
                 }
                 ReaderItem::Gap { shard, missed, from, to } => {
                     metrics.loop_gaps.inc_by(missed);
+                    if let Some(mut kept) = kept.lock() {
+                        kept.note_gap(shard, to);
+                    }
                     if let Some(snapshot) = snapshot {
                         snapshot.forget();
                     }

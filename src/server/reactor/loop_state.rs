@@ -66,6 +66,9 @@ impl<S: Socket> LoopState<S> {
         let mut fanout = Fanout::new(config.feed_limits(), config.key_rule(), Arc::clone(&shared.metrics));
         fanout.share_frames(shared.loops.count > 1);
         fanout.observe(|encoding| encoding.protocol().observes());
+        if let Some(mut kept) = shared.kept.lock() {
+            kept.begin_at((0..shared.bus.shards()).map(|shard| reader.position(shard as u16)));
+        }
         Self {
             delivery: EventFlow::new(&shared.bus, reader, fanout, shared.engine.is_some()),
             turn,
@@ -525,6 +528,9 @@ impl<S: Socket> LoopState<S> {
         self.close_denied();
         self.notify_due_departures();
         self.publish_presence(self.turn.tick);
+        if let Some(mut kept) = self.shared.kept.lock() {
+            kept.tend(self.turn.now);
+        }
         self.count();
         self.report();
     }

@@ -4,6 +4,7 @@ pub(crate) mod adoption;
 #[cfg(unix)]
 pub(crate) mod barrier;
 pub(crate) mod history;
+pub(crate) mod kept;
 pub(crate) mod refusals;
 pub(crate) mod report;
 pub(crate) mod resume;
@@ -33,6 +34,7 @@ use adoption::Adoptions;
 #[cfg(unix)]
 use barrier::HandoverBarrier;
 use history::{Counts, MinuteHistory};
+use kept::KeptStore;
 use refusals::Refusals;
 use report::LoopReport;
 
@@ -51,13 +53,13 @@ pub(crate) struct Shared {
     /// Threads for jobs that a loop must not wait for.
     pub(crate) workers: Workers,
     pub(crate) auth: Arc<Auth>,
-    /// Whether the server listens on loopback addresses only.
-    pub(crate) is_local: bool,
     pub(crate) clients: ClientTables,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) barriers: Barriers,
     pub(crate) loops: Loops,
     pub(crate) monitor: Monitor,
+    /// Logs of events kept by rule.
+    pub(crate) kept: KeptStore,
 }
 
 /// Settings in force.
@@ -98,6 +100,8 @@ pub(crate) struct ClientTables {
 /// Flags that all loops look at.
 #[derive(Default)]
 pub(crate) struct Lifecycle {
+    /// Whether the server listens on loopback addresses only.
+    pub(crate) is_local: bool,
     /// Whether readiness is withdrawn: new clients are served, but should not be sent here.
     pub(crate) withdrawn: AtomicBool,
     /// Milliseconds that draining may take, plus one; 0 = not draining.
@@ -155,17 +159,18 @@ pub(crate) struct Monitor {
 impl Shared {
     pub(crate) fn new(bus: Bus, config: impl Into<Prepared>, loops: usize) -> Self {
         let (alarm, held) = (Alarm::default(), HeldBytes::default());
+        let config = config.into();
         Self {
+            kept: KeptStore::new(&config.retain, bus.shards()),
             bridge: Bridge::create_default(&bus),
             workers: Workers::new(&alarm, &held),
             alarm,
             held,
             bus,
             engine: None,
-            config: CurrentConfig::new(config.into()),
+            config: CurrentConfig::new(config),
             metrics: Arc::default(),
             auth: Arc::default(),
-            is_local: false,
             clients: ClientTables::default(),
             lifecycle: Lifecycle::default(),
             barriers: Barriers::default(),
@@ -331,6 +336,15 @@ impl Shared {
         self.config.prepared.store(Arc::new((number, Arc::new(config.with_fixed_of(&current.1)))));
         // Release: pairs with the Acquire of `has_other_config`.
         self.config.version.store(number, Ordering::Release);
+        let retain = &self.config().1.retain;
+        if *retain != current.1.retain {
+            if let Some(fault) = retain.fault(self.engine.is_some()) {
+                tracing::error!(fault, "the rules of retention stay as they were");
+                return;
+            }
+            let heads: Vec<_> = (0..self.bus.shards()).map(|shard| self.bus.head(shard as u16)).collect();
+            self.kept.set_rules(retain, &heads);
+        }
     }
 
     /// Returns the memory held outside the loops, in bytes.
@@ -340,6 +354,7 @@ impl Shared {
             + self.engine.as_ref().and_then(Engine::history).map_or(0, History::held_bytes)
             + self.auth.held_bytes()
             + lock(&self.clients.presence).held_bytes()
+            + self.kept.held_bytes()
             + self.engine.as_ref().map_or(0, Engine::held_bytes)
     }
 

@@ -1,0 +1,133 @@
+//! One kept log: its newest events, its lives, and its end.
+//!
+//! Invariants:
+//! - Entries have increasing numbers, which are the order in which the loops read them.
+//! - A life begins with the log, or with the first event after an end. Entries of earlier lives come before those of the newest.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::rule::RetainBy;
+use crate::event::{Event, EventId, Since, Timestamp};
+
+/// Name of a log: an attribute, and the value that all its events have of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct LogName {
+    pub(crate) by: RetainBy,
+    pub(crate) value: Arc<str>,
+}
+
+impl LogName {
+    pub(crate) fn new(by: RetainBy, value: &str) -> Self {
+        Self { by, value: value.into() }
+    }
+}
+
+/// End of a log's life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogEnd {
+    pub(crate) name: LogName,
+    /// Event that ended it.
+    pub(crate) id: EventId,
+    /// Place of a client that has received everything up to that event.
+    pub(crate) at: Since,
+    /// Whether the life was kept from its first event on.
+    pub(crate) complete: bool,
+}
+
+/// Event of a log, with its number among all recorded events.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) number: u64,
+    pub(super) event: Event,
+}
+
+impl Entry {
+    /// Returns the memory that the entry keeps, in bytes. A queue that grows by doubling has half as many places again.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() * 3 / 2 + self.event.weight() as usize
+    }
+}
+
+/// Newest life of a log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Life {
+    /// Index of its first entry, counted over all entries that the log ever had.
+    pub(super) start: u64,
+    /// Number of its first event.
+    pub(super) number: u64,
+    /// Whether that is known to be the first event of the life.
+    pub(super) is_from_start: bool,
+}
+
+/// Neighbours in the order of the last write, among logs of one rule.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Links {
+    pub(super) older: Option<usize>,
+    pub(super) newer: Option<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct KeptLog {
+    pub(super) name: LogName,
+    /// Index of the rule that kept its last event.
+    pub(super) rule: usize,
+    /// Number that tells it from an earlier log of this name.
+    pub(super) serial: u64,
+    pub(super) entries: VecDeque<Entry>,
+    /// Number of entries that were let go from its front.
+    pub(super) base: u64,
+    /// Memory of the entries, in bytes.
+    pub(super) bytes: usize,
+    pub(super) life: Life,
+    /// Last event that was let go.
+    pub(super) let_go: Option<EventId>,
+    /// End of the newest life; `None` while it is open.
+    pub(super) end: Option<Arc<LogEnd>>,
+    pub(super) newest: EventId,
+    pub(super) written: Timestamp,
+    /// Number of the newest event.
+    pub(super) number: u64,
+    pub(super) links: Links,
+}
+
+/// Memory of a log beside its entries and its name, in bytes: the struct, and its places in two tables.
+pub(super) const LOG_BYTES: usize = size_of::<KeptLog>() + 64;
+
+impl KeptLog {
+    /// Returns the memory of the log, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        LOG_BYTES + self.name.value.len() + self.bytes
+    }
+
+    /// Appends an event.
+    pub(super) fn push(&mut self, entry: Entry) {
+        self.newest = entry.event.id().unwrap_or(self.newest);
+        self.bytes += entry.bytes();
+        self.entries.push_back(entry);
+    }
+
+    /// Lets the oldest event go.
+    pub(super) fn pop(&mut self) {
+        let Some(entry) = self.entries.pop_front() else { return };
+        self.bytes -= entry.bytes();
+        self.base += 1;
+        self.let_go = entry.event.id().or(self.let_go);
+    }
+
+    /// Returns whether the newest life is kept from its first event on. `hole` is the number before which events were not
+    /// recorded.
+    pub(super) fn is_complete(&self, hole: u64) -> bool {
+        self.life.is_from_start && self.base <= self.life.start && hole <= self.life.number
+    }
+
+    /// Returns an entry by its index.
+    pub(super) fn entry(&self, index: u64) -> Option<&Entry> {
+        self.entries.get(usize::try_from(index.checked_sub(self.base)?).ok()?)
+    }
+
+    /// Returns the index after the last entry.
+    pub(super) fn next(&self) -> u64 {
+        self.base + self.entries.len() as u64
+    }
+}

@@ -1,0 +1,23 @@
+//! Kept streams: logs of events by rule, one for each value of an attribute, with a beginning, lives and an end.
+//!
+//! A rule says which events are kept and by which attribute. The loops record each event once, in the order in which they
+//! read all shards; readers then get a log from its beginning, page by page.
+//!
+//! Invariants:
+//! - No I/O, no clock and no threads: the caller passes the time, and holds the lock.
+//! - A log is let go from its front only, or as a whole; a log whose beginning is not known to be there says so.
+//! - All logs together stay within their limits, and one call does a bounded amount of work.
+
+mod cursor;
+mod log;
+mod lost;
+mod named;
+mod rule;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use cursor::{KeptContent, KeptCursor, KeptItem};
+pub(crate) use log::{LogEnd, LogName};
+pub use rule::{RetainBy, RetainConfig, RetainRule};
+pub(crate) use store::{KeptLogs, TooManyLogs};

@@ -1,0 +1,208 @@
+//! Rules of retention: which events are kept, in which log, and how much of each.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::event::{Attribute, Event};
+use crate::filter::{ENTITY, Filter, FilterError};
+
+/// Attribute by whose values events are kept: each value has a log of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum RetainBy {
+    /// The stream.
+    Stream,
+    /// The channel.
+    Channel,
+    /// The entity, as `kind:id`. An event without both, or with a kind that has a colon, is not kept.
+    Entity,
+    /// The execution.
+    Execution,
+    /// The correlation.
+    Correlation,
+    /// The type.
+    Type,
+}
+
+impl RetainBy {
+    /// Every attribute by which events can be kept.
+    pub const ALL: [Self; 6] =
+        [Self::Stream, Self::Channel, Self::Entity, Self::Execution, Self::Correlation, Self::Type];
+
+    /// Returns the name in settings and messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Entity => "entity",
+            Self::Stream => Attribute::Stream.name(),
+            Self::Channel => Attribute::Channel.name(),
+            Self::Execution => Attribute::Execution.name(),
+            Self::Correlation => Attribute::Correlation.name(),
+            Self::Type => Attribute::Type.name(),
+        }
+    }
+
+    /// Returns the attribute, or `None` for entities, which have two.
+    const fn attribute(self) -> Option<Attribute> {
+        match self {
+            Self::Stream => Some(Attribute::Stream),
+            Self::Channel => Some(Attribute::Channel),
+            Self::Execution => Some(Attribute::Execution),
+            Self::Correlation => Some(Attribute::Correlation),
+            Self::Type => Some(Attribute::Type),
+            Self::Entity => None,
+        }
+    }
+
+    /// Returns the number of a filter's sets about it.
+    pub(super) fn about(self) -> u8 {
+        self.attribute().map_or(ENTITY, |attribute| attribute.index() as u8)
+    }
+
+    /// Returns the event's value; `None` if it has none.
+    pub(super) fn value_of(self, event: &Event) -> Option<Cow<'_, str>> {
+        if let Some(attribute) = self.attribute() {
+            return event.attribute(attribute).map(Cow::Borrowed);
+        }
+        let (kind, id) = event.entity()?;
+        let is_whole = !kind.is_empty() && !id.is_empty() && !kind.contains(':');
+        is_whole.then(|| Cow::Owned(format!("{kind}:{id}")))
+    }
+
+    /// Returns whether a filter's conditions on the attribute allow this value.
+    pub(super) fn accepts(self, filter: &Filter, value: &str) -> bool {
+        match (self.attribute(), value.split_once(':')) {
+            (Some(attribute), _) => !filter.refuses(attribute, value),
+            (None, Some((kind, id))) => !filter.refuses_entity(kind, id),
+            (None, None) => false,
+        }
+    }
+}
+
+/// Rule of retention: which events are kept, and how much of each log.
+///
+/// ```
+/// use fanwire::server::{RetainBy, RetainRule};
+///
+/// let rule = RetainRule::new("stream=run-*", RetainBy::Stream)?.end(["run.finished", "run.failed"]);
+/// assert_eq!((rule.events, rule.matching()), (10_000, "stream=run-*"));
+/// # Ok::<(), fanwire::filter::FilterError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetainRule {
+    text: Box<str>,
+    filter: Filter,
+    /// `by`: the attribute by whose values events are kept.
+    pub by: RetainBy,
+    /// `events`: maximum number of events of a log. Default: 10,000.
+    pub events: usize,
+    /// `bytes`: maximum size of a log, in bytes. Default: 8 MiB.
+    pub bytes: usize,
+    /// `for`: time after its last event for which a log is kept. Default: 1 h.
+    pub keep_for: Duration,
+    /// `end`: types of the events that end a log. Default: none.
+    pub end: Vec<String>,
+}
+
+impl RetainRule {
+    /// Creates a rule with the default limits, which keeps events that this filter's text matches. Beside its usual
+    /// wildcards, an asterisk next to other characters stands for any characters: `stream=run-*`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the text is no filter.
+    pub fn new(matching: &str, by: RetainBy) -> Result<Self, FilterError> {
+        Ok(Self {
+            text: matching.into(),
+            filter: matching.parse::<Filter>()?.with_runs(),
+            by,
+            events: 10_000,
+            bytes: 8 << 20,
+            keep_for: Duration::from_secs(3600),
+            end: Vec::new(),
+        })
+    }
+
+    /// Sets the types of the events that end a log.
+    #[must_use]
+    pub fn end(mut self, types: impl IntoIterator<Item: Into<String>>) -> Self {
+        self.end = types.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Returns the text of the filter.
+    #[must_use]
+    pub fn matching(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the filter.
+    pub(crate) fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// Returns what is wrong with the rule and what to do about it, if anything is.
+    pub(crate) fn fault(&self) -> Option<String> {
+        if self.filter.is_nothing() {
+            return Some("match: no event can match".to_owned());
+        }
+        if self.events == 0 || self.bytes == 0 {
+            return Some("events and bytes: a log of nothing keeps nothing; leave the rule out".to_owned());
+        }
+        if self.keep_for.is_zero() {
+            return Some(
+                "for: 0 keeps nothing; leave the rule out, or give a time such as \"1h\"".to_owned(),
+            );
+        }
+        if self.end.len() > END_TYPES_MAX {
+            return Some(format!("end: {} types, and {END_TYPES_MAX} is the limit", self.end.len()));
+        }
+        self.end.iter().find_map(|end| match end.as_str() {
+            "" => Some("end: an event's type is never empty".to_owned()),
+            end if end.contains('*') => {
+                Some(format!("end: `{end}` is a pattern; give each type by its name"))
+            }
+            end if self.filter.refuses(Attribute::Type, end) => Some(format!(
+                "end: match excludes the type `{end}`, so it would end no log; widen match, or leave it out"
+            )),
+            _ => None,
+        })
+    }
+}
+
+/// Maximum number of types that end a log.
+const END_TYPES_MAX: usize = 64;
+
+/// Rules of retention, and the limits of all kept logs together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetainConfig {
+    /// `retain`: rules, of which the first that matches an event counts. Default: none, nothing is kept.
+    pub rules: Vec<RetainRule>,
+    /// `retain_max_logs`: maximum number of logs; beyond, the least recently written one is let go. Default: 10,000.
+    pub max_logs: usize,
+    /// `retain_max_bytes`: maximum memory of all logs together, in bytes; beyond, the least recently written one is let go.
+    /// Default: 256 MiB.
+    pub max_bytes: usize,
+    /// `retain_max_logs_read`: maximum number of logs that one request reads from the start; beyond, an error. Default: 100.
+    pub max_logs_read: usize,
+}
+
+impl RetainConfig {
+    /// Returns what is wrong with the rules and what to do about it, if anything is. `has_engine`: the server's order and history
+    /// are in a log outside the process.
+    pub(crate) fn fault(&self, has_engine: bool) -> Option<String> {
+        if has_engine && !self.rules.is_empty() {
+            let what = "retain: kept logs live in memory so far, and an engine keeps order and history elsewhere: leave out one of both";
+            return Some(what.to_owned());
+        }
+        self.rules.iter().find_map(|rule| Some(format!("retain {}: {}", rule.matching(), rule.fault()?)))
+    }
+}
+
+impl Default for RetainConfig {
+    fn default() -> Self {
+        Self { rules: Vec::new(), max_logs: 10_000, max_bytes: 256 << 20, max_logs_read: 100 }
+    }
+}

@@ -1,0 +1,670 @@
+//! All kept logs of a server: records events by rule, and lets logs go by count, bytes and time.
+//!
+//! Invariants:
+//! - Each event is recorded once, whichever loop reads it first, in the order that all loops read.
+//! - A hole in that order is known: no reader passes it unnoticed, and no log with a hole in its newest life is complete.
+//! - Publishers see the events that were accepted and not recorded yet, so that two of them can't both append to one log's end.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::log::{Entry, KeptLog, LOG_BYTES, Life, Links, LogEnd, LogName};
+use super::lost::LostNames;
+use super::named::{NamedValues, excludes, implies, named_values, requires};
+use super::rule::{RetainBy, RetainConfig, RetainRule};
+use crate::event::{Event, EventId, Sequence, Since, Timestamp};
+use crate::filter::Filter;
+
+/// Entries that one call frees, beside those that it lets go.
+const FREED_A_CALL: usize = 64;
+
+/// Ends that loops which are behind can still look up.
+const ENDS_MAX: usize = 4096;
+
+/// Holes in the order of recording that are told apart.
+const HOLES_MAX: usize = 64;
+
+/// Rule that is or was in force.
+#[derive(Debug)]
+struct RuleInForce {
+    rule: RetainRule,
+    /// Next sequence of each shard when it came into force.
+    since: Box<[Sequence]>,
+    /// Whether it was in force from the first event on.
+    is_whole: bool,
+    /// Whether it still applies to new events. A rule without effect stays while it has logs.
+    is_active: bool,
+    /// Its logs, from the least to the most recently written.
+    oldest: Option<usize>,
+    newest: Option<usize>,
+}
+
+/// Event that a publisher had accepted and that is not recorded yet.
+#[derive(Clone, Copy, Debug)]
+struct Accepted {
+    id: EventId,
+    is_end: bool,
+}
+
+/// State of a log for publishers, with what was accepted and not recorded yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogHead {
+    /// Newest event.
+    pub(crate) last: EventId,
+    /// Whether that event ended the log.
+    pub(crate) is_ended: bool,
+}
+
+/// State of a log for readers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogStatus {
+    /// Newest event.
+    pub(crate) last: EventId,
+    /// End of the newest life; `None` while it is open.
+    pub(crate) end: Option<Arc<LogEnd>>,
+    /// Whether the newest life is kept from its first event on.
+    pub(crate) complete: bool,
+}
+
+/// Error: a request names or matches more logs than one may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooManyLogs {
+    /// Limit.
+    pub(crate) max: usize,
+}
+
+impl std::fmt::Display for TooManyLogs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "the filter names or matches more than {} kept logs (retain_max_logs_read): narrow it, or read without from",
+            self.max
+        )
+    }
+}
+
+/// Names of the logs that end which a filter names by value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NamedLogs {
+    pub(crate) names: Vec<LogName>,
+    /// Whether the filter names no log beside these, by value or by pattern: then it is over when they have ended.
+    pub(crate) is_closed: bool,
+}
+
+/// Logs in the order of recording, with what is known of the logs that are gone.
+#[derive(Debug)]
+pub(crate) struct KeptLogs {
+    rules: Slab<RuleInForce>,
+    /// Rules in force, in the order of the settings.
+    active: Vec<usize>,
+    limits: RetainConfig,
+    names: [HashMap<Arc<str>, usize>; RetainBy::ALL.len()],
+    logs: Slab<KeptLog>,
+    /// Number of logs made so far.
+    serials: u64,
+    /// Number of the next recorded event, from 1.
+    number: u64,
+    /// Next sequence of each shard.
+    next: Box<[Sequence]>,
+    holes: Holes,
+    /// Whether a loop has begun to read.
+    has_begun: bool,
+    /// Whether every event since the bus began was recorded.
+    is_whole: bool,
+    /// Memory of the logs, in bytes.
+    bytes: usize,
+    past: PastLogs,
+    accepted: HashMap<LogName, Accepted>,
+}
+
+/// Places in the order of recording where events were not recorded, each as the number of the next event.
+#[derive(Debug, Default)]
+pub(super) struct Holes {
+    newest: VecDeque<u64>,
+    /// Newest hole that is not in the list any more.
+    forgotten: u64,
+}
+
+impl Holes {
+    fn add(&mut self, number: u64) {
+        if self.newest.back() != Some(&number) {
+            self.newest.push_back(number);
+        }
+        if self.newest.len() > HOLES_MAX {
+            self.forgotten = self.newest.pop_front().unwrap_or(self.forgotten);
+        }
+    }
+
+    /// Returns the newest hole; 0 if there is none.
+    fn last(&self) -> u64 {
+        self.newest.back().copied().unwrap_or_default()
+    }
+
+    /// Returns the first hole after the event with this number.
+    pub(super) fn after(&self, number: u64) -> Option<u64> {
+        if number < self.forgotten {
+            return Some(number + 1);
+        }
+        self.newest.iter().copied().find(|hole| *hole > number)
+    }
+}
+
+/// Traces of logs that were let go, and of lives that ended.
+#[derive(Debug, Default)]
+struct PastLogs {
+    /// Logs that were let go while they were open.
+    open: LostNames,
+    /// All logs that were let go.
+    all: LostNames,
+    /// Ends by the event, for loops that read the event later.
+    ends: HashMap<EventId, Arc<LogEnd>>,
+    ends_order: VecDeque<EventId>,
+    /// Entries to free.
+    garbage: VecDeque<VecDeque<Entry>>,
+    garbage_bytes: usize,
+}
+
+impl PastLogs {
+    fn add_end(&mut self, end: &Arc<LogEnd>) {
+        self.ends.insert(end.id, Arc::clone(end));
+        self.ends_order.push_back(end.id);
+        if self.ends_order.len() > ENDS_MAX
+            && let Some(oldest) = self.ends_order.pop_front()
+        {
+            self.ends.remove(&oldest);
+        }
+    }
+
+    /// Frees some entries of logs that were let go.
+    fn free(&mut self) {
+        for _ in 0..FREED_A_CALL {
+            let Some(front) = self.garbage.front_mut() else { return };
+            match front.pop_front() {
+                Some(entry) => self.garbage_bytes -= entry.bytes(),
+                None => drop(self.garbage.pop_front()),
+            }
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        let end = size_of::<(EventId, Arc<LogEnd>)>() + size_of::<LogEnd>() + size_of::<EventId>();
+        self.open.held_bytes() + self.all.held_bytes() + self.ends.len() * end + self.garbage_bytes
+    }
+}
+
+impl KeptLogs {
+    /// Creates a store without logs, for a bus of this many shards.
+    pub(crate) fn new(config: &RetainConfig, shards: usize) -> Self {
+        let next: Box<[Sequence]> = vec![0; shards].into();
+        let mut store = Self {
+            rules: Slab::new(),
+            active: Vec::new(),
+            limits: RetainConfig { rules: Vec::new(), ..config.clone() },
+            names: Default::default(),
+            logs: Slab::new(),
+            serials: 0,
+            number: 1,
+            next,
+            holes: Holes::default(),
+            has_begun: false,
+            is_whole: true,
+            bytes: 0,
+            past: PastLogs::default(),
+            accepted: HashMap::new(),
+        };
+        store.set_rules(config, None);
+        store
+    }
+
+    /// Returns whether there are rules that end logs.
+    pub(crate) fn has_ends(&self) -> bool {
+        self.active_rules().any(|(_, in_force)| !in_force.rule.end.is_empty())
+    }
+
+    fn active_rules(&self) -> impl Iterator<Item = (usize, &RuleInForce)> {
+        self.active.iter().filter_map(|&rule| Some((rule, self.rules.get(rule)?)))
+    }
+
+    /// Sets where the first loop begins to read, before anything is recorded. Events before that place are not known.
+    pub(crate) fn begin_at(&mut self, next: impl Iterator<Item = Sequence>) {
+        if std::mem::replace(&mut self.has_begun, true) || self.number > 1 {
+            return;
+        }
+        self.next = next.collect();
+        self.is_whole = self.next.iter().all(|next| *next == 0);
+        for (_, in_force) in &mut self.rules {
+            in_force.since.clone_from(&self.next);
+        }
+    }
+
+    /// Replaces the rules and limits, for the events that come. `heads` has the next sequence of each shard; `None` when the store
+    /// is made.
+    pub(crate) fn set_rules(&mut self, config: &RetainConfig, heads: Option<&[Sequence]>) {
+        self.limits = RetainConfig { rules: Vec::new(), ..config.clone() };
+        let mut before = std::mem::take(&mut self.active);
+        for rule in &config.rules {
+            let known = before.iter().position(|&at| self.rules[at].rule == *rule);
+            let at = match known {
+                Some(known) => before.swap_remove(known),
+                None => self.rules.insert(RuleInForce {
+                    rule: rule.clone(),
+                    since: heads.unwrap_or(&self.next).into(),
+                    is_whole: heads.is_none(),
+                    is_active: true,
+                    oldest: None,
+                    newest: None,
+                }),
+            };
+            self.active.push(at);
+        }
+        for gone in before {
+            self.rules[gone].is_active = false;
+            self.drop_unused(gone);
+        }
+    }
+
+    fn drop_unused(&mut self, rule: usize) {
+        if self.rules.get(rule).is_some_and(|rule| !rule.is_active && rule.oldest.is_none()) {
+            self.rules.remove(rule);
+        }
+    }
+
+    /// Records an event, unless a loop has done so before. Returns the end of the log if the event ends it, to each loop.
+    pub(crate) fn record(&mut self, event: &Event, now: Timestamp) -> Option<Arc<LogEnd>> {
+        let id = event.id()?;
+        let next = self.next.get_mut(usize::from(id.shard))?;
+        if id.sequence < *next {
+            return self.past.ends.get(&id).cloned();
+        }
+        *next = id.next_sequence();
+        self.past.free();
+        self.expire(now);
+        let (rule, value) = self.rule_of(event)?;
+        let by = self.rules[rule].rule.by;
+        let mut found = self.names[by as usize].get(&*value).copied();
+        if let Some(expired) = found.take_if(|at| self.is_expired(&self.logs[*at], now)) {
+            self.let_go(expired);
+        }
+        let at = found.unwrap_or_else(|| self.make(rule, &value, id));
+        if !self.accepted.is_empty() {
+            self.settle(by, &value, id);
+        }
+        let number = self.number;
+        self.number += 1;
+        let hole = self.holes.last();
+        let log = &mut self.logs[at];
+        if log.end.take().is_some() {
+            log.life = Life { start: log.next(), number, is_from_start: true };
+        } else if log.next() == 0 {
+            log.life.number = number;
+        }
+        let before = log.bytes;
+        log.push(Entry { number, event: event.clone() });
+        log.number = number;
+        log.written = now;
+        let limits = &self.rules[rule].rule;
+        for _ in 0..FREED_A_CALL {
+            if log.entries.len() <= limits.events && log.bytes <= limits.bytes {
+                break;
+            }
+            log.pop();
+        }
+        self.bytes = self.bytes + log.bytes - before;
+        let end = limits.end.iter().any(|end| end == event.event_type()).then(|| {
+            let at = event.position().cloned().map_or(Since::Event(id), Since::Position);
+            Arc::new(LogEnd { name: log.name.clone(), id, at, complete: log.is_complete(hole) })
+        });
+        log.end.clone_from(&end);
+        self.renew(at, rule);
+        self.limit(at);
+        if let Some(end) = &end {
+            self.past.add_end(end);
+        }
+        end
+    }
+
+    /// Notes that a loop lost the events of a shard up to `to`. They are missing from the logs unless they were recorded.
+    pub(crate) fn note_gap(&mut self, shard: u16, to: Sequence) {
+        let Some(next) = self.next.get_mut(usize::from(shard)) else { return };
+        if to > *next {
+            *next = to;
+            self.holes.add(self.number);
+            self.is_whole = false;
+            self.accepted.clear();
+        }
+    }
+
+    /// Returns the rule that keeps an event, and the value by which it does.
+    fn rule_of<'a>(&self, event: &'a Event) -> Option<(usize, std::borrow::Cow<'a, str>)> {
+        let (at, in_force) =
+            self.active_rules().find(|(_, in_force)| in_force.rule.filter().matches(event))?;
+        Some((at, in_force.rule.by.value_of(event)?))
+    }
+
+    /// Returns whether an event in the ring belongs to a log, kept or let go.
+    pub(crate) fn covers_event(&self, event: &Event) -> bool {
+        let Some((rule, _)) = self.rule_of(event) else { return false };
+        let is_since = |id: EventId| {
+            self.rules[rule].since.get(usize::from(id.shard)).is_some_and(|since| id.sequence >= *since)
+        };
+        event.id().is_some_and(is_since)
+    }
+
+    /// Returns the name of the log that would keep an event, and whether the event would end it.
+    pub(crate) fn log_of(&self, event: &Event) -> Option<(LogName, bool)> {
+        let (rule, value) = self.rule_of(event)?;
+        let rule = &self.rules[rule].rule;
+        let is_end = rule.end.iter().any(|end| end == event.event_type());
+        Some((LogName::new(rule.by, &value), is_end))
+    }
+
+    /// Notes that an event of a log is published under this id and will be recorded.
+    pub(crate) fn note_accepted(&mut self, name: LogName, id: EventId, is_end: bool) {
+        // A loop may have recorded it already.
+        if self.next.get(usize::from(id.shard)).is_some_and(|next| id.sequence >= *next) {
+            self.accepted.insert(name, Accepted { id, is_end });
+        }
+    }
+
+    fn settle(&mut self, by: RetainBy, value: &str, id: EventId) {
+        let name = LogName::new(by, value);
+        if self.accepted.get(&name).is_some_and(|accepted| accepted.id == id) {
+            self.accepted.remove(&name);
+        }
+    }
+
+    /// Returns the state of a log for publishers; `None` if there is no such log.
+    pub(crate) fn head(&self, name: &LogName, now: Timestamp) -> Option<LogHead> {
+        if let Some(Accepted { id, is_end }) = self.accepted.get(name) {
+            return Some(LogHead { last: *id, is_ended: *is_end });
+        }
+        let log = self.find(name, now)?;
+        Some(LogHead { last: log.newest, is_ended: log.end.is_some() })
+    }
+
+    /// Returns the state of a log for readers; `None` if there is no such log.
+    pub(crate) fn status(&self, name: &LogName, now: Timestamp) -> Option<LogStatus> {
+        let log = self.find(name, now)?;
+        Some(LogStatus {
+            last: log.newest,
+            end: log.end.clone(),
+            complete: log.is_complete(self.holes.last()),
+        })
+    }
+
+    /// Returns a log that has not expired.
+    pub(super) fn find(&self, name: &LogName, now: Timestamp) -> Option<&KeptLog> {
+        let log = &self.logs[*self.names[name.by as usize].get(&name.value)?];
+        (!self.is_expired(log, now)).then_some(log)
+    }
+
+    fn is_expired(&self, log: &KeptLog, now: Timestamp) -> bool {
+        let keep_for = i64::try_from(self.rules[log.rule].rule.keep_for.as_micros()).unwrap_or(i64::MAX);
+        now.0.saturating_sub(log.written.0) >= keep_for
+    }
+
+    /// Returns whether the beginning of a log that is not there may have been let go or never recorded.
+    pub(super) fn may_have_had(&self, name: &LogName) -> bool {
+        !self.is_known_from_start(name.by, &name.value) || self.past.all.may_have(name.by, &name.value)
+    }
+
+    /// Returns whether logs were let go, or events were not recorded.
+    pub(super) fn has_let_go(&self) -> bool {
+        !self.is_whole || !self.past.all.is_empty()
+    }
+
+    fn is_known_from_start(&self, by: RetainBy, value: &str) -> bool {
+        let rules = self.active_rules().filter(|(_, in_force)| in_force.rule.by == by);
+        self.is_whole
+            && rules.into_iter().all(|(_, in_force)| in_force.is_whole)
+            && !self.past.open.may_have(by, value)
+    }
+
+    /// Returns the places where events were not recorded.
+    pub(super) fn holes(&self) -> &Holes {
+        &self.holes
+    }
+
+    /// Returns the number of the next recorded event.
+    pub(super) fn next_number(&self) -> u64 {
+        self.number
+    }
+
+    /// Makes a log for its first event.
+    fn make(&mut self, rule: usize, value: &str, id: EventId) -> usize {
+        let by = self.rules[rule].rule.by;
+        let is_from_start = self.is_known_from_start(by, value);
+        let name = LogName::new(by, value);
+        self.serials += 1;
+        let log = KeptLog {
+            name: name.clone(),
+            rule,
+            serial: self.serials,
+            entries: VecDeque::new(),
+            base: 0,
+            bytes: 0,
+            life: Life { start: 0, number: 0, is_from_start },
+            let_go: None,
+            end: None,
+            newest: id,
+            written: Timestamp::default(),
+            number: 0,
+            links: Links::default(),
+        };
+        self.bytes += LOG_BYTES + value.len();
+        let at = self.logs.insert(log);
+        self.names[by as usize].insert(name.value, at);
+        self.link(at, rule);
+        at
+    }
+
+    /// Puts a log last among those of a rule.
+    fn link(&mut self, at: usize, rule: usize) {
+        let list = &mut self.rules[rule];
+        let older = list.newest.replace(at);
+        list.oldest.get_or_insert(at);
+        if let Some(older) = older {
+            self.logs[older].links.newer = Some(at);
+        }
+        let log = &mut self.logs[at];
+        log.rule = rule;
+        log.links = Links { older, newer: None };
+    }
+
+    fn unlink(&mut self, at: usize) {
+        let (rule, Links { older, newer }) = (self.logs[at].rule, self.logs[at].links);
+        match older {
+            Some(older) => self.logs[older].links.newer = newer,
+            None => self.rules[rule].oldest = newer,
+        }
+        match newer {
+            Some(newer) => self.logs[newer].links.older = older,
+            None => self.rules[rule].newest = older,
+        }
+        self.drop_unused(rule);
+    }
+
+    /// Notes that a log was written last, by this rule.
+    fn renew(&mut self, at: usize, rule: usize) {
+        if self.rules[rule].newest != Some(at) || self.logs[at].rule != rule {
+            self.unlink(at);
+            self.link(at, rule);
+        }
+    }
+
+    /// Lets a log go.
+    fn let_go(&mut self, at: usize) {
+        self.unlink(at);
+        let log = self.logs.remove(at);
+        self.names[log.name.by as usize].remove(&log.name.value);
+        self.bytes -= log.held_bytes();
+        if log.end.is_none() {
+            self.past.open.add(log.name.by, &log.name.value);
+        }
+        self.past.all.add(log.name.by, &log.name.value);
+        self.past.garbage_bytes += log.bytes;
+        self.past.garbage.push_back(log.entries);
+    }
+
+    /// Lets logs go whose time is over, and frees some memory. Each rule's logs expire in the order in which they were written.
+    pub(crate) fn tend(&mut self, now: Timestamp) {
+        self.past.free();
+        self.expire(now);
+    }
+
+    fn expire(&mut self, now: Timestamp) {
+        // Two for each rule: more than one event can add.
+        for rule in 0..self.rules.capacity() {
+            for _ in 0..2 {
+                let oldest = self.rules.get(rule).and_then(|rule| rule.oldest);
+                let Some(oldest) = oldest.filter(|&at| self.is_expired(&self.logs[at], now)) else { break };
+                self.let_go(oldest);
+            }
+        }
+    }
+
+    /// Lets the least recently written logs go until all are within the limits. The log `written` goes last, from its front.
+    fn limit(&mut self, written: usize) {
+        while self.logs.len() > self.limits.max_logs || self.bytes > self.limits.max_bytes {
+            let oldest = self.rules.iter().filter_map(|(_, rule)| rule.oldest);
+            match oldest.min_by_key(|&at| self.logs[at].number).filter(|&at| at != written) {
+                Some(oldest) => self.let_go(oldest),
+                None => break,
+            }
+        }
+        let log = &mut self.logs[written];
+        for _ in 0..FREED_A_CALL {
+            if self.bytes <= self.limits.max_bytes || log.entries.is_empty() {
+                break;
+            }
+            let before = log.bytes;
+            log.pop();
+            self.bytes = self.bytes + log.bytes - before;
+        }
+    }
+
+    /// Returns the rules that may keep events of a filter, in their order, up to the one that keeps all the others.
+    fn rules_for(&self, filter: &Filter) -> impl Iterator<Item = (&RuleInForce, bool)> {
+        let mut is_over = false;
+        let asked = filter.clone();
+        self.active_rules()
+            .map_while(move |(_, in_force)| {
+                if is_over {
+                    return None;
+                }
+                if excludes(&asked, in_force.rule.filter()) {
+                    return Some(None);
+                }
+                is_over = implies(&asked, in_force.rule.filter());
+                Some(Some((in_force, is_over)))
+            })
+            .flatten()
+    }
+
+    /// Returns whether every retained event that one of the filters matches is in a log, and none is only in a ring. `oldest` returns
+    /// the oldest sequence of a shard's ring.
+    pub(crate) fn cover(&self, filters: &[Filter], oldest: impl Fn(u16) -> Sequence) -> bool {
+        let covers = |filter: &Filter| {
+            let mut is_covered = false;
+            for (in_force, is_last) in self.rules_for(filter) {
+                let is_since =
+                    in_force.since.iter().enumerate().all(|(shard, since)| *since <= oldest(shard as u16));
+                let by = in_force.rule.by;
+                if !is_since || !(requires(filter, by) || requires(in_force.rule.filter(), by)) {
+                    return false;
+                }
+                is_covered = is_last;
+            }
+            is_covered
+        };
+        !filters.is_empty() && filters.iter().all(|filter| filter.is_nothing() || covers(filter))
+    }
+
+    /// Returns the names of the logs that the filters name by value, there or not, and of those that they match by pattern.
+    pub(super) fn matched(&self, filters: &[Filter], now: Timestamp) -> Result<Vec<LogName>, TooManyLogs> {
+        let max = self.limits.max_logs_read;
+        let mut found: Vec<LogName> = Vec::new();
+        for filter in filters {
+            let mut attributes: Vec<RetainBy> =
+                self.rules_for(filter).map(|(in_force, _)| in_force.rule.by).collect();
+            let retired = self.rules.iter().filter(|(_, rule)| !rule.is_active);
+            attributes.extend(retired.map(|(_, rule)| rule.rule.by));
+            attributes.sort_unstable();
+            attributes.dedup();
+            for by in attributes {
+                let is_kept = |value: &str| {
+                    self.names[by as usize].contains_key(value)
+                        || self.rules_for(filter).any(|(in_force, _)| {
+                            in_force.rule.by == by && by.accepts(in_force.rule.filter(), value)
+                        })
+                };
+                match named_values(filter, by) {
+                    NamedValues::Exactly(values) => {
+                        let kept = values.iter().filter(|value| is_kept(value)).take(max + 1);
+                        found.extend(kept.map(|value| LogName::new(by, value)));
+                    }
+                    NamedValues::Open(_) => {
+                        let live = self.names[by as usize].iter().filter(|(value, at)| {
+                            by.accepts(filter, value) && !self.is_expired(&self.logs[**at], now)
+                        });
+                        let names = live.map(|(value, _)| LogName { by, value: Arc::clone(value) });
+                        found.extend(names.take(max + 1));
+                    }
+                }
+            }
+            if found.len() > max {
+                found.sort_unstable();
+                found.dedup();
+                if found.len() > max {
+                    return Err(TooManyLogs { max });
+                }
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Returns whether a filter names its logs by pattern, or not at all.
+    pub(super) fn is_open(&self, filter: &Filter) -> bool {
+        self.rules_for(filter)
+            .any(|(in_force, _)| matches!(named_values(filter, in_force.rule.by), NamedValues::Open(_)))
+    }
+
+    /// Returns the logs that end which a filter names by value.
+    pub(crate) fn named_with_end(&self, filter: &Filter) -> NamedLogs {
+        let mut named = NamedLogs { names: Vec::new(), is_closed: true };
+        let mut is_last = false;
+        for (in_force, is_implied) in self.rules_for(filter) {
+            let RetainRule { by, end, .. } = &in_force.rule;
+            let (values, is_exact) = match named_values(filter, *by) {
+                NamedValues::Exactly(values) => (values, true),
+                NamedValues::Open(values) => (values, false),
+            };
+            let kept = |value: &&std::borrow::Cow<'_, str>| by.accepts(in_force.rule.filter(), value);
+            let count = values.iter().filter(kept).count();
+            named.is_closed &= is_exact && !end.is_empty() && count == values.len();
+            if !end.is_empty() {
+                named.names.extend(values.iter().filter(kept).map(|value| LogName::new(*by, value)));
+            }
+            is_last = is_implied;
+        }
+        named.is_closed &= is_last && !named.names.is_empty();
+        named.names.sort_unstable();
+        named.names.dedup();
+        named
+    }
+
+    /// Returns the memory of all logs, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.bytes + self.past.held_bytes() + self.accepted.len() * (size_of::<(LogName, Accepted)>() + 64)
+    }
+
+    /// Returns the number of logs and of the events in them.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.logs.len(), self.logs.iter().map(|(_, log)| log.entries.len()).sum())
+    }
+}

@@ -1,0 +1,46 @@
+//! The kept logs as all loops share them.
+//!
+//! Invariant: without a rule the cost is one look at a flag.
+
+use crate::event::Sequence;
+use crate::kept::{KeptLogs, RetainConfig};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard, lock};
+
+/// Kept logs, and whether there are any.
+#[derive(Debug)]
+pub(crate) struct KeptStore {
+    is_on: AtomicBool,
+    logs: Mutex<KeptLogs>,
+}
+
+impl KeptStore {
+    pub(crate) fn new(config: &RetainConfig, shards: usize) -> Self {
+        Self {
+            is_on: AtomicBool::new(!config.rules.is_empty()),
+            logs: Mutex::new(KeptLogs::new(config, shards)),
+        }
+    }
+
+    /// Locks the logs; `None` if there never was a rule.
+    pub(crate) fn lock(&self) -> Option<MutexGuard<'_, KeptLogs>> {
+        // Relaxed: a hint. Rules that come take effect for what is read a little later.
+        self.is_on.load(Ordering::Relaxed).then(|| lock(&self.logs))
+    }
+
+    /// Replaces the rules for the events that come. `heads` has the next sequence of each shard.
+    pub(crate) fn set_rules(&self, config: &RetainConfig, heads: &[Sequence]) {
+        let mut logs = lock(&self.logs);
+        if !config.rules.is_empty() && !self.is_on.load(Ordering::Relaxed) {
+            // Events so far were not recorded.
+            logs.begin_at(heads.iter().copied());
+            self.is_on.store(true, Ordering::Relaxed);
+        }
+        logs.set_rules(config, Some(heads));
+    }
+
+    /// Returns the memory of the logs, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.lock().map_or(0, |logs| logs.held_bytes())
+    }
+}

@@ -78,6 +78,7 @@ metrics! {
     presence_refused: Counter, "presence_refused", "Clients not known by name in a channel, because a limit was reached";
     feeds: Gauge, "feed_feeds", "Feeds: distinct interests in one encoding, over all loops";
     events_published: Counter, "server_events_published", "Events accepted by POST /publish and from WebSocket clients";
+    events_duplicate: Counter, "server_events_duplicate", "Events not published because their Idempotency-Key or dedupe_id was known";
     events_matched: Counter, "feed_events_matched", "Events appended to feeds";
     encodings: Counter, "feed_encodings", "Frames encoded: at most one for each event and encoding";
     deflates: Counter, "feed_deflates", "Frames compressed: at most one for each event and feed, or event and encoding, independent of the number of clients";
@@ -105,6 +106,8 @@ metrics! {
     tls_handshakes: Counter, "server_tls_handshakes", "TLS handshakes, counted at their expensive part: a key exchange and a signature";
     signatures_checked: Counter, "auth_signatures_checked", "Token signatures checked with a public key";
     work_put_off: Counter, "server_work_put_off", "Times that a connection waited for the next turn because the budget of this one was spent";
+    dedupe_ids: Gauge, "server_dedupe_ids", "Idempotency keys and dedupe ids that are remembered";
+    dedupe_forgotten: Gauge, "server_dedupe_ids_forgotten", "Idempotency keys and dedupe ids that were forgotten before their time, because there were too many";
     engine_following: Gauge, "engine_following", "1 while the engine's log is being followed";
     engine_appending: Gauge, "engine_appending", "1 while the engine's log accepts events";
     engine_appended: Counter, "engine_events_appended", "Events of this node that the engine's log accepted";

@@ -58,6 +58,15 @@ fn publish(headers: &str, body: &str) -> String {
     format!("POST /publish HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}")
 }
 
+/// The shortest event.
+const EVENT: &str = r#"{"type":"x"}"#;
+
+/// Returns a request to publish an event with this dedupe id, as JSON.
+fn event_with(dedupe_id: &str) -> String {
+    let body = format!(r#"{{"type":"x","dedupe_id":{dedupe_id}}}"#);
+    publish(&format!("Content-Length: {}\r\n", body.len()), &body)
+}
+
 /// Returns a handshake with some of its lines replaced.
 fn handshake(replace: &[(&str, &str)]) -> String {
     replace.iter().fold(ws::upgrade_request("/ws", ""), |request, (from, to)| {
@@ -248,6 +257,26 @@ fn http_rows() -> Vec<HttpRow> {
         row("an unknown method", "BREW /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", &[404, 405, 501]),
         row("CONNECT", "CONNECT t:80 HTTP/1.1\r\nHost: t:80\r\n\r\n", &[400, 404, 405, 501]),
         row("another media type", publish("Content-Type: image/png\r\nContent-Length: 2\r\n", "{}"), &[415]),
+        row("an empty key", publish("Idempotency-Key:\r\nContent-Length: 12\r\n", EVENT), &[400]),
+        row(
+            "a key of empty quotes",
+            publish("Idempotency-Key: \"\"\r\nContent-Length: 12\r\n", EVENT),
+            &[400],
+        ),
+        row(
+            "a key of 10 kB",
+            publish(&format!("Idempotency-Key: {}\r\nContent-Length: 12\r\n", "k".repeat(10_000)), EVENT),
+            &[400],
+        ),
+        row(
+            "two idempotency keys",
+            publish("Idempotency-Key: a\r\nIdempotency-Key: b\r\nContent-Length: 12\r\n", EVENT),
+            &[400],
+        ),
+        row("a dedupe id that is no text", event_with("5"), &[400]),
+        row("a dedupe id that is a list", event_with("[\"a\"]"), &[400]),
+        row("an empty dedupe id", event_with("\"\""), &[400]),
+        row("a dedupe id of 10 kB", event_with(&format!("\"{}\"", "i".repeat(10_000))), &[400]),
         row("an event that is none", publish("Content-Length: 2\r\n", "{}"), &[400]),
         // Handshakes.
         row("no upgrade", "GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400, 426]),

@@ -106,6 +106,20 @@ fn publish_sends_one_event_of_options() {
 }
 
 #[test]
+fn an_event_with_an_id_is_published_once() {
+    let server = Server::start();
+    let mut reader = Ws::subscribed(server.addr, json!({}));
+    let publish = |args: &[&str]| {
+        out(&run(client(&server, "publish").args(["--type", "x", "--dedupe-id", "a"]).args(args)))
+    };
+    assert!(publish(&[]).starts_with("accepted 1 event, last id "));
+    assert!(publish(&[]).starts_with("accepted 0 events, 1 known before, last id "));
+    let answer: Value = serde_json::from_str(&publish(&["--json"])).expect("JSON");
+    let id = reader.event()["event_id"].clone();
+    assert_eq!(answer, json!({"accepted": 0, "duplicates": 1, "last_event_id": id}));
+}
+
+#[test]
 fn publish_takes_files_of_every_form() {
     let server = Server::start();
     let mut reader = Ws::subscribed(server.addr, json!({}));

@@ -463,6 +463,22 @@ fn with_an_engine_the_log_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_publication_from_before_an_upgrade_is_known_after_it() {
+    let mut server = Generations::start(&[]);
+    let addr = server.addr();
+    let publish = || {
+        let body = json!({"type": "x", "dedupe_id": "a"}).to_string();
+        http::post(addr, "/publish", "application/json", body.as_bytes()).json()
+    };
+    let first = publish();
+    assert_eq!((&first["accepted"], &first["duplicates"]), (&json!(1), &json!(0)));
+    server.upgrade();
+    let second = publish();
+    assert_eq!((&second["accepted"], &second["duplicates"]), (&json!(0), &json!(1)));
+    assert_eq!(first["last_event_id"], second["last_event_id"]);
+}
+
+#[test]
 fn clients_with_tls_are_told_to_come_back_and_miss_nothing() {
     let authority = Authority::new("upgrade");
     let path = |name| authority.path(name).to_str().expect("UTF-8").to_owned();

@@ -53,6 +53,9 @@ pub(super) struct PublishArgs {
     /// Channel it is sent in
     #[arg(long, requires = "event_type", help_heading = "One event")]
     channel: Option<String>,
+    /// Id of the event: a second one with it is not published again
+    #[arg(long, value_name = "ID", requires = "event_type", help_heading = "One event")]
+    dedupe_id: Option<String>,
     /// Payload: any JSON
     #[arg(long, value_name = "JSON", requires = "event_type", help_heading = "One event")]
     payload: Option<String>,
@@ -72,6 +75,7 @@ pub(super) fn run(args: PublishArgs) -> Result<(), CliError> {
     let mut sender = Sender {
         remote: Remote::new(args.url.clone(), &args.access)?,
         accepted: 0,
+        duplicates: 0,
         last_event_id: Value::Null,
     };
     let sent = match (&args.event_type, &args.file) {
@@ -88,7 +92,7 @@ pub(super) fn run(args: PublishArgs) -> Result<(), CliError> {
         (None, _) => send_all(&mut sender, Path::new("stdin"), BufReader::new(stdin())),
     };
     // Events accepted before a failure are reported too: they are published.
-    if sent.is_ok() || sender.accepted > 0 {
+    if sent.is_ok() || sender.accepted + sender.duplicates > 0 {
         sender.report(args.json);
     }
     sent
@@ -110,6 +114,8 @@ struct OneEvent<'a> {
     entity: Option<EntityOption<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dedupe_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<&'a RawValue>,
 }
@@ -140,6 +146,7 @@ fn one_event(event_type: &str, args: &PublishArgs) -> Result<String, CliError> {
         correlation_id: args.correlation.as_deref(),
         entity: entity.transpose()?,
         channel: args.channel.as_deref(),
+        dedupe_id: args.dedupe_id.as_deref(),
         payload: payload.transpose()?,
     };
     serde_json::to_string(&event).map_err(CliError::new)
@@ -257,6 +264,8 @@ fn fill(lines: &Receiver<io::Result<Vec<u8>>>, batch: &mut Vec<u8>, count: &mut 
 struct Sender {
     remote: Remote,
     accepted: u64,
+    /// Events that were published before.
+    duplicates: u64,
     last_event_id: Value,
 }
 
@@ -281,18 +290,24 @@ impl Sender {
         }
         let taken: Value = serde_json::from_str(&text).map_err(|error| cannot_reach(&error))?;
         self.accepted += taken["accepted"].as_u64().unwrap_or_default();
+        self.duplicates += taken["duplicates"].as_u64().unwrap_or_default();
         self.last_event_id = taken["last_event_id"].clone();
         Ok(())
     }
 
     fn report(&self, as_json: bool) {
-        let (accepted, id) = (self.accepted, &self.last_event_id);
+        let (accepted, duplicates, id) = (self.accepted, self.duplicates, &self.last_event_id);
         let line = if as_json {
-            json!({"accepted": accepted, "last_event_id": id}).to_string()
+            let mut answer = json!({"accepted": accepted, "last_event_id": id});
+            if duplicates > 0 {
+                answer["duplicates"] = duplicates.into();
+            }
+            answer.to_string()
         } else {
             let events = if accepted == 1 { "event" } else { "events" };
             let id = id.as_str().map(|id| format!("{DIM}, last id{DIM:#} {id}")).unwrap_or_default();
-            format!("accepted {accepted} {events}{id}")
+            let known = if duplicates > 0 { format!(", {duplicates} known before") } else { String::new() };
+            format!("accepted {accepted} {events}{known}{id}")
         };
         // A closed stdout means that nothing reads the result.
         let _ = writeln!(anstream::AutoStream::auto(stdout()), "{line}");

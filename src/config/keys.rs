@@ -246,6 +246,12 @@ pub(super) const GROUPS: &[KeyGroup] = &[
         row("presence.max_members", LIVE, "Users listed by name in one channel; further users are only counted",
             |c| count(&mut c.server.presence.max_members, 1..=1_000_000)),
     ]},
+    KeyGroup { heading: "Dedupe: publications that are accepted once (docs/publishing.md)", rows: &[
+        row("dedupe.window", LIVE, "How long an Idempotency-Key or a dedupe_id is remembered, so that a second one is not published again",
+            |c| time(&mut c.server.dedupe.window, SECOND..=DAY)),
+        row("dedupe.max_ids", LIVE, "Keys and ids that are remembered; over it the oldest are forgotten before their time",
+            |c| count(&mut c.server.dedupe.max_ids, 1..=100_000_000)),
+    ]},
     KeyGroup { heading: "Rates: limits on requests of a client", rows: &[
         row("limits.window", LIVE, "Window of time to which the numbers below apply",
             |c| time(&mut c.server.limits.window, SECOND..=DAY)),

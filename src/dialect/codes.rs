@@ -61,9 +61,11 @@ error_codes! {
     EventTooLarge = "event_too_large", 413, No, "an event is larger than the engine's log can take";
     EventUnfit = "event_unfit", 422, No, "the engine's log can never take the event";
     Forbidden = "forbidden", 403, WithToken, "the request is beyond the rights of the client's token";
+    IdempotencyKeyReused = "idempotency_key_reused", 422, No, "the `Idempotency-Key` was used for a request with another body";
     InvalidData = "invalid_data", 400, No, "AutoSDLC: a field of `data` has the wrong type";
     InvalidEvent = "invalid_event", 400, No, "the published event has no type, a fault in an attribute, or a payload that is no JSON";
     InvalidFilter = "invalid_filter", 400, No, "the filter is malformed or over a limit";
+    InvalidIdempotencyKey = "invalid_idempotency_key", 400, No, "the `Idempotency-Key` is empty, too long, or there are several";
     InvalidMessage = "invalid_message", 400, No, "the message is no JSON object, or has no type";
     InvalidOnLag = "invalid_on_lag", 400, No, "`on_lag` is none of its words";
     InvalidPattern = "invalid_pattern", 400, No, "AutoSDLC: the patterns of a `subscribe` can be read in too many ways";
@@ -74,6 +76,7 @@ error_codes! {
     InvalidTicket = "invalid_ticket", 401, WithToken, "the ticket is unknown, used or too old";
     InvalidToken = "invalid_token", 401, WithToken, "the token is malformed, or its signature or a claim is wrong";
     NoPresence = "no_presence", 404, No, "the server keeps no presence for this channel";
+    PublishInFlight = "publish_in_flight", 503, Later, "another request with the same key or id has no answer yet; nothing of this one was taken";
     RateLimited = "rate_limited", 429, Later, "the client has sent too many messages of this kind";
     Schema = "schema", 400, No, "the payload or message does not fit its JSON Schema";
     SubscriptionsTooLarge = "subscriptions_too_large", 400, No, "the client's subscriptions take too much memory or time together";

@@ -265,7 +265,11 @@ pub(crate) enum Reply<'a> {
     Reconnect(u64),
     /// Response to a request, as JSON.
     Response(&'a str),
-    Published(Option<EventId>),
+    Published {
+        id: Option<EventId>,
+        /// Whether the event was published before, and not now.
+        is_duplicate: bool,
+    },
     Pong,
     Authenticated,
     /// The token was refused. [`WireProtocol::refuse`](super::WireProtocol::refuse) says whether the connection ends.

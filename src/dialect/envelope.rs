@@ -10,7 +10,9 @@ use std::fmt;
 
 use super::event_keys::{KEYS, Others, UNREAD, read_timestamp};
 use super::fast_path;
-use super::infer_attributes::{Complete, Implied, complete, complete_with_key, implied_by};
+use super::infer_attributes::{
+    Complete, DEDUPE_ID_BYTES_MAX, Implied, PublishTerms, complete, complete_with_key, implied_by,
+};
 use super::keys::{UnknownKey, plain_key};
 use crate::event::{Event, EventBuilder, EventError, json};
 
@@ -36,6 +38,8 @@ struct EventIn<'a> {
     payload: Option<&'a str>,
     /// Subject of an event of AutoSDLC's broadcaster: `agent:coder-001:status`.
     key: Option<&'a str>,
+    /// Id of the event for its publisher, as JSON.
+    dedupe_id: Option<&'a str>,
 }
 
 /// Fault in an event's JSON.
@@ -116,7 +120,8 @@ fn read(text: &str, others: Others) -> Result<Complete, ReadError> {
 
 /// Reads one event object of a publisher without the fast path.
 pub(crate) fn read_any(text: &str, others: Others) -> Result<Complete, ReadError> {
-    read_slowly(text, others, complete_with_key)
+    let (event, terms) = read_slowly(text, others, complete_with_key)?;
+    Ok(event.under(terms))
 }
 
 /// Reads one event object of an engine's log.
@@ -132,16 +137,18 @@ pub(crate) fn read_stored(text: &str) -> Result<Event, ReadError> {
 /// Reads one event object that was published before, with the attributes that it names and no others.
 pub(crate) fn read_as_it_stands(text: &str) -> Result<Event, ReadError> {
     let others = Others::PassedOver;
-    fast_path::read(text, others, EventBuilder::build)
-        .map_or_else(|| read_slowly(text, others, |builder, _| EventBuilder::build(builder)), Ok)
+    fast_path::read(text, others, EventBuilder::build).map_or_else(
+        || read_slowly(text, others, |builder, _| EventBuilder::build(builder)).map(|read| read.0),
+        Ok,
+    )
 }
 
-/// Reads any event object, and builds it by `build`, which also gets AutoSDLC's `key`.
+/// Reads any event object, and builds it by `build`, which also gets AutoSDLC's `key`. Only publishers have conditions.
 fn read_slowly<T>(
     text: &str,
     others: Others,
     build: impl FnOnce(EventBuilder, Option<&str>) -> Result<T, EventError>,
-) -> Result<T, ReadError> {
+) -> Result<(T, PublishTerms), ReadError> {
     if !text.trim_ascii_start().starts_with('{') {
         return Err(ReadError::NotAnObject);
     }
@@ -149,6 +156,7 @@ fn read_slowly<T>(
     if let (Others::Refused, Some(unknown)) = (others, unknown) {
         return Err(unknown);
     }
+    let terms = if others == Others::Refused { read_terms(&input)? } else { PublishTerms::default() };
     let event_type = input.event_type.as_deref().unwrap_or_default();
     let mut builder = Event::builder(event_type);
     if let Some(source) = &input.source {
@@ -178,7 +186,22 @@ fn read_slowly<T>(
     if let Some(payload) = input.payload {
         builder = builder.json(payload);
     }
-    build(builder, input.key).map_err(ReadError::Event)
+    Ok((build(builder, input.key).map_err(ReadError::Event)?, terms))
+}
+
+/// Reads the conditions of an event's publisher.
+fn read_terms(input: &EventIn<'_>) -> Result<PublishTerms, ReadError> {
+    let dedupe_id = text_of("dedupe_id", input.dedupe_id)?;
+    match dedupe_id.as_ref().map(|id| id.len()) {
+        Some(0) => return Err(fault(&"dedupe_id is empty")),
+        Some(bytes) if bytes > DEDUPE_ID_BYTES_MAX => {
+            return Err(fault(&format_args!(
+                "dedupe_id has {bytes} bytes; at most {DEDUPE_ID_BYTES_MAX} are allowed"
+            )));
+        }
+        _ => {}
+    }
+    Ok(PublishTerms { dedupe_id: dedupe_id.map(Into::into) })
 }
 
 /// Reads the fields of an event object in one pass, and its first unknown key as a fault.
@@ -221,6 +244,7 @@ fn read_fields(text: &str) -> Result<(EventIn<'_>, Option<ReadError>), ReadError
                 }
             }
             "payload" | "data" => input.payload = value,
+            "dedupe_id" => input.dedupe_id = value,
             _ => input.key = value,
         }
     }

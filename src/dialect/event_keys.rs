@@ -14,7 +14,7 @@ pub(crate) enum Others {
 }
 
 /// All keys of an event object.
-pub(super) const KEYS: [&str; 15] = [
+pub(super) const KEYS: [&str; 16] = [
     "type",
     "event_type",
     "source",
@@ -30,6 +30,7 @@ pub(super) const KEYS: [&str; 15] = [
     "traceparent",
     "tracestate",
     "key",
+    "dedupe_id",
 ];
 
 /// Keys that are accepted from publishers and ignored. A program may publish an event as it received it, with its `event_id`,

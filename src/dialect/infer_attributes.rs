@@ -20,17 +20,42 @@ pub(super) use inferred::Implied;
 /// Every entrance of the server (HTTP, WebSocket dialects, CloudEvents, ingest) makes its events with [`complete`]. The
 /// check of the right to publish and the publishing itself take this type, so no entrance can check before it infers.
 #[derive(Clone, Debug)]
-pub(crate) struct Complete(Event);
+pub(crate) struct Complete {
+    event: Event,
+    /// Conditions of its publisher; `None` if there are none.
+    terms: Option<Box<PublishTerms>>,
+}
+
+/// Maximum length of a dedupe id, in bytes.
+pub(crate) const DEDUPE_ID_BYTES_MAX: usize = 256;
+
+/// Conditions under which a publisher wants an event to be published. They are no part of the event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PublishTerms {
+    /// Id of the event for its publisher. A second event with it is not published.
+    pub(crate) dedupe_id: Option<Box<str>>,
+}
 
 impl Complete {
     /// Returns the event, to be published or kept.
     pub(crate) fn into_event(self) -> Event {
-        self.0
+        self.event
     }
 
     /// Returns the event with this trace context, which is no routing attribute.
     pub(crate) fn traced(self, parent: &str, state: Option<&str>) -> Self {
-        Self(self.0.traced(parent, state))
+        Self { event: self.event.traced(parent, state), ..self }
+    }
+
+    /// Returns the event with these conditions.
+    pub(super) fn under(self, terms: PublishTerms) -> Self {
+        let terms = Some(terms).filter(|terms| *terms != PublishTerms::default()).map(Box::new);
+        Self { terms, ..self }
+    }
+
+    /// Returns the id by which a second one of the event is recognized.
+    pub(crate) fn dedupe_id(&self) -> Option<&str> {
+        self.terms.as_ref()?.dedupe_id.as_deref()
     }
 }
 
@@ -38,7 +63,7 @@ impl Deref for Complete {
     type Target = Event;
 
     fn deref(&self) -> &Event {
-        &self.0
+        &self.event
     }
 }
 
@@ -60,7 +85,7 @@ pub(super) fn complete_with_key(
         inferred.entity = inferred.entity.or_else(|| payload::infer_from_key(event_type, key));
     }
     inferred.fill(&mut builder);
-    builder.build().map(Complete)
+    builder.build().map(|event| Complete { event, terms: None })
 }
 
 /// Returns the attributes that payloads of this type may imply.

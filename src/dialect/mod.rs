@@ -49,7 +49,7 @@ pub(crate) use command::{
 pub(crate) use documents::DocumentSchemas;
 pub(crate) use encoding::Encoding;
 pub(crate) use gap::{GapNotice, Missed};
-pub(crate) use infer_attributes::Complete;
+pub(crate) use infer_attributes::{Complete, DEDUPE_ID_BYTES_MAX};
 pub use name::{Dialect, ParseDialectError};
 pub(crate) use observe::{Observed, Observers, Watch};
 pub(crate) use on_lag::OnLag;

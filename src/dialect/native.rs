@@ -601,7 +601,13 @@ impl WireProtocol for Native {
                 ("ack", json!({ "since": since.to_string(), "last_event_id": position() }))
             }
             Reply::Response(payload) => return Some(message("response", payload, tag, &stamp)),
-            Reply::Published(id) => ("ack", json!({ "event_id": id.map(|id| id.to_string()) })),
+            Reply::Published { id, is_duplicate } => {
+                let mut payload = json!({ "event_id": id.map(|id| id.to_string()) });
+                if *is_duplicate {
+                    payload["duplicate"] = true.into();
+                }
+                ("ack", payload)
+            }
             Reply::Reconnect(delay_ms) => ("reconnect", json!({ "delay_ms": delay_ms })),
             Reply::Pong => ("pong", json!({ "last_event_id": position() })),
             Reply::Authenticated => ("ack", json!({ "authenticated": true })),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 #[cfg(feature = "auth")]
 use super::auth::AuthConfig;
+use super::dedupe::DedupeConfig;
 use super::limits::bodies::BodyLimits;
 use super::limits::rates::RateLimits;
 use super::presence::PresenceConfig;
@@ -155,6 +156,8 @@ pub struct ServerConfig {
     pub presence: PresenceConfig,
     /// Events to keep in logs of their own, beside the bus's ring. None.
     pub retain: RetainConfig,
+    /// Memory of the keys and ids of publications, so that a repeated one is not published again.
+    pub dedupe: DedupeConfig,
     /// Whether other machines are served although there is no authentication. Default: false.
     pub insecure: bool,
     /// Authentication and rights. Default: all clients, with all rights.
@@ -221,6 +224,7 @@ impl Default for ServerConfig {
             bridge: BridgeConfig::default(),
             presence: PresenceConfig::default(),
             retain: RetainConfig::default(),
+            dedupe: DedupeConfig::default(),
             insecure: false,
             #[cfg(feature = "auth")]
             auth: AuthConfig::default(),

@@ -17,7 +17,7 @@ use super::limits::budget::Budget;
 use super::reactor::LoopState;
 use super::reactor::socket::{HandshakeSteps, Socket};
 use super::session::context::{Context, NoLoop};
-use super::session::effect::Effect;
+use super::session::effect::{Acceptance, Effect};
 use super::shared::Shared;
 use super::*;
 use crate::bus::Bus;
@@ -63,9 +63,9 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Send(bytes) => out.extend_from_slice(&bytes),
-                Effect::Publish { events, answer } => {
+                Effect::Publish { events, answer, .. } => {
                     out.extend_from_slice(format!("<published {}>", events.len()).as_bytes());
-                    out.extend_from_slice(&(answer.0)(Ok(None)).unwrap_or_default());
+                    out.extend_from_slice(&(answer.0)(Ok(Acceptance::default())).unwrap_or_default());
                 }
                 other => out.extend_from_slice(format!("<{other:?}>").as_bytes()),
             }

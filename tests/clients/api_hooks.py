@@ -1,5 +1,6 @@
 """Hooks of schemathesis for this API."""
 
+import itertools
 import json
 
 import schemathesis
@@ -10,3 +11,13 @@ def ndjson(_context, value):
     """Puts each item on a line of its own."""
     lines = value if isinstance(value, list) else [value]
     return "\n".join(json.dumps(line) for line in lines).encode()
+
+
+_keys = itertools.count()
+
+
+@schemathesis.hook
+def before_call(_context, case, _kwargs):
+    """Gives each request an idempotency key of its own: a second request with a key is refused if it is another one."""
+    for name in [name for name in case.headers or {} if name.lower() == "idempotency-key"]:
+        case.headers[name] = f"{next(_keys)}-{case.headers[name]}"[:256]

@@ -50,6 +50,7 @@ const SERVER: &[(&str, u8)] = &[
     ("limits", 1),
     ("auth", 2),
     ("presence", 2),
+    ("dedupe", 2),
     ("config", 3),
     ("error", 3),
     ("shared", 4),

@@ -162,7 +162,7 @@ impl WireProtocol for Autosdlc {
             }
             Reply::Reconnect(_)
             | Reply::Response(_)
-            | Reply::Published(_)
+            | Reply::Published { .. }
             | Reply::Refilling { .. }
             | Reply::Updated { .. } => {
                 return None;

@@ -73,7 +73,7 @@ fn sent(records: &Records, watch: &Watch<'_>, reply: &Reply<'_>, frame: &[u8]) {
         Reply::Authenticated => "auth_success",
         Reply::AuthFailed(_) => "auth_failure",
         Reply::Error(_) => "error",
-        Reply::Reconnect(_) | Reply::Response(_) | Reply::Published(_) | Reply::Updated { .. } => return,
+        Reply::Reconnect(_) | Reply::Response(_) | Reply::Published { .. } | Reply::Updated { .. } => return,
     };
     records.counters.sent(kind, frame.len(), 1);
     if is_read() {

@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::auth::{Revocation, SavedSeal};
+use super::dedupe::SavedOutcome;
 use super::presence::Expected;
 use crate::bus::{Bus, BusConfig};
 use crate::codec::portable;
@@ -110,6 +111,9 @@ struct SharedState {
     /// Members of each channel.
     #[serde(default)]
     present: Vec<Expected>,
+    /// Outcomes of publications with keys or ids; absent from a version that knew none.
+    #[serde(default)]
+    once: Vec<SavedOutcome>,
     /// Key that seals places; absent from a version that sealed none.
     #[serde(default)]
     seal: Option<SavedSeal>,
@@ -273,6 +277,11 @@ impl Inheritance {
         self.state.seal.take()
     }
 
+    /// Takes the outcomes of publications with keys or ids.
+    pub(super) fn once(&mut self) -> Vec<SavedOutcome> {
+        std::mem::take(&mut self.state.once)
+    }
+
     /// Takes the members of each channel.
     pub(super) fn present(&mut self) -> Vec<Expected> {
         std::mem::take(&mut self.state.present)
@@ -394,8 +403,9 @@ fn give(
     barrier.pack();
     let revoked = shared.auth.save_revoked();
     let present = lock(&shared.clients.presence).save();
+    let once = shared.clients.dedupe.save();
     let seal = shared.auth.save_seal();
-    let state = SharedState { epoch: shared.bus.epoch(), first, places, revoked, present, seal };
+    let state = SharedState { epoch: shared.bus.epoch(), first, places, revoked, present, once, seal };
     wire.send(&PredecessorMessage::Begin(state), &[]).map_err(&doing)?;
     for page in events.chunks(EVENTS_A_MESSAGE) {
         let page: io::Result<Vec<SavedEvent>> = page.iter().map(SavedEvent::new).collect();

@@ -23,6 +23,7 @@ pub(crate) fn stats_json(shared: &Shared) -> Value {
     let shards: Vec<_> = (bus.shards.iter())
         .map(|s| json!({ "head": s.head, "oldest": s.oldest, "capacity": s.capacity }))
         .collect();
+    let (ids, forgotten) = shared.clients.dedupe.counts();
     let (ledger, laggards, held_bytes) = LoopReport::together(lock(&shared.loops.reports).iter());
     json!({
         "ledger": ledger,
@@ -39,12 +40,14 @@ pub(crate) fn stats_json(shared: &Shared) -> Value {
         "subscriptions": metrics.subscriptions.get(),
         "feeds": metrics.feeds.get(),
         "events_published": metrics.events_published.get(),
+        "events_duplicate": metrics.events_duplicate.get(),
         "events_matched": metrics.events_matched.get(),
         "encodings": metrics.encodings.get(),
         "deliveries": metrics.deliveries.get(),
         "dropped": metrics.dropped.get(),
         "gaps": metrics.gaps.get(),
         "written_bytes": metrics.written_bytes.get(),
+        "dedupe": { "ids": ids, "forgotten": forgotten },
         "interests": interests_json(shared),
         "shards": shards,
         "ring_bytes": bus.held_bytes,

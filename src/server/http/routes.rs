@@ -407,6 +407,9 @@ impl Answer<'_, '_> {
     fn metrics(&mut self) -> RouteOutcome {
         let shared = &self.cx.shared;
         shared.metrics.ring_bytes.set(shared.bus.held_bytes() as i64);
+        let (ids, forgotten) = shared.clients.dedupe.counts();
+        shared.metrics.dedupe_ids.set(ids as i64);
+        shared.metrics.dedupe_forgotten.set(forgotten as i64);
         shared.metrics.event_frame_bytes.set(held_frame_bytes() as i64);
         let format = Exposition::asked(self.request.headers_named("accept"));
         let text = shared.metrics.text(format, shared.clients.observers.registries());
@@ -451,7 +454,7 @@ impl Answer<'_, '_> {
                 "Access-Control-Allow-Headers",
                 // The second line has headers that older polyfills of EventSource and general HTTP libraries add by
                 // themselves.
-                "Content-Type, Last-Event-ID, Authorization, Traceparent, Tracestate, \
+                "Content-Type, Last-Event-ID, Authorization, Idempotency-Key, Traceparent, Tracestate, \
                  Cache-Control, Pragma, X-Requested-With",
             ),
             ("Access-Control-Max-Age", "86400"),

@@ -18,7 +18,8 @@ use crate::dialect::Complete;
 use crate::engine::Refused;
 use crate::event::{Event, EventId};
 use crate::feed::ConnIndex;
-use crate::server::session::effect::{Made, NotDone, PublishAnswer, Work};
+use crate::server::dedupe::PublishOnce;
+use crate::server::session::effect::{Acceptance, Made, NotDone, PublishAnswer, PublishRefusal, Work};
 use crate::server::tick::Tick;
 use crate::sync::{Callback, lock};
 
@@ -43,16 +44,38 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Publishes a client's events, on the bus or through the engine, and sends the answer.
-    pub(super) fn publish(&mut self, slot: usize, events: Vec<Complete>, answer: PublishAnswer) {
-        let events: Vec<Event> = events.into_iter().map(Complete::into_event).collect();
-        log(&events);
+    pub(super) fn publish(
+        &mut self,
+        slot: usize,
+        events: Vec<Complete>,
+        once: Option<Box<PublishOnce>>,
+        answer: PublishAnswer,
+    ) {
         if self.shared.is_handed_over() || self.shared.bus.is_closed() {
             // After a handover no client reads this bus; a closed one takes nothing.
-            if let Some(answer) = (answer.0)(Err(Refused::Closed)) {
-                self.send(slot, answer);
-            }
-            return;
+            self.answer_publisher(slot, Err(PublishRefusal::Engine(Refused::Closed)), answer);
+        } else if let Some(once) = once {
+            self.publish_once(slot, events, once, answer);
+        } else {
+            self.publish_now(slot, events.into_iter().map(Complete::into_event).collect(), answer);
         }
+    }
+
+    /// Sends the answer to a publisher whose publication has its outcome.
+    pub(super) fn answer_publisher(
+        &mut self,
+        slot: usize,
+        outcome: Result<Acceptance, PublishRefusal>,
+        answer: PublishAnswer,
+    ) {
+        if let Some(answer) = (answer.0)(outcome) {
+            self.send(slot, answer);
+        }
+    }
+
+    /// Publishes these events, and sends the answer when their outcome is known.
+    pub(super) fn publish_now(&mut self, slot: usize, events: Vec<Event>, answer: PublishAnswer) {
+        log(&events);
         let Some(engine) = &self.shared.engine else {
             let token = self.clients.token(slot);
             if events.len() > PUBLISHED_A_BATCH {
@@ -60,7 +83,8 @@ impl<S: Socket> LoopState<S> {
                 return self.begin_commit(token, events, answer);
             }
             let last = self.publish_here(events);
-            if let Some(answer) = (answer.0)(Ok(last)).filter(|_| self.find(token).is_some()) {
+            let answer = (answer.0)(Ok(Acceptance { last, duplicates: 0 }));
+            if let Some(answer) = answer.filter(|_| self.find(token).is_some()) {
                 self.send(slot, answer);
             }
             return;
@@ -69,7 +93,11 @@ impl<S: Socket> LoopState<S> {
         conn.pending_answers += 1;
         let token = conn.token(slot);
         let mailbox = Arc::clone(&self.requests.mailbox);
-        let leave = move |outcome| mailbox.leave(token, MailboxItem::Engine((answer.0)(outcome)));
+        let leave = move |outcome: Result<Option<EventId>, Refused>| {
+            let outcome = outcome.map(|last| Acceptance { last, duplicates: 0 });
+            let answer = (answer.0)(outcome.map_err(PublishRefusal::Engine));
+            mailbox.leave(token, MailboxItem::Engine(answer));
+        };
         engine.submit(&events, Box::new(leave));
     }
 
@@ -132,6 +160,7 @@ impl<S: Socket> LoopState<S> {
                         self.take_made(token, answer);
                     }
                 }
+                MailboxItem::Settled(number) => self.publish_again(token, number),
                 MailboxItem::Past(arrived) if token == SNAPSHOT => self.handle_snapshot_page(arrived),
                 MailboxItem::Past(arrived) => {
                     if let Some(slot) = self.find(token) {
@@ -146,9 +175,9 @@ impl<S: Socket> LoopState<S> {
     fn take_made(&mut self, token: Token, made: Made) {
         match made {
             Made::Answer(answer) => self.deliver(token, Some(answer)),
-            Made::Publish { events, answer } => {
+            Made::Publish { events, once, answer } => {
                 if let Some(slot) = self.find(token) {
-                    self.publish(slot, events, answer);
+                    self.publish(slot, events, once, answer);
                     self.deliver(token, None);
                 }
             }

@@ -12,7 +12,7 @@ use super::mailbox::Commit;
 use super::socket::Socket;
 use super::token::Token;
 use crate::event::Event;
-use crate::server::session::effect::PublishAnswer;
+use crate::server::session::effect::{Acceptance, PublishAnswer};
 
 impl<S: Socket> LoopState<S> {
     /// Begins a batch. The client is answered after its last event.
@@ -38,7 +38,7 @@ impl<S: Socket> LoopState<S> {
             return;
         }
         let Commit { token, last, answer, .. } = commit;
-        self.deliver(token, (answer.0)(Ok(last)));
+        self.deliver(token, (answer.0)(Ok(Acceptance { last, duplicates: 0 })));
     }
 
     /// Publishes the rest of all batches, because the loop ends or its clients move to another process.

@@ -64,7 +64,7 @@ impl<S: Socket> LoopState<S> {
             Effect::Refill { encoding, filters, since } => {
                 self.begin_refill(slot, encoding, filters, since);
             }
-            Effect::Publish { events, answer } => self.publish(slot, events, answer),
+            Effect::Publish { events, once, answer } => self.publish(slot, events, once, answer),
             Effect::Work(work) => self.work(slot, work),
             Effect::Count(counted) => {
                 self.clients.addresses.insert(self.clients.token(slot), counted);

@@ -8,10 +8,12 @@ use bytes::Bytes;
 
 use super::replay::Arrived;
 use super::token::Token;
+use crate::dialect::Complete;
 use crate::engine::InterestGuard;
 use crate::event::{Event, EventId, Since};
 use crate::filter::Filter;
 use crate::held::Charge;
+use crate::server::dedupe::PublishOnce;
 use crate::server::session::effect::{Effect, FallbackResponse, Made, PublishAnswer};
 use crate::server::tick::Tick;
 use crate::sync::{Callback, Mutex, lock};
@@ -24,6 +26,8 @@ pub(super) enum MailboxItem {
     Work(u64, Made),
     /// A page of the engine's log, for a replay or the snapshot.
     Past(Arrived),
+    /// The publication that the one with this number waits for has its outcome.
+    Settled(u64),
 }
 
 /// Answer that a client waits for, with its deadline.
@@ -64,6 +68,15 @@ pub(super) struct Commit {
     pub(super) charge: Charge,
 }
 
+/// Publication that waits for another one with the same key or id.
+pub(super) struct WaitingPublish {
+    pub(super) events: Vec<Complete>,
+    pub(super) once: Box<PublishOnce>,
+    pub(super) answer: PublishAnswer,
+    #[expect(dead_code, reason = "counts its bytes while it lives")]
+    pub(super) charge: Charge,
+}
+
 /// Condition that a client waits for.
 pub(super) enum Wait {
     /// The loop has read the log up to this place.
@@ -94,4 +107,8 @@ pub(super) struct PendingRequests {
     pub(super) awaited: HashMap<Token, Awaited>,
     /// Number of jobs given to workers; numbers the next.
     pub(super) works: u64,
+    /// Publications that wait for others, by number.
+    pub(super) waiting: HashMap<u64, WaitingPublish>,
+    /// Number of the newest of these waits.
+    pub(super) waits: u64,
 }

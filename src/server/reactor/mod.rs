@@ -24,6 +24,7 @@ mod kind_log;
 pub(crate) mod listener;
 pub(crate) mod loop_state;
 mod mailbox;
+mod once;
 mod presence;
 mod queues;
 mod ready;

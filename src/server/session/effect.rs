@@ -2,17 +2,19 @@
 //!
 //! Always: effects are executed in the order in which they were requested.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
 
 use super::began::DeliveredElsewhere;
 use super::past::{PastReport, ReplayFrom};
-use crate::dialect::{Complete, Encoding, OnLag};
+use crate::dialect::{Complete, Encoding, ErrorCode, OnLag};
 use crate::engine::Refused;
 use crate::event::{EventId, Since};
 use crate::feed::{Change, Compression, LagPolicy};
 use crate::filter::Filter;
+use crate::server::dedupe::PublishOnce;
 use crate::server::limits::rates::CountedConnection;
 use crate::server::tick::Tick;
 use crate::server::workers::LaneLimits;
@@ -41,8 +43,9 @@ pub(crate) enum Effect {
     /// Delivers the retained events after `since` that match one of `filters` again, and then live events. Events that
     /// are pending from the feed are dropped: they come again.
     Refill { encoding: Encoding, filters: Vec<Filter>, since: Since },
-    /// Publishes these events in order, and writes the response that `answer` makes from the last one's id.
-    Publish { events: Vec<Complete>, answer: PublishAnswer },
+    /// Publishes these events in order, and writes the response that `answer` makes of the outcome. `once` is set if a key
+    /// or the ids of events say that they may have been published before.
+    Publish { events: Vec<Complete>, once: Option<Box<PublishOnce>>, answer: PublishAnswer },
     /// Gives a job to a worker, and writes the response when it is ready.
     Work(Work),
     /// Counts the connection for its address.
@@ -55,11 +58,56 @@ pub(crate) enum Effect {
     Close(Bytes),
 }
 
-/// Makes the response to a publisher, if there is one, from the id of the last event or from the reason to refuse them
-/// all.
+/// Makes the response to a publisher, if there is one, of the outcome: all events are accepted, or none.
 pub(crate) struct PublishAnswer(pub(crate) MakeAnswer);
 
-type MakeAnswer = Box<dyn FnOnce(Result<Option<EventId>, Refused>) -> Option<Bytes> + Send>;
+type MakeAnswer = Box<dyn FnOnce(Result<Acceptance, PublishRefusal>) -> Option<Bytes> + Send>;
+
+/// Outcome of an accepted publication.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Acceptance {
+    /// Id of the newest event of the publication, or of the one that was published in its place before.
+    pub(crate) last: Option<EventId>,
+    /// Number of events that were published before, and not now.
+    pub(crate) duplicates: usize,
+}
+
+/// Reason why nothing of a publication was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PublishRefusal {
+    Engine(Refused),
+    /// The key was used for another request.
+    KeyReused,
+    /// Another publication with the same key or id has no outcome yet.
+    InFlight,
+}
+
+impl PublishRefusal {
+    pub(crate) fn code(self) -> ErrorCode {
+        match self {
+            Self::Engine(refused) => refused.code(),
+            Self::KeyReused => ErrorCode::IdempotencyKeyReused,
+            Self::InFlight => ErrorCode::PublishInFlight,
+        }
+    }
+
+    pub(crate) fn text(self) -> Cow<'static, str> {
+        match self {
+            Self::Engine(refused) => refused.text(),
+            Self::KeyReused => {
+                "this Idempotency-Key was used for another request: send each new request with a new key".into()
+            }
+            Self::InFlight => {
+                "another request with the same Idempotency-Key or dedupe_id has no answer yet: try again later".into()
+            }
+        }
+    }
+
+    /// Returns whether a later attempt may succeed.
+    pub(crate) fn may_pass_later(self) -> bool {
+        self.code().status() == 503
+    }
+}
 
 impl fmt::Debug for PublishAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,8 +133,8 @@ pub(crate) struct Work {
 pub(crate) enum Made {
     /// Response.
     Answer(Bytes),
-    /// Events to publish; `answer` makes the response then.
-    Publish { events: Vec<Complete>, answer: PublishAnswer },
+    /// Events to publish, as in [`Effect::Publish`].
+    Publish { events: Vec<Complete>, once: Option<Box<PublishOnce>>, answer: PublishAnswer },
 }
 
 /// Makes the response to a client if its job makes none.

@@ -27,9 +27,10 @@ use serde_json::json;
 use smallvec::SmallVec;
 
 use self::context::Context;
-use self::effect::{Effect, PublishAnswer};
+use self::effect::{Acceptance, Effect, PublishAnswer, PublishRefusal};
 use self::rights::Rights;
 use super::auth::{Denied, Grant};
+use super::dedupe::PublishOnce;
 use super::limits::rates::Limited;
 use super::tick::Tick;
 use crate::codec::ws;
@@ -38,7 +39,6 @@ use crate::dialect::{
     CLOSE_POLICY, ClientError, ClientMessage, Command, Complete, Encoding, ErrorCode, Incoming, Observed,
     Opening, Place, Refusal, Reply, ReplyTag, Stamp, Subscribe, lean, native, shortened,
 };
-use crate::engine::Refused;
 use crate::event::{EventId, Since};
 use crate::filter::Filter;
 use pending::{Narrowing, Unfinished};
@@ -97,8 +97,8 @@ const TOLD_TICKS: Tick = 100;
 
 /// Abilities of this server that older ones lack, or that a client must not request from a server without them. A
 /// server without this list has none.
-const CAPABILITIES: [&str; 7] =
-    ["filter", "history_end", "lean", "own_past", "publish_unacked", "refill", "update"];
+const CAPABILITIES: [&str; 8] =
+    ["filter", "history_end", "lean", "own_past", "publish_once", "publish_unacked", "refill", "update"];
 
 /// Instructions for one byte of a message that is parsed for its type only.
 const GLANCE_INSTRUCTIONS: usize = 12;
@@ -477,18 +477,31 @@ impl Session {
             rights.may_publish(&event)?;
         }
         cx.config.check_event(&event).map_err(|error| ClientError::new(ErrorCode::Schema, error))?;
-        cx.shared.metrics.events_published.inc();
+        let once = event.dedupe_id().is_some().then(|| {
+            let scope = self.grant().map_or("", Grant::subject).into();
+            Box::new(PublishOnce { scope, key: None, waits: 0 })
+        });
+        if once.is_none() {
+            cx.shared.metrics.events_published.inc();
+        } else {
+            // It may have to wait for another publication, and later messages with it.
+            cx.hold_input();
+        }
         let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: None };
         let (encoding, tag) = (self.encoding, tag.clone());
-        let answer = move |outcome: Result<Option<EventId>, Refused>| match outcome {
+        let answer = move |outcome: Result<Acceptance, PublishRefusal>| match outcome {
             Ok(_) if !is_acked => None,
-            Ok(id) => encoding.protocol().reply(&Reply::Published(id), &tag, stamp),
+            Ok(Acceptance { last: id, duplicates }) => {
+                let reply = Reply::Published { id, is_duplicate: duplicates > 0 };
+                encoding.protocol().reply(&reply, &tag, stamp)
+            }
             Err(why) => {
                 let error = ClientError::new(why.code(), why.text());
                 encoding.protocol().reply(&Reply::Error(&error), &tag, stamp)
             }
         };
-        cx.effects.push(Effect::Publish { events: vec![event], answer: PublishAnswer(Box::new(answer)) });
+        let answer = PublishAnswer(Box::new(answer));
+        cx.effects.push(Effect::Publish { events: vec![event], once, answer });
         Ok(())
     }
 

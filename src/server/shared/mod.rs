@@ -23,6 +23,7 @@ use crate::held::HeldBytes;
 use crate::metrics::{Kind, Metrics};
 use crate::server::auth::{Auth, Notice, Revocation};
 use crate::server::config::{Prepared, ServerConfig};
+use crate::server::dedupe::Dedupe;
 use crate::server::limits::bodies::Bodies;
 use crate::server::limits::rates::{Addresses, Callers};
 use crate::server::presence::Presence;
@@ -95,6 +96,8 @@ pub(crate) struct ClientTables {
     pub(crate) presence: Arc<Mutex<Presence>>,
     /// State of the dialects that observe their clients.
     pub(crate) observers: Observers,
+    /// Keys and ids of publications that are accepted once.
+    pub(crate) dedupe: Dedupe,
 }
 
 /// Flags that all loops look at.
@@ -355,6 +358,7 @@ impl Shared {
             + self.auth.held_bytes()
             + lock(&self.clients.presence).held_bytes()
             + self.kept.held_bytes()
+            + self.clients.dedupe.held_bytes()
             + self.engine.as_ref().map_or(0, Engine::held_bytes)
     }
 

@@ -12,13 +12,15 @@ use super::{Answer, FaultStatus, JSON, Responder, RouteOutcome};
 use crate::bridge::BridgeOutcome;
 use crate::codec::http::Request;
 use crate::dialect::{Complete, ErrorCode, HttpFault, shortened};
-use crate::engine::Refused;
-use crate::event::{Event, EventId};
+use crate::event::Event;
 use crate::server::auth::{Grant, NoTicket, Revocation};
 use crate::server::config::Prepared;
+use crate::server::dedupe::{self, PublishOnce};
 use crate::server::http::publish_body;
 use crate::server::limits::rates::address_key;
-use crate::server::session::effect::{Effect, Made, NotDone, PublishAnswer, Work};
+use crate::server::session::effect::{
+    Acceptance, Effect, Made, NotDone, PublishAnswer, PublishRefusal, Work,
+};
 use crate::server::shared::Shared;
 use crate::server::tick::Tick;
 use crate::server::workers::LaneLimits;
@@ -75,6 +77,13 @@ impl Publication {
         };
         let kind = request.header("content-type").unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let key = match idempotency_key(&request) {
+            Ok(key) => key,
+            Err(error) => {
+                let code = ErrorCode::InvalidIdempotencyKey;
+                return refuse(code.into(), json!({ "error": error, "code": code }));
+            }
+        };
         let check = |event: &Event| config.check_event(event);
         let max = config.max_batch_events;
         let cloud_events = publish_body::read_cloud_events(&request, &kind, &body, max, &check);
@@ -119,27 +128,69 @@ impl Publication {
                 json!({ "error": error, "code": ErrorCode::Forbidden }),
             );
         }
-        let accepted = events.len();
-        shared.metrics.events_published.inc_by(accepted as u64);
-        let answer = move |outcome: Result<Option<EventId>, Refused>| {
+        let key = key.map(|key| (key, digest(&request, &kind, &body)));
+        let is_once = key.is_some() || events.iter().any(|event| event.dedupe_id().is_some());
+        let once = is_once.then(|| {
+            let scope = grant.as_deref().map_or("", Grant::subject).into();
+            Box::new(PublishOnce { scope, key, waits: 0 })
+        });
+        let count = events.len();
+        if !is_once {
+            shared.metrics.events_published.inc_by(count as u64);
+        }
+        let answer = move |outcome: Result<Acceptance, PublishRefusal>| {
             Some(match outcome {
-                Ok(id) => {
-                    let id = id.map(|id| id.to_string());
-                    responder.write(
-                        200,
-                        &[],
-                        &json!({ "accepted": accepted, "last_event_id": id }).to_string(),
-                    )
+                Ok(Acceptance { last, duplicates }) => {
+                    let mut body = json!({ "accepted": count - duplicates, "last_event_id": last.map(|id| id.to_string()) });
+                    if is_once {
+                        body["duplicates"] = duplicates.into();
+                    }
+                    responder.write(200, &[], &body.to_string())
                 }
                 Err(why) => {
                     // Without `Retry-After` a client does not try again what can never be accepted.
                     let later: &[_] = if why.may_pass_later() { &[("Retry-After", "1")] } else { &[] };
-                    responder.error(why.code(), &why.text(), later)
+                    let body = json!({ "error": why.text(), "code": why.code() });
+                    responder.write(why.code().status(), later, &body.to_string())
                 }
             })
         };
-        Made::Publish { events, answer: PublishAnswer(Box::new(answer)) }
+        Made::Publish { events, once, answer: PublishAnswer(Box::new(answer)) }
     }
+}
+
+/// Returns the key by which a second one of the request is recognized.
+fn idempotency_key(request: &Request) -> Result<Option<Box<str>>, String> {
+    let mut keys = request.headers_named("idempotency-key");
+    let Some(key) = keys.next() else { return Ok(None) };
+    if keys.next().is_some() {
+        return Err("more than one Idempotency-Key: send one".to_owned());
+    }
+    // The header's draft standard has quotes, which many programs leave out.
+    let key = key.trim_ascii();
+    let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
+    dedupe::check_length("Idempotency-Key", key).map(|()| Some(key.into()))
+}
+
+/// Returns a digest of everything that makes events of a request. It is equal in all versions, and no secret.
+fn digest(request: &Request, kind: &str, body: &[u8]) -> u64 {
+    // FNV-1a.
+    let mut digest = 0xcbf2_9ce4_8422_2325u64;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes.iter().chain([&0xff]) {
+            digest = (digest ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    };
+    add(kind.as_bytes());
+    for (name, value) in request.headers() {
+        // A CloudEvent in headers and body.
+        if name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("ce-")) {
+            add(name.to_ascii_lowercase().as_bytes());
+            add(value.as_bytes());
+        }
+    }
+    add(body);
+    digest
 }
 
 impl Answer<'_, '_> {
@@ -180,12 +231,12 @@ impl Answer<'_, '_> {
         self.cx.budget.spend_bytes(publication.body.len(), BODY_INSTRUCTIONS);
         match publication.read() {
             Made::Answer(answer) => self.cx.send(answer),
-            Made::Publish { events, answer } => {
-                if self.cx.shared.engine.is_some() || events.len() > 1 {
+            Made::Publish { events, once, answer } => {
+                if self.cx.shared.engine.is_some() || events.len() > 1 || once.is_some() {
                     // Responses keep the order of the requests.
                     self.cx.hold_input();
                 }
-                self.cx.effects.push(Effect::Publish { events, answer });
+                self.cx.effects.push(Effect::Publish { events, once, answer });
             }
         }
         self.outcome()

@@ -1,0 +1,181 @@
+//! Publications that carry an idempotency key, or events with a dedupe id: each is accepted once within a window.
+//!
+//! A publication claims its names before it is published, and settles the claim when its outcome is known. A later
+//! publication with one of these names is answered with that outcome instead of being published again.
+//!
+//! Invariants:
+//! - A publication without a key or id never touches the table.
+//! - Each claim is settled once. A claim that is dropped, perhaps by a panicking thread, is settled as uncertain.
+//! - The lock is held for the table's own work only. Waiters are called without it.
+
+mod saved;
+mod table;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::tick::{TICK_MS, Tick};
+use crate::dialect::DEDUPE_ID_BYTES_MAX;
+use crate::sync::{Mutex, lock};
+pub(crate) use saved::SavedOutcome;
+pub(crate) use table::{Answered, Fresh, Settled, Waiter};
+use table::{Claimed, Name, NameTable, TableLimits};
+
+/// Maximum length of an idempotency key, in bytes, as of a dedupe id.
+const KEY_BYTES_MAX: usize = DEDUPE_ID_BYTES_MAX;
+
+/// Memory for one name, in bytes, that `dedupe.max_ids` stands for: the entry and a name of half the maximum length.
+const NAME_BYTES: usize = 384;
+
+/// Number and lifetime of the names that are kept so that nothing is published twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DedupeConfig {
+    /// `dedupe.window`: time for which a key or id is remembered after its publication was answered. Default: 2 min.
+    pub window: Duration,
+    /// `dedupe.max_ids`: maximum number of keys and ids that are remembered, with at most 384 bytes for each on average.
+    /// Beyond it, the oldest are forgotten before their time. Default: 100,000.
+    pub max_ids: usize,
+}
+
+impl Default for DedupeConfig {
+    fn default() -> Self {
+        Self { window: Duration::from_secs(120), max_ids: 100_000 }
+    }
+}
+
+impl DedupeConfig {
+    fn limits(&self) -> TableLimits {
+        let window = (self.window.as_millis() as u64).div_ceil(TICK_MS).max(1);
+        TableLimits { window, names: self.max_ids, bytes: self.max_ids.saturating_mul(NAME_BYTES) }
+    }
+}
+
+/// Checks the length of a key.
+pub(crate) fn check_length(what: &str, text: &str) -> Result<(), String> {
+    match text.len() {
+        0 => Err(format!("{what} is empty")),
+        bytes if bytes > KEY_BYTES_MAX => {
+            Err(format!("{what} has {bytes} bytes; at most {KEY_BYTES_MAX} are allowed"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Publication that is accepted once, beside its events.
+#[derive(Debug)]
+pub(crate) struct PublishOnce {
+    /// Subject of the publisher's token; empty without one. Publishers of other scopes may use equal names.
+    pub(crate) scope: Box<str>,
+    /// Key of the whole request, and a digest of the request.
+    pub(crate) key: Option<(Box<str>, u64)>,
+    /// Number of times that the publication has waited for another one with one of its names.
+    pub(crate) waits: u8,
+}
+
+/// Outcome of a claim.
+pub(crate) enum Claim {
+    /// The publication has these names now. Its other events are duplicates.
+    Publish(OnceClaim, Fresh),
+    /// Other publications with its names have an answer, which is its own too.
+    Answered(Answered),
+    /// Another publication with one of its names is in flight. The waiter is called when it is settled.
+    Waits,
+}
+
+/// Table of a server's names.
+#[derive(Default)]
+pub(crate) struct Dedupe(Arc<Mutex<NameTable>>);
+
+impl fmt::Debug for Dedupe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dedupe")
+    }
+}
+
+impl Dedupe {
+    /// Claims the names of a publication: its key, and the ids of its events. `waiter` makes the callback for a
+    /// publication that has to wait; one without it is answered instead.
+    pub(crate) fn claim<'a>(
+        &self,
+        config: &DedupeConfig,
+        now: Tick,
+        once: &PublishOnce,
+        ids: impl Iterator<Item = Option<&'a str>>,
+        waiter: Option<impl FnOnce() -> Waiter>,
+    ) -> Claim {
+        let key = once.key.as_ref().map(|(key, digest)| (Name::of_request(&once.scope, key), *digest));
+        let ids: Vec<Option<Name>> = ids.map(|id| id.map(|id| Name::of_event(&once.scope, id))).collect();
+        let claimed = lock(&self.0).claim(&config.limits(), now, key, ids, waiter);
+        match claimed {
+            Claimed::Names { names, number, fresh } => {
+                let limits = config.limits();
+                Claim::Publish(OnceClaim { table: Arc::clone(&self.0), names, number, limits }, fresh)
+            }
+            Claimed::Answered(answered) => Claim::Answered(answered),
+            Claimed::Waits => Claim::Waits,
+        }
+    }
+
+    /// Returns the memory of the table, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        lock(&self.0).held_bytes()
+    }
+
+    /// Returns the number of names, and the number of those that were forgotten before their time.
+    pub(crate) fn counts(&self) -> (usize, u64) {
+        lock(&self.0).counts()
+    }
+
+    /// Returns the outcomes for a successor process.
+    pub(crate) fn save(&self) -> Vec<SavedOutcome> {
+        lock(&self.0).save()
+    }
+
+    /// Takes up a predecessor's outcomes.
+    pub(crate) fn restore(&self, config: &DedupeConfig, saved: Vec<SavedOutcome>) {
+        lock(&self.0).restore(&config.limits(), saved);
+    }
+}
+
+/// Names that a publication holds until its outcome is known.
+pub(crate) struct OnceClaim {
+    table: Arc<Mutex<NameTable>>,
+    names: Vec<Name>,
+    number: u64,
+    limits: TableLimits,
+}
+
+impl fmt::Debug for OnceClaim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OnceClaim({} names)", self.names.len())
+    }
+}
+
+impl OnceClaim {
+    /// Ends the claim with the outcome of its publication.
+    pub(crate) fn settle(mut self, outcome: Settled) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Settled) {
+        let names = std::mem::take(&mut self.names);
+        if names.is_empty() {
+            return;
+        }
+        let waiters = lock(&self.table).settle(&self.limits, &names, self.number, outcome);
+        for waiter in waiters {
+            waiter();
+        }
+    }
+}
+
+impl Drop for OnceClaim {
+    fn drop(&mut self) {
+        self.end(Settled::Uncertain);
+    }
+}
+
+#[cfg(test)]
+mod tests;

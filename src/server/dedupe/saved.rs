@@ -1,0 +1,68 @@
+//! Outcomes on their way to a successor process.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::tick::Tick;
+use super::table::{BEGIN, Name, NameState, NameTable, TableLimits};
+use crate::event::EventId;
+
+/// Outcome of a name, as a successor reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SavedOutcome {
+    name: Box<str>,
+    /// Digest of the request, for a key.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    digest: u64,
+    /// Ticks since the outcome was known.
+    age: Tick,
+    /// Id of the last event; absent if there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<Box<str>>,
+    /// Whether it is not known if the events were accepted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    uncertain: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(digest: &u64) -> bool {
+    *digest == 0
+}
+
+impl NameTable {
+    /// Returns all outcomes, the oldest first. A publication that is still in flight is uncertain for the successor.
+    pub(super) fn save(&self) -> Vec<SavedOutcome> {
+        let saved = |name: &Name, age| {
+            let entry = self.entries.get(name)?;
+            let id = match entry.state {
+                NameState::Accepted(id) => id.map(|id| id.to_string().into()),
+                _ => None,
+            };
+            let uncertain = !matches!(entry.state, NameState::Accepted(_));
+            Some(SavedOutcome { name: (&*name.0).into(), digest: entry.digest, age, id, uncertain })
+        };
+        let is_current =
+            |number: u64, name: &Name| self.entries.get(name).is_some_and(|entry| entry.number == number);
+        let settled = self.settled.iter().filter(|(_, number, name)| is_current(*number, name));
+        let in_flight = self.entries.iter().filter(|(_, entry)| matches!(entry.state, NameState::InFlight));
+        settled
+            .filter_map(|(since, _, name)| saved(name, self.now.saturating_sub(*since)))
+            .chain(in_flight.filter_map(|(name, _)| saved(name, 0)))
+            .collect()
+    }
+
+    /// Takes up a predecessor's outcomes, the oldest first. Ones that make no sense are left out.
+    pub(super) fn restore(&mut self, limits: &TableLimits, saved: Vec<SavedOutcome>) {
+        self.now = self.now.max(BEGIN);
+        for SavedOutcome { name, digest, age, id, uncertain } in saved {
+            let id: Option<EventId> = match id.as_deref().map(str::parse) {
+                Some(Err(_)) => continue,
+                Some(Ok(id)) => Some(id),
+                None => None,
+            };
+            if age < limits.window && self.entries.len() < limits.names {
+                let state = if uncertain { NameState::Uncertain } else { NameState::Accepted(id) };
+                self.learn(Name((&*name).into()), digest, state, self.now.saturating_sub(age));
+            }
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The table of names, without a clock: every call passes the time.
+//!
+//! Invariants:
+//! - A name is claimed by at most one publication at a time, and a publication claims all its names or none.
+//! - Accepted and uncertain names are forgotten in the order in which they were settled: after the window, or earlier if
+//!   there are too many. A refused publication leaves no name.
+//! - A claim in flight is not forgotten. Its publication is held within the limits of the engine's queue and of batches.
+//! - A call forgets a bounded number of names more than it adds.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::super::tick::Tick;
+use crate::event::EventId;
+
+/// Maximum number of publications that wait for others, all names together.
+const WAITERS_MAX: usize = 1024;
+
+/// Maximum number of names that a call forgets, beside as many as it adds.
+const FORGET_MAX: usize = 64;
+
+/// Memory of a name beside its text, in bytes: the entry in the map, the place in the queue, and the text's head.
+const ENTRY_BYTES: usize = 160;
+
+/// Memory of a waiter beside its publication, in bytes.
+const WAITER_BYTES: usize = 192;
+
+/// Time of the table at the first tick of its process. Outcomes of a predecessor lie before it.
+pub(super) const BEGIN: Tick = 1 << 40;
+
+/// Limits of the table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TableLimits {
+    /// Time for which an outcome is remembered, in ticks.
+    pub(super) window: Tick,
+    pub(super) names: usize,
+    pub(super) bytes: usize,
+}
+
+/// Key or id within its scope. The length of the scope makes the text unambiguous.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Name(pub(super) Arc<str>);
+
+impl Name {
+    /// Returns the name of a request with an idempotency key.
+    pub(super) fn of_request(scope: &str, key: &str) -> Self {
+        Self(format!("r{}:{scope}{key}", scope.len()).into())
+    }
+
+    /// Returns the name of an event with a dedupe id.
+    pub(super) fn of_event(scope: &str, id: &str) -> Self {
+        Self(format!("e{}:{scope}{id}", scope.len()).into())
+    }
+
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES + self.0.len()
+    }
+}
+
+/// Outcome of a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// All of it was accepted; the id is that of its last event.
+    Accepted(Option<EventId>),
+    /// None of it was accepted.
+    Refused,
+    /// All of it may have been accepted, or none.
+    Uncertain,
+}
+
+/// Answer to a publication that is not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answered {
+    /// All its events were accepted before; the id is that of the last.
+    Accepted(Option<EventId>),
+    /// A part of it may have been accepted before.
+    Uncertain,
+    /// Its key was used for another request.
+    OtherBody,
+    /// Another publication with one of its names is in flight, and it can't wait for that.
+    Busy,
+}
+
+/// Callback for a publication that waits until another one with one of its names is settled.
+pub(crate) type Waiter = Box<dyn FnOnce() + Send>;
+
+/// Events of a publication that are new.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Fresh {
+    /// Whether each event is new.
+    pub(crate) is_fresh: Vec<bool>,
+    /// Id that answers for the last duplicate.
+    pub(crate) known: Option<EventId>,
+}
+
+/// Outcome of a claim.
+pub(super) enum Claimed {
+    Names { names: Vec<Name>, number: u64, fresh: Fresh },
+    Answered(Answered),
+    Waits,
+}
+
+#[derive(Debug)]
+pub(super) enum NameState {
+    /// A publication with this name is in flight.
+    InFlight,
+    Accepted(Option<EventId>),
+    Uncertain,
+}
+
+#[derive(Debug)]
+pub(super) struct NameEntry {
+    /// Digest of the request, for a key.
+    pub(super) digest: u64,
+    /// Number of the claim.
+    pub(super) number: u64,
+    pub(super) state: NameState,
+    /// Time when the claim was settled.
+    pub(super) since: Tick,
+}
+
+/// Names of publications with their outcomes.
+#[derive(Default)]
+pub(super) struct NameTable {
+    pub(super) entries: HashMap<Name, NameEntry>,
+    /// Settled names with the number of their claim, in the order in which they were settled. A name may have been
+    /// claimed again since, under another number.
+    pub(super) settled: VecDeque<(Tick, u64, Name)>,
+    /// Publications that wait, by the number of the claim that they wait for.
+    waiters: HashMap<u64, Vec<Waiter>>,
+    waiting: usize,
+    /// Latest time that a call passed, after [`BEGIN`].
+    pub(super) now: Tick,
+    /// Number of claims so far.
+    claims: u64,
+    /// Memory of the names, in bytes.
+    bytes: usize,
+    /// Number of names that were forgotten before their time.
+    forgotten: u64,
+}
+
+impl NameTable {
+    /// Claims the key and the ids of a publication. `ids` has an item for each of its events.
+    pub(super) fn claim(
+        &mut self,
+        limits: &TableLimits,
+        now: Tick,
+        key: Option<(Name, u64)>,
+        ids: Vec<Option<Name>>,
+        waiter: Option<impl FnOnce() -> Waiter>,
+    ) -> Claimed {
+        self.now = self.now.max(BEGIN + now);
+        let count = ids.len();
+        self.forget(limits, FORGET_MAX + 2 * count);
+        if let Some(claimed) = self.known(limits, key.as_ref(), &ids, waiter) {
+            return claimed;
+        }
+        self.claims += 1;
+        let number = self.claims;
+        let mut names = Vec::with_capacity(count + 1);
+        if let Some((name, digest)) = key {
+            self.insert(name.clone(), digest, number);
+            names.push(name);
+        }
+        let mut fresh = Fresh { is_fresh: Vec::with_capacity(count), known: None };
+        for name in ids {
+            let Some(name) = name else {
+                fresh.is_fresh.push(true);
+                continue;
+            };
+            match self.look(limits, &name).map(|entry| &entry.state) {
+                None => {
+                    self.insert(name.clone(), 0, number);
+                    names.push(name);
+                    fresh.is_fresh.push(true);
+                }
+                Some(NameState::Accepted(id)) => {
+                    fresh.known = *id;
+                    fresh.is_fresh.push(false);
+                }
+                // An earlier event of this publication has the same id.
+                Some(_) => fresh.is_fresh.push(false),
+            }
+        }
+        Claimed::Names { names, number, fresh }
+    }
+
+    /// Returns the answer to a publication that is not to be published now.
+    fn known(
+        &mut self,
+        limits: &TableLimits,
+        key: Option<&(Name, u64)>,
+        ids: &[Option<Name>],
+        waiter: Option<impl FnOnce() -> Waiter>,
+    ) -> Option<Claimed> {
+        if let Some((name, digest)) = key
+            && let Some(entry) = self.look(limits, name)
+        {
+            return Some(match entry.state {
+                _ if entry.digest != *digest => Claimed::Answered(Answered::OtherBody),
+                NameState::Accepted(id) => Claimed::Answered(Answered::Accepted(id)),
+                NameState::Uncertain => Claimed::Answered(Answered::Uncertain),
+                NameState::InFlight => {
+                    let number = entry.number;
+                    self.wait(number, waiter)
+                }
+            });
+        }
+        let mut last = None;
+        let mut are_all_accepted = !ids.is_empty();
+        let mut in_flight = None;
+        for name in ids {
+            let Some(entry) = name.as_ref().and_then(|name| self.look(limits, name)) else {
+                are_all_accepted = false;
+                continue;
+            };
+            match entry.state {
+                NameState::Accepted(id) => last = id,
+                NameState::Uncertain => return Some(Claimed::Answered(Answered::Uncertain)),
+                NameState::InFlight => in_flight = Some(entry.number),
+            }
+        }
+        if let Some(number) = in_flight {
+            return Some(self.wait(number, waiter));
+        }
+        // A key is remembered too, so it takes a claim.
+        (are_all_accepted && key.is_none()).then_some(Claimed::Answered(Answered::Accepted(last)))
+    }
+
+    fn wait(&mut self, number: u64, waiter: Option<impl FnOnce() -> Waiter>) -> Claimed {
+        let Some(waiter) = waiter.filter(|_| self.waiting < WAITERS_MAX) else {
+            return Claimed::Answered(Answered::Busy);
+        };
+        self.waiting += 1;
+        self.waiters.entry(number).or_default().push(waiter());
+        Claimed::Waits
+    }
+
+    /// Returns the entry of a name, unless its time is over.
+    fn look(&self, limits: &TableLimits, name: &Name) -> Option<&NameEntry> {
+        self.entries.get(name).filter(|entry| {
+            matches!(entry.state, NameState::InFlight) || self.now.saturating_sub(entry.since) < limits.window
+        })
+    }
+
+    fn insert(&mut self, name: Name, digest: u64, number: u64) {
+        let bytes = name.bytes();
+        let entry = NameEntry { digest, number, state: NameState::InFlight, since: 0 };
+        // An entry whose time is over may still be there.
+        if self.entries.insert(name, entry).is_none() {
+            self.bytes += bytes;
+        }
+    }
+
+    /// Ends a claim, and returns the publications that have waited for it.
+    pub(super) fn settle(
+        &mut self,
+        limits: &TableLimits,
+        names: &[Name],
+        number: u64,
+        outcome: Settled,
+    ) -> Vec<Waiter> {
+        let state = || match outcome {
+            Settled::Accepted(id) => Some(NameState::Accepted(id)),
+            Settled::Uncertain => Some(NameState::Uncertain),
+            Settled::Refused => None,
+        };
+        for name in names {
+            let Some(entry) = self.entries.get_mut(name).filter(|entry| entry.number == number) else {
+                continue;
+            };
+            match state() {
+                Some(state) => {
+                    (entry.state, entry.since) = (state, self.now);
+                    self.settled.push_back((self.now, number, name.clone()));
+                }
+                None => self.remove(name),
+            }
+        }
+        self.forget(limits, FORGET_MAX);
+        let waiters = self.waiters.remove(&number).unwrap_or_default();
+        self.waiting -= waiters.len();
+        waiters
+    }
+
+    /// Forgets at most `most` names whose time is over, and the oldest of those that are too many.
+    fn forget(&mut self, limits: &TableLimits, most: usize) {
+        let mut left = most;
+        while let Some((since, number, _)) = self.settled.front() {
+            let is_over = self.now.saturating_sub(*since) >= limits.window;
+            let are_too_many = self.entries.len() > limits.names || self.bytes > limits.bytes;
+            if !are_too_many && (!is_over || left == 0) {
+                break;
+            }
+            left = left.saturating_sub(1);
+            let number = *number;
+            let Some((_, _, name)) = self.settled.pop_front() else { break };
+            let is_it = |entry: &NameEntry| entry.number == number;
+            if self.entries.get(&name).is_some_and(is_it) {
+                self.forgotten += u64::from(!is_over);
+                self.remove(&name);
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &Name) {
+        if self.entries.remove(name).is_some() {
+            self.bytes -= name.bytes();
+        }
+    }
+
+    /// Takes up the outcome of an earlier process. `since` is the time when it was settled.
+    pub(super) fn learn(&mut self, name: Name, digest: u64, state: NameState, since: Tick) {
+        self.claims += 1;
+        let number = self.claims;
+        if !self.entries.contains_key(&name) {
+            self.insert(name.clone(), digest, number);
+            if let Some(entry) = self.entries.get_mut(&name) {
+                (entry.state, entry.since) = (state, since);
+            }
+            self.settled.push_back((since, number, name));
+        }
+    }
+
+    /// Returns the memory of the names and the waiters, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes + self.waiting * WAITER_BYTES
+    }
+
+    /// Returns the number of names, and the number of those that were forgotten before their time.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        (self.entries.len(), self.forgotten)
+    }
+}

@@ -1,0 +1,252 @@
+//! The table of names against a list, and its limits.
+
+use super::table::{Claimed, Name, NameTable, TableLimits};
+use super::*;
+use crate::event::EventId;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+
+const LIMITS: TableLimits = TableLimits { window: 100, names: 1000, bytes: 1 << 20 };
+
+#[expect(clippy::unnecessary_wraps, reason = "outcomes have an option")]
+fn id(sequence: u64) -> Option<EventId> {
+    Some(EventId { epoch: 1, shard: 0, sequence })
+}
+
+fn events(ids: &[&str]) -> Vec<Option<Name>> {
+    ids.iter().map(|id| (!id.is_empty()).then(|| Name::of_event("", id))).collect()
+}
+
+fn nobody() -> Waiter {
+    Box::new(|| {})
+}
+
+fn claim(table: &mut NameTable, now: Tick, ids: &[&str]) -> Claimed {
+    table.claim(&LIMITS, now, None, events(ids), Some(nobody))
+}
+
+fn names(claimed: Claimed) -> (Vec<Name>, u64, Vec<bool>) {
+    match claimed {
+        Claimed::Names { names, number, fresh } => (names, number, fresh.is_fresh),
+        Claimed::Answered(answered) => panic!("{answered:?}"),
+        Claimed::Waits => panic!("it waits"),
+    }
+}
+
+fn answered(claimed: Claimed) -> Answered {
+    match claimed {
+        Claimed::Answered(answered) => answered,
+        Claimed::Names { names, .. } => panic!("it claims {names:?}"),
+        Claimed::Waits => panic!("it waits"),
+    }
+}
+
+#[test]
+fn an_accepted_id_is_known_for_the_window_and_no_longer() {
+    let mut table = NameTable::default();
+    let (claimed, number, fresh) = names(claim(&mut table, 5, &["a", "", "a"]));
+    assert_eq!(fresh, [true, true, false], "the second of the same id is a duplicate");
+    table.settle(&LIMITS, &claimed, number, Settled::Accepted(id(7)));
+    assert_eq!(answered(claim(&mut table, 104, &["a"])), Answered::Accepted(id(7)));
+    let (_, _, fresh) = names(claim(&mut table, 104, &["a", "b"]));
+    assert_eq!(fresh, [false, true]);
+    let (_, _, fresh) = names(claim(&mut table, 105, &["a"]));
+    assert_eq!(fresh, [true]);
+}
+
+#[test]
+fn a_refused_publication_leaves_nothing_and_an_uncertain_one_its_doubt() {
+    let mut table = NameTable::default();
+    let (claimed, number, _) = names(claim(&mut table, 0, &["a"]));
+    table.settle(&LIMITS, &claimed, number, Settled::Refused);
+    assert_eq!((table.counts().0, table.held_bytes()), (0, 0));
+    let (claimed, number, _) = names(claim(&mut table, 0, &["a"]));
+    table.settle(&LIMITS, &claimed, number, Settled::Uncertain);
+    assert_eq!(answered(claim(&mut table, 1, &["b", "a"])), Answered::Uncertain);
+}
+
+#[test]
+fn a_publication_waits_for_one_in_flight_and_then_has_its_answer() {
+    let table = Dedupe::default();
+    let config = DedupeConfig::default();
+    let once = || PublishOnce { scope: "s".into(), key: Some(("k".into(), 1)), waits: 0 };
+    let Claim::Publish(first, _) = table.claim(&config, 0, &once(), [None].into_iter(), Some(nobody)) else {
+        panic!("it is new")
+    };
+    let called = Arc::new(AtomicUsize::new(0));
+    let waiter = || -> Waiter {
+        let called = Arc::clone(&called);
+        Box::new(move || {
+            called.fetch_add(1, Ordering::Relaxed);
+        })
+    };
+    for _ in 0..2 {
+        assert!(matches!(table.claim(&config, 0, &once(), [None].into_iter(), Some(waiter)), Claim::Waits));
+    }
+    assert_eq!(called.load(Ordering::Relaxed), 0);
+    assert!(table.held_bytes() > 2 * 192, "the waiters are counted");
+    first.settle(Settled::Accepted(id(3)));
+    assert_eq!(called.load(Ordering::Relaxed), 2);
+    let again = |once: PublishOnce| match table.claim(&config, 1, &once, [None].into_iter(), Some(nobody)) {
+        Claim::Answered(answered) => Some(answered),
+        Claim::Publish(..) | Claim::Waits => None,
+    };
+    assert_eq!(again(once()), Some(Answered::Accepted(id(3))));
+    let other = PublishOnce { key: Some(("k".into(), 2)), ..once() };
+    assert_eq!(again(other), Some(Answered::OtherBody));
+    let other = PublishOnce { scope: "sk".into(), key: Some(("".into(), 1)), waits: 0 };
+    assert_eq!(again(other), None, "another subject's key");
+}
+
+#[test]
+fn a_claim_that_is_dropped_is_uncertain() {
+    let table = Dedupe::default();
+    let config = DedupeConfig::default();
+    let once = PublishOnce { scope: "".into(), key: Some(("k".into(), 1)), waits: 0 };
+    drop(table.claim(&config, 0, &once, [None].into_iter(), Some(nobody)));
+    let claim = table.claim(&config, 0, &once, [None].into_iter(), Some(nobody));
+    assert!(matches!(claim, Claim::Answered(Answered::Uncertain)));
+}
+
+#[test]
+fn waiters_are_limited() {
+    let mut table = NameTable::default();
+    let (claimed, number, _) = names(claim(&mut table, 0, &["a"]));
+    let mut waiting = 0;
+    while matches!(claim(&mut table, 0, &["a"]), Claimed::Waits) {
+        waiting += 1;
+    }
+    assert_eq!(waiting, 1024);
+    assert_eq!(answered(claim(&mut table, 0, &["a"])), Answered::Busy);
+    assert_eq!(table.settle(&LIMITS, &claimed, number, Settled::Refused).len(), 1024);
+    assert_eq!(table.held_bytes(), 0);
+}
+
+#[test]
+fn the_oldest_are_forgotten_first_when_there_are_too_many() {
+    let mut table = NameTable::default();
+    let limits = TableLimits { names: 10, ..LIMITS };
+    for n in 0..25 {
+        let ids = events(&[&n.to_string()]);
+        let (claimed, number, _) = names(table.claim(&limits, n, None, ids, Some(nobody)));
+        table.settle(&limits, &claimed, number, Settled::Accepted(id(n)));
+        assert!(table.counts().0 <= 10);
+    }
+    assert_eq!(table.counts(), (10, 15));
+    let few = TableLimits { bytes: 500, ..limits };
+    let (claimed, number, _) = names(table.claim(&few, 25, None, events(&["x"]), Some(nobody)));
+    table.settle(&few, &claimed, number, Settled::Refused);
+    assert!(table.held_bytes() <= 500, "{}", table.held_bytes());
+    assert_eq!(answered(claim(&mut table, 25, &["24"])), Answered::Accepted(id(24)));
+}
+
+#[test]
+fn a_successor_knows_the_outcomes_and_their_age() {
+    let mut table = NameTable::default();
+    for (at, outcome) in
+        [(0, Settled::Accepted(id(1))), (50, Settled::Uncertain), (60, Settled::Accepted(None))]
+    {
+        let (claimed, number, _) = names(claim(&mut table, at, &[&at.to_string()]));
+        table.settle(&LIMITS, &claimed, number, outcome);
+    }
+    let (_in_flight, _, _) = names(claim(&mut table, 70, &["in flight"]));
+    let saved = serde_json::to_string(&table.save()).expect("JSON");
+    let mut next = NameTable::default();
+    next.restore(&LIMITS, serde_json::from_str(&saved).expect("what was written"));
+    let mut known = |now, id| match claim(&mut next, now, &[id]) {
+        Claimed::Answered(answered) => Some(answered),
+        _ => None,
+    };
+    assert_eq!(known(0, "0"), Some(Answered::Accepted(id(1))));
+    assert_eq!(known(0, "60"), Some(Answered::Accepted(None)));
+    assert_eq!(known(29, "0"), Some(Answered::Accepted(id(1))), "99 ticks old");
+    assert_eq!(known(30, "0"), None, "100 ticks old");
+    assert_eq!(known(79, "50"), Some(Answered::Uncertain));
+    assert_eq!(known(99, "in flight"), Some(Answered::Uncertain));
+    assert_eq!(known(100, "in flight"), None);
+}
+
+/// Random publications beside a list that is searched from its end.
+#[test]
+fn the_table_agrees_with_a_list() {
+    #[derive(Clone, Copy, Debug)]
+    enum Is {
+        InFlight,
+        Settled(Settled, Tick),
+    }
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    let mut dice = move |sides: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % sides
+    };
+    let mut table = NameTable::default();
+    let mut list: Vec<(Name, u64, u64, Is)> = Vec::new();
+    let mut open: Vec<(Vec<Name>, u64)> = Vec::new();
+    let mut now = 0;
+    for step in 0..20_000u64 {
+        now += dice(4);
+        if dice(3) == 0 && !open.is_empty() {
+            let at = dice(open.len() as u64) as usize;
+            let (names, number) = open.swap_remove(at);
+            let outcome =
+                [Settled::Accepted(id(step)), Settled::Refused, Settled::Uncertain][dice(3) as usize];
+            table.settle(&LIMITS, &names, number, outcome);
+            // The table's time is that of the last claim.
+            let at = table.now;
+            for row in list.iter_mut().filter(|row| row.2 == number) {
+                row.3 = Is::Settled(outcome, at);
+            }
+            continue;
+        }
+        let find = |list: &[(Name, u64, u64, Is)], name: &Name| {
+            let row = list.iter().rev().find(|row| row.0 == *name)?;
+            match row.3 {
+                Is::Settled(Settled::Refused, _) => None,
+                Is::Settled(_, at) if table::BEGIN + now >= at + LIMITS.window => None,
+                is => Some((row.1, is)),
+            }
+        };
+        let key = (dice(3) == 0).then(|| (Name::of_request("", &dice(40).to_string()), dice(2)));
+        let ids: Vec<Option<Name>> =
+            (0..dice(4)).map(|_| (dice(5) > 0).then(|| Name::of_event("", &dice(40).to_string()))).collect();
+        let claimed = table.claim(&LIMITS, now, key.clone(), ids.clone(), Some(nobody));
+        let known: Vec<_> = ids.iter().map(|name| name.as_ref().and_then(|name| find(&list, name))).collect();
+        let any = |wanted: fn(&Is) -> bool| known.iter().flatten().any(|(_, is)| wanted(is));
+        let expected = match key.as_ref().and_then(|(name, digest)| Some((find(&list, name)?, *digest))) {
+            Some(((known, _), digest)) if known != digest => "other body",
+            Some(((_, Is::InFlight), _)) => "waits",
+            Some(((_, Is::Settled(Settled::Uncertain, _)), _)) => "uncertain",
+            Some(_) => "accepted",
+            None if any(|is| matches!(is, Is::Settled(Settled::Uncertain, _))) => "uncertain",
+            None if any(|is| matches!(is, Is::InFlight)) => "waits",
+            None if key.is_none() && !known.is_empty() && known.iter().all(Option::is_some) => "accepted",
+            None => "names",
+        };
+        let found = match &claimed {
+            Claimed::Names { .. } => "names",
+            Claimed::Waits => "waits",
+            Claimed::Answered(Answered::Accepted(_)) => "accepted",
+            Claimed::Answered(Answered::Uncertain) => "uncertain",
+            Claimed::Answered(Answered::OtherBody) => "other body",
+            Claimed::Answered(Answered::Busy) => "busy",
+        };
+        // A waiter is forgotten with its claim, and these claims may stay open for long.
+        assert!(found == expected || (found == "busy" && expected == "waits"), "step {step}: {found}");
+        if let Claimed::Names { names, number, fresh } = claimed {
+            for (at, name) in ids.iter().enumerate() {
+                let is_repeated = name.is_some() && ids[..at].contains(name);
+                assert_eq!(fresh.is_fresh[at], known[at].is_none() && !is_repeated, "step {step}");
+            }
+            for name in &names {
+                let digest = key.as_ref().filter(|key| key.0 == *name).map_or(0, |key| key.1);
+                list.push((name.clone(), digest, number, Is::InFlight));
+            }
+            if !names.is_empty() {
+                open.push((names, number));
+            }
+        }
+    }
+    let in_flight: usize = open.iter().map(|(names, _)| names.len()).sum();
+    assert!(table.entries.len() <= in_flight + 80, "what is over is forgotten");
+}

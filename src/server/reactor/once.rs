@@ -1,0 +1,122 @@
+//! Publications that are accepted once: those with an idempotency key, and those of events with a dedupe id.
+//!
+//! Invariants:
+//! - Nothing of such a publication is published without a claim on its key and on the ids of its new events.
+//! - A client is not read while its publication waits for another one, so its answers keep their order.
+//! - Each wait ends with the outcome of the other publication, and a publication waits a limited number of times.
+
+use std::sync::Arc;
+
+use super::loop_state::LoopState;
+use super::mailbox::{MailboxItem, WaitingPublish};
+use super::socket::Socket;
+use super::token::Token;
+use crate::dialect::Complete;
+use crate::engine::Refused;
+use crate::event::Event;
+use crate::server::dedupe::{Answered, Claim, Fresh, OnceClaim, PublishOnce, Settled, Waiter};
+use crate::server::session::effect::{Acceptance, PublishAnswer, PublishRefusal};
+
+/// Maximum number of times that a publication waits for another one.
+const WAITS_MAX: u8 = 4;
+
+/// Number of ids that cost a unit of work to claim and to settle.
+const IDS_A_UNIT: usize = 16;
+
+impl<S: Socket> LoopState<S> {
+    /// Publishes a client's events unless they were published before, and sends the answer.
+    pub(super) fn publish_once(
+        &mut self,
+        slot: usize,
+        events: Vec<Complete>,
+        mut once: Box<PublishOnce>,
+        answer: PublishAnswer,
+    ) {
+        self.turn.work.spend(u32::try_from(1 + events.len() / IDS_A_UNIT).unwrap_or(u32::MAX));
+        let token = self.clients.token(slot);
+        let number = self.requests.waits + 1;
+        let mailbox = &self.requests.mailbox;
+        let waiter = || -> Waiter {
+            let mailbox = Arc::clone(mailbox);
+            Box::new(move || mailbox.leave(token, MailboxItem::Settled(number)))
+        };
+        let claimed = self.shared.clients.dedupe.claim(
+            &self.turn.config.dedupe,
+            self.turn.tick,
+            &once,
+            events.iter().map(Complete::dedupe_id),
+            (once.waits < WAITS_MAX).then_some(waiter),
+        );
+        match claimed {
+            Claim::Publish(claim, fresh) => self.publish_fresh(slot, events, claim, fresh, answer),
+            Claim::Answered(answered) => {
+                let outcome = self.known_outcome(answered, events.len());
+                self.answer_publisher(slot, outcome, answer);
+            }
+            Claim::Waits => {
+                once.waits += 1;
+                self.requests.waits = number;
+                let bytes = events.iter().map(|event| size_of::<Complete>() + event.payload().len()).sum();
+                let charge = self.shared.held.charge(bytes);
+                self.clients.conns[slot].pending_answers += 1;
+                self.requests.waiting.insert(number, WaitingPublish { events, once, answer, charge });
+            }
+        }
+    }
+
+    /// Publishes the new events of a publication, and settles its claim with their outcome.
+    fn publish_fresh(
+        &mut self,
+        slot: usize,
+        events: Vec<Complete>,
+        claim: OnceClaim,
+        fresh: Fresh,
+        answer: PublishAnswer,
+    ) {
+        let Fresh { is_fresh, known } = fresh;
+        let count = events.len();
+        let is_new = events.into_iter().zip(is_fresh).filter(|(_, is_fresh)| *is_fresh);
+        let events: Vec<Event> = is_new.map(|(event, _)| event.into_event()).collect();
+        let duplicates = count - events.len();
+        let metrics = Arc::clone(&self.shared.metrics);
+        let settle = move |outcome: Result<Acceptance, PublishRefusal>| {
+            let outcome = outcome.map(|accepted| Acceptance { last: accepted.last.or(known), duplicates });
+            claim.settle(match outcome {
+                Ok(Acceptance { last, .. }) => Settled::Accepted(last),
+                Err(PublishRefusal::Engine(Refused::Unanswered)) => Settled::Uncertain,
+                Err(_) => Settled::Refused,
+            });
+            if outcome.is_ok() {
+                metrics.events_published.inc_by((count - duplicates) as u64);
+                metrics.events_duplicate.inc_by(duplicates as u64);
+            }
+            (answer.0)(outcome)
+        };
+        self.publish_now(slot, events, PublishAnswer(Box::new(settle)));
+    }
+
+    /// Returns the outcome of a publication that is not published, and counts its `count` events.
+    fn known_outcome(&self, answered: Answered, count: usize) -> Result<Acceptance, PublishRefusal> {
+        let refusal = match answered {
+            Answered::Accepted(last) => {
+                self.shared.metrics.events_duplicate.inc_by(count as u64);
+                return Ok(Acceptance { last, duplicates: count });
+            }
+            Answered::Uncertain => PublishRefusal::Engine(Refused::Unanswered),
+            Answered::OtherBody => PublishRefusal::KeyReused,
+            Answered::Busy => PublishRefusal::InFlight,
+        };
+        self.shared.metrics.fault(refusal.code().name());
+        Err(refusal)
+    }
+
+    /// Continues a publication that waited for another one, which is settled now.
+    pub(super) fn publish_again(&mut self, token: Token, number: u64) {
+        let Some(waiting) = self.requests.waiting.remove(&number) else { return };
+        let WaitingPublish { events, once, answer, .. } = waiting;
+        if let Some(slot) = self.find(token) {
+            self.publish_once(slot, events, once, answer);
+            self.deliver(token, None);
+        }
+    }
+}

@@ -11,7 +11,7 @@ use std::fmt;
 use super::event_keys::{KEYS, Others, UNREAD, read_timestamp};
 use super::fast_path;
 use super::infer_attributes::{
-    Complete, DEDUPE_ID_BYTES_MAX, Implied, PublishTerms, complete, complete_with_key, implied_by,
+    Complete, DEDUPE_ID_BYTES_MAX, Implied, PublishTerms, complete_with_key, implied_by,
 };
 use super::keys::{UnknownKey, plain_key};
 use crate::event::{Event, EventBuilder, EventError, json};
@@ -115,10 +115,13 @@ pub(crate) fn read_published(text: &str) -> Result<Complete, ReadError> {
 }
 
 fn read(text: &str, others: Others) -> Result<Complete, ReadError> {
-    fast_path::read(text, others, complete).map_or_else(|| read_any(text, others), Ok)
+    match fast_path::read(text, others, complete_with_key) {
+        Some(read) => read.map(|(event, terms)| event.under(terms)).map_err(ReadError::Event),
+        None => read_any(text, others),
+    }
 }
 
-/// Reads one event object of a publisher without the fast path.
+/// Reads one event object of a publisher without the fast path, which has accepted it if it is valid.
 pub(crate) fn read_any(text: &str, others: Others) -> Result<Complete, ReadError> {
     let (event, terms) = read_slowly(text, others, complete_with_key)?;
     Ok(event.under(terms))
@@ -137,10 +140,12 @@ pub(crate) fn read_stored(text: &str) -> Result<Event, ReadError> {
 /// Reads one event object that was published before, with the attributes that it names and no others.
 pub(crate) fn read_as_it_stands(text: &str) -> Result<Event, ReadError> {
     let others = Others::PassedOver;
-    fast_path::read(text, others, EventBuilder::build).map_or_else(
-        || read_slowly(text, others, |builder, _| EventBuilder::build(builder)).map(|read| read.0),
-        Ok,
-    )
+    let build = |builder: EventBuilder, _: Option<&str>| builder.build();
+    match fast_path::read(text, others, build) {
+        Some(read) => read.map_err(ReadError::Event),
+        None => read_slowly(text, others, build),
+    }
+    .map(|(event, _)| event)
 }
 
 /// Reads any event object, and builds it by `build`, which also gets AutoSDLC's `key`. Only publishers have conditions.
@@ -156,7 +161,8 @@ fn read_slowly<T>(
     if let (Others::Refused, Some(unknown)) = (others, unknown) {
         return Err(unknown);
     }
-    let terms = if others == Others::Refused { read_terms(&input)? } else { PublishTerms::default() };
+    let terms =
+        if others == Others::Refused { read_terms(input.dedupe_id)? } else { PublishTerms::default() };
     let event_type = input.event_type.as_deref().unwrap_or_default();
     let mut builder = Event::builder(event_type);
     if let Some(source) = &input.source {
@@ -190,8 +196,8 @@ fn read_slowly<T>(
 }
 
 /// Reads the conditions of an event's publisher.
-fn read_terms(input: &EventIn<'_>) -> Result<PublishTerms, ReadError> {
-    let dedupe_id = text_of("dedupe_id", input.dedupe_id)?;
+pub(super) fn read_terms(dedupe_id: Option<&str>) -> Result<PublishTerms, ReadError> {
+    let dedupe_id = text_of("dedupe_id", dedupe_id)?;
     match dedupe_id.as_ref().map(|id| id.len()) {
         Some(0) => return Err(fault(&"dedupe_id is empty")),
         Some(bytes) if bytes > DEDUPE_ID_BYTES_MAX => {

@@ -1,13 +1,17 @@
-//! Fast path for event objects as publishers mostly write them: one pass over known fields with values of their kinds and
-//! strings without escapes.
+//! Fast path for valid event objects: one pass over the fields, which copies the payload as it validates it.
 //!
 //! Invariants:
 //! - An object that is accepted here is read exactly as `envelope` reads the same text. A fuzz target compares both.
-//! - Every other text is left to `envelope`, which also has the error texts.
+//! - Every valid object is accepted here, so a publisher's payload is not read again. Text that is wrong is left to
+//!   `envelope`, which has the error texts and does not copy.
 
+use std::borrow::Cow;
 use std::mem;
 
+use super::envelope::read_terms;
 use super::event_keys::{Others, read_timestamp};
+use super::infer_attributes::PublishTerms;
+use super::keys::plain_key;
 use crate::event::{Attribute, EventBuilder, EventError, json};
 
 /// Marks text that is left to `envelope`.
@@ -38,14 +42,21 @@ impl<'a> Scan<'a> {
         is_next
     }
 
-    /// Reads a string, or `null` as none.
-    fn string(&mut self) -> Result<Option<&'a str>, Unsupported> {
-        if self.null() {
-            return Ok(None);
+    /// Reads a string.
+    fn text(&mut self) -> Result<Cow<'a, str>, Unsupported> {
+        if let Some((plain, end)) = json::plain_string(self.text, self.at) {
+            self.at = end;
+            return Ok(Cow::Borrowed(plain));
         }
-        let (string, end) = json::plain_string(self.text, self.at).ok_or(Unsupported)?;
+        let end = json::text_end(self.text, self.at).ok_or(Unsupported)?;
+        let text = plain_key(&self.text[self.at..end]).ok_or(Unsupported)?;
         self.at = end;
-        Ok(Some(string))
+        Ok(text)
+    }
+
+    /// Reads a string, or `null` as none.
+    fn string(&mut self) -> Result<Option<Cow<'a, str>>, Unsupported> {
+        if self.null() { Ok(None) } else { self.text().map(Some) }
     }
 
     /// Reads any value as it stands, or `null` as none.
@@ -58,21 +69,19 @@ impl<'a> Scan<'a> {
         Ok(Some(&self.text[start..self.at]))
     }
 
-    /// Reads the next field's name and colon; returns an empty name at the object's end.
-    fn key(&mut self, is_first: bool) -> Result<&'a str, Unsupported> {
+    /// Reads the next field's name and colon; returns `None` at the object's end.
+    fn key(&mut self, is_first: bool) -> Result<Option<Cow<'a, str>>, Unsupported> {
         if self.take(b'}') {
-            return Ok("");
+            return Ok(None);
         }
         if !is_first {
             usual(self.take(b','))?;
             self.space();
         }
-        let (key, end) = json::plain_string(self.text, self.at).ok_or(Unsupported)?;
-        self.at = end;
-        // The empty name marks the end.
-        usual(!key.is_empty() && self.take(b':'))?;
+        let key = self.text()?;
+        usual(self.take(b':'))?;
         self.space();
-        Ok(key)
+        Ok(Some(key))
     }
 }
 
@@ -100,39 +109,49 @@ const TIMESTAMP: usize = ENTITY + 1;
 const PAYLOAD: usize = ENTITY + 2;
 const TRACE_PARENT: usize = ENTITY + 3;
 const TRACE_STATE: usize = ENTITY + 4;
+const KEY: usize = ENTITY + 5;
+const DEDUPE_ID: usize = ENTITY + 6;
 
-/// Reads one event object and builds it by `build`. Returns `None` if anything in it is unusual or wrong.
+/// Reads one event object and builds it by `build`, which also gets AutoSDLC's `key`. Returns `None` if the text is wrong,
+/// and the builder's error if the fields make no event. Only publishers have conditions.
 pub(crate) fn read<T>(
     text: &str,
     others: Others,
-    build: impl FnOnce(EventBuilder) -> Result<T, EventError>,
-) -> Option<T> {
-    read_usual(text, others).and_then(|builder| build(builder).map_err(|_| Unsupported)).ok()
+    build: impl FnOnce(EventBuilder, Option<&str>) -> Result<T, EventError>,
+) -> Option<Result<(T, PublishTerms), EventError>> {
+    let Read { builder, key, dedupe_id } = read_fields(text, others).ok()?;
+    let terms = if others == Others::Refused { read_terms(dedupe_id).ok()? } else { PublishTerms::default() };
+    Some(build(builder, key).map(|event| (event, terms)))
 }
 
-fn read_usual(text: &str, others: Others) -> Result<EventBuilder, Unsupported> {
+/// Fields of an event object.
+struct Read<'a> {
+    builder: EventBuilder,
+    key: Option<&'a str>,
+    dedupe_id: Option<&'a str>,
+}
+
+fn read_fields(text: &str, others: Others) -> Result<Read<'_>, Unsupported> {
     let mut scan = Scan { text, at: 0 };
     usual(scan.take(b'{'))?;
     let mut builder = EventBuilder::with_room(text.len());
     let mut is_first = true;
     let mut seen = 0u32;
-    let (mut parent, mut state) = (None, None);
-    loop {
-        let key = scan.key(mem::take(&mut is_first))?;
+    let (mut parent, mut state, mut subject, mut dedupe_id) = (None, None, None, None);
+    while let Some(key) = scan.key(mem::take(&mut is_first))? {
         let mut see = |place: usize| {
             let is_new = seen & (1 << place) == 0;
             seen |= 1 << place;
             usual(is_new)
         };
-        if let Some(attribute) = attribute(key) {
+        if let Some(attribute) = attribute(&key) {
             see(attribute.index())?;
             if let Some(value) = scan.string()? {
-                builder.set(attribute, value);
+                builder.set(attribute, &value);
             }
             continue;
         }
-        match key {
-            "" => break,
+        match &*key {
             "payload" | "data" => {
                 see(PAYLOAD)?;
                 if !scan.null() {
@@ -150,7 +169,7 @@ fn read_usual(text: &str, others: Others) -> Result<EventBuilder, Unsupported> {
                 if !scan.null() {
                     // An object names the entity, even an empty one.
                     builder.set(Attribute::EntityKind, "");
-                    entity(&mut scan, &mut builder)?;
+                    entity(&mut scan, others, &mut builder)?;
                 }
             }
             "traceparent" => {
@@ -161,50 +180,68 @@ fn read_usual(text: &str, others: Others) -> Result<EventBuilder, Unsupported> {
                 see(TRACE_STATE)?;
                 state = scan.string()?;
             }
-            // The key may name the entity.
-            "key" => return Err(Unsupported),
+            "key" => {
+                see(KEY)?;
+                subject = scan.value()?;
+            }
+            "dedupe_id" => {
+                see(DEDUPE_ID)?;
+                dedupe_id = scan.value()?;
+            }
             // `envelope` names the key in its error.
             other if !others.allow(other) => return Err(Unsupported),
-            _ => drop(scan.value()?),
+            _ => {
+                scan.value()?;
+            }
         }
     }
     scan.space();
     usual(scan.at == text.len())?;
     if let Some(parent) = parent {
-        builder = builder.trace(parent, state);
+        builder = builder.trace(&parent, state.as_deref());
     }
-    Ok(builder)
+    Ok(Read { builder, key: subject, dedupe_id })
 }
 
 /// Reads the object of an entity's kind and id.
-fn entity(scan: &mut Scan<'_>, builder: &mut EventBuilder) -> Result<(), Unsupported> {
+fn entity(scan: &mut Scan<'_>, others: Others, builder: &mut EventBuilder) -> Result<(), Unsupported> {
     usual(scan.take(b'{'))?;
     let mut is_first = true;
     let mut seen = 0u32;
-    loop {
-        let attribute = match scan.key(mem::take(&mut is_first))? {
-            "" => return Ok(()),
+    while let Some(key) = scan.key(mem::take(&mut is_first))? {
+        let attribute = match &*key {
             "kind" => Attribute::EntityKind,
             "id" => Attribute::EntityId,
+            _ if others == Others::PassedOver => {
+                scan.value()?;
+                continue;
+            }
             _ => return Err(Unsupported),
         };
         usual(seen & (1 << attribute.index()) == 0)?;
         seen |= 1 << attribute.index();
         if let Some(value) = scan.string()? {
-            builder.set(attribute, value);
+            builder.set(attribute, &value);
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::envelope;
-    use crate::dialect::infer_attributes::{Complete, complete};
+    use crate::dialect::envelope::{self, ReadError};
+    use crate::dialect::infer_attributes::{Complete, complete_with_key};
+
+    const BOTH: [Others; 2] = [Others::PassedOver, Others::Refused];
+
+    fn quick(text: &str, others: Others) -> Option<Result<Complete, EventError>> {
+        Some(read(text, others, complete_with_key)?.map(|(event, terms)| event.under(terms)))
+    }
 
     /// Texts that both readers accept with the same result.
     #[test]
-    fn usual_events_are_taken_as_the_other_reader_takes_them() {
+    fn valid_events_are_taken_as_the_other_reader_takes_them() {
         let whole = r#"{"event_id":"a-1","event_type":"task.progress","source":"core","timestamp":"2026-01-27T10:21:33.123456Z","correlation_id":"run-42","stream_id":"webhook","execution_id":"ex-1","entity":{"kind":"task","id":"t-1"},"channel":"dev","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","tracestate":"a=b","payload":{"n":42}}"#;
         for text in [
             whole,
@@ -216,17 +253,31 @@ mod tests {
             r#"{"type":"agent_status","entity":{"kind":"k"},"data":{"agentId":"coder-001"}}"#,
             r#"{"type":"agent.message","payload":{"circle_name":"dev-team"},"channel":null}"#,
             r#"{"type":"EXECUTION_STARTED","execution_id":"own","data":{"stream_id":"s","execution_id":"e"}}"#,
+            r#"{"ty\u0070e":"\u00e9\"","sour\u0063e":"a\/b","p\u0061yload":{"n":1}}"#,
+            r#"{"type":"x","":1}"#,
+            r#"{"type":"x","entity":{"kind":"k","more":[1],"\u0069d":"\ud83d\ude00"}}"#,
+            r#"{"type":"agent_status","key":"agent:coder-001:status"}"#,
+            r#"{"key":"agent:a:b:status","type":"agent_status","data":{"agentId":7}}"#,
+            r#"{"type":"agent_status","key":null,"payload":1}"#,
+            r#"{"type":"agent_status","key":{"a":1}}"#,
+            r#"{"type":"x","dedupe_id":"or\u0064er-7"}"#,
+            r#"{"type":"x","dedupe_id":null}"#,
         ] {
             let object = |event: Complete| {
                 let mut out = String::new();
                 envelope::write_lean(&event, &mut out);
                 out
             };
-            let quick =
-                read(text, Others::PassedOver, complete).unwrap_or_else(|| panic!("not taken: {text}"));
+            let read = quick(text, Others::PassedOver).unwrap_or_else(|| panic!("not taken: {text}"));
             assert_eq!(
-                object(quick),
+                object(read.expect(text)),
                 object(envelope::read_any(text, Others::PassedOver).expect("valid")),
+                "{text}"
+            );
+            let id = |event: Complete| event.dedupe_id().map(str::to_owned);
+            assert_eq!(
+                quick(text, Others::Refused).map(|read| id(read.expect(text))),
+                envelope::read_any(text, Others::Refused).ok().map(id),
                 "{text}"
             );
         }
@@ -237,25 +288,42 @@ mod tests {
         for (text, is_taken) in [
             (r#"{"type":"x","entitty":{"kind":"k"}}"#, false),
             (r#"{"type":"x","data":1,"extra":null}"#, false),
+            (r#"{"type":"x","":1}"#, false),
+            (r#"{"type":"x","dedupe_id":7}"#, false),
+            (r#"{"type":"x","dedupe_id":""}"#, false),
+            (r#"{"type":"x","entity":{"kind":"k","more":1}}"#, false),
             (
                 r#"{"event_id":"a-1","type":"x","position":"a~1","merged":3,"id":"m","metadata":{"a":1}}"#,
                 true,
             ),
             (r#"{"type":"x","message_id":"m","payload":{"entitty":1}}"#, true),
         ] {
-            assert!(read(text, Others::PassedOver, complete).is_some(), "{text}");
-            assert_eq!(read(text, Others::Refused, complete).is_some(), is_taken, "{text}");
+            assert!(quick(text, Others::PassedOver).is_some(), "{text}");
+            assert_eq!(quick(text, Others::Refused).is_some(), is_taken, "{text}");
             assert_eq!(envelope::read_any(text, Others::Refused).is_ok(), is_taken, "{text}");
         }
     }
 
     #[test]
-    fn what_is_unusual_or_wrong_is_left_to_the_other_reader() {
+    fn fields_that_make_no_event_are_told_without_another_pass() {
         let long = format!(r#"{{"type":"{}"}}"#, "x".repeat(2000));
+        for text in ["{}", r#"{"type":"a\tb"}"#, r#"{"type":""}"#, r#"{"type":"x","source":"\u0000"}"#, &long]
+        {
+            for others in BOTH {
+                let error = quick(text, others).expect(text).expect_err(text);
+                let Err(ReadError::Event(other)) = envelope::read_any(text, others) else {
+                    panic!("another fault: {text}");
+                };
+                assert_eq!(error, other, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_left_to_the_other_reader() {
         for text in [
             "",
             "{",
-            "{}",
             "[]",
             r#"{"type":"x""#,
             r#"{"type":"x"}}"#,
@@ -263,24 +331,26 @@ mod tests {
             r#"{"type":"x",}"#,
             r#"{,"type":"x"}"#,
             r#"{"type":"x" "source":"y"}"#,
-            r#"{"type":"a\tb"}"#,
+            r#"{"type":"\ud800"}"#,
+            r#"{"type":"\x"}"#,
             r#"{"type":"x","event_type":"y"}"#,
             r#"{"type":"x","type":"y"}"#,
             r#"{"type":5}"#,
-            r#"{"type":""}"#,
             r#"{"type":nullx}"#,
             r#"{"ty\u0070e":"x","type":"y"}"#,
-            r#"{"type":"x","":1}"#,
             r#"{"type":"x","entity":"task:1"}"#,
-            r#"{"type":"x","entity":{"kind":"k","more":1}}"#,
             r#"{"type":"x","entity":{"kind":"k","kind":"l"}}"#,
             r#"{"type":"x","payload":}"#,
             r#"{"type":"x","payload":{]}"#,
+            r#"{"type":"x","payload":1,"d\u0061ta":2}"#,
             r#"{"type":"x","ts":"yesterday"}"#,
-            r#"{"type":"agent_status","key":"agent:coder-001:status"}"#,
-            long.as_str(),
+            r#"{"type":"agent_status","key":"agent:a:status","key":"agent:b:status"}"#,
+            r#"{"type":"x","dedupe_id":"1","dedupe_id":"2"}"#,
         ] {
-            assert!(read(text, Others::PassedOver, complete).is_none(), "{text}");
+            for others in BOTH {
+                assert!(quick(text, others).is_none(), "{text}");
+                assert!(envelope::read_any(text, others).is_err(), "{text}");
+            }
         }
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn complete(builder: EventBuilder) -> Result<Complete, EventError> {
 }
 
 /// Builds the event as [`complete`], from an object with AutoSDLC's `key`, which names an entity if the payload does not.
-pub(super) fn complete_with_key(
+pub(crate) fn complete_with_key(
     mut builder: EventBuilder,
     key: Option<&str>,
 ) -> Result<Complete, EventError> {

@@ -25,7 +25,7 @@ mod gap;
 mod gathering;
 #[cfg(feature = "dialects")]
 mod hive;
-mod infer_attributes;
+pub(crate) mod infer_attributes;
 pub(crate) mod keys;
 pub(crate) mod lean;
 mod name;

@@ -27,29 +27,16 @@ impl fmt::Display for JsonError {
 
 impl std::error::Error for JsonError {}
 
-/// Next token that is allowed.
-#[derive(Clone, Copy, PartialEq)]
-enum Expect {
-    Value,
-    /// Right after `[`: a value or `]`.
-    FirstItem,
-    /// Right after `{`: a key or `}`.
-    FirstKey,
-    Key,
-    Colon,
-    /// After a value: `,` or the closing bracket, or the end at depth 0.
-    Comma,
-}
+/// Reasons of faults that come in two readers.
+const NO_KEY: &str = "expected a key";
+const NO_COLON: &str = "expected ':'";
+const NO_VALUE: &str = "expected a value";
+const NO_END: &str = "expected ',' or an end";
+const CUT_OFF: &str = "unexpected end";
 
-impl Expect {
-    /// Returns the reason of a fault where another token came. Values have reasons of their own.
-    const fn reason(self) -> &'static str {
-        match self {
-            Self::Key | Self::FirstKey => "expected a key",
-            Self::Colon => "expected ':'",
-            _ => "expected ',' or an end",
-        }
-    }
+#[cold]
+const fn fault<T>(offset: usize, reason: &'static str) -> Result<T, JsonError> {
+    Err(JsonError { offset, reason })
 }
 
 /// Appends `text`, minified, to `out`. After an error `out` may hold a part of it.
@@ -75,92 +62,161 @@ pub(crate) fn space_end(text: &str, mut at: usize) -> usize {
     at
 }
 
-/// Validates the value at offset `start` and returns the offset after it. Passes it to `keep` in pieces, without its
-/// white space; after an error `keep` may have got a part.
-pub(crate) fn scan<'a>(
-    text: &'a str,
-    start: usize,
-    mut keep: impl FnMut(&'a str),
-) -> Result<usize, JsonError> {
-    let bytes = text.as_bytes();
-    // One bit for each level: 1 is an object. DEPTH_MAX bits.
-    let mut kinds: u128 = 0;
-    let mut depth = 0usize;
-    let mut expect = Expect::Value;
-    let mut at = start;
-    // Start of the piece for `keep`: bytes between white space.
-    let mut kept = start;
-    let fail = |offset, reason| Err(JsonError { offset, reason });
-    while let Some(&byte) = bytes.get(at) {
-        match byte {
-            b' ' | b'\t' | b'\n' | b'\r' => {
-                keep(&text[kept..at]);
-                at = space_end(text, at);
-                kept = at;
-                continue;
-            }
-            b'"' => match expect {
-                Expect::Value | Expect::FirstItem => {
-                    at = string_end(bytes, at)?;
-                    (at, expect) = after_value(bytes, at, depth, kinds);
-                }
-                Expect::Key | Expect::FirstKey => {
-                    at = string_end(bytes, at)?;
-                    expect = Expect::Colon;
-                }
-                _ => return fail(at, expect.reason()),
-            },
-            b':' if expect == Expect::Colon => {
-                at += 1;
-                expect = Expect::Value;
-            }
-            b',' if expect == Expect::Comma => {
-                at += 1;
-                expect = if kinds & 1 == 1 { Expect::Key } else { Expect::Value };
-            }
-            b'{' | b'[' if matches!(expect, Expect::Value | Expect::FirstItem) => {
-                if depth == DEPTH_MAX {
-                    return fail(at, "nested deeper than 128 levels");
-                }
-                at += 1;
-                depth += 1;
-                kinds = (kinds << 1) | u128::from(byte == b'{');
-                expect = if byte == b'{' { Expect::FirstKey } else { Expect::FirstItem };
-            }
-            b'}' | b']' if depth > 0 && (kinds & 1 == 1) == (byte == b'}') => {
-                let empty = if byte == b'}' { Expect::FirstKey } else { Expect::FirstItem };
-                if expect != Expect::Comma && expect != empty {
-                    return fail(at, "expected a value or key before the end");
-                }
-                at += 1;
-                depth -= 1;
-                kinds >>= 1;
-                expect = Expect::Comma;
-            }
-            _ if matches!(expect, Expect::Value | Expect::FirstItem) => {
-                at = match integer_end(bytes, at) {
-                    Some(end) => end,
-                    None => scalar_end(bytes, at)?,
-                };
-                (at, expect) = after_value(bytes, at, depth, kinds);
-            }
-            _ => return fail(at, expect.reason()),
-        }
-        if depth == 0 {
-            keep(&text[kept..at]);
-            return Ok(at);
-        }
-    }
-    fail(at, "unexpected end")
+/// Arrays and objects that are open.
+#[derive(Clone, Copy, Default)]
+struct OpenLevels {
+    depth: usize,
+    /// One bit for each level, the innermost last: 1 is an object. [`DEPTH_MAX`] bits.
+    kinds: u128,
 }
 
-/// Returns the offset and the next token after a value that ends at `at`. Most values are followed by a comma, which is
-/// skipped here.
+impl OpenLevels {
+    #[inline]
+    fn open(&mut self, at: usize, is_object: bool) -> Result<(), JsonError> {
+        if self.depth == DEPTH_MAX {
+            return fault(at, "nested deeper than 128 levels");
+        }
+        self.depth += 1;
+        self.kinds = (self.kinds << 1) | u128::from(is_object);
+        Ok(())
+    }
+
+    #[inline]
+    fn close(&mut self) {
+        self.depth -= 1;
+        self.kinds >>= 1;
+    }
+
+    #[inline]
+    fn is_in_object(self) -> bool {
+        self.kinds & 1 == 1
+    }
+}
+
+/// Pieces of a value between its white space, for a caller that keeps them.
+struct KeptPieces<'a, K> {
+    text: &'a str,
+    /// Start of the piece at hand.
+    from: usize,
+    keep: K,
+}
+
+impl<'a, K: FnMut(&'a str)> KeptPieces<'a, K> {
+    /// Ends the piece before the white space at `at`, if there is some. Returns the offset after it.
+    #[inline]
+    fn space(&mut self, at: usize) -> usize {
+        match self.text.as_bytes().get(at) {
+            Some(byte) if is_space(*byte) => self.skip(at),
+            _ => at,
+        }
+    }
+
+    fn skip(&mut self, at: usize) -> usize {
+        (self.keep)(&self.text[self.from..at]);
+        self.from = space_end(self.text, at);
+        self.from
+    }
+}
+
+/// Validates the value at offset `start` and returns the offset after it. Passes it to `keep` in pieces, without its
+/// white space; after an error `keep` may have got a part.
+///
+/// A byte takes at most 36 instructions, a byte of most texts less than 25.
+pub(crate) fn scan<'a>(text: &'a str, start: usize, keep: impl FnMut(&'a str)) -> Result<usize, JsonError> {
+    let bytes = text.as_bytes();
+    let mut levels = OpenLevels::default();
+    let mut pieces = KeptPieces { text, from: start, keep };
+    let mut at = start;
+    loop {
+        // A value.
+        match bytes.get(at) {
+            Some(b'[') => {
+                levels.open(at, false)?;
+                at = pieces.space(at + 1);
+                if bytes.get(at) != Some(&b']') {
+                    continue;
+                }
+                levels.close();
+                at += 1;
+            }
+            Some(b'{') => {
+                levels.open(at, true)?;
+                at = pieces.space(at + 1);
+                if bytes.get(at) != Some(&b'}') {
+                    at = member_key(bytes, at, &mut pieces)?;
+                    continue;
+                }
+                levels.close();
+                at += 1;
+            }
+            Some(b'"') => at = string_end(bytes, at)?,
+            Some(b' ' | b'\t' | b'\n' | b'\r') => {
+                at = pieces.skip(at);
+                continue;
+            }
+            Some(b']') if levels.depth > 0 && !levels.is_in_object() => {
+                return fault(at, "expected a value before the end");
+            }
+            // Most numbers are positive integers.
+            Some(b'1'..=b'9') => {
+                let end = digits_end(bytes, at + 1);
+                at = match bytes.get(end) {
+                    Some(b'.' | b'e' | b'E') => {
+                        fraction_end(bytes, end).ok_or_else(|| scalar_fault(bytes, at))?
+                    }
+                    _ => end,
+                };
+            }
+            Some(_) => at = scalar_end(bytes, at)?,
+            None => return fault(at, CUT_OFF),
+        }
+        // The comma or bracket after a value.
+        loop {
+            if levels.depth == 0 {
+                (pieces.keep)(&text[pieces.from..at]);
+                return Ok(at);
+            }
+            let is_in_object = levels.is_in_object();
+            match bytes.get(at) {
+                Some(b',') => {
+                    at += 1;
+                    if is_in_object {
+                        at = pieces.space(at);
+                        at = member_key(bytes, at, &mut pieces)?;
+                    }
+                    break;
+                }
+                Some(b']') if !is_in_object => levels.close(),
+                Some(b'}') if is_in_object => levels.close(),
+                Some(byte) if is_space(*byte) => {
+                    at = pieces.skip(at);
+                    continue;
+                }
+                Some(_) => return fault(at, NO_END),
+                None => return fault(at, CUT_OFF),
+            }
+            at += 1;
+        }
+    }
+}
+
+/// Returns the offset after the key at `at` and its colon.
 #[inline]
-fn after_value(bytes: &[u8], at: usize, depth: usize, kinds: u128) -> (usize, Expect) {
+fn member_key<'a>(
+    bytes: &[u8],
+    at: usize,
+    pieces: &mut KeptPieces<'a, impl FnMut(&'a str)>,
+) -> Result<usize, JsonError> {
     match bytes.get(at) {
-        Some(b',') if depth > 0 => (at + 1, if kinds & 1 == 1 { Expect::Key } else { Expect::Value }),
-        _ => (at, Expect::Comma),
+        Some(b'"') => {}
+        Some(_) => return fault(at, NO_KEY),
+        None => return fault(at, CUT_OFF),
+    }
+    let at = pieces.space(string_end(bytes, at)?);
+    match bytes.get(at) {
+        Some(b':') => Ok(at + 1),
+        Some(_) => fault(at, NO_COLON),
+        None => fault(at, CUT_OFF),
     }
 }
 
@@ -230,17 +286,17 @@ impl<'a> ObjectMembers<'a> {
             return Ok(None);
         }
         if !is_first {
-            self.take(b',', Expect::Comma.reason())?;
+            self.take(b',', NO_END)?;
             self.space();
         }
         let text = self.text;
         let key = self.at;
         if text.as_bytes().get(key) != Some(&b'"') {
-            return Err(JsonError { offset: key, reason: Expect::Key.reason() });
+            return Err(JsonError { offset: key, reason: NO_KEY });
         }
         self.at = string_end(text.as_bytes(), key)?;
         let key = &text[key..self.at];
-        self.take(b':', Expect::Colon.reason())?;
+        self.take(b':', NO_COLON)?;
         self.space();
         let value = self.at;
         self.at = scan(text, value, |_| ())?;
@@ -275,28 +331,57 @@ pub(crate) fn plain_string(text: &str, at: usize) -> Option<(&str, usize)> {
     (bytes.get(end) == Some(&b'"')).then(|| (&text[at + 1..end], end + 1))
 }
 
+/// Returns the offset after the string that starts with a quote at `at`; `None` if there is something else.
+#[cfg(feature = "server")]
+pub(crate) fn text_end(text: &str, at: usize) -> Option<usize> {
+    let bytes = text.as_bytes();
+    if bytes.get(at) == Some(&b'"') { string_end(bytes, at).ok() } else { None }
+}
+
 /// Returns the offset after the string that starts with a quote at `at`.
-fn string_end(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
-    at += 1;
-    loop {
-        at = special_from(bytes, at);
-        match bytes.get(at) {
-            Some(b'"') => return Ok(at + 1),
-            Some(b'\\') => match bytes.get(at + 1) {
-                Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => at += 2,
-                Some(b'u') => {
-                    let hex = bytes.get(at + 2..at + 6).unwrap_or_default();
-                    if hex.len() < 4 || !hex.iter().all(u8::is_ascii_hexdigit) {
-                        return Err(JsonError { offset: at, reason: "bad \\u escape" });
-                    }
-                    at += 6;
-                }
-                _ => return Err(JsonError { offset: at, reason: "bad escape" }),
-            },
-            Some(_) => return Err(JsonError { offset: at, reason: "control character in a string" }),
-            None => return Err(JsonError { offset: at, reason: "unexpected end of a string" }),
+#[inline(always)]
+fn string_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
+    let end = special_from(bytes, at + 1);
+    if bytes.get(end) == Some(&b'"') { Ok(end + 1) } else { escaped_string_end(bytes, end) }
+}
+
+/// Returns the offset after the string that goes on at `at` with an escape, or has a fault there.
+#[inline(never)]
+fn escaped_string_end(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
+    while bytes.get(at) != Some(&b'"') {
+        match escape_end(bytes, at) {
+            Some(after) => at = special_from(bytes, after),
+            None => return Err(string_fault(bytes, at)),
         }
     }
+    Ok(at + 1)
+}
+
+/// Returns the offset after the escape at `at`, or `None` if there is none.
+fn escape_end(bytes: &[u8], at: usize) -> Option<usize> {
+    if bytes.get(at) != Some(&b'\\') {
+        return None;
+    }
+    match bytes.get(at + 1)? {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(at + 2),
+        b'u' => {
+            let hex = bytes.get(at + 2..at + 6)?;
+            hex.iter().all(u8::is_ascii_hexdigit).then_some(at + 6)
+        }
+        _ => None,
+    }
+}
+
+/// Returns the fault at `at` in a string.
+#[cold]
+fn string_fault(bytes: &[u8], at: usize) -> JsonError {
+    let reason = match (bytes.get(at), bytes.get(at + 1)) {
+        (Some(b'\\'), Some(b'u')) => "bad \\u escape",
+        (Some(b'\\'), _) => "bad escape",
+        (Some(_), _) => "control character in a string",
+        (None, _) => "unexpected end of a string",
+    };
+    JsonError { offset: at, reason }
 }
 
 /// Returns the high bit of each byte that is `"`, `\` or below 0x20 (Bit Twiddling Hacks: "determine if a word has a
@@ -308,68 +393,81 @@ fn special_bytes(word: u64) -> u64 {
     less(word, 0x20) | less(word ^ (ONES * u64::from(b'"')), 1) | less(word ^ (ONES * u64::from(b'\\')), 1)
 }
 
-/// Returns the offset after a positive integer, which most numbers are; `None` if there is anything else.
+/// Returns the offset after the digits from `at` on.
 #[inline]
-fn integer_end(bytes: &[u8], at: usize) -> Option<usize> {
-    if !matches!(bytes[at], b'1'..=b'9') {
-        return None;
+fn digits_end(bytes: &[u8], mut at: usize) -> usize {
+    while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+        at += 1;
     }
-    let mut end = at + 1;
-    loop {
-        match bytes.get(end) {
-            Some(b'0'..=b'9') => end += 1,
-            Some(b'.' | b'e' | b'E') => return None,
-            _ => return Some(end),
-        }
-    }
+    at
 }
 
 /// Returns the offset after a number, `true`, `false` or `null`.
+#[inline(always)]
 fn scalar_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
+    let start = at + usize::from(bytes[at] == b'-');
+    let end = digits_end(bytes, start);
+    let has_digits = end == start + 1 || (end > start && bytes[start] != b'0');
+    let has_more = matches!(bytes.get(end), Some(b'.' | b'e' | b'E'));
+    if has_digits && !has_more {
+        return Ok(end);
+    }
+    let end = if has_digits { fraction_end(bytes, end) } else { word_end(bytes, at) };
+    end.ok_or_else(|| scalar_fault(bytes, at))
+}
+
+/// Returns the offset after a number whose digits end at `end`, before its fraction or exponent.
+#[inline(never)]
+fn fraction_end(bytes: &[u8], mut end: usize) -> Option<usize> {
+    if bytes.get(end) == Some(&b'.') {
+        let fraction = end + 1;
+        end = digits_end(bytes, fraction);
+        if end == fraction {
+            return None;
+        }
+    }
+    if matches!(bytes.get(end), Some(b'e' | b'E')) {
+        let exponent = end + 1 + usize::from(matches!(bytes.get(end + 1), Some(b'+' | b'-')));
+        end = digits_end(bytes, exponent);
+        if end == exponent {
+            return None;
+        }
+    }
+    Some(end)
+}
+
+/// Returns the offset after `true`, `false` or `null`.
+#[inline(never)]
+fn word_end(bytes: &[u8], at: usize) -> Option<usize> {
     let word: &[u8] = match bytes[at] {
         b't' => b"true",
         b'f' => b"false",
         b'n' => b"null",
-        _ => return number_end(bytes, at),
+        _ => return None,
     };
-    if bytes[at..].starts_with(word) {
-        return Ok(at + word.len());
-    }
-    Err(JsonError { offset: at, reason: "expected a value" })
+    bytes[at..].starts_with(word).then_some(at + word.len())
 }
 
-/// Returns the offset after a number.
-fn number_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
-    // Most numbers are digits only.
-    let mut plain = at;
-    while bytes.get(plain).is_some_and(u8::is_ascii_digit) {
-        plain += 1;
-    }
-    let is_plain = plain > at && (bytes[at] != b'0' || plain == at + 1);
-    if is_plain && !matches!(bytes.get(plain), Some(b'.' | b'e' | b'E')) {
-        return Ok(plain);
-    }
-    let digits = |mut place: usize| {
-        let start = place;
-        while bytes.get(place).is_some_and(u8::is_ascii_digit) {
-            place += 1;
-        }
-        (place > start).then_some(place).ok_or(JsonError { offset: start, reason: "expected a value" })
-    };
+/// Returns the fault of the scalar at `at`.
+#[cold]
+fn scalar_fault(bytes: &[u8], at: usize) -> JsonError {
     let start = at + usize::from(bytes[at] == b'-');
-    let mut end = digits(start)?;
-    if bytes[start] == b'0' && end > start + 1 {
-        return Err(JsonError { offset: start, reason: "number with a leading zero" });
+    let mut end = digits_end(bytes, start);
+    if end > start + 1 && bytes[start] == b'0' {
+        return JsonError { offset: start, reason: "number with a leading zero" };
     }
-    if bytes.get(end) == Some(&b'.') {
-        end = digits(end + 1)?;
+    // The part that lacks digits is the number itself, its fraction or its exponent.
+    if end > start && bytes.get(end) == Some(&b'.') {
+        let fraction = end + 1;
+        end = digits_end(bytes, fraction);
+        if end == fraction {
+            return JsonError { offset: fraction, reason: NO_VALUE };
+        }
     }
-    if matches!(bytes.get(end), Some(b'e' | b'E')) {
-        end += 1;
-        end += usize::from(matches!(bytes.get(end), Some(b'+' | b'-')));
-        end = digits(end)?;
+    if end > start && matches!(bytes.get(end), Some(b'e' | b'E')) {
+        end += 1 + usize::from(matches!(bytes.get(end + 1), Some(b'+' | b'-')));
     }
-    Ok(end)
+    JsonError { offset: if end > start { end } else { start }, reason: NO_VALUE }
 }
 
 /// Appends `text` as a JSON string, quotes included. Every control character is escaped.

@@ -21,8 +21,9 @@ use crate::bus::Bus;
 use crate::codec::deflate::Inflater;
 use crate::codec::ws;
 use crate::dialect::envelope::ReadError;
+use crate::dialect::infer_attributes::complete_with_key;
 use crate::dialect::{
-    Command, Encoding, Incoming, Others, Place, Reply, Stamp, cloudevents, complete, envelope, fast_path,
+    Command, Encoding, Incoming, Others, Place, Reply, Stamp, cloudevents, envelope, fast_path,
 };
 use crate::event::{Event, Timestamp};
 use crate::server::ServerConfig;
@@ -98,11 +99,14 @@ pub fn event(data: &[u8]) {
         written
     };
     for others in [Others::PassedOver, Others::Refused] {
-        if let Some(quick) = fast_path::read(text, others, complete) {
-            let Ok(event) = envelope::read_any(text, others) else {
-                panic!("taken sooner than read: {text}")
-            };
-            assert_eq!(object(&quick), object(&event));
+        match (fast_path::read(text, others, complete_with_key), envelope::read_any(text, others)) {
+            (Some(Ok((quick, terms))), Ok(event)) => {
+                assert_eq!(object(&quick), object(&event));
+                assert_eq!(terms.dedupe_id.as_deref(), event.dedupe_id());
+            }
+            (Some(Err(_)), Err(ReadError::Event(_))) => {}
+            (None, Err(error)) => assert!(!matches!(error, ReadError::Event(_)), "{error}: {text}"),
+            (_, read) => panic!("the readers differ: {text}: {read:?}"),
         }
     }
     let Ok(event) = envelope::read_event(text) else {

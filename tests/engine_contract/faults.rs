@@ -82,7 +82,7 @@ pub(crate) fn deleted(stage: &mut Stage) {
 }
 
 /// The stream of one shard of several is deleted, with nothing published to it and while all shards get events. The other
-/// shards' events may have ids of two epochs for a moment.
+/// shards' events have one id each, on all nodes.
 pub(crate) fn one_of_several_deleted(stage: &mut Stage) {
     delete(stage);
     publishes_some(stage, 0);
@@ -100,6 +100,19 @@ pub(crate) fn deleted_while_a_node_is_behind(stage: &mut Stage) {
     delete(stage);
     publishes_some(stage, 0);
     stage.nodes[1].pause(false);
+}
+
+/// The stream of one shard of several is deleted while a node is behind in the others.
+pub(crate) fn one_of_several_deleted_while_a_node_is_behind(stage: &mut Stage) {
+    stage.nodes[1].pause(true);
+    publishes_some(stage, 0);
+    delete(stage);
+    publishes_some(stage, 0);
+    publishes_some(stage, 2);
+    stage.nodes[1].pause(false);
+    stage.flows("after one stream was deleted");
+    // A node that comes later has seen nothing of the streams before.
+    stage.nodes[2].crash(|| {});
 }
 
 /// The record of the log's epoch is deleted.

@@ -41,11 +41,13 @@ contract! {
         paused killed node_killed deleted deleted_while_a_node_is_behind meta_deleted trimmed flushed evicted tail_lost
         read_only out_of_memory disk_full oversized large_batch clock_ahead slow cut_off connections_cut of_another_type
         foreign_entries presence_changes several_shards one_of_several_deleted
+        one_of_several_deleted_while_a_node_is_behind
     }
     jetstream: JetStream {
         paused killed node_killed without_its_feature deleted deleted_while_a_node_is_behind trimmed flushed tail_lost
         out_of_memory account_full disk_full oversized large_batch slow cut_off connections_cut foreign_entries
-        readers_deleted presence_changes several_shards
+        readers_deleted presence_changes several_shards one_of_several_deleted
+        one_of_several_deleted_while_a_node_is_behind
     }
     plain_nats: PlainNats {
         paused killed node_killed oversized large_batch slow cut_off connections_cut foreign_entries several_shards

@@ -53,6 +53,11 @@ pub(crate) fn one_of_several_deleted(engine: Engine) {
     trial(Setup::of(engine).shards(3).node(&["--loops", "2"]), faults::one_of_several_deleted);
 }
 
+pub(crate) fn one_of_several_deleted_while_a_node_is_behind(engine: Engine) {
+    let setup = Setup::of(engine).shards(3).node(&["--loops", "2"]);
+    trial(setup, faults::one_of_several_deleted_while_a_node_is_behind);
+}
+
 pub(crate) fn presence_changes(engine: Engine) {
     let options = ["--presence-channels", "room.*", "--presence-grace", "0s"];
     trial(Setup::of(engine).node(&options), faults::presence_changes);

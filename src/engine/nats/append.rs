@@ -22,14 +22,14 @@ use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use tokio::time::{Instant, timeout_at};
 
 use super::super::error::EngineError;
 use super::super::log::{Append, AppendBatch, Record};
 use super::api::{answer, look, refused};
 use super::attach::Attached;
-use super::life::{Acknowledged, Fingerprint};
+use super::life::{Acknowledged, Fingerprint, Life};
 use super::link::{Faults, InRuntime, TIMEOUT, unreachable};
 use super::peers::RollCall;
 use super::plain::{self, Marks};
@@ -327,10 +327,10 @@ impl AckWindow<'_> {
         let sequence = ack.sequence.saturating_sub(1);
         let (number, created) =
             (self.batch.first + at as u64, self.attached.life.created[usize::from(*shard)]);
-        let id = EventId { epoch: self.attached.life.epoch, shard: *shard, sequence };
+        let epoch = self.attached.life.epoch;
+        let id = EventId { epoch: self.epoch_of(number, *shard, sequence), shard: *shard, sequence };
         lock(&self.shared.unproven).insert(number, Acknowledged { id, created });
         let mut known = lock(&self.shared.known);
-        let epoch = self.attached.life.epoch;
         if known.marked > epoch {
             // It may be after the mark: attaching again finds its epoch.
             return Err(EngineError::OtherEpoch);
@@ -346,6 +346,19 @@ impl AckWindow<'_> {
         Ok(())
     }
 
+    /// Returns the epoch of an acknowledged message: an earlier one, if it was sent before the mark that began this one.
+    fn epoch_of(&self, number: u64, shard: u16, sequence: Sequence) -> u64 {
+        let Life { epoch, starts, .. } = &self.attached.life;
+        if starts.get(usize::from(shard)).is_none_or(|start| sequence >= *start) {
+            return *epoch;
+        }
+        let first = lock(&self.shared.unproven).get(&number).map(|one| one.id);
+        match first.filter(|id| (id.shard, id.sequence) == (shard, sequence)) {
+            Some(first) => first.epoch,
+            None => lock(&self.shared.known).appended_before,
+        }
+    }
+
     /// Proves that the streams that have the batch are those of this life.
     ///
     /// A node that was stopped for a second does not know that a stream was deleted and created again, and the new
@@ -353,6 +366,9 @@ impl AckWindow<'_> {
     /// before the first message and after the last acknowledgement was there all the while. This costs one round trip
     /// for each batch: the server does not order publishing and inspecting, so the inspection can't be sent beside
     /// the messages.
+    ///
+    /// The epoch's record is compared beside that: a node that does not know yet that another epoch was claimed may have
+    /// appended after its marks.
     ///
     /// If `is_fresh`, the last message of each stream that may be new is read back: a server that creates a stream
     /// again within milliseconds of its deletion may acknowledge messages and not have them (seen with NATS 2.9).
@@ -372,6 +388,7 @@ impl AckWindow<'_> {
             }
             Ok(())
         }));
+        let proofs = async { try_join(proofs, self.attached.prove_epoch(self.shared)).await };
         timeout_at(until, proofs).await.map_err(|_| unreachable("no answer in time"))?.map(drop)
     }
 }

@@ -1,18 +1,20 @@
 //! Attaching: finds the streams of the log and the life that it is in, and ends a life that was lost.
 //!
 //! Invariants:
-//! - A log that was never rolled back is in the epoch at which the youngest of its streams was created; every node
-//!   finds this by itself.
-//! - If a node has seen an event that the streams no longer have, or have otherwise, the epoch ends. The node claims
-//!   the next one in the log's own stream; of nodes that do so together, one succeeds. It puts a mark into each
-//!   shard's stream and announces the marks' places: for every node, entries before a mark are of the old epoch and
-//!   entries after it of the new one.
+//! - A log begins in the epoch at which the youngest of its streams was created. The first node to attach writes the
+//!   epoch and the streams' creation times into the log's own stream.
+//! - If a node has seen an event that the streams no longer have, or have otherwise, the epoch ends. It also ends if some
+//!   of the streams are others than those of its record. The node claims the next one in the log's own stream; of nodes
+//!   that do so together, one succeeds. It puts a mark into each stream that lives on and announces the marks' places:
+//!   for every node, entries before a mark are of the old epoch and entries after it of the new one. A stream that
+//!   replaced another one has entries of the new epoch only.
 //! - Epochs grow, so no id is given twice by nodes that know of each other's.
 //!
 //! The streams' identities are compared on each attachment, again after its readers are created, after the
 //! acknowledgements of each batch, and every second ([`super::watch`]). The last serves idle nodes only: no id
 //! depends on it.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use async_nats::Client;
@@ -27,7 +29,7 @@ use tokio::time::{Instant, timeout};
 use super::super::error::EngineError;
 use super::super::log::{NOTICES_MAX, Places};
 use super::api::{EPOCH, answer, context, look, micros, of_making, refused};
-use super::life::{EpochRecord, Life, LogProgress};
+use super::life::{EpochRecord, KnownLog, Life, LogProgress};
 use super::link::{TIMEOUT, unreachable};
 use super::shared::{LogKind, NatsShared};
 use crate::event::{Sequence, Timestamp};
@@ -72,6 +74,31 @@ impl Attached {
             }
             _ => Err(EngineError::OtherEpoch),
         }
+    }
+
+    /// Checks that no other epoch was claimed. The marks of an epoch come after its claim, so what was acknowledged before
+    /// this check began comes before them.
+    pub(super) async fn prove_epoch(&self, shared: &NatsShared) -> Result<(), EngineError> {
+        let Ok(own) = &self.own else { return Ok(()) };
+        let (announced, _) = shared.last_announcement(own).await?;
+        if announced == self.life.announced_by { Ok(()) } else { Err(EngineError::OtherEpoch) }
+    }
+
+    /// Returns the entries of the epoch of `known` that its follower has not read, for each shard: those that come before
+    /// the marks that ended it. Returns `None` if there are none.
+    pub(super) fn unread(&self, known: &Places, followed: &LogProgress) -> Option<Vec<Range<Sequence>>> {
+        let Life { epoch, starts, .. } = &self.life;
+        if known.epoch >= *epoch || known.epoch != followed.epoch || known.next.len() != starts.len() {
+            return None;
+        }
+        let unread = |(shard, start): (usize, &Sequence)| {
+            let lives_on = followed.is_same(shard, &self.life) && self.followed_is_there[shard];
+            let next = known.next[shard];
+            // The mark itself is before the start.
+            if lives_on { next..start.saturating_sub(1).max(next) } else { next..next }
+        };
+        let unread: Vec<Range<Sequence>> = starts.iter().enumerate().map(unread).collect();
+        unread.iter().any(|unread| !unread.is_empty()).then_some(unread)
     }
 
     /// Returns the places at which a follower that was at `known` continues.
@@ -223,24 +250,20 @@ impl NatsShared {
                 announced_by,
             };
             let youngest = life.created.iter().copied().max().unwrap_or_default();
+            let Found { state, lives_on } = find_epoch(announced, &known, &mut life);
             // Least possible epoch, if it is not the current one.
-            let mut least = None;
-            match announced {
-                Some(EpochRecord { epoch, created, starts }) if created == life.created => match starts {
-                    Some(starts) if starts.len() == life.starts.len() => {
-                        (life.epoch, life.starts) = (epoch, starts);
-                    }
-                    _ if claimed.0 == announced_by && claimed.1 >= CLAIM_LOOKS => least = Some(epoch + 1),
-                    _ => {
-                        claimed = (announced_by, if claimed.0 == announced_by { claimed.1 + 1 } else { 1 });
-                        tokio::time::sleep(CLAIM_PAUSE).await;
-                        continue;
-                    }
-                },
-                // The streams are others, and a clock that was set back makes them look older.
-                Some(announced) if announced.epoch >= youngest => least = Some(announced.epoch + 1),
-                _ => life.epoch = youngest,
-            }
+            let mut least = match state {
+                EpochState::Ended { least } => Some(least),
+                EpochState::Claimed { epoch } if claimed.0 == announced_by && claimed.1 >= CLAIM_LOOKS => {
+                    Some(epoch + 1)
+                }
+                EpochState::Claimed { .. } => {
+                    claimed = (announced_by, if claimed.0 == announced_by { claimed.1 + 1 } else { 1 });
+                    tokio::time::sleep(CLAIM_PAUSE).await;
+                    continue;
+                }
+                EpochState::Recorded | EpochState::Unrecorded => None,
+            };
             let mut followed_is_there = Vec::with_capacity(streams.len());
             for (shard, stream) in streams.iter().enumerate() {
                 let followed = is_there(&known.followed, shard, &life, stream).await?;
@@ -261,34 +284,56 @@ impl NatsShared {
                 least = least.max(Some(ends + 1));
             }
             let Some(least) = least else {
+                let is_recorded = matches!(state, EpochState::Recorded);
+                if !is_recorded && own.is_ok() && !self.record(context, &mut life).await? {
+                    continue;
+                }
                 return Ok(Attached { streams, own, life, followed_is_there, max_message });
             };
             let epoch = (Timestamp::now().0 as u64).max(least).max(youngest + 1);
             own?;
-            self.begin_epoch(client, context, epoch, life.created, announced_by).await?;
+            self.begin_epoch(client, context, epoch, life, &lives_on).await?;
         }
         Err(unreachable("other nodes begin one epoch after the other"))
     }
 
-    /// Begins an epoch for all nodes, unless another one was claimed since.
+    /// Records an epoch that follows from the streams, for nodes that come after one of them was deleted. Returns false
+    /// if another node has announced an epoch since.
+    async fn record(&self, context: &Context, life: &mut Life) -> Result<bool, EngineError> {
+        let Life { epoch, created, starts, announced_by, .. } = life;
+        let record = EpochRecord { epoch: *epoch, created: created.clone(), starts: Some(starts.clone()) };
+        match self.announce_epoch(context, &record, *announced_by).await {
+            Ok(Some(sequence)) => *announced_by = sequence,
+            Ok(None) => return Ok(false),
+            Err(error @ (EngineError::Unreachable(_) | EngineError::OtherEpoch)) => return Err(error),
+            // The log's own stream takes nothing; those of events may take them.
+            Err(error) => tracing::debug!(%error, "the epoch is not recorded"),
+        }
+        Ok(true)
+    }
+
+    /// Begins an epoch for all nodes, unless another one was claimed since. Streams of `life` that live on get a mark.
     async fn begin_epoch(
         &self,
         client: &Client,
         context: &Context,
         epoch: u64,
-        created: Vec<u64>,
-        since: u64,
+        life: Life,
+        lives_on: &[bool],
     ) -> Result<(), EngineError> {
+        let Life { created, announced_by, .. } = life;
         let mut announced = EpochRecord { epoch, created, starts: None };
-        let Some(claim) = self.announce_epoch(context, &announced, since).await? else { return Ok(()) };
+        let Some(claim) = self.announce_epoch(context, &announced, announced_by).await? else {
+            return Ok(());
+        };
         tracing::warn!(epoch, "the engine's log may have lost events that a node saw: another epoch begins");
         self.announce_claim(client, epoch).await;
-        let mut starts = Vec::with_capacity(self.settings.shards);
-        for shard in 0..self.settings.shards {
+        let mut starts = vec![0; lives_on.len()];
+        for (shard, start) in starts.iter_mut().enumerate().filter(|(shard, _)| lives_on[*shard]) {
             let mark = PublishMessage::build().header(EPOCH, epoch.to_string().as_str());
             let sent = context.send_publish(self.subject(shard), mark).await;
             let ack = sent.map_err(|error| refused(&error))?;
-            starts.push(answer(ack, Instant::now() + TIMEOUT).await?.sequence);
+            *start = answer(ack, Instant::now() + TIMEOUT).await?.sequence;
         }
         announced.starts = Some(starts);
         self.announce_epoch(context, &announced, claim).await.map(drop)
@@ -363,6 +408,78 @@ impl NatsShared {
     }
 }
 
+/// Epoch of the streams, as the log's own stream tells it.
+#[derive(Debug, PartialEq, Eq)]
+enum EpochState {
+    Recorded,
+    /// It follows from the streams.
+    Unrecorded,
+    /// A node has claimed it and its marks are not all there.
+    Claimed {
+        epoch: u64,
+    },
+    /// Streams were replaced: another epoch has to begin, at this one or later.
+    Ended {
+        least: u64,
+    },
+}
+
+/// Result of [`find_epoch`].
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    state: EpochState,
+    /// Whether each stream may have entries of an earlier epoch.
+    lives_on: Vec<bool>,
+}
+
+/// Finds the epoch and its places in each shard, for streams of these creation times.
+fn find_epoch(announced: Option<EpochRecord>, known: &KnownLog, life: &mut Life) -> Found {
+    let youngest = life.created.iter().copied().max().unwrap_or_default();
+    let all = vec![true; life.created.len()];
+    match announced {
+        Some(EpochRecord { epoch, created, starts }) if created == life.created => {
+            let state = match starts {
+                Some(starts) if starts.len() == life.starts.len() => {
+                    (life.epoch, life.starts) = (epoch, starts);
+                    EpochState::Recorded
+                }
+                _ => EpochState::Claimed { epoch },
+            };
+            Found { state, lives_on: all }
+        }
+        Some(record) => {
+            let lives_on = survivors(&record.created, &life.created);
+            // If all streams are others, a clock that was set back makes them look older.
+            if lives_on.contains(&true) || record.epoch >= youngest {
+                return Found { state: EpochState::Ended { least: record.epoch + 1 }, lives_on };
+            }
+            life.epoch = youngest;
+            Found { state: EpochState::Unrecorded, lives_on }
+        }
+        None => {
+            life.epoch = youngest;
+            // The record is lost, or an older version kept none. This node may know the streams that were there.
+            let seen = [&known.followed, &known.appended].into_iter().filter(|seen| seen.epoch != 0);
+            let replaced = seen.map(|seen| (seen.epoch, survivors(&seen.created, &life.created)));
+            match replaced
+                .filter(|(_, on)| on.contains(&true) && on.contains(&false))
+                .max_by_key(|(epoch, _)| *epoch)
+            {
+                Some((epoch, lives_on)) => Found { state: EpochState::Ended { least: epoch + 1 }, lives_on },
+                None => Found { state: EpochState::Unrecorded, lives_on: all },
+            }
+        }
+    }
+}
+
+/// Returns whether each stream is the one of an earlier life; all of them if that is not known.
+fn survivors(earlier: &[u64], created: &[u64]) -> Vec<bool> {
+    if earlier.len() != created.len() {
+        return vec![true; created.len()];
+    }
+    earlier.iter().zip(created).map(|(earlier, created)| earlier == created).collect()
+}
+
 /// Returns whether a shard has everything that was seen of it, unchanged.
 async fn is_there(
     seen: &LogProgress,
@@ -384,5 +501,53 @@ async fn is_there(
         // Trimmed or purged since.
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(true),
         Err(error) => Err(unreachable(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn life_of(created: &[u64]) -> Life {
+        Life { created: created.to_vec(), starts: vec![0; created.len()], ..Life::default() }
+    }
+
+    fn record(epoch: u64, created: &[u64], starts: Option<Vec<Sequence>>) -> Option<EpochRecord> {
+        Some(EpochRecord { epoch, created: created.to_vec(), starts })
+    }
+
+    fn found(announced: Option<EpochRecord>, known: &KnownLog, created: &[u64]) -> (Found, Life) {
+        let mut life = life_of(created);
+        (find_epoch(announced, known, &mut life), life)
+    }
+
+    #[test]
+    fn an_epoch_is_that_of_its_record_while_the_streams_are_the_same() {
+        let known = KnownLog::default();
+        let (found_one, one) = found(record(9, &[1, 2], Some(vec![4, 0])), &known, &[1, 2]);
+        assert_eq!((found_one.state, one.epoch, one.starts), (EpochState::Recorded, 9, vec![4, 0]));
+        let (claimed, _) = found(record(9, &[1, 2], None), &known, &[1, 2]);
+        assert_eq!(claimed.state, EpochState::Claimed { epoch: 9 });
+        let (first, life) = found(None, &known, &[1, 2]);
+        assert_eq!((first.state, life.epoch), (EpochState::Unrecorded, 2));
+    }
+
+    #[test]
+    fn an_epoch_ends_if_some_streams_are_others_and_those_that_live_on_are_marked() {
+        let known = KnownLog::default();
+        let (some, _) = found(record(9, &[1, 2, 3], Some(vec![0; 3])), &known, &[1, 20, 3]);
+        assert_eq!(some, Found { state: EpochState::Ended { least: 10 }, lives_on: vec![true, false, true] });
+        // A node that starts now can't be told by what it has seen; the record tells it.
+        let (all, life) = found(record(9, &[1, 2], Some(vec![0; 2])), &known, &[20, 21]);
+        assert_eq!((all.state, life.epoch), (EpochState::Unrecorded, 21));
+        let (older, _) = found(record(90, &[1, 2], Some(vec![0; 2])), &known, &[20, 21]);
+        assert_eq!(older, Found { state: EpochState::Ended { least: 91 }, lives_on: vec![false, false] });
+        // Without a record, what this node has seen counts.
+        let mut known = KnownLog::default();
+        known.followed.begin(&Life { epoch: 7, ..life_of(&[1, 2]) }, &[0, 0]);
+        let (seen, _) = found(None, &known, &[1, 20]);
+        assert_eq!(seen, Found { state: EpochState::Ended { least: 8 }, lives_on: vec![true, false] });
+        let (same, _) = found(None, &known, &[1, 2]);
+        assert_eq!(same.state, EpochState::Unrecorded);
     }
 }

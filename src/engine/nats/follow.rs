@@ -30,22 +30,22 @@ use crate::event::{EventId, Sequence};
 use crate::sync::lock;
 
 /// Maximum number of entries passed on in one call.
-const READ_COUNT: usize = 1000;
+pub(super) const READ_COUNT: usize = 1000;
 
 /// Existing entries arrive over the network, not at once.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 
-type Messages = BoxStream<'static, Result<StreamEntry, EngineError>>;
+pub(super) type Messages = BoxStream<'static, Result<StreamEntry, EngineError>>;
 
 /// Message that arrived.
-struct StreamEntry {
+pub(super) struct StreamEntry {
     /// Shard of an event; `None`: the message is a notice.
-    shard: Option<u16>,
-    sequence: Sequence,
-    time: i128,
-    payload: bytes::Bytes,
+    pub(super) shard: Option<u16>,
+    pub(super) sequence: Sequence,
+    pub(super) time: i128,
+    pub(super) payload: bytes::Bytes,
     /// Epoch that begins after it, if it is a mark and no event.
-    epoch: Option<u64>,
+    pub(super) epoch: Option<u64>,
 }
 
 /// Number of messages that a reader requests at once.
@@ -70,7 +70,7 @@ fn ended(error: &pull::MessagesError) -> EngineError {
 }
 
 /// Returns the messages of a stream from one of its own sequences on, which begin at 1.
-async fn read(shard: Option<u16>, stream: &Stream, from: u64) -> Result<Messages, EngineError> {
+pub(super) async fn read(shard: Option<u16>, stream: &Stream, from: u64) -> Result<Messages, EngineError> {
     let config = pull::Config {
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
         ack_policy: AckPolicy::None,

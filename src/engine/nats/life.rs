@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{EventId, Sequence};
 
-/// Announcement of an epoch that does not follow from the streams.
+/// Announcement of an epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EpochRecord {
     pub(super) epoch: u64,
@@ -96,6 +96,10 @@ pub(super) struct KnownLog {
     pub(super) appended: LogProgress,
     /// Latest epoch named by a mark in a stream or by another node.
     pub(super) marked: u64,
+    /// Latest epoch before which the rest of the one before was read.
+    pub(super) read_up_to: u64,
+    /// Epoch in which this node appended before the present one.
+    pub(super) appended_before: u64,
     /// Last time at which the streams were found to be those that this node follows.
     pub(super) looked: Option<std::time::Instant>,
 }

@@ -5,7 +5,7 @@
 //! Invariants:
 //! - With JetStream, an entry's sequence is the stream's own less one (streams begin at 1, shards at 0). The epoch is
 //!   the creation time of the youngest stream, or a later one that a node announced because the streams had lost
-//!   events that it saw. So every node gives an event the same id. A batch is not all or nothing, but each event's
+//!   events that it saw, or one of them was replaced. So every node gives an event the same id. A batch is not all or nothing, but each event's
 //!   message id makes the server take it once, however often it is sent.
 //! - Notices have a stream of their own, which is read to its end before events are, and beside them from then on.
 //! - Without JetStream nothing is kept: the order is what each node receives, and ids are the node's own. A client
@@ -20,6 +20,7 @@
 mod api;
 mod append;
 mod attach;
+mod ended;
 mod follow;
 mod life;
 mod link;
@@ -45,6 +46,7 @@ use crate::sync::lock;
 use api::context;
 use append::{AppendTarget, NatsAppender};
 use attach::Attached;
+use ended::EndedFollower;
 use follow::StreamFollower;
 use link::{Driver, Faults, InRuntime, TIMEOUT, connect, unreachable};
 use past::NatsPast;
@@ -160,10 +162,16 @@ impl Log for NatsLog {
             let way = match shared.find(&client, &context).await? {
                 Some(attached) => {
                     shared.arrive(&client, attached.life.epoch);
-                    let appended = &mut lock(&shared.known).appended;
-                    if appended.epoch != attached.life.epoch || appended.created != attached.life.created {
-                        appended.begin(&attached.life, &attached.life.starts);
+                    let mut known = lock(&shared.known);
+                    if known.appended.epoch != attached.life.epoch {
+                        known.appended_before = known.appended.epoch;
                     }
+                    if known.appended.epoch != attached.life.epoch
+                        || known.appended.created != attached.life.created
+                    {
+                        known.appended.begin(&attached.life, &attached.life.starts);
+                    }
+                    drop(known);
                     AppendTarget::Kept {
                         context: InRuntime::new(&shared.driver, context),
                         attached: Box::new(InRuntime::new(&shared.driver, attached)),
@@ -189,6 +197,11 @@ impl Log for NatsLog {
                 return Ok((Box::new(follower) as Box<dyn Follow>, places));
             };
             shared.interest.reset(None, None);
+            if let Some(known) = known
+                && let Some(rest) = EndedFollower::new(shared, &client, &faults, &attached, known).await?
+            {
+                return Ok((Box::new(rest) as Box<dyn Follow>, known.clone()));
+            }
             let next = attached.places(known, &lock(&shared.known).followed, past);
             let places = Places { epoch: attached.life.epoch, next, kept: Some(true) };
             let follower =

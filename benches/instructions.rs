@@ -194,6 +194,29 @@ fn deliver(times: u64) {
     }
 }
 
+/// Sends single events to 1,000 clients, each to the one whose channel it is in.
+fn deliver_to_own_channels(times: u64) {
+    let mut fan = Fan::own_channels(1000);
+    for n in 0..times {
+        let channel = format!("user-{}", n * 7 % 1000);
+        let event = Event::builder("kind0.progress").source("core").channel(&channel).json(DATA);
+        assert_eq!(fan.deliver(vec![event.build().expect("valid")]), 1);
+    }
+}
+
+/// Sends bursts of events to 500 clients with 100 of 1,000 symbols each: about 50 deliveries for each event.
+fn deliver_to_watch_lists(times: u64) {
+    let mut fan = Fan::watch_lists(500, 100);
+    for from in (0..times).step_by(500) {
+        let event = |n: u64| {
+            let symbol = (n * 7 % 1000).to_string();
+            let event = Event::builder("quote").source("core").entity("symbol", &symbol).json(DATA);
+            event.build().expect("valid")
+        };
+        assert!(fan.deliver((from..times.min(from + 500)).map(event).collect()) > 0);
+    }
+}
+
 /// Fills turns of a loop with the most expensive messages of a kind, again and again. `cargo xtask
 /// instructions` limits the most expensive turn of each to 6 million instructions, and to 300,000 if the client
 /// has shown no token.
@@ -521,6 +544,8 @@ const OPERATIONS: &[Operation] = &[
     }),
     ("matcher-insert-and-remove", subscribe),
     ("deliver-to-100", deliver),
+    ("deliver-to-own-channel", deliver_to_own_channels),
+    ("deliver-to-50-watch-lists", deliver_to_watch_lists),
     ("change-1-of-1", |times| change(0, times)),
     ("change-1-of-1000", |times| change(999, times)),
     ("update-1-of-1000", |times| update_one(false, times)),

@@ -85,7 +85,11 @@ impl World {
     }
 
     fn seal(&mut self) {
-        self.fanout.take_dirty(&mut Vec::new());
+        let mut dirty = Vec::new();
+        self.fanout.take_dirty(&mut dirty);
+        for feed in dirty {
+            self.fanout.seal(feed);
+        }
     }
 
     /// Runs one pass of the loop over one member, and lets the member read the bytes.
@@ -204,7 +208,7 @@ impl Member {
     }
 }
 
-/// Mark before a message without its end.
+/// FrameMark before a message without its end.
 const CUT: &str = "\0";
 
 fn all() -> FilterSelection {

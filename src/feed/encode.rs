@@ -7,9 +7,10 @@
 use bytes::Bytes;
 use slab::Slab;
 
-use super::compressor::{Compression, CompressorPool};
+use super::compressor::{Compression, CompressorPool, FeedCompressor};
 use super::feed::{Feed, FeedForm};
 use super::frame::{FrameSource, count_frame};
+use super::frame_log::shared_frame;
 use super::keys::FeedKey;
 use crate::dialect::Encoding;
 use crate::event::{Event, may_keep_frame};
@@ -22,22 +23,17 @@ pub(super) struct EncodedFrame {
     pub(super) is_final: bool,
 }
 
-/// Returns the event's frame as the feed takes it. `is_shared` says whether other feeds or loops want the same bytes.
+/// Returns the event's frame for a feed that compresses or conflates.
 pub(super) fn frame_for(
     feeds: &mut Slab<Feed>,
     key: FeedKey,
     event: &Event,
     pool: &mut CompressorPool,
     metrics: &Metrics,
-    is_shared: bool,
 ) -> EncodedFrame {
     let FeedForm { encoding, compression } = feeds[key as usize].form;
     let is_plain = compression == Compression::None;
-    if is_plain && !is_shared {
-        return EncodedFrame { source: FrameSource::Deferred(event.clone()), is_final: true };
-    }
-    let keeps = may_keep_frame() || event.has_frame(encoding.slot());
-    if !keeps && is_plain {
+    if is_plain && !may_keep_frame() && !event.has_frame(encoding.slot()) {
         let frame = encoding.encode(event, event.position());
         count_frame(metrics, frame.len());
         return EncodedFrame { source: FrameSource::Owned(frame), is_final: true };
@@ -72,35 +68,25 @@ pub(super) fn standalone_frame(
     }
 }
 
-/// Returns the frame that the event caches, and encodes and counts it the first time.
-fn shared_frame<'a>(event: &'a Event, encoding: Encoding, metrics: &Metrics) -> &'a Bytes {
-    let encode = |event: &Event| {
-        let frame = encoding.encode(event, event.position());
-        count_frame(metrics, frame.len());
-        frame
-    };
-    event.frame(encoding.slot(), encode)
-}
-
 /// Returns whether the feed has a window, and opens one if possible.
 fn has_or_opens_window(feeds: &mut Slab<Feed>, key: FeedKey, pool: &mut CompressorPool) -> bool {
-    let has_window = |feed: &Feed| feed.compressor.as_ref().is_some_and(|compressor| compressor.has_window());
+    let has_window = |feed: &Feed| feed.compressor().is_some_and(FeedCompressor::has_window);
     if has_window(&feeds[key as usize]) {
         return true;
     }
-    let used_at = |key: FeedKey| feeds.get(key as usize)?.compressor.as_ref()?.used_at();
+    let used_at = |key: FeedKey| feeds.get(key as usize)?.compressor()?.used_at();
     if let Some(idle) = pool.idle(used_at) {
         close_window(feeds, idle, pool);
     }
     let feed = &mut feeds[key as usize];
     let compression = feed.form.compression;
-    feed.compressor.as_mut().is_some_and(|compressor| pool.open(key, compression, compressor))
+    feed.compressor_mut().is_some_and(|compressor| pool.open(key, compression, compressor))
 }
 
 /// Frees the window of a feed.
 pub(super) fn close_window(feeds: &mut Slab<Feed>, key: FeedKey, pool: &mut CompressorPool) {
     let Some(feed) = feeds.get_mut(key as usize) else { return };
-    if let Some(compressor) = &mut feed.compressor {
+    if let Some(compressor) = feed.compressor_mut() {
         compressor.close();
     }
     pool.closed(key, feed.form.compression);

@@ -5,6 +5,8 @@
 //! - Equal interests in one form share one feed.
 //! - An event is appended to a feed once, however many of the feed's filters match.
 
+mod append;
+mod current_event;
 mod index;
 mod members;
 
@@ -14,16 +16,17 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::compressor::{Compression, CompressorPool};
-use super::conflate::{Conflation, KeyRule, Sampled};
-use super::encode::{EncodedFrame, close_window, frame_for, standalone_frame};
+use super::conflate::KeyRule;
+use super::encode::{close_window, standalone_frame};
 use super::feed::{Feed, FeedLimits};
-use super::frame::{FrameKind, FrameSource, UnsealedFrame};
-use super::keys::{ConnIndex, FeedKey};
+use super::frame_log::{FrameLog, Gathered};
+use super::keys::FeedKey;
 use crate::dialect::{Encoding, GapNotice};
 use crate::event::{ENCODINGS_MAX, Event, EventId, Position, Timestamp};
 use crate::filter::{ClassId, Filter};
 use crate::metrics::Metrics;
-use index::{ClassRoute, InterestIndex};
+use current_event::CurrentEvent;
+use index::InterestIndex;
 
 /// Events to deliver to members since the start, each counted once per member.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +56,11 @@ impl DeliveryRecord {
     fn is_observed(&self, encoding: Encoding) -> bool {
         (self.is_observed)(encoding)
     }
+
+    fn record(&mut self, key: FeedKey, feed: &Feed, event: &Event) {
+        let members = feed.members.len();
+        self.deliveries.push(FeedDelivery { feed: key, event: event.clone(), members });
+    }
 }
 
 /// A feed as an operator sees it.
@@ -78,23 +86,20 @@ pub(crate) struct Fanout {
     feeds: Slab<Feed>,
     /// Feeds with unsealed frames.
     dirty: Vec<FeedKey>,
-    /// Feeds that conflate and match the event that is being appended.
-    conflating: Vec<FeedKey>,
+    /// Frames that were appended and not sealed, of feeds that neither compress nor conflate.
+    log: FrameLog,
+    current: CurrentEvent,
     /// Feeds with a sample that waits.
     sampling: Vec<FeedKey>,
     key_rule: KeyRule,
     pub(crate) totals: FanoutTotals,
-    /// Classes that the current event matches.
-    matched: Vec<ClassId>,
     limits: FeedLimits,
     pool: CompressorPool,
     metrics: Arc<Metrics>,
-    /// Number of feeds by frame slot of their encoding.
-    feeds_in: [u32; ENCODINGS_MAX],
+    /// Number of feeds that compress or conflate, by frame slot of their encoding.
+    own_forms_in: [u32; ENCODINGS_MAX],
     /// Whether other loops may reuse frames encoded here.
     shares_frames: bool,
-    /// Number of the current event, by which a feed knows whether it has the event already.
-    event_number: u64,
     observed: DeliveryRecord,
 }
 
@@ -104,17 +109,16 @@ impl Fanout {
             index: InterestIndex::new(),
             feeds: Slab::new(),
             dirty: Vec::new(),
-            conflating: Vec::new(),
+            log: FrameLog::default(),
+            current: CurrentEvent::default(),
             sampling: Vec::new(),
             key_rule,
             totals: FanoutTotals::default(),
-            matched: Vec::new(),
             pool: CompressorPool::new(limits.compressor, Arc::clone(&metrics)),
             limits,
             metrics,
-            feeds_in: [0; ENCODINGS_MAX],
+            own_forms_in: [0; ENCODINGS_MAX],
             shares_frames: false,
-            event_number: 0,
             observed: DeliveryRecord { is_observed: |_| false, deliveries: Vec::new() },
         }
     }
@@ -135,6 +139,7 @@ impl Fanout {
         std::mem::take(&mut self.observed.deliveries)
     }
 
+    #[inline]
     pub(crate) fn feed(&self, key: FeedKey) -> &Feed {
         &self.feeds[key as usize]
     }
@@ -142,7 +147,7 @@ impl Fanout {
     /// Returns the `count` feeds with the most members, largest first. Walks all feeds.
     pub(crate) fn largest(&self, count: usize) -> Vec<FeedView> {
         let mut feeds: Vec<&Feed> = self.feeds.iter().map(|(_, feed)| feed).collect();
-        let by_size = |feed: &&Feed| std::cmp::Reverse((feed.members.len(), feed.bytes));
+        let by_size = |feed: &&Feed| std::cmp::Reverse((feed.members.len(), feed.bytes()));
         if feeds.len() > count {
             feeds.select_nth_unstable_by_key(count, by_size);
             feeds.truncate(count);
@@ -155,8 +160,8 @@ impl Fanout {
                 encoding: feed.form.encoding,
                 is_compressed: feed.form.compression != Compression::None,
                 members: feed.members.len(),
-                retained_events: feed.next - feed.base,
-                retained_bytes: feed.bytes,
+                retained_events: feed.next - feed.base(),
+                retained_bytes: feed.bytes(),
             }
         };
         feeds.into_iter().map(view).collect()
@@ -193,110 +198,16 @@ impl Fanout {
         self.index.matcher.interned(filter)
     }
 
-    /// Appends an event to every feed that wants it, and encodes it the first time its encoding is needed.
-    #[cfg(test)]
-    pub(crate) fn append(&mut self, event: &Event, now: Timestamp) {
-        while !self.append_within(event, now, u64::MAX) {}
-    }
-
-    /// Appends an event as [`append`](Self::append), unless matching it takes more than about `allowance` instructions: then
-    /// returns false, and the next call with the same event goes on. No other event may come in between.
-    pub(crate) fn append_within(&mut self, event: &Event, now: Timestamp, allowance: u64) -> bool {
-        if self.feeds.is_empty() {
-            self.index.matcher.give_up();
-            return true;
-        }
-        let Some(id) = event.id() else { return true };
-        if !self.index.matcher.matches_within(event, &mut self.matched, allowance) {
-            return false;
-        }
-        self.event_number += 1;
-        self.pool.now = now;
-        for class in &self.matched {
-            for &ClassRoute { feed: key, conflation } in self.index.routes(*class) {
-                let feed = &mut self.feeds[key as usize];
-                if let Some(conflator) = &mut feed.conflator {
-                    if conflator.event == self.event_number {
-                        conflator.least = conflator.least.min(conflation);
-                    } else {
-                        (conflator.event, conflator.least) = (self.event_number, conflation);
-                        self.conflating.push(key);
-                    }
-                    continue;
-                }
-                if feed.newest_event == self.event_number {
-                    continue;
-                }
-                feed.newest_event = self.event_number;
-                let is_shared = self.shares_frames || self.feeds_in[feed.form.encoding.slot()] > 1;
-                let EncodedFrame { source, is_final } =
-                    frame_for(&mut self.feeds, key, event, &mut self.pool, &self.metrics, is_shared);
-                let feed = &mut self.feeds[key as usize];
-                let members = feed.members.len();
-                self.totals.matched += members as u64;
-                if feed.is_observed {
-                    self.observed.deliveries.push(FeedDelivery { feed: key, event: event.clone(), members });
-                }
-                if feed.append(UnsealedFrame { source, id, kind: FrameKind::Required, is_final }) {
-                    self.dirty.push(key);
-                }
-                self.metrics.events_matched.inc();
-            }
-        }
-        if !self.conflating.is_empty() {
-            self.append_conflated(event, id, now);
-        }
-        true
-    }
-
-    /// Appends the event to the feeds in `conflating`, or offers it to their samplers.
-    fn append_conflated(&mut self, event: &Event, id: EventId, now: Timestamp) {
-        for key in self.conflating.drain(..) {
-            let EncodedFrame { source, is_final } =
-                frame_for(&mut self.feeds, key, event, &mut self.pool, &self.metrics, true);
-            let feed = &mut self.feeds[key as usize];
-            let source = FrameSource::Owned(source.into_bytes(feed.form.encoding));
-            let members = feed.members.len() as u64;
-            let Some(conflator) = &mut feed.conflator else { continue };
-            self.metrics.events_matched.inc();
-            self.totals.matched += members;
-            let mut frame = UnsealedFrame { source, id, kind: FrameKind::Required, is_final };
-            match conflator.least {
-                Conflation::None => {}
-                Conflation::LatestPerKey => frame.kind = FrameKind::Keyed(self.key_rule.key(event)),
-                Conflation::Sample(interval) => match conflator.samplers.offer(interval, now, frame) {
-                    Sampled::Send(sample) => frame = sample,
-                    Sampled::Waits => {
-                        if !self.sampling.contains(&key) {
-                            self.sampling.push(key);
-                        }
-                        continue;
-                    }
-                    Sampled::Replaces => {
-                        self.totals.sampled_out += members;
-                        continue;
-                    }
-                },
-            }
-            // Waiting samples of the shard are older, and must come before this frame.
-            let older = conflator.samplers.release_shard(frame.id.shard, now);
-            let was_clean = feed.append_samples(older);
-            if feed.append(frame) || was_clean {
-                self.dirty.push(key);
-            }
-        }
-    }
-
     /// Appends the samples that are due.
     pub(crate) fn release_samples(&mut self, now: Timestamp) {
         self.pool.now = now;
         let Self { sampling, feeds, dirty, .. } = self;
         sampling.retain(|&key| {
             let feed = &mut feeds[key as usize];
-            let Some(conflator) = &mut feed.conflator else { return false };
+            let Some(conflator) = feed.conflator_mut() else { return false };
             let released = conflator.samplers.release(now);
             let waits = conflator.samplers.waiting() > 0;
-            if feed.append_samples(released) {
+            if feed.append_all(released) {
                 dirty.push(key);
             }
             waits
@@ -306,9 +217,9 @@ impl Fanout {
     /// Appends all waiting samples of one feed, due or not.
     pub(crate) fn release_samples_of(&mut self, key: FeedKey) {
         let feed = &mut self.feeds[key as usize];
-        let Some(conflator) = &mut feed.conflator else { return };
+        let Some(conflator) = feed.conflator_mut() else { return };
         let released = conflator.samplers.release_all(self.pool.now);
-        if feed.append_samples(released) {
+        if feed.append_all(released) {
             self.dirty.push(key);
         }
     }
@@ -338,8 +249,7 @@ impl Fanout {
 
     /// Returns the number of samples that wait in a feed. Each is due to every member.
     fn waiting_in(&self, feed: FeedKey) -> u64 {
-        let conflator = self.feeds[feed as usize].conflator.as_ref();
-        conflator.map_or(0, |conflator| conflator.samplers.waiting() as u64)
+        self.feeds[feed as usize].samples_waiting() as u64
     }
 
     /// Returns the number of waiting samples, each counted once per member.
@@ -355,13 +265,16 @@ impl Fanout {
 
     /// Returns the bytes of the tables of filters, feeds and members. Walks them.
     pub(crate) fn table_bytes(&self) -> usize {
-        let feed = |feed: &Feed| {
-            let classes = feed.classes.len() * 2 * size_of::<(ClassId, Conflation)>();
-            feed.members.capacity() * size_of::<ConnIndex>() + classes + feed.table_bytes()
-        };
         self.index.table_bytes()
+            + self.log.held_bytes()
             + self.feeds.capacity() * size_of::<Feed>()
-            + self.feeds.iter().map(|(_, one)| feed(one)).sum::<usize>()
+            + self.feeds.iter().map(|(_, feed)| feed.table_bytes()).sum::<usize>()
+    }
+
+    /// Returns the part of [`Self::table_bytes`] that the feeds take besides their structs.
+    #[cfg(test)]
+    pub(super) fn feeds_bytes(&self) -> usize {
+        self.feeds.iter().map(|(_, feed)| feed.table_bytes()).sum()
     }
 
     /// Returns the part of [`Self::table_bytes`] that the next filters use before more is allocated.
@@ -370,7 +283,7 @@ impl Fanout {
     }
 
     pub(super) fn retained_bytes(&self) -> usize {
-        self.feeds.iter().map(|(_, feed)| feed.bytes).sum()
+        self.feeds.iter().map(|(_, feed)| feed.bytes()).sum()
     }
 
     /// Appends a gap notice at `id`, an event at the edge of the gap, to every feed that may want some of the missing events.
@@ -386,7 +299,7 @@ impl Fanout {
             }
             let wants_all = filters().any(Filter::is_everything);
             let gap = if wants_all { gap } else { to_some };
-            let own = feed.newest_appended().unwrap_or(EventId::before(id.epoch, id.shard, 0));
+            let own = feed.newest_appended(&self.log).unwrap_or(EventId::before(id.epoch, id.shard, 0));
             let id = if hides && !wants_all { own } else { id };
             // Events that a feed would have left out are not missing.
             let missed = if feed.conflates() { gap.missed.as_bound() } else { gap.missed };
@@ -394,9 +307,10 @@ impl Fanout {
             // The notice has an index in the feed, so the totals count it like an event.
             self.totals.matched += feed.members.len() as u64;
             let now = self.pool.now;
-            let before = feed.conflator.as_mut().map(|conflator| conflator.samplers.release_all(now));
-            let was_clean = feed.append_samples(before.unwrap_or_default());
-            if feed.append_gap(feed.form.compression.own(frame), id, missed) || was_clean {
+            let before = feed.conflator_mut().map(|conflator| conflator.samplers.release_all(now));
+            let was_clean = feed.append_all(before.unwrap_or_default());
+            let frame = feed.form.compression.own(frame);
+            if feed.append_gap(&mut self.log, frame, id, missed) || was_clean {
                 self.dirty.push(key as FeedKey);
             }
         }
@@ -410,7 +324,7 @@ impl Fanout {
         self.pool.pause();
         let retained = self.retained_bytes().max(1);
         for (_, feed) in &mut self.feeds {
-            let share = (feed.bytes as u128 * bytes as u128 / retained as u128) as usize;
+            let share = (feed.bytes() as u128 * bytes as u128 / retained as u128) as usize;
             feed.trim(&FeedLimits { max_bytes: share, ..self.limits });
         }
     }
@@ -422,14 +336,48 @@ impl Fanout {
 
     /// Makes the frames that were appended to a feed visible to its members.
     pub(crate) fn seal(&mut self, feed: FeedKey) {
-        self.feeds[feed as usize].seal(&self.limits, &mut self.pool);
+        self.feeds[feed as usize].seal(&mut self.log, &self.limits, &mut self.pool);
     }
 
-    /// Seals the feeds with unsealed frames, and moves their keys to `out`.
+    /// Moves the keys of the feeds with frames that were appended since the last call to `out`. The caller seals them, or has
+    /// their lone members written through.
     pub(crate) fn take_dirty(&mut self, out: &mut Vec<FeedKey>) {
-        for &feed in &self.dirty {
-            self.feeds[feed as usize].seal(&self.limits, &mut self.pool);
-        }
         out.append(&mut self.dirty);
+    }
+
+    /// Returns the id of the newest event appended to a feed, sealed or not.
+    pub(super) fn newest_appended(&self, feed: FeedKey) -> Option<EventId> {
+        self.feeds[feed as usize].newest_appended(&self.log)
+    }
+
+    /// Returns the frames that were appended to a feed and are not sealed as one stretch of at most `max` bytes, if they can be
+    /// written through to the feed's only member, which is at `next`.
+    pub(super) fn gather(&mut self, feed: FeedKey, next: u64, max: usize) -> Option<Gathered> {
+        let feed = &self.feeds[feed as usize];
+        if !feed.is_written_through(next, &self.limits) {
+            return None;
+        }
+        let gathered = self.log.gather(feed.form.encoding, feed.list, max.min(self.limits.max_bytes))?;
+        debug_assert!(
+            self.log
+                .frames(feed.form.encoding, feed.list)
+                .flat_map(|(_, bytes)| bytes)
+                .eq(self.log.bytes(feed.form.encoding, &gathered)),
+            "the list decides"
+        );
+        Some(gathered)
+    }
+
+    /// Returns the bytes that were gathered for a feed.
+    pub(super) fn gathered(&self, feed: FeedKey, gathered: &Gathered) -> &[u8] {
+        self.log.bytes(self.feeds[feed as usize].form.encoding, gathered)
+    }
+
+    /// Counts the gathered frames of a feed as written. Returns their number.
+    pub(super) fn pass(&mut self, feed: FeedKey) -> u64 {
+        let feed = &mut self.feeds[feed as usize];
+        let before = feed.next;
+        feed.pass(&mut self.log);
+        feed.next - before
     }
 }

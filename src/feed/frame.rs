@@ -1,4 +1,4 @@
-//! Frames that were appended to a feed and are not sealed yet.
+//! Frames that were appended to a feed of its own form and are not sealed yet.
 
 use std::num::NonZeroU64;
 
@@ -8,13 +8,14 @@ use crate::dialect::Encoding;
 use crate::event::{Event, EventId};
 use crate::metrics::Metrics;
 
+/// Merge limit, in bytes: smaller frames are copied into one run, larger ones stay where they lie.
+pub(super) const MERGE_FRAME_BYTES_MAX: usize = 4096;
+
 /// Storage of an unsealed frame's bytes.
 #[derive(Debug)]
 pub(super) enum FrameSource {
     /// The feed's own bytes.
     Owned(Bytes),
-    /// Not encoded yet: no other feed or loop wants the bytes, so sealing encodes them where they will lie.
-    Deferred(Event),
     /// The event keeps the bytes. Counting the event allocates nothing; counting a [`Bytes`] allocates the first time.
     Shared(Event),
 }
@@ -24,16 +25,9 @@ impl FrameSource {
     pub(super) fn bytes(&self, encoding: Encoding) -> &Bytes {
         match self {
             Self::Owned(bytes) => bytes,
-            Self::Shared(event) | Self::Deferred(event) => {
+            Self::Shared(event) => {
                 event.frame(encoding.slot(), |event| encoding.encode(event, event.position()))
             }
-        }
-    }
-
-    pub(super) fn into_bytes(self, encoding: Encoding) -> Bytes {
-        match self {
-            Self::Owned(bytes) => bytes,
-            source => source.bytes(encoding).clone(),
         }
     }
 }
@@ -56,7 +50,7 @@ impl FrameKind {
     }
 }
 
-/// A frame that was appended and is not sealed.
+/// A frame that was appended to a feed that compresses or conflates, and is not sealed.
 #[derive(Debug)]
 pub(super) struct UnsealedFrame {
     pub(super) source: FrameSource,

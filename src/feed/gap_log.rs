@@ -22,6 +22,11 @@ impl GapLog {
         self.unsealed.push_back(missed);
     }
 
+    /// Returns whether some notices are not sealed yet.
+    pub(super) fn has_unsealed(&self) -> bool {
+        !self.unsealed.is_empty()
+    }
+
     /// Gives the oldest unsealed notice its frame index.
     pub(super) fn seal(&mut self, index: u64) {
         self.sealed.push_back((index, self.unsealed.pop_front().unwrap_or(Missed::Unknown)));

@@ -93,6 +93,23 @@ impl Fan {
         Self::with(members, encoding, compression, |_| Filter::new())
     }
 
+    /// Returns a fan-out to `members` WebSocket clients, each with a channel of its own: `user-{n}`.
+    #[must_use]
+    pub fn own_channels(members: u32) -> Self {
+        let filter = |conn| Filter::new().channels([format!("user-{conn}")]);
+        Self::with(members, Encoding::NativeWs, Compression::None, filter)
+    }
+
+    /// Returns a fan-out to `members` WebSocket clients, each with a watch list of `count` of 1,000 entities: `symbol:{n}`.
+    #[must_use]
+    pub fn watch_lists(members: u32, count: u32) -> Self {
+        let filter = |conn: u32| {
+            let symbols = (0..count).map(|n| (conn * 37 + n * 11 + n * n) % 1000);
+            Filter::new().entities(symbols.map(|symbol| ("symbol", symbol.to_string())))
+        };
+        Self::with(members, Encoding::NativeWs, Compression::None, filter)
+    }
+
     fn with(
         members: u32,
         encoding: Encoding,
@@ -130,14 +147,20 @@ impl Fan {
         self.fanout.take_dirty(&mut dirty);
         let before = self.tally.events;
         for feed in dirty {
-            for index in 0..self.fanout.feed(feed).members.len() {
+            // As in `reactor::deliver`.
+            let members = self.fanout.feed(feed).members.len();
+            if members > 1 {
+                self.fanout.seal(feed);
+            }
+            for index in 0..members {
                 let conn = self.fanout.feed(feed).members[index] as usize;
-                let flushed = self.outboxes[conn].flush(
-                    &self.fanout,
-                    &mut Nowhere,
-                    usize::MAX,
-                    &mut OutboxContext::new(&mut self.tally, &Nowhere),
-                );
+                let outbox = &mut self.outboxes[conn];
+                let cx = &mut OutboxContext::new(&mut self.tally, &Nowhere);
+                let flushed = if members > 1 {
+                    outbox.flush(&self.fanout, &mut Nowhere, usize::MAX, cx)
+                } else {
+                    outbox.flush_appended(&mut self.fanout, &mut Nowhere, usize::MAX, cx)
+                };
                 debug_assert!(matches!(flushed, Flushed::Done));
             }
             self.fanout.forget_written(feed);

@@ -1,8 +1,9 @@
 //! Interests: the filters that a connection's subscriptions select events with, and changes to them.
 
 use super::conflate::{Conflation, LagPolicy};
+use super::feed::FeedClasses;
 use crate::dialect::Encoding;
-use crate::filter::{ClassId, Filter};
+use crate::filter::Filter;
 
 /// One subscription's share of an interest: its filter, and the events that may be left out.
 #[derive(Clone, Debug)]
@@ -56,5 +57,5 @@ pub(crate) enum Revised {
     /// The feed that the connection is in.
     Same,
     /// The feed of these classes, which the matcher holds for the connection already. Without classes: no feed.
-    Elsewhere(Vec<(ClassId, Conflation)>),
+    Elsewhere(FeedClasses),
 }

@@ -4,7 +4,8 @@
 //! not a buffer.
 //!
 //! Invariants:
-//! - Each frame is encoded once. Copies, where they pay off, are made once per feed, never per member.
+//! - Each frame is encoded once, into the loop's log. Copies, where they pay off, are made once per feed, never per member.
+//! - A feed's only member is written from the log while it keeps up, and its feed retains nothing.
 //! - A feed keeps a bounded tail of its frames, independent of its members. A member that falls off the tail receives a gap
 //!   notice with the number of events it missed, at the position of the loss.
 //! - Frame indices only grow. Frames `base..next` are retained; an outbox at `next` is caught up.
@@ -17,6 +18,7 @@ mod fanout;
 #[allow(clippy::module_inception, reason = "the room is named after its main type")]
 mod feed;
 mod frame;
+mod frame_log;
 mod gap_log;
 pub(crate) mod harness;
 mod interest;

@@ -15,6 +15,7 @@ mod gap;
 mod membership;
 pub(super) mod saved;
 pub(super) mod tail;
+mod through;
 
 use std::num::NonZeroU32;
 
@@ -193,13 +194,16 @@ impl Outbox {
 
     /// Returns the number of pending events: those whose writing has not begun.
     pub(crate) fn pending(&self, fanout: &Fanout) -> u64 {
-        let ahead = self.membership.map_or(0, |m| fanout.feed(m.feed()).next - self.next);
+        let ahead = self.membership.map_or(0, |m| {
+            let feed = fanout.feed(m.feed());
+            feed.next + feed.unsealed() - self.next
+        });
         ahead + self.backlog.as_ref().map_or(0, |backlog| backlog.inserted_events)
     }
 
     /// Returns the newest event of the feed.
     pub(crate) fn newest(&self, fanout: &Fanout) -> Option<EventId> {
-        self.membership.and_then(|membership| fanout.feed(membership.feed()).newest_appended())
+        self.membership.and_then(|membership| fanout.newest_appended(membership.feed()))
     }
 
     /// Returns the connection's lag. The bytes are those inserted and those that the feed still retains for the connection.

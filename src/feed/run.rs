@@ -8,16 +8,17 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::compressor::FrameForms;
-use super::frame::UnsealedFrame;
+use super::frame::FrameKind;
 use crate::event::EventId;
 
 /// End of a frame in its run, and the event it belongs to.
 #[derive(Clone, Copy, Debug)]
-struct Mark {
+pub(super) struct FrameMark {
     end: u32,
     shard: u16,
     /// Conflation must never leave the frame out.
     is_required: bool,
+    is_gap: bool,
     sequence: u64,
 }
 
@@ -28,26 +29,30 @@ pub(crate) struct FrameRun {
     pub(crate) first: u64,
     pub(crate) bytes: Bytes,
     epoch: u64,
-    marks: SmallVec<[Mark; 1]>,
+    marks: SmallVec<[FrameMark; 1]>,
     forms: Box<[FrameForms]>,
 }
 
+/// FrameMarks of a run's frames.
+pub(super) type FrameMarks = SmallVec<[FrameMark; 1]>;
+
+impl FrameMark {
+    pub(super) fn new(end: usize, id: EventId, kind: FrameKind) -> Self {
+        let (is_required, is_gap) = (kind.is_required(), kind == FrameKind::Gap);
+        Self { end: end as u32, shard: id.shard, is_required, is_gap, sequence: id.sequence }
+    }
+}
+
 impl FrameRun {
-    /// Returns a run of `frames`, which lie in `bytes` one after the other and end at `ends`.
+    /// Returns a run of the frames that lie in `bytes` one after the other. The events are of one epoch.
     pub(super) fn new(
         first: u64,
-        frames: &[UnsealedFrame],
-        ends: impl IntoIterator<Item = u32>,
+        epoch: u64,
+        marks: FrameMarks,
         bytes: Bytes,
         forms: Box<[FrameForms]>,
     ) -> Self {
-        let marks = (frames.iter().zip(ends))
-            .map(|(frame, end)| {
-                let UnsealedFrame { id, kind, .. } = frame;
-                Mark { end, shard: id.shard, is_required: kind.is_required(), sequence: id.sequence }
-            })
-            .collect();
-        Self { first, bytes, epoch: frames.first().map_or(0, |frame| frame.id.epoch), marks, forms }
+        Self { first, bytes, epoch, marks, forms }
     }
 
     /// Returns the forms of the frame at `index`, in a feed that compresses with a window.
@@ -71,6 +76,7 @@ impl FrameRun {
     }
 
     /// Returns the offset in `bytes` at which the frame of `index` starts; for [`Self::next`] the length of `bytes`.
+    #[inline]
     pub(crate) fn start_of(&self, index: u64) -> usize {
         match (index - self.first) as usize {
             0 => 0,
@@ -91,6 +97,11 @@ impl FrameRun {
         self.marks[(index - self.first) as usize].is_required
     }
 
+    /// Returns the indices of gap notices.
+    pub(super) fn gap_notices(&self) -> impl Iterator<Item = u64> {
+        self.marks.iter().zip(self.first..).filter(|(mark, _)| mark.is_gap).map(|(_, index)| index)
+    }
+
     /// Returns the number of required frames before `index`.
     pub(crate) fn required_before(&self, index: u64) -> u64 {
         self.marks[..(index - self.first) as usize].iter().filter(|mark| mark.is_required).count() as u64
@@ -98,26 +109,21 @@ impl FrameRun {
 
     /// Returns the id of the event at `index`.
     pub(crate) fn id_of(&self, index: u64) -> EventId {
-        let Mark { shard, sequence, .. } = self.marks[(index - self.first) as usize];
+        let FrameMark { shard, sequence, .. } = self.marks[(index - self.first) as usize];
         EventId { epoch: self.epoch, shard, sequence }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::frame::{FrameKind, FrameSource};
     use super::*;
 
     #[test]
     fn a_runs_frames_are_found_by_index_and_by_offset() {
         let id = |sequence| EventId { epoch: 9, shard: 0, sequence };
-        let frame = |n| UnsealedFrame {
-            source: FrameSource::Owned(Bytes::new()),
-            id: id(n),
-            kind: FrameKind::Required,
-            is_final: true,
-        };
-        let run = FrameRun::new(10, &[5, 6, 7].map(frame), [2, 3, 7], "aabcccc".into(), Box::default());
+        let mark = |(n, end)| FrameMark::new(end, id(n), FrameKind::Required);
+        let marks = [(5, 2), (6, 3), (7, 7)].map(mark).into_iter().collect();
+        let run = FrameRun::new(10, 9, marks, "aabcccc".into(), Box::default());
         assert_eq!((run.len(), run.next(), &run.bytes[..]), (3, 13, &b"aabcccc"[..]));
         assert_eq!([10, 11, 12, 13].map(|i| run.start_of(i)), [0, 2, 3, 7]);
         assert_eq!([0, 1, 2, 3, 4, 7].map(|o| run.index_at(o)), [10, 11, 11, 12, 13, 13]);

@@ -1,6 +1,7 @@
 //! Feeds with sockets that take any number of bytes at any time.
 
 mod changes;
+mod own_sets;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::fanout::FanoutTotals;
-use super::feed::{MERGE_FRAME_BYTES_MAX, MERGE_LONE_FRAME_BYTES_MAX};
+use super::frame::MERGE_FRAME_BYTES_MAX;
 use super::*;
 use crate::dialect::Encoding;
 use crate::event::{Event, EventId, Since, Timestamp};
@@ -78,6 +79,8 @@ struct World {
     tally: Tally,
     published: u64,
     now: Timestamp,
+    /// Whether lone members are written through where possible, as a loop does. Otherwise every feed is sealed.
+    writes_through: bool,
 }
 
 impl World {
@@ -95,6 +98,7 @@ impl World {
             tally: Tally::default(),
             published: 0,
             now: Timestamp(0),
+            writes_through: true,
         }
     }
 
@@ -111,14 +115,26 @@ impl World {
     }
 
     fn seal(&mut self) {
-        self.fanout.take_dirty(&mut Vec::new());
+        let mut dirty = Vec::new();
+        self.fanout.take_dirty(&mut dirty);
+        for feed in dirty {
+            if !self.writes_through || self.fanout.feed(feed).members.len() > 1 {
+                self.fanout.seal(feed);
+            }
+        }
     }
 
     fn flush(&mut self, outbox: &mut Outbox, pipe: &mut Pipe) -> bool {
-        matches!(
-            outbox.flush(&self.fanout, pipe, usize::MAX, &mut OutboxContext::new(&mut self.tally, &Still)),
-            Flushed::Done
-        )
+        self.flush_within(outbox, pipe, usize::MAX) == Flushed::Done
+    }
+
+    fn flush_within(&mut self, outbox: &mut Outbox, pipe: &mut Pipe, budget: usize) -> Flushed {
+        let mut cx = OutboxContext::new(&mut self.tally, &Still);
+        if self.writes_through {
+            outbox.flush_appended(&mut self.fanout, pipe, budget, &mut cx)
+        } else {
+            outbox.flush(&self.fanout, pipe, budget, &mut cx)
+        }
     }
 
     fn join(&mut self, filter: &str, conn: ConnIndex) -> Outbox {
@@ -165,12 +181,12 @@ fn a_burst_is_one_write_for_each_member() {
 #[test]
 fn small_frames_are_copied_together_and_larger_ones_are_written_in_place() {
     let large = "x".repeat(MERGE_FRAME_BYTES_MAX);
-    let less = &large[..MERGE_LONE_FRAME_BYTES_MAX];
+    let less = &large[..MERGE_FRAME_BYTES_MAX / 4];
     for (members, more, pieces) in
-        [(3, large.as_str(), 5), (3, less, 1), (1, less, 5), (3, "", 1), (1, "", 1)]
+        [(3, large.as_str(), 5), (1, large.as_str(), 5), (3, less, 1), (1, less, 1), (3, "", 1), (1, "", 1)]
     {
         let mut world = World::new(100);
-        // Encoded before sealing or where they will lie: the result is the same.
+        // Kept by the events or by the loop's log: the result is the same.
         world.fanout.share_frames(more.is_empty());
         let mut outboxes: Vec<_> = (0..members).map(|conn| world.join("", conn)).collect();
         (0..5).for_each(|_| world.publish_with("a", more));
@@ -188,11 +204,15 @@ fn small_frames_are_copied_together_and_larger_ones_are_written_in_place() {
 }
 
 #[test]
-fn an_event_keeps_its_frame_where_another_may_want_it() {
-    // Filters of the feeds, whether other loops share frames, and how often the frame is encoded.
-    for (filters, shares, made) in
-        [(&["type=a"][..], false, 2), (&["type=a"], true, 1), (&["type=a", ""], false, 1)]
-    {
+fn an_event_is_encoded_once_and_keeps_its_frame_where_another_loop_may_want_it() {
+    // Filters of the feeds, whether other loops share frames, and how often the frame is encoded, with the calls from outside
+    // the loop's log.
+    for (filters, shares, made) in [
+        (&["type=a"][..], false, 2),
+        (&["type=a"], true, 1),
+        (&["type=a", ""], false, 2),
+        (&["type=a", ""], true, 1),
+    ] {
         let mut world = World::new(100);
         world.fanout.share_frames(shares);
         let mut outboxes: Vec<_> =
@@ -201,6 +221,7 @@ fn an_event_keeps_its_frame_where_another_may_want_it() {
         event.set_id(EventId { epoch: 1, shard: 0, sequence: 0 });
         world.fanout.append(&event, world.now);
         world.seal();
+        assert_eq!(world.metrics.encodings.get(), 1, "{filters:?} {shares}");
         for _ in 0..3 {
             let frame = world.fanout.frame(&event, ENCODING, Compression::None);
             assert_eq!(frame, ENCODING.encode(&event, None));
@@ -227,12 +248,7 @@ fn a_budget_ends_with_the_frame_in_which_it_is_used_up() {
         required.taken.len() / 5
     };
     for (budget, so_far) in [(1, 1), (frame, 2), (frame + 1, 4), (usize::MAX, 5)] {
-        let flushed = outboxes[0].flush(
-            &world.fanout,
-            &mut pipe,
-            budget,
-            &mut OutboxContext::new(&mut world.tally, &Still),
-        );
+        let flushed = world.flush_within(&mut outboxes[0], &mut pipe, budget);
         assert_eq!(matches!(flushed, Flushed::Budget), so_far < 5, "{flushed:?}");
         assert_eq!(read(&pipe), (0..so_far).collect::<Vec<_>>());
     }
@@ -325,10 +341,15 @@ proptest::proptest! {
     /// For all write sizes, bursts and pauses: events come in order and once, and each gap notice stands where the
     /// events are missing.
     #[test]
-    fn seen_and_missed_make_up_the_whole(steps in proptest::collection::vec((0u8..6, 0usize..200), 1..120)) {
-        let mut world = World::new(8);
+    fn seen_and_missed_make_up_the_whole(
+        shares in proptest::bool::ANY,
+        writes_through in proptest::bool::ANY,
+        steps in proptest::collection::vec((0u8..6, 0usize..200), 1..120),
+    ) {
+        let mut world = World { writes_through, ..World::new(8) };
         let mut pipes = [Pipe::default(), Pipe::default()];
-        let mut outboxes = [world.join("", 0), world.join("", 1)];
+        // Members of one feed, or each of its own.
+        let mut outboxes = [world.join("", 0), world.join(if shares { "" } else { "type=a" }, 1)];
         let mut replies = [0usize; 2];
         for (what, size) in steps {
             match what {
@@ -383,8 +404,7 @@ impl World {
 
     /// Runs one pass of the loop over one member.
     fn pass(&mut self, outbox: &mut Outbox, pipe: &mut Pipe) -> Flushed {
-        let flushed =
-            outbox.flush(&self.fanout, pipe, usize::MAX, &mut OutboxContext::new(&mut self.tally, &Still));
+        let flushed = self.flush_within(outbox, pipe, usize::MAX);
         if flushed == Flushed::Blocked {
             outbox.enforce_drop_newest(&self.fanout, &mut OutboxContext::new(&mut self.tally, &Still));
         }
@@ -653,9 +673,10 @@ proptest::proptest! {
     fn the_totals_balance_under_every_policy(
         policy in 0usize..7,
         keys in 1usize..6,
+        writes_through in proptest::bool::ANY,
         steps in proptest::collection::vec((0u8..7, 0usize..200), 1..150),
     ) {
-        let mut world = World::new(6);
+        let mut world = World { writes_through, ..World::new(6) };
         let (selections, lag_policy) = match policy {
             0 => (vec![selection("", Conflation::None)], LagPolicy::DropOldest),
             1 => (vec![selection("", Conflation::None)], LagPolicy::DropNewest),

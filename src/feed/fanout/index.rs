@@ -6,35 +6,28 @@
 
 use std::hash::BuildHasher;
 
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use crate::feed::conflate::Conflation;
-use crate::feed::feed::FeedForm;
+use crate::feed::feed::{FeedClasses, FeedForm};
 use crate::feed::keys::FeedKey;
 use crate::filter::{ClassId, FilterLimits, Matcher};
 
 /// Maximum size of filters removed from the matcher at once, in bytes: about a million instructions.
 const SWEEP_BYTES: usize = 4096;
 
-/// Route of a class's events to a feed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ClassRoute {
-    pub(super) feed: FeedKey,
-    pub(super) conflation: Conflation,
-}
-
 /// Interests of one loop.
 #[derive(Debug)]
 pub(super) struct InterestIndex {
     pub(super) matcher: Matcher,
-    /// Feeds by the hash of their interest; two interests collide with a probability of 2^-64.
-    by_hash: HashMap<u64, SmallVec<[FeedKey; 1]>, foldhash::fast::RandomState>,
+    /// Feeds, found by the hash of their interest.
+    by_hash: HashTable<FeedKey>,
     hasher: foldhash::quality::RandomState,
     /// Classes that no feed has any more, and that the matcher still holds.
     unwanted: Vec<ClassId>,
-    /// Routes by class.
-    routes: Vec<SmallVec<[ClassRoute; 1]>>,
+    /// Feeds that get a class's events, by class.
+    routes: Vec<SmallVec<[FeedKey; 4]>>,
     /// Members of filters that could not be edited in place.
     pub(super) rebuilt: usize,
 }
@@ -43,7 +36,7 @@ impl InterestIndex {
     pub(super) fn new() -> Self {
         Self {
             matcher: Matcher::new(FilterLimits::default()),
-            by_hash: HashMap::default(),
+            by_hash: HashTable::new(),
             hasher: foldhash::quality::RandomState::default(),
             unwanted: Vec::new(),
             routes: Vec::new(),
@@ -52,30 +45,23 @@ impl InterestIndex {
     }
 
     /// Returns the feeds that get a class's events.
-    pub(super) fn routes(&self, class: ClassId) -> &[ClassRoute] {
+    pub(super) fn routes(&self, class: ClassId) -> &[FeedKey] {
         &self.routes[class.index()]
     }
 
     /// Routes a class's events to a feed.
-    pub(super) fn route(&mut self, class: ClassId, feed: FeedKey, conflation: Conflation) {
+    pub(super) fn route(&mut self, class: ClassId, feed: FeedKey) {
         let index = class.index();
         if self.routes.len() <= index {
             self.routes.resize_with(index + 1, SmallVec::new);
         }
-        self.routes[index].push(ClassRoute { feed, conflation });
-    }
-
-    /// Changes the conflation of a route.
-    pub(super) fn reroute(&mut self, class: ClassId, feed: FeedKey, conflation: Conflation) {
-        if let Some(route) = self.routes[class.index()].iter_mut().find(|route| route.feed == feed) {
-            route.conflation = conflation;
-        }
+        self.routes[index].push(feed);
     }
 
     /// Removes the route of a class to a feed.
     pub(super) fn unroute(&mut self, class: ClassId, feed: FeedKey) {
         let routes = &mut self.routes[class.index()];
-        if let Some(at) = routes.iter().position(|route| route.feed == feed) {
+        if let Some(at) = routes.iter().position(|key| *key == feed) {
             routes.swap_remove(at);
         }
     }
@@ -93,27 +79,25 @@ impl InterestIndex {
             .fold(base, |hash, &(class, conflation)| hash.wrapping_add(self.class_hash(class, conflation)))
     }
 
-    /// Returns the feeds with this interest hash, oldest first.
-    pub(super) fn feeds_with(&self, hash: u64) -> &[FeedKey] {
-        self.by_hash.get(&hash).map_or(&[], SmallVec::as_slice)
+    /// Returns the feed with this interest hash for which `is_it` returns true.
+    pub(super) fn find(&self, hash: u64, is_it: impl Fn(FeedKey) -> bool) -> Option<FeedKey> {
+        self.by_hash.find(hash, |key| is_it(*key)).copied()
     }
 
-    pub(super) fn register(&mut self, feed: FeedKey, hash: u64) {
-        self.by_hash.entry(hash).or_default().push(feed);
+    /// Adds a feed. `hash_of` returns the interest hash of each feed in the index.
+    pub(super) fn register(&mut self, feed: FeedKey, hash: u64, hash_of: impl Fn(FeedKey) -> u64) {
+        self.by_hash.insert_unique(hash, feed, |key| hash_of(*key));
     }
 
     pub(super) fn unregister(&mut self, feed: FeedKey, hash: u64) {
-        if let Some(keys) = self.by_hash.get_mut(&hash) {
-            keys.retain(|key| *key != feed);
-            if keys.is_empty() {
-                self.by_hash.remove(&hash);
-            }
+        if let Ok(entry) = self.by_hash.find_entry(hash, |key| *key == feed) {
+            entry.remove();
         }
     }
 
     /// Gives up a removed feed's classes. Beyond [`SWEEP_BYTES`] the matcher's share is left
     /// to [`sweep`](Self::sweep).
-    pub(super) fn release(&mut self, classes: Vec<(ClassId, Conflation)>, feed: FeedKey) {
+    pub(super) fn release(&mut self, classes: FeedClasses, feed: FeedKey) {
         let mut bytes = 0;
         for (class, _) in classes {
             self.unroute(class, feed);
@@ -150,6 +134,12 @@ impl InterestIndex {
         self.matcher.memory_bytes()
             + self.matcher.filter_bytes()
             + self.by_hash.allocation_size()
-            + self.routes.capacity() * size_of::<SmallVec<[ClassRoute; 1]>>()
+            + self.routes.capacity() * size_of::<SmallVec<[FeedKey; 4]>>()
+            + self
+                .routes
+                .iter()
+                .filter(|feeds| feeds.spilled())
+                .map(|feeds| feeds.capacity() * 4)
+                .sum::<usize>()
     }
 }

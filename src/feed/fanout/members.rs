@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::Fanout;
 use crate::feed::conflate::Conflation;
-use crate::feed::feed::{Feed, FeedForm};
+use crate::feed::feed::{Feed, FeedClasses, FeedForm};
 use crate::feed::interest::{Change, FilterSelection, Revised};
 use crate::feed::keys::{ConnIndex, FeedKey, Membership, MovedMember};
 use crate::filter::ClassId;
@@ -26,7 +26,7 @@ impl Fanout {
         conn: ConnIndex,
     ) -> Membership {
         let matcher = &mut self.index.matcher;
-        let mut classes: Vec<(ClassId, Conflation)> = selections
+        let mut classes: FeedClasses = selections
             .iter()
             .map(|selection| (matcher.insert(&selection.filter), selection.conflation))
             .collect();
@@ -46,11 +46,11 @@ impl Fanout {
     pub(crate) fn join_classes(
         &mut self,
         form: FeedForm,
-        classes: Vec<(ClassId, Conflation)>,
+        classes: FeedClasses,
         conn: ConnIndex,
     ) -> Membership {
         let hash = self.index.interest_hash(form, &classes);
-        let key = if let Some(key) = self.find_equal(hash, form, &classes) {
+        let key = if let Some(key) = self.find_equal(hash, form, &classes, None) {
             for (class, _) in &classes {
                 self.index.matcher.remove(*class);
             }
@@ -62,16 +62,17 @@ impl Fanout {
             let conflates = classes.iter().any(|(_, conflation)| *conflation != Conflation::None);
             let feed = Feed::new(form, conflates, self.observed.is_observed(form.encoding));
             let key = self.feeds.insert(feed) as FeedKey;
-            for &(class, conflation) in &classes {
-                self.index.route(class, key, conflation);
+            for &(class, _) in &classes {
+                self.index.route(class, key);
             }
-            self.feeds[key as usize].classes = classes;
+            let feed = &mut self.feeds[key as usize];
+            feed.classes = classes;
+            self.own_forms_in[form.encoding.slot()] += u32::from(feed.has_own_form());
             self.register(key, hash);
-            self.feeds_in[form.encoding.slot()] += 1;
             self.metrics.feeds.inc();
             key
         };
-        if let Some(compressor) = &self.feeds[key as usize].compressor {
+        if let Some(compressor) = self.feeds[key as usize].compressor() {
             compressor.request_restart();
         }
         let members = &mut self.feeds[key as usize].members;
@@ -108,9 +109,9 @@ impl Fanout {
         self.edit(key, edits);
         let Feed { interest_hash, ref classes, .. } = self.feeds[key as usize];
         if classes.is_empty() {
-            return Revised::Elsewhere(Vec::new());
+            return Revised::Elsewhere(FeedClasses::new());
         }
-        if self.find_equal(interest_hash, form, classes).is_none_or(|other| other == key) {
+        if self.find_equal(interest_hash, form, classes, Some(key)).is_none() {
             return Revised::Same;
         }
         let classes = classes.clone();
@@ -150,11 +151,7 @@ impl Fanout {
     }
 
     /// Returns a feed's classes with the edits applied. The matcher holds the returned classes once more.
-    fn edited(
-        &mut self,
-        mut classes: Vec<(ClassId, Conflation)>,
-        edits: impl IntoIterator<Item = Edit>,
-    ) -> Vec<(ClassId, Conflation)> {
+    fn edited(&mut self, mut classes: FeedClasses, edits: impl IntoIterator<Item = Edit>) -> FeedClasses {
         let matcher = &mut self.index.matcher;
         for (class, _) in &classes {
             matcher.hold(*class);
@@ -191,7 +188,6 @@ impl Fanout {
                     hash = hash
                         .wrapping_sub(index.class_hash(class, old))
                         .wrapping_add(index.class_hash(class, conflation));
-                    index.reroute(class, key, conflation);
                     index.matcher.remove(class);
                 }
                 (Ok(at), None) => {
@@ -203,7 +199,7 @@ impl Fanout {
                 (Err(at), Some(conflation)) => {
                     classes.insert(at, (class, conflation));
                     hash = hash.wrapping_add(index.class_hash(class, conflation));
-                    index.route(class, key, conflation);
+                    index.route(class, key);
                 }
                 (Err(_), None) => {}
             }
@@ -225,12 +221,13 @@ impl Fanout {
             return Some(MovedMember { conn, index });
         }
         if members.is_empty() {
-            let feed = self.feeds.remove(key as usize);
+            let mut feed = self.feeds.remove(key as usize);
+            self.log.take(&mut feed.list);
             self.index.unregister(key, feed.interest_hash);
+            self.own_forms_in[feed.form.encoding.slot()] -= u32::from(feed.has_own_form());
             self.index.release(feed.classes, key);
             self.sampling.retain(|other| *other != key);
             self.pool.closed(key, feed.form.compression);
-            self.feeds_in[feed.form.encoding.slot()] -= 1;
             self.dirty.retain(|other| *other != key);
             self.metrics.feeds.dec();
         }
@@ -253,17 +250,24 @@ impl Fanout {
         self.index.matcher.len()
     }
 
-    /// Returns the oldest feed of exactly these classes. After a change in place, the member moves to the older feed.
-    fn find_equal(&self, hash: u64, form: FeedForm, classes: &[(ClassId, Conflation)]) -> Option<FeedKey> {
-        let is_equal = |key: &&FeedKey| {
-            let feed = &self.feeds[**key as usize];
-            feed.form == form && feed.classes == classes
-        };
-        self.index.feeds_with(hash).iter().find(is_equal).copied()
+    /// Returns the feed of exactly these classes, besides `except`. After a change in place two feeds may have them, until the
+    /// member of the one that changed has moved to the other.
+    fn find_equal(
+        &self,
+        hash: u64,
+        form: FeedForm,
+        classes: &[(ClassId, Conflation)],
+        except: Option<FeedKey>,
+    ) -> Option<FeedKey> {
+        self.index.find(hash, |key| {
+            let feed = &self.feeds[key as usize];
+            Some(key) != except && feed.form == form && *feed.classes == *classes
+        })
     }
 
     fn register(&mut self, key: FeedKey, hash: u64) {
         self.feeds[key as usize].interest_hash = hash;
-        self.index.register(key, hash);
+        let Self { index, feeds, .. } = self;
+        index.register(key, hash, |key| feeds[key as usize].interest_hash);
     }
 }

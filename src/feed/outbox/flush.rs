@@ -96,7 +96,7 @@ impl Outbox {
     }
 
     /// Records that the socket is full, and starts conflation in a feed that conflates.
-    fn note_blocked(&mut self, feed: Option<&Feed>, lookup: &impl ResumeLookup) {
+    pub(super) fn note_blocked(&mut self, feed: Option<&Feed>, lookup: &impl ResumeLookup) {
         let backlog = self.backlog(feed);
         backlog.lagging_since.get_or_insert_with(|| lookup.now());
         // During a replay the client has no gap notice yet for frames that the feed has trimmed meanwhile, and conflation
@@ -110,7 +110,7 @@ impl Outbox {
     /// Asks the feed for a window restart, if the connection is not in sync.
     fn request_restart(&self, feed: Option<&Feed>) {
         if !self.in_sync
-            && let Some(compressor) = feed.and_then(|feed| feed.compressor.as_ref())
+            && let Some(compressor) = feed.and_then(Feed::compressor)
         {
             compressor.request_restart();
         }
@@ -119,8 +119,8 @@ impl Outbox {
     /// Delivers only the latest frames of keys until the connection is caught up. Returns `false` if some pending frames are
     /// trimmed already.
     pub(super) fn start_conflating(&mut self, feed: &Feed) -> bool {
-        let is_retained = self.next >= feed.base;
-        let next = self.next.max(feed.base);
+        let is_retained = self.next >= feed.base();
+        let next = self.next.max(feed.base());
         let backlog = self.backlog.get_or_insert_default();
         if !backlog.conflates {
             backlog.conflates = true;
@@ -133,10 +133,11 @@ impl Outbox {
     /// Counts the required frames that the connection passes while it conflates.
     pub(super) fn count_required(&mut self, feed: &Feed, first: u64, end: u64) {
         if let Some(backlog) = self.backlog.as_mut().filter(|backlog| backlog.conflates)
-            && first >= feed.base
+            && first >= feed.base()
             && end == first + 1
+            && let Some(run) = feed.run_of(first)
         {
-            backlog.required_before_next += u64::from(feed.run_of(first).is_required(first));
+            backlog.required_before_next += u64::from(run.is_required(first));
         }
     }
 
@@ -151,7 +152,7 @@ impl Outbox {
     /// [`pending_slices`](Self::pending_slices) would return, with less work.
     fn tail<'a>(&self, feed: Option<&'a Feed>, room: usize) -> Option<FeedTail<'a>> {
         let feed = feed.filter(|feed| self.backlog.is_none() && !self.replaying && self.next < feed.next)?;
-        if !self.in_sync && feed.compressor.is_some() {
+        if !self.in_sync && feed.compressor().is_some() {
             return None;
         }
         let tail = FeedTail::find(feed, self.next, room)?;
@@ -177,7 +178,7 @@ impl Outbox {
             let piece = Piece { bytes, buffer, first, end: first + 1, in_sync: false };
             return (first < stop).then_some(piece);
         }
-        let run = feed.run_of(at);
+        let run = feed.run_of(at)?;
         let mut end = run.next().min(stop);
         let mut in_sync = in_sync;
         if !in_sync && let Some(forms) = run.forms(at) {
@@ -219,8 +220,10 @@ impl Outbox {
                 in_sync = piece.in_sync;
                 let Piece { mut bytes, first, end: mut piece_end, .. } = piece;
                 let room = budget.saturating_sub(size);
-                if let Some(feed) = feed.filter(|_| bytes.len() > room && piece_end > first + 1) {
-                    let run = feed.run_of(first);
+                if bytes.len() > room
+                    && piece_end > first + 1
+                    && let Some(run) = feed.and_then(|feed| feed.run_of(first))
+                {
                     let start = run.start_of(first);
                     piece_end = run.index_at(start + room).max(first + 1);
                     bytes = &bytes[..run.start_of(piece_end) - start];
@@ -241,7 +244,7 @@ impl Outbox {
     }
 
     /// Advances past the first `written` pending bytes, and keeps the rest of a frame that was begun.
-    fn advance(&mut self, feed: Option<&Feed>, mut written: usize, tally: &mut Tally) {
+    pub(super) fn advance(&mut self, feed: Option<&Feed>, mut written: usize, tally: &mut Tally) {
         if let Some(backlog) = &mut self.backlog {
             let partial = written.min(backlog.partial.len());
             backlog.partial.advance(partial);
@@ -277,13 +280,13 @@ impl Outbox {
             }
             // The write ended within a frame: the frame counts as begun, and its rest is kept. A slice of a buffer that is
             // only this frame keeps nothing else alive; of a run of many frames the rest is small, so it is copied.
-            let (next, rest) = if piece_end == first + 1 {
-                (piece_end, written..bytes.len())
-            } else {
-                let run = feed.run_of(first);
+            let run = feed.run_of(first).filter(|_| piece_end > first + 1);
+            let (next, rest) = if let Some(run) = run {
                 let start = run.start_of(first);
                 let next = run.index_at(start + written);
                 (next, written..run.start_of(next) - start)
+            } else {
+                (piece_end, written..bytes.len())
             };
             let rest = &bytes[rest];
             let rest = if buffer.len() == bytes.len() && piece_end == first + 1 {

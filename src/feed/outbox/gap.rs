@@ -25,7 +25,7 @@ impl Outbox {
         let next = self.next;
         let backlog = self.backlog(Some(feed));
         // If one batch exceeded the feed's limits, its oldest frames are gone already, and the whole batch is dropped.
-        if backlog.dropped_newest == 0 && next >= feed.base {
+        if backlog.dropped_newest == 0 && next >= feed.base() {
             let max_events = (limits.max_events as u64).saturating_sub(backlog.inserted_events);
             self.detach(feed, max_events, limits.max_bytes, cx.tally);
         }
@@ -53,7 +53,7 @@ impl Outbox {
 
     /// Moves on to the oldest retained frame if the feed has trimmed pending ones, and inserts a gap notice.
     pub(super) fn skip_trimmed(&mut self, feed: &Feed, cx: &mut OutboxContext<'_, impl ResumeLookup>) {
-        if self.next >= feed.base {
+        if self.next >= feed.base() {
             return;
         }
         if self.lag_policy == LagPolicy::DropNewest {
@@ -67,9 +67,9 @@ impl Outbox {
         }
         self.in_sync = false;
         let stood = self.next;
-        self.next = feed.base;
-        cx.tally.dropped += feed.base - stood;
-        self.insert_gap_at(stood, feed.missed_in(stood..feed.base), feed, cx);
+        self.next = feed.base();
+        cx.tally.dropped += feed.base() - stood;
+        self.insert_gap_at(stood, feed.missed_in(stood..feed.base()), feed, cx);
     }
 
     /// Moves on as [`skip_trimmed`](Self::skip_trimmed) does, in a feed that retains the latest frames of keys longer than
@@ -88,12 +88,12 @@ impl Outbox {
         cx.tally.conflated -= lost as i64;
         cx.tally.dropped += lost;
         let stood = self.next;
-        let is_forgotten = feed.latest_floor().min(feed.base) > self.next;
-        let all = feed.missed_in(stood..feed.base);
+        let is_forgotten = feed.latest_floor().min(feed.base()) > self.next;
+        let all = feed.missed_in(stood..feed.base());
         let missed = match all {
             // No gap notice is among them, and no required frame is forgotten.
             Missed::Exactly(frames)
-                if !is_forgotten && !is_unknown && frames == feed.base.saturating_sub(stood) =>
+                if !is_forgotten && !is_unknown && frames == feed.base().saturating_sub(stood) =>
             {
                 Missed::Exactly(lost)
             }
@@ -101,7 +101,7 @@ impl Outbox {
             all => all.as_bound(),
         };
         if is_forgotten {
-            let to = feed.latest_floor().min(feed.base);
+            let to = feed.latest_floor().min(feed.base());
             self.count_conflated(to, cx.tally);
             self.next = to;
         }
@@ -121,7 +121,7 @@ impl Outbox {
     ) {
         let backlog = self.backlog.get_or_insert_default();
         let at = backlog.position_after(stood);
-        let edges = (backlog.last_before(at), feed.newest_trimmed);
+        let edges = (backlog.last_before(at), feed.newest_passed());
         self.insert_gap_notice(at, missed, edges, feed.form.encoding, cx);
     }
 
@@ -190,7 +190,7 @@ impl Outbox {
 
     /// Returns whether the feed has trimmed pending frames.
     pub(crate) fn has_lost_frames(&self, fanout: &Fanout) -> bool {
-        self.membership.is_some_and(|m| self.next < fanout.feed(m.feed()).base)
+        self.membership.is_some_and(|m| self.next < fanout.feed(m.feed()).base())
     }
 
     /// Returns whether the connection has lost frames and is to be closed for that.

@@ -39,7 +39,7 @@ pub(crate) struct FeedTail<'a> {
 impl<'a> FeedTail<'a> {
     /// Returns the feed's frames from `next` on, unless they are more than `room` bytes or too many runs for one write.
     pub(super) fn find(feed: &'a Feed, next: u64, room: usize) -> Option<Self> {
-        let runs = &feed.runs;
+        let runs = feed.runs()?;
         let (mut first, mut at, mut len) = (runs.back()?, runs.len() - 1, 0);
         while next < first.first {
             len += first.bytes.len();

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Returns random numbers below the one given, from a seed.
-fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
+pub(super) fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut state = seed;
     move |most| {
         // xorshift64*
@@ -21,7 +21,7 @@ fn each_member_gets_the_events_that_it_wanted_when_they_came() {
     const MEMBERS: usize = 4;
     for seed in 1..=40_u64 {
         let mut dice = dice(seed);
-        let mut world = World::new(1000);
+        let mut world = World { writes_through: seed % 2 == 0, ..World::new(1000) };
         let mut outboxes: Vec<Outbox> = (0..MEMBERS).map(|_| Outbox::default()).collect();
         let mut pipes: Vec<Pipe> = (0..MEMBERS).map(|_| Pipe::default()).collect();
         let mut wants = vec![std::collections::BTreeSet::<u64>::new(); MEMBERS];

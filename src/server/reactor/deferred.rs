@@ -14,6 +14,7 @@ use super::mailbox::{DeferredEffects, Wait};
 use super::socket::Socket;
 use super::token::Token;
 use crate::event::Since;
+use crate::feed::Change;
 use crate::filter::Filter;
 use crate::server::limits::budget;
 use crate::server::session::effect::Effect;
@@ -40,10 +41,17 @@ impl<S: Socket> LoopState<S> {
 
     /// Applies one effect. A long change is applied as far as this turn's budget goes; its rest is deferred, with all
     /// effects after it.
+    ///
+    /// A change that fits a client's part of a turn is not divided, even if that part is spent: it is the last step of the
+    /// message at hand. So no event is delivered by the new interest before the reply that says so.
     fn apply_part(&mut self, slot: usize, effect: Effect, rest: impl Iterator<Item = Effect>) {
         let Effect::Change { encoding, lag_policy, mut changes, added } = effect else {
             return self.apply_effect(slot, effect);
         };
+        let units = changes.iter().map(Change::units).fold(0, u32::saturating_add);
+        if units <= budget::CLIENT {
+            return self.apply_effect(slot, Effect::Change { encoding, lag_policy, changes, added });
+        }
         // At least one change, so that each turn makes progress, and so that live delivery begins where a replay before it
         // ends.
         let mut left = self.turn.work.left().min(budget::CLIENT);

@@ -237,6 +237,10 @@ impl<S: Socket> LoopState<S> {
             let mut all_done = true;
             let mut broken = false;
             let members = self.delivery.fanout.feed(feed).members.len();
+            if members > 1 {
+                // A lone member may be written through.
+                self.delivery.fanout.seal(feed);
+            }
             self.delivery.pages.open(members, self.turn.config.share_pages_bytes);
             for place in 0..members {
                 let slot = self.delivery.fanout.feed(feed).members[place] as usize;
@@ -244,6 +248,7 @@ impl<S: Socket> LoopState<S> {
                 let ring = self.turn.resume_lookup(&self.shared);
                 if conn.blocked {
                     all_done = false;
+                    self.delivery.fanout.seal(feed);
                     conn.outbox.enforce_drop_newest(
                         &self.delivery.fanout,
                         &mut OutboxContext::new(&mut self.delivery.tally, &ring),
@@ -255,12 +260,13 @@ impl<S: Socket> LoopState<S> {
                 }
                 let budget = self.turn.config.write_budget_bytes;
                 let mut out = FanoutSocket { socket: &mut conn.socket, pages: &mut self.delivery.pages };
-                match conn.outbox.flush(
-                    &self.delivery.fanout,
-                    &mut out,
-                    budget,
-                    &mut OutboxContext::new(&mut self.delivery.tally, &ring),
-                ) {
+                let cx = &mut OutboxContext::new(&mut self.delivery.tally, &ring);
+                let flushed = if members > 1 {
+                    conn.outbox.flush(&self.delivery.fanout, &mut out, budget, cx)
+                } else {
+                    conn.outbox.flush_appended(&mut self.delivery.fanout, &mut out, budget, cx)
+                };
+                match flushed {
                     // Frames of the feed are written after the replay.
                     Flushed::Done => all_done &= conn.replay.is_none(),
                     Flushed::Blocked => {

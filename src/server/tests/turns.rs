@@ -127,6 +127,27 @@ fn a_long_change_goes_on_in_later_turns() {
     assert!(settled(&mut client).0.contains("removed"));
 }
 
+/// However much of its part of the turn a client has used before: no event of its new interest comes before the reply.
+#[test]
+fn a_change_holds_from_its_reply_on_at_any_place_of_a_turn() {
+    let mut delivered = 0;
+    for before in 0..80 {
+        let mut client = OneClient::at("/ws", false);
+        subscribe(&mut client, "s", "type=a");
+        assert!(settled(&mut client).0.contains("ack"));
+        (0..before).for_each(|_| client.says(r#"{"type":"ping"}"#));
+        client.says(r#"{"type":"publish","payload":{"type":"b"}}"#);
+        subscribe(&mut client, "s", "type=b");
+        let (answer, _) = settled(&mut client);
+        let ack = answer.find(r#""subscription_id":"s""#).expect("the change is confirmed");
+        // If the turn ended after the publish, its event came before the subscribe was read.
+        let Some(event) = answer.find(r#""event_type":"b""#) else { continue };
+        assert!(ack < event, "after {before} pings");
+        delivered += 1;
+    }
+    assert!(delivered > 70, "{delivered} of 80");
+}
+
 /// The values of all subscriptions together have a limit, and its error says what it counts.
 #[test]
 fn a_clients_values_are_bounded_together() {

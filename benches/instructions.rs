@@ -217,6 +217,44 @@ fn deliver_to_watch_lists(times: u64) {
     }
 }
 
+/// Returns a loop with this many clients, each with a subscription of its own.
+fn many_clients(count: u64, filter: impl Fn(u64) -> String) -> OneClient {
+    let mut client = OneClient::new(false);
+    for n in 0..count {
+        client.another("/ws");
+        client.says(&format!(r#"{{"type":"subscribe","payload":{{{}}}}}"#, filter(n)));
+        client.settle();
+    }
+    client
+}
+
+/// Runs a loop's turn for single events, each for the one client whose channel it is in.
+fn turn_for_own_channels(times: u64) {
+    let mut client = many_clients(1_000, |n| format!(r#""channels":["user-{n}"]"#));
+    for n in 0..times {
+        let channel = format!("user-{}", n * 7 % 1000);
+        let event = Event::builder("kind0.progress").source("core").channel(&channel).json(DATA);
+        client.publishes(event.build().expect("valid"));
+        client.quiet_turn();
+    }
+}
+
+/// Runs a loop's turn for each burst of 50 events to 1,000 clients with 20 of 1,000 symbols each: 20 deliveries for each event.
+fn turn_for_watch_lists(times: u64) {
+    let mut client = many_clients(1_000, |conn| {
+        let symbols = (0..20).map(|n| format!(r#""symbol:{}""#, (conn * 37 + n * 50) % 1000));
+        format!(r#""entities":[{}]"#, symbols.collect::<Vec<_>>().join(","))
+    });
+    for n in 0..times {
+        let symbol = (n * 7 % 1000).to_string();
+        let event = Event::builder("quote").source("core").entity("symbol", &symbol).json(DATA);
+        client.publishes(event.build().expect("valid"));
+        if n % 50 == 49 {
+            client.quiet_turn();
+        }
+    }
+}
+
 /// Fills turns of a loop with the most expensive messages of a kind, again and again. `cargo xtask
 /// instructions` limits the most expensive turn of each to 6 million instructions, and to 300,000 if the client
 /// has shown no token.
@@ -546,6 +584,8 @@ const OPERATIONS: &[Operation] = &[
     ("deliver-to-100", deliver),
     ("deliver-to-own-channel", deliver_to_own_channels),
     ("deliver-to-50-watch-lists", deliver_to_watch_lists),
+    ("loop-own-channel", turn_for_own_channels),
+    ("loop-20-watch-lists", turn_for_watch_lists),
     ("change-1-of-1", |times| change(0, times)),
     ("change-1-of-1000", |times| change(999, times)),
     ("update-1-of-1000", |times| update_one(false, times)),

@@ -54,9 +54,9 @@ pub(crate) struct Feed {
     pub(crate) classes: FeedClasses,
     /// Hash of the form and the classes, by which an equal feed is found.
     pub(super) interest_hash: u64,
-    pub(crate) members: SmallVec<[ConnIndex; 2]>,
+    pub(crate) members: SmallVec<[ConnIndex; 4]>,
     /// Fan-out number of the newest event appended.
-    pub(crate) newest_event: u64,
+    pub(crate) newest_event: u32,
     /// Frames in the loop's log that were appended since the last seal; not yet visible to outboxes.
     pub(super) list: FrameList,
     /// Sealed frames; `None` if there are none.
@@ -64,14 +64,17 @@ pub(crate) struct Feed {
     /// State of a feed that compresses or conflates, so that its frames are not those of the log.
     own_form: Option<Box<OwnForm>>,
     pub(super) next: u64,
-    /// Id of the newest event before those that are retained.
-    newest_passed: Option<EventId>,
+    /// Id of the newest event before those that are retained, in three parts, which take less memory; without a shard it is
+    /// unknown.
+    passed_shard: Option<u16>,
+    passed_epoch: u64,
+    passed_sequence: u64,
 }
 
 /// Classes of an interest, with their conflation.
 pub(crate) type FeedClasses = SmallVec<[(ClassId, Conflation); 1]>;
 
-const _: () = assert!(size_of::<Feed>() <= 152, "each client with an interest of its own has one");
+const _: () = assert!(size_of::<Feed>() <= 120, "each client with an interest of its own has one");
 
 /// Sealed frames of a feed: those from `base` on.
 #[derive(Debug, Default)]
@@ -100,7 +103,7 @@ pub(super) struct Conflator {
     latest: LatestByKey<(Bytes, EventId)>,
     pub(super) samplers: Samplers,
     /// Fan-out number of the event that is being matched.
-    pub(super) event: u64,
+    pub(super) event: u32,
     /// Least conflation among the classes that matched that event so far.
     pub(super) least: Conflation,
     /// Number of required frames before the feed's `base`.
@@ -123,7 +126,9 @@ impl Feed {
             retained: None,
             own_form: has_own_form.then(|| Box::new(OwnForm { unsealed: Vec::new(), compressor, conflator })),
             next: 0,
-            newest_passed: None,
+            passed_shard: None,
+            passed_epoch: 0,
+            passed_sequence: 0,
         }
     }
 
@@ -241,7 +246,7 @@ impl Feed {
     /// Returns the id of the event before `index`, if still known.
     pub(super) fn id_before(&self, index: u64) -> Option<EventId> {
         if index == self.base() {
-            return self.newest_passed;
+            return self.newest_passed();
         }
         index.checked_sub(1).and_then(|index| self.id_of(index))
     }
@@ -250,9 +255,7 @@ impl Feed {
     pub(crate) fn forget_written(&mut self) {
         let (next, unsealed) = (self.next, self.unsealed());
         let Some(retained) = &mut self.retained else { return };
-        if let Some(newest) = retained.runs.back() {
-            self.newest_passed = Some(newest.id_of(newest.next() - 1));
-        }
+        let newest = retained.runs.back().map(|run| run.id_of(run.next() - 1));
         if let Some(conflator) = self.own_form.as_mut().and_then(|own| own.conflator.as_mut()) {
             conflator.latest.clear();
             conflator.required_before_base +=
@@ -260,12 +263,13 @@ impl Feed {
         }
         if self.members.len() == 1 && unsealed == 0 {
             self.retained = None;
-            return;
+        } else {
+            // A shared feed keeps the capacity for its next frames.
+            retained.runs.clear();
+            retained.gaps.clear_sealed();
+            (retained.bytes, retained.base) = (0, next);
         }
-        // A shared feed keeps the capacity for its next frames.
-        retained.runs.clear();
-        retained.gaps.clear_sealed();
-        (retained.bytes, retained.base) = (0, next);
+        self.set_passed(newest);
     }
 
     /// Returns whether the frames in the feed's list are the next of a member at `next`, so that they can be written to it
@@ -281,7 +285,7 @@ impl Feed {
     /// Counts the frames of the feed's list as sealed, written and forgotten.
     pub(super) fn pass(&mut self, log: &mut FrameLog) {
         self.next += u64::from(self.list.len);
-        self.newest_passed = log.newest(self.form.encoding, self.list).or(self.newest_passed);
+        self.set_passed(log.newest(self.form.encoding, self.list));
         log.take(&mut self.list);
     }
 
@@ -309,7 +313,7 @@ impl Feed {
     /// Returns the id of the newest sealed event.
     pub(super) fn newest_id(&self) -> Option<EventId> {
         let newest = self.runs().and_then(VecDeque::back);
-        newest.map(|run| run.id_of(run.next() - 1)).or(self.newest_passed)
+        newest.map(|run| run.id_of(run.next() - 1)).or_else(|| self.newest_passed())
     }
 
     /// Returns the id of the newest appended event, sealed or not.
@@ -320,7 +324,15 @@ impl Feed {
 
     /// Returns the id of the newest event before those that are retained.
     pub(super) fn newest_passed(&self) -> Option<EventId> {
-        self.newest_passed
+        let shard = self.passed_shard?;
+        Some(EventId { epoch: self.passed_epoch, shard, sequence: self.passed_sequence })
+    }
+
+    /// Notes the newest event before those that are retained, if there is another.
+    fn set_passed(&mut self, id: Option<EventId>) {
+        if let Some(EventId { epoch, shard, sequence }) = id {
+            (self.passed_epoch, self.passed_shard, self.passed_sequence) = (epoch, Some(shard), sequence);
+        }
     }
 
     /// Returns the number of samples that wait.

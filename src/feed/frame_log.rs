@@ -50,7 +50,7 @@ struct EncodingLog {
     bytes: Vec<u8>,
     frames: Vec<LoggedFrame>,
     /// Number of the event that was encoded last, and its frame.
-    newest: (u64, u32),
+    newest: (u32, u32),
 }
 
 /// Entry of a list.
@@ -104,7 +104,7 @@ impl FrameLog {
     pub(super) fn frame(
         &mut self,
         encoding: Encoding,
-        (event, id, number): (&Event, EventId, u64),
+        (event, id, number): (&Event, EventId, u32),
         keeps: bool,
         metrics: &Metrics,
     ) -> u32 {
@@ -129,6 +129,11 @@ impl FrameLog {
         log.frames.push(LoggedFrame { id, kind: FrameKind::Required, storage });
         self.used |= 1 << encoding.slot();
         log.newest.1
+    }
+
+    /// Forgets which events were encoded last, before their numbers start again.
+    pub(super) fn forget_numbers(&mut self) {
+        self.encodings.iter_mut().for_each(|log| log.newest = (0, 0));
     }
 
     /// Adds a gap notice for one feed.

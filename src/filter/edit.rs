@@ -197,10 +197,9 @@ impl Filter {
     pub(crate) fn joined<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut parts = parts.into_iter();
         let Some(first) = parts.next() else { return Self::nothing() };
+        let Some(second) = parts.next() else { return first.clone() };
         let (own, mut joined) = (encoding::decode(first.bytes()), encoding::decode(first.bytes()));
-        let mut is_one = true;
-        for part in parts {
-            is_one = false;
+        for part in std::iter::once(second).chain(parts) {
             let sets = encoding::decode(part.bytes()).sets;
             for ((set, own), other) in joined.sets.iter_mut().zip(&own.sets).zip(sets) {
                 if *own != other {
@@ -208,7 +207,7 @@ impl Filter {
                 }
             }
         }
-        if is_one { first.clone() } else { Self::from_parts(joined) }
+        Self::from_parts(joined)
     }
 
     /// Returns whether a list begins after a value.

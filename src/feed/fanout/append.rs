@@ -22,6 +22,9 @@ impl Fanout {
             return true;
         }
         let Some(id) = event.id() else { return true };
+        if self.current.number == u32::MAX {
+            self.restart_numbers();
+        }
         let Self { index, feeds, log, dirty, current, observed, metrics, .. } = self;
         let CurrentEvent { number, matched, own_forms, .. } = current;
         if !index.matcher.matches_within(event, matched, allowance) {
@@ -65,6 +68,19 @@ impl Fanout {
             self.append_own_forms(event, id, now);
         }
         true
+    }
+
+    /// Starts the numbers of events again: no feed has an event of these numbers.
+    #[cold]
+    fn restart_numbers(&mut self) {
+        self.current.number = 0;
+        self.log.forget_numbers();
+        for (_, feed) in &mut self.feeds {
+            feed.newest_event = 0;
+            if let Some(conflator) = feed.conflator_mut() {
+                conflator.event = 0;
+            }
+        }
     }
 
     /// Appends the event to the feeds in `own_forms`.

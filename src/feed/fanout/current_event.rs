@@ -7,7 +7,7 @@ use crate::filter::ClassId;
 #[derive(Debug, Default)]
 pub(super) struct CurrentEvent {
     /// Number of the event, by which a feed knows whether it has the event already.
-    pub(super) number: u64,
+    pub(super) number: u32,
     /// Classes that the event matches.
     pub(super) matched: Vec<ClassId>,
     /// Feeds that compress or conflate and match the event, each with a class that matches.

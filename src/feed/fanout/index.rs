@@ -2,12 +2,13 @@
 //!
 //! Invariants:
 //! - A feed holds each of its classes once in the matcher.
+//! - A class's events go to each feed that has the class, once.
 //! - A feed is found by a hash that is a sum over its classes, so adding or removing a class changes the hash in one step.
 
 use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
-use smallvec::SmallVec;
+use slab::Slab;
 
 use crate::feed::conflate::Conflation;
 use crate::feed::feed::{FeedClasses, FeedForm};
@@ -16,6 +17,12 @@ use crate::filter::{ClassId, FilterLimits, Matcher};
 
 /// Maximum size of filters removed from the matcher at once, in bytes: about a million instructions.
 const SWEEP_BYTES: usize = 4096;
+
+/// Route of a class without a feed.
+const NO_FEED: u32 = u32::MAX;
+
+/// Mark of a route that is the index of a list of feeds.
+const SHARED: u32 = 1 << 31;
 
 /// Interests of one loop.
 #[derive(Debug)]
@@ -26,8 +33,10 @@ pub(super) struct InterestIndex {
     hasher: foldhash::quality::RandomState,
     /// Classes that no feed has any more, and that the matcher still holds.
     unwanted: Vec<ClassId>,
-    /// Feeds that get a class's events, by class.
-    routes: Vec<SmallVec<[FeedKey; 4]>>,
+    /// Feeds that get a class's events, by class: none, one, or an entry of `shared_routes`.
+    routes: Vec<u32>,
+    /// Feeds of the classes that several feeds have, or had.
+    shared_routes: Slab<Vec<FeedKey>>,
     /// Members of filters that could not be edited in place.
     pub(super) rebuilt: usize,
 }
@@ -40,29 +49,50 @@ impl InterestIndex {
             hasher: foldhash::quality::RandomState::default(),
             unwanted: Vec::new(),
             routes: Vec::new(),
+            shared_routes: Slab::new(),
             rebuilt: 0,
         }
     }
 
     /// Returns the feeds that get a class's events.
     pub(super) fn routes(&self, class: ClassId) -> &[FeedKey] {
-        &self.routes[class.index()]
+        match self.routes.get(class.index()) {
+            None | Some(&NO_FEED) => &[],
+            Some(route) if route & SHARED != 0 => &self.shared_routes[(route & !SHARED) as usize],
+            Some(key) => std::slice::from_ref(key),
+        }
     }
 
     /// Routes a class's events to a feed.
     pub(super) fn route(&mut self, class: ClassId, feed: FeedKey) {
         let index = class.index();
         if self.routes.len() <= index {
-            self.routes.resize_with(index + 1, SmallVec::new);
+            self.routes.resize(index + 1, NO_FEED);
         }
-        self.routes[index].push(feed);
+        let route = &mut self.routes[index];
+        match *route {
+            NO_FEED => *route = feed,
+            shared if shared & SHARED != 0 => self.shared_routes[(shared & !SHARED) as usize].push(feed),
+            // A loop has fewer than 2^31 feeds and shared routes.
+            key => *route = self.shared_routes.insert(vec![key, feed]) as u32 | SHARED,
+        }
     }
 
     /// Removes the route of a class to a feed.
     pub(super) fn unroute(&mut self, class: ClassId, feed: FeedKey) {
-        let routes = &mut self.routes[class.index()];
-        if let Some(at) = routes.iter().position(|key| *key == feed) {
-            routes.swap_remove(at);
+        let Some(route) = self.routes.get_mut(class.index()) else { return };
+        if *route == feed {
+            *route = NO_FEED;
+        } else if *route != NO_FEED && *route & SHARED != 0 {
+            let shared = (*route & !SHARED) as usize;
+            let feeds = &mut self.shared_routes[shared];
+            if let Some(at) = feeds.iter().position(|key| *key == feed) {
+                feeds.swap_remove(at);
+            }
+            if feeds.is_empty() {
+                self.shared_routes.remove(shared);
+                *route = NO_FEED;
+            }
         }
     }
 
@@ -134,12 +164,12 @@ impl InterestIndex {
         self.matcher.memory_bytes()
             + self.matcher.filter_bytes()
             + self.by_hash.allocation_size()
-            + self.routes.capacity() * size_of::<SmallVec<[FeedKey; 4]>>()
+            + self.routes.capacity() * size_of::<u32>()
+            + self.shared_routes.capacity() * size_of::<Vec<FeedKey>>()
             + self
-                .routes
+                .shared_routes
                 .iter()
-                .filter(|feeds| feeds.spilled())
-                .map(|feeds| feeds.capacity() * 4)
+                .map(|(_, feeds)| feeds.capacity() * size_of::<FeedKey>())
                 .sum::<usize>()
     }
 }

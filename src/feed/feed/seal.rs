@@ -205,6 +205,7 @@ impl Feed {
     pub(in crate::feed) fn trim(&mut self, limits: &FeedLimits) {
         let next = self.next;
         let Some(retained) = &mut self.retained else { return };
+        let mut passed = None;
         while (next - retained.base) as usize > limits.max_events || retained.bytes > limits.max_bytes {
             if retained.runs.len() <= 1 {
                 break;
@@ -215,8 +216,9 @@ impl Feed {
             if let Some(conflator) = self.own_form.as_mut().and_then(|own| own.conflator.as_mut()) {
                 conflator.required_before_base += oldest.required_before(oldest.next());
             }
-            self.newest_passed = Some(oldest.id_of(oldest.next() - 1));
+            passed = Some(oldest.id_of(oldest.next() - 1));
         }
         retained.gaps.trim(retained.base);
+        self.set_passed(passed);
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::http::{self, Response, read_response};
+use support::service::{Kind, Service};
 use support::wire::{Wire, deadline};
 use support::ws::Ws;
-use support::{Server, token};
+use support::{Server, eventually, token};
 
 const SECRET: &str = "only-this-test-and-its-server-know-it-4be0";
 
@@ -203,4 +204,80 @@ fn the_oldest_ids_are_forgotten_when_there_are_too_many() {
     assert_eq!(http::get(server.addr, "/api/stats").json()["dedupe"], json!({"ids": 3, "forgotten": 2}));
     assert_eq!(counts(server.addr, "", &event(4, "4")).0, 0);
     assert_eq!(counts(server.addr, "", &event(0, "0")).0, 1, "forgotten");
+}
+
+/// Starts a node, and waits until it has read its log.
+fn node(url: &str) -> Server {
+    let server = Server::with(&["--engine", url]);
+    eventually("the node follows its log", || http::get(server.addr, "/readyz").status == 200);
+    server
+}
+
+/// Publishes a request with a key and ids at `first`, and checks that `second` knows it once it has read the log.
+fn is_known_elsewhere(first: SocketAddr, second: impl FnOnce() -> SocketAddr) {
+    let body = [event(1, "a"), event(2, "b")].join("\n");
+    let key = "Idempotency-Key: k\r\n";
+    let (accepted, duplicates, last) = counts(first, key, &body);
+    assert_eq!((accepted, duplicates), (2, 0));
+    assert_eq!(counts(first, key, &body), (0, 2, last.clone()), "at the same node");
+    let second = second();
+    let mut reader = Ws::subscribed(second, json!({"history": 10}));
+    assert_eq!(numbers(&mut reader, 2), [1, 2]);
+    assert_eq!(counts(second, key, &body), (0, 2, last.clone()));
+    assert_eq!(publish(second, key, &event(3, "c")).status, 422, "the digest is known too");
+    let (accepted, duplicates, _) = counts(second, "", &[event(2, "b"), event(3, "c")].join("\n"));
+    assert_eq!((accepted, duplicates), (1, 1));
+    let (_, _, one) = counts(second, "", &event(1, "a"));
+    assert_ne!(one, last, "the event's own id");
+    assert_eq!(numbers(&mut reader, 1), [3]);
+}
+
+#[test]
+fn names_are_in_the_log_in_files_and_known_after_a_restart() {
+    let folder = std::env::temp_dir().join(format!("fanwire-dedupe-{}", std::process::id()));
+    let url = format!("file://{}", folder.display());
+    let mut first = node(&url);
+    let mut second = None;
+    is_known_elsewhere(first.addr, || {
+        first.signal("KILL");
+        first.wait();
+        second.insert(node(&url)).addr
+    });
+    drop(second);
+    let _ = std::fs::remove_dir_all(folder);
+}
+
+#[test]
+fn names_are_in_redis_and_known_to_other_nodes() {
+    let service = Service::start(Kind::Redis);
+    let (first, second) = (node(&service.url()), node(&service.url()));
+    is_known_elsewhere(first.addr, || second.addr);
+}
+
+#[test]
+fn names_are_in_jetstream_and_known_to_other_nodes() {
+    let service = Service::start(Kind::Nats);
+    let (first, second) = (node(&service.url()), node(&service.url()));
+    is_known_elsewhere(first.addr, || second.addr);
+}
+
+#[test]
+fn a_publication_without_an_answer_is_found_by_its_name() {
+    let service = Service::start(Kind::Redis);
+    let url = service.url();
+    let server = Server::with(&["--engine", &url, "--engine-accept-timeout", "1s"]);
+    eventually("the node follows its log", || http::get(server.addr, "/readyz").status == 200);
+    let mut reader = Ws::subscribed(server.addr, json!({}));
+    assert_eq!(counts(server.addr, "", &event(0, "before")).0, 1);
+    assert_eq!(numbers(&mut reader, 1), [0]);
+    // The server takes the bytes and answers nothing.
+    service.pause(true);
+    let answer = publish(server.addr, "", &event(1, "a"));
+    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("engine_unanswered")));
+    service.pause(false);
+    // It was sent, so the log has it in the end, and the second one finds it.
+    assert_eq!(numbers(&mut reader, 1), [1]);
+    let (accepted, duplicates, _) = counts(server.addr, "", &event(1, "a"));
+    assert_eq!((accepted, duplicates), (0, 1));
+    assert!(reader.is_silent_for(Duration::from_millis(300)), "once");
 }

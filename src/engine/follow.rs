@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::error::EngineError;
-use super::log::{Log, LogEntry, Places, SEQUENCE_MAX};
+use super::log::{Log, LogEntry, Places, SEQUENCE_MAX, stamp_of};
 use super::queue::AppendQueue;
 use super::status::Status;
 use crate::bus::Bus;
 use crate::dialect::envelope;
-use crate::event::Position;
+use crate::event::{EventId, Position};
 use crate::threads;
 
 /// Maximum wait for entries before the follower checks whether it should end.
@@ -33,6 +33,14 @@ const EPOCHS_AT_ONCE: u32 = 16;
 
 /// Interval between log lines about entries that no node wrote.
 const COMPLAIN: Duration = Duration::from_secs(10);
+
+/// Receivers of what the follower reads.
+#[derive(Clone, Copy)]
+pub(super) struct FollowTarget<'a> {
+    pub(super) status: &'a Status,
+    pub(super) bus: &'a Bus,
+    pub(super) on_stamp: &'a dyn Fn(&str, EventId),
+}
 
 /// Counter of entries that no node wrote; one log line stands for many.
 #[derive(Default)]
@@ -53,13 +61,13 @@ impl Unreadable {
 }
 
 /// Follows until the queue is closed.
-pub(super) fn run(log: &dyn Log, queue: &AppendQueue, status: &Status, bus: &Bus, mut known: Option<Places>) {
+pub(super) fn run(log: &dyn Log, queue: &AppendQueue, target: &FollowTarget<'_>, mut known: Option<Places>) {
     let mut backoff = Backoff::new(PAUSE_MAX);
     let mut unreadable = Unreadable::default();
     let mut epochs = 0;
     while !queue.is_closed() {
         let mut has_read = false;
-        let error = follow(log, queue, status, bus, &mut known, &mut unreadable, &mut || {
+        let error = follow(log, queue, target, &mut known, &mut unreadable, &mut || {
             has_read = true;
             backoff.reset();
         });
@@ -69,7 +77,7 @@ pub(super) fn run(log: &dyn Log, queue: &AppendQueue, status: &Status, bus: &Bus
             // Not a failure: the next read is of another epoch.
             continue;
         }
-        if status.lost_following(&error) || backoff.is_fresh() {
+        if target.status.lost_following(&error) || backoff.is_fresh() {
             tracing::warn!(%error, "the engine's log can't be followed");
         }
         if queue.sleep(backoff.pause()) {
@@ -82,12 +90,12 @@ pub(super) fn run(log: &dyn Log, queue: &AppendQueue, status: &Status, bus: &Bus
 fn follow(
     log: &dyn Log,
     queue: &AppendQueue,
-    status: &Status,
-    bus: &Bus,
+    target: &FollowTarget<'_>,
     known: &mut Option<Places>,
     unreadable: &mut Unreadable,
     on_read: &mut dyn FnMut(),
 ) -> Result<(), EngineError> {
+    let FollowTarget { status, bus, .. } = *target;
     let past = bus.capacity() as u64;
     let (mut connection, start) = log.follower(known.as_ref(), past)?;
     let places = known.insert(start);
@@ -104,7 +112,7 @@ fn follow(
         let outcome = connection.follow(places, wait, &mut |entry| {
             count += 1;
             bytes += entry.json.len();
-            publish(&entry, bus, &mut next, status, unreadable, || queue.is_closed());
+            publish(&entry, target, &mut next, unreadable, || queue.is_closed());
         });
         *places = next;
         if outcome.is_ok() || count > 0 {
@@ -122,12 +130,12 @@ fn follow(
 
 fn publish(
     entry: &LogEntry<'_>,
-    bus: &Bus,
+    target: &FollowTarget<'_>,
     next: &mut Places,
-    status: &Status,
     unreadable: &mut Unreadable,
     is_closed: impl Fn() -> bool,
 ) {
+    let FollowTarget { status, bus, on_stamp } = *target;
     let Some(place) = next.next.get_mut(usize::from(entry.id.shard)) else { return };
     if entry.id.sequence < *place {
         return;
@@ -138,7 +146,11 @@ fn publish(
     }
     *place = entry.id.sequence + 1;
     status.metrics.engine_followed.inc();
-    let event = std::str::from_utf8(entry.json).ok().and_then(|json| envelope::read_stored(json).ok());
+    let json = std::str::from_utf8(entry.json).ok();
+    let event = json.and_then(|json| envelope::read_stored(json).ok());
+    if let Some(stamp) = json.filter(|_| event.is_some()).and_then(stamp_of) {
+        on_stamp(stamp, entry.id);
+    }
     match event {
         Some(event) => status.pause.pass(next, is_closed, || bus.publish_placed(event, entry.id)),
         // A node checks events before it writes them.

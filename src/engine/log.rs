@@ -16,12 +16,31 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::error::EngineError;
-use crate::event::{EventId, Sequence};
+use crate::event::{EventId, Sequence, json};
 
 /// Highest sequence and epoch of a log. An entry above them was not written by a node, and nothing could follow it.
 /// Redis scripts count in doubles, which are exact up to here.
 pub(super) const SEQUENCE_MAX: Sequence = (1 << 53) - 2;
 pub(super) const EPOCH_MAX: u64 = (1 << 53) - 2;
+
+/// First key of an entry with a stamp: a value of the server's own beside the event. Readers of events ignore it.
+const STAMP: &str = r#"{"stamp":"#;
+
+/// Adds a stamp, which is JSON, to an event's JSON.
+pub(super) fn put_stamp(stamp: &str, json: &mut String) {
+    json.replace_range(..1, &format!("{STAMP}{stamp},"));
+}
+
+/// Returns the stamp of an entry.
+pub(super) fn stamp_of(json: &str) -> Option<&str> {
+    // Events of publishers begin with other keys.
+    json.starts_with(STAMP).then_some(())?;
+    let end = json::scan(json, STAMP.len(), |_| ()).ok()?;
+    Some(&json[STAMP.len()..end])
+}
+
+/// Callback for the stamp of an event that was read from the log.
+pub(crate) type OnStamp = Arc<dyn Fn(&str, EventId) + Send + Sync>;
 
 /// Event to append.
 #[derive(Debug)]

@@ -53,5 +53,5 @@ pub(crate) use history::{Handed, History, LogPage, LogPlace, PAGE_EVENTS, Ticket
 pub(crate) use interest::InterestGuard;
 pub(crate) use log::Places;
 pub(crate) use queue::Refused;
-pub(crate) use runtime::Engine;
+pub(crate) use runtime::{Engine, EngineHooks};
 pub(crate) use status::{NotReady, Status};

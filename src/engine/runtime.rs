@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use super::address::{Scheme, shown};
 use super::config::EngineConfig;
 use super::error::EngineError;
+use super::follow::FollowTarget;
 use super::history::History;
 use super::interest::InterestRegistry;
-use super::log::{Log, OnNotice, Places, Record};
+use super::log::{Log, OnNotice, OnStamp, Places, Record, put_stamp};
 #[cfg(feature = "nats")]
 use super::nats;
 use super::queue::{AppendQueue, Done};
@@ -24,6 +25,14 @@ use crate::event::Event;
 use crate::metrics::Metrics;
 use crate::sync::{Callback, Mutex, lock};
 use crate::threads::{self, Alarm};
+
+/// Callbacks of an engine to its server, on the engine's threads.
+pub(crate) struct EngineHooks {
+    pub(crate) notice: OnNotice,
+    /// Called when the node follows what its clients have come to want.
+    pub(crate) followed: Callback,
+    pub(crate) stamp: OnStamp,
+}
 
 /// Engine of a bus: its connection to the log.
 pub(crate) struct Engine {
@@ -53,17 +62,17 @@ impl Engine {
         bus: &Bus,
         metrics: &Arc<Metrics>,
         alarm: &Alarm,
-        on_notice: OnNotice,
-        on_followed: Callback,
+        hooks: EngineHooks,
         known: Option<Places>,
     ) -> Result<Self, EngineError> {
+        let EngineHooks { notice: on_notice, followed: on_followed, stamp: on_stamp } = hooks;
         let interest = Arc::new(InterestRegistry::new(config.interest_linger, on_followed));
         let log: Arc<dyn Log> = open(&config, bus.shards(), alarm, on_notice, &interest)?;
         if let Some(known) = &known {
             log.expect(known);
         }
         let by_interest = config.by_interest;
-        let mut engine = Self::start_with(config, bus, metrics, alarm, &log, known);
+        let mut engine = Self::start_with(config, bus, metrics, alarm, &log, on_stamp, known);
         engine.interest = by_interest.then_some(interest);
         Ok(engine)
     }
@@ -74,6 +83,7 @@ impl Engine {
         metrics: &Arc<Metrics>,
         alarm: &Alarm,
         log: &Arc<dyn Log>,
+        on_stamp: OnStamp,
         known: Option<Places>,
     ) -> Self {
         let queue = Arc::new(AppendQueue::new(
@@ -95,7 +105,11 @@ impl Engine {
         let follower = {
             let (log, queue, status, bus) =
                 (Arc::clone(log), Arc::clone(&queue), Arc::clone(&status), bus.clone());
-            spawn("follow", Box::new(move || follow::run(&*log, &queue, &status, &bus, known)))
+            let work = move || {
+                let target = FollowTarget { status: &status, bus: &bus, on_stamp: &*on_stamp };
+                follow::run(&*log, &queue, &target, known);
+            };
+            spawn("follow", Box::new(work))
         };
         let watch = {
             let (queue, status) = (Arc::clone(&queue), Arc::clone(&status));
@@ -127,15 +141,19 @@ impl Engine {
     }
 
     /// Queues events for the log. Does not block. `done` is called once, on another thread or before this returns:
-    /// with the id of the last event after the log has all of them, or with the reason why it has none.
-    pub(crate) fn submit(&self, events: &[Event], done: Done) {
-        let records = events.iter().map(|event| {
+    /// with the id of the last event after the log has all of them, or with the reason why it has none. `stamps` is empty, or
+    /// has an item for each event, as JSON: every node that reads the event passes it to its server.
+    pub(crate) fn submit(&self, events: &[Event], stamps: &[Option<Box<str>>], done: Done) {
+        let records = events.iter().enumerate().map(|(at, event)| {
             // The log gives the id: an id of another bus is left out.
             let mut json = String::with_capacity(256 + event.payload().len());
             if event.id().is_none() {
                 envelope::write_stored(event, &mut json);
             } else {
                 envelope::write_stored(&event.clone().into_publishable(), &mut json);
+            }
+            if let Some(Some(stamp)) = stamps.get(at) {
+                put_stamp(stamp, &mut json);
             }
             Record { shard: self.bus.log_shard_of(event), json }
         });

@@ -189,7 +189,7 @@ impl ServerBuilder {
         #[cfg(unix)]
         if let Some(inheritance) = &mut inheritance {
             lock(&shared.clients.presence).expect(inheritance.present());
-            shared.clients.dedupe.restore(&shared.config().1.dedupe, inheritance.once());
+            shared.clients.dedupe.restore(inheritance.once());
             inheritance.seal().into_iter().for_each(|seal| shared.auth.take_seal(seal));
         }
         if let Some(bridge) = bridge {

@@ -15,8 +15,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::tick::{TICK_MS, Tick};
 use crate::dialect::DEDUPE_ID_BYTES_MAX;
+use crate::event::{EventId, Timestamp};
 use crate::sync::{Mutex, lock};
 pub(crate) use saved::SavedOutcome;
 pub(crate) use table::{Answered, Fresh, Settled, Waiter};
@@ -74,6 +77,28 @@ pub(crate) struct PublishOnce {
     pub(crate) waits: u8,
 }
 
+/// Names of an event as an engine's log keeps them beside it, so that other nodes and later processes know them.
+#[derive(Debug, Serialize, Deserialize)]
+struct OnceStamp {
+    /// Time when its publication was accepted, in microseconds since 1970.
+    at: i64,
+    /// Names with their digests: the event's, and that of the request in its last event.
+    names: Vec<(String, u64)>,
+}
+
+impl PublishOnce {
+    /// Returns the stamp of an event with this id, as JSON; `None` if it has no name. `is_last` says that it is the last of
+    /// its publication.
+    pub(crate) fn stamp(&self, dedupe_id: Option<&str>, is_last: bool, now: Timestamp) -> Option<Box<str>> {
+        let id = dedupe_id.map(|id| (Name::of_event(&self.scope, id), 0));
+        let key = self.key.as_ref().filter(|_| is_last);
+        let key = key.map(|(key, digest)| (Name::of_request(&self.scope, key), *digest));
+        let names = || id.iter().chain(&key).map(|(name, digest)| (name.0.to_string(), *digest)).collect();
+        let stamp = || serde_json::to_string(&OnceStamp { at: now.0, names: names() }).ok();
+        (id.is_some() || key.is_some()).then(stamp)?.map(String::into_boxed_str)
+    }
+}
+
 /// Outcome of a claim.
 pub(crate) enum Claim {
     /// The publication has these names now. Its other events are duplicates.
@@ -84,9 +109,15 @@ pub(crate) enum Claim {
     Waits,
 }
 
-/// Table of a server's names.
-#[derive(Default)]
+/// Table of a server's names. Clones share it.
+#[derive(Clone)]
 pub(crate) struct Dedupe(Arc<Mutex<NameTable>>);
+
+impl Default for Dedupe {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(NameTable::new(DedupeConfig::default().limits()))))
+    }
+}
 
 impl fmt::Debug for Dedupe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,11 +126,15 @@ impl fmt::Debug for Dedupe {
 }
 
 impl Dedupe {
+    /// Sets the limits.
+    pub(crate) fn configure(&self, config: &DedupeConfig) {
+        lock(&self.0).limits = config.limits();
+    }
+
     /// Claims the names of a publication: its key, and the ids of its events. `waiter` makes the callback for a
     /// publication that has to wait; one without it is answered instead.
     pub(crate) fn claim<'a>(
         &self,
-        config: &DedupeConfig,
         now: Tick,
         once: &PublishOnce,
         ids: impl Iterator<Item = Option<&'a str>>,
@@ -107,11 +142,10 @@ impl Dedupe {
     ) -> Claim {
         let key = once.key.as_ref().map(|(key, digest)| (Name::of_request(&once.scope, key), *digest));
         let ids: Vec<Option<Name>> = ids.map(|id| id.map(|id| Name::of_event(&once.scope, id))).collect();
-        let claimed = lock(&self.0).claim(&config.limits(), now, key, ids, waiter);
+        let claimed = lock(&self.0).claim(now, key, ids, waiter);
         match claimed {
             Claimed::Names { names, number, fresh } => {
-                let limits = config.limits();
-                Claim::Publish(OnceClaim { table: Arc::clone(&self.0), names, number, limits }, fresh)
+                Claim::Publish(OnceClaim { table: Arc::clone(&self.0), names, number }, fresh)
             }
             Claimed::Answered(answered) => Claim::Answered(answered),
             Claimed::Waits => Claim::Waits,
@@ -134,8 +168,18 @@ impl Dedupe {
     }
 
     /// Takes up a predecessor's outcomes.
-    pub(crate) fn restore(&self, config: &DedupeConfig, saved: Vec<SavedOutcome>) {
-        lock(&self.0).restore(&config.limits(), saved);
+    pub(crate) fn restore(&self, saved: Vec<SavedOutcome>) {
+        lock(&self.0).restore(saved);
+    }
+
+    /// Takes up that the engine's log has an event with this stamp. `now` is the time of both clocks.
+    pub(crate) fn learn(&self, now: (Tick, Timestamp), stamp: &str, id: EventId) {
+        let Ok(OnceStamp { at, names }) = serde_json::from_str(stamp) else { return };
+        let age = u64::try_from(now.1.0.saturating_sub(at)).unwrap_or(0) / (TICK_MS * 1000);
+        let mut table = lock(&self.0);
+        for (name, digest) in names {
+            table.learn(now.0, Name((&*name).into()), digest, id, age);
+        }
     }
 }
 
@@ -144,7 +188,6 @@ pub(crate) struct OnceClaim {
     table: Arc<Mutex<NameTable>>,
     names: Vec<Name>,
     number: u64,
-    limits: TableLimits,
 }
 
 impl fmt::Debug for OnceClaim {
@@ -164,7 +207,7 @@ impl OnceClaim {
         if names.is_empty() {
             return;
         }
-        let waiters = lock(&self.table).settle(&self.limits, &names, self.number, outcome);
+        let waiters = lock(&self.table).settle(&names, self.number, outcome);
         for waiter in waiters {
             waiter();
         }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::tick::Tick;
-use super::table::{BEGIN, Name, NameState, NameTable, TableLimits};
+use super::table::{BEGIN, Name, NameState, NameTable};
 use crate::event::EventId;
 
 /// Outcome of a name, as a successor reads it.
@@ -43,7 +43,8 @@ impl NameTable {
         let is_current =
             |number: u64, name: &Name| self.entries.get(name).is_some_and(|entry| entry.number == number);
         let settled = self.settled.iter().filter(|(_, number, name)| is_current(*number, name));
-        let in_flight = self.entries.iter().filter(|(_, entry)| matches!(entry.state, NameState::InFlight));
+        let in_flight =
+            self.entries.iter().filter(|(_, entry)| matches!(entry.state, NameState::InFlight(_)));
         settled
             .filter_map(|(since, _, name)| saved(name, self.now.saturating_sub(*since)))
             .chain(in_flight.filter_map(|(name, _)| saved(name, 0)))
@@ -51,7 +52,7 @@ impl NameTable {
     }
 
     /// Takes up a predecessor's outcomes, the oldest first. Ones that make no sense are left out.
-    pub(super) fn restore(&mut self, limits: &TableLimits, saved: Vec<SavedOutcome>) {
+    pub(super) fn restore(&mut self, saved: Vec<SavedOutcome>) {
         self.now = self.now.max(BEGIN);
         for SavedOutcome { name, digest, age, id, uncertain } in saved {
             let id: Option<EventId> = match id.as_deref().map(str::parse) {
@@ -59,10 +60,8 @@ impl NameTable {
                 Some(Ok(id)) => Some(id),
                 None => None,
             };
-            if age < limits.window && self.entries.len() < limits.names {
-                let state = if uncertain { NameState::Uncertain } else { NameState::Accepted(id) };
-                self.learn(Name((&*name).into()), digest, state, self.now.saturating_sub(age));
-            }
+            let state = if uncertain { NameState::Uncertain } else { NameState::Accepted(id) };
+            self.remember(Name((&*name).into()), digest, state, age);
         }
     }
 }

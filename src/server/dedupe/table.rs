@@ -29,7 +29,7 @@ const WAITER_BYTES: usize = 192;
 pub(super) const BEGIN: Tick = 1 << 40;
 
 /// Limits of the table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TableLimits {
     /// Time for which an outcome is remembered, in ticks.
     pub(super) window: Tick,
@@ -102,8 +102,8 @@ pub(super) enum Claimed {
 
 #[derive(Debug)]
 pub(super) enum NameState {
-    /// A publication with this name is in flight.
-    InFlight,
+    /// A publication with this name is in flight. The id is that of the event if the log already has it.
+    InFlight(Option<EventId>),
     Accepted(Option<EventId>),
     Uncertain,
 }
@@ -122,6 +122,7 @@ pub(super) struct NameEntry {
 /// Names of publications with their outcomes.
 #[derive(Default)]
 pub(super) struct NameTable {
+    pub(super) limits: TableLimits,
     pub(super) entries: HashMap<Name, NameEntry>,
     /// Settled names with the number of their claim, in the order in which they were settled. A name may have been
     /// claimed again since, under another number.
@@ -140,10 +141,14 @@ pub(super) struct NameTable {
 }
 
 impl NameTable {
+    /// Creates a table without names.
+    pub(super) fn new(limits: TableLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     /// Claims the key and the ids of a publication. `ids` has an item for each of its events.
     pub(super) fn claim(
         &mut self,
-        limits: &TableLimits,
         now: Tick,
         key: Option<(Name, u64)>,
         ids: Vec<Option<Name>>,
@@ -151,8 +156,8 @@ impl NameTable {
     ) -> Claimed {
         self.now = self.now.max(BEGIN + now);
         let count = ids.len();
-        self.forget(limits, FORGET_MAX + 2 * count);
-        if let Some(claimed) = self.known(limits, key.as_ref(), &ids, waiter) {
+        self.forget(FORGET_MAX + 2 * count);
+        if let Some(claimed) = self.known(key.as_ref(), &ids, waiter) {
             return claimed;
         }
         self.claims += 1;
@@ -168,7 +173,7 @@ impl NameTable {
                 fresh.is_fresh.push(true);
                 continue;
             };
-            match self.look(limits, &name).map(|entry| &entry.state) {
+            match self.look(&name).map(|entry| &entry.state) {
                 None => {
                     self.insert(name.clone(), 0, number);
                     names.push(name);
@@ -188,19 +193,18 @@ impl NameTable {
     /// Returns the answer to a publication that is not to be published now.
     fn known(
         &mut self,
-        limits: &TableLimits,
         key: Option<&(Name, u64)>,
         ids: &[Option<Name>],
         waiter: Option<impl FnOnce() -> Waiter>,
     ) -> Option<Claimed> {
         if let Some((name, digest)) = key
-            && let Some(entry) = self.look(limits, name)
+            && let Some(entry) = self.look(name)
         {
             return Some(match entry.state {
                 _ if entry.digest != *digest => Claimed::Answered(Answered::OtherBody),
                 NameState::Accepted(id) => Claimed::Answered(Answered::Accepted(id)),
                 NameState::Uncertain => Claimed::Answered(Answered::Uncertain),
-                NameState::InFlight => {
+                NameState::InFlight(_) => {
                     let number = entry.number;
                     self.wait(number, waiter)
                 }
@@ -210,14 +214,14 @@ impl NameTable {
         let mut are_all_accepted = !ids.is_empty();
         let mut in_flight = None;
         for name in ids {
-            let Some(entry) = name.as_ref().and_then(|name| self.look(limits, name)) else {
+            let Some(entry) = name.as_ref().and_then(|name| self.look(name)) else {
                 are_all_accepted = false;
                 continue;
             };
             match entry.state {
                 NameState::Accepted(id) => last = id,
                 NameState::Uncertain => return Some(Claimed::Answered(Answered::Uncertain)),
-                NameState::InFlight => in_flight = Some(entry.number),
+                NameState::InFlight(_) => in_flight = Some(entry.number),
             }
         }
         if let Some(number) = in_flight {
@@ -237,15 +241,19 @@ impl NameTable {
     }
 
     /// Returns the entry of a name, unless its time is over.
-    fn look(&self, limits: &TableLimits, name: &Name) -> Option<&NameEntry> {
+    fn look(&self, name: &Name) -> Option<&NameEntry> {
         self.entries.get(name).filter(|entry| {
-            matches!(entry.state, NameState::InFlight) || self.now.saturating_sub(entry.since) < limits.window
+            matches!(entry.state, NameState::InFlight(_)) || self.age(entry.since) < self.limits.window
         })
+    }
+
+    fn age(&self, since: Tick) -> Tick {
+        self.now.saturating_sub(since)
     }
 
     fn insert(&mut self, name: Name, digest: u64, number: u64) {
         let bytes = name.bytes();
-        let entry = NameEntry { digest, number, state: NameState::InFlight, since: 0 };
+        let entry = NameEntry { digest, number, state: NameState::InFlight(None), since: 0 };
         // An entry whose time is over may still be there.
         if self.entries.insert(name, entry).is_none() {
             self.bytes += bytes;
@@ -253,15 +261,11 @@ impl NameTable {
     }
 
     /// Ends a claim, and returns the publications that have waited for it.
-    pub(super) fn settle(
-        &mut self,
-        limits: &TableLimits,
-        names: &[Name],
-        number: u64,
-        outcome: Settled,
-    ) -> Vec<Waiter> {
-        let state = || match outcome {
+    pub(super) fn settle(&mut self, names: &[Name], number: u64, outcome: Settled) -> Vec<Waiter> {
+        let state = |seen: Option<EventId>| match outcome {
             Settled::Accepted(id) => Some(NameState::Accepted(id)),
+            // Its answer was lost, but the event has come back from the log.
+            Settled::Uncertain if seen.is_some() => Some(NameState::Accepted(seen)),
             Settled::Uncertain => Some(NameState::Uncertain),
             Settled::Refused => None,
         };
@@ -269,7 +273,8 @@ impl NameTable {
             let Some(entry) = self.entries.get_mut(name).filter(|entry| entry.number == number) else {
                 continue;
             };
-            match state() {
+            let NameState::InFlight(seen) = entry.state else { continue };
+            match state(seen) {
                 Some(state) => {
                     (entry.state, entry.since) = (state, self.now);
                     self.settled.push_back((self.now, number, name.clone()));
@@ -277,18 +282,18 @@ impl NameTable {
                 None => self.remove(name),
             }
         }
-        self.forget(limits, FORGET_MAX);
+        self.forget(FORGET_MAX);
         let waiters = self.waiters.remove(&number).unwrap_or_default();
         self.waiting -= waiters.len();
         waiters
     }
 
     /// Forgets at most `most` names whose time is over, and the oldest of those that are too many.
-    fn forget(&mut self, limits: &TableLimits, most: usize) {
+    fn forget(&mut self, most: usize) {
         let mut left = most;
         while let Some((since, number, _)) = self.settled.front() {
-            let is_over = self.now.saturating_sub(*since) >= limits.window;
-            let are_too_many = self.entries.len() > limits.names || self.bytes > limits.bytes;
+            let is_over = self.age(*since) >= self.limits.window;
+            let are_too_many = self.entries.len() > self.limits.names || self.bytes > self.limits.bytes;
             if !are_too_many && (!is_over || left == 0) {
                 break;
             }
@@ -309,16 +314,28 @@ impl NameTable {
         }
     }
 
-    /// Takes up the outcome of an earlier process. `since` is the time when it was settled.
-    pub(super) fn learn(&mut self, name: Name, digest: u64, state: NameState, since: Tick) {
+    /// Takes up an outcome that is not known here. It was settled `age` ticks ago.
+    pub(super) fn remember(&mut self, name: Name, digest: u64, state: NameState, age: Tick) {
+        if age >= self.limits.window || self.look(&name).is_some() {
+            return;
+        }
         self.claims += 1;
-        let number = self.claims;
-        if !self.entries.contains_key(&name) {
-            self.insert(name.clone(), digest, number);
-            if let Some(entry) = self.entries.get_mut(&name) {
-                (entry.state, entry.since) = (state, since);
-            }
-            self.settled.push_back((since, number, name));
+        let (number, since) = (self.claims, self.now.saturating_sub(age));
+        self.insert(name.clone(), digest, number);
+        if let Some(entry) = self.entries.get_mut(&name) {
+            (entry.state, entry.since) = (state, since);
+        }
+        self.settled.push_back((since, number, name));
+        self.forget(FORGET_MAX);
+    }
+
+    /// Takes up that the log has an event with this name, which it accepted `age` ticks ago.
+    pub(super) fn learn(&mut self, now: Tick, name: Name, digest: u64, id: EventId, age: Tick) {
+        self.now = self.now.max(BEGIN + now);
+        match self.entries.get_mut(&name).map(|entry| &mut entry.state) {
+            Some(NameState::InFlight(seen)) => *seen = Some(id),
+            Some(state @ NameState::Uncertain) => *state = NameState::Accepted(Some(id)),
+            _ => self.remember(name, digest, NameState::Accepted(Some(id)), age),
         }
     }
 

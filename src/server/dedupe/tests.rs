@@ -21,7 +21,7 @@ fn nobody() -> Waiter {
 }
 
 fn claim(table: &mut NameTable, now: Tick, ids: &[&str]) -> Claimed {
-    table.claim(&LIMITS, now, None, events(ids), Some(nobody))
+    table.claim(now, None, events(ids), Some(nobody))
 }
 
 fn names(claimed: Claimed) -> (Vec<Name>, u64, Vec<bool>) {
@@ -42,10 +42,10 @@ fn answered(claimed: Claimed) -> Answered {
 
 #[test]
 fn an_accepted_id_is_known_for_the_window_and_no_longer() {
-    let mut table = NameTable::default();
+    let mut table = NameTable::new(LIMITS);
     let (claimed, number, fresh) = names(claim(&mut table, 5, &["a", "", "a"]));
     assert_eq!(fresh, [true, true, false], "the second of the same id is a duplicate");
-    table.settle(&LIMITS, &claimed, number, Settled::Accepted(id(7)));
+    table.settle(&claimed, number, Settled::Accepted(id(7)));
     assert_eq!(answered(claim(&mut table, 104, &["a"])), Answered::Accepted(id(7)));
     let (_, _, fresh) = names(claim(&mut table, 104, &["a", "b"]));
     assert_eq!(fresh, [false, true]);
@@ -55,21 +55,21 @@ fn an_accepted_id_is_known_for_the_window_and_no_longer() {
 
 #[test]
 fn a_refused_publication_leaves_nothing_and_an_uncertain_one_its_doubt() {
-    let mut table = NameTable::default();
+    let mut table = NameTable::new(LIMITS);
     let (claimed, number, _) = names(claim(&mut table, 0, &["a"]));
-    table.settle(&LIMITS, &claimed, number, Settled::Refused);
+    table.settle(&claimed, number, Settled::Refused);
     assert_eq!((table.counts().0, table.held_bytes()), (0, 0));
     let (claimed, number, _) = names(claim(&mut table, 0, &["a"]));
-    table.settle(&LIMITS, &claimed, number, Settled::Uncertain);
+    table.settle(&claimed, number, Settled::Uncertain);
     assert_eq!(answered(claim(&mut table, 1, &["b", "a"])), Answered::Uncertain);
 }
 
 #[test]
 fn a_publication_waits_for_one_in_flight_and_then_has_its_answer() {
     let table = Dedupe::default();
-    let config = DedupeConfig::default();
+    table.configure(&DedupeConfig::default());
     let once = || PublishOnce { scope: "s".into(), key: Some(("k".into(), 1)), waits: 0 };
-    let Claim::Publish(first, _) = table.claim(&config, 0, &once(), [None].into_iter(), Some(nobody)) else {
+    let Claim::Publish(first, _) = table.claim(0, &once(), [None].into_iter(), Some(nobody)) else {
         panic!("it is new")
     };
     let called = Arc::new(AtomicUsize::new(0));
@@ -80,13 +80,13 @@ fn a_publication_waits_for_one_in_flight_and_then_has_its_answer() {
         })
     };
     for _ in 0..2 {
-        assert!(matches!(table.claim(&config, 0, &once(), [None].into_iter(), Some(waiter)), Claim::Waits));
+        assert!(matches!(table.claim(0, &once(), [None].into_iter(), Some(waiter)), Claim::Waits));
     }
     assert_eq!(called.load(Ordering::Relaxed), 0);
     assert!(table.held_bytes() > 2 * 192, "the waiters are counted");
     first.settle(Settled::Accepted(id(3)));
     assert_eq!(called.load(Ordering::Relaxed), 2);
-    let again = |once: PublishOnce| match table.claim(&config, 1, &once, [None].into_iter(), Some(nobody)) {
+    let again = |once: PublishOnce| match table.claim(1, &once, [None].into_iter(), Some(nobody)) {
         Claim::Answered(answered) => Some(answered),
         Claim::Publish(..) | Claim::Waits => None,
     };
@@ -100,16 +100,44 @@ fn a_publication_waits_for_one_in_flight_and_then_has_its_answer() {
 #[test]
 fn a_claim_that_is_dropped_is_uncertain() {
     let table = Dedupe::default();
-    let config = DedupeConfig::default();
+    table.configure(&DedupeConfig::default());
     let once = PublishOnce { scope: "".into(), key: Some(("k".into(), 1)), waits: 0 };
-    drop(table.claim(&config, 0, &once, [None].into_iter(), Some(nobody)));
-    let claim = table.claim(&config, 0, &once, [None].into_iter(), Some(nobody));
+    drop(table.claim(0, &once, [None].into_iter(), Some(nobody)));
+    let claim = table.claim(0, &once, [None].into_iter(), Some(nobody));
     assert!(matches!(claim, Claim::Answered(Answered::Uncertain)));
 }
 
 #[test]
+fn what_comes_back_from_the_log_settles_doubts() {
+    let mut table = NameTable::new(LIMITS);
+    let name = |id| Name::of_event("", id);
+    let first = |n| EventId { epoch: 1, shard: 0, sequence: n };
+    // Seen before the answer was lost, and after it.
+    for (id, is_seen_first) in [("a", true), ("b", false)] {
+        let (claimed, number, _) = names(claim(&mut table, 10, &[id]));
+        if is_seen_first {
+            table.learn(10, name(id), 0, first(4), 0);
+        }
+        table.settle(&claimed, number, Settled::Uncertain);
+        if !is_seen_first {
+            assert_eq!(answered(claim(&mut table, 10, &[id])), Answered::Uncertain);
+            table.learn(11, name(id), 0, first(4), 0);
+        }
+        assert_eq!(answered(claim(&mut table, 12, &[id])), Answered::Accepted(Some(first(4))));
+    }
+    // Another node's, and an own one, whose first answer stands.
+    table.learn(20, name("c"), 0, first(5), 30);
+    assert_eq!(answered(claim(&mut table, 89, &["c"])), Answered::Accepted(Some(first(5))));
+    table.learn(89, name("c"), 0, first(6), 0);
+    assert_eq!(answered(claim(&mut table, 89, &["c"])), Answered::Accepted(Some(first(5))));
+    names(claim(&mut table, 90, &["c"]));
+    table.learn(200, name("old"), 0, first(7), 100);
+    names(claim(&mut table, 200, &["old"]));
+}
+
+#[test]
 fn waiters_are_limited() {
-    let mut table = NameTable::default();
+    let mut table = NameTable::new(LIMITS);
     let (claimed, number, _) = names(claim(&mut table, 0, &["a"]));
     let mut waiting = 0;
     while matches!(claim(&mut table, 0, &["a"]), Claimed::Waits) {
@@ -117,41 +145,41 @@ fn waiters_are_limited() {
     }
     assert_eq!(waiting, 1024);
     assert_eq!(answered(claim(&mut table, 0, &["a"])), Answered::Busy);
-    assert_eq!(table.settle(&LIMITS, &claimed, number, Settled::Refused).len(), 1024);
+    assert_eq!(table.settle(&claimed, number, Settled::Refused).len(), 1024);
     assert_eq!(table.held_bytes(), 0);
 }
 
 #[test]
 fn the_oldest_are_forgotten_first_when_there_are_too_many() {
-    let mut table = NameTable::default();
-    let limits = TableLimits { names: 10, ..LIMITS };
+    let mut table = NameTable::new(LIMITS);
+    table.limits.names = 10;
     for n in 0..25 {
         let ids = events(&[&n.to_string()]);
-        let (claimed, number, _) = names(table.claim(&limits, n, None, ids, Some(nobody)));
-        table.settle(&limits, &claimed, number, Settled::Accepted(id(n)));
+        let (claimed, number, _) = names(table.claim(n, None, ids, Some(nobody)));
+        table.settle(&claimed, number, Settled::Accepted(id(n)));
         assert!(table.counts().0 <= 10);
     }
     assert_eq!(table.counts(), (10, 15));
-    let few = TableLimits { bytes: 500, ..limits };
-    let (claimed, number, _) = names(table.claim(&few, 25, None, events(&["x"]), Some(nobody)));
-    table.settle(&few, &claimed, number, Settled::Refused);
+    table.limits.bytes = 500;
+    let (claimed, number, _) = names(table.claim(25, None, events(&["x"]), Some(nobody)));
+    table.settle(&claimed, number, Settled::Refused);
     assert!(table.held_bytes() <= 500, "{}", table.held_bytes());
     assert_eq!(answered(claim(&mut table, 25, &["24"])), Answered::Accepted(id(24)));
 }
 
 #[test]
 fn a_successor_knows_the_outcomes_and_their_age() {
-    let mut table = NameTable::default();
+    let mut table = NameTable::new(LIMITS);
     for (at, outcome) in
         [(0, Settled::Accepted(id(1))), (50, Settled::Uncertain), (60, Settled::Accepted(None))]
     {
         let (claimed, number, _) = names(claim(&mut table, at, &[&at.to_string()]));
-        table.settle(&LIMITS, &claimed, number, outcome);
+        table.settle(&claimed, number, outcome);
     }
     let (_in_flight, _, _) = names(claim(&mut table, 70, &["in flight"]));
     let saved = serde_json::to_string(&table.save()).expect("JSON");
-    let mut next = NameTable::default();
-    next.restore(&LIMITS, serde_json::from_str(&saved).expect("what was written"));
+    let mut next = NameTable::new(LIMITS);
+    next.restore(serde_json::from_str(&saved).expect("what was written"));
     let mut known = |now, id| match claim(&mut next, now, &[id]) {
         Claimed::Answered(answered) => Some(answered),
         _ => None,
@@ -180,7 +208,7 @@ fn the_table_agrees_with_a_list() {
         seed ^= seed << 17;
         seed % sides
     };
-    let mut table = NameTable::default();
+    let mut table = NameTable::new(LIMITS);
     let mut list: Vec<(Name, u64, u64, Is)> = Vec::new();
     let mut open: Vec<(Vec<Name>, u64)> = Vec::new();
     let mut now = 0;
@@ -191,7 +219,7 @@ fn the_table_agrees_with_a_list() {
             let (names, number) = open.swap_remove(at);
             let outcome =
                 [Settled::Accepted(id(step)), Settled::Refused, Settled::Uncertain][dice(3) as usize];
-            table.settle(&LIMITS, &names, number, outcome);
+            table.settle(&names, number, outcome);
             // The table's time is that of the last claim.
             let at = table.now;
             for row in list.iter_mut().filter(|row| row.2 == number) {
@@ -210,7 +238,7 @@ fn the_table_agrees_with_a_list() {
         let key = (dice(3) == 0).then(|| (Name::of_request("", &dice(40).to_string()), dice(2)));
         let ids: Vec<Option<Name>> =
             (0..dice(4)).map(|_| (dice(5) > 0).then(|| Name::of_event("", &dice(40).to_string()))).collect();
-        let claimed = table.claim(&LIMITS, now, key.clone(), ids.clone(), Some(nobody));
+        let claimed = table.claim(now, key.clone(), ids.clone(), Some(nobody));
         let known: Vec<_> = ids.iter().map(|name| name.as_ref().and_then(|name| find(&list, name))).collect();
         let any = |wanted: fn(&Is) -> bool| known.iter().flatten().any(|(_, is)| wanted(is));
         let expected = match key.as_ref().and_then(|(name, digest)| Some((find(&list, name)?, *digest))) {

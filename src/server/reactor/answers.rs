@@ -57,7 +57,8 @@ impl<S: Socket> LoopState<S> {
         } else if let Some(once) = once {
             self.publish_once(slot, events, once, answer);
         } else {
-            self.publish_now(slot, events.into_iter().map(Complete::into_event).collect(), answer);
+            let events = events.into_iter().map(Complete::into_event).collect();
+            self.publish_now(slot, events, Vec::new(), answer);
         }
     }
 
@@ -73,8 +74,14 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Publishes these events, and sends the answer when their outcome is known.
-    pub(super) fn publish_now(&mut self, slot: usize, events: Vec<Event>, answer: PublishAnswer) {
+    /// Publishes these events, and sends the answer when their outcome is known. `stamps` is empty, or has an item for each.
+    pub(super) fn publish_now(
+        &mut self,
+        slot: usize,
+        events: Vec<Event>,
+        stamps: Vec<Option<Box<str>>>,
+        answer: PublishAnswer,
+    ) {
         log(&events);
         let Some(engine) = &self.shared.engine else {
             let token = self.clients.token(slot);
@@ -98,7 +105,7 @@ impl<S: Socket> LoopState<S> {
             let answer = (answer.0)(outcome.map_err(PublishRefusal::Engine));
             mailbox.leave(token, MailboxItem::Engine(answer));
         };
-        engine.submit(&events, Box::new(leave));
+        engine.submit(&events, &stamps, Box::new(leave));
     }
 
     /// Gives a job to a worker; its result is the client's answer.

@@ -41,14 +41,16 @@ impl<S: Socket> LoopState<S> {
             Box::new(move || mailbox.leave(token, MailboxItem::Settled(number)))
         };
         let claimed = self.shared.clients.dedupe.claim(
-            &self.turn.config.dedupe,
             self.turn.tick,
             &once,
             events.iter().map(Complete::dedupe_id),
             (once.waits < WAITS_MAX).then_some(waiter),
         );
         match claimed {
-            Claim::Publish(claim, fresh) => self.publish_fresh(slot, events, claim, fresh, answer),
+            Claim::Publish(claim, fresh) => {
+                let stamps = self.stamps(&events, &fresh, &once);
+                self.publish_fresh(slot, events, (claim, fresh), stamps, answer);
+            }
             Claim::Answered(answered) => {
                 let outcome = self.known_outcome(answered, events.len());
                 self.answer_publisher(slot, outcome, answer);
@@ -64,13 +66,23 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
+    /// Returns the stamps of the new events for the engine's log, if there is one.
+    fn stamps(&self, events: &[Complete], fresh: &Fresh, once: &PublishOnce) -> Vec<Option<Box<str>>> {
+        if self.shared.engine.is_none() {
+            return Vec::new();
+        }
+        let last = fresh.is_fresh.iter().rposition(|is_fresh| *is_fresh);
+        let new = events.iter().enumerate().filter(|(at, _)| fresh.is_fresh[*at]);
+        new.map(|(at, event)| once.stamp(event.dedupe_id(), Some(at) == last, self.turn.now)).collect()
+    }
+
     /// Publishes the new events of a publication, and settles its claim with their outcome.
     fn publish_fresh(
         &mut self,
         slot: usize,
         events: Vec<Complete>,
-        claim: OnceClaim,
-        fresh: Fresh,
+        (claim, fresh): (OnceClaim, Fresh),
+        stamps: Vec<Option<Box<str>>>,
         answer: PublishAnswer,
     ) {
         let Fresh { is_fresh, known } = fresh;
@@ -92,7 +104,7 @@ impl<S: Socket> LoopState<S> {
             }
             (answer.0)(outcome)
         };
-        self.publish_now(slot, events, PublishAnswer(Box::new(settle)));
+        self.publish_now(slot, events, stamps, PublishAnswer(Box::new(settle)));
     }
 
     /// Returns the outcome of a publication that is not published, and counts its `count` events.

@@ -250,7 +250,7 @@ impl<S: Socket> LoopState<S> {
                         _ => presence.confirm_news(),
                     }
                 };
-                engine.submit(&events, Box::new(done));
+                engine.submit(&events, &[], Box::new(done));
             }
             None => {
                 self.publish_here(events);

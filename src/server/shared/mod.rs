@@ -17,8 +17,8 @@ use arc_swap::ArcSwap;
 use crate::bridge::{Bridge, BridgeAnswer};
 use crate::bus::Bus;
 use crate::dialect::{ErrorCode, Observers};
-use crate::engine::{Engine, EngineConfig, EngineError, History, NotReady, Places};
-use crate::event::{Event, Timestamp};
+use crate::engine::{Engine, EngineConfig, EngineError, EngineHooks, History, NotReady, Places};
+use crate::event::{Event, EventId, Timestamp};
 use crate::held::HeldBytes;
 use crate::metrics::{Kind, Metrics};
 use crate::server::auth::{Auth, Notice, Revocation};
@@ -27,6 +27,7 @@ use crate::server::dedupe::Dedupe;
 use crate::server::limits::bodies::Bodies;
 use crate::server::limits::rates::{Addresses, Callers};
 use crate::server::presence::Presence;
+use crate::server::tick::TICK_MS;
 use crate::server::workers::Workers;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{CachePadded, Callback, Mutex, lock};
@@ -163,6 +164,8 @@ impl Shared {
     pub(crate) fn new(bus: Bus, config: impl Into<Prepared>, loops: usize) -> Self {
         let (alarm, held) = (Alarm::default(), HeldBytes::default());
         let config = config.into();
+        let clients = ClientTables::default();
+        clients.dedupe.configure(&config.dedupe);
         Self {
             kept: KeptStore::new(&config.retain, bus.shards()),
             bridge: Bridge::create_default(&bus),
@@ -174,7 +177,7 @@ impl Shared {
             config: CurrentConfig::new(config),
             metrics: Arc::default(),
             auth: Arc::default(),
-            clients: ClientTables::default(),
+            clients,
             lifecycle: Lifecycle::default(),
             barriers: Barriers::default(),
             loops: Loops::new(loops),
@@ -209,8 +212,14 @@ impl Shared {
         let wake = Arc::clone(&self.loops.wake);
         let on_followed: Callback = Arc::new(move || wake_all(&wake));
         let (bus, metrics, alarm) = (&self.bus, &self.metrics, &self.alarm);
-        let on_notice = Arc::new(on_notice);
-        self.engine = Some(Engine::start(config, bus, metrics, alarm, on_notice, on_followed, known)?);
+        let (dedupe, started) = (self.clients.dedupe.clone(), self.monitor.started);
+        let on_stamp = move |stamp: &str, id: EventId| {
+            let tick = started.elapsed().as_millis() as u64 / TICK_MS;
+            dedupe.learn((tick, Timestamp::now()), stamp, id);
+        };
+        let hooks =
+            EngineHooks { notice: Arc::new(on_notice), followed: on_followed, stamp: Arc::new(on_stamp) };
+        self.engine = Some(Engine::start(config, bus, metrics, alarm, hooks, known)?);
         Ok(self)
     }
 
@@ -218,7 +227,7 @@ impl Shared {
     pub(crate) fn publish_detached(&self, event: Event) {
         match &self.engine {
             // The engine counts the events that it refuses: there is no caller to report them to.
-            Some(engine) => engine.submit(&[event], Box::new(|_| {})),
+            Some(engine) => engine.submit(&[event], &[], Box::new(|_| {})),
             None => {
                 self.bus.publish(event);
             }
@@ -339,6 +348,7 @@ impl Shared {
         self.config.prepared.store(Arc::new((number, Arc::new(config.with_fixed_of(&current.1)))));
         // Release: pairs with the Acquire of `has_other_config`.
         self.config.version.store(number, Ordering::Release);
+        self.clients.dedupe.configure(&self.config().1.dedupe);
         let retain = &self.config().1.retain;
         if *retain != current.1.retain {
             if let Some(fault) = retain.fault(self.engine.is_some()) {

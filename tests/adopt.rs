@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use fanwire::auth::Claims;
-use fanwire::server::{Acceptor, StreamRequest};
+use fanwire::bus::BusConfig;
+use fanwire::server::{Acceptor, Inheritance, StreamRequest};
 use fanwire::{Bus, Event, Server, ServerConfig, ServerHandle};
 use tungstenite::{Message, WebSocket};
 
@@ -71,8 +72,9 @@ fn read_until(ws: &mut WebSocket<TcpStream>, part: &str) -> String {
 
 /// Reads a stream up to `part`, and returns everything.
 fn read_stream(mut stream: impl Read, part: &str) -> String {
-    let mut all = Vec::new();
-    while !String::from_utf8_lossy(&all).contains(part) {
+    let (mut all, mut searched) = (Vec::new(), 0);
+    while !all[searched..].windows(part.len()).any(|window| window == part.as_bytes()) {
+        searched = all.len().saturating_sub(part.len());
         let mut piece = [0; 4096];
         let read = stream.read(&mut piece).expect("bytes");
         assert!(read > 0, "ended after {:?}", String::from_utf8_lossy(&all));
@@ -291,5 +293,91 @@ fn adopted_connections_count_as_others_do() {
     let mut all = String::new();
     client.read_to_string(&mut all).expect("a response and its end");
     assert!(all.starts_with("HTTP/1.1 503 "), "{all}");
+    stop(server);
+}
+
+/// Adopts a client of an event stream at `target`, and returns its end.
+fn open_stream(acceptor: &Acceptor, target: &str) -> TcpStream {
+    let (client, socket) = accepted();
+    let request = StreamRequest::get(target).header("Host", "localhost");
+    acceptor.adopt(request, socket, Vec::new()).expect("the server runs");
+    read_stream(&client, "retry:");
+    client
+}
+
+/// A client over TCP goes on in another process. One behind a pump can't move and is closed: it comes again.
+#[test]
+fn an_adopted_client_moves_to_a_successor() {
+    let bus = Bus::new();
+    let (server, acceptor) = serve(&bus);
+    let client = open_stream(&acceptor, "/sse?type=a");
+    let (mut piped, end) = UnixStream::pair().expect("a pair");
+    piped.set_read_timeout(Some(PATIENCE)).expect("a time");
+    let request = StreamRequest::get("/sse?type=a").header("Host", "localhost");
+    acceptor.adopt(request, end, Vec::new()).expect("the server runs");
+    read_stream(&piped, "retry:");
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let successor = std::thread::spawn(move || {
+        let mut inheritance = Inheritance::claim(theirs).expect("it is handed over");
+        let bus = inheritance.bus(&BusConfig::default()).expect("a bus");
+        let server = Server::builder(&bus).inherit(inheritance).spawn().expect("a server");
+        (bus, server)
+    });
+    assert_eq!(server.hand_over(ours, PATIENCE, || ()).expect("it is handed over"), 1);
+    let (bus, successor) = successor.join().expect("no panic");
+    server.join().expect("no thread failed");
+    bus.publish(event("a"));
+    read_stream(&client, "event: a");
+    piped.read_to_end(&mut Vec::new()).expect("its end");
+    stop(successor);
+}
+
+#[test]
+fn an_adopted_client_that_does_not_read_gets_a_gap() {
+    let bus = Bus::new();
+    let mut config = ServerConfig::default();
+    config.max_lag_events = 10;
+    let server = Server::builder(&bus).config(config).spawn().expect("a server");
+    let acceptor = server.acceptor();
+    let (slow, other) = (open_stream(&acceptor, "/sse?type=a"), open_stream(&acceptor, "/sse?type=a"));
+    let text = "x".repeat(64 * 1024);
+    // The sockets take some; the rest falls off the feed's tail.
+    for n in 0..400 {
+        bus.publish(
+            Event::builder("a")
+                .json(format!(r#"{{"n":"<{n}>","text":"{text}"}}"#))
+                .build()
+                .expect("an event"),
+        );
+        read_stream(&other, &format!("<{n}>"));
+    }
+    read_stream(&slow, "event: gap");
+    stop(server);
+}
+
+/// A burst to several adopted clients is written from pages that they share.
+#[cfg(target_os = "linux")]
+#[test]
+fn adopted_clients_share_pages() {
+    let bus = Bus::new();
+    let server = Server::builder(&bus).listen("127.0.0.1:0").spawn().expect("a server");
+    let acceptor = server.acceptor();
+    let clients: Vec<TcpStream> = (0..10).map(|_| open_stream(&acceptor, "/sse?type=a")).collect();
+    let text = "x".repeat(1000);
+    bus.publish_batch((0..50).map(|n| {
+        Event::builder("a").json(format!(r#"{{"n":"<{n}>","text":"{text}"}}"#)).build().expect("an event")
+    }));
+    for client in &clients {
+        read_stream(client, "<49>");
+    }
+    let mut asking = TcpStream::connect(server.local_addr()).expect("it listens");
+    asking.set_read_timeout(Some(PATIENCE)).expect("a time");
+    asking
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .expect("it is open");
+    let mut metrics = String::new();
+    asking.read_to_string(&mut metrics).expect("a response and its end");
+    let shared = metrics.split("\nfanwire_server_writes_shared_total ").nth(1).unwrap_or_default();
+    assert!(shared.starts_with(|digit: char| ('1'..='9').contains(&digit)), "{shared}");
     stop(server);
 }

@@ -330,7 +330,9 @@ impl FieldTree {
                         walk.open.pop();
                     }
                     (Some(_), Some(index)) if *index >= self.nodes[node as usize].places => {
-                        self.pass(walk, json, Passed::Rest);
+                        if let Some((end, _)) = Self::pass(walk, json, Passed::Rest) {
+                            Self::passed_rest(walk, json, end);
+                        }
                     }
                     (Some(_), Some(index)) => {
                         let nth = *index;
@@ -342,7 +344,9 @@ impl FieldTree {
                     }
                     (Some(b'"'), None) => {
                         keys += 1;
-                        self.pass(walk, json, Passed::Key);
+                        if let Some((end, is_plain)) = Self::pass(walk, json, Passed::Key) {
+                            self.passed_key(walk, json, at, end, is_plain);
+                        }
                     }
                     _ => break true,
                 }
@@ -361,6 +365,7 @@ impl FieldTree {
     }
 
     /// Enters the value at the walk's place, or passes over it.
+    #[inline]
     fn enter(&mut self, walk: &mut Walk, json: &[u8], child: Option<u32>) {
         let at = walk.at;
         match child {
@@ -372,12 +377,18 @@ impl FieldTree {
                 walk.open.extend(container(json, child, at));
                 walk.at += 1;
             }
-            child => self.pass(walk, json, Passed::Value(child)),
+            child => {
+                if let Some((end, _)) = Self::pass(walk, json, Passed::Value(child)) {
+                    self.passed_value(walk, child, at, end);
+                }
+            }
         }
     }
 
-    /// Passes over what begins at the walk's place, or over the first step of it.
-    fn pass(&mut self, walk: &mut Walk, json: &[u8], passed: Passed) {
+    /// Returns the end of what begins at the walk's place, and whether it has no escape; `None` if it is longer than a step, and
+    /// is passed over step by step. In place, because the kind is known there: calls were a quarter of a small payload's walk.
+    #[inline(always)]
+    fn pass(walk: &mut Walk, json: &[u8], passed: Passed) -> Option<(usize, bool)> {
         let at = walk.at;
         // Every search ends at the text's end, here the step's.
         let step = &json[..json.len().min(at.saturating_add(STEP_BYTES))];
@@ -387,10 +398,11 @@ impl FieldTree {
             Passed::Rest => (container_end(step, at), false),
         };
         if end < step.len() || step.len() == json.len() {
-            return self.passed(walk, json, passed, at, end, !has_escape);
+            return Some((end, !has_escape));
         }
         let depth = usize::from(matches!(passed, Passed::Rest));
         walk.long = Some(LongPart { passed, start: at, depth, in_text: false, is_plain: true });
+        None
     }
 
     /// Passes over the next step of a long part.
@@ -413,63 +425,65 @@ impl FieldTree {
                 // A number ends before these.
                 b',' | b':' | b'}' | b']' if part.depth == 0 => {
                     let end = walk.at;
-                    return self.passed(walk, json, part.passed, part.start, end, part.is_plain);
+                    return self.passed(walk, json, &part, end);
                 }
                 _ => {}
             }
             walk.at += 1;
             if part.depth == 0 && !part.in_text && matches!(byte, b'}' | b']' | b'"') {
                 let end = walk.at;
-                return self.passed(walk, json, part.passed, part.start, end, part.is_plain);
+                return self.passed(walk, json, &part, end);
             }
         }
         walk.at = walk.at.min(json.len());
         if walk.at < json.len() {
             walk.long = Some(part);
         } else {
-            self.passed(walk, json, part.passed, part.start, json.len(), part.is_plain);
+            self.passed(walk, json, &part, json.len());
         }
     }
 
-    /// Goes on after a part of the payload.
-    fn passed(
-        &mut self,
-        walk: &mut Walk,
-        json: &[u8],
-        passed: Passed,
-        start: usize,
-        end: usize,
-        is_plain: bool,
-    ) {
-        match passed {
-            // Text that is not JSON may end there.
-            Passed::Rest => walk.at = if json.get(end - 1) == Some(&b']') { end - 1 } else { json.len() },
-            Passed::Value(child) => {
-                if let Some(child) = child {
-                    self.note(child, start, end);
-                }
-                walk.at = end;
-            }
-            Passed::Key => {
-                // After the colon.
-                walk.at = end + 1;
-                let raw = json.get(start + 1..end.saturating_sub(1)).unwrap_or_default();
-                let node = walk.open.last().map_or(ROOT, |open| open.node);
-                let child = if is_plain {
-                    self.child(node, raw)
-                } else if raw.len() > self.longest_key * ESCAPE_BYTES_MAX {
-                    None
-                } else {
-                    let mut key = std::mem::take(&mut self.key);
-                    key.clear();
-                    unescape(raw, &mut key);
-                    let child = self.child(node, &key);
-                    self.key = key;
-                    child
-                };
-                self.enter(walk, json, child);
-            }
+    /// Goes on after a long part.
+    fn passed(&mut self, walk: &mut Walk, json: &[u8], part: &LongPart, end: usize) {
+        match part.passed {
+            Passed::Rest => Self::passed_rest(walk, json, end),
+            Passed::Value(child) => self.passed_value(walk, child, part.start, end),
+            Passed::Key => self.passed_key(walk, json, part.start, end, part.is_plain),
         }
+    }
+
+    fn passed_rest(walk: &mut Walk, json: &[u8], end: usize) {
+        // Text that is not JSON may end there.
+        walk.at = if json.get(end - 1) == Some(&b']') { end - 1 } else { json.len() };
+    }
+
+    #[inline]
+    fn passed_value(&mut self, walk: &mut Walk, child: Option<u32>, start: usize, end: usize) {
+        if let Some(child) = child {
+            self.note(child, start, end);
+        }
+        walk.at = end;
+    }
+
+    #[inline]
+    fn passed_key(&mut self, walk: &mut Walk, json: &[u8], start: usize, end: usize, is_plain: bool) {
+        // After the colon.
+        walk.at = end + 1;
+        let raw = json.get(start + 1..end.saturating_sub(1)).unwrap_or_default();
+        let node = walk.open.last().map_or(ROOT, |open| open.node);
+        let child = if is_plain {
+            self.child(node, raw)
+        } else if raw.len() > self.longest_key * ESCAPE_BYTES_MAX {
+            None
+        } else {
+            let mut key = std::mem::take(&mut self.key);
+            key.clear();
+            unescape(raw, &mut key);
+            let child = self.child(node, &key);
+            self.key = key;
+            child
+        };
+        self.enter(walk, json, child);
     }
 
     /// Reads the values of the fields that were found and have conditions. Returns false if it stopped when `worked` reached

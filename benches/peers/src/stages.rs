@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use disruptor::wait_strategies::WaitStrategy as DisruptorWait;
 use disruptor::{BusySpin, Polling, ProcessorSettings, Producer};
 use disruptor::{Sequence, build_single_producer};
-use fanwire::bus::{BatchItem, HandlerThread, LosslessSubscriber, SoloPublisher, WaitStrategy};
+use fanwire::bus::{BatchItem, HandlerThread, LosslessSubscriber, SoloPublisher, TryRecvError, WaitStrategy};
 use fanwire::{LosslessBus, Predicate};
 
 use super::Item;
@@ -196,8 +196,14 @@ fn fanwire_polled(time: Duration, shape: Shape) -> Rate {
         || publish_ours(time, shape.batch, publisher),
         move |at| {
             let reader = &mut readers[at];
-            let count = reader.visit_batch(usize::MAX, |item| _ = item.check()) as u64;
-            (count > 0 || !matches!(reader.try_recv(), Err(fanwire::bus::TryRecvError::Closed))).then_some(count)
+            match reader.visit_batch(usize::MAX, |item| _ = item.check()) {
+                0 => match reader.try_recv() {
+                    Ok(item) => Some(item.check()).map(|_| 1),
+                    Err(TryRecvError::Empty) => Some(0),
+                    Err(TryRecvError::Closed) => None,
+                },
+                count => Some(count as u64),
+            }
         },
     )
 }
@@ -239,8 +245,9 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Prints medians, and the median of the ratios of neighbouring runs.
-pub fn print(rounds: usize, time: Duration) {
+/// Prints medians, and the median of the ratios of neighbouring runs. `only_polled`: two threads for the two cores, which may be
+/// real-time ones.
+pub fn print(rounds: usize, time: Duration, only_polled: bool) {
     println!("\nStages, one publisher, millions a second: all stages get every item. The ratio is to the faster `disruptor`.\n");
     println!("| | fanwire | disruptor, busy spin | disruptor, yields | ratio |\n|---|---|---|---|---|");
     for (name, diamond, batch, is_polled) in [
@@ -251,6 +258,9 @@ pub fn print(rounds: usize, time: Duration) {
         ("diamond, a thread each", true, 1, false),
         ("diamond, a thread each, batches of 32", true, BATCH, false),
     ] {
+        if only_polled && !is_polled {
+            continue;
+        }
         let shape = Shape { diamond, batch };
         let mut columns: [Vec<f64>; 3] = Default::default();
         let mut ratios = Vec::new();

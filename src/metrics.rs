@@ -130,7 +130,7 @@ const REFUSED: [&str; 4] = ["draining", "too_many", "address", "no_descriptors"]
 const ENDED: [&str; 2] = ["token_expired", "token_revoked"];
 const SHED: [&str; 4] = ["feed_bytes", "connections", "bodies", "stalled"];
 const FAULTS: [&str; 3] = ["timeout", "heartbeat_missed", "invalid_event"];
-const PASTS: [&str; 4] = ["since", "history", "snapshot", "refill"];
+const PASTS: [&str; 5] = ["since", "history", "snapshot", "start", "refill"];
 
 impl Metrics {
     fn with_zeros(self) -> Self {

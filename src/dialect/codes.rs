@@ -76,6 +76,7 @@ error_codes! {
     InvalidTicket = "invalid_ticket", 401, WithToken, "the ticket is unknown, used or too old";
     InvalidToken = "invalid_token", 401, WithToken, "the token is malformed, or its signature or a claim is wrong";
     NoPresence = "no_presence", 404, No, "the server keeps no presence for this channel";
+    NoSuchLog = "no_such_log", 404, No, "no log is kept under the name that the filter has, and the client asked to be told so";
     PublishInFlight = "publish_in_flight", 503, Later, "another request with the same key or id has no answer yet; nothing of this one was taken";
     RateLimited = "rate_limited", 429, Later, "the client has sent too many messages of this kind";
     Schema = "schema", 400, No, "the payload or message does not fit its JSON Schema";
@@ -83,6 +84,7 @@ error_codes! {
     TokenExpired = "token_expired", 401, WithToken, "the token's time is over";
     TokenNotYetValid = "token_not_yet_valid", 401, Later, "the token's time has not begun";
     TokenRevoked = "token_revoked", 401, WithToken, "the token was revoked";
+    TooManyLogs = "too_many_logs", 400, No, "the filter names or matches more kept logs than one request may read from the start";
     TooManySubscriptions = "too_many_subscriptions", 400, No, "the client has reached the limit of subscriptions";
     TooManyValues = "too_many_values", 400, No, "the client's subscriptions have too many values and pattern segments together";
     UnknownAction = "unknown_action", 400, No, "the `action` is not known";

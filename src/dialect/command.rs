@@ -110,6 +110,10 @@ pub(crate) struct Subscribe {
     pub(crate) or: Vec<Filter>,
     pub(crate) since: Option<Since>,
     pub(crate) history: Option<usize>,
+    /// Whether the past begins with everything that is kept of the logs that the filter names or matches.
+    pub(crate) from_start: bool,
+    /// Whether it is an error if there is no such log.
+    pub(crate) absent_is_error: bool,
     /// Whether the latest event of each key comes first.
     pub(crate) snapshot: bool,
     /// Whether the past is sent whole, including events that other subscriptions of the client have brought.
@@ -127,6 +131,8 @@ impl From<Filter> for Subscribe {
             or: Vec::new(),
             since: None,
             history: None,
+            from_start: false,
+            absent_is_error: false,
             snapshot: false,
             own_past: false,
             on_lag: OnLag::default(),

@@ -111,7 +111,7 @@ impl EntityValue {
 }
 
 /// Keys of a `subscribe`.
-const SUBSCRIBE_KEYS: [&str; 16] = [
+const SUBSCRIBE_KEYS: [&str; 18] = [
     "subscription_id",
     "event_types",
     "sources",
@@ -123,7 +123,9 @@ const SUBSCRIBE_KEYS: [&str; 16] = [
     "channels",
     "filter",
     "since",
+    "from",
     "history",
+    "absent",
     "on_lag",
     "max_per_second",
     "snapshot",
@@ -145,7 +147,9 @@ struct NativeSubscribe {
     channels: Option<Values>,
     filter: Option<String>,
     since: Option<String>,
+    from: Option<String>,
     history: Option<usize>,
+    absent: Option<String>,
     on_lag: Option<String>,
     max_per_second: Option<u32>,
     snapshot: bool,
@@ -390,6 +394,15 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         Some(Ok(id)) => Some(id),
         Some(Err(error)) => return Err(ClientError::new(ErrorCode::InvalidSince, format!("since: {error}"))),
     };
+    let word = |key: &str, given: Option<&str>, word: &str| match given {
+        Some(given) if given != word => {
+            let text = format!("{key} can only be {word}");
+            Err(ClientError::new(ErrorCode::InvalidPayload, text))
+        }
+        given => Ok(given.is_some()),
+    };
+    let from_start = word("from", input.from.as_deref(), "start")?;
+    let absent_is_error = word("absent", input.absent.as_deref(), "error")?;
     let mut correlations = list(input.correlation_id)?;
     correlations.extend(list(input.correlation_ids)?);
     let entities = input.entities.unwrap_or_default().0;
@@ -417,6 +430,8 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         or: parts.collect(),
         since,
         history: input.history,
+        from_start,
+        absent_is_error,
         snapshot: input.snapshot,
         own_past: input.own_past,
         on_lag,

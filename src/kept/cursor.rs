@@ -31,7 +31,7 @@ struct LogCursor {
 }
 
 /// Place of a reader in the logs that its filters name or match.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct KeptCursor {
     logs: Vec<LogCursor>,
     /// Number of the last event read, or of the last hole.

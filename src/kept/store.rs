@@ -627,6 +627,35 @@ impl KeptLogs {
         Ok(found)
     }
 
+    /// Returns how many names and logs [`check_read`](Self::check_read) looks at.
+    pub(crate) fn looks(&self, filters: &[Filter]) -> usize {
+        let looks =
+            |filter: &Filter| if self.is_open(filter) { self.logs.len() } else { filter.members_count() };
+        filters.iter().map(looks).sum()
+    }
+
+    /// Returns the log that a filter names, if it is exactly one.
+    pub(crate) fn single(&self, filter: &Filter) -> Option<LogName> {
+        let mut single = None;
+        for (in_force, _) in self.rules_for(filter) {
+            let by = in_force.rule.by;
+            let NamedValues::Exactly(values) = named_values(filter, by) else { return None };
+            for value in values.iter().filter(|value| by.accepts(in_force.rule.filter(), value)) {
+                let name = LogName::new(by, value);
+                if single.as_ref().is_some_and(|single| *single != name) {
+                    return None;
+                }
+                single = Some(name);
+            }
+        }
+        single
+    }
+
+    /// Checks that the filters name and match no more logs than one request may read.
+    pub(crate) fn check_read(&self, filters: &[Filter], now: Timestamp) -> Result<(), TooManyLogs> {
+        self.matched(filters, now).map(drop)
+    }
+
     /// Returns whether a filter names its logs by pattern, or not at all.
     pub(super) fn is_open(&self, filter: &Filter) -> bool {
         self.rules_for(filter)

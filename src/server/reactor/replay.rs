@@ -9,6 +9,7 @@
 //!   dropped them too, or can't be read in time.
 
 mod forward;
+mod kept;
 mod newest;
 mod selector;
 mod state;
@@ -31,6 +32,7 @@ use crate::engine::{LogPlace, Ticket};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::feed::{Fanout, Outbox, OutboxContext, Snapshot, Tally};
 use crate::filter::Filter;
+use crate::kept::KeptCursor;
 use crate::metrics::Kind;
 use crate::server::limits::budget;
 use crate::server::limits::budget::Budget;
@@ -41,6 +43,7 @@ use crate::server::session::past::ReplayFrom;
 use crate::server::shared::resume::{RetainedAfter, event_id, marks, retained_after};
 pub(super) use forward::{Arrived, EventSink, Forward, Step, Store};
 use forward::{ReadPlace, ShardLane, is_complete_from, notice};
+use kept::KeptPast;
 use newest::Newest;
 use selector::ReplaySelector;
 pub(super) use state::ClientReplay;
@@ -62,6 +65,7 @@ impl ReplayFrom {
             Self::After(_) | Self::Unknown => "since",
             Self::Newest(_) => "history",
             Self::Snapshot => "snapshot",
+            Self::Start => "start",
         }
     }
 }
@@ -90,12 +94,20 @@ impl<S: Socket> LoopState<S> {
             }
             ReplayFrom::After(since) => {
                 let work = self.work_after(since.clone(), &filters);
-                let complete = if let ReplayWork::Forward(forward) = &work {
-                    forward.start().complete
-                } else {
-                    Some(false)
+                let complete = match &work {
+                    ReplayWork::Forward(forward) => forward.start().complete,
+                    ReplayWork::Kept(past) => past.start().complete,
+                    _ => Some(false),
                 };
                 start = Some(PastStart { from: Some(since), complete });
+                work
+            }
+            ReplayFrom::Start => {
+                let work = self.work_from_start(&filters);
+                start = Some(match &work {
+                    ReplayWork::Kept(past) => past.start(),
+                    _ => PastStart { from: None, complete: Some(false) },
+                });
                 work
             }
             ReplayFrom::Unknown => {
@@ -207,6 +219,9 @@ impl<S: Socket> LoopState<S> {
         let shards = self.shared.bus.shards();
         let has_log = self.shared.engine_with_past().is_some();
         let mut marks = marks(&self.shared, &since);
+        if let Some(work) = self.work_in_logs(&marks, filters) {
+            return work;
+        }
         // Events that the node did not subscribe to then are unknown to it.
         let mut is_from_before = false;
         for filter in filters {
@@ -239,6 +254,47 @@ impl<S: Socket> LoopState<S> {
         }
         let partial_since = (is_from_before || lanes.len() < shards).then_some(since);
         ReplayWork::Forward(Forward { lanes, at, partial_since })
+    }
+
+    /// Returns the work for everything that is kept of the logs that the filters name or match, and for the rings if some of their
+    /// events may be under no rule.
+    fn work_from_start(&self, filters: &[Filter]) -> ReplayWork {
+        let bus = &self.shared.bus;
+        let (cursor, is_covered) = match self.shared.kept.lock() {
+            Some(logs) => match logs.cursor(filters, &[], self.turn.now) {
+                Ok(cursor) => (cursor, logs.cover(filters, |shard| bus.oldest(shard))),
+                // There were fewer when the request was checked.
+                Err(_) => return ReplayWork::Unknown(None),
+            },
+            None => (KeptCursor::default(), false),
+        };
+        let rings = (!is_covered).then(|| self.whole_past());
+        ReplayWork::Kept(Box::new(KeptPast::new(cursor, filters, self.ends(), rings)))
+    }
+
+    /// Returns the work for everything in kept logs after these places, if the logs have all events that the filters match and the
+    /// rings have not.
+    fn work_in_logs(&self, marks: &[EventId], filters: &[Filter]) -> Option<ReplayWork> {
+        let (shared, bus) = (&self.shared, &self.shared.bus);
+        let logs = shared.kept.lock()?;
+        let place = |mark: &EventId| retained_after(shared, *mark, self.delivery.reader.position(mark.shard));
+        let is_known =
+            |place: &RetainedAfter| matches!(place, RetainedAfter::All(_) | RetainedAfter::Some(..));
+        let places: SmallVec<[RetainedAfter; 1]> = marks.iter().map(place).collect();
+        let is_lost = places.iter().any(|place| matches!(place, RetainedAfter::Some(..)));
+        if marks.len() < bus.shards() || !is_lost || !places.iter().all(is_known) {
+            return None;
+        }
+        if !logs.cover(filters, |shard| bus.oldest(shard)) {
+            return None;
+        }
+        let cursor = logs.cursor(filters, marks, self.turn.now).ok()?;
+        Some(ReplayWork::Kept(Box::new(KeptPast::new(cursor, filters, self.ends(), None))))
+    }
+
+    /// Returns the place of the next live event in each shard.
+    fn ends(&self) -> impl Iterator<Item = Sequence> {
+        (0..self.shared.bus.shards()).map(|shard| self.delivery.reader.position(shard as u16))
     }
 
     /// Moves places forward to where the node began to follow a filter, if it follows only its clients' interest.
@@ -462,6 +518,18 @@ impl<S: Socket> LoopState<S> {
                 // Live events overtook it: they are read this way too, if all of them belong to this replay.
                 Step::Over if selector.is_alone() && self.skip_live(slot) => {
                     forward.extend(|shard| self.end_of(shard));
+                    false
+                }
+                Step::Over => true,
+            },
+            ReplayWork::Kept(past) => match past.step(&mut store, &mut out, budget) {
+                Step::More => false,
+                Step::Waits { shard, from } => {
+                    *ticket = self.ask_log(token, shard, from);
+                    false
+                }
+                Step::Over if selector.is_alone() && self.skip_live(slot) => {
+                    past.extend(&self.shared, |shard| self.end_of(shard), now);
                     false
                 }
                 Step::Over => true,

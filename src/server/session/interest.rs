@@ -13,6 +13,7 @@ use super::Session;
 use super::began::{Began, DeliveredElsewhere};
 use super::context::Context;
 use super::effect::Effect;
+use super::kept::{check_absent, check_from_start};
 use super::past::PastReport;
 use super::past::ReplayFrom;
 use super::rights::with_own_channels;
@@ -127,15 +128,26 @@ impl Session {
         let replaced = self.named(&id);
         self.check(&subscribe, &replaced, cx)?;
         let Subscribe { filter, or, since, history, snapshot, own_past, on_lag, config, .. } = subscribe;
+        let start = subscribe.from_start.then_some(ReplayFrom::Start);
+        let past = since.map(ReplayFrom::After).or(start).or(history.map(ReplayFrom::Newest));
+        let past = past.or(snapshot.then_some(ReplayFrom::Snapshot));
+        let filters: SmallVec<[Filter; 1]> = std::iter::once(filter).chain(or).collect();
+        if subscribe.absent_is_error || past == Some(ReplayFrom::Start) {
+            let wanted: Vec<Filter> = filters.iter().map(|filter| self.narrow(filter)).collect();
+            if subscribe.absent_is_error {
+                check_absent(&wanted, cx)?;
+            }
+            if past == Some(ReplayFrom::Start) {
+                check_from_start(&wanted, cx)?;
+            }
+        }
         let marks = if snapshot { HAS_SNAPSHOT } else { 0 };
         if let SubscriptionName::Numbered(number) = name {
             self.unnamed = number;
         }
-        let past = since.map(ReplayFrom::After).or(history.map(ReplayFrom::Newest));
-        let past = past.or(snapshot.then_some(ReplayFrom::Snapshot));
-        let is_snapshot = matches!(past, Some(ReplayFrom::Snapshot));
-        let began = if is_snapshot { None } else { cx.view.position().map(Began::from) };
-        let filters: SmallVec<[Filter; 1]> = std::iter::once(filter).chain(or).collect();
+        // A snapshot and kept logs hold some of the past.
+        let is_partial = matches!(past, Some(ReplayFrom::Snapshot | ReplayFrom::Start));
+        let began = if is_partial { None } else { cx.view.position().map(Began::from) };
         if let Some(from) = past {
             let report = match tag.take_if(|_| self.encoding.protocol().reports_past_start()) {
                 Some(tag) => {

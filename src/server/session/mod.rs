@@ -10,6 +10,7 @@ pub(super) mod began;
 pub(crate) mod context;
 pub(crate) mod effect;
 mod interest;
+pub(crate) mod kept;
 pub(super) mod past;
 mod pending;
 pub(crate) mod presence_query;
@@ -97,8 +98,17 @@ const TOLD_TICKS: Tick = 100;
 
 /// Abilities of this server that older ones lack, or that a client must not request from a server without them. A
 /// server without this list has none.
-const CAPABILITIES: [&str; 8] =
-    ["filter", "history_end", "lean", "own_past", "publish_once", "publish_unacked", "refill", "update"];
+const CAPABILITIES: [&str; 9] = [
+    "filter",
+    "from_start",
+    "history_end",
+    "lean",
+    "own_past",
+    "publish_once",
+    "publish_unacked",
+    "refill",
+    "update",
+];
 
 /// Instructions for one byte of a message that is parsed for its type only.
 const GLANCE_INSTRUCTIONS: usize = 12;

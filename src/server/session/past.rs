@@ -19,6 +19,8 @@ pub(crate) enum ReplayFrom {
     Newest(usize),
     /// At the latest event of each key.
     Snapshot,
+    /// At the beginning of the kept logs, and of the rings for what no rule keeps.
+    Start,
     /// At an event that no bus ever had.
     Unknown,
 }

@@ -20,6 +20,7 @@ use crate::server::limits::client_address::is_trusted;
 use crate::server::limits::rates::address_key;
 use crate::server::presence::is_name;
 use crate::server::session::effect::Effect;
+use crate::server::session::kept::{check_absent, check_from_start};
 use crate::server::session::past::PastReport;
 use crate::server::session::past::ReplayFrom;
 use crate::server::session::rights::{may_see, with_own_channels};
@@ -73,6 +74,21 @@ impl Answer<'_, '_> {
             return None;
         };
         Some(self.error(fault, error, &[("Retry-After", "5")]))
+    }
+
+    /// Refuses a stream that asks for too many kept logs, or ends one that asks for a log that is not there.
+    fn refuse_log(&mut self, stream: &SseRequest) -> Option<RouteOutcome> {
+        let filters = std::slice::from_ref(&stream.filter);
+        if stream.absent_is_over && check_absent(filters, self.cx).is_err() {
+            // No content: an `EventSource` does not connect again.
+            return Some(self.respond(204, &[], b""));
+        }
+        if stream.from == Some(ReplayFrom::Start)
+            && let Err(error) = check_from_start(filters, self.cx)
+        {
+            return Some(self.bad_query(&error));
+        }
+        None
     }
 
     /// Refuses a stream for an error in its query.
@@ -177,7 +193,7 @@ impl Answer<'_, '_> {
                 Err(error) => return self.forbidden(&error.text),
             }
         }
-        if let Some(refusal) = self.refuse_stream() {
+        if let Some(refusal) = self.refuse_stream().or_else(|| self.refuse_log(&stream)) {
             return refusal;
         }
         if let Err(refusal) = self.take_name() {
@@ -214,7 +230,9 @@ impl Answer<'_, '_> {
         let id = match &stream.from {
             None => self.cx.place(grant.as_deref()).map(|place| place.to_string()),
             Some(ReplayFrom::After(place)) => Some(place.to_string()),
-            Some(ReplayFrom::Newest(_) | ReplayFrom::Snapshot | ReplayFrom::Unknown) => None,
+            Some(ReplayFrom::Newest(_) | ReplayFrom::Start | ReplayFrom::Snapshot | ReplayFrom::Unknown) => {
+                None
+            }
         };
         let retry = self.cx.config.retry.as_millis() as u64;
         if gzip {
@@ -248,7 +266,7 @@ fn is_last_event_id(key: &str) -> bool {
 }
 
 /// Names that the query of a `GET /sse` may have.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 17] = [
     "type",
     "source",
     "stream",
@@ -258,6 +276,8 @@ const KNOWN: [&str; 15] = [
     "entity",
     "filter",
     "history",
+    "from",
+    "absent",
     "last_event_id",
     "event_name",
     "on_lag",
@@ -271,6 +291,8 @@ struct SseRequest {
     filter: Filter,
     encoding: Encoding,
     from: Option<ReplayFrom>,
+    /// Whether there is no stream if the log that the filter names is not there.
+    absent_is_over: bool,
     on_lag: OnLag,
 }
 
@@ -306,6 +328,7 @@ impl SseRequest {
         let mut last_event_id = request.header("last-event-id").filter(an_id).map(str::to_owned);
         let (mut on_lag, mut max_per_second) = (None, None);
         let (mut snapshot, mut is_lean) = (false, false);
+        let (mut from_start, mut absent_is_over) = (false, false);
         for (name, value) in request.query_pairs() {
             match name.as_str() {
                 "type" => lists[0].push(value),
@@ -329,6 +352,10 @@ impl SseRequest {
                     let rate = value.parse().map_err(|_| "max_per_second is not a number".to_owned())?;
                     max_per_second = Some(rate);
                 }
+                "from" if value == "start" => from_start = true,
+                "from" => return Err("from can only be start".to_owned()),
+                "absent" if value == "204" => absent_is_over = true,
+                "absent" => return Err("absent can only be 204".to_owned()),
                 "snapshot" => snapshot = query::switch("snapshot", &value)?,
                 "lean" => is_lean = query::switch("lean", &value)?,
                 "event_name" => return Err("event_name can only be message".to_owned()),
@@ -348,11 +375,12 @@ impl SseRequest {
             .channels(channels)
             .entities(entities);
         let from = match last_event_id.as_deref() {
+            None if from_start => Some(ReplayFrom::Start),
             None => history.map(ReplayFrom::Newest).or(snapshot.then_some(ReplayFrom::Snapshot)),
             Some(id) => Some(id.parse().map_or(ReplayFrom::Unknown, ReplayFrom::After)),
         };
         let on_lag = OnLag::read(on_lag.as_deref(), max_per_second)?;
         let encoding = if is_lean { encoding.lean() } else { encoding };
-        Ok(Self { filter, encoding, from, on_lag })
+        Ok(Self { filter, encoding, from, absent_is_over, on_lag })
     }
 }

@@ -268,6 +268,11 @@ impl Forward {
     pub(crate) fn shards(&self) -> usize {
         self.lanes.len()
     }
+
+    /// Returns the memory of the lanes, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.shards() * size_of::<ShardLane>()
+    }
 }
 
 /// Returns whether no event of a shard is older than the ring's oldest, which has the sequence `first`; `None`: the

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::forward::{Arrived, Forward, ShardLane};
+use super::kept::KeptPast;
 use super::newest::Newest;
 use super::selector::ReplaySelector;
 use crate::dialect::{Encoding, PastStart};
@@ -42,6 +43,8 @@ pub(super) enum ReplayWork {
     Snapshot { filters: Vec<Filter>, next: u64, to: u64, is_waiting: bool, is_followed: bool },
     /// Sends the snapshot's events with these numbers, if the filter names keys.
     Keys { numbers: VecDeque<u64>, is_followed: bool },
+    /// Reads kept logs.
+    Kept(Box<KeptPast>),
     /// The place that the client named is unknown.
     Unknown(Option<Since>),
 }
@@ -96,7 +99,8 @@ impl ClientReplay {
     pub(crate) fn held_bytes(&self) -> usize {
         let work = match &self.work {
             ReplayWork::Newest(newest) => newest.shards() * size_of::<ShardLane>(),
-            ReplayWork::Forward(forward) => forward.shards() * size_of::<ShardLane>(),
+            ReplayWork::Forward(forward) => forward.held_bytes(),
+            ReplayWork::Kept(past) => past.held_bytes(),
             ReplayWork::Keys { numbers, .. } => numbers.capacity() * size_of::<u64>(),
             ReplayWork::Snapshot { filters, .. } => filters.iter().map(|filter| filter.bytes().len()).sum(),
             ReplayWork::Unknown(_) => 0,

@@ -1,0 +1,203 @@
+//! Replays from kept logs: from the beginning, or after a place that the ring has forgotten.
+//!
+//! Invariants:
+//! - The logs are read up to where the client's live events begin, so no event is missing or comes twice at the seam.
+//! - Logs and rings are merged in the order in which the loops read events. The rings are read only where events of the filters
+//!   may be under no rule, and of their events those that a rule keeps are left out.
+//! - No event is kept between two steps.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use super::forward::{EventSink, Forward, Step, Store, notice};
+use crate::dialect::{GapNotice, PastStart};
+use crate::engine::LogPlace;
+use crate::event::{Event, EventId, Position, Sequence, Timestamp};
+use crate::filter::Filter;
+use crate::kept::{KeptContent, KeptCursor, KeptItem};
+use crate::server::limits::budget::Budget;
+use crate::server::shared::Shared;
+
+/// Number of events taken from the logs together.
+const CHUNK: usize = 64;
+
+/// Past of one client in kept logs, and in the rings for what no rule keeps.
+#[derive(Debug)]
+pub(super) struct KeptPast {
+    cursor: KeptCursor,
+    filters: Vec<Filter>,
+    /// Place of the client's first live event in each shard.
+    until: SmallVec<[Sequence; 1]>,
+    rings: Option<Forward>,
+}
+
+impl KeptPast {
+    pub(super) fn new(
+        cursor: KeptCursor,
+        filters: &[Filter],
+        until: impl Iterator<Item = Sequence>,
+        rings: Option<Forward>,
+    ) -> Self {
+        Self { cursor, filters: filters.to_vec(), until: until.collect(), rings }
+    }
+
+    /// Returns the start of the past, as far as it is known.
+    pub(super) fn start(&self) -> PastStart {
+        let rings = self.rings.as_ref().map(|rings| rings.start().complete);
+        let complete = if self.cursor.begins_with_gap() { Some(false) } else { rings.unwrap_or(Some(true)) };
+        PastStart { from: None, complete }
+    }
+
+    /// Moves the end forward: the client's live events begin later now.
+    pub(super) fn extend(
+        &mut self,
+        shared: &Shared,
+        end: impl Fn(u16) -> (Sequence, LogPlace),
+        now: Timestamp,
+    ) {
+        self.until = (0..self.until.len()).map(|shard| end(shard as u16).0).collect();
+        if let Some(logs) = shared.kept.lock() {
+            logs.extend(&mut self.cursor, &self.filters, now);
+        }
+        if let Some(rings) = &mut self.rings {
+            rings.extend(end);
+        }
+    }
+
+    /// Continues reading.
+    pub(super) fn step(
+        &mut self,
+        store: &mut Store<'_>,
+        sink: &mut dyn EventSink,
+        budget: &mut Budget,
+    ) -> Step {
+        let Self { cursor, until, rings, .. } = self;
+        let (shared, now) = (store.shared, store.now);
+        let mut merged = MergedLogs {
+            shared,
+            now,
+            cursor,
+            until,
+            items: VecDeque::new(),
+            is_over: false,
+            judged: None,
+            sink,
+        };
+        if let Some(rings) = rings {
+            match rings.step(store, &mut merged, budget) {
+                Step::Over => {}
+                other => return other,
+            }
+        }
+        if merged.pass_before(None, budget) { Step::Over } else { Step::More }
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        let filters: usize = self.filters.iter().map(Filter::held_bytes).sum();
+        let rings = self.rings.as_ref().map_or(0, Forward::held_bytes);
+        size_of::<Self>() + self.cursor.held_bytes() + filters + rings
+    }
+}
+
+/// Place of an event in the order in which the loops read events.
+fn order_of(event: &Event) -> (u64, u128) {
+    match event.position() {
+        Some(position) => position.passed(),
+        // With one shard an id is enough.
+        None => event.id().map_or((0, 0), |id| (id.epoch, u128::from(id.sequence))),
+    }
+}
+
+/// Sink that puts the events of logs between those of the rings.
+struct MergedLogs<'a> {
+    shared: &'a Shared,
+    now: Timestamp,
+    cursor: &'a mut KeptCursor,
+    until: &'a [Sequence],
+    /// Next items of the logs.
+    items: VecDeque<KeptItem>,
+    /// Whether the logs have no more.
+    is_over: bool,
+    /// Last event of a ring, and whether a rule keeps it.
+    judged: Option<(EventId, bool)>,
+    sink: &'a mut dyn EventSink,
+}
+
+impl MergedLogs<'_> {
+    /// Reads the next items of the logs.
+    fn fill(&mut self, budget: &mut Budget) {
+        let Some(logs) = self.shared.kept.lock() else {
+            self.is_over = true;
+            return;
+        };
+        // About 100 instructions for each log and each event.
+        budget.spend(2 + (self.cursor.len() / 10) as u32);
+        let until = self.until;
+        let is_past =
+            |id: EventId| until.get(usize::from(id.shard)).is_some_and(|until| id.sequence < *until);
+        logs.read(self.cursor, is_past, self.now, CHUNK, &mut self.items);
+        budget.spend((self.items.len() / 10) as u32);
+        self.is_over = self.items.is_empty();
+    }
+
+    /// Passes the logs' events on that come before this place, or all. Returns false if that goes on in the next step.
+    fn pass_before(&mut self, order: Option<(u64, u128)>, budget: &mut Budget) -> bool {
+        loop {
+            if self.items.is_empty() && !self.is_over {
+                self.fill(budget);
+            }
+            let Some(item) = self.items.front() else { return true };
+            match &item.content {
+                KeptContent::Event(event) => {
+                    if order.is_some_and(|order| order_of(event) > order) {
+                        return true;
+                    }
+                    if self.sink.is_full() || budget.is_spent() || !self.sink.decides(event, budget) {
+                        return false;
+                    }
+                    self.sink.event(event, None, budget);
+                }
+                KeptContent::Gap { missed, to } => self.sink.gap(&notice(*missed, None, *to, self.now)),
+            }
+            self.cursor.pass(item);
+            self.items.pop_front();
+        }
+    }
+
+    /// Returns whether a rule keeps an event of a ring.
+    fn is_kept(&mut self, event: &Event) -> bool {
+        let id = event.id();
+        if let Some((judged, is_kept)) = self.judged
+            && Some(judged) == id
+        {
+            return is_kept;
+        }
+        let is_kept = self.shared.kept.lock().is_some_and(|logs| logs.covers_event(event));
+        self.judged = id.map(|id| (id, is_kept));
+        is_kept
+    }
+}
+
+impl EventSink for MergedLogs<'_> {
+    fn is_full(&self) -> bool {
+        self.sink.is_full()
+    }
+
+    fn decides(&mut self, event: &Event, budget: &mut Budget) -> bool {
+        self.pass_before(Some(order_of(event)), budget)
+            && (self.is_kept(event) || self.sink.decides(event, budget))
+    }
+
+    fn event(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget) {
+        if self.is_kept(event) {
+            budget.spend(1);
+        } else {
+            self.sink.event(event, at, budget);
+        }
+    }
+
+    fn gap(&mut self, gap: &GapNotice) {
+        self.sink.gap(gap);
+    }
+}

@@ -1,0 +1,30 @@
+//! Questions about kept logs that are answered before a stream or subscription begins.
+//!
+//! Always: a filter is looked at as it becomes interest, so nothing beyond the client's grant shows.
+
+use super::context::Context;
+use crate::dialect::{ClientError, ErrorCode};
+use crate::filter::Filter;
+
+/// Logs or names that are looked at for a unit of work: about 100 instructions each, once for the check and once for the reader.
+const LOOKS_A_UNIT: usize = 5;
+
+/// Checks that these filters name and match no more logs than one request may read from the start.
+pub(crate) fn check_from_start(filters: &[Filter], cx: &mut Context<'_>) -> Result<(), ClientError> {
+    let Some(logs) = cx.shared.kept.lock() else { return Ok(()) };
+    cx.budget.spend(u32::try_from(logs.looks(filters) / LOOKS_A_UNIT + 1).unwrap_or(u32::MAX));
+    logs.check_read(filters, cx.now)
+        .map_err(|error| ClientError::new(ErrorCode::TooManyLogs, error.to_string()))
+}
+
+/// Checks that the log that these filters name is there, for a client that does not want to wait for it. With filters that do not
+/// name exactly one log there is nothing to check.
+pub(crate) fn check_absent(filters: &[Filter], cx: &Context<'_>) -> Result<(), ClientError> {
+    let ([filter], Some(logs)) = (filters, cx.shared.kept.lock()) else { return Ok(()) };
+    let Some(name) = logs.single(filter) else { return Ok(()) };
+    if logs.head(&name, cx.now).is_some() {
+        return Ok(());
+    }
+    let text = format!("no log of {} {} is kept", name.by.name(), name.value);
+    Err(ClientError::new(ErrorCode::NoSuchLog, text))
+}

@@ -1,0 +1,192 @@
+//! Kept streams against the real server: a run from its beginning, its end, and what is no longer there.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::sse::Sse;
+use support::ws::Ws;
+use support::{Server, http};
+
+const RULE: &str = "by=stream; end=run.finished; match=stream=run-*";
+
+/// Forms of a server: one shard and one loop, and several of both.
+const FORMS: [&[&str]; 2] =
+    [&["--bus-capacity", "256"], &["--bus-capacity", "64", "--bus-shards", "4", "--loops", "2"]];
+
+fn server(more: &[&str]) -> Server {
+    Server::with(&[&["--retain", RULE], more].concat())
+}
+
+/// Publishes an event of a run. Returns its id.
+fn publish(server: &Server, stream: &str, event_type: &str, n: u64) -> String {
+    let event = json!({"type": event_type, "stream_id": stream, "payload": {"n": n}});
+    server.publish(event.to_string())["last_event_id"].as_str().expect("an id").to_owned()
+}
+
+/// Publishes `count` tokens to each of the runs 0 to 19, in turn.
+fn publish_runs(server: &Server, from: u64, count: u64) {
+    for n in from..from + count {
+        let events: Vec<Value> = (0..20)
+            .map(|run| json!({"type": "token", "stream_id": format!("run-{run}"), "payload": {"n": n}}))
+            .collect();
+        server.publish(Value::from(events).to_string());
+    }
+}
+
+/// Returns the numbers of the next `count` events of a stream. Anything else is a fault.
+fn numbers(stream: &mut Sse, count: usize) -> Vec<u64> {
+    (0..count).map(|_| stream.event().json()["payload"]["n"].as_u64().expect("a number")).collect()
+}
+
+fn subscribe(client: &mut Ws, payload: Value) -> Value {
+    client.send(&json!({"type": "subscribe", "message_id": "m", "payload": payload}));
+    client.any_message()
+}
+
+#[test]
+fn a_run_comes_from_its_start_and_goes_on_live() {
+    for form in FORMS {
+        let server = server(form);
+        publish_runs(&server, 0, 30);
+        let mut stream = Sse::open(server.addr, "?stream=run-3&from=start");
+        assert_eq!(numbers(&mut stream, 30), (0..30).collect::<Vec<_>>(), "{form:?}");
+        let mut client = Ws::connect(server.addr);
+        let ack = subscribe(
+            &mut client,
+            json!({"subscription_id": "s", "stream_ids": ["run-3", "run-4"], "from": "start"}),
+        );
+        assert_eq!(ack["payload"]["history"], json!({"from": null, "complete": true}), "{ack}");
+        // Both runs in the order in which they were accepted: each number of both before the next.
+        let mut came: Vec<u64> = Vec::new();
+        for _ in 0..60 {
+            let event = client.any_message();
+            assert_eq!(event["type"], "event", "{event}");
+            came.push(event["payload"]["payload"]["n"].as_u64().expect("a number"));
+        }
+        assert_eq!(came, (0..30).flat_map(|n| [n, n]).collect::<Vec<_>>());
+        let end = client.any_message();
+        assert_eq!(end["payload"], json!({"subscription_id": "s", "events": 60, "complete": true}));
+        publish_runs(&server, 30, 3);
+        assert_eq!(numbers(&mut stream, 3), [30, 31, 32]);
+        let live: Vec<u64> = (0..6)
+            .map(|_| client.any_message()["payload"]["payload"]["n"].as_u64().expect("a number"))
+            .collect();
+        assert_eq!(live, [30, 30, 31, 31, 32, 32]);
+    }
+}
+
+/// A resume from a place that the ring has forgotten.
+#[test]
+fn a_resume_reaches_as_far_back_as_the_log() {
+    for form in FORMS {
+        let server = server(form);
+        publish_runs(&server, 0, 5);
+        let mut stream = Sse::open(server.addr, "?stream=run-3&from=start");
+        let mut last = String::new();
+        for n in 0..5 {
+            let event = stream.event();
+            assert_eq!(event.json()["payload"]["n"], n);
+            last = event.id.expect("an id");
+        }
+        drop(stream);
+        publish_runs(&server, 5, 40);
+        let mut stream =
+            Sse::with(server.addr, "?stream=run-3&from=start", &format!("Last-Event-ID: {last}\r\n"));
+        assert_eq!(numbers(&mut stream, 40), (5..45).collect::<Vec<_>>(), "the header goes before from");
+        let mut stream =
+            Sse::open(server.addr, &format!("?stream=run-3&history=1&from=start&last_event_id={last}"));
+        assert_eq!(numbers(&mut stream, 40), (5..45).collect::<Vec<_>>());
+        // Half of what this filter matches is under no rule and was only in the ring.
+        let mut stream = Sse::open(server.addr, &format!("?stream=run-3&stream=other&last_event_id={last}"));
+        assert_eq!(stream.event().event.as_deref(), Some("gap"));
+    }
+}
+
+#[test]
+fn what_is_under_no_rule_comes_from_the_ring() {
+    let server = server(&["--bus-capacity", "64"]);
+    for n in 0..30 {
+        publish(&server, "run-1", "token", n);
+        publish(&server, "chat", "line", 100 + n);
+    }
+    publish_runs(&server, 0, 2);
+    let mut stream = Sse::open(server.addr, "?stream=run-1&stream=chat&from=start");
+    let gap = stream.event();
+    assert_eq!((gap.event.as_deref(), &gap.json()["recoverable"]), (Some("gap"), &json!(false)));
+    // 100 events in all, of which the ring has 64; the run is whole, and the chat between its events.
+    let first = numbers(&mut stream, 18);
+    assert_eq!(first, (0..18).collect::<Vec<_>>());
+    let rest = numbers(&mut stream, 12 + 12 + 2);
+    let want: Vec<u64> = (18..30).flat_map(|n| [n, 100 + n]).chain([0, 1]).collect();
+    assert_eq!(rest, want);
+    publish(&server, "chat", "line", 7);
+    assert_eq!(numbers(&mut stream, 1), [7]);
+}
+
+#[test]
+fn a_log_that_lost_its_beginning_says_so() {
+    let rule = "by=stream; events=10; match=stream=run-*";
+    let server = Server::with(&["--retain", rule, "--retain-max-logs", "2"]);
+    for n in 0..15 {
+        publish(&server, "run-1", "token", n);
+    }
+    let mut client = Ws::connect(server.addr);
+    let ack =
+        subscribe(&mut client, json!({"subscription_id": "s", "stream_ids": ["run-1"], "from": "start"}));
+    assert_eq!(ack["payload"]["history"]["complete"], false);
+    let gap = client.any_message();
+    assert_eq!((&gap["type"], &gap["payload"]["at_most"]), (&json!("gap"), &json!(5)), "{gap}");
+    for n in 5..15 {
+        assert_eq!(client.any_message()["payload"]["payload"]["n"], n);
+    }
+    assert_eq!(client.any_message()["payload"]["complete"], false);
+    // The least recently written log is let go.
+    publish(&server, "run-2", "token", 0);
+    publish(&server, "run-3", "token", 0);
+    let mut stream = Sse::open(server.addr, "?stream=run-1&from=start");
+    assert_eq!(stream.event().event.as_deref(), Some("gap"));
+    let mut stream = Sse::open(server.addr, "?stream=run-3&from=start");
+    assert_eq!(numbers(&mut stream, 1), [0]);
+}
+
+#[test]
+fn a_request_for_too_many_logs_is_refused() {
+    let server = server(&["--retain-max-logs-read", "3"]);
+    let get = |query: &str| http::get(server.addr, &format!("/sse{query}"));
+    let refused = get("?stream=run-1&stream=run-2&stream=run-3&stream=run-4&from=start");
+    assert_eq!(refused.status, 400);
+    assert!(refused.text().contains("more than 3 kept logs"), "{}", refused.text());
+    let mut client = Ws::connect(server.addr);
+    let error =
+        subscribe(&mut client, json!({"stream_ids": ["run-1", "run-2", "run-3", "run-4"], "from": "start"}));
+    assert_eq!(error["payload"]["code"], "too_many_logs", "{error}");
+    publish_runs(&server, 0, 1);
+    assert_eq!(get("?from=start").status, 400);
+    assert_eq!(get("?from=begin").status, 400);
+    let error = subscribe(&mut client, json!({"from": "begin"}));
+    assert_eq!(
+        (&error["payload"]["code"], &error["payload"]["error"]),
+        (&json!("invalid_payload"), &json!("from can only be start")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_log_that_is_not_there_is_told_to_a_client_that_does_not_wait() {
+    let server = server(&[]);
+    let status = |query: &str| http::get(server.addr, &format!("/sse{query}")).status;
+    assert_eq!(status("?stream=run-1&from=start&absent=204"), 204);
+    assert_eq!(status("?stream=run-1&absent=1"), 400);
+    // Other filters wait for what comes.
+    for query in ["?absent=204", "?stream=run-1&stream=run-2&absent=204", "?stream=chat&absent=204"] {
+        drop(Sse::open(server.addr, query));
+    }
+    let mut client = Ws::connect(server.addr);
+    let ask = json!({"stream_ids": ["run-1"], "from": "start", "absent": "error"});
+    let error = subscribe(&mut client, ask.clone());
+    assert_eq!(error["payload"]["code"], "no_such_log", "{error}");
+    publish(&server, "run-1", "token", 0);
+    assert_eq!(subscribe(&mut client, ask)["type"], "ack");
+    let mut stream = Sse::open(server.addr, "?stream=run-1&from=start&absent=204");
+    assert_eq!(numbers(&mut stream, 1), [0]);
+}

@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion, StreamOwned};
 use serde_json::{Value, json};
 use support::authority::Authority;
+use support::wire::Wire;
 use support::{PATIENCE, Server, eventually, fanwire, numbered, run};
 
 /// A server that speaks TLS.
@@ -594,4 +595,39 @@ fn what_tls_holds_for_a_client_is_counted() {
         .collect();
     server.compare(&config, before, "unfinished handshakes");
     drop(strangers);
+}
+
+/// Bytes that a peer does not read stay in rustls when the sockets are full.
+#[test]
+fn what_tls_holds_for_a_client_that_does_not_read_is_counted() {
+    let authority = Authority::new("unread");
+    let server = Tls::start(&authority, &["--heartbeat", "60s", "--bus-max-bytes", "4MiB"]);
+    let config = authority.client(&[&rustls::version::TLS13]);
+    let filler = "x".repeat(30_000);
+    let event = json!({ "type": "t", "payload": filler }).to_string() + "\n";
+    let publish = || {
+        for _ in 0..4 {
+            assert!(server.post(&config, &event.repeat(40)).starts_with("HTTP/1.1 200"));
+        }
+    };
+    // The ring is full before anything is compared.
+    publish();
+    let clients: Vec<Stream> = (0..400)
+        .map(|_| {
+            let tcp = Wire::narrow(server.0.addr, 4096).stream;
+            tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            let name = ServerName::try_from("localhost").expect("a name");
+            let client = ClientConnection::new(Arc::clone(&config), name).expect("a client");
+            let mut stream = StreamOwned::new(client, tcp);
+            stream.write_all(b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("written");
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("the stream begins");
+            stream
+        })
+        .collect();
+    std::thread::sleep(std::time::Duration::from_millis(2300));
+    let before = (server.held(&config), server.0.rss_kib() * 1024);
+    publish();
+    server.compare(&config, before, "bytes that nobody reads");
+    drop(clients);
 }

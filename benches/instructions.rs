@@ -511,10 +511,14 @@ fn matches_negated(times: u64) {
     matches_one(std::iter::once(filter), &("b.".repeat(500) + "b"), "{}", times);
 }
 
-/// Returns a message of a client without a token: as long as a token may be, filled with the values that take
-/// longest to skip.
+/// Returns a message of a client without a token: as long as a token may be, filled with brackets.
 fn stranger(open: &str) -> Vec<u8> {
-    let list = "[],".repeat((8_700 - open.len()) / 3);
+    stranger_with(open, "[],")
+}
+
+/// As [`stranger`], filled with other values.
+fn stranger_with(open: &str, value: &str) -> Vec<u8> {
+    let list = value.repeat((8_700 - open.len()) / value.len());
     text(&format!("{open}[{list}0]}}"))
 }
 
@@ -637,6 +641,11 @@ const OPERATIONS: &[Operation] = &[
     }),
     ("turn-stranger-native", |times| {
         let message = stranger(r#"{"type":"subscribe","message_id":"m","payload":"#);
+        turns(OneClient::at("/ws", true), &message, times);
+    }),
+    // Numbers with a fraction take longest to check.
+    ("turn-stranger-native-numbers", |times| {
+        let message = stranger_with(r#"{"type":"subscribe","message_id":"m","payload":"#, "0.0,");
         turns(OneClient::at("/ws", true), &message, times);
     }),
     ("turn-stranger-hive", |times| {

@@ -196,7 +196,7 @@ fn read_slowly<T>(
 }
 
 /// Reads the conditions of an event's publisher.
-pub(super) fn read_terms(dedupe_id: Option<&str>) -> Result<PublishTerms, ReadError> {
+fn read_terms(dedupe_id: Option<&str>) -> Result<PublishTerms, ReadError> {
     let dedupe_id = text_of("dedupe_id", dedupe_id)?;
     match dedupe_id.as_ref().map(|id| id.len()) {
         Some(0) => return Err(fault(&"dedupe_id is empty")),

@@ -8,7 +8,6 @@
 use std::borrow::Cow;
 use std::mem;
 
-use super::envelope::read_terms;
 use super::event_keys::{Others, read_timestamp};
 use super::infer_attributes::PublishTerms;
 use super::keys::plain_key;
@@ -120,8 +119,14 @@ pub(crate) fn read<T>(
     build: impl FnOnce(EventBuilder, Option<&str>) -> Result<T, EventError>,
 ) -> Option<Result<(T, PublishTerms), EventError>> {
     let Read { builder, key, dedupe_id } = read_fields(text, others).ok()?;
-    let terms = if others == Others::Refused { read_terms(dedupe_id).ok()? } else { PublishTerms::default() };
+    let terms = if others == Others::Refused { terms(dedupe_id)? } else { PublishTerms::default() };
     Some(build(builder, key).map(|event| (event, terms)))
+}
+
+/// Returns the conditions of an event's publisher, or `None` if they are wrong.
+fn terms(dedupe_id: Option<&str>) -> Option<PublishTerms> {
+    let Some(json) = dedupe_id else { return Some(PublishTerms::default()) };
+    PublishTerms::of(&plain_key(json)?)
 }
 
 /// Fields of an event object.

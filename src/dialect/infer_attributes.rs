@@ -36,6 +36,14 @@ pub(crate) struct PublishTerms {
     pub(crate) dedupe_id: Option<Box<str>>,
 }
 
+impl PublishTerms {
+    /// Returns the conditions with this id, or `None` if it is empty or too long.
+    pub(super) fn of(dedupe_id: &str) -> Option<Self> {
+        let is_id = (1..=DEDUPE_ID_BYTES_MAX).contains(&dedupe_id.len());
+        is_id.then(|| Self { dedupe_id: Some(dedupe_id.into()) })
+    }
+}
+
 impl Complete {
     /// Returns the event, to be published or kept.
     pub(crate) fn into_event(self) -> Event {

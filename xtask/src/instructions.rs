@@ -30,12 +30,6 @@ const TURN: &str = "fanwire::server::harness::OneClient::counted_turn";
 const TURN_MAX: u64 = 6_000_000;
 /// Instruction limit of a turn for a client without a token: about 0.1 ms.
 const STRANGER_TURN_MAX: u64 = 300_000;
-/// Turns over the limit, each with a limit of its own; the aim is the limit of its kind.
-/// - A publish of 60,000 bytes of one-digit numbers that the fast path gives up at its end: its payload is scanned as a part
-///   of the message, by the fast path, as a part of the event, for the copy and for the attributes that it implies.
-/// - A message of a client without a token that is all brackets: 36 instructions for each of its 8,700 bytes.
-const NOT_YET: [(&str, u64); 2] =
-    [("turn-publish-64k-unusual", 8_200_000), ("turn-stranger-native", 330_000)];
 /// Highest cost of a change to one of 1,000 subscriptions, as a multiple of a change to a lone one.
 const CHANGE_RATIO_MAX: u64 = 2;
 /// Tolerance. The compiler's inlining changes with code that is far from an operation.
@@ -98,8 +92,7 @@ impl Counts {
             faults.push(format!("a change of 1 of 1,000 takes {last} instructions, of the first {first}"));
         }
         for (name, count) in &self.operations {
-            let kind = if name.starts_with("turn-stranger-") { STRANGER_TURN_MAX } else { TURN_MAX };
-            let most = NOT_YET.iter().find(|(known, _)| known == name).map_or(kind, |(_, most)| *most);
+            let most = if name.starts_with("turn-stranger-") { STRANGER_TURN_MAX } else { TURN_MAX };
             if name.starts_with("turn-") && *count > most {
                 faults.push(format!("{name} takes {count} instructions; the limit of a turn is {most}"));
             }

@@ -21,6 +21,7 @@ mod api;
 mod append;
 mod attach;
 mod ended;
+mod epoch;
 mod follow;
 mod life;
 mod link;

@@ -118,6 +118,10 @@ fn check_config(args: &CheckArgs) -> Result<(), CliError> {
         anstream::println!("{DIM}# {what}: {DIM:#}{says}");
     }
     show_memory(&loaded.config);
+    anstream::println!(
+        "\n{DIM}# worst-case match: one event costs a loop{DIM:#} {:?} {DIM}for each client that fills max_subscription_values with{DIM:#}\n{DIM}# conditions that are tried one by one (negated or wide sets, payloads), in parts; other clients are written to between them{DIM:#}",
+        loaded.config.worst_match()
+    );
     Ok(())
 }
 

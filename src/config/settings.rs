@@ -84,6 +84,16 @@ impl Config {
         self.worst_case().iter().fold(0, |sum, line| sum.saturating_add(line.bytes()))
     }
 
+    /// Returns how long one event may occupy a loop for one client that fills [`ServerConfig::max_subscription_values`] with
+    /// conditions that are tried one by one, about: at 3,000 instructions in a microsecond. It is divided over turns.
+    #[must_use]
+    pub fn worst_match(&self) -> std::time::Duration {
+        const INSTRUCTIONS_A_MICROSECOND: u64 = 3_000;
+        let weight = self.server.max_subscription_values as u64;
+        let instructions = weight.saturating_mul(crate::filter::INSTRUCTIONS_A_WEIGHT);
+        std::time::Duration::from_micros(instructions / INSTRUCTIONS_A_MICROSECOND)
+    }
+
     /// Describes which web pages may use the server and by which host names it may be called, each as a subject and a
     /// text. Blocks while a host name in `listen` is looked up.
     #[must_use]

@@ -1,7 +1,6 @@
 //! Evaluates one clause of a filter for one event. The matcher is tested against this definition.
 
 use super::encoding::{Clause, ENTITY, Member, SetRef};
-use super::pattern::{PatternKind, PatternRef, segments};
 use crate::event::{Attribute, Event};
 
 /// Returns whether one condition holds.
@@ -14,7 +13,7 @@ pub(crate) fn holds(clause: Clause<'_>, event: &Event) -> bool {
 
 fn set_holds(set: SetRef<'_>, event: &Event) -> bool {
     let values = values(set, event);
-    set.members().any(|member| is_member(member, values)) != set.negated
+    set.members().any(|member| is_member(member, values, &mut 0)) != set.negated
 }
 
 /// Value of the attribute that a set is about, and of the second one of a pair.
@@ -30,22 +29,9 @@ pub(crate) fn values<'a>(set: SetRef<'_>, event: &'a Event) -> Values<'a> {
     }
 }
 
-/// Returns whether a member of a set matches these values.
-pub(crate) fn is_member((first, second): Member<'_>, values: Values<'_>) -> bool {
-    first.matches(values.0) && second.is_none_or(|second| second.matches(values.1))
-}
-
-/// Returns about how many instructions [`is_member`] takes, at most.
-pub(crate) fn cost((first, second): Member<'_>, values: Values<'_>) -> u64 {
-    let of = |pattern: PatternRef<'_>, value: &[u8]| match pattern.kind {
-        PatternKind::Exact => 20,
-        // Each segment of the pattern is compared with each segment of the value, which takes 107 instructions. A segment of a
-        // value has a byte and a separator at the least.
-        PatternKind::Segments => {
-            let segments = segments(pattern.text).count();
-            (150 + 6 * value.len() + 54 * segments * value.len()) as u64
-        }
-        PatternKind::Runs => (100 + 4 * (pattern.text.len() + value.len())) as u64,
-    };
-    30 + of(first, values.0) + second.map_or(0, |second| of(second, values.1))
+/// Returns whether a member of a set matches these values. Adds about the instructions that it took to `worked`.
+pub(crate) fn is_member((first, second): Member<'_>, values: Values<'_>, worked: &mut u64) -> bool {
+    *worked += 30;
+    first.matches_counted(values.0, worked)
+        && second.is_none_or(|second| second.matches_counted(values.1, worked))
 }

@@ -41,6 +41,11 @@ pub(crate) const VALUE_BYTES_MAX: usize = 1024;
 pub(crate) const MANY_WEIGHT: u32 = 16;
 
 #[cfg(feature = "server")]
+/// Maximum number of instructions, about, that a unit of a filter's weight costs at one event, whatever the event. The worst
+/// is a pattern `**` and a word against a value of 1,024 separators.
+pub(crate) const INSTRUCTIONS_A_WEIGHT: u64 = 6_000;
+
+#[cfg(feature = "server")]
 /// Returns the cost to hold a member of a set.
 pub(super) fn member_weight((first, second): (PatternRef<'_>, Option<PatternRef<'_>>)) -> u32 {
     let of_pattern = |pattern: PatternRef<'_>| match pattern.kind {

@@ -140,10 +140,21 @@ impl<'a> PatternRef<'a> {
 
 impl PatternRef<'_> {
     pub(crate) fn matches(self, value: &[u8]) -> bool {
+        self.matches_counted(value, &mut 0)
+    }
+
+    /// As [`matches`](Self::matches). Adds about the instructions that it took to `worked`.
+    pub(crate) fn matches_counted(self, value: &[u8], worked: &mut u64) -> bool {
         match self.kind {
-            PatternKind::Exact => self.text == value,
-            PatternKind::Segments => !value.is_empty() && segments_match(self.text, value),
-            PatternKind::Runs => !value.is_empty() && runs_match(self.text, value),
+            PatternKind::Exact => {
+                *worked += 20;
+                self.text == value
+            }
+            PatternKind::Segments => !value.is_empty() && segments_match(self.text, value, worked),
+            PatternKind::Runs => {
+                *worked += 100 + 4 * (self.text.len() + value.len()) as u64;
+                !value.is_empty() && runs_match(self.text, value)
+            }
         }
     }
 
@@ -222,8 +233,124 @@ fn runs_match(pattern: &[u8], value: &[u8]) -> bool {
     })
 }
 
-/// `reached[j]`: the pattern's segments so far match the first `j` of the value.
-fn segments_match(pattern: &[u8], value: &[u8]) -> bool {
+/// Maximum number of segments in a pattern whose places are the bits of a word.
+const PLACES_MAX: usize = 63;
+
+/// Instructions for a byte of a pattern or value that is cut into segments, for a segment, and for a comparison of two
+/// texts; as counted, about.
+const BYTE: u64 = 5;
+const SEGMENT: u64 = 60;
+const COMPARED: u64 = 15;
+
+/// Pattern of at most [`PLACES_MAX`] segments. Bit `i` of a word is the place before segment `i`.
+struct Places<'a> {
+    /// Places before `**`, and before `*`.
+    many: u64,
+    one: u64,
+    /// Places before segments with each separator.
+    separated: [u64; 4],
+    /// Places before which there is nothing but `**`.
+    leading: u64,
+    /// Literal segments, each text once, with the places before it.
+    texts: SmallVec<[(u64, &'a [u8]); 16]>,
+    end: u64,
+}
+
+fn separator_index(separator: u8) -> usize {
+    match separator {
+        b'.' => 1,
+        b':' => 2,
+        b'/' => 3,
+        _ => 0,
+    }
+}
+
+impl<'a> Places<'a> {
+    /// Returns `None` if the pattern is longer.
+    fn new(pattern: &'a [u8], worked: &mut u64) -> Option<Self> {
+        let mut places =
+            Self { many: 0, one: 0, separated: [0; 4], leading: 1, texts: SmallVec::new(), end: 1 };
+        for segment in segments(pattern) {
+            let place = places.end;
+            if place == 1 << PLACES_MAX {
+                return None;
+            }
+            places.separated[separator_index(segment.separator)] |= place;
+            places.end <<= 1;
+            *worked += SEGMENT;
+            match segment.text {
+                b"**" => {
+                    places.many |= place;
+                    places.leading |= (places.leading & place) << 1;
+                }
+                b"*" => places.one |= place,
+                text => {
+                    *worked += COMPARED * places.texts.len() as u64;
+                    match places.texts.iter_mut().find(|(_, known)| *known == text) {
+                        Some((known, _)) => *known |= place,
+                        None => places.texts.push((place, text)),
+                    }
+                }
+            }
+        }
+        *worked += BYTE * pattern.len() as u64;
+        Some(places)
+    }
+
+    /// Adds the places after each `**` that matches nothing.
+    fn skip_empty_many(&self, mut here: u64) -> u64 {
+        loop {
+            let more = here | (here & self.many) << 1;
+            if more == here {
+                return here;
+            }
+            here = more;
+        }
+    }
+
+    /// Walks the value once. The cost is that of its segments, and of the pattern's distinct texts that may come next.
+    fn matches(&self, value: &[u8], worked: &mut u64) -> bool {
+        let mut here = self.skip_empty_many(1);
+        // Places of each `**` that has begun.
+        let mut inside = 0;
+        let mut may_lead = self.leading;
+        for segment in segments(value) {
+            let entered = here & (self.separated[separator_index(segment.separator)] | may_lead);
+            may_lead = 0;
+            let mut passed = entered & self.one;
+            let mut compared = 0;
+            for (places, text) in &self.texts {
+                if entered & places != 0 {
+                    compared += 1;
+                    if *text == segment.text {
+                        passed |= entered & places;
+                    }
+                }
+            }
+            *worked += SEGMENT + BYTE * segment.text.len() as u64 + COMPARED * compared;
+            inside |= entered & self.many;
+            here = self.skip_empty_many((passed | inside) << 1);
+            if here == 0 {
+                return false;
+            }
+        }
+        here & self.end != 0
+    }
+}
+
+fn segments_match(pattern: &[u8], value: &[u8], worked: &mut u64) -> bool {
+    match Places::new(pattern, worked) {
+        Some(places) => places.matches(value, worked),
+        None => {
+            *worked += (150 + 6 * value.len() + 54 * segments(pattern).count() * value.len()) as u64;
+            long_segments_match(pattern, value)
+        }
+    }
+}
+
+/// As [`segments_match`], for a pattern of any length. `reached[j]`: the pattern's segments so far match the first `j` of
+/// the value.
+fn long_segments_match(pattern: &[u8], value: &[u8]) -> bool {
     let value: SmallVec<[NameSegment<'_>; 12]> = segments(value).collect();
     let mut reached: SmallVec<[bool; 32]> = SmallVec::from_elem(false, value.len() + 1);
     reached[0] = true;
@@ -368,8 +495,41 @@ mod tests {
                     defined(&pattern_segments, &value_segments, 0, 0)
                 };
                 assert_eq!(compiled.matches(value), want, "{pattern:?} on {value:?}");
+                let is_long = !value.is_empty() && long_segments_match(pattern.as_bytes(), value.as_bytes());
+                assert_eq!(!value.is_empty() && want, is_long, "{pattern:?} on {value:?}");
             }
         }
+    }
+
+    #[test]
+    fn long_patterns_match_as_short_ones() {
+        let mut dice = 7u64;
+        let mut roll = |sides: u64| {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (dice >> 33) % sides
+        };
+        let mut found = 0;
+        for _ in 0..20_000 {
+            let mut text = |words: &[&str], most: u64| {
+                let count = 1 + roll(most);
+                (0..count).fold(String::new(), |mut text, nth| {
+                    if nth > 0 {
+                        text.push(if roll(8) == 0 { ':' } else { '.' });
+                    }
+                    text.push_str(words[roll(words.len() as u64) as usize]);
+                    text
+                })
+            };
+            let (pattern, value) = (text(&["a", "b", "*", "**", "a"], 70), text(&["a", "b", "a"], 90));
+            let is_match = segments_match(pattern.as_bytes(), value.as_bytes(), &mut 0);
+            assert_eq!(
+                is_match,
+                long_segments_match(pattern.as_bytes(), value.as_bytes()),
+                "{pattern} on {value}"
+            );
+            found += usize::from(is_match);
+        }
+        assert!(found > 300, "{found}: nothing to compare");
     }
 
     #[test]

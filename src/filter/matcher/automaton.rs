@@ -3,7 +3,7 @@
 //! Always:
 //! - A pattern is known by the number of its node.
 //! - A node goes with the last pattern through it.
-//! - One walk costs at most (segments of the value) x (nodes it can be in).
+//! - One walk costs at most (segments of the value) x (nodes it can be in), and ends where that is more than it may cost.
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
@@ -229,9 +229,18 @@ impl Automaton {
         }
     }
 
-    /// Appends the numbers of all patterns of an attribute that match a value. The value must not be empty.
-    pub(super) fn walk(&mut self, attribute: usize, value: &[u8], out: &mut Vec<u32>) {
+    /// Appends the numbers of all patterns of an attribute that match a value. The value must not be empty. Returns false if
+    /// it gave up after about `visits_max` nodes.
+    #[must_use]
+    pub(super) fn walk(
+        &mut self,
+        attribute: usize,
+        value: &[u8],
+        visits_max: u64,
+        out: &mut Vec<u32>,
+    ) -> bool {
         let root = attribute as u32;
+        let walked_max = self.walked.saturating_add(visits_max);
         self.next_step();
         self.current.clear();
         self.inside_many.clear();
@@ -240,7 +249,10 @@ impl Automaton {
         let mut first = true;
         for segment in segments(value) {
             if self.current.is_empty() && self.inside_many.is_empty() {
-                return;
+                return true;
+            }
+            if self.walked >= walked_max {
+                return false;
             }
             let number = self.texts.find(segment.text);
             let separator = code(segment.separator);
@@ -272,6 +284,7 @@ impl Automaton {
             self.skip_empty_many();
         }
         out.extend(self.current.iter().copied().filter(|&node| self.nodes[node as usize].holders > 0));
+        true
     }
 
     fn next_step(&mut self) {
@@ -338,7 +351,6 @@ impl Automaton {
     }
 
     /// Returns the number of nodes that walks have visited so far.
-    #[cfg(feature = "server")]
     pub(super) fn nodes_visited(&self) -> u64 {
         self.walked
     }

@@ -186,6 +186,28 @@ impl Classes {
         plan::holds(&class.filter, self.residuals[class.detail as usize].conditions, event, steps, until)
     }
 
+    /// Returns whether all conditions of a class on attributes hold, as [`plan::holds`].
+    pub(super) fn matches_all(
+        &self,
+        id: u32,
+        event: &Event,
+        steps: &mut plan::Steps,
+        until: u64,
+    ) -> Option<bool> {
+        plan::holds(&self.table[id as usize].filter, u32::MAX, event, steps, until)
+    }
+
+    /// Returns the classes without conditions on the payload.
+    pub(super) fn on_attributes(&self) -> impl Iterator<Item = u32> {
+        let is_on_attributes = |class: &Class| class.detail == PLAIN || class.detail & MEMBER == 0;
+        let held = self
+            .table
+            .iter()
+            .enumerate()
+            .filter(move |(_, class)| class.holders > 0 && is_on_attributes(class));
+        held.map(|(id, _)| id as u32)
+    }
+
     /// Returns the number of classes with residual conditions.
     #[cfg(feature = "server")]
     pub(super) fn residuals(&self) -> usize {

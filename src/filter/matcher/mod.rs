@@ -57,10 +57,19 @@ enum Progress {
     Void,
 }
 
+/// Maximum number of nodes that the patterns of one event's values are looked up in. Where more patterns lead on with each
+/// segment, as hundreds of `**.*.a.*` do with a long value, each filter is evaluated by itself, which may stop and go on.
+const VISITS_MAX: u64 = 10_000;
+
+/// Instructions for a node of a look-up, about.
+const VISIT: u64 = 100;
+
 /// Match of the event at hand, which may stop and go on.
 #[derive(Debug, Default)]
 struct MatchAtHand {
     progress: Progress,
+    /// Whether the index was not asked, so that all conditions of all filters are evaluated.
+    is_exhaustive: bool,
     /// Postings that are evaluated next, last one first.
     unconfirmed: Vec<Posting>,
     /// Whether the conditions on attributes of the last one, a group, were evaluated.
@@ -86,6 +95,8 @@ pub struct Matcher {
     /// Buffers of [`matches`](Self::matches).
     found: Vec<Posting>,
     patterns: Vec<u32>,
+    /// [`VISITS_MAX`], except in tests.
+    visits_max: u64,
 }
 
 impl Matcher {
@@ -108,6 +119,7 @@ impl Matcher {
             steps: Steps::default(),
             found: Vec::new(),
             patterns: Vec::new(),
+            visits_max: VISITS_MAX,
         }
     }
 
@@ -239,14 +251,27 @@ impl Matcher {
     fn begin(&mut self, event: &Event, out: &mut Vec<ClassId>) {
         out.clear();
         self.at_hand.unconfirmed.clear();
-        self.at_hand.is_group_confirmed = false;
+        (self.at_hand.is_group_confirmed, self.at_hand.is_exhaustive) = (false, false);
         self.steps.stop();
         self.payloads.stop();
         if self.is_empty() {
             return;
         }
         self.next_turn();
-        let Self { symbols, automaton, values, memo, generations, at_hand, .. } = self;
+        let visited = self.automaton.nodes_visited();
+        let is_found = self.look_up(event, out);
+        self.steps.worked += VISIT * (self.automaton.nodes_visited() - visited);
+        if !is_found {
+            let all = self.classes.on_attributes().map(|class| Posting::class(class, true));
+            self.at_hand.unconfirmed.extend(all.chain(self.payloads.groups().map(Posting::group)));
+            self.at_hand.is_exhaustive = true;
+        }
+    }
+
+    /// Looks the event up. Returns false if its values lead to too many patterns.
+    fn look_up(&mut self, event: &Event, out: &mut Vec<ClassId>) -> bool {
+        let Self { symbols, automaton, values, memo, generations, at_hand, visits_max, .. } = self;
+        let visited_max = automaton.nodes_visited() + *visits_max;
         let hashes = event.signature().0;
         let value =
             |attribute: usize| event.attribute(Attribute::ALL[attribute]).unwrap_or_default().as_bytes();
@@ -266,7 +291,12 @@ impl Matcher {
                 }
             }
             if hash != 0 && automaton.has_patterns(attribute) {
-                let (list, serials_restarted) = values.find(automaton, attribute, hash, value(attribute));
+                let left = visited_max.saturating_sub(automaton.nodes_visited());
+                let Some((list, serials_restarted)) =
+                    values.find(automaton, attribute, hash, value(attribute), left)
+                else {
+                    return false;
+                };
                 if serials_restarted {
                     generations.advance(None);
                     memoized = false;
@@ -280,7 +310,10 @@ impl Matcher {
         }
         let lookup = if memoized { memo.get(&key, generation) } else { Lookup::Bypassed };
         let miss = match lookup {
-            Lookup::Hit(postings) => return sort_out(postings, &mut at_hand.unconfirmed, out),
+            Lookup::Hit(postings) => {
+                sort_out(postings, &mut at_hand.unconfirmed, out);
+                return true;
+            }
             Lookup::Miss(hash) => Some(hash),
             Lookup::Bypassed => None,
         };
@@ -289,6 +322,7 @@ impl Matcher {
             self.memo.put(hash, &key, generation, &self.found);
         }
         sort_out(&self.found, &mut self.at_hand.unconfirmed, out);
+        true
     }
 
     /// Evaluates the postings that are left. Returns false if it stopped when the work reached `until`.
@@ -299,12 +333,18 @@ impl Matcher {
             if worked >= until {
                 return false;
             }
-            let Self { classes, payloads, steps, .. } = self;
+            let Self { classes, payloads, steps, at_hand: MatchAtHand { is_exhaustive, .. }, .. } = self;
             let until_step = steps.worked.saturating_add(until - worked);
             let holds = match posting.kind() {
                 PostingKind::Class(_) => Some(true),
+                PostingKind::Candidate(class) if *is_exhaustive => {
+                    classes.matches_all(class, event, steps, until_step)
+                }
                 PostingKind::Candidate(class) => classes.confirms(class, event, steps, until_step),
                 PostingKind::Group(_) if self.at_hand.is_group_confirmed => Some(true),
+                PostingKind::Group(group) if *is_exhaustive => {
+                    payloads.matches_base(group, event, steps, until_step)
+                }
                 PostingKind::Group(group) => payloads.confirms(group, event, steps, until_step),
             };
             let Some(holds) = holds else { return false };
@@ -335,7 +375,12 @@ impl Matcher {
         for (attribute, hash) in event.signature().0.into_iter().enumerate() {
             if hash != 0 && automaton.has_patterns(attribute) {
                 let value = event.attribute(Attribute::ALL[attribute]).unwrap_or_default().as_bytes();
-                let (list, serials_restarted) = values.find(automaton, attribute, hash, value);
+                // It was found before, with fewer nodes than are allowed.
+                let Some((list, serials_restarted)) =
+                    values.find(automaton, attribute, hash, value, u64::MAX)
+                else {
+                    continue;
+                };
                 if serials_restarted {
                     generations.advance(None);
                 }
@@ -377,13 +422,6 @@ impl Matcher {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Returns the work done for patterns so far, as the number of nodes that walks over values visited. A node costs
-    /// about 100 instructions.
-    #[cfg(feature = "server")]
-    pub(crate) fn nodes_visited(&self) -> u64 {
-        self.automaton.nodes_visited()
     }
 
     /// Returns the work done so far for conditions that are evaluated one by one and for those on payloads, in instructions,

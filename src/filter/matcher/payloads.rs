@@ -243,6 +243,22 @@ impl Payloads {
         plan::holds(&group.base, group.residual, event, steps, until)
     }
 
+    /// Returns whether all conditions of a group's base hold, as [`plan::holds`].
+    pub(super) fn matches_base(
+        &self,
+        group: u32,
+        event: &Event,
+        steps: &mut plan::Steps,
+        until: u64,
+    ) -> Option<bool> {
+        plan::holds(&self.groups[group as usize].base, u32::MAX, event, steps, until)
+    }
+
+    /// Returns the groups that have members.
+    pub(super) fn groups(&self) -> impl Iterator<Item = u32> {
+        self.by_base.iter().copied()
+    }
+
     fn group(&mut self, base: &Filter) -> (u32, bool) {
         let Self { groups, by_base, hasher, .. } = self;
         let hash_of = |&id: &u32| hasher.hash_one(groups[id as usize].base.bytes());

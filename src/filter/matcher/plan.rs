@@ -140,8 +140,7 @@ pub(super) fn holds(
                 steps.next = (nth, at);
                 return None;
             }
-            steps.worked += evaluate::cost(member, values);
-            if evaluate::is_member(member, values) {
+            if evaluate::is_member(member, values, &mut steps.worked) {
                 has_match = true;
                 break;
             }

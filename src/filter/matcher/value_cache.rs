@@ -42,14 +42,16 @@ pub(super) struct CachedList {
 }
 
 impl ValueCache {
-    /// Returns the patterns of `attribute` that match `value`, ascending, and whether serials have restarted.
+    /// Returns the patterns of `attribute` that match `value`, ascending, and whether serials have restarted. Returns `None`
+    /// if that takes a walk over more than `visits_max` nodes.
     pub(super) fn find(
         &mut self,
         automaton: &mut Automaton,
         attribute: usize,
         hash: u32,
         value: &[u8],
-    ) -> (CachedList, bool) {
+        visits_max: u64,
+    ) -> Option<(CachedList, bool)> {
         if self.slots.is_empty() || (self.evicted > self.slots.len() && self.slots.len() < SLOTS_MAX) {
             let slots = (self.slots.len() * 4).max(SLOTS_MIN);
             self.slots.clear();
@@ -65,13 +67,15 @@ impl ValueCache {
             && usize::from(slot.attribute) == attribute
             && slot.text.as_slice() == value
         {
-            return (CachedList { slot: Some(at), serial: Some(slot.serial) }, false);
+            return Some((CachedList { slot: Some(at), serial: Some(slot.serial) }, false));
         }
         self.long.clear();
-        automaton.walk(attribute, value, &mut self.long);
+        if !automaton.walk(attribute, value, visits_max, &mut self.long) {
+            return None;
+        }
         self.long.sort_unstable();
         if self.long.len() > PATTERNS_MAX {
-            return (CachedList { slot: None, serial: None }, false);
+            return Some((CachedList { slot: None, serial: None }, false));
         }
         self.next_serial += 1;
         // So a serial is below `NONE`, also with the highest bit set, as it is in the keys of the memo.
@@ -88,7 +92,7 @@ impl ValueCache {
         slot.text.extend_from_slice(value);
         slot.patterns.clear();
         slot.patterns.extend_from_slice(&self.long);
-        (CachedList { slot: Some(at), serial: Some(slot.serial) }, restarted)
+        Some((CachedList { slot: Some(at), serial: Some(slot.serial) }, restarted))
     }
 
     /// Returns the patterns of the last list found, or of one in a slot.

@@ -303,13 +303,10 @@ impl Compiled {
             if self.tested != Some((id, false)) {
                 self.matcher.give_up();
             }
-            let (walks, worked) = (self.matcher.nodes_visited(), self.matcher.worked());
+            let worked = self.matcher.worked();
             let is_over = self.matcher.matches_within(event, &mut self.found, STEP_INSTRUCTIONS);
             self.tested = Some((id, is_over));
-            // About 100 instructions for each node of a walk.
-            let walked =
-                (self.matcher.nodes_visited() - walks) / 10 + (self.matcher.worked() - worked) / 1_000;
-            let walked = u32::try_from(walked).unwrap_or(u32::MAX);
+            let walked = u32::try_from((self.matcher.worked() - worked) / 1_000).unwrap_or(u32::MAX);
             let all = 2 + self.found.len() as u32 / 20;
             budget.spend(all.saturating_add(walked).min(CHARGE_MAX));
             if !is_over {

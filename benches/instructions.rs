@@ -225,6 +225,7 @@ fn many_clients(count: u64, filter: impl Fn(u64) -> String) -> OneClient {
         client.says(&format!(r#"{{"type":"subscribe","payload":{{{}}}}}"#, filter(n)));
         client.settle();
     }
+    client.drop_sent();
     client
 }
 
@@ -239,10 +240,10 @@ fn turn_for_own_channels(times: u64) {
     }
 }
 
-/// Runs a loop's turn for each burst of 50 events to 1,000 clients with 20 of 1,000 symbols each: 20 deliveries for each event.
+/// Runs a loop's turn for each burst of 50 events to 1,000 clients with 20 of 1,000 symbols each: about 20 deliveries for each event.
 fn turn_for_watch_lists(times: u64) {
     let mut client = many_clients(1_000, |conn| {
-        let symbols = (0..20).map(|n| format!(r#""symbol:{}""#, (conn * 37 + n * 50) % 1000));
+        let symbols = (0..20).map(|n| format!(r#""symbol:{}""#, (conn * 37 + n * n * 7 + n * 11) % 1000));
         format!(r#""entities":[{}]"#, symbols.collect::<Vec<_>>().join(","))
     });
     for n in 0..times {

@@ -32,6 +32,8 @@ struct Ends {
     /// costs one copy, as it does from a kernel.
     endless: Vec<u8>,
     taken: Vec<u8>,
+    /// Whether bytes sent to the client are dropped.
+    is_sink: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -57,13 +59,19 @@ impl Read for End {
 
 impl Write for End {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.borrow_mut().taken.extend_from_slice(bytes);
+        let mut ends = self.0.borrow_mut();
+        if !ends.is_sink {
+            ends.taken.extend_from_slice(bytes);
+        }
         Ok(bytes.len())
     }
 
     fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        for slice in slices {
-            self.0.borrow_mut().taken.extend_from_slice(slice);
+        let mut ends = self.0.borrow_mut();
+        if !ends.is_sink {
+            for slice in slices {
+                ends.taken.extend_from_slice(slice);
+            }
         }
         Ok(slices.iter().map(|slice| slice.len()).sum())
     }
@@ -90,6 +98,8 @@ fn upgrade_request(path: &str) -> String {
 pub struct OneClient {
     core: LoopState<End>,
     end: End,
+    /// Sockets of the connections opened by [`another`](Self::another).
+    ends: Vec<End>,
     token: Token,
     turns: u64,
     worst: u32,
@@ -126,7 +136,8 @@ impl OneClient {
         let mut core: LoopState<End> = LoopState::new(Arc::clone(&shared), shared.bus.reader(|| {}), 1, 0);
         let end = End::default();
         let token = core.admit(end.clone()).expect("there is room");
-        let mut client = Self { core, end, token, turns: 0, worst: 0, worst_match: 0, shared };
+        let mut client =
+            Self { core, end, ends: Vec::new(), token, turns: 0, worst: 0, worst_match: 0, shared };
         client.turn();
         client
     }
@@ -146,6 +157,7 @@ impl OneClient {
     /// Only if memory runs out.
     pub fn comes_again(&mut self, path: &str) {
         self.core.forget(self.token);
+        self.ends.pop();
         self.another(path);
     }
 
@@ -156,6 +168,7 @@ impl OneClient {
     /// Only for want of memory.
     pub fn another(&mut self, path: &str) {
         self.end = End::default();
+        self.ends.push(self.end.clone());
         self.token = self.core.admit(self.end.clone()).expect("there is room");
         self.upgrade(path);
         self.forget();
@@ -252,6 +265,13 @@ impl OneClient {
     /// Returns the maximum number of units that a turn has spent since the last call.
     pub fn spent(&mut self) -> u32 {
         std::mem::take(&mut self.worst)
+    }
+
+    /// Frees the buffers of all clients' sockets, and drops what is sent from now on.
+    pub fn drop_sent(&mut self) {
+        for end in &self.ends {
+            *end.0.borrow_mut() = Ends { is_sink: true, ..Ends::default() };
+        }
     }
 
     /// Drops the bytes sent to the client, and returns their number.

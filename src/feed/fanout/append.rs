@@ -34,6 +34,8 @@ impl Fanout {
         let number = *number;
         self.pool.now = now;
         let (mut feeds_count, mut members_count) = (0, 0);
+        // Nearly all feeds have the encoding of the one before.
+        let mut encoded = None;
         for class in matched.iter() {
             for &key in index.routes(*class) {
                 let feed = &mut feeds[key as usize];
@@ -46,10 +48,17 @@ impl Fanout {
                 }
                 feed.newest_event = number;
                 let encoding = feed.form.encoding;
-                // The event keeps the frame if other loops, or feeds with a form of their own, may use it.
-                let may_reuse = self.shares_frames || self.own_forms_in[encoding.slot()] > 0;
-                let keeps = may_reuse && (may_keep_frame() || event.has_frame(encoding.slot()));
-                let frame = log.frame(encoding, (event, id, number), keeps, metrics);
+                let frame = match encoded {
+                    Some((known, frame)) if known == encoding => frame,
+                    _ => {
+                        // The event keeps the frame if other loops, or feeds with a form of their own, may use it.
+                        let may_reuse = self.shares_frames || self.own_forms_in[encoding.slot()] > 0;
+                        let keeps = may_reuse && (may_keep_frame() || event.has_frame(encoding.slot()));
+                        let frame = log.frame(encoding, (event, id, number), keeps, metrics);
+                        encoded = Some((encoding, frame));
+                        frame
+                    }
+                };
                 if log.push(&mut feed.list, frame) {
                     dirty.push(key);
                 }

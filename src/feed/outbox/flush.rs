@@ -37,62 +37,92 @@ impl Outbox {
         budget: usize,
         cx: &mut OutboxContext<'_, impl ResumeLookup>,
     ) -> Flushed {
+        let feed = self.membership.map(|m| fanout.feed(m.feed()));
+        if let Some(feed) = feed
+            && let Some(flushed) = self.flush_tail(feed, out, budget, cx)
+        {
+            return flushed;
+        }
         if self.should_disconnect(fanout) {
             return Flushed::Lagged;
         }
-        let feed = self.membership.map(|m| fanout.feed(m.feed()));
         let mut left = budget;
         loop {
             if let Some(feed) = feed.filter(|_| !self.replaying) {
                 self.skip_trimmed(feed, cx);
             }
             self.insert_due_newest_gap(feed, cx);
-            let tail = self.tail(feed, left);
-            let (wanted, written) = if let Some(tail) = &tail {
-                cx.tally.writes += 1;
-                (tail.len, out.write_tail(tail))
-            } else {
-                let slices = self.pending_slices(feed, left);
-                if slices.is_empty() {
-                    drop(slices);
-                    self.request_restart(feed);
-                    self.drop_empty_backlog();
-                    return Flushed::Done;
-                }
-                if left == 0 {
-                    return Flushed::Budget;
-                }
-                cx.tally.writes += 1;
-                let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-                let written = match slices.as_slice() {
-                    [one] => out.write(one),
-                    all => out.write_vectored(all),
-                };
-                (wanted, written)
+            let slices = self.pending_slices(feed, left);
+            if slices.is_empty() {
+                drop(slices);
+                self.request_restart(feed);
+                self.drop_empty_backlog();
+                return Flushed::Done;
+            }
+            if left == 0 {
+                return Flushed::Budget;
+            }
+            let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+            let written = match slices.as_slice() {
+                [one] => out.write(one),
+                all => out.write_vectored(all),
             };
-            let written = match written {
-                Ok(0) => return Flushed::Failed,
-                Ok(written) => written,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(_) => return Flushed::Failed,
-            };
-            cx.tally.bytes += written as u64;
-            if let Some(feed) = feed.filter(|_| tail.is_some() && written == wanted) {
+            drop(slices);
+            match self.count_write(feed, wanted, written, cx) {
+                Ok(written) => left = left.saturating_sub(written),
+                Err(flushed) => return flushed,
+            }
+        }
+    }
+
+    /// Writes the end of the feed, if that is everything that is pending. Returns `None` if it is not, or was interrupted.
+    fn flush_tail<W: ByteSink>(
+        &mut self,
+        feed: &Feed,
+        out: &mut W,
+        budget: usize,
+        cx: &mut OutboxContext<'_, impl ResumeLookup>,
+    ) -> Option<Flushed> {
+        let tail = self.tail(feed, budget)?;
+        match out.write_tail(&tail) {
+            Ok(written) if written == tail.len => {
+                cx.tally.writes += 1;
+                cx.tally.bytes += written as u64;
                 cx.tally.events += feed.next - self.next;
                 self.next = feed.next;
                 self.request_restart(Some(feed));
-                return Flushed::Done;
+                Some(Flushed::Done)
             }
-            self.advance(feed, written, cx.tally);
-            left = left.saturating_sub(written);
-            if written < wanted {
-                // A short write means that the socket is full (epoll(7)), so another attempt is not needed.
-                cx.tally.blocked += 1;
-                self.note_blocked(feed, cx.lookup);
-                return Flushed::Blocked;
-            }
+            written => self.count_write(Some(feed), tail.len, written, cx).err(),
         }
+    }
+
+    /// Counts a write of `wanted` pending bytes, and advances past those that were written. Returns their number, or the outcome
+    /// that ends the flush. An interrupted write has written nothing.
+    pub(super) fn count_write(
+        &mut self,
+        feed: Option<&Feed>,
+        wanted: usize,
+        written: io::Result<usize>,
+        cx: &mut OutboxContext<'_, impl ResumeLookup>,
+    ) -> Result<usize, Flushed> {
+        cx.tally.writes += 1;
+        let written = match written {
+            Ok(0) => return Err(Flushed::Failed),
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => return Err(Flushed::Failed),
+        };
+        cx.tally.bytes += written as u64;
+        self.advance(feed, written, cx.tally);
+        if written == wanted {
+            return Ok(written);
+        }
+        // A short write means that the socket is full (epoll(7)), so another attempt is not needed.
+        cx.tally.blocked += 1;
+        self.note_blocked(feed, cx.lookup);
+        Err(Flushed::Blocked)
     }
 
     /// Records that the socket is full, and starts conflation in a feed that conflates.
@@ -150,9 +180,13 @@ impl Outbox {
 
     /// Returns all pending bytes if they are exactly the end of the feed. Finds the bytes that
     /// [`pending_slices`](Self::pending_slices) would return, with less work.
-    fn tail<'a>(&self, feed: Option<&'a Feed>, room: usize) -> Option<FeedTail<'a>> {
-        let feed = feed.filter(|feed| self.backlog.is_none() && !self.replaying && self.next < feed.next)?;
-        if !self.in_sync && feed.compressor().is_some() {
+    fn tail<'a>(&self, feed: &'a Feed, room: usize) -> Option<FeedTail<'a>> {
+        if self.backlog.is_some()
+            || self.replaying
+            || self.next == feed.next
+            || self.next < feed.base()
+            || (!self.in_sync && feed.compressor().is_some())
+        {
             return None;
         }
         let tail = FeedTail::find(feed, self.next, room)?;

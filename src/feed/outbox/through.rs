@@ -45,7 +45,6 @@ impl Outbox {
         let gathered = fanout.gather(key, self.next, budget)?;
         let bytes = fanout.gathered(key, &gathered);
         let wanted = bytes.len();
-        cx.tally.writes += 1;
         let written = loop {
             match out.write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -56,23 +55,13 @@ impl Outbox {
             && written == wanted
         {
             let frames = fanout.pass(key);
+            cx.tally.writes += 1;
             cx.tally.bytes += written as u64;
             cx.tally.events += frames;
             self.next += frames;
             return Some(Flushed::Done);
         }
         fanout.seal(key);
-        let written = match written {
-            Ok(0) => return Some(Flushed::Failed),
-            Ok(written) => written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return Some(Flushed::Failed),
-        };
-        let feed = Some(fanout.feed(key));
-        cx.tally.bytes += written as u64;
-        cx.tally.blocked += 1;
-        self.advance(feed, written, cx.tally);
-        self.note_blocked(feed, cx.lookup);
-        Some(Flushed::Blocked)
+        self.count_write(Some(fanout.feed(key)), wanted, written, cx).err()
     }
 }

@@ -174,6 +174,11 @@ impl Classes {
         std::mem::replace(&mut residual.found_for, turn) != turn
     }
 
+    /// Returns whether a class that must be confirmed has conditions that no path holds.
+    pub(super) fn has_conditions(&self, id: u32) -> bool {
+        self.residuals[self.table[id as usize].detail as usize].conditions != 0
+    }
+
     /// Returns whether the residual conditions of a class that must be confirmed hold, as [`plan::holds`].
     pub(super) fn confirms(
         &self,

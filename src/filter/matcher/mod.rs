@@ -390,9 +390,16 @@ impl Matcher {
         patterns.sort_unstable();
         found.clear();
         index.find(known, patterns, found);
-        found.retain(|posting| match posting.kind() {
+        found.retain_mut(|posting| match posting.kind() {
             PostingKind::Class(_) => true,
-            PostingKind::Candidate(class) => classes.is_first_for(class, *turn),
+            PostingKind::Candidate(class) => {
+                let is_first = classes.is_first_for(class, *turn);
+                if is_first && !classes.has_conditions(class) {
+                    // It had to be found once, and nothing else.
+                    *posting = Posting::class(class, false);
+                }
+                is_first
+            }
             PostingKind::Group(group) => payloads.is_first_for(group, *turn),
         });
     }

@@ -1,0 +1,81 @@
+//! Heap bytes of an idle client with its subscription, by an allocator that counts, as the slope between two numbers of clients.
+#![cfg(feature = "server")]
+#![allow(unsafe_code, reason = "an allocator of the test's own, which counts and calls the system's")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use fanwire::Event;
+use fanwire::internals::OneClient;
+
+struct Counting;
+
+thread_local!(static HELD: Cell<isize> = const { Cell::new(0) });
+
+/// Returns the bytes that glibc's allocator takes for a small block: its header, in steps of 16, and at least 32.
+fn block(layout: Layout) -> isize {
+    (layout.size() + 8).next_multiple_of(16).max(32) as isize
+}
+
+// SAFETY: the system's allocator does the work.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HELD.with(|held| held.set(held.get() + block(layout)));
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        HELD.with(|held| held.set(held.get() - block(layout)));
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Clients of the smaller measurement; the larger has twice as many. Tables that double are as full in both.
+const CLIENTS: u64 = 500;
+
+/// Returns the heap bytes of a loop with this many clients, whose subscriptions have these fields. Each has had an event.
+fn held(clients: u64, fields: &dyn Fn(u64) -> String) -> isize {
+    let before = HELD.with(Cell::get);
+    let mut client = OneClient::new(false);
+    for n in 0..clients {
+        client.another("/ws");
+        client.says(&format!(r#"{{"type":"subscribe","payload":{{{}}}}}"#, fields(n)));
+        client.settle();
+    }
+    client.drop_sent();
+    for n in 0..200 {
+        let event = Event::builder("t").channel(&format!("user-{n}")).entity("symbol", &format!("S{n:03}"));
+        client.publishes(event.build().expect("valid"));
+        client.quiet_turn();
+    }
+    let held = HELD.with(Cell::get) - before;
+    drop(client);
+    held
+}
+
+/// Returns the heap bytes of one more client. The in-memory socket's own are in it: about 110.
+fn slope(fields: &dyn Fn(u64) -> String) -> isize {
+    (held(2 * CLIENTS, fields) - held(CLIENTS, fields)) / CLIENTS as isize
+}
+
+/// A personal channel costs few bytes more than an interest that all clients share, and a watch list what its values take.
+#[test]
+fn an_idle_client_takes_few_bytes_whatever_its_interest() {
+    // Tables of the thread and of the process are made once.
+    held(10, &|n| format!(r#""channels":["user-{n}"]"#));
+    let shared = slope(&|_| r#""event_types":["t"]"#.to_owned());
+    let channel = slope(&|n| format!(r#""channels":["user-{n}"]"#));
+    let symbols = slope(&|client| {
+        let all = (0..100).map(|n| format!(r#""symbol:S{:03}""#, (client * 37 + n * 10 + n % 7) % 1000));
+        format!(r#""entities":[{}]"#, all.collect::<Vec<_>>().join(","))
+    });
+    println!("shared {shared}, own channel {channel}, 100 symbols {symbols} bytes");
+    assert!(shared <= 400, "{shared}");
+    assert!(channel - shared <= 300, "{channel} and {shared}");
+    assert!(symbols - shared <= 2_000, "{symbols} and {shared}");
+}

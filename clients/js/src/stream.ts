@@ -75,7 +75,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
       if (!/^text\/event-stream\b/i.test(kind)) return { error: new FanwireError('protocol', `not an event stream: ${kind}`) };
       one.taken();
       if (!(one.wire.since ?? one.wire.history ?? one.wire.snapshot)) one.passed();
-      host.opened();
+      opened();
       let end: Loss | undefined;
       const feed = parser(({ event, data, id, retry: wait = '', '': comment = '' }) => {
         // It has ended for a refill.
@@ -117,6 +117,12 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
     }
   };
 
+  const opened = (): void => {
+    host.opened();
+    // Subscriptions that were made since this link began, while it was not open.
+    for (const one of host.subscriptions()) if (!streams.has(one)) add(one);
+  };
+
   const add = (one: Any): void => {
     const abort = new AbortController();
     streams.set(one, abort);
@@ -138,7 +144,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
   const all = host.subscriptions();
   all.forEach(add);
   // Without a subscription, publishing shows whether the transport works.
-  if (!all[0]) queueMicrotask(() => over || host.opened());
+  if (!all[0]) queueMicrotask(() => over || opened());
 
   const remove = (one: Any): void => {
     const abort = streams.get(one);

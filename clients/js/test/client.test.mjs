@@ -92,7 +92,9 @@ for (const transports of [['ws'], ['sse']]) {
     const got = async (options) => {
       const one = client.subscribe({ sources: ['past'] }, options);
       await one.ready;
-      const [items] = [await take(one, 3)];
+      const items = await take(one, 3);
+      // Over SSE its end is a comment, in a stream that fetch decompresses.
+      assert.deepEqual(await one.past, { events: 3, complete: true });
       one.close();
       return items.map((event) => event.payload.n);
     };
@@ -263,6 +265,25 @@ test('without any WebSocket there is SSE, and where that is not wanted the end i
     await assert.rejects(none.subscribe().next(), { code: 'no_transport' });
     assert.equal(none.status, 'closed');
   }
+});
+
+test('what is subscribed to while the first stream opens is not forgotten', async (t) => {
+  let answer;
+  const held = new Promise((resolve) => (answer = resolve));
+  const late = async (url, init) => {
+    const response = await fetch(url, init);
+    if (`${url}`.includes('first')) await held;
+    return response;
+  };
+  const client = connect(t, { transports: ['sse'], fetch: late });
+  const first = client.subscribe('first');
+  await until('the request', async () => (await (await fetch(`${server.url}/api/stats`)).json()).connections.sse > 0);
+  const second = client.subscribe('second');
+  answer();
+  await Promise.all([first.ready, second.ready]);
+  await server.publish([{ type: 'second' }, { type: 'first' }]);
+  assert.equal((await take(second, 1))[0].event_type, 'second');
+  assert.equal((await take(first, 1))[0].event_type, 'first');
 });
 
 test('a client that is given up says so', async (t) => {

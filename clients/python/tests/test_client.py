@@ -273,6 +273,19 @@ class Verbs(Case):
         await self.server.publish(numbered(2))
         self.assertEqual(numbers(await take(loop, 1)), [2])
 
+    async def test_what_is_subscribed_to_while_the_first_stream_opens_is_not_forgotten(self) -> None:
+        client = self.client(transports=["sse"])
+        first = client.subscribe("first")
+        await until("the link", lambda: client._link is not None)
+        self.assertEqual(client.status, "connecting")
+        second = client.subscribe("second")
+        async with asyncio.timeout(20):
+            await first.ready()
+            await second.ready()
+        await self.server.publish([{"type": "second"}, {"type": "first"}])
+        for one, kind in ((second, "second"), (first, "first")):
+            self.assertEqual([item.event_type for item in await take(one, 1) if isinstance(item, Event)], [kind])
+
     async def test_a_client_that_is_given_up_says_so(self) -> None:
         client = self.client("http://127.0.0.1:9", attempts=3)
         states: list[str] = []

@@ -105,7 +105,7 @@ class StreamLink:
                 self.add(one)
             if not self._streams:
                 # Without a subscription, publishing shows whether the transport works.
-                self._host.opened()
+                self._opened()
             await self._ended
         finally:
             self.over = True
@@ -114,6 +114,13 @@ class StreamLink:
             for task in streams:
                 task.cancel()
             await asyncio.gather(*streams, return_exceptions=True)
+
+    def _opened(self) -> None:
+        self._host.opened()
+        # Subscriptions that were made since this link began, while it was not open.
+        for one in list(self._host.subscriptions()):
+            if one not in self._streams:
+                self.add(one)
 
     def add(self, one: Subscription) -> None:
         task = asyncio.get_running_loop().create_task(self._read(one))
@@ -195,7 +202,7 @@ class StreamLink:
             one._taken()
             if not any(one._options.get(key) for key in PAST):
                 one._passed()
-            self._host.opened()
+            self._opened()
             began = time.monotonic()
             parser = Parser()
             pieces = answer.pieces()

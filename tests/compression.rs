@@ -103,12 +103,12 @@ fn script(name: &str, nginx: bool, checks: usize) {
 
 #[test]
 fn node_reads_every_form() {
-    script("compressed.mjs", false, 5);
+    script("compressed.mjs", false, 6);
 }
 
 #[test]
 fn node_reads_every_form_through_nginx() {
-    script("compressed.mjs", true, 5);
+    script("compressed.mjs", true, 6);
 }
 
 #[test]

@@ -25,6 +25,9 @@ pub fn encode_event(out: &mut Vec<u8>, event: Option<&str>, data: &str, id: Opti
     out.push(b'\n');
 }
 
+/// Heartbeat of an event stream.
+pub(crate) const HEARTBEAT: &[u8] = b": heartbeat\n\n";
+
 /// Appends a comment, which clients ignore: a heartbeat, or a note to a person with curl.
 pub fn encode_comment(out: &mut Vec<u8>, text: &str) {
     push_lines(out, b": ", text);

@@ -193,7 +193,7 @@ impl Encoding {
 
     /// Returns the frame that checks whether the client on a quiet connection is still there.
     pub(crate) fn heartbeat(self) -> Bytes {
-        if self.is_sse() { Bytes::from_static(b": heartbeat\n\n") } else { self.protocol().heartbeat() }
+        if self.is_sse() { Bytes::from_static(sse::HEARTBEAT) } else { self.protocol().heartbeat() }
     }
 }
 

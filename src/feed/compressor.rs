@@ -82,14 +82,15 @@ impl Compression {
         self != Self::None && self.bits() == WINDOW_BITS_MAX
     }
 
-    /// Returns a connection's own bytes as they appear in its stream. In a gzip stream a comment becomes an empty block,
-    /// which carries no text and leaves the window alone.
+    /// Returns a connection's own bytes as they appear in its stream.
     pub(super) fn own(self, bytes: Bytes) -> Bytes {
-        match self {
-            Self::Gzip if bytes.starts_with(b":") => Bytes::from_static(&EMPTY_BLOCK),
-            Self::Gzip => stored(&bytes),
-            _ => bytes,
-        }
+        if self == Self::Gzip { stored(&bytes) } else { bytes }
+    }
+
+    /// Returns the heartbeat of a client that has been given events since the last one. In a gzip stream it is an empty block,
+    /// which carries no text and leaves the window alone: the events are the sign of life.
+    pub(super) fn heartbeat_after_events(self, bytes: Bytes) -> Bytes {
+        if self == Self::Gzip { Bytes::from_static(&EMPTY_BLOCK) } else { bytes }
     }
 
     /// Returns whether a connection's own bytes, as [`own`](Self::own) returns them, change its window.

@@ -26,6 +26,7 @@ use super::conflate::LagPolicy;
 use super::fanout::Fanout;
 use super::feed::Feed;
 use super::keys::Membership;
+use crate::codec::sse::HEARTBEAT;
 use crate::event::{EventId, Since, Timestamp};
 use backlog::{Inserted, OutboxBacklog};
 
@@ -93,6 +94,8 @@ pub(crate) struct Outbox {
     compression: Compression,
     /// Whether the connection can read the feed's next frame in the form that uses the window.
     in_sync: bool,
+    /// Low bits of `next` at the last heartbeat of an event stream.
+    next_at_heartbeat: u16,
     /// Index of the next frame.
     next: u64,
     /// `None` if the connection is caught up.
@@ -242,7 +245,17 @@ impl Outbox {
             // A reply may say that all events so far were delivered, so lost ones must be reported before it.
             self.close_newest_gap(feed, cx);
         }
-        let inserted = self.own(live.map_or(self.next, |feed| feed.next), bytes);
+        let before = live.map_or(self.next, |feed| feed.next);
+        let has_events = self.next as u16 != self.next_at_heartbeat;
+        let is_heartbeat = bytes == HEARTBEAT;
+        let bytes = match self.compression {
+            compression if is_heartbeat && has_events => compression.heartbeat_after_events(bytes),
+            compression => compression.own(bytes),
+        };
+        if is_heartbeat {
+            self.next_at_heartbeat = self.next as u16;
+        }
+        let inserted = self.inserted(before, bytes);
         self.backlog(feed).push(inserted);
     }
 
@@ -254,7 +267,11 @@ impl Outbox {
 
     /// Returns bytes of the connection's own, as they appear in its stream, to precede frame `before`.
     fn own(&self, before: u64, bytes: Bytes) -> Inserted {
-        let bytes = self.compression.own(bytes);
+        self.inserted(before, self.compression.own(bytes))
+    }
+
+    /// Returns bytes as they appear in the connection's stream, to precede frame `before`.
+    fn inserted(&self, before: u64, bytes: Bytes) -> Inserted {
         let (changes_window, is_shared) = (self.compression.changes_window(&bytes), !bytes.is_unique());
         Inserted { before, bytes, events: 0, changes_window, last: None, is_shared }
     }

@@ -76,7 +76,7 @@ await check('what Node sends compressed is read, and an event is deflated once f
 
 /** Text of a gzip stream as it arrives. */
 async function stream(path) {
-  const text = new Queue();
+  const [text, comments] = [new Queue(), new Queue()];
   const response = await new Promise((open, fail) => {
     http.get(`${url}${path}`, { headers: { 'Accept-Encoding': 'gzip' }, agent: false }, open).on('error', fail);
   });
@@ -87,10 +87,13 @@ async function stream(path) {
   response.pipe(gunzip).on('data', (chunk) => {
     const parts = (rest + chunk).split('\n\n');
     rest = parts.pop();
-    for (const part of parts) if (part.includes('data: ')) text.push(JSON.parse(part.match(/^data: (.*)$/m)[1]));
+    for (const part of parts) {
+      if (part.includes('data: ')) text.push(JSON.parse(part.match(/^data: (.*)$/m)[1]));
+      if (part.startsWith(': ')) comments.push(part.slice(2));
+    }
   });
   cleanups.push(() => response.destroy());
-  return { text, response, next: async () => (await text.next()).payload };
+  return { text, response, comment: () => comments.next(), next: async () => (await text.next()).payload };
 }
 
 await check('gzip streams begin at any time, with the past, and go on over heartbeats', async () => {
@@ -101,11 +104,24 @@ await check('gzip streams begin at any time, with the past, and go on over heart
   }
   const second = await stream('/sse?type=agent.*&history=3');
   for (let n = 7; n < 10; n += 1) assert.deepEqual(await second.next(), event(n).payload);
+  assert.equal(await second.comment(), 'history_end events=3 complete=true');
   for (let n = 10; n < 200; n += 1) {
     // Time for a heartbeat or two.
     if (n === 100) await sleep(4500);
     await publish(event(n));
     for (const each of [first, second]) assert.deepEqual(await each.next(), event(n).payload);
+  }
+});
+
+await check('the heartbeat of an idle gzip stream can be seen, and its events can be read after it', async () => {
+  const idle = await stream('/sse?type=idle.*');
+  const busy = await stream('/sse?type=agent.*');
+  for (let n = 0; n < 3; n += 1) {
+    assert.equal(await idle.comment(), 'heartbeat');
+    await publish({ ...event(n), type: 'idle.now' });
+    await publish(event(n));
+    assert.deepEqual(await idle.next(), event(n).payload);
+    assert.deepEqual(await busy.next(), event(n).payload);
   }
 });
 

@@ -186,7 +186,6 @@ mod fuzzing;
 #[cfg(feature = "server")]
 mod held;
 #[cfg(feature = "server")]
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "readers of the logs follow"))]
 mod kept;
 #[cfg(feature = "server")]
 mod metrics;

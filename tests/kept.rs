@@ -4,6 +4,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::sse::Sse;
+use support::wire::deadline;
 use support::ws::Ws;
 use support::{Server, http};
 
@@ -189,4 +190,119 @@ fn a_log_that_is_not_there_is_told_to_a_client_that_does_not_wait() {
     assert_eq!(subscribe(&mut client, ask)["type"], "ack");
     let mut stream = Sse::open(server.addr, "?stream=run-1&from=start&absent=204");
     assert_eq!(numbers(&mut stream, 1), [0]);
+}
+
+/// Returns the rest of an event stream, up to the end of the connection.
+fn rest(stream: &mut Sse) -> String {
+    String::from_utf8(stream.wire.take_rest(deadline()).expect("it closes")).expect("text")
+}
+
+#[test]
+fn a_stream_of_a_run_is_told_of_its_end_and_closes() {
+    for form in FORMS {
+        let server = server(form);
+        publish(&server, "run-1", "token", 0);
+        let mut live = Sse::open(server.addr, "?stream=run-1");
+        let mut from_start = Sse::open(server.addr, "?stream=run-1&from=start");
+        // The type of the end is left out.
+        let mut tokens = Sse::open(server.addr, "?stream=run-1&type=token&from=start");
+        let mut pattern = Sse::open(server.addr, "?stream=run-1&stream=run.*");
+        assert_eq!((numbers(&mut from_start, 1), numbers(&mut tokens, 1)), (vec![0], vec![0]));
+        publish(&server, "run-1", "token", 1);
+        let last = publish(&server, "run-1", "run.finished", 2);
+        publish(&server, "run-2", "token", 3);
+        let want = json!({"by": "stream", "value": "run-1", "last_event_id": last, "complete": true});
+        let mut place = String::new();
+        for (stream, count) in [(&mut live, 2), (&mut from_start, 2), (&mut tokens, 1), (&mut pattern, 2)] {
+            assert_eq!(numbers(stream, count), (1..=count as u64).collect::<Vec<_>>(), "{form:?}");
+            let end = stream.event();
+            assert_eq!((end.event.as_deref(), end.json()), (Some("end"), want.clone()), "{form:?}");
+            place = end.id.expect("an id");
+        }
+        for stream in [&mut live, &mut from_start, &mut tokens] {
+            assert_eq!(rest(stream), "", "{form:?}: it closes after the end");
+        }
+        publish(&server, "run.x", "token", 4);
+        assert_eq!(numbers(&mut pattern, 1), [4], "with a pattern the stream goes on");
+        // A browser comes back with the place of the end, and is told that there is nothing more.
+        let status = |query: &str| http::get(server.addr, &format!("/sse{query}")).status;
+        assert_eq!(status(&format!("?stream=run-1&from=start&last_event_id={place}")), 204);
+        assert_eq!(status(&format!("?stream=run-1&type=token&last_event_id={place}")), 204);
+        let mut other = Sse::open(server.addr, &format!("?stream=run-1&stream=run-2&last_event_id={place}"));
+        assert_eq!(numbers(&mut other, 1), [3], "{form:?}");
+        // From the start, and live, of a run that is over.
+        let mut again = Sse::open(server.addr, "?stream=run-1&from=start");
+        assert_eq!(numbers(&mut again, 3), [0, 1, 2]);
+        assert_eq!(again.event().json(), want);
+        assert_eq!(rest(&mut again), "");
+        let mut late = Sse::open(server.addr, "?stream=run-1");
+        assert_eq!(late.event().json(), want);
+        assert_eq!(rest(&mut late), "");
+    }
+}
+
+#[test]
+fn a_subscription_is_over_when_all_its_runs_have_ended() {
+    for form in FORMS {
+        let server = server(form);
+        let mut client = Ws::connect(server.addr);
+        publish(&server, "run-2", "run.finished", 0);
+        subscribe(
+            &mut client,
+            json!({"subscription_id": "both", "stream_ids": ["run-1", "run-2"], "event_types": ["token"]}),
+        );
+        let end = client.any_message();
+        let told = |message: &Value| {
+            let payload = &message["payload"];
+            assert_eq!(message["type"], "end", "{message}");
+            (
+                payload["subscription_id"].as_str().expect("a name").to_owned(),
+                payload["value"].as_str().expect("a run").to_owned(),
+            )
+        };
+        assert_eq!(told(&end), ("both".into(), "run-2".into()));
+        subscribe(&mut client, json!({"subscription_id": "one", "stream_ids": ["run-1"]}));
+        subscribe(&mut client, json!({"subscription_id": "all"}));
+        publish(&server, "run-1", "token", 1);
+        assert_eq!(client.any_message()["payload"]["payload"]["n"], 1);
+        publish(&server, "run-1", "run.finished", 2);
+        assert_eq!(client.any_message()["payload"]["payload"]["n"], 2);
+        let mut ends = [told(&client.any_message()), told(&client.any_message())];
+        ends.sort();
+        assert_eq!(ends, [("both".into(), "run-1".into()), ("one".into(), "run-1".into())]);
+        let list = client.ask(&json!({"type": "request", "payload": {"action": "subscription_count"}}));
+        assert_eq!(list["payload"]["count"], 1, "{list}");
+        publish(&server, "run-1", "token", 3);
+        assert_eq!(client.any_message()["payload"]["payload"]["n"], 3, "all goes on");
+        // The next life: from its first event, and its own end.
+        let ack = subscribe(
+            &mut client,
+            json!({"subscription_id": "next", "stream_ids": ["run-1"], "from": "start", "own_past": true}),
+        );
+        assert_eq!(ack["type"], "ack", "{ack}");
+        assert_eq!(client.any_message()["payload"]["payload"]["n"], 3);
+        assert_eq!(client.any_message()["type"], "history_end");
+        publish(&server, "run-1", "run.finished", 4);
+        assert_eq!(client.any_message()["payload"]["payload"]["n"], 4);
+        assert_eq!(told(&client.any_message()), ("next".into(), "run-1".into()));
+    }
+}
+
+/// The end comes while the client still reads its past.
+#[test]
+fn an_end_is_told_after_the_past() {
+    let server = server(&[]);
+    let big = "x".repeat(60_000);
+    for _ in 0..120 {
+        let event = json!({"type": "token", "stream_id": "run-1", "payload": {"text": big}});
+        server.publish(event.to_string());
+    }
+    let mut stream = Sse::open(server.addr, "?stream=run-1&from=start");
+    let last = publish(&server, "run-1", "run.finished", 1);
+    for n in 0..120 {
+        assert_eq!(stream.event().event.as_deref(), Some("token"), "{n}");
+    }
+    assert_eq!(numbers(&mut stream, 1), [1]);
+    assert_eq!(stream.event().json()["last_event_id"], last.as_str());
+    assert_eq!(rest(&mut stream), "");
 }

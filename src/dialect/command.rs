@@ -303,6 +303,19 @@ pub(crate) struct PastEnd<'a> {
     pub(crate) complete: bool,
 }
 
+/// End of a kept log, for one subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogEnded<'a> {
+    /// Id of the subscription; empty for a stream.
+    pub(crate) subscription_id: &'a str,
+    /// Attribute by which the log is kept, and its value.
+    pub(crate) by: &'static str,
+    pub(crate) value: &'a str,
+    pub(crate) last_event_id: EventId,
+    /// Whether the log was kept from its first event on.
+    pub(crate) complete: bool,
+}
+
 /// Reason for refusing a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "without authentication nobody is refused")]

@@ -42,8 +42,8 @@ mod words;
 
 pub(crate) use codes::{CLOSE_POLICY, CLOSE_RESTART, CLOSE_TRY_LATER, ErrorCode, HttpFault};
 pub(crate) use command::{
-    ClientError, ClientMessage, Command, Incoming, ListUpdate, Opening, PastEnd, PastStart, Place, Refusal,
-    Reply, ReplyTag, Stamp, Subscribe, Update, UpdateCounts,
+    ClientError, ClientMessage, Command, Incoming, ListUpdate, LogEnded, Opening, PastEnd, PastStart, Place,
+    Refusal, Reply, ReplyTag, Stamp, Subscribe, Update, UpdateCounts,
 };
 #[cfg(feature = "schema")]
 pub(crate) use documents::DocumentSchemas;

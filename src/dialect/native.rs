@@ -18,8 +18,8 @@ use super::keys::{FromObject, UnknownKey, first_unknown, plain_key};
 use super::uuid::Uuid;
 use super::wire::WireProtocol;
 use super::{
-    ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, PastEnd, PastStart, Place, Refusal,
-    Reply, ReplyTag, Stamp, Subscribe, UpdateCounts, envelope, shortened, split_entity,
+    ClientError, ClientMessage, Command, GapNotice, Incoming, LogEnded, OnLag, PastEnd, PastStart, Place,
+    Refusal, Reply, ReplyTag, Stamp, Subscribe, UpdateCounts, envelope, shortened, split_entity,
 };
 use crate::event::{Attribute, Event, Position, Since, json};
 use crate::filter::{ENTITY, Filter, FilterErrorKind, MemberPatterns, Pattern};
@@ -648,6 +648,18 @@ impl WireProtocol for Native {
         let PastEnd { subscription_id, events, complete } = end;
         let payload = json!({ "subscription_id": subscription_id, "events": events, "complete": complete });
         Some(message("history_end", &payload.to_string(), &ReplyTag::None, stamp))
+    }
+
+    fn log_end(&self, end: &LogEnded<'_>, stamp: &Stamp) -> Option<Bytes> {
+        let LogEnded { subscription_id, by, value, last_event_id, complete } = end;
+        let payload = json!({
+            "subscription_id": subscription_id,
+            "by": by,
+            "value": value,
+            "last_event_id": last_event_id.to_string(),
+            "complete": complete,
+        });
+        Some(message("end", &payload.to_string(), &ReplyTag::None, stamp))
     }
 
     fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {

@@ -1,8 +1,9 @@
 //! One row per encoding and per dialect: everything that differs between them.
 
 use bytes::Bytes;
+use serde_json::json;
 
-use super::command::{Opening, PastEnd, Place, Stamp};
+use super::command::{LogEnded, Opening, PastEnd, Place, Stamp};
 use super::encoding::Encoding;
 use super::gap::GapNotice;
 use super::name::Dialect;
@@ -189,6 +190,18 @@ impl Encoding {
         let PastEnd { events, complete, .. } = end;
         sse::encode_comment(&mut out, &format!("history_end events={events} complete={complete}"));
         Some(out.into())
+    }
+
+    /// Appends the event of an event stream that reports the end of a kept log. `at` is the client's place after it.
+    pub(crate) fn put_sse_log_end(end: &LogEnded<'_>, at: Option<&str>, out: &mut Vec<u8>) {
+        let LogEnded { by, value, last_event_id, complete, .. } = end;
+        let data = json!({
+            "by": by,
+            "value": value,
+            "last_event_id": last_event_id.to_string(),
+            "complete": complete,
+        });
+        sse::encode_event(out, Some("end"), &data.to_string(), at);
     }
 
     /// Returns the frame that checks whether the client on a quiet connection is still there.

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 #[cfg(feature = "schema")]
 use super::command::ClientError;
-use super::command::{ClientMessage, Incoming, PastEnd, Place, Refusal, Reply, ReplyTag, Stamp};
+use super::command::{ClientMessage, Incoming, LogEnded, PastEnd, Place, Refusal, Reply, ReplyTag, Stamp};
 #[cfg(feature = "schema")]
 use super::documents::DocumentSchemas;
 use super::gap::GapNotice;
@@ -36,6 +36,11 @@ pub(crate) trait WireProtocol: Sync {
 
     /// Returns the message after the last event of a past; `None` if the dialect's document has none.
     fn past_end(&self, _end: &PastEnd<'_>, _stamp: &Stamp) -> Option<Bytes> {
+        None
+    }
+
+    /// Returns the message that a kept log has ended; `None` if the dialect's document has none.
+    fn log_end(&self, _end: &LogEnded<'_>, _stamp: &Stamp) -> Option<Bytes> {
         None
     }
 

@@ -20,4 +20,4 @@ mod tests;
 pub(crate) use cursor::{KeptContent, KeptCursor, KeptItem};
 pub(crate) use log::{LogEnd, LogName};
 pub use rule::{RetainBy, RetainConfig, RetainRule};
-pub(crate) use store::{KeptLogs, TooManyLogs};
+pub(crate) use store::KeptLogs;

@@ -20,6 +20,7 @@ use super::http::routes::{self, BodyWanted, RouteOutcome};
 use super::limits::bodies::{Body, TooMuch};
 use super::session::context::Context;
 use super::session::effect::Effect;
+use super::session::ended::LogsEnded;
 use super::session::rights;
 use super::session::{Flow, Session};
 use super::shared::adoption::AdoptedRequest;
@@ -31,6 +32,7 @@ use crate::dialect::codes::LABEL_HEARTBEAT_MISSED;
 use crate::dialect::{CLOSE_RESTART, CLOSE_TRY_LATER, Encoding, HttpFault, Incoming};
 use crate::event::EventId;
 use crate::filter::Filter;
+use crate::kept::{KeptLogs, LogName};
 use crate::metrics::Kind;
 
 /// Request with an incomplete body.
@@ -581,6 +583,32 @@ impl Connection {
             State::Http(_) | State::Closing(_) => return,
         }
         self.close(cx);
+    }
+
+    /// Returns the names of the logs that end which a subscription names; `None` for an event stream, whose filter the loop has.
+    pub(crate) fn named_logs(&self, subscription: &str, logs: &KeptLogs) -> Option<Vec<LogName>> {
+        if let State::Ws(ws) = &self.state { Some(ws.session.named_logs(subscription, logs)) } else { None }
+    }
+
+    /// Tells the client of ends of kept logs. An event stream whose logs have all ended is closed.
+    pub(crate) fn logs_ended(&mut self, told: &LogsEnded<'_>, cx: &mut Context<'_>) {
+        match &mut self.state {
+            State::Ws(ws) => ws.session.logs_ended(told, cx),
+            State::Sse(grant) => {
+                let mut out = Vec::with_capacity(160 * told.ends.len());
+                for end in told.ends {
+                    let at = if told.is_late { cx.place(grant.as_deref()) } else { Some(end.at.clone()) };
+                    let at = at.map(|at| at.to_string());
+                    Encoding::put_sse_log_end(&end.report(""), at.as_deref(), &mut out);
+                }
+                if told.is_over {
+                    self.close_with(out.into(), cx);
+                } else {
+                    cx.send(out);
+                }
+            }
+            State::Http(_) | State::Closing(_) => {}
+        }
     }
 
     /// Notes that a piece of the response was written, so the peer is there.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use slab::Slab;
 
 use super::channels::Present;
+use super::end_watch::EndWatch;
 use super::queues::{Queued, Queues};
 use super::replay::ClientReplay;
 use super::token::{Token, token_of};
@@ -105,6 +106,8 @@ pub(super) struct Clients<S> {
     pub(super) denied: Vec<(Token, Denied)>,
     /// Channels that clients are in.
     pub(super) present: Present,
+    /// Logs whose ends clients are told of.
+    pub(super) ends: EndWatch,
 }
 
 impl<S> Default for Clients<S> {
@@ -118,6 +121,7 @@ impl<S> Default for Clients<S> {
             lagged: Vec::new(),
             denied: Vec::new(),
             present: Present::default(),
+            ends: EndWatch::default(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! - A member that is blocked, or has used its budget, delays no other member.
 //! - An event whose match takes more than its part of a turn is kept in hand, and the match goes on in the next turn.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::delivery::{self, EventFlow, EventInHand, PUBLISHED_A_BATCH};
@@ -15,6 +16,7 @@ use crate::bus::ReaderItem;
 use crate::dialect::{GapNotice, Missed, Observed};
 use crate::event::{EventId, Since, Timestamp};
 use crate::feed::{Fanout, FeedDelivery, Flushed, OutboxContext, Tally};
+use crate::kept::LogEnd;
 use crate::server::limits::budget;
 
 /// Events taken from the bus before they are written.
@@ -35,6 +37,8 @@ struct AppendedBatch {
     lost: bool,
     /// Creation of the oldest event.
     oldest: Option<Timestamp>,
+    /// End of a log that the last event ends, if clients are told of it.
+    ended: Option<Arc<LogEnd>>,
 }
 
 /// Function that seals a place.
@@ -109,10 +113,14 @@ impl<S: Socket> LoopState<S> {
             }
             self.report_deliveries();
             any |= batch.taken > 0;
-            self.delivery.more_events = batch.taken == EVENTS_A_BATCH || batch.is_spent;
+            self.delivery.more_events =
+                batch.taken == EVENTS_A_BATCH || batch.is_spent || batch.ended.is_some();
             // After reading and before writing: no event reaches a client whose right to it ended before it was
             // published.
             self.end_grants();
+            if let Some(end) = &batch.ended {
+                self.handle_end(end);
+            }
             let written = self.flush_dirty();
             if let Some(oldest) = batch.oldest.filter(|_| written > 0) {
                 let passed = (Timestamp::now().0 - oldest.0).max(0) as u64;
@@ -136,6 +144,9 @@ impl<S: Socket> LoopState<S> {
         }
         self.report_deliveries();
         self.end_grants();
+        if let Some(end) = &in_hand.ended {
+            self.handle_end(end);
+        }
         self.flush_dirty();
         self.delivery.pumped = self.turn.now;
     }
@@ -154,8 +165,9 @@ impl<S: Socket> LoopState<S> {
         let has_log = self.shared.engine_with_past().is_some();
         let can_recover = has_log && self.shared.bus.shards() == 1;
         let mut batch = AppendedBatch::default();
-        // One by one if matching a single event may be expensive.
-        let step = if fanout.may_work_long() { 1 } else { EVENTS_A_BATCH };
+        let ends = &self.clients.ends;
+        // One by one if matching a single event may be expensive, or clients are told of an end after its event.
+        let step = if fanout.may_work_long() || !ends.is_empty() { 1 } else { EVENTS_A_BATCH };
         loop {
             let before =
                 if step == 1 { delivery::taken(&self.shared.bus, reader, continuity.as_ref()) } else { None };
@@ -176,7 +188,8 @@ impl<S: Socket> LoopState<S> {
                     }
                     kind_log.note(event);
                     if let Some(mut kept) = kept.lock() {
-                        kept.record(event, now);
+                        let ended = kept.record(event, now);
+                        batch.ended = ended.filter(|end| !ends.clients(&end.name).is_empty());
                     }
                     let left = CONDITIONS_A_TURN.saturating_sub(fanout.worked() - worked);
                     if !fanout.append_within(event, now, left) {
@@ -209,8 +222,8 @@ impl<S: Socket> LoopState<S> {
             });
             batch.taken += came;
             batch.is_spent = unfinished.is_some() || fanout.worked() - worked >= CONDITIONS_A_TURN;
-            *in_hand = unfinished.map(|event| EventInHand { event, before });
-            if came < step || batch.taken >= EVENTS_A_BATCH || batch.is_spent {
+            *in_hand = unfinished.map(|event| EventInHand { event, before, ended: batch.ended.take() });
+            if came < step || batch.taken >= EVENTS_A_BATCH || batch.is_spent || batch.ended.is_some() {
                 return batch;
             }
         }

@@ -1,5 +1,7 @@
 //! The path of events through a loop: its reader of the bus, its feeds, and its record of past events.
 
+use std::sync::Arc;
+
 use super::continuity::Continuity;
 use super::kind_log::KindLog;
 use super::replay::{Arrived, Forward};
@@ -10,6 +12,7 @@ use crate::bus::{Bus, LoopReader};
 use crate::engine::Ticket;
 use crate::event::{Event, EventId, Position, Timestamp};
 use crate::feed::{Fanout, FeedKey, Outbox, Snapshot, Tally};
+use crate::kept::LogEnd;
 use crate::server::session::context::LoopView;
 
 /// Batches of events taken from the bus between two looks at the sockets.
@@ -37,6 +40,8 @@ pub(super) struct EventInHand {
     pub(super) event: Event,
     /// Place of a client that has received all events before it.
     pub(super) before: Option<Position>,
+    /// End of the log that the event ends.
+    pub(super) ended: Option<Arc<LogEnd>>,
 }
 
 /// Reader, feeds and past of one loop.

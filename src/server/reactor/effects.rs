@@ -33,10 +33,12 @@ impl<S: Socket> LoopState<S> {
             | Effect::Change { .. }
             | Effect::Replay { .. }
             | Effect::Refill { .. }
+            | Effect::TellEnded { .. }
                 if self.is_denied(slot) => {}
             Effect::Named(name) => self.call(slot, name),
             Effect::Interest { encoding, wishes } => {
                 self.place(slot, wishes.iter().map(|(filter, _)| filter));
+                self.watch_ends(slot, encoding, wishes.iter().map(|(filter, _)| filter));
                 self.leave_feed(slot);
                 if wishes.is_empty() {
                     self.clients.wanted.remove(&self.clients.token(slot));
@@ -64,6 +66,7 @@ impl<S: Socket> LoopState<S> {
             Effect::Refill { encoding, filters, since } => {
                 self.begin_refill(slot, encoding, filters, since);
             }
+            Effect::TellEnded { subscription } => self.note_ended(slot, &subscription, &[]),
             Effect::Publish { events, once, answer } => self.publish(slot, events, once, answer),
             Effect::Work(work) => self.work(slot, work),
             Effect::Count(counted) => {
@@ -75,6 +78,7 @@ impl<S: Socket> LoopState<S> {
             Effect::Close(last) => {
                 self.forget_deferred(slot);
                 self.leave_channels(slot);
+                self.clients.ends.remove(self.clients.token(slot));
                 if self.clients.conns[slot].replay.take().is_some() {
                     // Live events would follow an unreported gap.
                     let outbox = &mut self.clients.conns[slot].outbox;
@@ -137,6 +141,7 @@ impl<S: Socket> LoopState<S> {
         added: usize,
     ) {
         self.change_channels(slot, changes);
+        self.change_watched(slot, encoding, changes);
         if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
             let wanted = self.clients.wanted.entry(self.clients.token(slot)).or_default();
             // The new guard comes before the old one is dropped, so a subject that is in both stays followed.

@@ -174,6 +174,7 @@ impl<S: Socket> LoopState<S> {
         }
         if let Some(FeedInterest { encoding, lag_policy, selections }) = interest {
             self.place(slot, selections.iter().map(|selection| &selection.filter));
+            self.watch_ends(slot, encoding, selections.iter().map(|selection| &selection.filter));
             self.join(slot, encoding, lag_policy, &selections);
         }
         let conn = &mut self.clients.conns[slot];

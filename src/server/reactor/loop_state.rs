@@ -95,6 +95,7 @@ impl<S: Socket> LoopState<S> {
             || self.has_unfinished()
             || self.can_build_snapshot()
             || !self.clients.denied.is_empty()
+            || !self.clients.ends.pending.is_empty()
     }
 
     /// Returns the number of ticks until a timer may fire.
@@ -134,8 +135,12 @@ impl<S: Socket> LoopState<S> {
         self.begin_conditions();
         self.turn.spending = Budget::new(budget::TURN);
         if self.shared.has_other_config(self.turn.version) {
+            let before = Arc::clone(&self.turn.config);
             (self.turn.version, self.turn.config) = self.shared.config();
             self.delivery.fanout.set_limits(self.turn.config.feed_limits());
+            if before.retain != self.turn.config.retain {
+                self.watch_ends_anew();
+            }
         }
         self.turn.tick = self.turn.tick.max(tick);
         self.look_at_the_clock();
@@ -434,6 +439,7 @@ impl<S: Socket> LoopState<S> {
 
     /// Ends the delivery of events to a connection, past and live.
     pub(super) fn stop_delivery(&mut self, slot: usize) {
+        self.clients.ends.remove(self.clients.token(slot));
         let moved =
             self.clients.conns[slot].outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
         self.update_member_index(moved);
@@ -469,6 +475,7 @@ impl<S: Socket> LoopState<S> {
         if !self.clients.addresses.is_empty() {
             self.clients.addresses.remove(&conn.token(slot));
         }
+        self.clients.ends.remove(conn.token(slot));
     }
 
     /// Does the work of a turn that no socket's readiness starts: waiting connections, the bus, timers.
@@ -476,6 +483,7 @@ impl<S: Socket> LoopState<S> {
         self.shared.metrics.turns.inc();
         self.close_denied();
         self.serve_ready();
+        self.tell_ends();
         self.turn.number = self.turn.number.wrapping_add(1);
         self.delivery.fanout.sweep();
         self.build_snapshot();

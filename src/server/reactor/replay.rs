@@ -22,6 +22,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::super::auth::{Auth, Grant};
+use super::end_watch::PendingEnds;
 use super::kind_log::{Count, KindLog};
 use super::loop_state::LoopState;
 use super::mailbox::MailboxItem;
@@ -554,6 +555,14 @@ impl<S: Socket> LoopState<S> {
             outbox.send_in_replay(end, None);
         }
         outbox.set_replaying(false);
+        if !replay.ends.is_empty() {
+            let token = self.clients.token(slot);
+            let ends = replay.ends.clone();
+            self.clients.ends.pending.push(PendingEnds { token, subscription: None, ends, is_late: true });
+        }
+        if let Some(report) = report {
+            self.note_ended(slot, report.name(), &replay.ends);
+        }
     }
 
     /// Skips a connection's pending events if its feed has dropped some of them. Returns whether it did.

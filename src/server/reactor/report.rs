@@ -135,7 +135,10 @@ impl<S: Socket> LoopState<S> {
         }
         worst_first(&mut laggards);
         let shared = self.shared_once(holders.shared);
-        let apart = self.delivery.fanout.bytes() + self.accounts.tables + self.presence_bytes();
+        let apart = self.delivery.fanout.bytes()
+            + self.accounts.tables
+            + self.presence_bytes()
+            + self.clients.ends.held_bytes();
         let held_bytes = self.shed(holders, shared + apart);
         if observe {
             self.probe_kernel_queues(&mut laggards);

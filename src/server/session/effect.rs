@@ -43,6 +43,8 @@ pub(crate) enum Effect {
     /// Delivers the retained events after `since` that match one of `filters` again, and then live events. Events that
     /// are pending from the feed are dropped: they come again.
     Refill { encoding: Encoding, filters: Vec<Filter>, since: Since },
+    /// Tells the client which of the kept logs that this subscription names have ended already. Empty: an event stream's.
+    TellEnded { subscription: Box<str> },
     /// Publishes these events in order, and writes the response that `answer` makes of the outcome. `once` is set if a key
     /// or the ids of events say that they may have been published before.
     Publish { events: Vec<Complete>, once: Option<Box<PublishOnce>>, answer: PublishAnswer },

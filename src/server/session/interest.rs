@@ -13,7 +13,7 @@ use super::Session;
 use super::began::{Began, DeliveredElsewhere};
 use super::context::Context;
 use super::effect::Effect;
-use super::kept::{check_absent, check_from_start};
+use super::kept::{check_absent, check_from_start, tell_ended};
 use super::past::PastReport;
 use super::past::ReplayFrom;
 use super::rights::with_own_channels;
@@ -148,6 +148,7 @@ impl Session {
         // A snapshot and kept logs hold some of the past.
         let is_partial = matches!(past, Some(ReplayFrom::Snapshot | ReplayFrom::Start));
         let began = if is_partial { None } else { cx.view.position().map(Began::from) };
+        let has_past = past.is_some();
         if let Some(from) = past {
             let report = match tag.take_if(|_| self.encoding.protocol().reports_past_start()) {
                 Some(tag) => {
@@ -200,6 +201,9 @@ impl Session {
         if let Some(tag) = tag {
             let place = self.place(true, cx);
             self.reply_at(place, &Reply::Subscribed { id: &id, past: None }, tag, cx);
+        }
+        if !has_past {
+            tell_ended(&id, cx);
         }
         Ok(())
     }

@@ -3,8 +3,11 @@
 //! Always: a filter is looked at as it becomes interest, so nothing beyond the client's grant shows.
 
 use super::context::Context;
+use super::effect::Effect;
 use crate::dialect::{ClientError, ErrorCode};
+use crate::event::{EventId, Since};
 use crate::filter::Filter;
+use crate::server::shared::resume::marks;
 
 /// Logs or names that are looked at for a unit of work: about 100 instructions each, once for the check and once for the reader.
 const LOOKS_A_UNIT: usize = 5;
@@ -27,4 +30,32 @@ pub(crate) fn check_absent(filters: &[Filter], cx: &Context<'_>) -> Result<(), C
     }
     let text = format!("no log of {} {} is kept", name.by.name(), name.value);
     Err(ClientError::new(ErrorCode::NoSuchLog, text))
+}
+
+/// Asks the loop to tell which of the logs that a new subscription names have ended, if there are rules that end logs.
+pub(crate) fn tell_ended(subscription: &str, cx: &mut Context<'_>) {
+    if cx.shared.kept.lock().is_some_and(|logs| logs.has_ends()) {
+        cx.effects.push(Effect::TellEnded { subscription: subscription.into() });
+    }
+}
+
+/// Returns whether a client that resumes after this place has received the ends of all logs that its filter names, and the filter
+/// names no others.
+pub(crate) fn has_received_ends(filter: &Filter, since: &Since, cx: &Context<'_>) -> bool {
+    let Some(logs) = cx.shared.kept.lock() else { return false };
+    let named = logs.named_with_end(filter);
+    if !named.is_closed {
+        return false;
+    }
+    let marks = marks(cx.shared, since);
+    let has_received = |end: EventId| {
+        let is_after = |mark: &EventId| {
+            (mark.epoch, mark.shard) == (end.epoch, end.shard) && mark.next_sequence() > end.sequence
+        };
+        marks.iter().any(is_after)
+    };
+    named.names.iter().all(|name| {
+        let end = logs.status(name, cx.now).and_then(|status| status.end);
+        end.is_some_and(|end| has_received(end.id))
+    })
 }

@@ -9,6 +9,7 @@
 pub(super) mod began;
 pub(crate) mod context;
 pub(crate) mod effect;
+pub(crate) mod ended;
 mod interest;
 pub(crate) mod kept;
 pub(super) mod past;

@@ -61,6 +61,11 @@ impl PastReport {
         Self { name: name.into(), unanswered: Some(Box::new(unanswered)) }
     }
 
+    /// Returns the name of the subscription; empty for an event stream.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Returns the response to the message, if it is still pending.
     pub(crate) fn answer(&mut self, encoding: Encoding, past: &PastStart) -> Option<Bytes> {
         let Unanswered { tag, stamp, update } = *self.unanswered.take()?;

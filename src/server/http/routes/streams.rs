@@ -20,7 +20,7 @@ use crate::server::limits::client_address::is_trusted;
 use crate::server::limits::rates::address_key;
 use crate::server::presence::is_name;
 use crate::server::session::effect::Effect;
-use crate::server::session::kept::{check_absent, check_from_start};
+use crate::server::session::kept::{check_absent, check_from_start, has_received_ends, tell_ended};
 use crate::server::session::past::PastReport;
 use crate::server::session::past::ReplayFrom;
 use crate::server::session::rights::{may_see, with_own_channels};
@@ -81,6 +81,11 @@ impl Answer<'_, '_> {
         let filters = std::slice::from_ref(&stream.filter);
         if stream.absent_is_over && check_absent(filters, self.cx).is_err() {
             // No content: an `EventSource` does not connect again.
+            return Some(self.respond(204, &[], b""));
+        }
+        if let Some(ReplayFrom::After(since)) = &stream.from
+            && has_received_ends(&stream.filter, since, self.cx)
+        {
             return Some(self.respond(204, &[], b""));
         }
         if stream.from == Some(ReplayFrom::Start)
@@ -243,6 +248,7 @@ impl Answer<'_, '_> {
         }
         crate::codec::sse::encode_retry(&mut out, retry, id.as_deref());
         self.cx.send(out);
+        let has_past = stream.from.is_some();
         if let Some(from) = stream.from {
             self.cx.hold_input();
             let (encoding, filters) = (stream.encoding, vec![stream.filter.clone()]);
@@ -253,6 +259,9 @@ impl Answer<'_, '_> {
             encoding: stream.encoding,
             wishes: vec![(stream.filter, stream.on_lag)],
         });
+        if !has_past {
+            tell_ended("", self.cx);
+        }
         RouteOutcome::Sse(grant)
     }
 }

@@ -1,6 +1,7 @@
 //! A replay under way: its source, its progress, and the report that its client gets.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::forward::{Arrived, Forward, ShardLane};
 use super::kept::KeptPast;
@@ -10,6 +11,7 @@ use crate::dialect::{Encoding, PastStart};
 use crate::engine::Ticket;
 use crate::event::Since;
 use crate::filter::Filter;
+use crate::kept::LogEnd;
 use crate::server::session::past::PastReport;
 
 /// Unfinished replay.
@@ -31,6 +33,8 @@ pub(crate) struct ClientReplay {
     /// Held while a page of the log is awaited.
     pub(super) ticket: Option<Ticket>,
     pub(super) arrived: Option<Arrived>,
+    /// Ends of logs to tell after the past.
+    pub(super) ends: Vec<Arc<LogEnd>>,
 }
 
 #[derive(Debug)]
@@ -68,6 +72,7 @@ impl ClientReplay {
             has_gap: false,
             ticket: None,
             arrived: None,
+            ends: Vec::new(),
         }
     }
 
@@ -90,6 +95,11 @@ impl ClientReplay {
         }
     }
 
+    /// Notes ends of logs that the client is told after its past.
+    pub(crate) fn note_ends(&mut self, ends: Vec<Arc<LogEnd>>) {
+        self.ends.extend(ends);
+    }
+
     /// Drops a page of the log that its client can't take now.
     pub(crate) fn drop_page(&mut self) {
         self.arrived = None;
@@ -106,6 +116,7 @@ impl ClientReplay {
             ReplayWork::Unknown(_) => 0,
         };
         let report = self.report.as_ref().map_or(0, PastReport::held_bytes);
-        size_of::<Self>() + self.selector.held_bytes() + report + work
+        let ends = self.ends.capacity() * size_of::<Arc<LogEnd>>();
+        size_of::<Self>() + ends + self.selector.held_bytes() + report + work
     }
 }

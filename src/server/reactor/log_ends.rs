@@ -1,0 +1,157 @@
+//! The ends of kept logs, told to the clients whose filters name them.
+//!
+//! Invariants:
+//! - An end is told after the log's last event was appended to the feeds, and before any later event is.
+//! - A client that still receives its past is told after it. The place that it is told then is its present one, so that it never
+//!   goes back.
+//! - Without a rule that ends logs the cost is one look at a flag, and at an empty table.
+
+use std::sync::Arc;
+
+use super::end_watch::PendingEnds;
+use super::loop_state::LoopState;
+use super::socket::Socket;
+use crate::dialect::{Dialect, Encoding};
+use crate::event::EventId;
+use crate::feed::Change;
+use crate::filter::Filter;
+use crate::kept::LogEnd;
+use crate::server::session::ended::LogsEnded;
+
+impl<S: Socket> LoopState<S> {
+    /// Lists a client under the logs that these filters name, its whole interest.
+    pub(super) fn watch_ends<'a>(
+        &mut self,
+        slot: usize,
+        encoding: Encoding,
+        filters: impl Iterator<Item = &'a Filter>,
+    ) {
+        let token = self.clients.token(slot);
+        self.clients.ends.remove(token);
+        let Some(logs) = self.shared.kept.lock().filter(|logs| logs.has_ends()) else { return };
+        if encoding.dialect() != Dialect::Native {
+            return;
+        }
+        let mut count = 0;
+        let mut is_closed = true;
+        for filter in filters {
+            let named = logs.named_with_end(filter);
+            self.turn.work.spend((filter.members_count() / 4) as u32);
+            (count, is_closed) = (count + 1, is_closed && named.is_closed);
+            named.names.into_iter().for_each(|name| self.clients.ends.add(token, name));
+        }
+        self.clients.ends.set_closed(token, is_closed && count == 1);
+    }
+
+    /// Lists a client under the logs that these changes of its interest add and remove.
+    pub(super) fn change_watched(&mut self, slot: usize, encoding: Encoding, changes: &[Change]) {
+        let Some(logs) = self.shared.kept.lock().filter(|logs| logs.has_ends()) else { return };
+        if encoding.dialect() != Dialect::Native {
+            return;
+        }
+        let token = self.clients.token(slot);
+        let ends = &mut self.clients.ends;
+        for Change { filter, was, to, from } in changes {
+            self.turn.work.spend((filter.members_count() / 4) as u32);
+            match (was, to.is_some()) {
+                (false, true) => {
+                    logs.named_with_end(filter).names.into_iter().for_each(|name| ends.add(token, name));
+                }
+                (true, false) => {
+                    logs.named_with_end(filter).names.iter().for_each(|name| ends.take(token, name));
+                }
+                _ => {}
+            }
+            if let Some(from) = from {
+                logs.named_with_end(from).names.iter().for_each(|name| ends.take(token, name));
+            }
+        }
+    }
+
+    /// Lists all clients anew, because the rules have changed.
+    pub(super) fn watch_ends_anew(&mut self) {
+        let slots: Vec<usize> = self.clients.conns.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            if let Some(interest) = self.clients.conns[slot].outbox.interest(&self.delivery.fanout) {
+                let filters: Vec<Filter> =
+                    interest.selections.iter().map(|selection| selection.filter.clone()).collect();
+                self.watch_ends(slot, interest.encoding, filters.iter());
+            }
+        }
+    }
+
+    /// Returns whether this loop has read an event.
+    fn has_read(&self, id: EventId) -> bool {
+        id.sequence < self.delivery.reader.position(id.shard)
+    }
+
+    /// Tells the clients that name a log of its end. The event that ended it is in the feeds.
+    pub(super) fn handle_end(&mut self, end: &Arc<LogEnd>) {
+        let pending =
+            |&token| PendingEnds { token, subscription: None, ends: vec![Arc::clone(end)], is_late: false };
+        let told: Vec<PendingEnds> = self.clients.ends.clients(&end.name).iter().map(pending).collect();
+        self.clients.ends.pending.extend(told);
+        self.tell_ends();
+    }
+
+    /// Notes the logs that have ended already and that a new subscription, or stream, names; `except` are told anyway.
+    pub(super) fn note_ended(&mut self, slot: usize, subscription: &str, except: &[Arc<LogEnd>]) {
+        let conn = &self.clients.conns[slot];
+        let token = conn.token(slot);
+        if self.clients.ends.is_empty() || conn.replay.is_some() {
+            return;
+        }
+        let Some(logs) = self.shared.kept.lock() else { return };
+        let names = match conn.connection.named_logs(subscription, &logs) {
+            Some(names) => names,
+            None => {
+                let watched = self.clients.ends.logs_of(token);
+                watched.map_or_else(Vec::new, |watched| watched.names.keys().cloned().collect())
+            }
+        };
+        self.turn.work.spend((names.len() / 4) as u32);
+        let end = |name| logs.status(name, self.turn.now).and_then(|status| status.end);
+        let is_new =
+            |end: &Arc<LogEnd>| self.has_read(end.id) && !except.iter().any(|told| told.id == end.id);
+        let ends: Vec<Arc<LogEnd>> = names.iter().filter_map(end).filter(is_new).collect();
+        if !ends.is_empty() {
+            let subscription = (!subscription.is_empty()).then(|| subscription.into());
+            self.clients.ends.pending.push(PendingEnds { token, subscription, ends, is_late: true });
+        }
+    }
+
+    /// Tells clients the ends that are pending. A client is not removed here: its bytes are written later.
+    pub(super) fn tell_ends(&mut self) {
+        for PendingEnds { token, subscription, ends, is_late } in
+            std::mem::take(&mut self.clients.ends.pending)
+        {
+            let Some(slot) = self.find(token) else { continue };
+            if let Some(replay) = &mut self.clients.conns[slot].replay {
+                replay.note_ends(ends);
+                continue;
+            }
+            let is_over = self.have_all_ended(slot);
+            let conn = &mut self.clients.conns[slot];
+            let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
+            let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
+            let told = LogsEnded { ends: &ends, subscription: subscription.as_deref(), is_late, is_over };
+            conn.connection.logs_ended(&told, &mut cx);
+            let mut effects = std::mem::take(&mut self.turn.effects);
+            self.apply_effects(token, effects.drain(..));
+            self.turn.effects = effects;
+            if self.find(token).is_some() {
+                self.queue(slot);
+            }
+        }
+    }
+
+    /// Returns whether all logs that a client's only filter names have ended, and it names no others.
+    fn have_all_ended(&self, slot: usize) -> bool {
+        let Some(watched) = self.clients.ends.logs_of(self.clients.token(slot)) else { return false };
+        let Some(logs) = self.shared.kept.lock().filter(|_| watched.is_closed) else { return false };
+        watched.names.keys().all(|name| {
+            let end = logs.status(name, self.turn.now).and_then(|status| status.end);
+            end.is_some_and(|end| self.has_read(end.id))
+        })
+    }
+}

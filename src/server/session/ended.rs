@@ -1,0 +1,112 @@
+//! The ends of kept logs that a session's subscriptions name.
+//!
+//! Always: a subscription is told once of each end. It is over when all logs that it names have ended, if it names no others.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Session;
+use super::context::Context;
+use super::subscription::SessionSubscription;
+use crate::dialect::{LogEnded, Stamp};
+use crate::event::Position;
+use crate::kept::{KeptLogs, LogEnd, LogName};
+
+/// Ends of logs to tell a client.
+#[derive(Debug)]
+pub(crate) struct LogsEnded<'a> {
+    pub(crate) ends: &'a [Arc<LogEnd>],
+    /// Subscription that is told; `None`: each that names the log.
+    pub(crate) subscription: Option<&'a str>,
+    /// Whether later events were queued for the client before, so that the place of the end is not the client's place.
+    pub(crate) is_late: bool,
+    /// Whether all logs that an event stream names have ended.
+    pub(crate) is_over: bool,
+}
+
+impl LogEnd {
+    /// Returns the report for a subscription, or for a stream with an empty id.
+    pub(crate) fn report<'a>(&'a self, subscription_id: &'a str) -> LogEnded<'a> {
+        LogEnded {
+            subscription_id,
+            by: self.name.by.name(),
+            value: &self.name.value,
+            last_event_id: self.id,
+            complete: self.complete,
+        }
+    }
+}
+
+/// Returns whether a client at this position has passed the end of a log.
+fn has_passed(position: &Position, end: &LogEnd) -> bool {
+    let next = position.sequences().get(usize::from(end.id.shard));
+    position.epoch() == end.id.epoch && next.is_some_and(|next| *next > end.id.sequence)
+}
+
+impl Session {
+    /// Returns the range of the filters of the subscription whose first filter is at this place.
+    fn subscription_at(&self, first: usize) -> Range<usize> {
+        let one = &self.subscriptions[first];
+        let count = self.subscriptions[first..].iter().take_while(|s| s.is_part_of(one)).count();
+        first..first + count
+    }
+
+    /// Returns the names of the logs that end which a subscription names.
+    pub(crate) fn named_logs(&self, id: &str, logs: &KeptLogs) -> Vec<LogName> {
+        let parts = &self.subscriptions[self.named(id)];
+        parts.iter().flat_map(|part| logs.named_with_end(&self.interest(part)).names).collect()
+    }
+
+    /// Tells the client of ends, and ends the subscriptions that are over.
+    pub(crate) fn logs_ended(&mut self, told: &LogsEnded<'_>, cx: &mut Context<'_>) {
+        let mut over: Vec<String> = Vec::new();
+        for end in told.ends {
+            let mut first = 0;
+            while first < self.subscriptions.len() {
+                let range = self.subscription_at(first);
+                first = range.end;
+                let parts = &self.subscriptions[range];
+                let id = parts[0].name.to_string();
+                let is_asked = told.subscription.is_none_or(|subscription| subscription == id);
+                if !is_asked || over.contains(&id) || !self.names(parts, &end.name, cx) {
+                    continue;
+                }
+                let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: None };
+                if let Some(frame) = self.encoding.protocol().log_end(&end.report(&id), &stamp) {
+                    cx.send(frame);
+                }
+                if self.is_over(parts, cx) {
+                    over.push(id);
+                }
+            }
+        }
+        for id in over {
+            let gone = self.forget(self.named(&id), cx);
+            if self.subscriptions.is_empty() {
+                self.emit_interest(cx);
+            } else {
+                self.emit_change(gone, 0..0, 0, cx);
+            }
+        }
+    }
+
+    /// Returns whether a subscription names a log.
+    fn names(&self, parts: &[SessionSubscription], name: &LogName, cx: &mut Context<'_>) -> bool {
+        let Some(logs) = cx.shared.kept.lock() else { return false };
+        cx.budget.spend(parts.iter().map(|part| part.weight / 4).sum());
+        parts.iter().any(|part| logs.named_with_end(&self.interest(part)).names.contains(name))
+    }
+
+    /// Returns whether all logs that a subscription names have ended, and it names no others.
+    fn is_over(&self, parts: &[SessionSubscription], cx: &Context<'_>) -> bool {
+        let (Some(logs), Some(position)) = (cx.shared.kept.lock(), cx.view.position()) else { return false };
+        parts.iter().all(|part| {
+            let named = logs.named_with_end(&self.interest(part));
+            let has_ended = |name: &LogName| {
+                let end = logs.status(name, cx.now).and_then(|status| status.end);
+                end.is_some_and(|end| has_passed(&position, &end))
+            };
+            named.is_closed && named.names.iter().all(has_ended)
+        })
+    }
+}

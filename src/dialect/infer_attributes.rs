@@ -1,4 +1,4 @@
-//! Inference of attributes from the payload, for events of systems whose publishers know no attributes.
+//! Inference of attributes from the payload, for events of systems without attributes of their own.
 //!
 //! Invariants:
 //! - Only types of the catalogues are considered, only attributes that the publisher did not name are set, and the payload

@@ -20,7 +20,7 @@ pub(crate) enum OnLag {
     Disconnect,
 }
 
-/// Events a second of a sample whose client gives no rate.
+/// Events a second of a sample without a rate of the client's.
 const SAMPLE_PER_SECOND_DEFAULT: u32 = 10;
 
 impl OnLag {

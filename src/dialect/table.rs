@@ -29,7 +29,7 @@ struct Spec {
     is_lean: bool,
     /// The lean encoding of the same transport; the encoding itself if there is none.
     lean: Encoding,
-    /// The encoding whose frames are the same bytes, so that an event keeps one frame for both.
+    /// The encoding that has the same frames, so that an event keeps one frame for both.
     frames_of: Encoding,
 }
 

@@ -1,4 +1,4 @@
-//! UUIDs as text (RFC 9562), for messages whose dialect requires such ids.
+//! UUIDs as text (RFC 9562), for dialects that require such ids.
 
 use std::fmt;
 

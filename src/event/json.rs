@@ -425,7 +425,7 @@ fn scalar_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
     end.ok_or_else(|| scalar_fault(bytes, at))
 }
 
-/// Returns the offset after a number whose digits end at `end`, before its fraction or exponent.
+/// Returns the offset after a number, from `end`, where its digits end and its fraction or exponent may begin.
 #[inline(never)]
 fn fraction_end(bytes: &[u8], mut end: usize) -> Option<usize> {
     if bytes.get(end) == Some(&b'.') {

@@ -233,7 +233,7 @@ fn runs_match(pattern: &[u8], value: &[u8]) -> bool {
     })
 }
 
-/// Maximum number of segments in a pattern whose places are the bits of a word.
+/// Maximum number of segments in a pattern that is matched with its places as the bits of a word.
 const PLACES_MAX: usize = 63;
 
 /// Instructions for a byte of a pattern or value that is cut into segments, for a segment, and for a comparison of two

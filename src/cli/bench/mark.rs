@@ -26,7 +26,7 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Returns a number whose sum over several events shows whether they are the expected ones.
+    /// Returns a number for a checksum: its sum over several events shows whether they are the expected ones.
     pub(super) fn token(self) -> u64 {
         (self.due ^ u64::from(self.key) << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }

@@ -1,4 +1,4 @@
-//! The publisher's side of a run: when the next burst is due, what has been published, and for whom.
+//! The publisher's side of a run: the time of the next burst, and the events that have been published, with their receivers.
 
 use super::super::dice::Dice;
 use super::keys::Mix;

@@ -78,7 +78,7 @@ impl VerifyRun {
         format!("{}-{lane}", self.name)
     }
 
-    /// Returns the key of an event. The slow reader gets its whole lane, whose events have none.
+    /// Returns the key of an event. The slow reader gets its whole lane, without keys.
     pub(super) fn key(&self, lane: usize, n: u64, is_last: bool) -> Option<usize> {
         let keys = self.keys.filter(|_| self.slow_lane != Some(lane))?;
         Some(if is_last { keys.end() } else { keys.of(lane, n) })

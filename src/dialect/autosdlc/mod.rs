@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Times are in milliseconds.
-//! - A message whose type the document lacks is ignored.
+//! - A message of a type that the document lacks is ignored.
 //! - Compressed messages are binary frames that start with 1f 8b.
 
 mod client_registry;

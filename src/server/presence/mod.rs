@@ -22,10 +22,10 @@ use crate::metrics::Metrics;
 pub(crate) use news::News;
 use news::Queue;
 
-/// Type of the event that reports a user who joined a channel.
+/// Type of the event for a user's arrival in a channel.
 pub(crate) const JOINED: &str = "presence.joined";
 
-/// Type of the event that reports a user who left a channel.
+/// Type of the event for a user's departure from a channel.
 pub(crate) const LEFT: &str = "presence.left";
 
 /// Source of both events.
@@ -385,7 +385,7 @@ impl Presence {
     }
 }
 
-/// Returns the event that reports a user who joined or left. Its entity is the user in this channel, so a client that conflates
+/// Returns the event for a user's arrival or departure. Its entity is the user in this channel, so a client that conflates
 /// gets the latest event of each user.
 pub(crate) fn event(what: &'static str, channel: &str, user: &str, node: u64) -> Option<Event> {
     let payload = json!({ "user": user, "node": node.to_string() });

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - At most one piece of news waits for one user in one channel. A join and a leave that were not published cancel out.
-//! - News that the log did not take is published again, before newer news, so that no watcher keeps a user who left.
+//! - News that the log did not take is published again, before newer news, so that no watcher keeps a user after the departure.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::server::tick::Tick;
 /// Ticks before news that the log did not take is published again.
 const RETRY_TICKS: Tick = 10;
 
-/// A user who joined a channel, or left it.
+/// Arrival of a user in a channel, or departure from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct News {
     pub(crate) joined: bool,

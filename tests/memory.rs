@@ -190,6 +190,41 @@ fn subscriptions_are_counted_and_a_client_has_a_share() {
     before.check(&server, "the longest names");
 }
 
+/// Patterns and conditions on payloads, as many as a client may hold, each different: nodes of a trie, conditions, fields.
+#[test]
+fn patterns_and_conditions_are_counted() {
+    let server = server(&["--max-memory-bytes", "512MiB"]);
+    let before = Before::new(&server);
+    let kinds: [(&str, &dyn Fn(usize) -> Value); 3] = [
+        (
+            "patterns",
+            &|n| json!({ "event_types": [format!("a{n}.*.b{n}.**.c{n}"), format!("**.d{n}.e{n}")] }),
+        ),
+        ("negated patterns", &|n| json!({ "filter": format!("type!=a{n}.*.b{n}.**.c{n},**.d{n}.e{n}") })),
+        ("conditions", &|n| json!({ "filter": format!("payload.a{n}.b{n}>={n} payload.c{n}==text-{n}") })),
+    ];
+    let mut all = Vec::new();
+    for (at, (what, payload)) in kinds.into_iter().enumerate() {
+        for client in 0..10 {
+            let mut ws = Ws::connect(server.addr);
+            let mut taken = 0;
+            for number in 0..1_000 {
+                let mut payload = payload((at * 10 + client) * 1_000 + number);
+                payload["subscription_id"] = json!(format!("s{number}"));
+                if ws.ask(&json!({"type": "subscribe", "payload": payload}))["type"] == "error" {
+                    break;
+                }
+                taken += 1;
+            }
+            assert!(taken > 500, "{what}: {taken} were taken");
+            all.push(ws);
+        }
+        before.check(&server, what);
+    }
+    let (real, _) = before.check(&server, "all of them");
+    assert!(real > 12 * MIB, "{real}: nothing to compare");
+}
+
 #[test]
 fn what_operators_may_ask_of_autosdlc_is_counted() {
     let server = server(&[]);

@@ -288,6 +288,14 @@ fn a_match_of_one_event_takes_a_part_of_each_turn() {
         })
         .collect();
     let patterns: Vec<String> = (0..250).map(|n| format!("**.{}x{n}.**", "b.".repeat(28))).collect();
+    // Each segment of the type leads on with all of them.
+    let leading: Vec<String> = (0..600u64)
+        .map(|n| {
+            let bits = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let segments = (0..28).map(|at| if bits >> at & 1 == 0 { "b" } else { "*" });
+            format!("type=**.{}.x{n}", segments.collect::<Vec<_>>().join("."))
+        })
+        .collect();
     let long_type = "b.".repeat(500) + "b";
     for (filters, event, least) in [
         (filters, long_event("e", &format!("{{{}}}", many.join(","))), 2),
@@ -298,6 +306,7 @@ fn a_match_of_one_event_takes_a_part_of_each_turn() {
             4,
         ),
         (vec![format!("type!={}", patterns.join(","))], long_event(&long_type, "{}"), 4),
+        (leading, long_event(&long_type, "{}"), 4),
         (vec!["payload.x==1".to_owned()], long_event("e", "{}"), 2),
     ] {
         let mut client = OneClient::at("/ws", false);

@@ -18,7 +18,8 @@ fn answers_to_made_up_requests_are_as_the_openapi_document_says() {
     if !is_installed("tests/clients/requirements.txt", "target/venv/requirements.txt") {
         missing("target/venv");
     }
-    let server = Server::with(&["--presence-channels", "**"]);
+    // With a kept log for each type, so that every event can have conditions on its log.
+    let server = Server::with(&["--presence-channels", "**", "--retain", "by=type; match=type=**"]);
     let place = in_project("target/tmp");
     std::fs::create_dir_all(&place).expect("a place for its files");
     let output = tool("timeout")

@@ -272,7 +272,8 @@ fn a_subscription_is_over_when_all_its_runs_have_ended() {
         assert_eq!(ends, [("both".into(), "run-1".into()), ("one".into(), "run-1".into())]);
         let list = client.ask(&json!({"type": "request", "payload": {"action": "subscription_count"}}));
         assert_eq!(list["payload"]["count"], 1, "{list}");
-        publish(&server, "run-1", "token", 3);
+        let again = json!({"type": "token", "stream_id": "run-1", "reopen": true, "payload": {"n": 3}});
+        server.publish(again.to_string());
         assert_eq!(client.any_message()["payload"]["payload"]["n"], 3, "all goes on");
         // The next life: from its first event, and its own end.
         let ack = subscribe(

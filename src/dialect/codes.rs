@@ -53,6 +53,7 @@ error_codes! {
     AuthFailed = "auth_failed", 401, WithToken, "the token of an `auth` message is missing or was refused";
     AuthRequired = "auth_required", 401, WithToken, "the server requires a token, and the client has sent none";
     Draining = "draining", 503, Later, "the server ends; it takes nothing any more";
+    Ended = "ended", 409, No, "the kept log of an event has ended; nothing was published";
     EngineFull = "engine_full", 503, Later, "too many events wait for the engine";
     EngineOtherKind = "engine_other_kind", 503, Later, "the engine's log is of another kind than before; nothing was taken";
     EngineTakesNothing = "engine_takes_nothing", 503, Later, "the engine's log takes nothing now; nothing was taken";
@@ -77,6 +78,8 @@ error_codes! {
     InvalidToken = "invalid_token", 401, WithToken, "the token is malformed, or its signature or a claim is wrong";
     NoPresence = "no_presence", 404, No, "the server keeps no presence for this channel";
     NoSuchLog = "no_such_log", 404, No, "no log is kept under the name that the filter has, and the client asked to be told so";
+    NotEnded = "not_ended", 409, No, "an event has `reopen`, and its kept log is open; nothing was published";
+    NotKept = "not_kept", 400, No, "an event has `reopen` or `expected_last_id`, and no rule keeps it; nothing was published";
     PublishInFlight = "publish_in_flight", 503, Later, "another request with the same key or id has no answer yet; nothing of this one was taken";
     RateLimited = "rate_limited", 429, Later, "the client has sent too many messages of this kind";
     Schema = "schema", 400, No, "the payload or message does not fit its JSON Schema";
@@ -87,6 +90,7 @@ error_codes! {
     TooManyLogs = "too_many_logs", 400, No, "the filter names or matches more kept logs than one request may read from the start";
     TooManySubscriptions = "too_many_subscriptions", 400, No, "the client has reached the limit of subscriptions";
     TooManyValues = "too_many_values", 400, No, "the client's subscriptions have too many values and pattern segments together";
+    UnexpectedLastId = "unexpected_last_id", 409, No, "the kept log of an event has another last event than `expected_last_id`; nothing was published";
     UnknownAction = "unknown_action", 400, No, "the `action` is not known";
     UnknownKey = "unknown_key", 400, No, "the message, its payload or an entity has a key that is not known";
     UnknownSubscription = "unknown_subscription", 400, No, "the client has no subscription of this id";

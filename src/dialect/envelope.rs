@@ -10,10 +10,9 @@ use std::fmt;
 
 use super::event_keys::{KEYS, Others, UNREAD, read_timestamp};
 use super::fast_path;
-use super::infer_attributes::{
-    Complete, DEDUPE_ID_BYTES_MAX, Implied, PublishTerms, complete_with_key, implied_by,
-};
+use super::infer_attributes::{Complete, Implied, complete_with_key, implied_by};
 use super::keys::{UnknownKey, plain_key};
+use super::publish_terms::{PublishTerms, TermFields};
 use crate::event::{Event, EventBuilder, EventError, json};
 
 #[derive(Default)]
@@ -38,8 +37,7 @@ struct EventIn<'a> {
     payload: Option<&'a str>,
     /// Subject of an event of AutoSDLC's broadcaster: `agent:coder-001:status`.
     key: Option<&'a str>,
-    /// Id of the event for its publisher, as JSON.
-    dedupe_id: Option<&'a str>,
+    terms: TermFields<'a>,
 }
 
 /// Fault in an event's JSON.
@@ -161,8 +159,10 @@ fn read_slowly<T>(
     if let (Others::Refused, Some(unknown)) = (others, unknown) {
         return Err(unknown);
     }
-    let terms =
-        if others == Others::Refused { read_terms(input.dedupe_id)? } else { PublishTerms::default() };
+    let terms = match others {
+        Others::Refused => input.terms.read().map_err(|error| fault(&error))?,
+        Others::PassedOver => PublishTerms::default(),
+    };
     let event_type = input.event_type.as_deref().unwrap_or_default();
     let mut builder = Event::builder(event_type);
     if let Some(source) = &input.source {
@@ -193,21 +193,6 @@ fn read_slowly<T>(
         builder = builder.json(payload);
     }
     Ok((build(builder, input.key).map_err(ReadError::Event)?, terms))
-}
-
-/// Reads the conditions of an event's publisher.
-fn read_terms(dedupe_id: Option<&str>) -> Result<PublishTerms, ReadError> {
-    let dedupe_id = text_of("dedupe_id", dedupe_id)?;
-    match dedupe_id.as_ref().map(|id| id.len()) {
-        Some(0) => return Err(fault(&"dedupe_id is empty")),
-        Some(bytes) if bytes > DEDUPE_ID_BYTES_MAX => {
-            return Err(fault(&format_args!(
-                "dedupe_id has {bytes} bytes; at most {DEDUPE_ID_BYTES_MAX} are allowed"
-            )));
-        }
-        _ => {}
-    }
-    Ok(PublishTerms { dedupe_id: dedupe_id.map(Into::into) })
 }
 
 /// Reads the fields of an event object in one pass, and its first unknown key as a fault.
@@ -250,7 +235,9 @@ fn read_fields(text: &str) -> Result<(EventIn<'_>, Option<ReadError>), ReadError
                 }
             }
             "payload" | "data" => input.payload = value,
-            "dedupe_id" => input.dedupe_id = value,
+            "dedupe_id" => input.terms.dedupe_id = value,
+            "reopen" => input.terms.reopen = value,
+            "expected_last_id" => input.terms.expected_last_id = value,
             _ => input.key = value,
         }
     }

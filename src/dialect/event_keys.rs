@@ -14,7 +14,7 @@ pub(crate) enum Others {
 }
 
 /// All keys of an event object.
-pub(super) const KEYS: [&str; 16] = [
+pub(super) const KEYS: [&str; 18] = [
     "type",
     "event_type",
     "source",
@@ -31,6 +31,8 @@ pub(super) const KEYS: [&str; 16] = [
     "tracestate",
     "key",
     "dedupe_id",
+    "reopen",
+    "expected_last_id",
 ];
 
 /// Keys that are accepted from publishers and ignored. A program may publish an event as it received it, with its `event_id`,

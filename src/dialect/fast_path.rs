@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use std::mem;
 
 use super::event_keys::{Others, read_timestamp};
-use super::infer_attributes::PublishTerms;
 use super::keys::plain_key;
+use super::publish_terms::{PublishTerms, TermFields};
 use crate::event::{Attribute, EventBuilder, EventError, json};
 
 /// Marks text that is left to `envelope`.
@@ -110,6 +110,8 @@ const TRACE_PARENT: usize = ENTITY + 3;
 const TRACE_STATE: usize = ENTITY + 4;
 const KEY: usize = ENTITY + 5;
 const DEDUPE_ID: usize = ENTITY + 6;
+const REOPEN: usize = ENTITY + 7;
+const EXPECTED_LAST_ID: usize = ENTITY + 8;
 
 /// Reads one event object and builds it by `build`, which also gets AutoSDLC's `key`. Returns `None` if the text is wrong,
 /// and the builder's error if the fields make no event. Only publishers have conditions.
@@ -118,22 +120,16 @@ pub(crate) fn read<T>(
     others: Others,
     build: impl FnOnce(EventBuilder, Option<&str>) -> Result<T, EventError>,
 ) -> Option<Result<(T, PublishTerms), EventError>> {
-    let Read { builder, key, dedupe_id } = read_fields(text, others).ok()?;
-    let terms = if others == Others::Refused { terms(dedupe_id)? } else { PublishTerms::default() };
+    let Read { builder, key, terms } = read_fields(text, others).ok()?;
+    let terms = if others == Others::Refused { terms.read().ok()? } else { PublishTerms::default() };
     Some(build(builder, key).map(|event| (event, terms)))
-}
-
-/// Returns the conditions of an event's publisher, or `None` if they are wrong.
-fn terms(dedupe_id: Option<&str>) -> Option<PublishTerms> {
-    let Some(json) = dedupe_id else { return Some(PublishTerms::default()) };
-    PublishTerms::of(&plain_key(json)?)
 }
 
 /// Fields of an event object.
 struct Read<'a> {
     builder: EventBuilder,
     key: Option<&'a str>,
-    dedupe_id: Option<&'a str>,
+    terms: TermFields<'a>,
 }
 
 fn read_fields(text: &str, others: Others) -> Result<Read<'_>, Unsupported> {
@@ -142,7 +138,7 @@ fn read_fields(text: &str, others: Others) -> Result<Read<'_>, Unsupported> {
     let mut builder = EventBuilder::with_room(text.len());
     let mut is_first = true;
     let mut seen = 0u32;
-    let (mut parent, mut state, mut subject, mut dedupe_id) = (None, None, None, None);
+    let (mut parent, mut state, mut subject, mut terms) = (None, None, None, TermFields::default());
     while let Some(key) = scan.key(mem::take(&mut is_first))? {
         let mut see = |place: usize| {
             let is_new = seen & (1 << place) == 0;
@@ -191,7 +187,15 @@ fn read_fields(text: &str, others: Others) -> Result<Read<'_>, Unsupported> {
             }
             "dedupe_id" => {
                 see(DEDUPE_ID)?;
-                dedupe_id = scan.value()?;
+                terms.dedupe_id = scan.value()?;
+            }
+            "reopen" => {
+                see(REOPEN)?;
+                terms.reopen = scan.value()?;
+            }
+            "expected_last_id" => {
+                see(EXPECTED_LAST_ID)?;
+                terms.expected_last_id = scan.value()?;
             }
             // `envelope` names the key in its error.
             other if !others.allow(other) => return Err(Unsupported),
@@ -205,7 +209,7 @@ fn read_fields(text: &str, others: Others) -> Result<Read<'_>, Unsupported> {
     if let Some(parent) = parent {
         builder = builder.trace(&parent, state.as_deref());
     }
-    Ok(Read { builder, key: subject, dedupe_id })
+    Ok(Read { builder, key: subject, terms })
 }
 
 /// Reads the object of an entity's kind and id.
@@ -267,6 +271,9 @@ mod tests {
             r#"{"type":"agent_status","key":{"a":1}}"#,
             r#"{"type":"x","dedupe_id":"or\u0064er-7"}"#,
             r#"{"type":"x","dedupe_id":null}"#,
+            r#"{"type":"x","reopen":true,"expected_last_id":"a-1"}"#,
+            r#"{"type":"x","reopen":false,"expected_last_id":""}"#,
+            r#"{"type":"x","reopen":null,"expected_last_id":null}"#,
         ] {
             let object = |event: Complete| {
                 let mut out = String::new();
@@ -279,7 +286,9 @@ mod tests {
                 object(envelope::read_any(text, Others::PassedOver).expect("valid")),
                 "{text}"
             );
-            let id = |event: Complete| event.dedupe_id().map(str::to_owned);
+            let id = |event: Complete| {
+                (event.dedupe_id().map(str::to_owned), event.reopens(), event.expected_last_id())
+            };
             assert_eq!(
                 quick(text, Others::Refused).map(|read| id(read.expect(text))),
                 envelope::read_any(text, Others::Refused).ok().map(id),
@@ -296,6 +305,9 @@ mod tests {
             (r#"{"type":"x","":1}"#, false),
             (r#"{"type":"x","dedupe_id":7}"#, false),
             (r#"{"type":"x","dedupe_id":""}"#, false),
+            (r#"{"type":"x","reopen":1}"#, false),
+            (r#"{"type":"x","expected_last_id":"no id"}"#, false),
+            (r#"{"type":"x","expected_last_id":5}"#, false),
             (r#"{"type":"x","entity":{"kind":"k","more":1}}"#, false),
             (
                 r#"{"event_id":"a-1","type":"x","position":"a~1","merged":3,"id":"m","metadata":{"a":1}}"#,

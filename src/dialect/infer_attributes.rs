@@ -12,6 +12,7 @@ mod payload;
 
 use std::ops::Deref;
 
+use super::publish_terms::{ExpectedLast, PublishTerms};
 use crate::event::{Event, EventBuilder, EventError};
 pub(super) use inferred::Implied;
 
@@ -24,24 +25,8 @@ pub(crate) struct Complete {
     event: Event,
     /// Conditions of its publisher; `None` if there are none.
     terms: Option<Box<PublishTerms>>,
-}
-
-/// Maximum length of a dedupe id, in bytes.
-pub(crate) const DEDUPE_ID_BYTES_MAX: usize = 256;
-
-/// Conditions under which a publisher wants an event to be published. They are no part of the event.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PublishTerms {
-    /// Id of the event for its publisher. A second event with it is not published.
-    pub(crate) dedupe_id: Option<Box<str>>,
-}
-
-impl PublishTerms {
-    /// Returns the conditions with this id, or `None` if it is empty or too long.
-    pub(super) fn of(dedupe_id: &str) -> Option<Self> {
-        let is_id = (1..=DEDUPE_ID_BYTES_MAX).contains(&dedupe_id.len());
-        is_id.then(|| Self { dedupe_id: Some(dedupe_id.into()) })
-    }
+    /// Line in the body that it came with, from 1; 0 without one.
+    line: u32,
 }
 
 impl Complete {
@@ -59,6 +44,26 @@ impl Complete {
     pub(super) fn under(self, terms: PublishTerms) -> Self {
         let terms = Some(terms).filter(|terms| *terms != PublishTerms::default()).map(Box::new);
         Self { terms, ..self }
+    }
+
+    /// Returns the event with its line in the body that it came with.
+    pub(crate) fn at_line(self, line: usize) -> Self {
+        Self { line: u32::try_from(line).unwrap_or(u32::MAX), ..self }
+    }
+
+    /// Returns the line in the body that the event came with; 0 if it came otherwise.
+    pub(crate) fn line(&self) -> u32 {
+        self.line
+    }
+
+    /// Returns whether the event begins the next life of a kept log.
+    pub(crate) fn reopens(&self) -> bool {
+        self.terms.as_ref().is_some_and(|terms| terms.reopen)
+    }
+
+    /// Returns the last event that its publisher expects in its kept log.
+    pub(crate) fn expected_last_id(&self) -> Option<ExpectedLast> {
+        self.terms.as_ref()?.expected_last_id
     }
 
     /// Returns the id by which a second one of the event is recognized.
@@ -93,7 +98,7 @@ pub(crate) fn complete_with_key(
         inferred.entity = inferred.entity.or_else(|| payload::infer_from_key(event_type, key));
     }
     inferred.fill(&mut builder);
-    builder.build().map(|event| Complete { event, terms: None })
+    builder.build().map(|event| Complete { event, terms: None, line: 0 })
 }
 
 /// Returns the attributes that payloads of this type may imply.

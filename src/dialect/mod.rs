@@ -33,6 +33,7 @@ pub(crate) mod native;
 pub(crate) mod observe;
 mod on_lag;
 pub(crate) mod protocol;
+mod publish_terms;
 pub(crate) mod sse_bridge;
 pub(crate) mod stream;
 mod table;
@@ -49,10 +50,11 @@ pub(crate) use command::{
 pub(crate) use documents::DocumentSchemas;
 pub(crate) use encoding::Encoding;
 pub(crate) use gap::{GapNotice, Missed};
-pub(crate) use infer_attributes::{Complete, DEDUPE_ID_BYTES_MAX};
+pub(crate) use infer_attributes::Complete;
 pub use name::{Dialect, ParseDialectError};
 pub(crate) use observe::{Observed, Observers, Watch};
 pub(crate) use on_lag::OnLag;
+pub(crate) use publish_terms::{DEDUPE_ID_BYTES_MAX, ExpectedLast};
 pub(crate) use wire::{KindLimits, WireProtocol};
 pub(crate) use words::{shortened, split_entity};
 #[cfg(any(test, fuzzing))]

@@ -8,6 +8,7 @@
 //! - A log is let go from its front only, or as a whole; a log whose beginning is not known to be there says so.
 //! - All logs together stay within their limits, and one call does a bounded amount of work.
 
+mod admission;
 mod cursor;
 mod log;
 mod lost;
@@ -17,6 +18,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use admission::{LogRefusal, refuse_all_unkept};
 pub(crate) use cursor::{KeptContent, KeptCursor, KeptItem};
 pub(crate) use log::{LogEnd, LogName};
 pub use rule::{RetainBy, RetainConfig, RetainRule};

@@ -39,9 +39,13 @@ fn line_after(before: &[u8]) -> usize {
 }
 
 fn line_of(body: &str, part: &str) -> usize {
-    // `part` is a slice of `body`, so the difference of their addresses is its offset.
-    let offset = (part.as_ptr() as usize).saturating_sub(body.as_ptr() as usize).min(body.len());
-    line_after(&body.as_bytes()[..offset])
+    line_after(&body.as_bytes()[..offset_in(body, part)])
+}
+
+/// Returns the offset of a slice of a body.
+fn offset_in(body: &str, part: &str) -> usize {
+    // The difference of their addresses.
+    (part.as_ptr() as usize).saturating_sub(body.as_ptr() as usize).min(body.len())
 }
 
 /// Parses the CloudEvents of a request, if it has some: as JSON, as a batch, or one in headers and body.
@@ -69,7 +73,11 @@ fn read_cloud_events_json(
 ) -> Result<Vec<Complete>, BodyError> {
     let body = text_of(body)?;
     let read = |text: &str| checked(cloudevents::read_structured(text), check);
-    if is_batch { read_items(body, max, "a JSON array", read) } else { Ok(vec![read_one(body, body, read)?]) }
+    if is_batch {
+        read_items(body, max, "a JSON array", read)
+    } else {
+        Ok(vec![read_one(body, body, read)?.at_line(1)])
+    }
 }
 
 /// Returns a body's text.
@@ -90,7 +98,17 @@ fn read_items(
     if items.len() > max {
         return Err(too_many(line_of(body, items[max].get()), max));
     }
-    items.into_iter().map(|item| read_one(body, item.get(), &read)).collect()
+    let (mut line, mut seen) = (1, 0);
+    let mut at_line = |item: &str| {
+        let offset = offset_in(body, item);
+        line += memchr::memchr_iter(b'\n', &body.as_bytes()[seen..offset]).count();
+        seen = offset;
+        line
+    };
+    items
+        .into_iter()
+        .map(|item| Ok(read_one(body, item.get(), &read)?.at_line(at_line(item.get()))))
+        .collect()
 }
 
 /// Returns an event that was parsed, if it may be published. The line of an error is 1.
@@ -123,7 +141,10 @@ pub(crate) fn read_body(
     }
     // A single value may span lines. More than one value means one a line, whatever the content type.
     match serde_json::from_str::<&RawValue>(body) {
-        Ok(value) => Ok(vec![read_one(body, value.get(), |text| read_event(text, check))?]),
+        Ok(value) => {
+            let event = read_one(body, value.get(), |text| read_event(text, check))?;
+            Ok(vec![event.at_line(line_of(body, value.get()))])
+        }
         Err(error) if start.trim_ascii_end().contains('\n') && !error.is_eof() => {
             read_lines(body, max, check)
         }
@@ -156,8 +177,8 @@ fn read_lines(body: &str, max: usize, check: Check<'_>) -> Result<Vec<Complete>,
             if events.len() == max {
                 return Err(too_many(at + 1, max));
             }
-            let event = read_event(line, check);
-            events.push(event.map_err(|error| BodyError { line: at + 1, ..error })?);
+            let event = read_event(line, check).map_err(|error| BodyError { line: at + 1, ..error })?;
+            events.push(event.at_line(at + 1));
         }
     }
     Ok(events)

@@ -18,13 +18,14 @@ use crate::dialect::Complete;
 use crate::engine::Refused;
 use crate::event::{Event, EventId};
 use crate::feed::ConnIndex;
+use crate::kept::{LogName, refuse_all_unkept};
 use crate::server::dedupe::PublishOnce;
 use crate::server::session::effect::{Acceptance, Made, NotDone, PublishAnswer, PublishRefusal, Work};
 use crate::server::tick::Tick;
 use crate::sync::{Callback, lock};
 
 /// Logs the events that belong to a trace, with its ids.
-fn log(events: &[Event]) {
+fn log(events: &[Complete]) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
@@ -57,7 +58,6 @@ impl<S: Socket> LoopState<S> {
         } else if let Some(once) = once {
             self.publish_once(slot, events, once, answer);
         } else {
-            let events = events.into_iter().map(Complete::into_event).collect();
             self.publish_now(slot, events, Vec::new(), answer);
         }
     }
@@ -78,24 +78,20 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn publish_now(
         &mut self,
         slot: usize,
-        events: Vec<Event>,
+        events: Vec<Complete>,
         stamps: Vec<Option<Box<str>>>,
         answer: PublishAnswer,
     ) {
         log(&events);
         let Some(engine) = &self.shared.engine else {
-            let token = self.clients.token(slot);
-            if events.len() > PUBLISHED_A_BATCH {
-                self.clients.conns[slot].pending_answers += 1;
-                return self.begin_commit(token, events, answer);
-            }
-            let last = self.publish_here(events);
-            let answer = (answer.0)(Ok(Acceptance { last, duplicates: 0 }));
-            if let Some(answer) = answer.filter(|_| self.find(token).is_some()) {
-                self.send(slot, answer);
-            }
-            return;
+            return self.publish_in_logs(slot, events, answer);
         };
+        // With an engine there are no rules.
+        if let Err(refusal) = refuse_all_unkept(&events) {
+            let line = events.get(refusal.at).map_or(0, Complete::line);
+            return self.answer_publisher(slot, Err(PublishRefusal::Log(Box::new(refusal), line)), answer);
+        }
+        let events: Vec<Event> = events.into_iter().map(Complete::into_event).collect();
         let conn = &mut self.clients.conns[slot];
         conn.pending_answers += 1;
         let token = conn.token(slot);
@@ -106,6 +102,26 @@ impl<S: Socket> LoopState<S> {
             mailbox.leave(token, MailboxItem::Engine(answer));
         };
         engine.submit(&events, &stamps, Box::new(leave));
+    }
+
+    /// Publishes events on the bus, and sends the answer. `held` has the kept logs that are held for a long batch.
+    pub(super) fn publish_on_bus(
+        &mut self,
+        slot: usize,
+        events: Vec<Event>,
+        held: Vec<LogName>,
+        answer: PublishAnswer,
+    ) {
+        let token = self.clients.token(slot);
+        if events.len() > PUBLISHED_A_BATCH {
+            self.clients.conns[slot].pending_answers += 1;
+            return self.begin_commit(token, events, held, answer);
+        }
+        let last = self.publish_here(events);
+        let answer = (answer.0)(Ok(Acceptance { last, duplicates: 0 }));
+        if let Some(answer) = answer.filter(|_| self.find(token).is_some()) {
+            self.send(slot, answer);
+        }
     }
 
     /// Gives a job to a worker; its result is the client's answer.

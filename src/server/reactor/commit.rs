@@ -12,17 +12,25 @@ use super::mailbox::Commit;
 use super::socket::Socket;
 use super::token::Token;
 use crate::event::Event;
+use crate::kept::LogName;
 use crate::server::session::effect::{Acceptance, PublishAnswer};
 
 impl<S: Socket> LoopState<S> {
     /// Begins a batch. The client is answered after its last event.
-    pub(super) fn begin_commit(&mut self, token: Token, events: Vec<Event>, answer: PublishAnswer) {
+    pub(super) fn begin_commit(
+        &mut self,
+        token: Token,
+        events: Vec<Event>,
+        held: Vec<LogName>,
+        answer: PublishAnswer,
+    ) {
         let bytes = events.iter().map(|event| size_of::<Event>() + event.payload().len()).sum();
         let charge = self.shared.held.charge(bytes);
         self.requests.commits.push_back(Commit {
             token,
             events: events.into_iter(),
             last: None,
+            held,
             answer,
             charge,
         });
@@ -32,12 +40,14 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn commit(&mut self) {
         let Some(mut commit) = self.requests.commits.pop_front() else { return };
         let events = commit.events.by_ref().take(PUBLISHED_A_BATCH).collect();
-        commit.last = self.publish_here(events).or(commit.last);
+        let last = if commit.held.is_empty() { self.publish_here(events) } else { self.publish_held(events) };
+        commit.last = last.or(commit.last);
         if commit.events.len() > 0 {
             self.requests.commits.push_back(commit);
             return;
         }
-        let Commit { token, last, answer, .. } = commit;
+        let Commit { token, last, held, answer, .. } = commit;
+        self.shared.kept.release(&held);
         self.deliver(token, (answer.0)(Ok(Acceptance { last, duplicates: 0 })));
     }
 

@@ -13,6 +13,7 @@ use crate::engine::InterestGuard;
 use crate::event::{Event, EventId, Since};
 use crate::filter::Filter;
 use crate::held::Charge;
+use crate::kept::LogName;
 use crate::server::dedupe::PublishOnce;
 use crate::server::session::effect::{Effect, FallbackResponse, Made, PublishAnswer};
 use crate::server::tick::Tick;
@@ -63,6 +64,8 @@ pub(super) struct Commit {
     pub(super) token: Token,
     pub(super) events: vec::IntoIter<Event>,
     pub(super) last: Option<EventId>,
+    /// Kept logs that take nothing else meanwhile.
+    pub(super) held: Vec<LogName>,
     pub(super) answer: PublishAnswer,
     #[expect(dead_code, reason = "counts its bytes while it lives")]
     pub(super) charge: Charge,

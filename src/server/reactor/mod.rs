@@ -20,6 +20,7 @@ pub(crate) mod event_loop;
 mod expire_grants;
 mod handover;
 mod heap;
+mod kept_logs;
 pub(crate) mod kernel_queue;
 mod kind_log;
 pub(crate) mod listener;

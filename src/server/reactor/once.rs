@@ -13,7 +13,6 @@ use super::socket::Socket;
 use super::token::Token;
 use crate::dialect::Complete;
 use crate::engine::Refused;
-use crate::event::Event;
 use crate::server::dedupe::{Answered, Claim, Fresh, OnceClaim, PublishOnce, Settled, Waiter};
 use crate::server::session::effect::{Acceptance, PublishAnswer, PublishRefusal};
 
@@ -88,13 +87,13 @@ impl<S: Socket> LoopState<S> {
         let Fresh { is_fresh, known } = fresh;
         let count = events.len();
         let is_new = events.into_iter().zip(is_fresh).filter(|(_, is_fresh)| *is_fresh);
-        let events: Vec<Event> = is_new.map(|(event, _)| event.into_event()).collect();
+        let events: Vec<Complete> = is_new.map(|(event, _)| event).collect();
         let duplicates = count - events.len();
         let metrics = Arc::clone(&self.shared.metrics);
         let settle = move |outcome: Result<Acceptance, PublishRefusal>| {
             let outcome = outcome.map(|accepted| Acceptance { last: accepted.last.or(known), duplicates });
-            claim.settle(match outcome {
-                Ok(Acceptance { last, .. }) => Settled::Accepted(last),
+            claim.settle(match &outcome {
+                Ok(Acceptance { last, .. }) => Settled::Accepted(*last),
                 Err(PublishRefusal::Engine(Refused::Unanswered)) => Settled::Uncertain,
                 Err(_) => Settled::Refused,
             });

@@ -14,6 +14,7 @@ use crate::engine::Refused;
 use crate::event::{EventId, Since};
 use crate::feed::{Change, Compression, LagPolicy};
 use crate::filter::Filter;
+use crate::kept::LogRefusal;
 use crate::server::dedupe::PublishOnce;
 use crate::server::limits::rates::CountedConnection;
 use crate::server::tick::Tick;
@@ -75,25 +76,28 @@ pub(crate) struct Acceptance {
 }
 
 /// Reason why nothing of a publication was accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PublishRefusal {
     Engine(Refused),
     /// The key was used for another request.
     KeyReused,
     /// Another publication with the same key or id has no outcome yet.
     InFlight,
+    /// A kept log does not take an event of this line; 0 if it is not of a body.
+    Log(Box<LogRefusal>, u32),
 }
 
 impl PublishRefusal {
-    pub(crate) fn code(self) -> ErrorCode {
+    pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::Engine(refused) => refused.code(),
             Self::KeyReused => ErrorCode::IdempotencyKeyReused,
             Self::InFlight => ErrorCode::PublishInFlight,
+            Self::Log(refusal, _) => refusal.code,
         }
     }
 
-    pub(crate) fn text(self) -> Cow<'static, str> {
+    pub(crate) fn text(&self) -> Cow<'static, str> {
         match self {
             Self::Engine(refused) => refused.text(),
             Self::KeyReused => {
@@ -102,11 +106,12 @@ impl PublishRefusal {
             Self::InFlight => {
                 "another request with the same Idempotency-Key or dedupe_id has no answer yet: try again later".into()
             }
+            Self::Log(refusal, _) => refusal.text(),
         }
     }
 
     /// Returns whether a later attempt may succeed.
-    pub(crate) fn may_pass_later(self) -> bool {
+    pub(crate) fn may_pass_later(&self) -> bool {
         self.code().status() == 503
     }
 }

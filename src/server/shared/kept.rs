@@ -2,8 +2,10 @@
 //!
 //! Invariant: without a rule the cost is one look at a flag.
 
+use std::collections::HashSet;
+
 use crate::event::Sequence;
-use crate::kept::{KeptLogs, RetainConfig};
+use crate::kept::{KeptLogs, LogName, RetainConfig};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard, lock};
 
@@ -12,6 +14,8 @@ use crate::sync::{Mutex, MutexGuard, lock};
 pub(crate) struct KeptStore {
     is_on: AtomicBool,
     logs: Mutex<KeptLogs>,
+    /// Logs that take nothing until a long batch is published. Taken after `logs`, or alone.
+    held: Mutex<HashSet<LogName>>,
 }
 
 impl KeptStore {
@@ -19,13 +23,39 @@ impl KeptStore {
         Self {
             is_on: AtomicBool::new(!config.rules.is_empty()),
             logs: Mutex::new(KeptLogs::new(config, shards)),
+            held: Mutex::default(),
+        }
+    }
+
+    /// Returns whether there ever was a rule.
+    pub(crate) fn is_on(&self) -> bool {
+        // Relaxed: a hint. Rules that come take effect for what is read a little later.
+        self.is_on.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether a log is held for a long batch. Called under the lock of the logs.
+    pub(crate) fn is_held(&self, name: &LogName) -> bool {
+        lock(&self.held).contains(name)
+    }
+
+    /// Holds logs for a long batch. Called under the lock of the logs.
+    pub(crate) fn hold(&self, names: &[LogName]) {
+        lock(&self.held).extend(names.iter().cloned());
+    }
+
+    /// Releases logs after a long batch.
+    pub(crate) fn release(&self, names: &[LogName]) {
+        if !names.is_empty() {
+            let mut held = lock(&self.held);
+            for name in names {
+                held.remove(name);
+            }
         }
     }
 
     /// Locks the logs; `None` if there never was a rule.
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, KeptLogs>> {
-        // Relaxed: a hint. Rules that come take effect for what is read a little later.
-        self.is_on.load(Ordering::Relaxed).then(|| lock(&self.logs))
+        self.is_on().then(|| lock(&self.logs))
     }
 
     /// Replaces the rules for the events that come. `heads` has the next sequence of each shard.

@@ -13,6 +13,7 @@ use crate::bridge::BridgeOutcome;
 use crate::codec::http::Request;
 use crate::dialect::{Complete, ErrorCode, HttpFault, shortened};
 use crate::event::Event;
+use crate::kept::LogName;
 use crate::server::auth::{Grant, NoTicket, Revocation};
 use crate::server::config::Prepared;
 use crate::server::dedupe::{self, PublishOnce};
@@ -150,7 +151,15 @@ impl Publication {
                 Err(why) => {
                     // Without `Retry-After` a client does not try again what can never be accepted.
                     let later: &[_] = if why.may_pass_later() { &[("Retry-After", "1")] } else { &[] };
-                    let body = json!({ "error": why.text(), "code": why.code() });
+                    let mut body = json!({ "error": why.text(), "code": why.code() });
+                    if let PublishRefusal::Log(refusal, line) = &why {
+                        body["line"] = (*line).into();
+                        if let Some(LogName { by, value }) = &refusal.name {
+                            body["by"] = by.name().into();
+                            body["value"] = (&**value).into();
+                            body["last_event_id"] = refusal.last.map(|id| id.to_string()).into();
+                        }
+                    }
                     responder.write(why.code().status(), later, &body.to_string())
                 }
             })

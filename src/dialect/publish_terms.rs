@@ -1,0 +1,65 @@
+//! Conditions of a publisher on one event, which are no part of the event.
+
+use super::keys::plain_key;
+use crate::event::EventId;
+
+/// Maximum length of a dedupe id, in bytes.
+pub(crate) const DEDUPE_ID_BYTES_MAX: usize = 256;
+
+/// Conditions under which a publisher wants an event to be published.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PublishTerms {
+    /// Id of the event for its publisher. A second event with it is not published.
+    pub(crate) dedupe_id: Option<Box<str>>,
+    /// Whether the event begins the next life of a kept log that has ended.
+    pub(crate) reopen: bool,
+    /// Last event that is expected in its kept log. Another one in between refuses the event.
+    pub(crate) expected_last_id: Option<ExpectedLast>,
+}
+
+/// Last event of a kept log, as a publisher expects it; `None` for no log yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ExpectedLast(pub(crate) Option<EventId>);
+
+/// Fields of [`PublishTerms`], as JSON.
+#[derive(Clone, Copy, Default)]
+pub(super) struct TermFields<'a> {
+    pub(super) dedupe_id: Option<&'a str>,
+    pub(super) reopen: Option<&'a str>,
+    pub(super) expected_last_id: Option<&'a str>,
+}
+
+impl TermFields<'_> {
+    /// Reads the conditions. An error is the fault's text.
+    pub(super) fn read(self) -> Result<PublishTerms, String> {
+        let text = |key: &str, value: Option<&str>| match value.map(|value| (value, plain_key(value))) {
+            None => Ok(None),
+            Some((_, Some(text))) => Ok(Some(text.into_owned())),
+            Some((_, None)) => Err(format!("{key}: expected a string")),
+        };
+        let dedupe_id = text("dedupe_id", self.dedupe_id)?;
+        match dedupe_id.as_ref().map(String::len) {
+            Some(0) => return Err("dedupe_id is empty".to_owned()),
+            Some(bytes) if bytes > DEDUPE_ID_BYTES_MAX => {
+                return Err(format!(
+                    "dedupe_id has {bytes} bytes; at most {DEDUPE_ID_BYTES_MAX} are allowed"
+                ));
+            }
+            _ => {}
+        }
+        let reopen = match self.reopen {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err("reopen is true or false".to_owned()),
+        };
+        let expected_last_id = match text("expected_last_id", self.expected_last_id)?.as_deref() {
+            None => None,
+            Some("") => Some(ExpectedLast(None)),
+            Some(id) => {
+                let id: EventId = id.parse().map_err(|error| format!("expected_last_id: {error}"))?;
+                Some(ExpectedLast(Some(id)))
+            }
+        };
+        Ok(PublishTerms { dedupe_id: dedupe_id.map(Into::into), reopen, expected_last_id })
+    }
+}

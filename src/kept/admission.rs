@@ -1,0 +1,114 @@
+//! Admission of publications to kept logs: an ended log takes nothing, and a publisher may say what it expects.
+//!
+//! Invariants:
+//! - A publication is admitted as a whole or not at all.
+//! - The caller holds the logs from the admission until its events have their ids and are noted, so the order of admissions
+//!   is the order of the events.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use super::log::LogName;
+use super::store::{KeptLogs, LogHead};
+use crate::dialect::{Complete, ErrorCode, ExpectedLast};
+use crate::event::{EventId, Timestamp};
+
+/// Reason why a kept log does not take an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogRefusal {
+    pub(crate) code: ErrorCode,
+    /// Number of the event in its publication, from 0.
+    pub(crate) at: usize,
+    /// Log; `None` if no rule keeps the event.
+    pub(crate) name: Option<LogName>,
+    /// Newest event of the log, if it has an id already.
+    pub(crate) last: Option<EventId>,
+}
+
+impl LogRefusal {
+    /// Returns the text for people.
+    pub(crate) fn text(&self) -> Cow<'static, str> {
+        let log = self.name.as_ref();
+        let log = log.map_or_else(String::new, |name| format!("{} {:?}", name.by.name(), name.value));
+        match self.code {
+            ErrorCode::Ended => {
+                format!("the log of {log} has ended: an event with \"reopen\": true begins its next life")
+            }
+            ErrorCode::NotEnded => format!("the log of {log} has not ended: publish without reopen"),
+            ErrorCode::UnexpectedLastId => {
+                format!("the log of {log} has another last event than expected_last_id")
+            }
+            _ => "no rule keeps this event, so it can't have reopen or expected_last_id (docs/runs.md)"
+                .to_owned(),
+        }
+        .into()
+    }
+}
+
+/// State of a log within a publication.
+#[derive(Clone, Copy)]
+struct AdmittedHead {
+    /// Newest event; `None` if there is no log, or the event has no id yet.
+    last: Option<EventId>,
+    is_there: bool,
+    is_ended: bool,
+    /// Whether the publication has an event of the log.
+    is_touched: bool,
+}
+
+impl From<Option<LogHead>> for AdmittedHead {
+    fn from(head: Option<LogHead>) -> Self {
+        Self {
+            last: head.map(|head| head.last),
+            is_there: head.is_some(),
+            is_ended: head.is_some_and(|head| head.is_ended),
+            is_touched: false,
+        }
+    }
+}
+
+impl KeptLogs {
+    /// Returns the logs of the events of a publication, or the first reason to refuse it as a whole.
+    pub(crate) fn admit(&self, events: &[Complete], now: Timestamp) -> Result<Vec<LogName>, LogRefusal> {
+        let mut heads: HashMap<LogName, AdmittedHead> = HashMap::new();
+        for (at, event) in events.iter().enumerate() {
+            let Some((name, is_end)) = self.log_of(event) else {
+                refuse_unkept(at, event)?;
+                continue;
+            };
+            let head = match heads.get_mut(&name) {
+                Some(head) => head,
+                None => heads.entry(name.clone()).or_insert(self.head(&name, now).into()),
+            };
+            let AdmittedHead { last, is_there, is_ended, is_touched } = *head;
+            let refuse = |code| Err(LogRefusal { code, at, name: Some(name.clone()), last });
+            if let Some(ExpectedLast(expected)) = event.expected_last_id()
+                // An event before it in this publication is the last one, and has no id yet.
+                && (is_touched || expected != last)
+            {
+                return refuse(ErrorCode::UnexpectedLastId);
+            }
+            if is_ended && !event.reopens() {
+                return refuse(ErrorCode::Ended);
+            }
+            if is_there && !is_ended && event.reopens() {
+                return refuse(ErrorCode::NotEnded);
+            }
+            *head = AdmittedHead { last: None, is_there: true, is_ended: is_end, is_touched: true };
+        }
+        Ok(heads.into_keys().collect())
+    }
+}
+
+/// Refuses an event with conditions on a log if no rule keeps it.
+fn refuse_unkept(at: usize, event: &Complete) -> Result<(), LogRefusal> {
+    if event.reopens() || event.expected_last_id().is_some() {
+        return Err(LogRefusal { code: ErrorCode::NotKept, at, name: None, last: None });
+    }
+    Ok(())
+}
+
+/// Refuses events with conditions on logs, where no rule keeps any.
+pub(crate) fn refuse_all_unkept(events: &[Complete]) -> Result<(), LogRefusal> {
+    events.iter().enumerate().try_for_each(|(at, event)| refuse_unkept(at, event))
+}

@@ -164,6 +164,34 @@ fn a_body_is_released_by_its_overwriter_and_never_while_a_reader_looks_at_it() {
     });
 }
 
+/// Items that are written where they belong, one by one, are seen whole, and together.
+#[test]
+fn solo_items_from_an_iterator_are_seen_together() {
+    loom::model(|| {
+        let ring = ring(2, true);
+        let mut reader = GatedReader::new(Arc::clone(&ring));
+        let publisher = thread::spawn(move || {
+            let (mut claim, mut items) = (Claim::new(&ring), (0..3).map(pair));
+            let mut published = 0;
+            for _ in 0..2 {
+                published += claim.try_publish_from(&ring, &mut items, |_, _| {}).0;
+            }
+            published
+        });
+        let mut got = Vec::new();
+        while got.len() < 2 {
+            if read(&mut reader, &mut got) {
+                assert!(got.len() == 2 || reader.has_next(), "the first two come together");
+            } else {
+                thread::yield_now();
+            }
+        }
+        let published = publisher.join().unwrap();
+        while read(&mut reader, &mut got) {}
+        assert!(published >= 2 && got.iter().copied().eq(0..published), "{got:?}, {published}");
+    });
+}
+
 /// An item follows a batch directly: the batch claimed as many sequences as it held.
 fn batches(solo: bool) {
     loom::model(move || {

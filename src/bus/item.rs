@@ -27,6 +27,13 @@ pub trait Item: Clone + Send + Sync + Sized + 'static {
     /// Returns whether a subscription with this filter wants the item.
     fn is_wanted(&self, filter: &Self::Filter) -> bool;
 
+    /// Returns whether this filter wants every item, as far as that is known at once.
+    #[doc(hidden)]
+    #[inline]
+    fn wants_all(_: &Self::Filter) -> bool {
+        false
+    }
+
     /// Whether items have an ordering key of their own.
     #[doc(hidden)]
     const KEYED: bool = false;
@@ -138,6 +145,11 @@ impl<T: Pod + Send + Sync> Item for T {
     type Codec = Inline<T>;
 
     #[inline]
+    fn wants_all(filter: &Predicate<T>) -> bool {
+        filter.is_all()
+    }
+
+    #[inline]
     fn is_wanted(&self, filter: &Predicate<T>) -> bool {
         filter.wants(self)
     }
@@ -166,6 +178,12 @@ impl<T> Predicate<T> {
     #[must_use]
     pub fn all() -> Self {
         Self(None)
+    }
+
+    /// Returns whether it was made by [`all`](Self::all).
+    #[inline]
+    pub(super) fn is_all(&self) -> bool {
+        self.0.is_none()
     }
 
     /// Returns whether the value is selected.

@@ -55,6 +55,11 @@ impl<V: Send + Sync + 'static> Item for SharedValue<V> {
     type Codec = Counted<Self>;
 
     #[inline]
+    fn wants_all(filter: &Predicate<V>) -> bool {
+        filter.is_all()
+    }
+
+    #[inline]
     fn is_wanted(&self, filter: &Predicate<V>) -> bool {
         filter.wants(self)
     }

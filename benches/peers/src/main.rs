@@ -2,7 +2,7 @@
 //! one after the other, round by round. `cargo run --release -- [ROUNDS] [MILLISECONDS] [NAME | SHAPE]...`
 //! prints a table of medians and writes SVG. With parts of names, or shapes like `1:4`, it runs only those, and
 //! writes no SVG. `line=LOW-HIGH` accepts only runs while a cache line takes that many ns (see `line`).
-//! `latency`, `stages`, `stages-polled` and `scaling` (against shards, publishers and readers, with an SVG) are names, too.
+//! `latency`, `stages`, `stages-real-time` and `scaling` (against shards, publishers and readers, with an SVG) are names, too.
 
 mod contestants;
 mod latency;
@@ -84,7 +84,7 @@ fn main() {
     if is_named("latency") {
         latency::print(time, range);
     }
-    if is_named("stages") || is_named("stages-polled") {
+    if is_named("stages") || is_named("stages-real-time") {
         stages::print(rounds, time, !is_named("stages"));
     }
     if is_named("scaling") {

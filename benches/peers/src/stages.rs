@@ -245,9 +245,9 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Prints medians, and the median of the ratios of neighbouring runs. `only_polled`: two threads for the two cores, which may be
-/// real-time ones.
-pub fn print(rounds: usize, time: Duration, only_polled: bool) {
+/// Prints medians, and the median of the ratios of neighbouring runs. `real_time`: without threads that spin for ever on a core
+/// that they share, which real-time ones would keep.
+pub fn print(rounds: usize, time: Duration, real_time: bool) {
     println!("\nStages, one publisher, millions a second: all stages get every item. The ratio is to the faster `disruptor`.\n");
     println!("| | fanwire | disruptor, busy spin | disruptor, yields | ratio |\n|---|---|---|---|---|");
     for (name, diamond, batch, is_polled) in [
@@ -258,9 +258,6 @@ pub fn print(rounds: usize, time: Duration, only_polled: bool) {
         ("diamond, a thread each", true, 1, false),
         ("diamond, a thread each, batches of 32", true, BATCH, false),
     ] {
-        if only_polled && !is_polled {
-            continue;
-        }
         let shape = Shape { diamond, batch };
         let mut columns: [Vec<f64>; 3] = Default::default();
         let mut ratios = Vec::new();
@@ -269,7 +266,7 @@ pub fn print(rounds: usize, time: Duration, only_polled: bool) {
                 (0, true) => Some(fanwire_polled(time, shape)),
                 (0, false) => Some(fanwire(time, shape)),
                 (1, true) => Some(disruptor_polled(time, shape)),
-                (1, false) => Some(disruptor(time, shape, BusySpin)),
+                (1, false) => (!real_time).then(|| disruptor(time, shape, BusySpin)),
                 (_, true) => None,
                 (_, false) => Some(disruptor(time, shape, Yields)),
             };

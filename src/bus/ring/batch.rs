@@ -13,7 +13,7 @@ use std::fmt;
 use std::mem::MaybeUninit;
 
 /// Maximum number of items of a batch.
-const BATCH: usize = if cfg!(loom) { 4 } else { 64 };
+pub(super) const BATCH: usize = if cfg!(loom) { 4 } else { 64 };
 
 /// Items that are not published yet, in a buffer of fixed size.
 pub(crate) struct Batch<T> {

@@ -29,7 +29,7 @@ use std::sync::Arc as Count;
 
 use super::super::barrier::Fences;
 use super::super::event_count::{EventCount, Wake};
-use super::batch::Batch;
+use super::batch::{BATCH, Batch};
 use super::cells::Cells;
 use super::registry::{IDLE, Participant, Registry};
 use super::slot_codec::{SlotCodec, word_0};
@@ -39,6 +39,9 @@ use crate::sync::{Arc, CachePadded};
 
 /// Bit of the head of a closed ring with several publishers (G5).
 const CLOSED: u64 = 1 << 63;
+
+/// Maximum number of items that a reader has looked at and still gates.
+const RUN_MAX: u64 = 512;
 
 /// A ring that fills up instead of overwriting.
 pub(crate) struct Gated<C: SlotCodec> {
@@ -316,6 +319,11 @@ impl Claim {
         Self { next: ring.head(), space_to: ring.capacity() }
     }
 
+    /// Returns the next sequence.
+    pub(crate) fn next(&self) -> Sequence {
+        self.next
+    }
+
     /// Publishes one item, or gives it back if there is no space.
     #[inline]
     pub(crate) fn try_publish<C: SlotCodec>(
@@ -339,6 +347,40 @@ impl Claim {
         ring.wake_readers();
         Gated::<C>::release(std::iter::once(owned));
         Ok(sequence)
+    }
+
+    /// Publishes items that own nothing, as many as there is space for and at most a batch, and returns their number and whether
+    /// the iterator ended. They are written where they belong, and are seen when the iterator has given the last of them. If it
+    /// panics, none of them is published, and their cells are written again.
+    #[inline]
+    pub(crate) fn try_publish_from<C: SlotCodec>(
+        &mut self,
+        ring: &Gated<C>,
+        items: &mut impl Iterator<Item = C::Item>,
+        mut assign: impl FnMut(&C::Item, Sequence),
+    ) -> (u64, bool) {
+        assert!(!C::COUNTED, "what is overwritten would leak");
+        if self.space_to - self.next < BATCH as u64 {
+            self.space_to = ring.find_space(self.next);
+        }
+        let (first, end) = (self.next, self.space_to.min(self.next + BATCH as u64));
+        let (mut next, mut is_over) = (first, false);
+        while next < end {
+            let Some(item) = items.next() else {
+                is_over = true;
+                break;
+            };
+            assign(&item, next);
+            ring.fill(next, &C::pack(item));
+            next += 1;
+        }
+        if next > first {
+            self.next = next;
+            // G1.
+            ring.head.store(next, Ordering::Release);
+            ring.wake_readers();
+        }
+        (next - first, is_over)
     }
 
     /// Does the same as [`Gated::try_publish_batch`].
@@ -370,6 +412,19 @@ impl Claim {
         ring.wake_readers();
         Gated::<C>::release(owned.take());
         Some(self.next - 1)
+    }
+}
+
+/// Place of a reader that looks at items. It is kept when the visitor panics, without a store for each item.
+struct Place<'a> {
+    next: &'a mut Sequence,
+    at: Sequence,
+}
+
+impl Drop for Place<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        *self.next = self.at;
     }
 }
 
@@ -475,38 +530,55 @@ impl<C: SlotCodec> GatedReader<C> {
 
     /// Shows items as [`Self::visit`] does, and leaves the gate where it is.
     #[inline]
-    pub(crate) fn look(&mut self, mut visit: impl FnMut(&C::Item) -> bool) -> bool {
-        let first = self.next;
-        // A visitor that panics leaves the gate where it was; the next call moves it.
-        let mut end = first + PIN_SPAN;
+    pub(crate) fn look(&mut self, visit: impl FnMut(&C::Item) -> bool) -> bool {
+        self.look_at(PIN_SPAN, visit) > 0
+    }
+
+    /// Shows at most `most` items, as [`Self::look`] does, and returns their number.
+    #[inline]
+    pub(crate) fn look_at(&mut self, most: u64, mut visit: impl FnMut(&C::Item) -> bool) -> u64 {
         // With one publisher, or others to follow: items before this are published.
         let mut whole_to = self.limit();
-        if whole_to == IDLE && self.ring.solo {
-            if self.next >= self.known {
+        let Self { ring, next, known, .. } = self;
+        let ring = &**ring;
+        let first = *next;
+        if whole_to == IDLE && ring.solo {
+            if first >= *known {
                 // G1.
-                self.known = self.ring.head.load(Ordering::Acquire);
+                *known = ring.head.load(Ordering::Acquire);
             }
-            whole_to = self.known;
+            whole_to = *known;
         }
         let is_whole = whole_to != IDLE;
-        end = end.min(whole_to);
-        while self.next < end && (is_whole || self.ring.is_published(self.next)) {
-            let sequence = self.next;
-            self.next += 1;
+        let end = (first + most.min(PIN_SPAN)).min(whole_to);
+        // A visitor that panics leaves the gate where it was; the next call moves it.
+        let mut place = Place { next, at: first };
+        while place.at < end && (is_whole || ring.is_published(place.at)) {
+            let sequence = place.at;
+            place.at += 1;
             // SAFETY: L3: published, as packed, and our gate holds it until we move it.
-            if !self.ring.cells.at(sequence).with(|place| unsafe { C::with_item(&*place, &mut visit) }) {
+            if !ring.cells.at(sequence).with(|item| unsafe { C::with_item(&*item, &mut visit) }) {
                 break;
             }
         }
+        let at = place.at;
+        drop(place);
         // As far as it is known: a look at the head, or a gate, that is just written would cost both.
-        self.is_done = if is_whole { self.next >= whole_to } else { !self.ring.is_published(self.next) };
-        self.next > first
+        self.is_done = if is_whole { at >= whole_to } else { !ring.is_published(at) };
+        at - first
     }
 
     /// Moves the gate now and then: one by one would cost the publisher a line each time, so run by run, and when all is read.
+    ///
+    /// A publisher that is as fast as its readers looks at every gate as often as the slowest one moves, so a reader that
+    /// nobody follows lets 1/16 of a large ring become free at once. Followers see a run sooner.
     #[inline]
-    fn pass_if_due(&mut self) {
-        let run = PIN_SPAN.min((self.ring.capacity() / 4).max(1));
+    pub(crate) fn pass_if_due(&mut self) {
+        let capacity = self.ring.capacity();
+        let mut run = PIN_SPAN.min((capacity / 4).max(1));
+        if !self.is_followed() {
+            run = run.max((capacity / 16).min(RUN_MAX));
+        }
         if self.next - self.passed >= run || self.is_done {
             self.pass();
         }

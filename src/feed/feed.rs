@@ -252,7 +252,12 @@ impl Feed {
     }
 
     /// Drops all sealed frames. Called when every member has received them.
+    #[inline]
     pub(crate) fn forget_written(&mut self) {
+        if self.retained.is_none() {
+            // Nearly all feeds of one member.
+            return;
+        }
         let (next, unsealed) = (self.next, self.unsealed());
         let Some(retained) = &mut self.retained else { return };
         let newest = retained.runs.back().map(|run| run.id_of(run.next() - 1));

@@ -117,7 +117,11 @@ mod linux {
     impl SharedPages {
         /// Begins to write a feed with this many members, which share writes of at least `min_bytes`; `None`: they
         /// share nothing.
+        #[inline]
         pub(in crate::server) fn open(&mut self, members: usize, min_bytes: Option<usize>) {
+            if members == 1 && self.held.is_none() && self.min_bytes.is_none() {
+                return;
+            }
             self.empty();
             let is_of_use = members > 1 && !self.refused;
             let least = |bytes: usize| bytes.max(bytes.saturating_mul(CLIENTS_MIN) / members);

@@ -83,8 +83,8 @@ mod tests {
         Life { created: created.to_vec(), starts: vec![0; created.len()], ..Life::default() }
     }
 
-    fn record(epoch: u64, created: &[u64], starts: Option<Vec<Sequence>>) -> Option<EpochRecord> {
-        Some(EpochRecord { epoch, created: created.to_vec(), starts })
+    fn record(epoch: u64, created: &[u64], starts: Option<Vec<Sequence>>) -> EpochRecord {
+        EpochRecord { epoch, created: created.to_vec(), starts }
     }
 
     fn found(announced: Option<EpochRecord>, known: &KnownLog, created: &[u64]) -> (Found, Life) {
@@ -95,9 +95,9 @@ mod tests {
     #[test]
     fn an_epoch_is_that_of_its_record_while_the_streams_are_the_same() {
         let known = KnownLog::default();
-        let (found_one, one) = found(record(9, &[1, 2], Some(vec![4, 0])), &known, &[1, 2]);
+        let (found_one, one) = found(Some(record(9, &[1, 2], Some(vec![4, 0]))), &known, &[1, 2]);
         assert_eq!((found_one.state, one.epoch, one.starts), (EpochState::Recorded, 9, vec![4, 0]));
-        let (claimed, _) = found(record(9, &[1, 2], None), &known, &[1, 2]);
+        let (claimed, _) = found(Some(record(9, &[1, 2], None)), &known, &[1, 2]);
         assert_eq!(claimed.state, EpochState::Claimed { epoch: 9 });
         let (first, life) = found(None, &known, &[1, 2]);
         assert_eq!((first.state, life.epoch), (EpochState::Unrecorded, 2));
@@ -106,12 +106,12 @@ mod tests {
     #[test]
     fn an_epoch_ends_if_some_streams_are_others_and_those_that_live_on_are_marked() {
         let known = KnownLog::default();
-        let (some, _) = found(record(9, &[1, 2, 3], Some(vec![0; 3])), &known, &[1, 20, 3]);
+        let (some, _) = found(Some(record(9, &[1, 2, 3], Some(vec![0; 3]))), &known, &[1, 20, 3]);
         assert_eq!(some, Found { state: EpochState::Ended { least: 10 }, lives_on: vec![true, false, true] });
         // A node that starts now can't be told by what it has seen; the record tells it.
-        let (all, life) = found(record(9, &[1, 2], Some(vec![0; 2])), &known, &[20, 21]);
+        let (all, life) = found(Some(record(9, &[1, 2], Some(vec![0; 2]))), &known, &[20, 21]);
         assert_eq!((all.state, life.epoch), (EpochState::Unrecorded, 21));
-        let (older, _) = found(record(90, &[1, 2], Some(vec![0; 2])), &known, &[20, 21]);
+        let (older, _) = found(Some(record(90, &[1, 2], Some(vec![0; 2]))), &known, &[20, 21]);
         assert_eq!(older, Found { state: EpochState::Ended { least: 91 }, lives_on: vec![false, false] });
         // Without a record, what this node has seen counts.
         let mut known = KnownLog::default();

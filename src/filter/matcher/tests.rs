@@ -459,7 +459,7 @@ fn patterns_that_all_lead_on_are_tried_in_steps() {
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let segments = (0..28).map(|at| if dice >> (20 + at) & 1 == 0 { "b" } else { "*" });
         let pattern = format!("**.{}.x", segments.collect::<Vec<_>>().join("."));
-        matcher.insert(&parsed(&format!("type={pattern}")));
+        matcher.insert(&parsed(format!("type={pattern}")));
     }
     let few = matcher.insert(&parsed("type=b.**"));
     let event = Event::builder(&("b.".repeat(510) + "b")).build().expect("valid");
@@ -510,7 +510,7 @@ fn what_filters_cost_an_event_in_all_is_bounded_by_their_weight() {
         let mut matcher = Matcher::new(FilterLimits::default());
         let mut weight = 0;
         for n in 0..100 {
-            let filter = parsed(&kind(n));
+            let filter = parsed(kind(n));
             weight += u64::from(filter.weight());
             matcher.insert(&filter);
         }

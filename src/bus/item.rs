@@ -30,6 +30,7 @@ pub trait Item: Clone + Send + Sync + Sized + 'static {
     /// Returns whether this filter wants every item, as far as that is known at once.
     #[doc(hidden)]
     #[inline]
+    #[must_use]
     fn wants_all(_: &Self::Filter) -> bool {
         false
     }

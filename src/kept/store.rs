@@ -353,7 +353,6 @@ impl KeptLogs {
     }
 
     /// Returns the name of the log that would keep an event, and whether the event would end it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "publishing to an ended log is refused next"))]
     pub(crate) fn log_of(&self, event: &Event) -> Option<(LogName, bool)> {
         let (rule, value) = self.rule_of(event)?;
         let rule = &self.rules[rule].rule;
@@ -362,7 +361,6 @@ impl KeptLogs {
     }
 
     /// Notes that an event of a log is published under this id and will be recorded.
-    #[cfg_attr(not(test), expect(dead_code, reason = "publishing to an ended log is refused next"))]
     pub(crate) fn note_accepted(&mut self, name: LogName, id: EventId, is_end: bool) {
         // A loop may have recorded it already.
         if self.next.get(usize::from(id.shard)).is_some_and(|next| id.sequence >= *next) {

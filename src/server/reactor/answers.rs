@@ -54,7 +54,8 @@ impl<S: Socket> LoopState<S> {
     ) {
         if self.shared.is_handed_over() || self.shared.bus.is_closed() {
             // After a handover no client reads this bus; a closed one takes nothing.
-            self.answer_publisher(slot, Err(PublishRefusal::Engine(Refused::Closed)), answer);
+            let closed = Err(PublishRefusal::Engine(Refused::Closed));
+            self.answer_publisher(self.clients.token(slot), closed, answer);
         } else if let Some(once) = once {
             self.publish_once(slot, events, once, answer);
         } else {
@@ -62,14 +63,16 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Sends the answer to a publisher whose publication has its outcome.
+    /// Sends the answer to a publisher, if it is still there, whose publication has its outcome.
     pub(super) fn answer_publisher(
         &mut self,
-        slot: usize,
+        token: Token,
         outcome: Result<Acceptance, PublishRefusal>,
         answer: PublishAnswer,
     ) {
-        if let Some(answer) = (answer.0)(outcome) {
+        if let Some(answer) = (answer.0)(outcome)
+            && let Some(slot) = self.find(token)
+        {
             self.send(slot, answer);
         }
     }
@@ -84,12 +87,13 @@ impl<S: Socket> LoopState<S> {
     ) {
         log(&events);
         let Some(engine) = &self.shared.engine else {
-            return self.publish_in_logs(slot, events, answer);
+            return self.publish_in_logs(self.clients.token(slot), events, answer);
         };
         // With an engine there are no rules.
         if let Err(refusal) = refuse_all_unkept(&events) {
             let line = events.get(refusal.at).map_or(0, Complete::line);
-            return self.answer_publisher(slot, Err(PublishRefusal::Log(Box::new(refusal), line)), answer);
+            let refused = Err(PublishRefusal::Log(Box::new(refusal), line));
+            return self.answer_publisher(self.clients.token(slot), refused, answer);
         }
         let events: Vec<Event> = events.into_iter().map(Complete::into_event).collect();
         let conn = &mut self.clients.conns[slot];
@@ -107,21 +111,19 @@ impl<S: Socket> LoopState<S> {
     /// Publishes events on the bus, and sends the answer. `held` has the kept logs that are held for a long batch.
     pub(super) fn publish_on_bus(
         &mut self,
-        slot: usize,
+        token: Token,
         events: Vec<Event>,
         held: Vec<LogName>,
         answer: PublishAnswer,
     ) {
-        let token = self.clients.token(slot);
         if events.len() > PUBLISHED_A_BATCH {
-            self.clients.conns[slot].pending_answers += 1;
+            if let Some(slot) = self.find(token) {
+                self.clients.conns[slot].pending_answers += 1;
+            }
             return self.begin_commit(token, events, held, answer);
         }
         let last = self.publish_here(events);
-        let answer = (answer.0)(Ok(Acceptance { last, duplicates: 0 }));
-        if let Some(answer) = answer.filter(|_| self.find(token).is_some()) {
-            self.send(slot, answer);
-        }
+        self.answer_publisher(token, Ok(Acceptance { last, duplicates: 0 }), answer);
     }
 
     /// Gives a job to a worker; its result is the client's answer.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::delivery::{BATCHES_A_TURN, PUBLISHED_A_BATCH};
 use super::loop_state::LoopState;
 use super::socket::Socket;
+use super::token::Token;
 use crate::dialect::Complete;
 use crate::event::{Event, EventId};
 use crate::kept::{KeptLogs, LogRefusal, refuse_all_unkept};
@@ -24,17 +25,17 @@ fn refusal_of(refusal: LogRefusal, events: &[Complete]) -> PublishRefusal {
 impl<S: Socket> LoopState<S> {
     /// Publishes events on the bus, if the kept logs take them, and sends the answer. Without rules each event is taken that
     /// has no condition on a log.
-    pub(super) fn publish_in_logs(&mut self, slot: usize, events: Vec<Complete>, answer: PublishAnswer) {
+    pub(super) fn publish_in_logs(&mut self, token: Token, events: Vec<Complete>, answer: PublishAnswer) {
         if self.delivery.unpumped + events.len() > PUBLISHED_A_BATCH && self.shared.kept.is_on() {
-            // Before the lock: the loop does not deliver under it.
+            // Before the lock: the loop does not deliver under it. The client may be gone afterwards.
             self.delivery.reader.notify_others();
             self.pump(BATCHES_A_TURN);
         }
         let shared = Arc::clone(&self.shared);
         let Some(mut logs) = shared.kept.lock() else {
             match refuse_all_unkept(&events) {
-                Ok(()) => self.publish_on_bus(slot, into_events(events), Vec::new(), answer),
-                Err(refusal) => self.answer_publisher(slot, Err(refusal_of(refusal, &events)), answer),
+                Ok(()) => self.publish_on_bus(token, into_events(events), Vec::new(), answer),
+                Err(refusal) => self.answer_publisher(token, Err(refusal_of(refusal, &events)), answer),
             }
             return;
         };
@@ -47,18 +48,18 @@ impl<S: Socket> LoopState<S> {
             Err(refusal) => {
                 drop(logs);
                 self.shared.metrics.fault(refusal.code().name());
-                self.answer_publisher(slot, Err(refusal), answer);
+                self.answer_publisher(token, Err(refusal), answer);
             }
             Ok(names) if names.is_empty() || events.len() > PUBLISHED_A_BATCH => {
                 shared.kept.hold(&names);
                 drop(logs);
-                self.publish_on_bus(slot, into_events(events), names, answer);
+                self.publish_on_bus(token, into_events(events), names, answer);
             }
             Ok(_) => {
                 let last = self.publish_under(&mut logs, into_events(events));
                 drop(logs);
                 self.delivery.reader.notify_others();
-                self.answer_publisher(slot, Ok(Acceptance { last, duplicates: 0 }), answer);
+                self.answer_publisher(token, Ok(Acceptance { last, duplicates: 0 }), answer);
             }
         }
     }

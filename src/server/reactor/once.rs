@@ -52,7 +52,7 @@ impl<S: Socket> LoopState<S> {
             }
             Claim::Answered(answered) => {
                 let outcome = self.known_outcome(answered, events.len());
-                self.answer_publisher(slot, outcome, answer);
+                self.answer_publisher(token, outcome, answer);
             }
             Claim::Waits => {
                 once.waits += 1;

@@ -10,24 +10,24 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Template {
     text: Box<str>,
-    parts: Box<[Part]>,
+    parts: Box<[TemplatePart]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+enum TemplatePart {
     Text(Box<str>),
-    Claim(Claim),
+    TemplateClaim(TemplateClaim),
 }
 
-/// Claim of a token that a template may name.
+/// TemplateClaim of a token that a template may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Claim {
+enum TemplateClaim {
     Subject,
     TokenId,
 }
 
 /// Claims by their names in templates.
-const CLAIMS: [(&str, Claim); 2] = [("sub", Claim::Subject), ("jti", Claim::TokenId)];
+const CLAIMS: [(&str, TemplateClaim); 2] = [("sub", TemplateClaim::Subject), ("jti", TemplateClaim::TokenId)];
 
 /// Templates of the configuration.
 pub(crate) type Templates = Arc<[Template]>;
@@ -43,13 +43,14 @@ impl Template {
             let claim = CLAIMS.iter().find(|(known, _)| *known == name).map(|(_, claim)| *claim);
             let claim =
                 claim.ok_or_else(|| format!("`{{{name}}}` in `{text}` is none of {{sub}} and {{jti}}"))?;
-            parts.push(Part::Text(before.into()));
-            parts.push(Part::Claim(claim));
+            parts.push(TemplatePart::Text(before.into()));
+            parts.push(TemplatePart::TemplateClaim(claim));
             rest = behind;
         }
-        parts.push(Part::Text(rest.into()));
-        let texts =
-            parts.iter().filter_map(|part| if let Part::Text(text) = part { Some(text) } else { None });
+        parts.push(TemplatePart::Text(rest.into()));
+        let texts = parts
+            .iter()
+            .filter_map(|part| if let TemplatePart::Text(text) = part { Some(text) } else { None });
         if texts.clone().any(|text| text.contains(['*', '}'])) {
             return Err(format!("`{text}` has `*` or `}}`: a template is one channel, as user:{{sub}}"));
         }
@@ -69,9 +70,13 @@ impl Template {
         let mut channel = String::with_capacity(self.text.len() + subject.len());
         for part in &self.parts {
             let value = match part {
-                Part::Text(text) => text,
-                Part::Claim(Claim::Subject) => Some(subject).filter(|it| !it.is_empty())?,
-                Part::Claim(Claim::TokenId) => Some(token_id).filter(|it| !it.is_empty())?,
+                TemplatePart::Text(text) => text,
+                TemplatePart::TemplateClaim(TemplateClaim::Subject) => {
+                    Some(subject).filter(|it| !it.is_empty())?
+                }
+                TemplatePart::TemplateClaim(TemplateClaim::TokenId) => {
+                    Some(token_id).filter(|it| !it.is_empty())?
+                }
             };
             channel.push_str(value);
         }

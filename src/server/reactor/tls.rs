@@ -43,9 +43,9 @@ impl io::Read for Input<'_> {
 }
 
 /// Socket as rustls writes it: one record, which is the usual case, by `send`, which costs less than `writev`.
-struct Records<'a>(&'a mut TcpStream);
+struct TlsRecords<'a>(&'a mut TcpStream);
 
-impl io::Write for Records<'_> {
+impl io::Write for TlsRecords<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write(bytes)
     }
@@ -119,7 +119,7 @@ impl TlsStream {
     /// Writes the bytes that TLS holds for the peer. Returns false if the socket is full.
     pub(crate) fn push(&mut self) -> io::Result<bool> {
         while self.tls.wants_write() {
-            match self.tls.write_tls(&mut Records(&mut self.tcp)) {
+            match self.tls.write_tls(&mut TlsRecords(&mut self.tcp)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => self.unwritten = self.unwritten.saturating_sub(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),

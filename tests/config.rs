@@ -240,6 +240,16 @@ fn the_sum_of_memory_is_one_that_a_machine_has_and_says_what_is_not_in_it() {
     assert!(text.contains("max_memory_bytes is not set: no budget"), "{text}");
 }
 
+/// The time that an event may take follows the limit on what a client holds.
+#[test]
+fn the_longest_match_of_an_event_is_shown() {
+    let shown = |args: &[&str]| out(&run(fanwire().arg("check").args(args)));
+    let usual = shown(&[]);
+    assert!(usual.contains("one event costs a loop 66 ms for each client"), "{usual}");
+    let small = shown(&["--max-subscription-values", "1000"]);
+    assert!(small.contains("one event costs a loop 2 ms for each client"), "{small}");
+}
+
 #[test]
 fn a_line_that_is_no_toml_is_told_with_how_to_write_it() {
     for (line, want) in [

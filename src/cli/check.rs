@@ -119,8 +119,8 @@ fn check_config(args: &CheckArgs) -> Result<(), CliError> {
     }
     show_memory(&loaded.config);
     anstream::println!(
-        "\n{DIM}# worst-case match: one event costs a loop{DIM:#} {:?} {DIM}for each client that fills max_subscription_values with{DIM:#}\n{DIM}# conditions that are tried one by one (negated or wide sets, payloads), in parts; other clients are written to between them{DIM:#}",
-        loaded.config.worst_match()
+        "\n{DIM}# worst-case match: one event costs a loop{DIM:#} {} ms {DIM}for each client that fills max_subscription_values with{DIM:#}\n{DIM}# conditions that are tried one by one (negated or wide sets, payloads), in parts; other clients are written to between them{DIM:#}",
+        loaded.config.worst_match().as_micros().div_ceil(1_000)
     );
     Ok(())
 }

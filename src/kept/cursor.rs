@@ -10,13 +10,10 @@ use std::collections::{BinaryHeap, VecDeque};
 use smallvec::SmallVec;
 
 use super::log::{KeptLog, LogName};
-use super::store::{KeptLogs, TooManyLogs};
+use super::store::{Hole, KeptLogs, TooManyLogs};
 use crate::dialect::Missed;
 use crate::event::{Event, EventId, Timestamp};
 use crate::filter::Filter;
-
-/// Entries that a reader passes over in one page beside those that it gets.
-const PASSED_A_PAGE: usize = 1024;
 
 /// Place of a reader in one log.
 #[derive(Debug)]
@@ -26,9 +23,12 @@ struct LogCursor {
     serial: u64,
     /// Index of the next entry.
     next: u64,
-    /// Events before the first one that may be missing; reported first.
-    gap: Option<Missed>,
+    /// Events before the first one that may be missing, and the last of them; reported first.
+    gap: Option<FrontGap>,
 }
+
+/// Number of events that may be missing, and the last of them if it is known.
+type FrontGap = (Missed, Option<EventId>);
 
 /// Place of a reader in the logs that its filters name or match.
 #[derive(Debug, Default)]
@@ -40,6 +40,8 @@ pub(crate) struct KeptCursor {
     after: SmallVec<[EventId; 1]>,
     /// Whether logs that the filters match are unknown, because they were let go; reported first.
     has_unknown: bool,
+    /// Whether there was a hole to pass when the reader began.
+    has_hole: bool,
 }
 
 /// Next item of a reader. Its place moves past an item by [`KeptCursor::pass`].
@@ -74,6 +76,11 @@ impl KeptCursor {
         of_shard.is_none_or(|after| after.epoch == id.epoch && id.sequence < after.next_sequence())
     }
 
+    /// Returns the places after which the reader began; none for the beginning.
+    pub(crate) fn after(&self) -> &[EventId] {
+        &self.after
+    }
+
     /// Moves past an item.
     pub(crate) fn pass(&mut self, item: &KeptItem) {
         self.number = self.number.max(item.number);
@@ -85,9 +92,9 @@ impl KeptCursor {
         }
     }
 
-    /// Returns whether a gap is known before anything is read.
-    pub(crate) fn begins_with_gap(&self) -> bool {
-        self.has_unknown || self.logs.iter().any(|log| log.gap.is_some())
+    /// Returns whether it is known before anything is read that there is a gap.
+    pub(crate) fn has_gap(&self) -> bool {
+        self.has_unknown || self.has_hole || self.logs.iter().any(|log| log.gap.is_some())
     }
 
     /// Returns the number of logs.
@@ -115,18 +122,16 @@ impl KeptLogs {
         let has_unknown = self.has_let_go() && filters.iter().any(|filter| self.is_open(filter));
         // A hole before a log was made, or before its newest life, is not one of what is read.
         let number = self.next_number() - 1;
-        let mut cursor =
-            KeptCursor { logs: Vec::with_capacity(names.len()), number, after: after.into(), has_unknown };
+        let mut cursor = KeptCursor { number, after: after.into(), has_unknown, ..KeptCursor::default() };
         for name in names {
             let place = match self.find(&name, now) {
                 Some(log) => {
                     let place = begin(log, &cursor);
-                    let before = log.entry(place.next).map_or(log.number, |entry| entry.number - 1);
-                    cursor.number = cursor.number.min(before);
+                    cursor.number = cursor.number.min(number_before(log, place.next));
                     place
                 }
                 None => LogCursor {
-                    gap: self.may_have_had(&name).then_some(Missed::Unknown),
+                    gap: self.may_have_had(&name).then(|| self.unknown()),
                     name,
                     serial: 0,
                     next: 0,
@@ -134,7 +139,13 @@ impl KeptLogs {
             };
             cursor.logs.push(place);
         }
+        cursor.has_hole = !cursor.logs.is_empty() && self.holes().after(cursor.number).is_some();
         Ok(cursor)
+    }
+
+    /// Returns the gap before a log of which nothing is there.
+    fn unknown(&self) -> FrontGap {
+        (Missed::Unknown, self.holes().last().map(|hole| hole.last))
     }
 
     /// Adds the logs that the filters match by pattern and that were made since.
@@ -151,7 +162,7 @@ impl KeptLogs {
                 && let Some(log) = self.find(&name, now)
             {
                 let (serial, next) = (log.serial, log.base);
-                let gap = (log.base > 0 || !log.life.is_from_start).then_some(Missed::Unknown);
+                let gap = (log.base > 0 || !log.life.is_from_start).then(|| before(log));
                 cursor.logs.push(LogCursor { name, serial, next, gap });
             }
         }
@@ -168,7 +179,7 @@ impl KeptLogs {
         out: &mut VecDeque<KeptItem>,
     ) {
         if cursor.has_unknown {
-            out.push_back(gap_item(usize::MAX, 0, 0, Missed::Unknown, None));
+            out.push_back(gap_item(usize::MAX, 0, 0, self.unknown()));
         }
         let is_within = |event: &Event| event.id().is_some_and(&is_read);
         let mut heads: BinaryHeap<Reverse<(u64, usize, u64)>> = BinaryHeap::with_capacity(cursor.logs.len());
@@ -180,31 +191,31 @@ impl KeptLogs {
             match log {
                 None if place.serial == 0 => {}
                 // It is gone, with what the reader had not read.
-                None => missed = Some(Missed::Unknown),
+                None => missed = Some(self.unknown()),
                 Some(log) if place.serial == 0 => {
                     next = log.base;
-                    missed = missed.or((log.base > 0 || !log.life.is_from_start).then_some(Missed::Unknown));
+                    missed = missed.or((log.base > 0 || !log.life.is_from_start).then(|| before(log)));
                 }
                 Some(log) if place.serial != log.serial => {
                     next = log.base;
-                    missed = Some(Missed::Unknown);
+                    missed = Some(before(log));
                 }
                 Some(log) if next < log.base => {
-                    missed = missed.or(Some(Missed::AtMost(log.base - next)));
+                    missed = missed.or(Some((Missed::AtMost(log.base - next), log.let_go)));
                     next = log.base;
                 }
                 Some(_) => {}
             }
             let serial = log.map_or(0, |log| log.serial);
-            if let Some(missed) = missed {
-                out.push_back(gap_item(at, serial, next, missed, log.and_then(|log| log.let_go)));
+            if let Some(gap) = missed {
+                out.push_back(gap_item(at, serial, next, gap));
             }
             if let Some(entry) = log.and_then(|log| log.entry(next)) {
                 heads.push(Reverse((entry.number, at, next)));
             }
         }
         let mut number = cursor.number;
-        let (mut left, mut passed) = (max, 0);
+        let mut left = max;
         while let Some(Reverse((next, at, index))) = heads.pop() {
             let Some((log, entry)) = found[at].and_then(|log| Some((log, log.entry(index)?))) else {
                 continue;
@@ -212,18 +223,17 @@ impl KeptLogs {
             if !is_within(&entry.event) {
                 continue;
             }
-            if left == 0 || passed == PASSED_A_PAGE {
+            if left == 0 {
                 return;
             }
-            while let Some(hole) = self.holes().after(number).filter(|hole| *hole <= next) {
+            while let Some(hole) = self.holes().after(number).filter(|hole| hole.number <= next) {
                 out.push_back(hole_item(hole));
-                number = hole;
+                number = hole.number;
             }
             number = next;
             if let Some(after) = log.entry(index + 1) {
                 heads.push(Reverse((after.number, at, index + 1)));
             }
-            passed += 1;
             if entry.event.id().is_some_and(|id| cursor.is_before(id)) {
                 continue;
             }
@@ -233,9 +243,26 @@ impl KeptLogs {
         }
         while let Some(hole) = self.holes().after(number).filter(|_| !cursor.logs.is_empty()) {
             out.push_back(hole_item(hole));
-            number = hole;
+            number = hole.number;
         }
     }
+}
+
+/// Returns the number of the event of a log before this place, after which a hole may have events of the log.
+fn number_before(log: &KeptLog, next: u64) -> u64 {
+    match log.entry(next.wrapping_sub(1)) {
+        Some(entry) if next > log.life.start => entry.number,
+        _ if log.base > log.life.start => log.life.number,
+        // The log's life begins here.
+        _ => log.life.number.saturating_sub(1),
+    }
+}
+
+/// Returns the gap before the first retained event of a log, if it is unknown what is missing.
+fn before(log: &KeptLog) -> FrontGap {
+    let first = log.entries.front().and_then(|entry| entry.event.id());
+    let first = first.filter(|first| first.sequence > 0);
+    (Missed::Unknown, first.map(|first| EventId::before(first.epoch, first.shard, first.sequence)))
 }
 
 /// Returns the place at which a reader begins in a log.
@@ -254,18 +281,18 @@ fn begin(log: &KeptLog, cursor: &KeptCursor) -> LogCursor {
     let gap = if low > first {
         None
     } else if log.base > log.life.start {
-        (!has_got(log.let_go)).then_some(Missed::AtMost(log.base - log.life.start))
+        (!has_got(log.let_go)).then(|| (Missed::AtMost(log.base - log.life.start), log.let_go))
     } else {
-        (!log.life.is_from_start).then_some(Missed::Unknown)
+        (!log.life.is_from_start).then(|| before(log))
     };
     LogCursor { name: log.name.clone(), serial: log.serial, next: low, gap }
 }
 
-fn gap_item(log: usize, serial: u64, next: u64, missed: Missed, to: Option<EventId>) -> KeptItem {
+fn gap_item(log: usize, serial: u64, next: u64, (missed, to): FrontGap) -> KeptItem {
     KeptItem { log, serial, next, number: 0, content: KeptContent::Gap { missed, to } }
 }
 
 /// Returns the gap of a hole, which concerns no log more than another.
-fn hole_item(hole: u64) -> KeptItem {
-    KeptItem { number: hole, ..gap_item(usize::MAX, 0, 0, Missed::Unknown, None) }
+fn hole_item(hole: Hole) -> KeptItem {
+    KeptItem { number: hole.number, ..gap_item(usize::MAX, 0, 0, (Missed::Unknown, Some(hole.last))) }
 }

@@ -119,35 +119,45 @@ pub(crate) struct KeptLogs {
     accepted: HashMap<LogName, Accepted>,
 }
 
-/// Places in the order of recording where events were not recorded, each as the number of the next event.
+/// Place in the order of recording where events were not recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hole {
+    /// Number of the next event.
+    pub(super) number: u64,
+    /// Last event that was not recorded.
+    pub(super) last: EventId,
+}
+
+/// Holes, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Holes {
-    newest: VecDeque<u64>,
+    newest: VecDeque<Hole>,
     /// Newest hole that is not in the list any more.
-    forgotten: u64,
+    forgotten: Option<Hole>,
 }
 
 impl Holes {
-    fn add(&mut self, number: u64) {
-        if self.newest.back() != Some(&number) {
-            self.newest.push_back(number);
-        }
+    fn add(&mut self, hole: Hole) {
+        self.newest.push_back(hole);
         if self.newest.len() > HOLES_MAX {
-            self.forgotten = self.newest.pop_front().unwrap_or(self.forgotten);
+            self.forgotten = self.newest.pop_front();
         }
     }
 
-    /// Returns the newest hole; 0 if there is none.
-    fn last(&self) -> u64 {
-        self.newest.back().copied().unwrap_or_default()
+    /// Returns the newest hole.
+    pub(super) fn last(&self) -> Option<Hole> {
+        self.newest.back().copied()
+    }
+
+    /// Returns the number of the newest hole; 0 if there is none.
+    fn last_number(&self) -> u64 {
+        self.last().map_or(0, |hole| hole.number)
     }
 
     /// Returns the first hole after the event with this number.
-    pub(super) fn after(&self, number: u64) -> Option<u64> {
-        if number < self.forgotten {
-            return Some(number + 1);
-        }
-        self.newest.iter().copied().find(|hole| *hole > number)
+    pub(super) fn after(&self, number: u64) -> Option<Hole> {
+        let forgotten = self.forgotten.filter(|hole| hole.number > number);
+        forgotten.or_else(|| self.newest.iter().copied().find(|hole| hole.number > number))
     }
 }
 
@@ -293,7 +303,7 @@ impl KeptLogs {
         }
         let number = self.number;
         self.number += 1;
-        let hole = self.holes.last();
+        let hole = self.holes.last_number();
         let log = &mut self.logs[at];
         if log.end.take().is_some() {
             log.life = Life { start: log.next(), number, is_from_start: true };
@@ -325,12 +335,12 @@ impl KeptLogs {
         end
     }
 
-    /// Notes that a loop lost the events of a shard up to `to`. They are missing from the logs unless they were recorded.
-    pub(crate) fn note_gap(&mut self, shard: u16, to: Sequence) {
-        let Some(next) = self.next.get_mut(usize::from(shard)) else { return };
-        if to > *next {
-            *next = to;
-            self.holes.add(self.number);
+    /// Notes that a loop lost the events of a shard up to this one. They are missing from the logs unless they were recorded.
+    pub(crate) fn note_gap(&mut self, last: EventId) {
+        let Some(next) = self.next.get_mut(usize::from(last.shard)) else { return };
+        if last.next_sequence() > *next {
+            *next = last.next_sequence();
+            self.holes.add(Hole { number: self.number, last });
             self.is_whole = false;
             self.accepted.clear();
         }
@@ -390,7 +400,7 @@ impl KeptLogs {
         Some(LogStatus {
             last: log.newest,
             end: log.end.clone(),
-            complete: log.is_complete(self.holes.last()),
+            complete: log.is_complete(self.holes.last_number()),
         })
     }
 

@@ -240,7 +240,7 @@ fn what_is_let_go_under_a_reader_is_a_gap() {
         logs.record(&event(sequence, "run-1", "token"), Timestamp(0));
     }
     let mut cursor = logs.cursor(&[filter("stream=run-1")], &[], Timestamp(0)).expect("one");
-    assert!(!cursor.begins_with_gap());
+    assert!(!cursor.has_gap());
     let mut items = VecDeque::new();
     logs.read(&cursor, |_| true, Timestamp(0), 1, &mut items);
     cursor.pass(&items[0]);
@@ -257,9 +257,9 @@ fn a_hole_is_told_and_no_log_with_one_is_complete() {
     logs.record(&event(0, "run-1", "token"), Timestamp(0));
     logs.record(&event(1, "run-2", "end"), Timestamp(0));
     // Another loop recorded the first two: this is no hole.
-    logs.note_gap(0, 2);
+    logs.note_gap(id(1));
     assert!(logs.status(&name("run-1"), Timestamp(0)).expect("there").complete);
-    logs.note_gap(0, 5);
+    logs.note_gap(id(4));
     assert_eq!(from_start(&logs, "stream=run-1", 5, 0), Got { events: vec![0], gaps: vec![Missed::Unknown] });
     logs.record(&event(5, "run-1", "token"), Timestamp(0));
     logs.record(&event(6, "run-2", "token"), Timestamp(0));
@@ -421,4 +421,16 @@ fn publishers_see_what_is_accepted_and_not_recorded_yet() {
     // A loop was faster than the publisher's note.
     logs.note_accepted(log.clone(), id(0), false);
     assert_eq!(logs.head(&log, now), Some(head));
+}
+
+#[test]
+fn a_hole_after_a_place_is_told_whichever_log_is_written_next() {
+    let mut logs = KeptLogs::new(&config(vec![runs()]), 1);
+    logs.record(&event(0, "run-1", "token"), Timestamp(0));
+    logs.note_gap(id(2));
+    logs.record(&event(3, "run-2", "token"), Timestamp(0));
+    logs.record(&event(4, "run-1", "token"), Timestamp(0));
+    let mut cursor = logs.cursor(&[filter("stream=run-1")], &[id(0)], Timestamp(0)).expect("one");
+    assert!(cursor.has_gap());
+    assert_eq!(read(&logs, &mut cursor, 5, 0, 10), Got { events: vec![4], gaps: vec![Missed::Unknown] });
 }

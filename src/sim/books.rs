@@ -6,6 +6,8 @@ use std::rc::Rc;
 
 use crate::event::EventId;
 
+/// First filter on entities, of which a rule keeps every event.
+pub(super) const KEPT: u8 = 5;
 pub(super) const KINDS: [&str; 3] = ["a.b", "a.c", "b.x"];
 pub(super) const SOURCES: [&str; 2] = ["s0", "s1"];
 pub(super) const STREAMS: [&str; 3] = ["st0", "st1", "st2"];
@@ -106,6 +108,8 @@ pub(super) enum From {
     Unknown,
     Newest(usize),
     Snapshot,
+    /// At the beginning of what is kept.
+    Start,
 }
 
 /// Past that a subscription asked for.

@@ -189,6 +189,7 @@ impl Client {
                 query.push_str(&count.to_string());
             }
             Some(From::Snapshot) => query += "&snapshot=true",
+            Some(From::Start) => query += "&from=start",
             None => {}
         }
         self.first = Some((filter, policy, from));
@@ -254,6 +255,7 @@ impl Client {
             Some(From::Unknown) => payload["since"] = json!("zz-7"),
             Some(From::Newest(count)) => payload["history"] = json!(count),
             Some(From::Snapshot) => payload["snapshot"] = json!(true),
+            Some(From::Start) => payload["from"] = json!("start"),
             None => {}
         }
         let mut message = json!({"type": "subscribe", "payload": payload});
@@ -523,7 +525,7 @@ impl Client {
                 let start = from
                     .map(|_| Start { first: behind(&past["from"]), complete: past["complete"].as_bool() });
                 let began = match from {
-                    Some(From::Snapshot) => None,
+                    Some(From::Snapshot | From::Start) => None,
                     Some(From::After(n)) => begin.map(|begin| begin.min(n + 1)),
                     Some(From::Newest(_)) => {
                         let first = start.as_ref().and_then(|start| start.first);

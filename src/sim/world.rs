@@ -15,10 +15,10 @@ use super::{Dice, Fault};
 use crate::bus::{Bus, HandlerGuard};
 use crate::event::{Event, Timestamp};
 use crate::filter::Filter;
-use crate::server::ServerConfig;
 use crate::server::reactor::{LoopState, Token};
 use crate::server::shared::Shared;
 use crate::server::tick::TICK_MS;
+use crate::server::{RetainBy, RetainRule, ServerConfig};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -90,6 +90,12 @@ impl World {
             heartbeat: std::time::Duration::from_secs(600),
             ..ServerConfig::default()
         };
+        if !is_rough {
+            // Logs that keep everything: the pasts of entities reach back to the beginning.
+            let mut rule = RetainRule::new("entity=k:*", RetainBy::Entity).expect("valid");
+            rule.keep_for = std::time::Duration::from_secs(1 << 30);
+            config.retain.rules.push(rule);
+        }
         if is_rough {
             config.max_memory_bytes = Some(dice.pick(&[50_000, 1 << 30]));
             config.heartbeat = std::time::Duration::from_secs(dice.pick(&[1, 30]));
@@ -266,6 +272,7 @@ impl World {
             1 => Some(From::Unknown),
             2 => Some(From::Newest(self.dice.up_to(100))),
             3 => Some(From::Snapshot),
+            4 => Some(From::Start),
             _ => None,
         }
     }

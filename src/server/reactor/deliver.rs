@@ -199,7 +199,7 @@ impl<S: Socket> LoopState<S> {
                 ReaderItem::Gap { shard, missed, from, to } => {
                     metrics.loop_gaps.inc_by(missed);
                     if let Some(mut kept) = kept.lock() {
-                        kept.note_gap(shard, to);
+                        kept.note_gap(EventId::before(epoch, shard, to));
                     }
                     if let Some(snapshot) = snapshot {
                         snapshot.forget();

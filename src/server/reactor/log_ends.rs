@@ -76,6 +76,8 @@ impl<S: Socket> LoopState<S> {
                 let filters: Vec<Filter> =
                     interest.selections.iter().map(|selection| selection.filter.clone()).collect();
                 self.watch_ends(slot, interest.encoding, filters.iter());
+            } else {
+                self.clients.ends.remove(self.clients.token(slot));
             }
         }
     }

@@ -116,9 +116,7 @@ impl<S: Socket> LoopState<S> {
                 ReplayWork::Unknown(None)
             }
         };
-        if let ReplayWork::Forward(forward) = &work {
-            self.clients.conns[slot].connection.past_begins(forward.places());
-        }
+        self.clients.conns[slot].connection.past_begins(work.places().into_iter());
         let selector = ReplaySelector::any(filters, except);
         let replay =
             ClientReplay { start, report: Some(report), ..ClientReplay::new(encoding, selector, work, kind) };
@@ -137,9 +135,7 @@ impl<S: Socket> LoopState<S> {
         let work = self.work_after(since, &filters);
         let ring = self.turn.resume_lookup(&self.shared);
         let conn = &mut self.clients.conns[slot];
-        if let ReplayWork::Forward(forward) = &work {
-            conn.connection.note_refill(forward.places());
-        }
+        conn.connection.note_refill(work.places().into_iter());
         conn.outbox.skip_for_replay(
             &mut self.delivery.fanout,
             &mut OutboxContext::new(&mut self.delivery.tally, &ring),
@@ -212,15 +208,17 @@ impl<S: Socket> LoopState<S> {
             let forgotten = (!has_all).then_some(after);
             ShardLane { shard, place, to, until, after, missed: 0, counts: false, forgotten }
         });
-        Forward { lanes: lanes.collect(), at: None, partial_since: None }
+        Forward { lanes: lanes.collect(), at: None, partial_since: None, unread_first: false }
     }
 
     /// Returns the work for everything after the places that a client names, up to the loop's own place.
-    fn work_after(&self, since: Since, filters: &[Filter]) -> ReplayWork {
+    fn work_after(&mut self, since: Since, filters: &[Filter]) -> ReplayWork {
         let shards = self.shared.bus.shards();
         let has_log = self.shared.engine_with_past().is_some();
         let mut marks = marks(&self.shared, &since);
         if let Some(work) = self.work_in_logs(&marks, filters) {
+            // About 100 instructions for each look at a name or log.
+            self.turn.work.spend(self.shared.kept.lock().map_or(0, |logs| (logs.looks(filters) / 10) as u32));
             return work;
         }
         // Events that the node did not subscribe to then are unknown to it.
@@ -254,7 +252,7 @@ impl<S: Socket> LoopState<S> {
             return ReplayWork::Unknown(Some(since));
         }
         let partial_since = (is_from_before || lanes.len() < shards).then_some(since);
-        ReplayWork::Forward(Forward { lanes, at, partial_since })
+        ReplayWork::Forward(Forward { lanes, at, partial_since, unread_first: false })
     }
 
     /// Returns the work for everything that is kept of the logs that the filters name or match, and for the rings if some of their

@@ -139,6 +139,8 @@ pub(crate) struct Forward {
     pub(super) at: Option<Position>,
     /// Place that the client named, if that does not cover some shards; reported first.
     pub(super) partial_since: Option<Since>,
+    /// Whether events that no loop has read, which have no place in the order, come as early as their shard allows.
+    pub(super) unread_first: bool,
 }
 
 /// Result of getting a shard's next events.
@@ -248,7 +250,10 @@ impl Forward {
     /// Returns the shard of the next event.
     fn first(&self, heads: &[Head]) -> Option<usize> {
         let by_time = self.lanes.iter().zip(heads).any(|(lane, head)| lane.is_in_log() && !head.is_empty());
-        let order = |event: &Event| order_of(event, by_time);
+        let order = |event: &Event| match event.position() {
+            None if self.unread_first => (0, 0),
+            _ => order_of(event, by_time),
+        };
         let events = heads.iter().enumerate().filter_map(|(at, head)| Some((order(head.front()?), at)));
         events.min().map(|(_, at)| at)
     }

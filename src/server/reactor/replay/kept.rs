@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::forward::{EventSink, Forward, Step, Store, notice};
-use crate::dialect::{GapNotice, PastStart};
+use crate::dialect::{GapNotice, Missed, PastStart};
 use crate::engine::LogPlace;
-use crate::event::{Event, EventId, Position, Sequence, Timestamp};
+use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::filter::Filter;
 use crate::kept::{KeptContent, KeptCursor, KeptItem};
 use crate::server::limits::budget::Budget;
@@ -30,6 +30,10 @@ pub(super) struct KeptPast {
     /// Place of the client's first live event in each shard.
     until: SmallVec<[Sequence; 1]>,
     rings: Option<Forward>,
+    /// Last event of the logs that was passed on.
+    last: Option<EventId>,
+    /// Whether the client was told that events are missing that the loops have not read.
+    has_told_unread: bool,
 }
 
 impl KeptPast {
@@ -39,13 +43,21 @@ impl KeptPast {
         until: impl Iterator<Item = Sequence>,
         rings: Option<Forward>,
     ) -> Self {
-        Self { cursor, filters: filters.to_vec(), until: until.collect(), rings }
+        let until: SmallVec<[Sequence; 1]> = until.collect();
+        let unread_first = until.len() > 1;
+        let rings = rings.map(|rings| Forward { unread_first, ..rings });
+        Self { cursor, filters: filters.to_vec(), until, rings, last: None, has_told_unread: false }
+    }
+
+    /// Returns the places after which it reads; none if it reads from the beginning.
+    pub(super) fn places(&self) -> SmallVec<[EventId; 1]> {
+        self.cursor.after().into()
     }
 
     /// Returns the start of the past, as far as it is known.
     pub(super) fn start(&self) -> PastStart {
         let rings = self.rings.as_ref().map(|rings| rings.start().complete);
-        let complete = if self.cursor.begins_with_gap() { Some(false) } else { rings.unwrap_or(Some(true)) };
+        let complete = if self.cursor.has_gap() { Some(false) } else { rings.unwrap_or(Some(true)) };
         PastStart { from: None, complete }
     }
 
@@ -72,16 +84,18 @@ impl KeptPast {
         sink: &mut dyn EventSink,
         budget: &mut Budget,
     ) -> Step {
-        let Self { cursor, until, rings, .. } = self;
+        let Self { cursor, until, rings, last, has_told_unread, .. } = self;
         let (shared, now) = (store.shared, store.now);
         let mut merged = MergedLogs {
             shared,
             now,
             cursor,
+            last,
             until,
             items: VecDeque::new(),
             is_over: false,
             judged: None,
+            has_told_unread,
             sink,
         };
         if let Some(rings) = rings {
@@ -114,6 +128,7 @@ struct MergedLogs<'a> {
     shared: &'a Shared,
     now: Timestamp,
     cursor: &'a mut KeptCursor,
+    last: &'a mut Option<EventId>,
     until: &'a [Sequence],
     /// Next items of the logs.
     items: VecDeque<KeptItem>,
@@ -121,6 +136,7 @@ struct MergedLogs<'a> {
     is_over: bool,
     /// Last event of a ring, and whether a rule keeps it.
     judged: Option<(EventId, bool)>,
+    has_told_unread: &'a mut bool,
     sink: &'a mut dyn EventSink,
 }
 
@@ -157,12 +173,23 @@ impl MergedLogs<'_> {
                         return false;
                     }
                     self.sink.event(event, None, budget);
+                    *self.last = event.id();
                 }
-                KeptContent::Gap { missed, to } => self.sink.gap(&notice(*missed, None, *to, self.now)),
+                KeptContent::Gap { missed, to } => {
+                    let from = self.last.map(Since::Event);
+                    // A bound counts events of a log, not of the shard after that place.
+                    let missed = if from.is_some() { Missed::Unknown } else { *missed };
+                    self.sink.gap(&notice(missed, from, *to, self.now));
+                }
             }
             self.cursor.pass(item);
             self.items.pop_front();
         }
+    }
+
+    /// Returns whether the loops were too slow to read an event of a ring. With several shards it has no place among the others.
+    fn is_unread(&self, event: &Event) -> bool {
+        self.until.len() > 1 && event.position().is_none()
     }
 
     /// Returns whether a rule keeps an event of a ring.
@@ -185,12 +212,17 @@ impl EventSink for MergedLogs<'_> {
     }
 
     fn decides(&mut self, event: &Event, budget: &mut Budget) -> bool {
-        self.pass_before(Some(order_of(event)), budget)
-            && (self.is_kept(event) || self.sink.decides(event, budget))
+        self.is_unread(event)
+            || self.pass_before(Some(order_of(event)), budget)
+                && (self.is_kept(event) || self.sink.decides(event, budget))
     }
 
     fn event(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget) {
-        if self.is_kept(event) {
+        if self.is_unread(event) {
+            if !std::mem::replace(self.has_told_unread, true) {
+                self.sink.gap(&notice(Missed::Unknown, None, None, self.now));
+            }
+        } else if self.is_kept(event) {
             budget.spend(1);
         } else {
             self.sink.event(event, at, budget);

@@ -157,7 +157,7 @@ impl Newest {
             self.lanes.iter().map(|lane| lane.forward(needs_older)).collect();
         // Without a log, events carry their positions.
         let at = (in_log && lanes.len() > 1).then(|| position_before(&lanes)).flatten();
-        Forward { lanes, at, partial_since: None }
+        Forward { lanes, at, partial_since: None, unread_first: false }
     }
 }
 

@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::forward::{Arrived, Forward, ShardLane};
 use super::kept::KeptPast;
 use super::newest::Newest;
 use super::selector::ReplaySelector;
 use crate::dialect::{Encoding, PastStart};
 use crate::engine::Ticket;
-use crate::event::Since;
+use crate::event::{EventId, Since};
 use crate::filter::Filter;
 use crate::kept::LogEnd;
 use crate::server::session::past::PastReport;
@@ -51,6 +53,17 @@ pub(super) enum ReplayWork {
     Kept(Box<KeptPast>),
     /// The place that the client named is unknown.
     Unknown(Option<Since>),
+}
+
+impl ReplayWork {
+    /// Returns the places after which everything is delivered, as far as they are known.
+    pub(super) fn places(&self) -> SmallVec<[EventId; 1]> {
+        match self {
+            Self::Forward(forward) => forward.places().collect(),
+            Self::Kept(past) => past.places(),
+            _ => SmallVec::new(),
+        }
+    }
 }
 
 impl ClientReplay {

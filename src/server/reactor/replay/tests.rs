@@ -221,7 +221,7 @@ proptest! {
             other => panic!("{after} is known: {other:?}"),
         };
         let lane = ShardLane { shard, place, to, until, after, missed, counts: true, forgotten: None };
-        let mut forward = Forward { lanes: SmallVec::from_iter([lane]), at: None, partial_since: None };
+        let mut forward = Forward { lanes: SmallVec::from_iter([lane]), at: None, partial_since: None, unread_first: false };
         let mut given = given();
         walk(&mut stage, &mut given, &mut pieces.into_iter(), |store, given, budget| {
             forward.step(store, given, budget)

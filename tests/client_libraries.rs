@@ -110,7 +110,7 @@ fn texts_of_filters_mean_the_same_in_every_language() {
 
 #[test]
 fn javascript_verbs_do_what_they_say() {
-    node_test("client.test.mjs", 22);
+    node_test("client.test.mjs", 25);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn javascript_and_its_hooks_work_in_chromium() {
 
 #[test]
 fn python_verbs_do_what_they_say() {
-    python_test("test_client.py", 12);
+    python_test("test_client.py", 14);
 }
 
 #[test]

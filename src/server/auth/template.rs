@@ -16,10 +16,10 @@ pub(crate) struct Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum TemplatePart {
     Text(Box<str>),
-    TemplateClaim(TemplateClaim),
+    Claim(TemplateClaim),
 }
 
-/// TemplateClaim of a token that a template may name.
+/// Claim of a token that a template may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TemplateClaim {
     Subject,
@@ -44,7 +44,7 @@ impl Template {
             let claim =
                 claim.ok_or_else(|| format!("`{{{name}}}` in `{text}` is none of {{sub}} and {{jti}}"))?;
             parts.push(TemplatePart::Text(before.into()));
-            parts.push(TemplatePart::TemplateClaim(claim));
+            parts.push(TemplatePart::Claim(claim));
             rest = behind;
         }
         parts.push(TemplatePart::Text(rest.into()));
@@ -71,12 +71,8 @@ impl Template {
         for part in &self.parts {
             let value = match part {
                 TemplatePart::Text(text) => text,
-                TemplatePart::TemplateClaim(TemplateClaim::Subject) => {
-                    Some(subject).filter(|it| !it.is_empty())?
-                }
-                TemplatePart::TemplateClaim(TemplateClaim::TokenId) => {
-                    Some(token_id).filter(|it| !it.is_empty())?
-                }
+                TemplatePart::Claim(TemplateClaim::Subject) => Some(subject).filter(|it| !it.is_empty())?,
+                TemplatePart::Claim(TemplateClaim::TokenId) => Some(token_id).filter(|it| !it.is_empty())?,
             };
             channel.push_str(value);
         }

@@ -82,6 +82,60 @@ fn http_rows() -> Vec<HttpRow> {
         // Input that is not HTTP at all.
         row("zero bytes", [0; 64], &[400]),
         row("a query name with a slip", "GET /sse?types=task.* HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
+        row("a page of nothing", "GET /events?limit=0 HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
+        row("a page that is too long", "GET /events?limit=1001 HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
+        row(
+            "a page's limit that is no number",
+            "GET /events?limit=ten HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400],
+        ),
+        row(
+            "a page after and before a place",
+            "GET /events?after=a-1&before=a-2&order=desc HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400],
+        ),
+        row(
+            "a page before a place in the order of publishing",
+            "GET /events?before=a-1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400],
+        ),
+        row(
+            "a page after a place in the other order",
+            "GET /events?after=a-1&order=desc HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400],
+        ),
+        row(
+            "a page in an unknown order",
+            "GET /events?order=newest HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400],
+        ),
+        row(
+            "a page since no time",
+            "GET /events?since=yesterday HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400],
+        ),
+        row(
+            "a page since a time beyond all",
+            "GET /events?since=9223372036854775807 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400],
+        ),
+        row("a page after no place", "GET /events?after=x HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
+        row(
+            "a page after a place that nobody sealed",
+            "GET /events?after=~00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400],
+        ),
+        row(
+            "a page after a place in other shards",
+            "GET /events?after=a~1.2 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400],
+        ),
+        row(
+            "a page with two limits",
+            "GET /events?limit=1&limit=2 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400],
+        ),
+        row("a page with a slip", "GET /events?limt=1 HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
         row("garbage bytes", (0..=255).rev().cycle().take(4000).collect::<Vec<u8>>(), &[400]),
         row("a TLS client", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(20), &[400]),
         row("an SSH client", "SSH-2.0-OpenSSH_9.2p1\r\n\r\n", &[400]),

@@ -165,6 +165,7 @@ fn a_query_with_a_slip_is_refused_and_what_others_add_is_passed_over() {
         ("/sse?event_types=task.*", "did you mean `type`?"),
         ("/sse?fliter=type%3Da", "did you mean `filter`?"),
         ("/sse/events?histroy=5", "did you mean `history`?"),
+        ("/events?afer=a-1", "did you mean `after`?"),
         ("/api/history?minutes=5", "unknown key `minutes`: none is taken here"),
         ("/api/stats?x=1", "none is taken here"),
         ("/api/explain?eventId=a-1", "did you mean `event_id`?"),

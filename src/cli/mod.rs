@@ -12,6 +12,7 @@ mod error;
 mod files;
 mod filters;
 mod health;
+mod history;
 mod publish;
 mod remote;
 mod serve;
@@ -48,6 +49,8 @@ enum Subcommands {
     Publish(publish::PublishArgs),
     /// Follow a server's events in the terminal
     Tail(tail::TailArgs),
+    /// Print a server's past events, page by page
+    History(history::HistoryArgs),
     /// Make a token or an API key, with its rights and its lifetime
     Token(token::TokenArgs),
     /// Make a test certificate and its authority, for https:// on this machine
@@ -68,6 +71,7 @@ pub(crate) fn run() -> ExitCode {
         Subcommands::Serve(args) => serve::run(&args),
         Subcommands::Publish(args) => publish::run(args),
         Subcommands::Tail(args) => tail::run(args),
+        Subcommands::History(args) => history::run(args),
         Subcommands::Token(args) => token::run(&args),
         Subcommands::DevCert(args) => dev_cert::run(&args),
         Subcommands::Check(args) => check::run(&args),

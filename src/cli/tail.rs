@@ -15,7 +15,8 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tungstenite::Message;
 
-use self::print::{LossNotice, Printer};
+use self::print::LossNotice;
+pub(super) use self::print::Printer;
 use super::error::CliError;
 use super::filters::Filters;
 use super::remote::{Access, NotOpened, Remote};

@@ -184,6 +184,7 @@ http_faults! {
     MediaType = "media_type", 415, No, "the content type of a request to publish is not supported";
     Memory = "memory", 503, Later, "the server is short of memory and accepts no new stream";
     MethodNotAllowed = "method_not_allowed", 405, No, "the path takes other methods, which `Allow` names";
+    NoPages = "no_pages", 501, No, "the server has an engine, whose log is not read in pages";
     NotConfigured = "not_configured", 400, No, "the server has no authentication, so nothing can be revoked";
     NotFound = "not_found", 404, No, "the server has nothing at this path";
     Origin = "origin", 403, No, "pages of this origin are not allowed";

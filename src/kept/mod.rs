@@ -13,6 +13,7 @@ mod cursor;
 mod log;
 mod lost;
 mod named;
+mod page;
 mod rule;
 mod store;
 #[cfg(test)]
@@ -21,5 +22,6 @@ mod tests;
 pub(crate) use admission::{LogRefusal, refuse_all_unkept};
 pub(crate) use cursor::{KeptContent, KeptCursor, KeptItem};
 pub(crate) use log::{LogEnd, LogName};
+pub(crate) use page::{OrderPlace, OrderRange, order_place};
 pub use rule::{RetainBy, RetainConfig, RetainRule};
-pub(crate) use store::KeptLogs;
+pub(crate) use store::{KeptLogs, TooManyLogs};

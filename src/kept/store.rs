@@ -107,7 +107,7 @@ pub(crate) struct KeptLogs {
     /// Number of the next recorded event, from 1.
     number: u64,
     /// Next sequence of each shard.
-    next: Box<[Sequence]>,
+    pub(super) next: Box<[Sequence]>,
     holes: Holes,
     /// Whether a loop has begun to read.
     has_begun: bool,

@@ -18,6 +18,15 @@ _keys = itertools.count()
 
 @schemathesis.hook
 def before_call(_context, case, _kwargs):
-    """Gives each request an idempotency key of its own: a second request with a key is refused if it is another one."""
+    """Makes parameters agree that the document describes one by one.
+
+    Each request has an idempotency key of its own: a second request with a key is refused if it is another one.
+    """
     for name in [name for name in case.headers or {} if name.lower() == "idempotency-key"]:
         case.headers[name] = f"{next(_keys)}-{case.headers[name]}"[:256]
+    # A page goes on in its own order, in one direction.
+    query = case.query or {}
+    if case.path == "/events" and ("after" in query or "before" in query):
+        if "after" in query:
+            query.pop("before", None)
+        query["order"] = "asc" if "after" in query else "desc"

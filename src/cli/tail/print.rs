@@ -59,7 +59,7 @@ struct EntityText<'a> {
 
 /// Prints events and gaps to stdout, and counts events.
 #[derive(Debug)]
-pub(super) struct Printer {
+pub(in crate::cli) struct Printer {
     out: AutoStream<Stdout>,
     json: bool,
     /// Number of events still wanted. `None` means no limit.
@@ -68,17 +68,17 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    pub(super) fn new(json: bool, count: Option<u64>) -> Self {
+    pub(in crate::cli) fn new(json: bool, count: Option<u64>) -> Self {
         Self { out: AutoStream::auto(stdout()), json, left: count, line: String::new() }
     }
 
     /// Returns whether the wanted number of events has been printed.
-    pub(super) fn is_done(&self) -> bool {
+    pub(in crate::cli) fn is_done(&self) -> bool {
         self.left == Some(0)
     }
 
     /// Prints an event, given as its JSON. Returns its id.
-    pub(super) fn event(&mut self, json: &str) -> io::Result<Option<String>> {
+    pub(in crate::cli) fn event(&mut self, json: &str) -> io::Result<Option<String>> {
         self.line.clear();
         let shown = serde_json::from_str::<EventLine<'_>>(json);
         match &shown {

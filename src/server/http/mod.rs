@@ -1,6 +1,7 @@
 //! The HTTP side of a connection: routes, bodies, the checks of `Host` and `Origin`, and the page.
 
 pub(crate) mod door;
+pub(crate) mod events_page;
 pub(crate) mod explain;
 pub(crate) mod operator;
 pub(crate) mod page;

@@ -1,13 +1,14 @@
 //! Routes of HTTP requests, and the responses that need no connection of their own.
 //!
-//! [`streams`] has the requests that become streams, [`posts`] those that change something, [`query`] the checks of
-//! queries.
+//! [`streams`] has the requests that become streams, [`events`] pages of the past, [`posts`] the requests that change something,
+//! [`query`] the checks of queries.
 //!
 //! Always:
 //! - A response is complete and has its length, except a stream's head.
 //! - Errors are JSON `{"error": …}`, with the remedy if it is not obvious.
 //! - A client without valid credentials gets 401, a client with insufficient rights 403.
 
+mod events;
 mod posts;
 mod query;
 mod streams;
@@ -85,6 +86,12 @@ struct Answer<'a, 'b> {
 
 impl Answer<'_, '_> {
     fn respond(&mut self, status: u16, headers: &[(&str, &str)], body: &[u8]) -> RouteOutcome {
+        self.cx.budget.spend_bytes(body.len(), ANSWER_INSTRUCTIONS);
+        self.send_body(status, headers, body)
+    }
+
+    /// Responds with a body that was charged before.
+    fn send_body(&mut self, status: u16, headers: &[(&str, &str)], body: &[u8]) -> RouteOutcome {
         let date = http::date(self.cx.now.0);
         let mut all: Vec<(&str, &str)> = headers.to_vec();
         all.push(("Date", &date));
@@ -93,7 +100,6 @@ impl Answer<'_, '_> {
         let head_only = self.request.method == Method::Head;
         let mut out = Vec::with_capacity(256 + body.len());
         http::write_response(&mut out, status, &all, body, keep_alive, head_only);
-        self.cx.budget.spend_bytes(body.len(), ANSWER_INSTRUCTIONS);
         self.cx.send(out);
         self.outcome()
     }
@@ -297,6 +303,7 @@ const ROUTES: &[Route] = &[
         .with_query(&[]),
     get("/sse", RouteRight::Handler, |answer, _| answer.sse(Encoding::NativeSse)),
     get("/sse/events", RouteRight::Handler, |answer, _| answer.sse(Encoding::NativeSseUnnamed)),
+    get("/events", RouteRight::Handler, |answer, _| answer.events()),
     get("/bridge", RouteRight::Known, |answer, _| {
         let routes = answer.cx.shared.bridge.list_routes();
         answer.json(200, &json!({ "routes": routes }))

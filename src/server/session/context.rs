@@ -89,6 +89,11 @@ impl Context<'_> {
     /// the client's grant is limited, so that it does not show how many other events there are.
     pub(crate) fn place(&mut self, grant: Option<&Grant>) -> Option<Since> {
         let place = self.view.position().map(Since::Position)?;
+        self.seal_for(place, grant)
+    }
+
+    /// Returns a place as a client with this grant may see it: sealed if the grant is limited.
+    pub(crate) fn seal_for(&mut self, place: Since, grant: Option<&Grant>) -> Option<Since> {
         if grant.is_none_or(|grant| !grant.narrows()) {
             return Some(place);
         }

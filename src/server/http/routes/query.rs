@@ -5,6 +5,55 @@
 
 use crate::codec::http::Request;
 use crate::dialect::keys::UnknownKey;
+use crate::dialect::{ClientError, ErrorCode, split_entity};
+use crate::filter::{Filter, FilterErrorKind, VALUES_MAX};
+
+/// Filter of a query: lists of values by attribute, and a text in `filter` that must hold beside them.
+pub(super) struct FilterQuery;
+
+impl FilterQuery {
+    /// Names of the lists.
+    const LISTS: [&str; 7] = ["type", "source", "stream", "execution", "correlation", "channel", "entity"];
+
+    /// Returns whether a name of the query belongs to the filter.
+    pub(super) fn takes(name: &str) -> bool {
+        name == "filter" || Self::LISTS.contains(&name)
+    }
+
+    /// Reads the filter.
+    pub(super) fn read(request: &Request) -> Result<Filter, ClientError> {
+        let mut text = None;
+        for (_, value) in request.query_pairs().filter(|(name, _)| name == "filter") {
+            if text.replace(value).is_some() {
+                let error = "filter is given twice; join the texts with &, then both hold";
+                return Err(ClientError::new(ErrorCode::InvalidFilter, error));
+            }
+        }
+        let narrow = text.as_deref().unwrap_or_default().parse()?;
+        // Counted before they are parsed.
+        let count = request.query_pairs().filter(|(name, _)| Self::LISTS.contains(&name.as_str())).count();
+        if count > VALUES_MAX {
+            let error = FilterErrorKind::TooManyValues(count, VALUES_MAX).to_string();
+            return Err(ClientError::new(ErrorCode::InvalidQuery, error));
+        }
+        let mut lists: [Vec<String>; 7] = Default::default();
+        for (name, value) in request.query_pairs() {
+            if let Some(list) = Self::LISTS.iter().position(|list| *list == name) {
+                lists[list].push(value);
+            }
+        }
+        let [types, sources, streams, executions, correlations, channels, entities] = lists;
+        let filter = Filter::new()
+            .types(types)
+            .sources(sources)
+            .streams(streams)
+            .executions(executions)
+            .correlations(correlations)
+            .channels(channels)
+            .entities(entities.iter().map(|value| split_entity(value)));
+        Ok(filter.try_and(&narrow)?)
+    }
+}
 
 /// Returns whether a name is ignored: keys of caches (`_=123`), names that analytics and mailers add to links, and
 /// names that authentication and presence read on every path.

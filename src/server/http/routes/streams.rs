@@ -10,11 +10,9 @@ use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
 use crate::dialect::stream::HEADERS;
-use crate::dialect::{
-    ClientError, Dialect, Encoding, ErrorCode, HttpFault, OnLag, Place, lean, native, split_entity,
-};
+use crate::dialect::{ClientError, Dialect, Encoding, ErrorCode, HttpFault, OnLag, Place, lean, native};
 use crate::feed::Compression;
-use crate::filter::{Filter, FilterErrorKind, VALUES_MAX};
+use crate::filter::Filter;
 use crate::metrics::Kind;
 use crate::server::limits::client_address::is_trusted;
 use crate::server::limits::rates::address_key;
@@ -65,7 +63,7 @@ impl Answer<'_, '_> {
     }
 
     /// Refuses a stream while the server drains or is short of memory.
-    fn refuse_stream(&mut self) -> Option<RouteOutcome> {
+    pub(super) fn refuse_stream(&mut self) -> Option<RouteOutcome> {
         let (fault, error): (FaultStatus, _) = if self.cx.shared.is_draining() {
             (ErrorCode::Draining.into(), "server is shutting down")
         } else if self.cx.shared.is_short_of_memory() {
@@ -97,7 +95,7 @@ impl Answer<'_, '_> {
     }
 
     /// Refuses a stream for an error in its query.
-    fn bad_query(&mut self, error: &ClientError) -> RouteOutcome {
+    pub(super) fn bad_query(&mut self, error: &ClientError) -> RouteOutcome {
         if error.code != ErrorCode::InvalidFilter {
             return self.error(error.code, &error.text, &[]);
         }
@@ -307,30 +305,15 @@ struct SseRequest {
 
 impl SseRequest {
     fn read(request: &Request, encoding: Encoding) -> Result<Self, ClientError> {
-        let mut text = None;
-        for (_, value) in request.query_pairs().filter(|(name, _)| name == "filter") {
-            if text.replace(value).is_some() {
-                let error = "filter is given twice; join the texts with &, then both hold";
-                return Err(ClientError::new(ErrorCode::InvalidFilter, error));
-            }
-        }
-        let narrow = text.as_deref().unwrap_or_default().parse()?;
-        let mut stream = Self::read_lists(request, encoding)
+        let filter = query::FilterQuery::read(request)?;
+        let mut stream = Self::read_rest(request, encoding)
             .map_err(|error| ClientError::new(ErrorCode::InvalidQuery, error))?;
-        // The `filter` parameter narrows the others.
-        stream.filter = stream.filter.try_and(&narrow)?;
+        stream.filter = filter;
         Ok(stream)
     }
 
-    fn read_lists(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
-        let mut lists: [Vec<String>; 6] = Default::default();
-        let mut entities = Vec::new();
-        // Counted before they are parsed.
-        let listed = ["type", "source", "stream", "execution", "correlation", "channel", "entity"];
-        let count = request.query_pairs().filter(|(name, _)| listed.contains(&name.as_str())).count();
-        if count > VALUES_MAX {
-            return Err(FilterErrorKind::TooManyValues(count, VALUES_MAX).to_string());
-        }
+    /// Reads the parameters beside the filter.
+    fn read_rest(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
         let mut history = None;
         // An empty id is none (HTML, 9.2.4): a browser without an id sends no header, other clients send an empty one.
         let an_id = |id: &&str| !id.is_empty();
@@ -340,13 +323,7 @@ impl SseRequest {
         let (mut from_start, mut absent_is_over) = (false, false);
         for (name, value) in request.query_pairs() {
             match name.as_str() {
-                "type" => lists[0].push(value),
-                "source" => lists[1].push(value),
-                "stream" => lists[2].push(value),
-                "execution" => lists[3].push(value),
-                "correlation" => lists[4].push(value),
-                "channel" => lists[5].push(value),
-                "entity" => entities.push(split_entity(&value)),
+                name if query::FilterQuery::takes(name) => {}
                 "history" => {
                     let count = value.parse().map_err(|_| "history is not a number".to_owned())?;
                     history = Some(count);
@@ -368,21 +345,10 @@ impl SseRequest {
                 "snapshot" => snapshot = query::switch("snapshot", &value)?,
                 "lean" => is_lean = query::switch("lean", &value)?,
                 "event_name" => return Err("event_name can only be message".to_owned()),
-                // `read` handles it.
-                "filter" => {}
                 // Otherwise a typing error would be a stream of everything.
                 name => query::unknown(name, &KNOWN)?,
             }
         }
-        let [types, sources, streams, executions, correlations, channels] = lists;
-        let filter = Filter::new()
-            .types(types)
-            .sources(sources)
-            .streams(streams)
-            .executions(executions)
-            .correlations(correlations)
-            .channels(channels)
-            .entities(entities);
         let from = match last_event_id.as_deref() {
             None if from_start => Some(ReplayFrom::Start),
             None => history.map(ReplayFrom::Newest).or(snapshot.then_some(ReplayFrom::Snapshot)),
@@ -390,6 +356,6 @@ impl SseRequest {
         };
         let on_lag = OnLag::read(on_lag.as_deref(), max_per_second)?;
         let encoding = if is_lean { encoding.lean() } else { encoding };
-        Ok(Self { filter, encoding, from, absent_is_over, on_lag })
+        Ok(Self { filter: Filter::new(), encoding, from, absent_is_over, on_lag })
     }
 }

@@ -1,0 +1,137 @@
+//! Parts of kept logs for pages: events of all lives in the order of recording, forwards or backwards.
+//!
+//! Invariant: nothing is kept between two calls; the caller gives the range that is left.
+
+use std::collections::{BinaryHeap, VecDeque};
+use std::slice;
+
+use super::log::{KeptLog, LogName};
+use super::store::{KeptLogs, TooManyLogs};
+use crate::event::{Event, Position, Sequence, Timestamp};
+use crate::filter::Filter;
+
+/// Place of an event in the order in which the loops read events: the epoch, and the number of events up to it.
+pub(crate) type OrderPlace = (u64, u128);
+
+/// Returns the place of an event; `None` if no loop has read it and several shards have no order without that.
+pub(crate) fn order_place(event: &Event, shards: usize) -> Option<OrderPlace> {
+    match event.position() {
+        Some(position) => Some(position.passed()),
+        None if shards == 1 => event.id().map(|id| (id.epoch, u128::from(id.sequence) + 1)),
+        None => None,
+    }
+}
+
+/// Part of the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OrderRange {
+    /// Place before the first event.
+    pub(crate) after: OrderPlace,
+    /// Place of the last event.
+    pub(crate) until: OrderPlace,
+}
+
+impl OrderRange {
+    /// Returns whether a place is in the range.
+    pub(crate) fn contains(&self, place: OrderPlace) -> bool {
+        self.after < place && place <= self.until
+    }
+}
+
+impl KeptLog {
+    /// Returns the number of retained entries up to a place.
+    fn count_to(&self, place: OrderPlace, shards: usize) -> usize {
+        self.entries
+            .partition_point(|entry| order_place(&entry.event, shards).is_some_and(|known| known <= place))
+    }
+}
+
+impl KeptLogs {
+    /// Returns the names of the logs that a filter names or matches. An error if they are more than one request may read.
+    pub(crate) fn page_logs(&self, filter: &Filter, now: Timestamp) -> Result<Vec<LogName>, TooManyLogs> {
+        self.matched(slice::from_ref(filter), now)
+    }
+
+    /// Returns the next sequence of each shard that will be recorded.
+    pub(crate) fn recorded(&self) -> &[Sequence] {
+        &self.next
+    }
+
+    /// Reads up to `max` events of these logs in a range into `out`, from its beginning on, or backwards from its end.
+    pub(crate) fn read_page(
+        &self,
+        names: &[LogName],
+        range: OrderRange,
+        is_desc: bool,
+        now: Timestamp,
+        max: usize,
+        out: &mut VecDeque<Event>,
+    ) {
+        let shards = self.next.len();
+        // The first of them in the direction of reading is the largest.
+        let rank = |number: u64| if is_desc { number } else { u64::MAX - number };
+        let found: Vec<&KeptLog> = names.iter().filter_map(|name| self.find(name, now)).collect();
+        let mut heads = BinaryHeap::with_capacity(found.len());
+        for (log, kept) in found.iter().enumerate() {
+            let (low, high) = (kept.count_to(range.after, shards), kept.count_to(range.until, shards));
+            if low < high {
+                let at = if is_desc { high - 1 } else { low };
+                heads.push((rank(kept.entries[at].number), log, at, low, high));
+            }
+        }
+        for _ in 0..max {
+            let Some((_, log, at, low, high)) = heads.pop() else { return };
+            let entries = &found[log].entries;
+            out.push_back(entries[at].event.clone());
+            let next = if is_desc { at.checked_sub(1) } else { Some(at + 1) };
+            if let Some(at) = next.filter(|at| (low..high).contains(at)) {
+                heads.push((rank(entries[at].number), log, at, low, high));
+            }
+        }
+    }
+
+    /// Returns whether the logs of a filter have let nothing go that came after this position and since this time, as far as that is
+    /// known: `after` is `None` for the beginning. Events that were let go count as older than the oldest retained one of
+    /// their log.
+    pub(crate) fn is_whole_after(
+        &self,
+        filter: &Filter,
+        names: &[LogName],
+        after: Option<&Position>,
+        since: Option<Timestamp>,
+        now: Timestamp,
+    ) -> bool {
+        let is_open = self.is_open(filter);
+        if is_open && self.has_let_go() {
+            return false;
+        }
+        let place = after.map(Position::passed);
+        let shards = self.next.len();
+        let mut number = 0;
+        for name in names {
+            let Some(log) = self.find(name, now) else {
+                if self.may_have_had(name) {
+                    return false;
+                }
+                continue;
+            };
+            let is_early = |event: &Event| {
+                since.is_some_and(|since| event.timestamp() < since)
+                    || place.zip(order_place(event, shards)).is_some_and(|(place, event)| event <= place)
+            };
+            let has_let_go_early = after.zip(log.let_go).is_some_and(|(after, let_go)| {
+                let next = after.sequences().get(usize::from(let_go.shard));
+                after.epoch() == let_go.epoch && next.is_some_and(|next| let_go.sequence < *next)
+            });
+            let first = log.entries.front().filter(|first| is_early(&first.event));
+            let may_lack = log.base > 0 || self.may_have_had(name);
+            if may_lack && first.is_none() && !has_let_go_early {
+                return false;
+            }
+            let read = place.map_or(0, |place| log.count_to(place, shards));
+            let last = read.checked_sub(1).map(|at| &log.entries[at]).or(first);
+            number = number.max(last.map_or(0, |entry| entry.number));
+        }
+        (names.is_empty() && !is_open) || self.holes().after(number).is_none()
+    }
+}

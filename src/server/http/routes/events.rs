@@ -1,0 +1,169 @@
+//! `GET /events`: past events in pages.
+//!
+//! Always: a page shows what a stream with the same filter and rights would have shown.
+
+use super::query::{FilterQuery, unknown};
+use super::{Answer, JSON, RouteOutcome};
+use crate::codec::http::Request;
+use crate::dialect::{ClientError, ErrorCode, HttpFault};
+use crate::event::{Position, Since, Timestamp};
+use crate::server::http::events_page::{EventsQuery, make_page};
+use crate::server::session::rights::{may_see, with_own_channels};
+use crate::server::shared::Shared;
+use crate::server::shared::resume::marks;
+
+/// Number of events of a page without `limit`.
+const LIMIT_DEFAULT: usize = 100;
+
+/// Maximum number of events of a page.
+const LIMIT_MAX: usize = 1_000;
+
+/// Names that the query of a `GET /events` may have.
+const KNOWN: [&str; 13] = [
+    "type",
+    "source",
+    "stream",
+    "execution",
+    "correlation",
+    "channel",
+    "entity",
+    "filter",
+    "order",
+    "limit",
+    "after",
+    "before",
+    "since",
+];
+
+impl Answer<'_, '_> {
+    /// Responds with a page of past events.
+    pub(super) fn events(&mut self) -> RouteOutcome {
+        let grant = match self.grant() {
+            Ok(grant) => grant,
+            Err(refusal) => return refusal,
+        };
+        if self.cx.shared.engine.is_some() {
+            let error =
+                "with an engine there are no pages yet: read the past with history or last_event_id on /sse";
+            return self.error(HttpFault::NoPages, error, &[]);
+        }
+        let mut page = match read(self.request, self.cx.shared) {
+            Ok(page) => page,
+            Err(error) => return self.bad_query(&error),
+        };
+        if let Err(error) = page.filter.check(&self.cx.config.filter_limits()) {
+            return self.bad_query(&error.into());
+        }
+        if let Some(grant) = &grant {
+            let own = with_own_channels(grant, page.filter);
+            match own.and_then(|filter| may_see(grant, &filter).map(|()| filter)) {
+                Ok(filter) => page.filter = grant.narrow(&filter),
+                Err(error) => return self.forbidden(&error.text),
+            }
+        }
+        if let Some(refusal) = self.refuse_stream() {
+            return refusal;
+        }
+        let shared = self.cx.shared;
+        // With one shard the ring has the order; with more, the loop's place in it is the end.
+        let until = match shared.bus.shards() {
+            1 => Some(Position::new(shared.epoch(), [shared.bus.head(0)])),
+            _ => self.cx.view.position(),
+        };
+        let until = until.unwrap_or_else(|| Position::new(shared.epoch(), [0]));
+        let (made, units) = match make_page(shared, &page, &until, self.cx.now) {
+            Ok(made) => made,
+            Err(error) => {
+                return self.bad_query(&ClientError::new(ErrorCode::TooManyLogs, error.to_string()));
+            }
+        };
+        self.cx.budget.spend(units);
+        let next = made.next.and_then(|place| self.cx.seal_for(place, grant.as_deref()));
+        let next = next.map_or_else(|| "null".to_owned(), |place| format!("\"{place}\""));
+        let complete = made.is_complete;
+        let mut body = made.events;
+        body.insert_str(0, r#"{"events":["#);
+        body.push_str(r#"],"next":"#);
+        body.push_str(&next);
+        body.push_str(if complete { r#","complete":true}"# } else { r#","complete":false}"# });
+        self.send_body(200, &[JSON, ("Cache-Control", "no-store")], body.as_bytes())
+    }
+}
+
+/// Reads the request for a page.
+fn read(request: &Request, shared: &Shared) -> Result<EventsQuery, ClientError> {
+    let filter = FilterQuery::read(request)?;
+    read_page(request, filter, shared).map_err(|error| ClientError::new(ErrorCode::InvalidQuery, error))
+}
+
+fn read_page(
+    request: &Request,
+    filter: crate::filter::Filter,
+    shared: &Shared,
+) -> Result<EventsQuery, String> {
+    let (mut order, mut limit, mut after, mut before, mut since) = (None, None, None, None, None);
+    for (name, value) in request.query_pairs() {
+        let place = match name.as_str() {
+            "order" => &mut order,
+            "limit" => &mut limit,
+            "after" => &mut after,
+            "before" => &mut before,
+            "since" => &mut since,
+            name if FilterQuery::takes(name) => continue,
+            name => {
+                unknown(name, &KNOWN)?;
+                continue;
+            }
+        };
+        if place.replace(value).is_some() {
+            return Err(format!("{name} is given twice"));
+        }
+    }
+    let is_desc = match order.as_deref() {
+        None | Some("asc") => false,
+        Some("desc") => true,
+        Some(_) => return Err("order can only be asc or desc".to_owned()),
+    };
+    let limit = match limit {
+        None => LIMIT_DEFAULT,
+        Some(text) => (text.parse().ok())
+            .filter(|limit| (1..=LIMIT_MAX).contains(limit))
+            .ok_or_else(|| format!("limit is not a number from 1 to {LIMIT_MAX}"))?,
+    };
+    let place = match (after, before) {
+        (Some(_), Some(_)) => return Err("after and before are given: one page has one of them".to_owned()),
+        (Some(_), None) if is_desc => {
+            return Err("after goes with order=asc; with desc it is before".to_owned());
+        }
+        (None, Some(_)) if !is_desc => {
+            return Err("before goes with order=desc; with asc it is after".to_owned());
+        }
+        (Some(after), None) => Some(read_place("after", &after, shared)?),
+        (None, Some(before)) => Some(read_place("before", &before, shared)?),
+        (None, None) => None,
+    };
+    let since = since.as_deref().map(read_time).transpose()?;
+    Ok(EventsQuery { filter, is_desc, limit, place, since })
+}
+
+/// Reads a place: `next` of a page, or an event's id.
+fn read_place(name: &str, text: &str, shared: &Shared) -> Result<Position, String> {
+    let malformed = || format!("{name} is neither next of a page of this server nor an event's id");
+    let since: Since = text.parse().map_err(|_| malformed())?;
+    // The places in all shards, one for each if they are known.
+    let marks = marks(shared, &since);
+    let epoch = marks.first().ok_or_else(malformed)?.epoch;
+    if marks.len() != shared.bus.shards() {
+        return Err(format!("{name} is an event that is in no ring any more: give next of a page"));
+    }
+    Ok(Position::new(epoch, marks.iter().map(|mark| mark.next_sequence())))
+}
+
+fn read_time(text: &str) -> Result<Timestamp, String> {
+    let malformed =
+        || "since is neither a time as 2026-01-27T10:21:33Z nor milliseconds since 1970".to_owned();
+    match text.parse::<i64>() {
+        Ok(millis) => millis.checked_mul(1_000).map(Timestamp).ok_or_else(malformed),
+        Err(_) => text.parse().map_err(|_| malformed()),
+    }
+}

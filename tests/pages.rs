@@ -1,0 +1,255 @@
+//! Pages of past events against the real server: `GET /events`, and `fanwire history`.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{Server, http, token};
+
+const RULE: &str = "by=stream; match=stream=run-*";
+
+/// Forms of a server: one shard and one loop, and several of both.
+const FORMS: [&[&str]; 2] = [&[], &["--bus-shards", "4", "--loops", "2"]];
+
+/// Publishes `count` events with the payload `n` = 0, 1, ..., in batches, to these streams in turn.
+fn publish(server: &Server, streams: &[&str], count: usize) {
+    let events: Vec<Value> = (0..count)
+        .map(|n| json!({"type": "step", "stream_id": streams[n % streams.len()], "payload": {"n": n}}))
+        .collect();
+    // Batches that a small ring holds.
+    for batch in events.chunks(20) {
+        server.publish(Value::from(batch).to_string());
+    }
+}
+
+fn page(server: &Server, query: &str) -> Value {
+    let answer = http::get(server.addr, &format!("/events?{query}"));
+    assert_eq!(answer.status, 200, "{query}: {answer:?}");
+    answer.json()
+}
+
+fn numbers(page: &Value) -> Vec<u64> {
+    let events = page["events"].as_array().expect("events");
+    events.iter().map(|event| event["payload"]["n"].as_u64().expect("a number")).collect()
+}
+
+/// Reads all pages. Returns the numbers of their events, the number of pages, and whether all of them were complete.
+fn walk(server: &Server, query: &str, order: &str) -> (Vec<u64>, usize, bool) {
+    let onward = if order == "desc" { "before" } else { "after" };
+    let (mut all, mut pages, mut complete) = (Vec::new(), 0, true);
+    let mut place = String::new();
+    loop {
+        let page = page(server, &format!("{query}&order={order}{place}"));
+        all.extend(numbers(&page));
+        pages += 1;
+        complete &= page["complete"] == true;
+        match page["next"].as_str() {
+            Some(next) => place = format!("&{onward}={next}"),
+            None => return (all, pages, complete),
+        }
+        assert!(pages < 1_000, "the pages have no end");
+    }
+}
+
+/// Waits until the loops have read all events: with several shards a page shows what they have read.
+fn settle(server: &Server, query: &str, count: usize) {
+    support::eventually("all events are in pages", || walk(server, query, "desc").0.len() == count);
+}
+
+#[test]
+fn a_walk_over_the_pages_has_each_event_once() {
+    for form in FORMS {
+        for rules in [&[][..], &["--retain", RULE]] {
+            let server = Server::with(&[form, rules].concat());
+            // Half of them are under the rule, if there is one.
+            publish(&server, &["run-1", "chat", "run-2", "news"], 1_000);
+            settle(&server, "limit=1000", 1_000);
+            let all: Vec<u64> = (0..1_000).collect();
+            let (mut came, pages, complete) = walk(&server, "limit=100", "asc");
+            assert!(pages >= 10 && complete, "{form:?} {rules:?}: {pages} {complete}");
+            let (mut back, _, complete) = walk(&server, "limit=37", "desc");
+            back.reverse();
+            assert!(complete);
+            assert_eq!(back, came, "{form:?} {rules:?}: both directions have one order");
+            let run: Vec<u64> = walk(&server, "stream=run-1", "asc").0;
+            assert_eq!(run, all.iter().copied().filter(|n| n % 4 == 0).collect::<Vec<_>>());
+            if form.is_empty() {
+                assert_eq!(came, all, "one shard has the order of publishing");
+            }
+            came.sort_unstable();
+            assert_eq!(came, all, "{form:?} {rules:?}");
+        }
+    }
+}
+
+#[test]
+fn a_page_has_a_hundred_events_and_the_filter_holds() {
+    let server = Server::with(&["--retain", RULE]);
+    publish(&server, &["run-1", "chat"], 400);
+    let first = page(&server, "");
+    assert_eq!(numbers(&first), (0..100).collect::<Vec<_>>());
+    assert_eq!((&first["complete"], first["events"][0]["stream_id"].as_str()), (&json!(true), Some("run-1")));
+    let newest = page(&server, "order=desc&limit=3&stream=chat");
+    assert_eq!(numbers(&newest), [399, 397, 395]);
+    let some = page(&server, "filter=payload.n%3E%3D390+stream%3Drun-1&limit=1000");
+    let (some, _, _) = match some["next"].as_str() {
+        None => (numbers(&some), 1, true),
+        // A page ends early if its work is much.
+        Some(_) => walk(&server, "filter=payload.n%3E%3D390+stream%3Drun-1&limit=1000", "asc"),
+    };
+    assert_eq!(some, [390, 392, 394, 396, 398]);
+    assert_eq!(page(&server, "type=nothing")["events"], json!([]));
+    // An event's id is a place too.
+    let id = first["events"][7]["event_id"].as_str().expect("an id");
+    assert_eq!(numbers(&page(&server, &format!("after={id}&limit=2"))), [8, 9]);
+    assert_eq!(numbers(&page(&server, &format!("before={id}&order=desc&limit=2"))), [6, 5]);
+    // A caught-up reader asks again later.
+    let id = page(&server, "order=desc&limit=1")["events"][0]["event_id"].as_str().expect("an id").to_owned();
+    assert_eq!(page(&server, &format!("after={id}")), json!({"events": [], "next": null, "complete": true}));
+    server.publish(r#"{"type":"step","stream_id":"run-1","payload":{"n":7}}"#);
+    assert_eq!(numbers(&page(&server, &format!("after={id}"))), [7]);
+}
+
+#[test]
+fn since_is_a_time() {
+    let server = Server::start();
+    for n in 0..10 {
+        let time = format!("2026-01-27T10:00:{n:02}Z");
+        server.publish(json!({"type": "step", "timestamp": time, "payload": {"n": n}}).to_string());
+    }
+    assert_eq!(numbers(&page(&server, "since=2026-01-27T10:00:07Z")), [7, 8, 9]);
+    assert_eq!(numbers(&page(&server, "since=1769508008000")), [8, 9]);
+    assert_eq!(numbers(&page(&server, "since=2026-01-27T10:00:08Z&order=desc")), [9, 8]);
+}
+
+#[test]
+fn what_was_let_go_is_told() {
+    // The ring has 64 events, and a log 20.
+    let rule = "by=stream; events=20; match=stream=run-*";
+    for form in FORMS {
+        let small: &[&str] = &["--retain", rule, "--bus-capacity", "64"];
+        let server = Server::with(&[form, small].concat());
+        publish(&server, &["run-1", "chat", "run-2", "news"], 60);
+        settle(&server, "stream=chat", 15);
+        let (run, _, complete) = walk(&server, "stream=run-1", "asc");
+        assert_eq!((run.len(), complete), (15, true), "{form:?}");
+        publish(&server, &["run-1", "chat", "run-2", "news"], 400);
+        support::eventually("the run is recorded", || {
+            walk(&server, "stream=run-1", "asc").0 == (320..400).step_by(4).collect::<Vec<u64>>()
+        });
+        assert!(!walk(&server, "stream=run-1", "asc").2);
+        // The newest of the rest are in the ring.
+        let (chat, _, complete) = walk(&server, "stream=chat", "desc");
+        assert!(!complete && chat.len() >= 8 && chat.first() == Some(&397), "{chat:?}");
+        // The rest after a place that is still there is whole.
+        let last = page(&server, "stream=run-1&limit=5");
+        let next = last["next"].as_str().expect("more");
+        let after = page(&server, &format!("stream=run-1&after={next}"));
+        assert_eq!((numbers(&after).len(), &after["complete"]), (15, &json!(true)), "{form:?}");
+    }
+}
+
+#[test]
+fn a_place_of_another_server_is_told() {
+    let server = Server::start();
+    publish(&server, &["chat"], 5);
+    let after = page(&server, "after=1f3k9x2q-7");
+    assert_eq!((numbers(&after).len(), &after["complete"]), (5, &json!(false)));
+    let before = page(&server, "order=desc&before=1f3k9x2q-7");
+    assert_eq!(before, json!({"events": [], "next": null, "complete": false}));
+}
+
+#[test]
+fn a_grant_narrows_pages_and_seals_their_places() {
+    let secret = "a secret of thirty-two characters!";
+    let server = Server::with(&["--auth-jwt-hs256-secret", secret, "--retain", RULE]);
+    let (publisher, all) = (token(secret, &["--publish"]), token(secret, &["--stream", "**"]));
+    let events: Vec<Value> = (0..20)
+        .map(|n| json!({"type": "step", "stream_id": format!("run-{}", n % 2), "payload": {"n": n}}))
+        .collect();
+    let body = Value::from(events).to_string();
+    let publish = format!(
+        "POST /publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {publisher}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(http::exchange(server.addr, publish.as_bytes()).status, 200);
+    let ask = |token: &str, query: &str| {
+        let request = format!(
+            "GET /events?{query} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        http::exchange(server.addr, request.as_bytes())
+    };
+    let good = |token: &str, query: &str| {
+        let answer = ask(token, query);
+        assert_eq!(answer.status, 200, "{query}: {answer:?}");
+        answer.json()
+    };
+    assert_eq!(http::get(server.addr, "/events").status, 401);
+    let one = token(secret, &["--stream", "run-1"]);
+    let first = good(&one, "limit=4");
+    assert_eq!(numbers(&first), [1, 3, 5, 7]);
+    let next = first["next"].as_str().expect("more");
+    assert!(next.starts_with('~'), "{next}");
+    let second = good(&one, &format!("limit=4&after={next}"));
+    assert_eq!(numbers(&second), [9, 11, 13, 15]);
+    assert_eq!(ask(&one, "stream=run-0").status, 403);
+    assert_eq!(ask(&one, "after=~00ff").status, 400, "a place that no server sealed");
+    assert_eq!(numbers(&good(&all, "")).len(), 20);
+}
+
+#[test]
+fn large_events_end_a_page_early() {
+    let server = Server::start();
+    let text = "x".repeat(200_000);
+    for n in 0..12 {
+        server.publish(json!({"type": "step", "payload": {"n": n, "text": text}}).to_string());
+    }
+    let answer = http::get(server.addr, "/events");
+    assert!(answer.body.len() <= (1 << 20) + 200, "{}", answer.body.len());
+    assert!(answer.json()["next"].is_string());
+    assert_eq!(walk(&server, "", "asc").0, (0..12).collect::<Vec<_>>());
+    assert_eq!(walk(&server, "", "desc").0, (0..12).rev().collect::<Vec<_>>());
+}
+
+#[test]
+fn other_methods_and_heads_are_answered() {
+    let server = Server::start();
+    publish(&server, &["chat"], 3);
+    let answer = http::exchange(
+        server.addr,
+        b"DELETE /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
+    );
+    assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD, OPTIONS")));
+    let foreign = "GET /events HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n\r\n";
+    assert_eq!(http::exchange(server.addr, foreign.as_bytes()).status, 403);
+}
+
+#[test]
+fn history_prints_what_was_published() {
+    let server = Server::with(&["--retain", RULE]);
+    publish(&server, &["run-1", "chat"], 250);
+    let url = format!("http://{}", server.addr);
+    let print = |args: &[&str]| {
+        let out = support::run(support::fanwire().args(["history", &url, "--json"]).args(args));
+        assert!(out.status.success(), "{out:?}");
+        let text = String::from_utf8(out.stdout).expect("text");
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        lines.map(|event| event["payload"]["n"].as_u64().expect("a number")).collect::<Vec<_>>()
+    };
+    assert_eq!(print(&["stream=run-1", "--limit", "60"]), (0..120).step_by(2).collect::<Vec<_>>());
+    assert_eq!(print(&["--desc", "--limit", "120"]), (130..250).rev().collect::<Vec<_>>());
+    assert_eq!(print(&["--stream", "chat", "--filter", "payload.n<4"]), [1, 3]);
+}
+
+/// With an engine the node's ring is a part of the events only.
+#[test]
+fn with_an_engine_there_are_no_pages_yet() {
+    let folder = std::env::temp_dir().join(format!("fanwire-pages-{}", std::process::id()));
+    let url = format!("file://{}", folder.display());
+    let server = Server::with(&["--engine", &url]);
+    let answer = http::get(server.addr, "/events");
+    assert_eq!(answer.status, 501, "{answer:?}");
+    assert!(answer.json()["error"].as_str().is_some_and(|text| text.contains("history")), "{answer:?}");
+    drop(server);
+    let _ = std::fs::remove_dir_all(folder);
+}

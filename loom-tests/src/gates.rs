@@ -47,6 +47,9 @@ fn reads_all(solo: bool) {
         let publisher = publish_two(&ring, solo);
         let mut got = Vec::new();
         read(&mut reader, &mut got);
+        // A turn for the publisher: with plain loads and stores alone, loom sees nothing to try in another order.
+        thread::yield_now();
+        read(&mut reader, &mut got);
         let published = publisher.join().unwrap();
         while read(&mut reader, &mut got) {}
         assert_eq!(got, published);
@@ -213,6 +216,8 @@ fn batches(solo: bool) {
             assert_eq!(last, Ok(2));
         });
         let mut got = Vec::new();
+        read(&mut reader, &mut got);
+        thread::yield_now();
         read(&mut reader, &mut got);
         publisher.join().unwrap();
         while read(&mut reader, &mut got) {}

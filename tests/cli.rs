@@ -515,6 +515,7 @@ fn a_password_in_a_url_is_repeated_by_no_command() {
             &["publish", "--type", "a", "--url", url],
             &["bench", "-c", "1", "-s", "0.1", "--url", url],
             &["top", url],
+            &["history", url],
             &["verify", url],
         ] {
             let output = run(Command::new("timeout").arg("60").arg(fanwire().get_program()).args(words));
@@ -525,7 +526,7 @@ fn a_password_in_a_url_is_repeated_by_no_command() {
         }
         let output = run(fanwire().arg("tail").env("FANWIRE_URL", url));
         assert!(!err(&output).contains("s3cret"), "{output:?}");
-        for command in ["tail", "publish", "bench", "top", "verify"] {
+        for command in ["tail", "publish", "bench", "top", "history", "verify"] {
             let output = run(fanwire().args([command, "--help"]).env("FANWIRE_URL", url));
             assert!(!out(&output).contains("s3cret"), "{output:?}");
         }

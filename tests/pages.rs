@@ -212,6 +212,20 @@ fn large_events_end_a_page_early() {
 }
 
 #[test]
+fn much_work_ends_a_page_early() {
+    let server = Server::start();
+    publish(&server, &["chat"], 4_000);
+    let costly = "filter=type%3Dstep+payload.n%3C1+payload.m%3E1";
+    for query in ["type=nothing", costly] {
+        let first = page(&server, &format!("{query}&limit=1000"));
+        assert!(first["next"].is_string() && first["events"] == json!([]), "{query}: {first}");
+        let (came, pages, complete) = walk(&server, query, "desc");
+        assert!(came.is_empty() && pages > 1 && complete, "{query}: {pages}");
+    }
+    assert_eq!(walk(&server, "type=step&limit=1000", "asc").0, (0..4_000).collect::<Vec<_>>());
+}
+
+#[test]
 fn other_methods_and_heads_are_answered() {
     let server = Server::start();
     publish(&server, &["chat"], 3);

@@ -2,6 +2,8 @@
 //!
 //! Always: one event is one line. Where something of the range is gone, stderr says so.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -11,6 +13,7 @@ use super::remote::{Access, Remote};
 use super::style::DIM;
 use super::tail::Printer;
 use super::target::{Target, error_text};
+use super::trust;
 
 /// Options of `fanwire history`.
 #[derive(clap::Args, Debug)]
@@ -41,6 +44,8 @@ pub(super) struct HistoryArgs {
 
 /// Maximum number of events of a page, as the server takes it.
 const PAGE_MAX: u64 = 1_000;
+/// Time limit of a page.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Size limit of a page. A larger page is a server's fault.
 const PAGE_BYTES_MAX: u64 = 64 << 20;
 
@@ -74,7 +79,11 @@ pub(super) fn run(args: HistoryArgs) -> Result<(), CliError> {
         if let Some(place) = &place {
             request = request.query(onward, place);
         }
-        let mut answer = request.call().map_err(|error| CliError::new(format!("{}: {error}", args.url)))?;
+        let called = request.config().timeout_global(Some(PAGE_TIMEOUT)).build().call();
+        let mut answer = called.map_err(|error| {
+            let refusal = trust::refusal(&error, &args.url);
+            refusal.unwrap_or_else(|| CliError::new(format!("{}: {error}", args.url)))
+        })?;
         let read = answer.body_mut().with_config().limit(PAGE_BYTES_MAX).read_to_string();
         let body = read.map_err(|error| CliError::new(format!("{}: {error}", args.url)))?;
         if answer.status() != 200 {

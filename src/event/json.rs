@@ -121,7 +121,7 @@ impl<'a, K: FnMut(&'a str)> KeptPieces<'a, K> {
 /// Validates the value at offset `start` and returns the offset after it. Passes it to `keep` in pieces, without its
 /// white space; after an error `keep` may have got a part.
 ///
-/// A byte takes at most 32 instructions, a byte of most texts less than 25.
+/// A byte takes at most 30 instructions, a byte of most texts less than 27.
 pub(crate) fn scan<'a>(text: &'a str, start: usize, keep: impl FnMut(&'a str)) -> Result<usize, JsonError> {
     let bytes = text.as_bytes();
     let mut levels = OpenLevels::default();
@@ -162,7 +162,7 @@ pub(crate) fn scan<'a>(text: &'a str, start: usize, keep: impl FnMut(&'a str)) -
                 let end = digits_end(bytes, at + 1);
                 at = match bytes.get(end) {
                     Some(b'.' | b'e' | b'E') => {
-                        fraction_end(bytes, end).ok_or_else(|| scalar_fault(bytes, at))?
+                        fraction_end_called(bytes, end).ok_or_else(|| scalar_fault(bytes, at))?
                     }
                     _ => end,
                 };
@@ -426,7 +426,7 @@ fn scalar_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
 }
 
 /// Returns the offset after a number, from `end`, where its digits end and its fraction or exponent may begin.
-#[inline(never)]
+#[inline]
 fn fraction_end(bytes: &[u8], mut end: usize) -> Option<usize> {
     if bytes.get(end) == Some(&b'.') {
         let fraction = end + 1;
@@ -443,6 +443,12 @@ fn fraction_end(bytes: &[u8], mut end: usize) -> Option<usize> {
         }
     }
     Some(end)
+}
+
+/// As [`fraction_end`], in a function of its own: the loop over whole numbers stays small.
+#[inline(never)]
+fn fraction_end_called(bytes: &[u8], end: usize) -> Option<usize> {
+    fraction_end(bytes, end)
 }
 
 /// Returns the offset after `true`, `false` or `null`.

@@ -136,6 +136,16 @@ fn http_rows() -> Vec<HttpRow> {
             &[400],
         ),
         row("a page with a slip", "GET /events?limt=1 HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
+        row(
+            "a start that is none",
+            "GET /sse?stream=run-1&from=begin HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400],
+        ),
+        row(
+            "another answer for nothing",
+            "GET /sse?stream=run-1&absent=404 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400],
+        ),
         row("garbage bytes", (0..=255).rev().cycle().take(4000).collect::<Vec<u8>>(), &[400]),
         row("a TLS client", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(20), &[400]),
         row("an SSH client", "SSH-2.0-OpenSSH_9.2p1\r\n\r\n", &[400]),

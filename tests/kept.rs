@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use support::sse::Sse;
 use support::wire::deadline;
 use support::ws::Ws;
-use support::{Server, http};
+use support::{Server, eventually, http};
 
 const RULE: &str = "by=stream; end=run.finished; match=stream=run-*";
 
@@ -306,4 +306,95 @@ fn an_end_is_told_after_the_past() {
     assert_eq!(numbers(&mut stream, 1), [1]);
     assert_eq!(stream.event().json()["last_event_id"], last.as_str());
     assert_eq!(rest(&mut stream), "");
+}
+
+/// Live events lap the ring, and the client's feed, many times while the client does not read.
+#[test]
+fn a_slow_reader_of_a_run_loses_nothing() {
+    let rule = "by=stream; bytes=64MiB; match=stream=run-*";
+    let options = ["--retain", rule, "--bus-capacity", "64", "--max-lag-events", "50"];
+    let server = Server::with(&options);
+    let text = "x".repeat(20_000);
+    let publish = |numbers: std::ops::Range<u64>| {
+        let one = |n| json!({"type": "token", "stream_id": "run-1", "payload": {"n": n, "text": text}});
+        for n in numbers.step_by(20) {
+            let events: Vec<Value> = (n..n + 20).map(one).collect();
+            server.publish(Value::from(events).to_string());
+        }
+    };
+    publish(0..400);
+    let mut stream = Sse::open(server.addr, "?stream=run-1&from=start");
+    assert_eq!(numbers(&mut stream, 1), [0]);
+    publish(400..1400);
+    assert_eq!(numbers(&mut stream, 1399), (1..1400).collect::<Vec<_>>());
+    publish(1400..1420);
+    assert_eq!(numbers(&mut stream, 20), (1400..1420).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_reload_changes_what_comes_and_who_is_told() {
+    let path = std::env::temp_dir().join(format!("fanwire-kept-{}.toml", std::process::id()));
+    let rules = |text: &str| std::fs::write(&path, text).expect("a file");
+    rules("");
+    let server = Server::with(&["--config", path.to_str().expect("text"), "--bus-capacity", "16"]);
+    publish(&server, "run-1", "token", 0);
+    let mut live = Sse::open(server.addr, "?stream=run-1");
+    rules("[[retain]]\nmatch = \"stream=run-*\"\nby = \"stream\"\nend = [\"run.finished\"]\n");
+    server.signal("HUP");
+    // A rule is in force when an absent log is told as one.
+    eventually("the rule is in force", || {
+        http::get(server.addr, "/sse?stream=run-9&absent=204").status == 204
+    });
+    for n in 1..40 {
+        publish(&server, "run-1", "token", n);
+    }
+    let mut stream = Sse::open(server.addr, "?stream=run-1&from=start");
+    assert_eq!(stream.event().event.as_deref(), Some("gap"), "nobody knows what came before the rule");
+    assert_eq!(numbers(&mut stream, 39), (1..40).collect::<Vec<_>>());
+    publish(&server, "run-1", "run.finished", 40);
+    for stream in [&mut live, &mut stream] {
+        let end = loop {
+            let event = stream.event();
+            if event.event.as_deref() == Some("end") {
+                break event;
+            }
+        };
+        assert_eq!(end.json()["complete"], false);
+        assert_eq!(rest(stream), "", "those that came before the rule are told too");
+    }
+    rules("[[retain]]\nmatch = \"stream=run-*\"\nby = \"stream\"\nfor = \"0s\"\n");
+    server.signal("HUP");
+    eventually("nonsense is refused", || server.log().contains("for: 0 keeps nothing"));
+    let _ = std::fs::remove_file(&path);
+}
+
+#[test]
+fn a_grant_bounds_what_comes_from_the_start_and_which_ends_are_told() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let server = server(&["--auth-jwt-hs256-secret", secret]);
+    let own = support::token(secret, &["--publish", "--stream", "run-1"]);
+    let all = support::token(secret, &["--publish", "--stream", "*"]);
+    let publish = |stream: &str, event_type: &str, n: u64| {
+        let body = json!({"type": event_type, "stream_id": stream, "payload": {"n": n}}).to_string();
+        let request = format!(
+            "POST /publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {all}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        assert_eq!(http::exchange(server.addr, request.as_bytes()).status, 200);
+    };
+    for n in 0..5 {
+        publish("run-1", "token", n);
+        publish("run-2", "token", 100 + n);
+    }
+    assert_eq!(
+        http::get(server.addr, &format!("/sse?stream=run-2&from=start&access_token={own}")).status,
+        403
+    );
+    let mut stream = Sse::open(server.addr, &format!("?from=start&access_token={own}"));
+    assert_eq!(numbers(&mut stream, 5), [0, 1, 2, 3, 4]);
+    publish("run-2", "run.finished", 105);
+    publish("run-1", "run.finished", 5);
+    assert_eq!(numbers(&mut stream, 1), [5]);
+    let end = stream.event();
+    assert_eq!((end.event.as_deref(), &end.json()["value"]), (Some("end"), &json!("run-1")));
 }

@@ -214,7 +214,7 @@ pub(super) fn without_pasts(seen: &[Seen], log: &Log) -> Result<Option<Vec<Seen>
         let Some(&begin) = fitting.first() else {
             return Err(format!("{past:?}, which began at {low} to {high}: {wrong}"));
         };
-        // What a ring forgot is told before the events of logs that lie between.
+        // A gap of the ring is told before the events of logs that lie between.
         let is_merged = past.from == From::Start && *filter < KEPT && told.gaps(log).next().is_some();
         is_known &= fitting.len() == 1 && !is_merged;
         let stays = |item: &&Seen| match item {

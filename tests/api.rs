@@ -7,10 +7,11 @@ use support::script::{Script, Stage, in_project, is_installed, missing, tool};
 
 #[test]
 fn a_conversation_is_as_the_asyncapi_document_says() {
-    let mut stage = Stage::new(&["--presence-channels", "**"]);
+    let rule = "by=stream; end=run.finished; match=stream=run-*";
+    let mut stage = Stage::new(&["--presence-channels", "**", "--retain", rule]);
     let document = in_project("docs/api/asyncapi.yaml");
     let document = document.to_str().expect("a path that is text");
-    Script::start("api_asyncapi.py", &[&stage.url(), document]).finish(&mut stage, 5);
+    Script::start("api_asyncapi.py", &[&stage.url(), document]).finish(&mut stage, 6);
 }
 
 #[test]

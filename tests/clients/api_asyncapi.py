@@ -158,6 +158,16 @@ async def gaps():
     raise AssertionError("the ring has no end")
 
 
+async def ends():
+    async with connect() as ws:
+        client = Conversation(ws)
+        await client.say("subscribe", {"subscription_id": "run", "stream_ids": ["run-1"], "from": "start"})
+        await publish([{"type": "token", "stream_id": "run-1"}, {"type": "run.finished", "stream_id": "run-1"}])
+        while (said := await client.hear())["type"] != "end":
+            pass
+        assert (said["payload"]["value"], said["payload"]["complete"]) == ("run-1", True), said
+
+
 async def all_seen():
     missing = (FROM_CLIENT | FROM_SERVER) - set(seen)
     assert not missing, missing
@@ -169,6 +179,7 @@ async def main():
     await check("what is said and heard in a conversation is as it says", conversation)
     await check("so are lean events", lean)
     await check("gaps are as it says", gaps)
+    await check("the end of a run is as it says", ends)
     await check("each message that it names was seen", all_seen)
 
 

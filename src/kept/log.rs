@@ -51,7 +51,7 @@ impl Entry {
 
 /// Newest life of a log.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Life {
+pub(super) struct LogLife {
     /// Index of its first entry, counted over all entries that the log ever had.
     pub(super) start: u64,
     /// Number of its first event.
@@ -79,7 +79,7 @@ pub(super) struct KeptLog {
     pub(super) base: u64,
     /// Memory of the entries, in bytes.
     pub(super) bytes: usize,
-    pub(super) life: Life,
+    pub(super) life: LogLife,
     /// Last event that was let go.
     pub(super) let_go: Option<EventId>,
     /// End of the newest life; `None` while it is open.

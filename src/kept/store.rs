@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::log::{Entry, KeptLog, LOG_BYTES, Life, Links, LogEnd, LogName};
+use super::log::{Entry, KeptLog, LOG_BYTES, Links, LogEnd, LogLife, LogName};
 use super::lost::LostNames;
 use super::named::{NamedValues, excludes, implies, named_values, requires};
 use super::rule::{RetainBy, RetainConfig, RetainRule};
@@ -43,7 +43,7 @@ struct RuleInForce {
 
 /// Event that a publisher had accepted and that is not recorded yet.
 #[derive(Clone, Copy, Debug)]
-struct Accepted {
+struct AcceptedEntry {
     id: EventId,
     is_end: bool,
 }
@@ -116,7 +116,7 @@ pub(crate) struct KeptLogs {
     /// Memory of the logs, in bytes.
     bytes: usize,
     past: PastLogs,
-    accepted: HashMap<LogName, Accepted>,
+    accepted: HashMap<LogName, AcceptedEntry>,
 }
 
 /// Place in the order of recording where events were not recorded.
@@ -306,7 +306,7 @@ impl KeptLogs {
         let hole = self.holes.last_number();
         let log = &mut self.logs[at];
         if log.end.take().is_some() {
-            log.life = Life { start: log.next(), number, is_from_start: true };
+            log.life = LogLife { start: log.next(), number, is_from_start: true };
         } else if log.next() == 0 {
             log.life.number = number;
         }
@@ -374,7 +374,7 @@ impl KeptLogs {
     pub(crate) fn note_accepted(&mut self, name: LogName, id: EventId, is_end: bool) {
         // A loop may have recorded it already.
         if self.next.get(usize::from(id.shard)).is_some_and(|next| id.sequence >= *next) {
-            self.accepted.insert(name, Accepted { id, is_end });
+            self.accepted.insert(name, AcceptedEntry { id, is_end });
         }
     }
 
@@ -387,7 +387,7 @@ impl KeptLogs {
 
     /// Returns the state of a log for publishers; `None` if there is no such log.
     pub(crate) fn head(&self, name: &LogName, now: Timestamp) -> Option<LogHead> {
-        if let Some(Accepted { id, is_end }) = self.accepted.get(name) {
+        if let Some(AcceptedEntry { id, is_end }) = self.accepted.get(name) {
             return Some(LogHead { last: *id, is_ended: *is_end });
         }
         let log = self.find(name, now)?;
@@ -455,7 +455,7 @@ impl KeptLogs {
             entries: VecDeque::new(),
             base: 0,
             bytes: 0,
-            life: Life { start: 0, number: 0, is_from_start },
+            life: LogLife { start: 0, number: 0, is_from_start },
             let_go: None,
             end: None,
             newest: id,
@@ -698,7 +698,9 @@ impl KeptLogs {
 
     /// Returns the memory of all logs, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.bytes + self.past.held_bytes() + self.accepted.len() * (size_of::<(LogName, Accepted)>() + 64)
+        self.bytes
+            + self.past.held_bytes()
+            + self.accepted.len() * (size_of::<(LogName, AcceptedEntry)>() + 64)
     }
 
     /// Returns the number of logs and of the events in them.

@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout};
 use super::super::error::EngineError;
 use super::super::log::{NOTICES_MAX, Places};
 use super::api::{EPOCH, answer, context, look, micros, of_making, refused};
-use super::epoch::{EpochState, Found, find_epoch};
+use super::epoch::{EpochState, FoundEpoch, find_epoch};
 use super::life::{EpochRecord, Life, LogProgress};
 use super::link::{TIMEOUT, unreachable};
 use super::shared::{LogKind, NatsShared};
@@ -251,7 +251,7 @@ impl NatsShared {
                 announced_by,
             };
             let youngest = life.created.iter().copied().max().unwrap_or_default();
-            let Found { state, lives_on } = find_epoch(announced, &known, &mut life);
+            let FoundEpoch { state, lives_on } = find_epoch(announced, &known, &mut life);
             // Least possible epoch, if it is not the current one.
             let mut least = match state {
                 EpochState::Ended { least } => Some(least),

@@ -20,14 +20,14 @@ pub(super) enum EpochState {
 
 /// Result of [`find_epoch`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct FoundEpoch {
     pub(super) state: EpochState,
     /// Whether each stream may have entries of an earlier epoch.
     pub(super) lives_on: Vec<bool>,
 }
 
 /// Finds the epoch and its places in each shard, for streams of these creation times.
-pub(super) fn find_epoch(announced: Option<EpochRecord>, known: &KnownLog, life: &mut Life) -> Found {
+pub(super) fn find_epoch(announced: Option<EpochRecord>, known: &KnownLog, life: &mut Life) -> FoundEpoch {
     let youngest = life.created.iter().copied().max().unwrap_or_default();
     let all = vec![true; life.created.len()];
     match announced {
@@ -39,16 +39,16 @@ pub(super) fn find_epoch(announced: Option<EpochRecord>, known: &KnownLog, life:
                 }
                 _ => EpochState::Claimed { epoch },
             };
-            Found { state, lives_on: all }
+            FoundEpoch { state, lives_on: all }
         }
         Some(record) => {
             let lives_on = survivors(&record.created, &life.created);
             // If all streams are others, a clock that was set back makes them look older.
             if lives_on.contains(&true) || record.epoch >= youngest {
-                return Found { state: EpochState::Ended { least: record.epoch + 1 }, lives_on };
+                return FoundEpoch { state: EpochState::Ended { least: record.epoch + 1 }, lives_on };
             }
             life.epoch = youngest;
-            Found { state: EpochState::Unrecorded, lives_on }
+            FoundEpoch { state: EpochState::Unrecorded, lives_on }
         }
         None => {
             life.epoch = youngest;
@@ -59,8 +59,10 @@ pub(super) fn find_epoch(announced: Option<EpochRecord>, known: &KnownLog, life:
                 .filter(|(_, on)| on.contains(&true) && on.contains(&false))
                 .max_by_key(|(epoch, _)| *epoch)
             {
-                Some((epoch, lives_on)) => Found { state: EpochState::Ended { least: epoch + 1 }, lives_on },
-                None => Found { state: EpochState::Unrecorded, lives_on: all },
+                Some((epoch, lives_on)) => {
+                    FoundEpoch { state: EpochState::Ended { least: epoch + 1 }, lives_on }
+                }
+                None => FoundEpoch { state: EpochState::Unrecorded, lives_on: all },
             }
         }
     }
@@ -87,7 +89,7 @@ mod tests {
         EpochRecord { epoch, created: created.to_vec(), starts }
     }
 
-    fn found(announced: Option<EpochRecord>, known: &KnownLog, created: &[u64]) -> (Found, Life) {
+    fn found(announced: Option<EpochRecord>, known: &KnownLog, created: &[u64]) -> (FoundEpoch, Life) {
         let mut life = life_of(created);
         (find_epoch(announced, known, &mut life), life)
     }
@@ -107,17 +109,23 @@ mod tests {
     fn an_epoch_ends_if_some_streams_are_others_and_those_that_live_on_are_marked() {
         let known = KnownLog::default();
         let (some, _) = found(Some(record(9, &[1, 2, 3], Some(vec![0; 3]))), &known, &[1, 20, 3]);
-        assert_eq!(some, Found { state: EpochState::Ended { least: 10 }, lives_on: vec![true, false, true] });
+        assert_eq!(
+            some,
+            FoundEpoch { state: EpochState::Ended { least: 10 }, lives_on: vec![true, false, true] }
+        );
         // A node that starts now can't be told by what it has seen; the record tells it.
         let (all, life) = found(Some(record(9, &[1, 2], Some(vec![0; 2]))), &known, &[20, 21]);
         assert_eq!((all.state, life.epoch), (EpochState::Unrecorded, 21));
         let (older, _) = found(Some(record(90, &[1, 2], Some(vec![0; 2]))), &known, &[20, 21]);
-        assert_eq!(older, Found { state: EpochState::Ended { least: 91 }, lives_on: vec![false, false] });
+        assert_eq!(
+            older,
+            FoundEpoch { state: EpochState::Ended { least: 91 }, lives_on: vec![false, false] }
+        );
         // Without a record, what this node has seen counts.
         let mut known = KnownLog::default();
         known.followed.begin(&Life { epoch: 7, ..life_of(&[1, 2]) }, &[0, 0]);
         let (seen, _) = found(None, &known, &[1, 20]);
-        assert_eq!(seen, Found { state: EpochState::Ended { least: 8 }, lives_on: vec![true, false] });
+        assert_eq!(seen, FoundEpoch { state: EpochState::Ended { least: 8 }, lives_on: vec![true, false] });
         let (same, _) = found(None, &known, &[1, 2]);
         assert_eq!(same.state, EpochState::Unrecorded);
     }

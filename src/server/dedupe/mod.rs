@@ -22,7 +22,7 @@ use crate::dialect::DEDUPE_ID_BYTES_MAX;
 use crate::event::{EventId, Timestamp};
 use crate::sync::{Mutex, lock};
 pub(crate) use saved::SavedOutcome;
-pub(crate) use table::{Answered, Fresh, Settled, Waiter};
+pub(crate) use table::{Answered, Fresh, Settled, SettledCallback};
 use table::{Claimed, Name, NameTable, TableLimits};
 
 /// Maximum length of an idempotency key, in bytes, as of a dedupe id.
@@ -100,7 +100,7 @@ impl PublishOnce {
 }
 
 /// Outcome of a claim.
-pub(crate) enum Claim {
+pub(crate) enum ClaimOutcome {
     /// The publication has these names now. Its other events are duplicates.
     Publish(OnceClaim, Fresh),
     /// Other publications with its names have an answer, which is its own too.
@@ -138,17 +138,17 @@ impl Dedupe {
         now: Tick,
         once: &PublishOnce,
         ids: impl Iterator<Item = Option<&'a str>>,
-        waiter: Option<impl FnOnce() -> Waiter>,
-    ) -> Claim {
+        waiter: Option<impl FnOnce() -> SettledCallback>,
+    ) -> ClaimOutcome {
         let key = once.key.as_ref().map(|(key, digest)| (Name::of_request(&once.scope, key), *digest));
         let ids: Vec<Option<Name>> = ids.map(|id| id.map(|id| Name::of_event(&once.scope, id))).collect();
         let claimed = lock(&self.0).claim(now, key, ids, waiter);
         match claimed {
             Claimed::Names { names, number, fresh } => {
-                Claim::Publish(OnceClaim { table: Arc::clone(&self.0), names, number }, fresh)
+                ClaimOutcome::Publish(OnceClaim { table: Arc::clone(&self.0), names, number }, fresh)
             }
-            Claimed::Answered(answered) => Claim::Answered(answered),
-            Claimed::Waits => Claim::Waits,
+            Claimed::Answered(answered) => ClaimOutcome::Answered(answered),
+            Claimed::Waits => ClaimOutcome::Waits,
         }
     }
 

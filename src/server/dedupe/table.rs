@@ -82,7 +82,7 @@ pub(crate) enum Answered {
 }
 
 /// Callback for a publication that waits until another one with one of its names is settled.
-pub(crate) type Waiter = Box<dyn FnOnce() + Send>;
+pub(crate) type SettledCallback = Box<dyn FnOnce() + Send>;
 
 /// Events of a publication that are new.
 #[derive(Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ pub(super) struct NameTable {
     /// claimed again since, under another number.
     pub(super) settled: VecDeque<(Tick, u64, Name)>,
     /// Publications that wait, by the number of the claim that they wait for.
-    waiters: HashMap<u64, Vec<Waiter>>,
+    waiters: HashMap<u64, Vec<SettledCallback>>,
     waiting: usize,
     /// Latest time that a call passed, after [`BEGIN`].
     pub(super) now: Tick,
@@ -152,7 +152,7 @@ impl NameTable {
         now: Tick,
         key: Option<(Name, u64)>,
         ids: Vec<Option<Name>>,
-        waiter: Option<impl FnOnce() -> Waiter>,
+        waiter: Option<impl FnOnce() -> SettledCallback>,
     ) -> Claimed {
         self.now = self.now.max(BEGIN + now);
         let count = ids.len();
@@ -195,7 +195,7 @@ impl NameTable {
         &mut self,
         key: Option<&(Name, u64)>,
         ids: &[Option<Name>],
-        waiter: Option<impl FnOnce() -> Waiter>,
+        waiter: Option<impl FnOnce() -> SettledCallback>,
     ) -> Option<Claimed> {
         if let Some((name, digest)) = key
             && let Some(entry) = self.look(name)
@@ -231,7 +231,7 @@ impl NameTable {
         (are_all_accepted && key.is_none()).then_some(Claimed::Answered(Answered::Accepted(last)))
     }
 
-    fn wait(&mut self, number: u64, waiter: Option<impl FnOnce() -> Waiter>) -> Claimed {
+    fn wait(&mut self, number: u64, waiter: Option<impl FnOnce() -> SettledCallback>) -> Claimed {
         let Some(waiter) = waiter.filter(|_| self.waiting < WAITERS_MAX) else {
             return Claimed::Answered(Answered::Busy);
         };
@@ -261,7 +261,7 @@ impl NameTable {
     }
 
     /// Ends a claim, and returns the publications that have waited for it.
-    pub(super) fn settle(&mut self, names: &[Name], number: u64, outcome: Settled) -> Vec<Waiter> {
+    pub(super) fn settle(&mut self, names: &[Name], number: u64, outcome: Settled) -> Vec<SettledCallback> {
         let state = |seen: Option<EventId>| match outcome {
             Settled::Accepted(id) => Some(NameState::Accepted(id)),
             // Its answer was lost, but the event has come back from the log.

@@ -16,7 +16,7 @@ fn events(ids: &[&str]) -> Vec<Option<Name>> {
     ids.iter().map(|id| (!id.is_empty()).then(|| Name::of_event("", id))).collect()
 }
 
-fn nobody() -> Waiter {
+fn nobody() -> SettledCallback {
     Box::new(|| {})
 }
 
@@ -69,26 +69,26 @@ fn a_publication_waits_for_one_in_flight_and_then_has_its_answer() {
     let table = Dedupe::default();
     table.configure(&DedupeConfig::default());
     let once = || PublishOnce { scope: "s".into(), key: Some(("k".into(), 1)), waits: 0 };
-    let Claim::Publish(first, _) = table.claim(0, &once(), [None].into_iter(), Some(nobody)) else {
+    let ClaimOutcome::Publish(first, _) = table.claim(0, &once(), [None].into_iter(), Some(nobody)) else {
         panic!("it is new")
     };
     let called = Arc::new(AtomicUsize::new(0));
-    let waiter = || -> Waiter {
+    let waiter = || -> SettledCallback {
         let called = Arc::clone(&called);
         Box::new(move || {
             called.fetch_add(1, Ordering::Relaxed);
         })
     };
     for _ in 0..2 {
-        assert!(matches!(table.claim(0, &once(), [None].into_iter(), Some(waiter)), Claim::Waits));
+        assert!(matches!(table.claim(0, &once(), [None].into_iter(), Some(waiter)), ClaimOutcome::Waits));
     }
     assert_eq!(called.load(Ordering::Relaxed), 0);
     assert!(table.held_bytes() > 2 * 192, "the waiters are counted");
     first.settle(Settled::Accepted(id(3)));
     assert_eq!(called.load(Ordering::Relaxed), 2);
     let again = |once: PublishOnce| match table.claim(1, &once, [None].into_iter(), Some(nobody)) {
-        Claim::Answered(answered) => Some(answered),
-        Claim::Publish(..) | Claim::Waits => None,
+        ClaimOutcome::Answered(answered) => Some(answered),
+        ClaimOutcome::Publish(..) | ClaimOutcome::Waits => None,
     };
     assert_eq!(again(once()), Some(Answered::Accepted(id(3))));
     let other = PublishOnce { key: Some(("k".into(), 2)), ..once() };
@@ -104,7 +104,7 @@ fn a_claim_that_is_dropped_is_uncertain() {
     let once = PublishOnce { scope: "".into(), key: Some(("k".into(), 1)), waits: 0 };
     drop(table.claim(0, &once, [None].into_iter(), Some(nobody)));
     let claim = table.claim(0, &once, [None].into_iter(), Some(nobody));
-    assert!(matches!(claim, Claim::Answered(Answered::Uncertain)));
+    assert!(matches!(claim, ClaimOutcome::Answered(Answered::Uncertain)));
 }
 
 #[test]

@@ -13,7 +13,9 @@ use super::socket::Socket;
 use super::token::Token;
 use crate::dialect::Complete;
 use crate::engine::Refused;
-use crate::server::dedupe::{Answered, Claim, Fresh, OnceClaim, PublishOnce, Settled, Waiter};
+use crate::server::dedupe::{
+    Answered, ClaimOutcome, Fresh, OnceClaim, PublishOnce, Settled, SettledCallback,
+};
 use crate::server::session::effect::{Acceptance, PublishAnswer, PublishRefusal};
 
 /// Maximum number of times that a publication waits for another one.
@@ -35,7 +37,7 @@ impl<S: Socket> LoopState<S> {
         let token = self.clients.token(slot);
         let number = self.requests.waits + 1;
         let mailbox = &self.requests.mailbox;
-        let waiter = || -> Waiter {
+        let waiter = || -> SettledCallback {
             let mailbox = Arc::clone(mailbox);
             Box::new(move || mailbox.leave(token, MailboxItem::Settled(number)))
         };
@@ -46,15 +48,15 @@ impl<S: Socket> LoopState<S> {
             (once.waits < WAITS_MAX).then_some(waiter),
         );
         match claimed {
-            Claim::Publish(claim, fresh) => {
+            ClaimOutcome::Publish(claim, fresh) => {
                 let stamps = self.stamps(&events, &fresh, &once);
                 self.publish_fresh(slot, events, (claim, fresh), stamps, answer);
             }
-            Claim::Answered(answered) => {
+            ClaimOutcome::Answered(answered) => {
                 let outcome = self.known_outcome(answered, events.len());
                 self.answer_publisher(token, outcome, answer);
             }
-            Claim::Waits => {
+            ClaimOutcome::Waits => {
                 once.waits += 1;
                 self.requests.waits = number;
                 let bytes = events.iter().map(|event| size_of::<Complete>() + event.payload().len()).sum();

@@ -150,32 +150,8 @@ impl Session {
         let began = if is_partial { None } else { cx.view.position().map(Began::from) };
         let has_past = past.is_some();
         if let Some(from) = past {
-            let report = match tag.take_if(|_| self.encoding.protocol().reports_past_start()) {
-                Some(tag) => {
-                    let position = self.place(true, cx);
-                    let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position };
-                    PastReport::answering(&id, tag.clone(), stamp)
-                }
-                None => PastReport::of(&id),
-            };
-            // Before the interest changes, so that live events come after the past.
-            let brought = |s: &SessionSubscription| DeliveredElsewhere {
-                filter: self.interest(s),
-                began: s.began.clone(),
-            };
-            let except = if self.subscriptions.is_empty() || !own_past {
-                self.subscriptions.iter().map(brought).collect()
-            } else {
-                // The other subscriptions only deliver live events from here on.
-                vec![DeliveredElsewhere {
-                    filter: Filter::new(),
-                    began: Some(Began::from_here(cx.view.position())),
-                }]
-            };
-            let (encoding, filters) =
-                (self.encoding, filters.iter().map(|filter| self.narrow(filter)).collect());
-            cx.effects.push(Effect::Replay { encoding, filters, except, from, report });
-            cx.hold_input();
+            let answered = tag.take_if(|_| self.encoding.protocol().reports_past_start());
+            self.request_past(&id, &filters, own_past, from, answered, cx);
         }
         let gone = self.forget(replaced, cx);
         self.observe(Observed::Subscribed { id: &id, config, filters: &filters }, cx);
@@ -206,6 +182,41 @@ impl Session {
             tell_ended(&id, cx);
         }
         Ok(())
+    }
+
+    /// Requests the past of a new subscription, before the interest changes, so that live events come after it. `tag`: that of the
+    /// message whose answer waits for the beginning of the past.
+    fn request_past(
+        &mut self,
+        id: &str,
+        filters: &[Filter],
+        own_past: bool,
+        from: ReplayFrom,
+        tag: Option<&ReplyTag>,
+        cx: &mut Context<'_>,
+    ) {
+        let report = match tag {
+            Some(tag) => {
+                let position = self.place(true, cx);
+                let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position };
+                PastReport::answering(id, tag.clone(), stamp)
+            }
+            None => PastReport::of(id),
+        };
+        let brought =
+            |s: &SessionSubscription| DeliveredElsewhere { filter: self.interest(s), began: s.began.clone() };
+        let except = if self.subscriptions.is_empty() || !own_past {
+            self.subscriptions.iter().map(brought).collect()
+        } else {
+            // The other subscriptions only deliver live events from here on.
+            vec![DeliveredElsewhere {
+                filter: Filter::new(),
+                began: Some(Began::from_here(cx.view.position())),
+            }]
+        };
+        let (encoding, filters) = (self.encoding, filters.iter().map(|filter| self.narrow(filter)).collect());
+        cx.effects.push(Effect::Replay { encoding, filters, except, from, report });
+        cx.hold_input();
     }
 
     /// Notes that the past of the newest subscription begins after these places.

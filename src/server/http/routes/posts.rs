@@ -118,16 +118,10 @@ impl Publication {
                 events.into_iter().map(|event| event.traced(parent, state)).collect()
             }
         };
-        let beyond = grant.iter().find_map(|grant| {
-            let mut refusals = events.iter().filter_map(|event| grant.may_publish(event).err());
-            refusals.next()
-        });
-        if let Some(what) = beyond {
-            let error = format!("beyond what the token allows: {what}");
-            return refuse(
-                ErrorCode::Forbidden.into(),
-                json!({ "error": error, "code": ErrorCode::Forbidden }),
-            );
+        let beyond = |grant: &Arc<Grant>| events.iter().find_map(|event| grant.may_publish(event).err());
+        if let Some(what) = grant.as_ref().and_then(beyond) {
+            let (code, error) = (ErrorCode::Forbidden, format!("beyond what the token allows: {what}"));
+            return refuse(code.into(), json!({ "error": error, "code": code }));
         }
         let key = key.map(|key| (key, digest(&request, &kind, &body)));
         let is_once = key.is_some() || events.iter().any(|event| event.dedupe_id().is_some());
@@ -141,31 +135,42 @@ impl Publication {
         }
         let answer = move |outcome: Result<Acceptance, PublishRefusal>| {
             Some(match outcome {
-                Ok(Acceptance { last, duplicates }) => {
-                    let mut body = json!({ "accepted": count - duplicates, "last_event_id": last.map(|id| id.to_string()) });
-                    if is_once {
-                        body["duplicates"] = duplicates.into();
-                    }
-                    responder.write(200, &[], &body.to_string())
+                Ok(accepted) => {
+                    responder.write(200, &[], &accepted_body(accepted, count, is_once).to_string())
                 }
                 Err(why) => {
                     // Without `Retry-After` a client does not try again what can never be accepted.
                     let later: &[_] = if why.may_pass_later() { &[("Retry-After", "1")] } else { &[] };
-                    let mut body = json!({ "error": why.text(), "code": why.code() });
-                    if let PublishRefusal::Log(refusal, line) = &why {
-                        body["line"] = (*line).into();
-                        if let Some(LogName { by, value }) = &refusal.name {
-                            body["by"] = by.name().into();
-                            body["value"] = (&**value).into();
-                            body["last_event_id"] = refusal.last.map(|id| id.to_string()).into();
-                        }
-                    }
-                    responder.write(why.code().status(), later, &body.to_string())
+                    responder.write(why.code().status(), later, &refused_body(&why).to_string())
                 }
             })
         };
         Made::Publish { events, once, answer: PublishAnswer(Box::new(answer)) }
     }
+}
+
+/// Returns the body of the answer to `count` events that were accepted.
+fn accepted_body(accepted: Acceptance, count: usize, is_once: bool) -> serde_json::Value {
+    let Acceptance { last, duplicates } = accepted;
+    let mut body = json!({ "accepted": count - duplicates, "last_event_id": last.map(|id| id.to_string()) });
+    if is_once {
+        body["duplicates"] = duplicates.into();
+    }
+    body
+}
+
+/// Returns the body of the answer to events that were refused.
+fn refused_body(why: &PublishRefusal) -> serde_json::Value {
+    let mut body = json!({ "error": why.text(), "code": why.code() });
+    if let PublishRefusal::Log(refusal, line) = why {
+        body["line"] = (*line).into();
+        if let Some(LogName { by, value }) = &refusal.name {
+            body["by"] = by.name().into();
+            body["value"] = (&**value).into();
+            body["last_event_id"] = refusal.last.map(|id| id.to_string()).into();
+        }
+    }
+    body
 }
 
 /// Returns the key by which a second one of the request is recognized.

@@ -177,6 +177,27 @@ impl Answer<'_, '_> {
         RouteOutcome::Ws(Box::new(opening), deflate, grant)
     }
 
+    /// Returns the head of an event stream. `connection`: value of the header that replaces that of streams.
+    fn stream_head(&self, is_gzip: bool, connection: Option<&'static str>) -> Vec<u8> {
+        let mut headers: Vec<(&str, &str)> = HEADERS.to_vec();
+        headers.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
+        if self.cx.config.compression && deflate::AVAILABLE {
+            headers.push(("Vary", "Accept-Encoding"));
+        }
+        if is_gzip {
+            headers.push(("Content-Encoding", "gzip"));
+        }
+        let date = http::date(self.cx.now.0);
+        headers.push(("Date", &date));
+        if let Some(connection) = connection {
+            headers.retain(|(name, _)| *name != "Connection");
+            headers.push(("Connection", connection));
+        }
+        let mut out = Vec::with_capacity(256);
+        http::write_head(&mut out, 200, &headers);
+        out
+    }
+
     pub(super) fn sse(&mut self, encoding: Encoding) -> RouteOutcome {
         let grant = match self.grant() {
             Ok(grant) => grant,
@@ -202,28 +223,16 @@ impl Answer<'_, '_> {
         if let Err(refusal) = self.take_name() {
             return refusal;
         }
-        let mut headers: Vec<(&str, &str)> = HEADERS.to_vec();
-        headers.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
-        let gzip = self.cx.config.compression && deflate::AVAILABLE && self.request.accepts_encoding("gzip");
-        if self.cx.config.compression && deflate::AVAILABLE {
-            headers.push(("Vary", "Accept-Encoding"));
-        }
-        if gzip {
-            headers.push(("Content-Encoding", "gzip"));
-        }
-        let date = http::date(self.cx.now.0);
-        headers.push(("Date", &date));
-        let mut out = Vec::with_capacity(256);
+        let is_gzip =
+            self.cx.config.compression && deflate::AVAILABLE && self.request.accepts_encoding("gzip");
         if self.request.method == Method::Head {
             // A response without a body does not end the connection.
-            let keep_alive = self.keep_alive();
-            headers.retain(|(name, _)| *name != "Connection");
-            headers.push(("Connection", if keep_alive { "keep-alive" } else { "close" }));
-            http::write_head(&mut out, 200, &headers);
+            let connection = if self.keep_alive() { "keep-alive" } else { "close" };
+            let out = self.stream_head(is_gzip, Some(connection));
             self.cx.send(out);
             return self.outcome();
         }
-        http::write_head(&mut out, 200, &headers);
+        let mut out = self.stream_head(is_gzip, None);
         if let Err(refusal) = self.count_stream() {
             return refusal;
         }
@@ -238,7 +247,7 @@ impl Answer<'_, '_> {
             }
         };
         let retry = self.cx.config.retry.as_millis() as u64;
-        if gzip {
+        if is_gzip {
             out.extend_from_slice(&deflate::GZIP_HEADER);
             self.cx.send(out);
             self.cx.effects.push(Effect::Compress(Compression::Gzip));

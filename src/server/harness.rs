@@ -274,6 +274,13 @@ impl OneClient {
         }
     }
 
+    /// Returns the text sent to the client since the last call.
+    #[cfg(test)]
+    pub(crate) fn sent(&mut self) -> String {
+        let sent = std::mem::take(&mut self.end.0.borrow_mut().taken);
+        String::from_utf8_lossy(&sent).into_owned()
+    }
+
     /// Drops the bytes sent to the client, and returns their number.
     pub fn forget(&mut self) -> usize {
         let mut ends = self.end.0.borrow_mut();

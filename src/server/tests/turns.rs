@@ -261,6 +261,45 @@ fn a_flood_takes_no_more_than_a_turn() {
     }
 }
 
+/// A burst is read in few parts, and its events are gathered while more input waits. Each turn that writes costs a system
+/// call for each receiver.
+#[test]
+fn a_burst_is_read_and_written_in_few_parts() {
+    let mut client = OneClient::at("/ws", false);
+    subscribe(&mut client, "s", "type=a");
+    settled(&mut client);
+    for _ in 0..400 {
+        client.says(r#"{"type":"publish","ack":false,"payload":{"type":"a"}}"#);
+    }
+    let (mut writes, mut events) = (0, 0);
+    for _ in 0..20 {
+        client.turn();
+        let sent = client.sent();
+        writes += u32::from(!sent.is_empty());
+        events += sent.matches(r#""type":"a""#).count();
+    }
+    assert_eq!(events, 400);
+    assert!(writes <= 3, "{writes} turns wrote");
+}
+
+/// A flood takes what others leave of a turn, and another client is served in the turn in which it comes.
+#[test]
+fn another_client_is_served_beside_a_flood() {
+    let mut client = OneClient::at("/ws", false);
+    client.repeats(&frame(1, br#"{"type":"publish","ack":false,"payload":{"type":"a"}}"#));
+    for _ in 0..3 {
+        client.turn();
+    }
+    client.another("/ws");
+    for _ in 0..20 {
+        client.forget();
+        client.says(r#"{"type":"ping"}"#);
+        client.turn();
+        let sent = client.sent();
+        assert!(sent.contains("pong"), "{sent}");
+    }
+}
+
 /// Returns an event with a payload that takes long to search.
 fn long_event(name: &str, payload: &str) -> Event {
     Event::builder(name).json(payload).build().expect("valid")

@@ -276,7 +276,7 @@ fn a_burst_is_read_and_written_in_few_parts() {
         client.turn();
         let sent = client.sent();
         writes += u32::from(!sent.is_empty());
-        events += sent.matches(r#""type":"a""#).count();
+        events += sent.matches(r#""event_type":"a""#).count();
     }
     assert_eq!(events, 400);
     assert!(writes <= 3, "{writes} turns wrote");

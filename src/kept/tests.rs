@@ -322,7 +322,7 @@ fn bytes_are_bounded_a_log_and_all_together() {
     // One event that is too large for all is let go at once.
     let huge = Event::builder("token")
         .stream("run-9")
-        .json(&format!("\"{}\"", "x".repeat(200_000)))
+        .json(format!("\"{}\"", "x".repeat(200_000)))
         .build()
         .expect("valid");
     huge.set_id(id(500));

@@ -4,7 +4,7 @@
 //! Invariants:
 //! - Nothing is held in a buffer without a limit: a slow client blocks the pump, and the server's own rules for lag hold.
 //! - A pump ends with its client's connection, whichever side ends it, and when nothing can be written to the client for
-//!   [`STALL`].
+//!   two minutes.
 //! - A request that is no stream of this server gets the server's refusal, never a panic.
 
 use std::convert::Infallible;

@@ -40,7 +40,7 @@ pub(crate) const VALUE_BYTES_MAX: usize = 1024;
 /// Weight of a `**` in a filter.
 pub(crate) const MANY_WEIGHT: u32 = 16;
 
-#[cfg(feature = "server")]
+#[cfg(any(feature = "config-file", all(test, feature = "server")))]
 /// Maximum number of instructions, about, that a unit of a filter's weight costs at one event, whatever the event. The worst
 /// is a pattern `**` and a word against a value of 1,024 separators.
 pub(crate) const INSTRUCTIONS_A_WEIGHT: u64 = 6_000;

@@ -41,10 +41,12 @@ pub use explain::{Condition, Explanation};
 #[doc(hidden)]
 pub use fuzz::fuzz_matcher;
 pub use limits::FilterLimits;
+#[cfg(feature = "config-file")]
+pub(crate) use limits::INSTRUCTIONS_A_WEIGHT;
 #[cfg(all(feature = "server", feature = "dialects"))]
 pub(crate) use limits::VALUE_BYTES_MAX;
 #[cfg(feature = "server")]
-pub(crate) use limits::{INSTRUCTIONS_A_WEIGHT, MANY_WEIGHT, VALUES_MAX};
+pub(crate) use limits::{MANY_WEIGHT, VALUES_MAX};
 pub use literal::{Literal, Number, Operator};
 #[doc(hidden)]
 pub use matcher::{ClassId, Matcher, MatcherStats};

@@ -8,7 +8,6 @@ use crate::codec::http::Request;
 use crate::dialect::{ClientError, ErrorCode, HttpFault};
 use crate::event::{Position, Since, Timestamp};
 use crate::server::http::events_page::{EventsQuery, make_page};
-use crate::server::session::rights::{may_see, with_own_channels};
 use crate::server::shared::Shared;
 use crate::server::shared::resume::marks;
 
@@ -51,16 +50,10 @@ impl Answer<'_, '_> {
             Ok(page) => page,
             Err(error) => return self.bad_query(&error),
         };
-        if let Err(error) = page.filter.check(&self.cx.config.filter_limits()) {
-            return self.bad_query(&error.into());
-        }
-        if let Some(grant) = &grant {
-            let own = with_own_channels(grant, page.filter);
-            match own.and_then(|filter| may_see(grant, &filter).map(|()| filter)) {
-                Ok(filter) => page.filter = grant.narrow(&filter),
-                Err(error) => return self.forbidden(&error.text),
-            }
-        }
+        page.filter = match self.interest(page.filter, grant.as_deref()) {
+            Ok(filter) => filter,
+            Err(refusal) => return refusal,
+        };
         if let Some(refusal) = self.refuse_stream() {
             return refusal;
         }

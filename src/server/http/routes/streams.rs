@@ -14,6 +14,7 @@ use crate::dialect::{ClientError, Dialect, Encoding, ErrorCode, HttpFault, OnLag
 use crate::feed::Compression;
 use crate::filter::Filter;
 use crate::metrics::Kind;
+use crate::server::auth::Grant;
 use crate::server::limits::client_address::is_trusted;
 use crate::server::limits::rates::address_key;
 use crate::server::presence::is_name;
@@ -107,6 +108,27 @@ impl Answer<'_, '_> {
         self.json(400, &body)
     }
 
+    /// Returns a request's filter with the client's own channels, or the refusal of one that is over a limit or beyond the
+    /// grant.
+    fn allowed(&mut self, filter: Filter, grant: Option<&Grant>) -> Result<Filter, RouteOutcome> {
+        if let Err(error) = filter.check(&self.cx.config.filter_limits()) {
+            return Err(self.bad_query(&error.into()));
+        }
+        let Some(grant) = grant else { return Ok(filter) };
+        with_own_channels(grant, filter)
+            .and_then(|filter| may_see(grant, &filter).map(|()| filter))
+            .map_err(|error| self.forbidden(&error.text))
+    }
+
+    /// Returns the part of a request's filter that its client may see, or a refusal as [`allowed`](Self::allowed) does.
+    pub(super) fn interest(&mut self, filter: Filter, grant: Option<&Grant>) -> Result<Filter, RouteOutcome> {
+        let filter = self.allowed(filter, grant)?;
+        Ok(match grant {
+            Some(grant) => grant.narrow(&filter),
+            None => filter,
+        })
+    }
+
     pub(super) fn refuse_upgrade(&mut self, error: UpgradeError) -> RouteOutcome {
         self.error(error, &error.to_string(), error.headers())
     }
@@ -146,17 +168,11 @@ impl Answer<'_, '_> {
         if native == Some(lean::PROTOCOL) {
             opening.encoding = opening.encoding.lean();
         }
-        if let Some(subscribe) = &opening.subscribe
-            && let Err(error) = subscribe.filter.check(&self.cx.config.filter_limits())
-        {
-            return self.bad_query(&error.into());
-        }
-        if let (Some(subscribe), Some(grant)) = (&mut opening.subscribe, &grant) {
-            let filter = std::mem::take(&mut subscribe.filter);
-            match with_own_channels(grant, filter).and_then(|filter| may_see(grant, &filter).map(|()| filter))
-            {
+        if let Some(subscribe) = &mut opening.subscribe {
+            match self.allowed(std::mem::take(&mut subscribe.filter), grant.as_deref()) {
+                // The session narrows it.
                 Ok(filter) => subscribe.filter = filter,
-                Err(error) => return self.forbidden(&error.text),
+                Err(refusal) => return refusal,
             }
         }
         if let Err(refusal) = self.take_name().and_then(|()| self.count_stream()) {
@@ -207,16 +223,10 @@ impl Answer<'_, '_> {
             Ok(stream) => stream,
             Err(error) => return self.bad_query(&error),
         };
-        if let Err(error) = stream.filter.check(&self.cx.config.filter_limits()) {
-            return self.bad_query(&error.into());
-        }
-        if let Some(grant) = &grant {
-            let own = with_own_channels(grant, stream.filter);
-            match own.and_then(|filter| may_see(grant, &filter).map(|()| filter)) {
-                Ok(filter) => stream.filter = grant.narrow(&filter),
-                Err(error) => return self.forbidden(&error.text),
-            }
-        }
+        stream.filter = match self.interest(stream.filter, grant.as_deref()) {
+            Ok(filter) => filter,
+            Err(refusal) => return refusal,
+        };
         if let Some(refusal) = self.refuse_stream().or_else(|| self.refuse_log(&stream)) {
             return refusal;
         }

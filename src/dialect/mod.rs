@@ -49,6 +49,8 @@ pub(crate) use command::{
 #[cfg(feature = "schema")]
 pub(crate) use documents::DocumentSchemas;
 pub(crate) use encoding::Encoding;
+#[cfg(any(test, fuzzing))]
+pub(crate) use event_keys::Others;
 pub(crate) use gap::{GapNotice, Missed};
 pub(crate) use infer_attributes::Complete;
 pub use name::{Dialect, ParseDialectError};
@@ -57,5 +59,3 @@ pub(crate) use on_lag::OnLag;
 pub(crate) use publish_terms::{DEDUPE_ID_BYTES_MAX, ExpectedLast};
 pub(crate) use wire::{KindLimits, WireProtocol};
 pub(crate) use words::{shortened, split_entity};
-#[cfg(any(test, fuzzing))]
-pub(crate) use {event_keys::Others, infer_attributes::complete};

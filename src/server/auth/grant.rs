@@ -468,7 +468,7 @@ impl Lists {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::complete;
+    use crate::dialect::infer_attributes::complete;
 
     fn grant(claims: &str) -> Grant {
         let claims: Claims = serde_json::from_str(claims).expect("claims");

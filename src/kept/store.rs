@@ -57,17 +57,6 @@ pub(crate) struct LogHead {
     pub(crate) is_ended: bool,
 }
 
-/// State of a log for readers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LogStatus {
-    /// Newest event.
-    pub(crate) last: EventId,
-    /// End of the newest life; `None` while it is open.
-    pub(crate) end: Option<Arc<LogEnd>>,
-    /// Whether the newest life is kept from its first event on.
-    pub(crate) complete: bool,
-}
-
 /// Error: a request names or matches more logs than one may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooManyLogs {
@@ -394,14 +383,19 @@ impl KeptLogs {
         Some(LogHead { last: log.newest, is_ended: log.end.is_some() })
     }
 
-    /// Returns the state of a log for readers; `None` if there is no such log.
-    pub(crate) fn status(&self, name: &LogName, now: Timestamp) -> Option<LogStatus> {
-        let log = self.find(name, now)?;
-        Some(LogStatus {
-            last: log.newest,
-            end: log.end.clone(),
-            complete: log.is_complete(self.holes.last_number()),
-        })
+    /// Returns the end of a log's newest life; `None` while it is open, or if there is no such log.
+    pub(crate) fn end(&self, name: &LogName, now: Timestamp) -> Option<&Arc<LogEnd>> {
+        self.find(name, now)?.end.as_ref()
+    }
+
+    /// Returns whether all these logs have ended, and the reader has passed each end.
+    pub(crate) fn have_ended<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a LogName>,
+        now: Timestamp,
+        has_passed: impl Fn(&LogEnd) -> bool,
+    ) -> bool {
+        names.into_iter().all(|name| self.end(name, now).is_some_and(|end| has_passed(end)))
     }
 
     /// Returns a log that has not expired.

@@ -1,6 +1,7 @@
 //! The store beside a naive model, and its answers one by one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::cursor::KeptContent;
@@ -35,6 +36,22 @@ fn runs() -> RetainRule {
 
 fn name(stream: &str) -> LogName {
     LogName::new(RetainBy::Stream, stream)
+}
+
+/// State of a log.
+#[derive(Debug, PartialEq, Eq)]
+struct LogStatus {
+    last: EventId,
+    end: Option<Arc<LogEnd>>,
+    complete: bool,
+}
+
+impl KeptLogs {
+    fn status(&self, name: &LogName, now: Timestamp) -> Option<LogStatus> {
+        let log = self.find(name, now)?;
+        let hole = self.holes().last().map_or(0, |hole| hole.number);
+        Some(LogStatus { last: log.newest, end: log.end.clone(), complete: log.is_complete(hole) })
+    }
 }
 
 /// Sequences and gaps that a reader gets.

@@ -112,10 +112,10 @@ impl<S: Socket> LoopState<S> {
             }
         };
         self.turn.work.spend((names.len() / 4) as u32);
-        let end = |name| logs.status(name, self.turn.now).and_then(|status| status.end);
         let is_new =
-            |end: &Arc<LogEnd>| self.has_read(end.id) && !except.iter().any(|told| told.id == end.id);
-        let ends: Vec<Arc<LogEnd>> = names.iter().filter_map(end).filter(is_new).collect();
+            |end: &&Arc<LogEnd>| self.has_read(end.id) && !except.iter().any(|told| told.id == end.id);
+        let ends = names.iter().filter_map(|name| logs.end(name, self.turn.now));
+        let ends: Vec<Arc<LogEnd>> = ends.filter(is_new).cloned().collect();
         if !ends.is_empty() {
             let subscription = (!subscription.is_empty()).then(|| subscription.into());
             self.clients.ends.pending.push(PendingEnds { token, subscription, ends, is_late: true });
@@ -151,9 +151,6 @@ impl<S: Socket> LoopState<S> {
     fn have_all_ended(&self, slot: usize) -> bool {
         let Some(watched) = self.clients.ends.logs_of(self.clients.token(slot)) else { return false };
         let Some(logs) = self.shared.kept.lock().filter(|_| watched.is_closed) else { return false };
-        watched.names.keys().all(|name| {
-            let end = logs.status(name, self.turn.now).and_then(|status| status.end);
-            end.is_some_and(|end| self.has_read(end.id))
-        })
+        logs.have_ended(watched.names.keys(), self.turn.now, |end| self.has_read(end.id))
     }
 }

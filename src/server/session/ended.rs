@@ -102,11 +102,7 @@ impl Session {
         let (Some(logs), Some(position)) = (cx.shared.kept.lock(), cx.view.position()) else { return false };
         parts.iter().all(|part| {
             let named = logs.named_with_end(&self.interest(part));
-            let has_ended = |name: &LogName| {
-                let end = logs.status(name, cx.now).and_then(|status| status.end);
-                end.is_some_and(|end| has_passed(&position, &end))
-            };
-            named.is_closed && named.names.iter().all(has_ended)
+            named.is_closed && logs.have_ended(&named.names, cx.now, |end| has_passed(&position, end))
         })
     }
 }

@@ -54,8 +54,5 @@ pub(crate) fn has_received_ends(filter: &Filter, since: &Since, cx: &Context<'_>
         };
         marks.iter().any(is_after)
     };
-    named.names.iter().all(|name| {
-        let end = logs.status(name, cx.now).and_then(|status| status.end);
-        end.is_some_and(|end| has_received(end.id))
-    })
+    logs.have_ended(&named.names, cx.now, |end| has_received(end.id))
 }

@@ -68,14 +68,15 @@ impl Session {
                 let parts = &self.subscriptions[range];
                 let id = parts[0].name.to_string();
                 let is_asked = told.subscription.is_none_or(|subscription| subscription == id);
-                if !is_asked || over.contains(&id) || !self.names(parts, &end.name, cx) {
+                if !is_asked || over.contains(&id) {
                     continue;
                 }
+                let Some(is_over) = self.is_over(parts, &end.name, cx) else { continue };
                 let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: None };
                 if let Some(frame) = self.encoding.protocol().log_end(&end.report(&id), &stamp) {
                     cx.send(frame);
                 }
-                if self.is_over(parts, cx) {
+                if is_over {
                     over.push(id);
                 }
             }
@@ -90,19 +91,16 @@ impl Session {
         }
     }
 
-    /// Returns whether a subscription names a log.
-    fn names(&self, parts: &[SessionSubscription], name: &LogName, cx: &mut Context<'_>) -> bool {
-        let Some(logs) = cx.shared.kept.lock() else { return false };
+    /// Returns whether all logs that a subscription names have ended, and it names no others; `None` if it does not name this one.
+    fn is_over(&self, parts: &[SessionSubscription], name: &LogName, cx: &mut Context<'_>) -> Option<bool> {
+        let logs = cx.shared.kept.lock()?;
         cx.budget.spend(parts.iter().map(|part| part.weight / 4).sum());
-        parts.iter().any(|part| logs.named_with_end(&self.interest(part)).names.contains(name))
-    }
-
-    /// Returns whether all logs that a subscription names have ended, and it names no others.
-    fn is_over(&self, parts: &[SessionSubscription], cx: &Context<'_>) -> bool {
-        let (Some(logs), Some(position)) = (cx.shared.kept.lock(), cx.view.position()) else { return false };
-        parts.iter().all(|part| {
-            let named = logs.named_with_end(&self.interest(part));
-            named.is_closed && logs.have_ended(&named.names, cx.now, |end| has_passed(&position, end))
-        })
+        let named: Vec<_> = parts.iter().map(|part| logs.named_with_end(&self.interest(part))).collect();
+        if !named.iter().any(|named| named.names.contains(name)) {
+            return None;
+        }
+        let position = cx.view.position();
+        let has_passed = |end: &LogEnd| position.as_ref().is_some_and(|position| has_passed(position, end));
+        Some(named.iter().all(|named| named.is_closed && logs.have_ended(&named.names, cx.now, has_passed)))
     }
 }

@@ -28,10 +28,10 @@ impl<S: Socket> LoopState<S> {
     ) {
         let token = self.clients.token(slot);
         self.clients.ends.remove(token);
-        let Some(logs) = self.shared.kept.lock().filter(|logs| logs.has_ends()) else { return };
         if encoding.dialect() != Dialect::Native {
             return;
         }
+        let Some(logs) = self.shared.kept.lock_with_ends() else { return };
         let mut count = 0;
         let mut is_closed = true;
         for filter in filters {
@@ -45,10 +45,10 @@ impl<S: Socket> LoopState<S> {
 
     /// Lists a client under the logs that these changes of its interest add and remove.
     pub(super) fn change_watched(&mut self, slot: usize, encoding: Encoding, changes: &[Change]) {
-        let Some(logs) = self.shared.kept.lock().filter(|logs| logs.has_ends()) else { return };
         if encoding.dialect() != Dialect::Native {
             return;
         }
+        let Some(logs) = self.shared.kept.lock_with_ends() else { return };
         let token = self.clients.token(slot);
         let ends = &mut self.clients.ends;
         for Change { filter, was, to, from } in changes {

@@ -34,7 +34,7 @@ pub(crate) fn check_absent(filters: &[Filter], cx: &Context<'_>) -> Result<(), C
 
 /// Asks the loop to tell which of the logs that a new subscription names have ended, if there are rules that end logs.
 pub(crate) fn tell_ended(subscription: &str, cx: &mut Context<'_>) {
-    if cx.shared.kept.lock().is_some_and(|logs| logs.has_ends()) {
+    if cx.shared.kept.lock_with_ends().is_some() {
         cx.effects.push(Effect::TellEnded { subscription: subscription.into() });
     }
 }

@@ -58,6 +58,11 @@ impl KeptStore {
         self.is_on().then(|| lock(&self.logs))
     }
 
+    /// Locks the logs; `None` if no rule ends logs.
+    pub(crate) fn lock_with_ends(&self) -> Option<MutexGuard<'_, KeptLogs>> {
+        self.lock().filter(|logs| logs.has_ends())
+    }
+
     /// Replaces the rules for the events that come. `heads` has the next sequence of each shard.
     pub(crate) fn set_rules(&self, config: &RetainConfig, heads: &[Sequence]) {
         let mut logs = lock(&self.logs);

@@ -98,6 +98,23 @@ impl KeptLogs {
         }
         Ok(heads.into_keys().collect())
     }
+
+    /// Returns whether a log is held for a long batch.
+    pub(crate) fn is_held(&self, name: &LogName) -> bool {
+        self.held.contains(name)
+    }
+
+    /// Holds logs for a long batch.
+    pub(crate) fn hold(&mut self, names: &[LogName]) {
+        self.held.extend(names.iter().cloned());
+    }
+
+    /// Releases logs after a long batch.
+    pub(crate) fn release(&mut self, names: &[LogName]) {
+        for name in names {
+            self.held.remove(name);
+        }
+    }
 }
 
 /// Refuses an event with conditions on a log if no rule keeps it.

@@ -5,7 +5,7 @@
 //! - A hole in that order is known: no reader passes it unnoticed, and no log with a hole in its newest life is complete.
 //! - Publishers see the events that were accepted and not recorded yet, so that two of them can't both append to one log's end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use slab::Slab;
@@ -106,6 +106,8 @@ pub(crate) struct KeptLogs {
     bytes: usize,
     past: PastLogs,
     accepted: HashMap<LogName, AcceptedEntry>,
+    /// Logs that take nothing until a long batch is published.
+    pub(super) held: HashSet<LogName>,
 }
 
 /// Place in the order of recording where events were not recorded.
@@ -212,6 +214,7 @@ impl KeptLogs {
             bytes: 0,
             past: PastLogs::default(),
             accepted: HashMap::new(),
+            held: HashSet::new(),
         };
         store.set_rules(config, None);
         store

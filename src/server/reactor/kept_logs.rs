@@ -40,7 +40,7 @@ impl<S: Socket> LoopState<S> {
             return;
         };
         let names = match logs.admit(&events, self.turn.now) {
-            Ok(names) if names.iter().any(|name| shared.kept.is_held(name)) => Err(PublishRefusal::InFlight),
+            Ok(names) if names.iter().any(|name| logs.is_held(name)) => Err(PublishRefusal::InFlight),
             Ok(names) => Ok(names),
             Err(refusal) => Err(refusal_of(refusal, &events)),
         };
@@ -51,7 +51,7 @@ impl<S: Socket> LoopState<S> {
                 self.answer_publisher(token, Err(refusal), answer);
             }
             Ok(names) if names.is_empty() || events.len() > PUBLISHED_A_BATCH => {
-                shared.kept.hold(&names);
+                logs.hold(&names);
                 drop(logs);
                 self.publish_on_bus(token, into_events(events), names, answer);
             }

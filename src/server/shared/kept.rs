@@ -2,8 +2,6 @@
 //!
 //! Invariant: without a rule the cost is one look at a flag.
 
-use std::collections::HashSet;
-
 use crate::event::Sequence;
 use crate::kept::{KeptLogs, LogName, RetainConfig};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +12,6 @@ use crate::sync::{Mutex, MutexGuard, lock};
 pub(crate) struct KeptStore {
     is_on: AtomicBool,
     logs: Mutex<KeptLogs>,
-    /// Logs that take nothing until a long batch is published. Taken after `logs`, or alone.
-    held: Mutex<HashSet<LogName>>,
 }
 
 impl KeptStore {
@@ -23,7 +19,6 @@ impl KeptStore {
         Self {
             is_on: AtomicBool::new(!config.rules.is_empty()),
             logs: Mutex::new(KeptLogs::new(config, shards)),
-            held: Mutex::default(),
         }
     }
 
@@ -33,23 +28,12 @@ impl KeptStore {
         self.is_on.load(Ordering::Relaxed)
     }
 
-    /// Returns whether a log is held for a long batch. Called under the lock of the logs.
-    pub(crate) fn is_held(&self, name: &LogName) -> bool {
-        lock(&self.held).contains(name)
-    }
-
-    /// Holds logs for a long batch. Called under the lock of the logs.
-    pub(crate) fn hold(&self, names: &[LogName]) {
-        lock(&self.held).extend(names.iter().cloned());
-    }
-
     /// Releases logs after a long batch.
     pub(crate) fn release(&self, names: &[LogName]) {
-        if !names.is_empty() {
-            let mut held = lock(&self.held);
-            for name in names {
-                held.remove(name);
-            }
+        if !names.is_empty()
+            && let Some(mut logs) = self.lock()
+        {
+            logs.release(names);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::dialect::{GapNotice, Missed, PastStart};
 use crate::engine::LogPlace;
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::filter::Filter;
-use crate::kept::{KeptContent, KeptCursor, KeptItem};
+use crate::kept::{KeptContent, KeptCursor, KeptItem, OrderPlace, order_place};
 use crate::server::limits::budget::Budget;
 use crate::server::shared::Shared;
 
@@ -114,15 +114,6 @@ impl KeptPast {
     }
 }
 
-/// Place of an event in the order in which the loops read events.
-fn order_of(event: &Event) -> (u64, u128) {
-    match event.position() {
-        Some(position) => position.passed(),
-        // With one shard an id is enough.
-        None => event.id().map_or((0, 0), |id| (id.epoch, u128::from(id.sequence))),
-    }
-}
-
 /// Sink that puts the events of logs between those of the rings.
 struct MergedLogs<'a> {
     shared: &'a Shared,
@@ -158,7 +149,7 @@ impl MergedLogs<'_> {
     }
 
     /// Passes the logs' events on that come before this place, or all. Returns false if that goes on in the next step.
-    fn pass_before(&mut self, order: Option<(u64, u128)>, budget: &mut Budget) -> bool {
+    fn pass_before(&mut self, place: Option<OrderPlace>, budget: &mut Budget) -> bool {
         loop {
             if self.items.is_empty() && !self.is_over {
                 self.fill(budget);
@@ -166,7 +157,7 @@ impl MergedLogs<'_> {
             let Some(item) = self.items.front() else { return true };
             match &item.content {
                 KeptContent::Event(event) => {
-                    if order.is_some_and(|order| order_of(event) > order) {
+                    if place.is_some_and(|place| order_place(event, self.until.len()) > Some(place)) {
                         return true;
                     }
                     if self.sink.is_full() || budget.is_spent() || !self.sink.decides(event, budget) {
@@ -213,7 +204,7 @@ impl EventSink for MergedLogs<'_> {
 
     fn decides(&mut self, event: &Event, budget: &mut Budget) -> bool {
         self.is_unread(event)
-            || self.pass_before(Some(order_of(event)), budget)
+            || self.pass_before(order_place(event, self.until.len()), budget)
                 && (self.is_kept(event) || self.sink.decides(event, budget))
     }
 

@@ -95,20 +95,12 @@ impl<S: Socket> LoopState<S> {
             }
             ReplayFrom::After(since) => {
                 let work = self.work_after(since.clone(), &filters);
-                let complete = match &work {
-                    ReplayWork::Forward(forward) => forward.start().complete,
-                    ReplayWork::Kept(past) => past.start().complete,
-                    _ => Some(false),
-                };
-                start = Some(PastStart { from: Some(since), complete });
+                start = Some(PastStart { from: Some(since), complete: work.is_complete() });
                 work
             }
             ReplayFrom::Start => {
                 let work = self.work_from_start(&filters);
-                start = Some(match &work {
-                    ReplayWork::Kept(past) => past.start(),
-                    _ => PastStart { from: None, complete: Some(false) },
-                });
+                start = Some(PastStart { from: None, complete: work.is_complete() });
                 work
             }
             ReplayFrom::Unknown => {
@@ -217,8 +209,6 @@ impl<S: Socket> LoopState<S> {
         let has_log = self.shared.engine_with_past().is_some();
         let mut marks = marks(&self.shared, &since);
         if let Some(work) = self.work_in_logs(&marks, filters) {
-            // About 100 instructions for each look at a name or log.
-            self.turn.work.spend(self.shared.kept.lock().map_or(0, |logs| (logs.looks(filters) / 10) as u32));
             return work;
         }
         // Events that the node did not subscribe to then are unknown to it.
@@ -273,7 +263,7 @@ impl<S: Socket> LoopState<S> {
 
     /// Returns the work for everything in kept logs after these places, if the logs have all events that the filters match and the
     /// rings have not.
-    fn work_in_logs(&self, marks: &[EventId], filters: &[Filter]) -> Option<ReplayWork> {
+    fn work_in_logs(&mut self, marks: &[EventId], filters: &[Filter]) -> Option<ReplayWork> {
         let (shared, bus) = (&self.shared, &self.shared.bus);
         let logs = shared.kept.lock()?;
         let place = |mark: &EventId| retained_after(shared, *mark, self.delivery.reader.position(mark.shard));
@@ -288,6 +278,8 @@ impl<S: Socket> LoopState<S> {
             return None;
         }
         let cursor = logs.cursor(filters, marks, self.turn.now).ok()?;
+        // About 100 instructions for each look at a name or log.
+        self.turn.work.spend((logs.looks(filters) / 10) as u32);
         Some(ReplayWork::Kept(Box::new(KeptPast::new(cursor, filters, self.ends(), None))))
     }
 

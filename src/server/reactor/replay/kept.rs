@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::forward::{EventSink, Forward, Step, Store, notice};
-use crate::dialect::{GapNotice, Missed, PastStart};
+use crate::dialect::{GapNotice, Missed};
 use crate::engine::LogPlace;
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::filter::Filter;
@@ -54,11 +54,10 @@ impl KeptPast {
         self.cursor.after().into()
     }
 
-    /// Returns the start of the past, as far as it is known.
-    pub(super) fn start(&self) -> PastStart {
+    /// Returns whether nothing of the past is known to be gone; `None` while that is not known.
+    pub(super) fn is_complete(&self) -> Option<bool> {
         let rings = self.rings.as_ref().map(|rings| rings.start().complete);
-        let complete = if self.cursor.has_gap() { Some(false) } else { rings.unwrap_or(Some(true)) };
-        PastStart { from: None, complete }
+        if self.cursor.has_gap() { Some(false) } else { rings.unwrap_or(Some(true)) }
     }
 
     /// Moves the end forward: the client's live events begin later now.

@@ -64,6 +64,15 @@ impl ReplayWork {
             _ => SmallVec::new(),
         }
     }
+
+    /// Returns whether nothing of the past is known to be gone; `None` while that is not known.
+    pub(super) fn is_complete(&self) -> Option<bool> {
+        match self {
+            Self::Forward(forward) => forward.start().complete,
+            Self::Kept(past) => past.is_complete(),
+            _ => Some(false),
+        }
+    }
 }
 
 impl ClientReplay {

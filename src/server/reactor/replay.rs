@@ -265,15 +265,18 @@ impl<S: Socket> LoopState<S> {
     /// rings have not.
     fn work_in_logs(&mut self, marks: &[EventId], filters: &[Filter]) -> Option<ReplayWork> {
         let (shared, bus) = (&self.shared, &self.shared.bus);
-        let logs = shared.kept.lock()?;
+        if !shared.kept.is_on() || marks.len() < bus.shards() {
+            return None;
+        }
         let place = |mark: &EventId| retained_after(shared, *mark, self.delivery.reader.position(mark.shard));
         let is_known =
             |place: &RetainedAfter| matches!(place, RetainedAfter::All(_) | RetainedAfter::Some(..));
         let places: SmallVec<[RetainedAfter; 1]> = marks.iter().map(place).collect();
         let is_lost = places.iter().any(|place| matches!(place, RetainedAfter::Some(..)));
-        if marks.len() < bus.shards() || !is_lost || !places.iter().all(is_known) {
+        if !is_lost || !places.iter().all(is_known) {
             return None;
         }
+        let logs = shared.kept.lock()?;
         if !logs.cover(filters, |shard| bus.oldest(shard)) {
             return None;
         }

@@ -161,8 +161,7 @@ impl KeptLogs {
             if !cursor.logs.iter().any(|log| log.name == name)
                 && let Some(log) = self.find(&name, now)
             {
-                let (serial, next) = (log.serial, log.base);
-                let gap = (log.base > 0 || !log.life.is_from_start).then(|| before(log));
+                let (serial, next, gap) = (log.serial, log.base, before_new(log));
                 cursor.logs.push(LogCursor { name, serial, next, gap });
             }
         }
@@ -194,7 +193,7 @@ impl KeptLogs {
                 None => missed = Some(self.unknown()),
                 Some(log) if place.serial == 0 => {
                     next = log.base;
-                    missed = missed.or((log.base > 0 || !log.life.is_from_start).then(|| before(log)));
+                    missed = missed.or_else(|| before_new(log));
                 }
                 Some(log) if place.serial != log.serial => {
                     next = log.base;
@@ -263,6 +262,11 @@ fn before(log: &KeptLog) -> FrontGap {
     let first = log.entries.front().and_then(|entry| entry.event.id());
     let first = first.filter(|first| first.sequence > 0);
     (Missed::Unknown, first.map(|first| EventId::before(first.epoch, first.shard, first.sequence)))
+}
+
+/// Returns the gap before the first retained event of a log that was made after the reader began.
+fn before_new(log: &KeptLog) -> Option<FrontGap> {
+    (log.base > 0 || !log.life.is_from_start).then(|| before(log))
 }
 
 /// Returns the place at which a reader begins in a log.

@@ -3,10 +3,9 @@
 //! Invariant: nothing is kept between two calls; the caller gives the range that is left.
 
 use std::collections::{BinaryHeap, VecDeque};
-use std::slice;
 
 use super::log::{KeptLog, LogName};
-use super::store::{KeptLogs, TooManyLogs};
+use super::store::KeptLogs;
 use crate::event::{Event, Position, Sequence, Timestamp};
 use crate::filter::Filter;
 
@@ -47,11 +46,6 @@ impl KeptLog {
 }
 
 impl KeptLogs {
-    /// Returns the names of the logs that a filter names or matches. An error if they are more than one request may read.
-    pub(crate) fn page_logs(&self, filter: &Filter, now: Timestamp) -> Result<Vec<LogName>, TooManyLogs> {
-        self.matched(slice::from_ref(filter), now)
-    }
-
     /// Returns the next sequence of each shard that will be recorded.
     pub(crate) fn recorded(&self) -> &[Sequence] {
         &self.next

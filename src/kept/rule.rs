@@ -142,6 +142,11 @@ impl RetainRule {
         &self.filter
     }
 
+    /// Returns whether an event ends its log.
+    pub(super) fn is_end(&self, event: &Event) -> bool {
+        self.end.iter().any(|end| end == event.event_type())
+    }
+
     /// Returns what is wrong with the rule and what to do about it, if anything is.
     pub(crate) fn fault(&self) -> Option<String> {
         if self.filter.is_nothing() {

@@ -202,7 +202,7 @@ impl KeptLogs {
         let mut store = Self {
             rules: Slab::new(),
             active: Vec::new(),
-            limits: RetainConfig { rules: Vec::new(), ..config.clone() },
+            limits: RetainConfig::default(),
             names: Default::default(),
             logs: Slab::new(),
             serials: 0,
@@ -281,8 +281,7 @@ impl KeptLogs {
             return self.past.ends.get(&id).cloned();
         }
         *next = id.next_sequence();
-        self.past.free();
-        self.expire(now);
+        self.tend(now);
         let (rule, value) = self.rule_of(event)?;
         let by = self.rules[rule].rule.by;
         let mut found = self.names[by as usize].get(&*value).copied();
@@ -314,7 +313,7 @@ impl KeptLogs {
             log.pop();
         }
         self.bytes = self.bytes + log.bytes - before;
-        let end = limits.end.iter().any(|end| end == event.event_type()).then(|| {
+        let end = limits.is_end(event).then(|| {
             let at = event.position().cloned().map_or(Since::Event(id), Since::Position);
             Arc::new(LogEnd { name: log.name.clone(), id, at, complete: log.is_complete(hole) })
         });
@@ -358,8 +357,7 @@ impl KeptLogs {
     pub(crate) fn log_of(&self, event: &Event) -> Option<(LogName, bool)> {
         let (rule, value) = self.rule_of(event)?;
         let rule = &self.rules[rule].rule;
-        let is_end = rule.end.iter().any(|end| end == event.event_type());
-        Some((LogName::new(rule.by, &value), is_end))
+        Some((LogName::new(rule.by, &value), rule.is_end(event)))
     }
 
     /// Notes that an event of a log is published under this id and will be recorded.
@@ -589,8 +587,9 @@ impl KeptLogs {
         !filters.is_empty() && filters.iter().all(|filter| filter.is_nothing() || covers(filter))
     }
 
-    /// Returns the names of the logs that the filters name by value, there or not, and of those that they match by pattern.
-    pub(super) fn matched(&self, filters: &[Filter], now: Timestamp) -> Result<Vec<LogName>, TooManyLogs> {
+    /// Returns the names of the logs that the filters name by value, there or not, and of those that they match by pattern. An error
+    /// if they are more than one request may read.
+    pub(crate) fn matched(&self, filters: &[Filter], now: Timestamp) -> Result<Vec<LogName>, TooManyLogs> {
         let max = self.limits.max_logs_read;
         let mut found: Vec<LogName> = Vec::new();
         for filter in filters {
@@ -634,7 +633,7 @@ impl KeptLogs {
         Ok(found)
     }
 
-    /// Returns how many names and logs [`check_read`](Self::check_read) looks at.
+    /// Returns how many names and logs [`matched`](Self::matched) looks at.
     pub(crate) fn looks(&self, filters: &[Filter]) -> usize {
         let looks =
             |filter: &Filter| if self.is_open(filter) { self.logs.len() } else { filter.members_count() };
@@ -656,11 +655,6 @@ impl KeptLogs {
             }
         }
         single
-    }
-
-    /// Checks that the filters name and match no more logs than one request may read.
-    pub(crate) fn check_read(&self, filters: &[Filter], now: Timestamp) -> Result<(), TooManyLogs> {
-        self.matched(filters, now).map(drop)
     }
 
     /// Returns whether a filter names its logs by pattern, or not at all.

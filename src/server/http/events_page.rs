@@ -13,6 +13,7 @@ use crate::event::{Event, Position, Sequence, Since, Timestamp};
 use crate::filter::{Filter, FilterLimits, Matcher};
 use crate::kept::{LogName, OrderPlace, OrderRange, TooManyLogs, order_place};
 use crate::server::limits::budget::Budget;
+use crate::server::session::kept::LOOKS_A_UNIT;
 use crate::server::shared::Shared;
 
 /// Units of work for one page.
@@ -208,8 +209,8 @@ impl<'a> PageWalk<'a> {
         let mut is_covered = false;
         if let Some(logs) = shared.kept.lock() {
             let filters = std::slice::from_ref(&request.filter);
-            units += u32::try_from(logs.looks(filters) / 5).unwrap_or(u32::MAX);
-            names = logs.page_logs(&request.filter, now)?;
+            units += u32::try_from(logs.looks(filters) / LOOKS_A_UNIT).unwrap_or(u32::MAX);
+            names = logs.matched(filters, now)?;
             recorded = logs.recorded().into();
             is_covered = logs.cover(filters, |shard| shared.bus.oldest(shard));
         }

@@ -10,13 +10,14 @@ use crate::filter::Filter;
 use crate::server::shared::resume::marks;
 
 /// Logs or names that are looked at for a unit of work: about 100 instructions each, once for the check and once for the reader.
-const LOOKS_A_UNIT: usize = 5;
+pub(crate) const LOOKS_A_UNIT: usize = 5;
 
 /// Checks that these filters name and match no more logs than one request may read from the start.
 pub(crate) fn check_from_start(filters: &[Filter], cx: &mut Context<'_>) -> Result<(), ClientError> {
     let Some(logs) = cx.shared.kept.lock() else { return Ok(()) };
     cx.budget.spend(u32::try_from(logs.looks(filters) / LOOKS_A_UNIT + 1).unwrap_or(u32::MAX));
-    logs.check_read(filters, cx.now)
+    logs.matched(filters, cx.now)
+        .map(drop)
         .map_err(|error| ClientError::new(ErrorCode::TooManyLogs, error.to_string()))
 }
 

@@ -12,7 +12,7 @@ use super::limits::rates::RateLimits;
 use super::presence::PresenceConfig;
 #[cfg(feature = "schema")]
 use super::schemas::{SchemaConfig, Schemas};
-use super::tick::{TICK_MS, Tick};
+use super::tick::{TICK_MS, Tick, ticks};
 #[cfg(feature = "tls")]
 use super::tls_config;
 #[cfg(feature = "tls")]
@@ -336,10 +336,6 @@ impl Deref for Prepared {
     fn deref(&self) -> &ServerConfig {
         &self.config
     }
-}
-
-fn ticks(time: Duration) -> Tick {
-    (time.as_millis() as u64).div_ceil(TICK_MS).max(1)
 }
 
 impl ServerConfig {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::dialect::KindLimits;
-use crate::server::tick::{TICK_MS, Tick};
+use crate::server::tick::{TICK_MS, Tick, ticks};
 use crate::sync::{Mutex, lock};
 
 /// Rate limits of a client. A request over a limit is refused in the client's protocol (an error with the limit; over
@@ -64,8 +64,7 @@ impl RateLimits {
     }
 
     fn window_ticks(&self) -> u32 {
-        let ticks = (self.window.as_millis() as u64).div_ceil(TICK_MS).max(1);
-        u32::try_from(ticks).unwrap_or(u32::MAX)
+        u32::try_from(ticks(self.window)).unwrap_or(u32::MAX)
     }
 
     /// Returns the limit of a kind of message. `usual` has the numbers of the dialect's document, the default first.

@@ -56,6 +56,6 @@ pub(crate) use infer_attributes::Complete;
 pub use name::{Dialect, ParseDialectError};
 pub(crate) use observe::{Observed, Observers, Watch};
 pub(crate) use on_lag::OnLag;
-pub(crate) use publish_terms::{DEDUPE_ID_BYTES_MAX, ExpectedLast};
+pub(crate) use publish_terms::{ExpectedLast, check_dedupe_name};
 pub(crate) use wire::{KindLimits, WireProtocol};
 pub(crate) use words::{shortened, split_entity};

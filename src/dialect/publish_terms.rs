@@ -3,8 +3,19 @@
 use super::keys::plain_key;
 use crate::event::EventId;
 
-/// Maximum length of a dedupe id, in bytes.
-pub(crate) const DEDUPE_ID_BYTES_MAX: usize = 256;
+/// Maximum length of a dedupe id or an idempotency key, in bytes.
+const DEDUPE_NAME_BYTES_MAX: usize = 256;
+
+/// Checks the length of a dedupe id or an idempotency key. `what` names it in an error.
+pub(crate) fn check_dedupe_name(what: &str, name: &str) -> Result<(), String> {
+    match name.len() {
+        0 => Err(format!("{what} is empty")),
+        bytes if bytes > DEDUPE_NAME_BYTES_MAX => {
+            Err(format!("{what} has {bytes} bytes; at most {DEDUPE_NAME_BYTES_MAX} are allowed"))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Conditions under which a publisher wants an event to be published.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,14 +49,8 @@ impl TermFields<'_> {
             Some((_, None)) => Err(format!("{key}: expected a string")),
         };
         let dedupe_id = text("dedupe_id", self.dedupe_id)?;
-        match dedupe_id.as_ref().map(String::len) {
-            Some(0) => return Err("dedupe_id is empty".to_owned()),
-            Some(bytes) if bytes > DEDUPE_ID_BYTES_MAX => {
-                return Err(format!(
-                    "dedupe_id has {bytes} bytes; at most {DEDUPE_ID_BYTES_MAX} are allowed"
-                ));
-            }
-            _ => {}
+        if let Some(id) = &dedupe_id {
+            check_dedupe_name("dedupe_id", id)?;
         }
         let reopen = match self.reopen {
             None | Some("false") => false,

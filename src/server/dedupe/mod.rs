@@ -17,16 +17,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::tick::{TICK_MS, Tick};
-use crate::dialect::DEDUPE_ID_BYTES_MAX;
+use super::auth::Grant;
+use super::tick::{TICK_MS, Tick, ticks};
 use crate::event::{EventId, Timestamp};
 use crate::sync::{Mutex, lock};
 pub(crate) use saved::SavedOutcome;
 pub(crate) use table::{Answered, Fresh, Settled, SettledCallback};
 use table::{Claimed, Name, NameTable, TableLimits};
-
-/// Maximum length of an idempotency key, in bytes, as of a dedupe id.
-const KEY_BYTES_MAX: usize = DEDUPE_ID_BYTES_MAX;
 
 /// Memory for one name, in bytes, that `dedupe.max_ids` stands for: the entry and a name of half the maximum length.
 const NAME_BYTES: usize = 384;
@@ -50,19 +47,11 @@ impl Default for DedupeConfig {
 
 impl DedupeConfig {
     fn limits(&self) -> TableLimits {
-        let window = (self.window.as_millis() as u64).div_ceil(TICK_MS).max(1);
-        TableLimits { window, names: self.max_ids, bytes: self.max_ids.saturating_mul(NAME_BYTES) }
-    }
-}
-
-/// Checks the length of a key.
-pub(crate) fn check_length(what: &str, text: &str) -> Result<(), String> {
-    match text.len() {
-        0 => Err(format!("{what} is empty")),
-        bytes if bytes > KEY_BYTES_MAX => {
-            Err(format!("{what} has {bytes} bytes; at most {KEY_BYTES_MAX} are allowed"))
+        TableLimits {
+            window: ticks(self.window),
+            names: self.max_ids,
+            bytes: self.max_ids.saturating_mul(NAME_BYTES),
         }
-        _ => Ok(()),
     }
 }
 
@@ -87,6 +76,11 @@ struct OnceStamp {
 }
 
 impl PublishOnce {
+    /// Returns a publication of a client with this grant that has not waited.
+    pub(crate) fn new(grant: Option<&Grant>, key: Option<(Box<str>, u64)>) -> Self {
+        Self { scope: grant.map_or("", Grant::subject).into(), key, waits: 0 }
+    }
+
     /// Returns the stamp of an event with this id, as JSON; `None` if it has no name. `is_last` says that it is the last of
     /// its publication.
     pub(crate) fn stamp(&self, dedupe_id: Option<&str>, is_last: bool, now: Timestamp) -> Option<Box<str>> {

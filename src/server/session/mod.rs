@@ -488,10 +488,7 @@ impl Session {
             rights.may_publish(&event)?;
         }
         cx.config.check_event(&event).map_err(|error| ClientError::new(ErrorCode::Schema, error))?;
-        let once = event.dedupe_id().is_some().then(|| {
-            let scope = self.grant().map_or("", Grant::subject).into();
-            Box::new(PublishOnce { scope, key: None, waits: 0 })
-        });
+        let once = event.dedupe_id().is_some().then(|| Box::new(PublishOnce::new(self.grant(), None)));
         if once.is_none() {
             cx.shared.metrics.events_published.inc();
         } else {

@@ -11,12 +11,12 @@ use serde_json::json;
 use super::{Answer, FaultStatus, JSON, Responder, RouteOutcome};
 use crate::bridge::BridgeOutcome;
 use crate::codec::http::Request;
-use crate::dialect::{Complete, ErrorCode, HttpFault, shortened};
+use crate::dialect::{Complete, ErrorCode, HttpFault, check_dedupe_name, shortened};
 use crate::event::Event;
 use crate::kept::LogName;
 use crate::server::auth::{Grant, NoTicket, Revocation};
 use crate::server::config::Prepared;
-use crate::server::dedupe::{self, PublishOnce};
+use crate::server::dedupe::PublishOnce;
 use crate::server::http::publish_body;
 use crate::server::limits::rates::address_key;
 use crate::server::session::effect::{
@@ -125,10 +125,7 @@ impl Publication {
         }
         let key = key.map(|key| (key, digest(&request, &kind, &body)));
         let is_once = key.is_some() || events.iter().any(|event| event.dedupe_id().is_some());
-        let once = is_once.then(|| {
-            let scope = grant.as_deref().map_or("", Grant::subject).into();
-            Box::new(PublishOnce { scope, key, waits: 0 })
-        });
+        let once = is_once.then(|| Box::new(PublishOnce::new(grant.as_deref(), key)));
         let count = events.len();
         if !is_once {
             shared.metrics.events_published.inc_by(count as u64);
@@ -183,7 +180,7 @@ fn idempotency_key(request: &Request) -> Result<Option<Box<str>>, String> {
     // The header's draft standard has quotes, which many programs leave out.
     let key = key.trim_ascii();
     let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
-    dedupe::check_length("Idempotency-Key", key).map(|()| Some(key.into()))
+    check_dedupe_name("Idempotency-Key", key).map(|()| Some(key.into()))
 }
 
 /// Returns a digest of everything that makes events of a request. It is equal in all versions, and no secret.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::delivery::{BATCHES_A_TURN, PUBLISHED_A_BATCH, SNAPSHOT};
+use super::kept_logs::{into_events, refusal_of};
 use super::loop_state::LoopState;
 use super::mailbox::{Awaited, MailboxItem};
 use super::socket::Socket;
@@ -91,11 +92,10 @@ impl<S: Socket> LoopState<S> {
         };
         // With an engine there are no rules.
         if let Err(refusal) = refuse_all_unkept(&events) {
-            let line = events.get(refusal.at).map_or(0, Complete::line);
-            let refused = Err(PublishRefusal::Log(Box::new(refusal), line));
+            let refused = Err(refusal_of(refusal, &events));
             return self.answer_publisher(self.clients.token(slot), refused, answer);
         }
-        let events: Vec<Event> = events.into_iter().map(Complete::into_event).collect();
+        let events = into_events(events);
         let conn = &mut self.clients.conns[slot];
         conn.pending_answers += 1;
         let token = conn.token(slot);

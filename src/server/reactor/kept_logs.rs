@@ -17,7 +17,7 @@ use crate::kept::{KeptLogs, LogRefusal, refuse_all_unkept};
 use crate::server::session::effect::{Acceptance, PublishAnswer, PublishRefusal};
 
 /// Returns the refusal of a publication because of a log.
-fn refusal_of(refusal: LogRefusal, events: &[Complete]) -> PublishRefusal {
+pub(super) fn refusal_of(refusal: LogRefusal, events: &[Complete]) -> PublishRefusal {
     let line = events.get(refusal.at).map_or(0, Complete::line);
     PublishRefusal::Log(Box::new(refusal), line)
 }
@@ -93,6 +93,7 @@ impl<S: Socket> LoopState<S> {
     }
 }
 
-fn into_events(events: Vec<Complete>) -> Vec<Event> {
+/// Returns the events without what their publisher said about them.
+pub(super) fn into_events(events: Vec<Complete>) -> Vec<Event> {
     events.into_iter().map(Complete::into_event).collect()
 }

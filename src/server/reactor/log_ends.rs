@@ -13,7 +13,7 @@ use super::loop_state::LoopState;
 use super::socket::Socket;
 use crate::dialect::{Dialect, Encoding};
 use crate::event::EventId;
-use crate::feed::Change;
+use crate::feed::{Change, FeedInterest};
 use crate::filter::Filter;
 use crate::kept::LogEnd;
 use crate::server::session::ended::LogsEnded;
@@ -72,12 +72,11 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn watch_ends_anew(&mut self) {
         let slots: Vec<usize> = self.clients.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            if let Some(interest) = self.clients.conns[slot].outbox.interest(&self.delivery.fanout) {
-                let filters: Vec<Filter> =
-                    interest.selections.iter().map(|selection| selection.filter.clone()).collect();
-                self.watch_ends(slot, interest.encoding, filters.iter());
-            } else {
-                self.clients.ends.remove(self.clients.token(slot));
+            match self.clients.conns[slot].outbox.interest(&self.delivery.fanout) {
+                Some(FeedInterest { encoding, selections, .. }) => {
+                    self.watch_ends(slot, encoding, selections.iter().map(|selection| &selection.filter));
+                }
+                None => self.clients.ends.remove(self.clients.token(slot)),
             }
         }
     }

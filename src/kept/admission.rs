@@ -48,29 +48,22 @@ impl LogRefusal {
 /// State of a log within a publication.
 #[derive(Clone, Copy)]
 struct AdmittedHead {
-    /// Newest event; `None` if there is no log, or the event has no id yet.
+    /// Newest event; `None` if it is one of the publication, which has no id yet.
     last: Option<EventId>,
-    is_there: bool,
     is_ended: bool,
-    /// Whether the publication has an event of the log.
-    is_touched: bool,
 }
 
-impl From<Option<LogHead>> for AdmittedHead {
-    fn from(head: Option<LogHead>) -> Self {
-        Self {
-            last: head.map(|head| head.last),
-            is_there: head.is_some(),
-            is_ended: head.is_some_and(|head| head.is_ended),
-            is_touched: false,
-        }
+impl From<LogHead> for AdmittedHead {
+    fn from(head: LogHead) -> Self {
+        Self { last: Some(head.last), is_ended: head.is_ended }
     }
 }
 
 impl KeptLogs {
     /// Returns the logs of the events of a publication, or the first reason to refuse it as a whole.
     pub(crate) fn admit(&self, events: &[Complete], now: Timestamp) -> Result<Vec<LogName>, LogRefusal> {
-        let mut heads: HashMap<LogName, AdmittedHead> = HashMap::new();
+        // `None` for a log that is not there.
+        let mut heads: HashMap<LogName, Option<AdmittedHead>> = HashMap::new();
         for (at, event) in events.iter().enumerate() {
             let Some((name, is_end)) = self.log_of(event) else {
                 refuse_unkept(at, event)?;
@@ -78,23 +71,22 @@ impl KeptLogs {
             };
             let head = match heads.get_mut(&name) {
                 Some(head) => head,
-                None => heads.entry(name.clone()).or_insert(self.head(&name, now).into()),
+                None => heads.entry(name.clone()).or_insert(self.head(&name, now).map(Into::into)),
             };
-            let AdmittedHead { last, is_there, is_ended, is_touched } = *head;
+            let last = head.and_then(|head| head.last);
             let refuse = |code| Err(LogRefusal { code, at, name: Some(name.clone()), last });
             if let Some(ExpectedLast(expected)) = event.expected_last_id()
-                // An event before it in this publication is the last one, and has no id yet.
-                && (is_touched || expected != last)
+                // An event of this publication has no id yet, so nothing can expect it.
+                && expected.map(Some) != head.map(|head| head.last)
             {
                 return refuse(ErrorCode::UnexpectedLastId);
             }
-            if is_ended && !event.reopens() {
-                return refuse(ErrorCode::Ended);
+            match (head.map(|head| head.is_ended), event.reopens()) {
+                (Some(true), false) => return refuse(ErrorCode::Ended),
+                (Some(false), true) => return refuse(ErrorCode::NotEnded),
+                _ => {}
             }
-            if is_there && !is_ended && event.reopens() {
-                return refuse(ErrorCode::NotEnded);
-            }
-            *head = AdmittedHead { last: None, is_there: true, is_ended: is_end, is_touched: true };
+            *head = Some(AdmittedHead { last: None, is_ended: is_end });
         }
         Ok(heads.into_keys().collect())
     }

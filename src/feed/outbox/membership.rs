@@ -6,6 +6,7 @@ use super::backlog::Inserted;
 use super::flush::Piece;
 use super::{Outbox, OutboxContext, ResumeLookup, Tally};
 use crate::dialect::Encoding;
+use crate::feed::conflate::LagPolicy;
 use crate::feed::fanout::Fanout;
 use crate::feed::feed::{Feed, FeedForm};
 use crate::feed::interest::{Change, FilterSelection, Revised};
@@ -25,13 +26,16 @@ impl Outbox {
         self.start_at_end(fanout, membership);
     }
 
-    /// Changes the interest from here on. Events that were pending before come first, still wanted or not.
+    /// Changes the interest and the lag policy from here on. Events that were pending before come first, still wanted or not, and
+    /// the policy before applies to them. In a feed that conflates, losses that were reported may lie after the outbox's
+    /// position, and another policy would report them again.
     ///
     /// Another member may have moved, as in [`leave`](Self::leave).
     pub(crate) fn change(
         &mut self,
         fanout: &mut Fanout,
         encoding: Encoding,
+        lag_policy: LagPolicy,
         changes: &[Change],
         conn: ConnIndex,
         cx: &mut OutboxContext<'_, impl ResumeLookup>,
@@ -39,6 +43,7 @@ impl Outbox {
         if let Some(membership) = self.membership {
             self.detach_all(membership, fanout, cx);
         }
+        self.lag_policy = lag_policy;
         let form = self.form(encoding);
         match fanout.revise(self.membership, form, changes) {
             Revised::Same => {

@@ -48,6 +48,7 @@ fn each_member_gets_the_events_that_it_wanted_when_they_came() {
                     let moved = outboxes[member].change(
                         fanout,
                         ENCODING,
+                        LagPolicy::DropOldest,
                         &changes,
                         conn,
                         &mut OutboxContext::new(tally, &Still),
@@ -94,6 +95,7 @@ fn each_member_gets_the_events_that_it_wanted_when_they_came() {
             let moved = outboxes[member].change(
                 fanout,
                 ENCODING,
+                LagPolicy::DropOldest,
                 &changes,
                 member as ConnIndex,
                 &mut OutboxContext::new(tally, &Still),
@@ -151,7 +153,8 @@ fn a_list_that_is_edited_gets_what_it_had_when_it_came() {
                 let (fanout, tally) = (&mut world.fanout, &mut world.tally);
                 let conn = member as ConnIndex;
                 let cx = &mut OutboxContext::new(tally, &Still);
-                let moved = outboxes[member].change(fanout, ENCODING, &[change], conn, cx);
+                let moved =
+                    outboxes[member].change(fanout, ENCODING, LagPolicy::DropOldest, &[change], conn, cx);
                 edited += u64::from(from.is_some() && fanout.take_rebuilt() == 0);
                 if let Some(MovedMember { conn, index }) = moved {
                     outboxes[conn as usize].set_member_index(index);
@@ -201,6 +204,7 @@ fn members_whose_interests_become_equal_share_a_feed() {
             outboxes[conn].change(
                 fanout,
                 ENCODING,
+                LagPolicy::DropOldest,
                 &[change],
                 conn as ConnIndex,
                 &mut OutboxContext::new(tally, &Still),
@@ -209,4 +213,42 @@ fn members_whose_interests_become_equal_share_a_feed() {
     }
     assert!(outboxes.iter().all(|outbox| outbox.feed() == outboxes[0].feed()));
     assert_eq!((world.metrics.feeds.get(), world.fanout.distinct()), (1, 3));
+}
+
+/// A feed that has conflated once reports what it trimmed, and its member stays where it stood. A change to another policy
+/// reports none of that again, and drops none of the events that waited under the policy before.
+#[test]
+fn a_lag_policy_holds_for_the_events_after_the_change() {
+    let mut world = World::new(8);
+    let mut outbox = world.join_as(&[selection("", Conflation::LatestPerKey)], LagPolicy::DropOldest, 0);
+    let mut pipe = Pipe::default();
+    let change = |world: &mut World, outbox: &mut Outbox, lag_policy| {
+        let every = Change { filter: Filter::new(), was: true, to: Some(Conflation::None), from: None };
+        let cx = &mut OutboxContext::new(&mut world.tally, &Still);
+        outbox.change(&mut world.fanout, ENCODING, lag_policy, &[every], 0, cx);
+    };
+    let publish = |world: &mut World, outbox: &Outbox, count| {
+        for _ in 0..count {
+            world.publish("a");
+            world.fanout.seal(outbox.feed().expect("it has one"));
+        }
+    };
+    // From here on no event may be left out; the feed stays the one that conflates.
+    change(&mut world, &mut outbox, LagPolicy::DropOldest);
+    publish(&mut world, &outbox, 1);
+    assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Blocked);
+    publish(&mut world, &outbox, 19);
+    assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Blocked);
+    publish(&mut world, &outbox, 3);
+    change(&mut world, &mut outbox, LagPolicy::DropNewest);
+    publish(&mut world, &outbox, 2);
+    assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Blocked);
+    assert_eq!(world.difference(&[&outbox]), 0);
+    pipe.room = usize::MAX / 2;
+    assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
+    let seen = read(&pipe);
+    assert_eq!(seen[..10], [-12, -3, 15, 16, 17, 18, 19, 20, 21, 22], "{seen:?}");
+    let missed: i64 = seen.iter().filter(|n| **n < 0).map(|n| -n).sum();
+    let events = seen.iter().filter(|n| **n >= 0).count() as i64;
+    assert_eq!((missed + events, world.tally.dropped as i64), (25, missed), "{seen:?}");
 }

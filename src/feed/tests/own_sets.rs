@@ -3,9 +3,10 @@
 use super::changes::dice;
 use super::*;
 
-/// A member, the kinds that it wants, and the numbers of the events that it wanted when they came.
+/// A member, its policy, the kinds that it wants, and the numbers of the events that it wanted when they came.
 struct Watcher {
     outbox: Outbox,
+    lag_policy: LagPolicy,
     pipe: Pipe,
     wants: std::collections::BTreeSet<u64>,
     wanted: Vec<i64>,
@@ -13,15 +14,19 @@ struct Watcher {
 
 impl Watcher {
     fn new(lag_policy: LagPolicy) -> Self {
-        let mut outbox = Outbox::default();
-        outbox.set_lag_policy(lag_policy);
-        Self { outbox, pipe: Pipe::default(), wants: std::collections::BTreeSet::new(), wanted: Vec::new() }
+        Self {
+            outbox: Outbox::default(),
+            lag_policy,
+            pipe: Pipe::default(),
+            wants: std::collections::BTreeSet::new(),
+            wanted: Vec::new(),
+        }
     }
 }
 
 /// Adds or removes kinds. Updates the index of the member that moved.
 fn change(world: &mut World, watchers: &mut [Watcher], which: usize, kinds: &[u64]) {
-    let Watcher { outbox, wants, .. } = &mut watchers[which];
+    let Watcher { outbox, lag_policy, wants, .. } = &mut watchers[which];
     let mut changes = Vec::new();
     for kind in kinds {
         let was = !wants.insert(*kind);
@@ -32,7 +37,8 @@ fn change(world: &mut World, watchers: &mut [Watcher], which: usize, kinds: &[u6
         changes.push(Change { filter, was, to: (!was).then_some(Conflation::None), from: None });
     }
     let mut cx = OutboxContext::new(&mut world.tally, &Still);
-    let moved = outbox.change(&mut world.fanout, ENCODING, &changes, which as ConnIndex, &mut cx);
+    let moved =
+        outbox.change(&mut world.fanout, ENCODING, *lag_policy, &changes, which as ConnIndex, &mut cx);
     if let Some(MovedMember { conn, index }) = moved {
         watchers[conn as usize].outbox.set_member_index(index);
     }

@@ -158,10 +158,10 @@ impl<S: Socket> LoopState<S> {
         }
         let ring = self.turn.resume_lookup(&self.shared);
         let conn = &mut self.clients.conns[slot];
-        conn.outbox.set_lag_policy(lag_policy);
         let moved = conn.outbox.change(
             &mut self.delivery.fanout,
             encoding,
+            lag_policy,
             changes,
             slot as ConnIndex,
             &mut OutboxContext::new(&mut self.delivery.tally, &ring),

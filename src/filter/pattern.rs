@@ -170,6 +170,19 @@ pub(crate) struct NameSegment<'a> {
     pub(crate) text: &'a [u8],
 }
 
+impl NameSegment<'_> {
+    /// Returns a number below 4 for the separator.
+    #[inline]
+    pub(crate) fn separator_code(&self) -> u8 {
+        match self.separator {
+            b'.' => 1,
+            b':' => 2,
+            b'/' => 3,
+            _ => 0,
+        }
+    }
+}
+
 /// Segments of a text, at least one.
 #[derive(Clone, Debug)]
 pub(crate) struct Segments<'a> {
@@ -256,15 +269,6 @@ struct Places<'a> {
     end: u64,
 }
 
-fn separator_index(separator: u8) -> usize {
-    match separator {
-        b'.' => 1,
-        b':' => 2,
-        b'/' => 3,
-        _ => 0,
-    }
-}
-
 impl<'a> Places<'a> {
     /// Returns `None` if the pattern is longer.
     fn new(pattern: &'a [u8], worked: &mut u64) -> Option<Self> {
@@ -275,7 +279,7 @@ impl<'a> Places<'a> {
             if place == 1 << PLACES_MAX {
                 return None;
             }
-            places.separated[separator_index(segment.separator)] |= place;
+            places.separated[usize::from(segment.separator_code())] |= place;
             places.end <<= 1;
             *worked += SEGMENT;
             match segment.text {
@@ -315,7 +319,7 @@ impl<'a> Places<'a> {
         let mut inside = 0;
         let mut may_lead = self.leading;
         for segment in segments(value) {
-            let entered = here & (self.separated[separator_index(segment.separator)] | may_lead);
+            let entered = here & (self.separated[usize::from(segment.separator_code())] | may_lead);
             may_lead = 0;
             let mut passed = entered & self.one;
             let mut compared = 0;

@@ -62,15 +62,6 @@ pub(super) struct Automaton {
     generations: [u64; Attribute::COUNT],
 }
 
-fn code(separator: u8) -> u8 {
-    match separator {
-        b'.' => 1,
-        b':' => 2,
-        b'/' => 3,
-        _ => 0,
-    }
-}
-
 impl Automaton {
     pub(super) fn new() -> Self {
         Self {
@@ -121,7 +112,7 @@ impl Automaton {
                 b"**" => MANY,
                 text => self.texts.find(text),
             };
-            match self.child(node, code(segment.separator), number) {
+            match self.child(node, segment.separator_code(), number) {
                 Some(child) => node = child,
                 None => return UNKNOWN,
             }
@@ -145,7 +136,7 @@ impl Automaton {
     }
 
     fn grow(&mut self, node: u32, segment: NameSegment<'_>) -> u32 {
-        let separator = code(segment.separator);
+        let separator = segment.separator_code();
         let number = match segment.text {
             b"*" => ONE,
             b"**" => MANY,
@@ -255,7 +246,7 @@ impl Automaton {
                 return false;
             }
             let number = self.texts.find(segment.text);
-            let separator = code(segment.separator);
+            let separator = segment.separator_code();
             self.next_step();
             self.walked += 1 + (self.current.len() + self.inside_many.len()) as u64;
             for place in 0..self.current.len() {

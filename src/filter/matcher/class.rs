@@ -6,9 +6,7 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use super::plan;
 use super::posting::NUMBERS_MAX;
-use crate::event::Event;
 use crate::filter::definition::Filter;
 
 /// Id of one distinct filter of a [`Matcher`](super::Matcher), whatever the number of its holders.
@@ -41,7 +39,7 @@ const MEMBER: u32 = 1 << 31;
 /// State of a class that must be confirmed for each event.
 #[derive(Debug, Default)]
 struct Residual {
-    /// Conditions that no path holds; see [`Plan::residual`](plan::Plan::residual).
+    /// Conditions that no path holds; see [`Plan::residual`](super::plan::Plan::residual).
     conditions: u32,
     /// Event for which the class was last found.
     found_for: u32,
@@ -174,32 +172,10 @@ impl Classes {
         std::mem::replace(&mut residual.found_for, turn) != turn
     }
 
-    /// Returns whether a class that must be confirmed has conditions that no path holds.
-    pub(super) fn has_conditions(&self, id: u32) -> bool {
-        self.residuals[self.table[id as usize].detail as usize].conditions != 0
-    }
-
-    /// Returns whether the residual conditions of a class that must be confirmed hold, as [`plan::holds`].
-    pub(super) fn confirms(
-        &self,
-        id: u32,
-        event: &Event,
-        steps: &mut plan::Steps,
-        until: u64,
-    ) -> Option<bool> {
-        let class = &self.table[id as usize];
-        plan::holds(&class.filter, self.residuals[class.detail as usize].conditions, event, steps, until)
-    }
-
-    /// Returns whether all conditions of a class on attributes hold, as [`plan::holds`].
-    pub(super) fn matches_all(
-        &self,
-        id: u32,
-        event: &Event,
-        steps: &mut plan::Steps,
-        until: u64,
-    ) -> Option<bool> {
-        plan::holds(&self.table[id as usize].filter, u32::MAX, event, steps, until)
+    /// Returns the filter of a class, and its conditions that no path holds.
+    pub(super) fn residual(&self, id: u32) -> (&Filter, u32) {
+        let Class { filter, detail, .. } = &self.table[id as usize];
+        (filter, self.residuals.get(*detail as usize).map_or(0, |residual| residual.conditions))
     }
 
     /// Returns the classes without conditions on the payload.

@@ -328,26 +328,24 @@ impl Matcher {
     /// Evaluates the postings that are left. Returns false if it stopped when the work reached `until`.
     fn confirm(&mut self, event: &Event, out: &mut Vec<ClassId>, until: u64) -> bool {
         let turn = self.turn;
-        while let Some(posting) = self.at_hand.unconfirmed.last() {
+        while let Some(&posting) = self.at_hand.unconfirmed.last() {
             let worked = self.worked();
             if worked >= until {
                 return false;
             }
-            let Self { classes, payloads, steps, at_hand: MatchAtHand { is_exhaustive, .. }, .. } = self;
-            let until_step = steps.worked.saturating_add(until - worked);
-            let holds = match posting.kind() {
-                PostingKind::Class(_) => Some(true),
-                PostingKind::Candidate(class) if *is_exhaustive => {
-                    classes.matches_all(class, event, steps, until_step)
-                }
-                PostingKind::Candidate(class) => classes.confirms(class, event, steps, until_step),
-                PostingKind::Group(_) if self.at_hand.is_group_confirmed => Some(true),
-                PostingKind::Group(group) if *is_exhaustive => {
-                    payloads.matches_base(group, event, steps, until_step)
-                }
-                PostingKind::Group(group) => payloads.confirms(group, event, steps, until_step),
+            let Self { classes, payloads, steps, at_hand, .. } = self;
+            let (filter, residual) = match posting.kind() {
+                PostingKind::Class(class) | PostingKind::Candidate(class) => classes.residual(class),
+                PostingKind::Group(group) => payloads.residual(group),
             };
-            let Some(holds) = holds else { return false };
+            let conditions = match posting.kind() {
+                PostingKind::Class(_) => 0,
+                PostingKind::Group(_) if at_hand.is_group_confirmed => 0,
+                _ if at_hand.is_exhaustive => u32::MAX,
+                _ => residual,
+            };
+            let until_step = steps.worked.saturating_add(until - worked);
+            let Some(holds) = plan::holds(filter, conditions, event, steps, until_step) else { return false };
             match posting.kind() {
                 PostingKind::Class(class) | PostingKind::Candidate(class) if holds => {
                     out.push(ClassId(class));
@@ -394,7 +392,7 @@ impl Matcher {
             PostingKind::Class(_) => true,
             PostingKind::Candidate(class) => {
                 let is_first = classes.is_first_for(class, *turn);
-                if is_first && !classes.has_conditions(class) {
+                if is_first && classes.residual(class).1 == 0 {
                     // It had to be found once, and nothing else.
                     *posting = Posting::class(class, false);
                 }

@@ -23,8 +23,6 @@ use smallvec::SmallVec;
 use super::class::ClassId;
 use super::conditions::Conditions;
 use super::fields::FieldTree;
-use super::plan;
-use crate::event::Event;
 use crate::filter::comparison::{ComparisonRef, LiteralRef, Scalar};
 use crate::filter::definition::Filter;
 use crate::filter::encoding::Clause;
@@ -44,7 +42,7 @@ struct GroupMember {
 struct PayloadGroup {
     /// The shared conditions on attributes.
     base: Filter,
-    /// Sets of the base that no path holds; see [`Plan::residual`](plan::Plan::residual).
+    /// Sets of the base that no path holds; see [`Plan::residual`](super::plan::Plan::residual).
     residual: u32,
     /// Event for which the group was last found.
     found_for: u32,
@@ -231,27 +229,10 @@ impl Payloads {
         std::mem::replace(&mut self.groups[group as usize].found_for, turn) != turn
     }
 
-    /// Returns whether the residual conditions of a group's base hold, as [`plan::holds`].
-    pub(super) fn confirms(
-        &self,
-        group: u32,
-        event: &Event,
-        steps: &mut plan::Steps,
-        until: u64,
-    ) -> Option<bool> {
-        let group = &self.groups[group as usize];
-        plan::holds(&group.base, group.residual, event, steps, until)
-    }
-
-    /// Returns whether all conditions of a group's base hold, as [`plan::holds`].
-    pub(super) fn matches_base(
-        &self,
-        group: u32,
-        event: &Event,
-        steps: &mut plan::Steps,
-        until: u64,
-    ) -> Option<bool> {
-        plan::holds(&self.groups[group as usize].base, u32::MAX, event, steps, until)
+    /// Returns the base of a group, and its conditions that no path holds.
+    pub(super) fn residual(&self, group: u32) -> (&Filter, u32) {
+        let PayloadGroup { base, residual, .. } = &self.groups[group as usize];
+        (base, *residual)
     }
 
     /// Returns the groups that have members.

@@ -8,16 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, select_all};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::super::error::EngineError;
 use super::super::log::{Follow, LogEntry, Places};
 use super::attach::Attached;
-use super::follow::{Messages, READ_COUNT, StreamEntry, read};
+use super::follow::{Messages, READ_COUNT, StreamEntry, next_entry, read};
 use super::life::Fingerprint;
-use super::link::{Faults, InRuntime, TIMEOUT, unreachable};
+use super::link::{Faults, InRuntime, TIMEOUT};
 use super::shared::NatsShared;
 use crate::event::{EventId, Sequence};
 use crate::sync::lock;
@@ -92,12 +91,10 @@ impl Follow for EndedFollower {
                     return Err(self.end());
                 }
                 let Self { shared, epoch, left, messages, faults, .. } = self;
-                let next = faults.guard(async { Ok(messages.get().next().await) });
-                let StreamEntry { shard, sequence, time, payload, epoch: marked } =
-                    match timeout_at(Instant::now() + TIMEOUT, next).await {
-                        Err(_) => return Err(self.end()),
-                        Ok(next) => next?.ok_or_else(|| unreachable("the streams ended"))??,
-                    };
+                let Some(entry) = next_entry(messages, faults, Instant::now() + TIMEOUT).await? else {
+                    return Err(self.end());
+                };
+                let StreamEntry { shard, sequence, time, payload, epoch: marked } = entry;
                 let Some(shard) = shard else { continue };
                 let unread = &mut left[usize::from(shard)];
                 unread.start = unread.start.max(sequence + 1);

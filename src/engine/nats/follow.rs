@@ -15,7 +15,7 @@ use async_nats::jetstream::{self, Context};
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use futures_util::stream::{BoxStream, SelectAll, select_all};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::error::EngineError;
 use super::super::log::{Follow, LogEntry, OnNotice, Places};
@@ -100,6 +100,17 @@ pub(super) async fn read(shard: Option<u16>, stream: &Stream, from: u64) -> Resu
     Ok(messages.map(came).boxed())
 }
 
+/// Returns the next message of these readers; `None` if there is none at `until`.
+pub(super) async fn next_entry(
+    messages: &mut InRuntime<SelectAll<Messages>>,
+    faults: &Faults,
+    until: Instant,
+) -> Result<Option<StreamEntry>, EngineError> {
+    let next = faults.guard(async { Ok(messages.get().next().await) });
+    let Ok(next) = timeout_at(until, next).await else { return Ok(None) };
+    next?.ok_or_else(|| unreachable("the streams ended"))?.map(Some)
+}
+
 /// Follower of streams.
 pub(super) struct StreamFollower {
     shared: Arc<NatsShared>,
@@ -179,15 +190,11 @@ impl Follow for StreamFollower {
         let Self { shared, messages, epoch, faults, on_notice, .. } = self;
         let wait = wait.max(FIRST_WAIT);
         shared.driver.block_on(async {
-            let end = tokio::time::Instant::now() + wait;
+            let end = Instant::now() + wait;
             for _ in 0..READ_COUNT {
                 faults.check()?;
-                let next = faults.guard(async { Ok(messages.get().next().await) });
-                let StreamEntry { shard, sequence, time, payload, epoch: marked } =
-                    match tokio::time::timeout_at(end, next).await {
-                        Err(_) => return Ok(()),
-                        Ok(next) => next?.ok_or_else(|| unreachable("the streams ended"))??,
-                    };
+                let Some(entry) = next_entry(messages, faults, end).await? else { return Ok(()) };
+                let StreamEntry { shard, sequence, time, payload, epoch: marked } = entry;
                 let Some(shard) = shard else {
                     on_notice(&payload);
                     continue;

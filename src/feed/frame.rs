@@ -1,4 +1,4 @@
-//! Frames that were appended to a feed of its own form and are not sealed yet.
+//! Frames that were appended to a feed and are not sealed yet.
 
 use std::num::NonZeroU64;
 
@@ -14,7 +14,7 @@ pub(super) const MERGE_FRAME_BYTES_MAX: usize = 4096;
 /// Storage of an unsealed frame's bytes.
 #[derive(Debug)]
 pub(super) enum FrameSource {
-    /// The feed's own bytes.
+    /// Bytes that no event keeps.
     Owned(Bytes),
     /// The event keeps the bytes. Counting the event allocates nothing; counting a [`Bytes`] allocates the first time.
     Shared(Event),

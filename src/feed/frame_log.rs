@@ -9,7 +9,7 @@
 
 use bytes::Bytes;
 
-use super::frame::{FrameKind, MERGE_FRAME_BYTES_MAX, count_frame};
+use super::frame::{FrameKind, FrameSource, MERGE_FRAME_BYTES_MAX, count_frame};
 use crate::dialect::Encoding;
 use crate::event::{ENCODINGS_MAX, Event, EventId};
 use crate::metrics::Metrics;
@@ -28,11 +28,8 @@ const KEPT_BYTES_MAX: usize = 8 * 1024;
 enum LogStorage {
     /// Bytes of the encoding's log.
     Log { start: u32, end: u32 },
-    /// A large frame.
-    Owned(Bytes),
-    /// The event keeps the bytes, because other loops may want them. Counting the event allocates nothing; counting a
-    /// [`Bytes`] allocates the first time.
-    Event(Event),
+    /// Bytes of a large frame, or those that the event keeps because other loops may want them.
+    Own(FrameSource),
 }
 
 /// A frame in the log.
@@ -114,7 +111,7 @@ impl FrameLog {
         }
         let storage = if keeps {
             shared_frame(event, encoding, metrics);
-            LogStorage::Event(event.clone())
+            LogStorage::Own(FrameSource::Shared(event.clone()))
         } else if event.payload().len() < MERGE_FRAME_BYTES_MAX && log.bytes.len() < LOG_BYTES_MAX {
             let start = log.bytes.len();
             encoding.put(event, event.position(), &mut log.bytes);
@@ -123,7 +120,7 @@ impl FrameLog {
         } else {
             let bytes = encoding.encode(event, event.position());
             count_frame(metrics, bytes.len());
-            LogStorage::Owned(bytes)
+            LogStorage::Own(FrameSource::Owned(bytes))
         };
         log.newest = (number, log.frames.len() as u32);
         log.frames.push(LoggedFrame { id, kind: FrameKind::Required, storage });
@@ -139,7 +136,8 @@ impl FrameLog {
     /// Adds a gap notice for one feed.
     pub(super) fn gap(&mut self, encoding: Encoding, frame: Bytes, id: EventId) -> u32 {
         let log = &mut self.encodings[encoding.slot()];
-        log.frames.push(LoggedFrame { id, kind: FrameKind::Gap, storage: LogStorage::Owned(frame) });
+        let storage = LogStorage::Own(FrameSource::Owned(frame));
+        log.frames.push(LoggedFrame { id, kind: FrameKind::Gap, storage });
         self.used |= 1 << encoding.slot();
         log.frames.len() as u32 - 1
     }
@@ -282,10 +280,7 @@ impl EncodingLog {
     fn bytes_of<'a>(&'a self, frame: &'a LoggedFrame, encoding: Encoding) -> &'a [u8] {
         match &frame.storage {
             LogStorage::Log { start, end } => &self.bytes[*start as usize..*end as usize],
-            LogStorage::Owned(bytes) => bytes,
-            LogStorage::Event(event) => {
-                event.frame(encoding.slot(), |event| encoding.encode(event, event.position()))
-            }
+            LogStorage::Own(source) => source.bytes(encoding),
         }
     }
 }
@@ -295,10 +290,7 @@ impl LoggedFrame {
     pub(super) fn own_bytes(&self, encoding: Encoding) -> Option<Bytes> {
         match &self.storage {
             LogStorage::Log { .. } => None,
-            LogStorage::Owned(bytes) => Some(bytes.clone()),
-            LogStorage::Event(event) => {
-                Some(event.frame(encoding.slot(), |event| encoding.encode(event, event.position())).clone())
-            }
+            LogStorage::Own(source) => Some(source.bytes(encoding).clone()),
         }
     }
 }

@@ -260,7 +260,7 @@ impl Feed {
         }
         let (next, unsealed) = (self.next, self.unsealed());
         let Some(retained) = &mut self.retained else { return };
-        let newest = retained.runs.back().map(|run| run.id_of(run.next() - 1));
+        let newest = retained.runs.back().map(FrameRun::newest_id);
         if let Some(conflator) = self.own_form.as_mut().and_then(|own| own.conflator.as_mut()) {
             conflator.latest.clear();
             conflator.required_before_base +=
@@ -287,11 +287,13 @@ impl Feed {
             && self.list.len as usize <= limits.max_events
     }
 
-    /// Counts the frames of the feed's list as sealed, written and forgotten.
-    pub(super) fn pass(&mut self, log: &mut FrameLog) {
-        self.next += u64::from(self.list.len);
+    /// Counts the frames of the feed's list as sealed, written and forgotten. Returns their number.
+    pub(super) fn pass(&mut self, log: &mut FrameLog) -> u64 {
+        let count = u64::from(self.list.len);
+        self.next += count;
         self.set_passed(log.newest(self.form.encoding, self.list));
         log.take(&mut self.list);
+        count
     }
 
     /// Returns the bytes of the tables that describe the frames, and of the frames that conflation retains.
@@ -318,7 +320,7 @@ impl Feed {
     /// Returns the id of the newest sealed event.
     pub(super) fn newest_id(&self) -> Option<EventId> {
         let newest = self.runs().and_then(VecDeque::back);
-        newest.map(|run| run.id_of(run.next() - 1)).or_else(|| self.newest_passed())
+        newest.map(FrameRun::newest_id).or_else(|| self.newest_passed())
     }
 
     /// Returns the id of the newest appended event, sealed or not.

@@ -246,15 +246,12 @@ impl Outbox {
             self.close_newest_gap(feed, cx);
         }
         let before = live.map_or(self.next, |feed| feed.next);
-        let has_events = self.next as u16 != self.next_at_heartbeat;
-        let is_heartbeat = bytes == HEARTBEAT;
-        let bytes = match self.compression {
-            compression if is_heartbeat && has_events => compression.heartbeat_after_events(bytes),
-            compression => compression.own(bytes),
+        let next = self.next as u16;
+        let bytes = if bytes == HEARTBEAT && std::mem::replace(&mut self.next_at_heartbeat, next) != next {
+            self.compression.heartbeat_after_events(bytes)
+        } else {
+            self.compression.own(bytes)
         };
-        if is_heartbeat {
-            self.next_at_heartbeat = self.next as u16;
-        }
         let inserted = self.inserted(before, bytes);
         self.backlog(feed).push(inserted);
     }

@@ -107,6 +107,11 @@ impl FrameRun {
         self.marks[..(index - self.first) as usize].iter().filter(|mark| mark.is_required).count() as u64
     }
 
+    /// Returns the id of the last event.
+    pub(crate) fn newest_id(&self) -> EventId {
+        self.id_of(self.next() - 1)
+    }
+
     /// Returns the id of the event at `index`.
     pub(crate) fn id_of(&self, index: u64) -> EventId {
         let FrameMark { shard, sequence, .. } = self.marks[(index - self.first) as usize];

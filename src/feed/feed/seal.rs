@@ -216,7 +216,7 @@ impl Feed {
             if let Some(conflator) = self.own_form.as_mut().and_then(|own| own.conflator.as_mut()) {
                 conflator.required_before_base += oldest.required_before(oldest.next());
             }
-            passed = Some(oldest.id_of(oldest.next() - 1));
+            passed = Some(oldest.newest_id());
         }
         retained.gaps.trim(retained.base);
         self.set_passed(passed);

@@ -2,8 +2,6 @@
 //!
 //! Invariant: the feed retains a frame only if the write falls short, and then as if it had been sealed before the write.
 
-use std::io;
-
 use super::tail::ByteSink;
 use super::{Flushed, Outbox, OutboxContext, ResumeLookup};
 use crate::feed::fanout::Fanout;
@@ -30,7 +28,7 @@ impl Outbox {
     }
 
     /// Writes the appended frames from the log if they are everything that the connection has pending, and the connection is the
-    /// only member of its feed.
+    /// only member of its feed. Returns `None` if they are not, or the write was interrupted.
     fn write_through<W: ByteSink>(
         &mut self,
         key: FeedKey,
@@ -45,12 +43,7 @@ impl Outbox {
         let gathered = fanout.gather(key, self.next, budget)?;
         let bytes = fanout.gathered(key, &gathered);
         let wanted = bytes.len();
-        let written = loop {
-            match out.write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                written => break written,
-            }
-        };
+        let written = out.write(bytes);
         if let Ok(written) = written
             && written == wanted
         {

@@ -9,7 +9,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
@@ -303,6 +303,20 @@ fn pair() -> io::Result<(tokio::net::UnixStream, UnixStream)> {
     Ok((tokio::net::UnixStream::from_std(client)?, server))
 }
 
+/// Reads a piece of the server's output from this side of a pair. It is empty at the end.
+fn poll_piece(pipe: &tokio::net::UnixStream, cx: &mut Context<'_>) -> Poll<io::Result<BytesMut>> {
+    loop {
+        ready!(pipe.poll_read_ready(cx))?;
+        // Allocated once there is something to read: an idle client holds no buffer.
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+        match pipe.try_read_buf(&mut piece) {
+            // The poll reported the end of an earlier state.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return Poll::Ready(read.map(|_| piece)),
+        }
+    }
+}
+
 /// Gives a client to the server once its upgrade is done.
 async fn give(upgrade: OnUpgrade, stream: AgreedStream) {
     let given = match upgrade.await {
@@ -345,25 +359,19 @@ async fn pump(client: Upgraded, server: tokio::net::UnixStream) -> io::Result<()
         });
         let mut down = pin!(async {
             loop {
-                from_server.readable().await?;
-                // Allocated once there is something to read: an idle client holds no buffer.
-                let mut piece = BytesMut::with_capacity(PIECE_BYTES);
-                match from_server.try_read_buf(&mut piece) {
-                    Ok(0) => return tokio::time::timeout(STALL, to_client.shutdown()).await?,
-                    Ok(_) => {
-                        let written = async {
-                            to_client.write_all(&piece).await?;
-                            to_client.flush().await
-                        };
-                        tokio::time::timeout(STALL, written).await??;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
+                let piece = poll_fn(|cx| poll_piece(from_server.as_ref(), cx)).await?;
+                if piece.is_empty() {
+                    return tokio::time::timeout(STALL, to_client.shutdown()).await?;
                 }
+                let written = async {
+                    to_client.write_all(&piece).await?;
+                    to_client.flush().await
+                };
+                tokio::time::timeout(STALL, written).await??;
             }
         });
         let mut is_client_done = false;
-        std::future::poll_fn(move |cx| {
+        poll_fn(move |cx| {
             if !is_client_done && let Poll::Ready(done) = up.as_mut().poll(cx) {
                 done?;
                 is_client_done = true;
@@ -424,20 +432,10 @@ impl Body for LiveBody {
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match &mut self.0 {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::Pipe(pipe) => loop {
-                if let Err(error) = ready!(pipe.poll_read_ready(cx)) {
-                    return Poll::Ready(Some(Err(error)));
-                }
-                // Allocated once there is something to read: an idle stream holds no buffer.
-                let mut piece = BytesMut::with_capacity(PIECE_BYTES);
-                match pipe.try_read_buf(&mut piece) {
-                    Ok(0) => return Poll::Ready(None),
-                    Ok(_) => return Poll::Ready(Some(Ok(Frame::data(piece.freeze())))),
-                    // The poll reported the end of an earlier state.
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Poll::Ready(Some(Err(error))),
-                }
-            },
+            Content::Pipe(pipe) => Poll::Ready(match ready!(poll_piece(pipe, cx)) {
+                Ok(piece) if piece.is_empty() => None,
+                read => Some(read.map(|piece| Frame::data(piece.freeze()))),
+            }),
         }
     }
 

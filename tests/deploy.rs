@@ -10,10 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
 use serde_json::{Value, json};
-use support::authority::Authority;
+use support::authority::{Authority, TlsStream as Stream, over_tls};
 use support::nginx::Nginx;
 use support::sse::Sse;
 use support::ws::Ws;
@@ -87,14 +85,8 @@ fn nginx(server: &Server, authority: &Authority, verifier: Option<&Verifier>) ->
     })
 }
 
-type Stream = StreamOwned<ClientConnection, TcpStream>;
-
 fn connect(authority: &Authority, addr: SocketAddr) -> Stream {
-    let tcp = TcpStream::connect(addr).expect("nginx listens");
-    tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let name = ServerName::try_from("localhost").expect("a name");
-    let client = ClientConnection::new(authority.client(&[&rustls::version::TLS13]), name);
-    StreamOwned::new(client.expect("a client"), tcp)
+    over_tls(TcpStream::connect(addr).expect("nginx listens"), &authority.client(&[&rustls::version::TLS13]))
 }
 
 /// Sends a request, and reads the answer to its end.

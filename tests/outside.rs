@@ -3,20 +3,20 @@
 
 mod support;
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::OnceLock;
 
 use serde_json::json;
-use support::PATIENCE;
 use support::authority::Authority;
 use support::script::in_project;
+use support::service::free_port;
 use support::sse::Sse;
 use support::wire::Wire;
 use support::ws::Ws;
+use support::{eventually, http, read_until};
 
 const CRATE: &str = "tests/outside_crate";
 
@@ -47,34 +47,27 @@ impl Drop for Piece {
 
 /// Starts the piece with this text, which serves, and waits until its port is open.
 fn serve(text: &str, folder: &Path) -> (Piece, SocketAddr) {
-    let free =
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let mut command = Command::new(program());
     command
         .arg(text)
-        .env("LISTEN", free.to_string())
+        .env("LISTEN", addr.to_string())
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     let mut piece = Piece(command.spawn().expect("it starts"));
-    let until = Instant::now() + PATIENCE;
-    while TcpStream::connect(free).is_err() {
+    eventually(&format!("{text} listens"), || {
         assert_eq!(piece.0.try_wait().expect("our child"), None, "{text} ended");
-        assert!(Instant::now() < until, "{text} does not listen");
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    (piece, free)
+        TcpStream::connect(addr).is_ok()
+    });
+    (piece, addr)
 }
 
 /// Checks that a WebSocket and an event stream at these paths see what a WebSocket publishes.
 fn check_streams(addr: SocketAddr, websocket: &str, events: &str) {
     let mut ws = Ws::over(Wire::connect(addr), websocket, "");
     assert_eq!(ws.ask(&json!({"type": "subscribe", "payload": {"event_types": ["a"]}}))["type"], "ack");
-    let mut wire = Wire::connect(addr);
-    wire.send(format!("GET {events}?type=a HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
-    let response = support::http::read_head(&mut wire, support::wire::deadline()).expect("a head");
-    assert_eq!(response.status, 200, "{}", response.text());
-    let mut sse = Sse::from_wire(wire, response);
+    let mut sse = Sse::at(addr, &format!("{events}?type=a"), "");
     ws.send(&json!({"type": "publish", "payload": {"type": "a", "payload": 7}}));
     let event = std::iter::repeat_with(|| ws.message()).find(|message| message["type"] == "event");
     assert_eq!(event.expect("an event")["payload"]["payload"], 7);
@@ -98,39 +91,22 @@ fn plain_hyper_serves_it() {
 fn a_socket_that_the_program_upgraded_is_adopted() {
     let (_piece, addr) = serve(".acceptor().check(", &std::env::temp_dir());
     check_streams(addr, "/ws", "/sse");
-    assert_eq!(support::http::get(addr, "/nowhere").status, 404);
+    assert_eq!(http::get(addr, "/nowhere").status, 404);
 }
 
 #[test]
 fn tls_is_ended_by_axum_server() {
     let authority = Authority::new("outside");
     let (_piece, addr) = serve("axum_server::bind_rustls", &authority.dir);
-    let connect = || {
-        let client = authority.client(&[&rustls::version::TLS13]);
-        let mut config = Arc::unwrap_or_clone(client);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let name = "localhost".try_into().expect("a name");
-        let session = rustls::ClientConnection::new(Arc::new(config), name).expect("a session");
-        let socket = TcpStream::connect(addr).expect("it listens");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a time");
-        rustls::StreamOwned::new(session, socket)
-    };
-    let mut sse = connect();
+    let mut sse = authority.connect_http1(addr);
     sse.write_all(b"GET /live?type=a HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is open");
     let mut all = String::new();
-    let mut read_until = |part: &str| {
-        while !all.contains(part) {
-            let mut piece = [0; 4096];
-            let read = sse.read(&mut piece).expect("bytes");
-            assert!(read > 0, "ended after {all}");
-            all.push_str(&String::from_utf8_lossy(&piece[..read]));
-        }
-    };
-    read_until("retry:");
-    let (mut ws, _) = tungstenite::client("wss://localhost/live", connect()).expect("a WebSocket");
+    read_until(&mut sse, &mut all, "retry:");
+    let (mut ws, _) =
+        tungstenite::client("wss://localhost/live", authority.connect_http1(addr)).expect("a WebSocket");
     ws.send(r#"{"type":"publish","payload":{"type":"a","payload":7}}"#.into()).expect("it is open");
     assert!(ws.read().expect("an answer").to_string().contains("\"ack\""));
-    read_until("event: a");
+    read_until(&mut sse, &mut all, "event: a");
 }
 
 /// Buses, handlers, values, ends, stages, latency, and both sides of the diff from tokio's broadcast: all pieces that end by

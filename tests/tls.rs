@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, ProtocolVersion, StreamOwned};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, ProtocolVersion};
 use serde_json::{Value, json};
-use support::authority::Authority;
+use support::authority::{Authority, TlsStream as Stream, over_tls};
 use support::wire::Wire;
 use support::{PATIENCE, Server, eventually, fanwire, numbered, run};
 
@@ -27,10 +27,7 @@ impl Tls {
     }
 
     fn connect(&self, config: &Arc<ClientConfig>) -> Stream {
-        let tcp = TcpStream::connect(self.0.addr).expect("it listens");
-        tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let name = ServerName::try_from("localhost").expect("a name");
-        StreamOwned::new(ClientConnection::new(Arc::clone(config), name).expect("a client"), tcp)
+        over_tls(TcpStream::connect(self.0.addr).expect("it listens"), config)
     }
 
     fn post(&self, config: &Arc<ClientConfig>, body: &str) -> String {
@@ -46,8 +43,6 @@ impl Tls {
         answer
     }
 }
-
-type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 /// A WebSocket over a stream, subscribed to everything.
 fn subscribed(stream: Stream) -> tungstenite::WebSocket<Stream> {
@@ -614,11 +609,7 @@ fn what_tls_holds_for_a_client_that_does_not_read_is_counted() {
     publish();
     let clients: Vec<Stream> = (0..400)
         .map(|_| {
-            let tcp = Wire::narrow(server.0.addr, 4096).stream;
-            tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-            let name = ServerName::try_from("localhost").expect("a name");
-            let client = ClientConnection::new(Arc::clone(&config), name).expect("a client");
-            let mut stream = StreamOwned::new(client, tcp);
+            let mut stream = over_tls(Wire::narrow(server.0.addr, 4096).stream, &config);
             stream.write_all(b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("written");
             let mut byte = [0];
             stream.read_exact(&mut byte).expect("the stream begins");

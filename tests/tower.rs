@@ -3,9 +3,8 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -21,15 +20,15 @@ use futures_util::StreamExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
-use support::PATIENCE;
 use support::authority::Authority;
-use support::http;
 use support::sse::Sse;
 use support::wire::{Wire, deadline};
 use support::ws::Ws;
+use support::{PATIENCE, eventually, http, read_until};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
+use tungstenite::WebSocket;
 
 fn event(kind: &str) -> Event {
     Event::builder(kind).json("1").build().expect("an event")
@@ -64,12 +63,13 @@ fn start(runtime: &Runtime, app: Router) -> (SocketAddr, oneshot::Sender<()>) {
 
 /// Waits until the runtime has no more than `most` tasks, and calls `nudge` now and then.
 fn wait_for_tasks(runtime: &Runtime, most: usize, nudge: impl Fn()) {
-    let until = Instant::now() + PATIENCE;
-    while runtime.metrics().num_alive_tasks() > most {
-        assert!(Instant::now() < until, "{} tasks are left", runtime.metrics().num_alive_tasks());
-        nudge();
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually("the tasks have ended", || {
+        let is_done = runtime.metrics().num_alive_tasks() <= most;
+        if !is_done {
+            nudge();
+        }
+        is_done
+    });
 }
 
 fn open_ws(addr: SocketAddr, path: &str) -> Ws {
@@ -80,12 +80,20 @@ fn open_ws(addr: SocketAddr, path: &str) -> Ws {
 
 /// Opens the event stream at this path.
 fn open_sse(addr: SocketAddr, target: &str, headers: &str) -> Sse {
-    let mut wire = Wire::connect(addr);
-    wire.send(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").as_bytes());
-    let response = http::read_head(&mut wire, deadline()).expect("a head");
-    assert_eq!(response.status, 200, "{}", response.text());
-    assert_eq!(response.header("content-type"), Some("text/event-stream"));
-    Sse::from_wire(wire, response)
+    let sse = Sse::at(addr, target, headers);
+    assert_eq!(sse.response.header("content-type"), Some("text/event-stream"));
+    sse
+}
+
+/// Reads messages of another WebSocket client up to one that contains `part`.
+fn await_message(ws: &mut WebSocket<impl Read + Write>, part: &str) {
+    while !ws.read().expect("a message").to_string().contains(part) {}
+}
+
+/// Subscribes another WebSocket client to events of type `a`.
+fn subscribe(ws: &mut WebSocket<impl Read + Write>) {
+    ws.send(r#"{"type":"subscribe","payload":{"event_types":["a"]}}"#.into()).expect("it is open");
+    await_message(ws, "\"ack\"");
 }
 
 #[test]
@@ -226,33 +234,16 @@ fn tls_of_the_app_is_pumped() {
     let _in_runtime = runtime.enter();
     let serving = axum_server::from_tcp_rustls(listener, config.expect("a certificate")).expect("a socket");
     runtime.spawn(serving.serve(app));
-    let mut client = authority.client(&[&rustls::version::TLS13]);
-    Arc::make_mut(&mut client).alpn_protocols = vec![b"http/1.1".to_vec()];
-    let connect = || {
-        let name = "localhost".try_into().expect("a name");
-        let session = rustls::ClientConnection::new(Arc::clone(&client), name).expect("a session");
-        let socket = TcpStream::connect(addr).expect("it listens");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a time");
-        rustls::StreamOwned::new(session, socket)
-    };
-    let (mut ws, _) = tungstenite::client("wss://localhost/live", connect()).expect("a WebSocket");
-    ws.send(r#"{"type":"subscribe","payload":{"event_types":["a"]}}"#.into()).expect("it is open");
-    while !ws.read().expect("a message").to_string().contains("\"ack\"") {}
-    let mut sse = connect();
+    let (mut ws, _) =
+        tungstenite::client("wss://localhost/live", authority.connect_http1(addr)).expect("a WebSocket");
+    subscribe(&mut ws);
+    let mut sse = authority.connect_http1(addr);
     sse.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is open");
     let mut all = String::new();
-    let mut read_until = |part: &str| {
-        while !all.contains(part) {
-            let mut piece = [0; 4096];
-            let read = sse.read(&mut piece).expect("bytes");
-            assert!(read > 0, "ended after {all}");
-            all.push_str(&String::from_utf8_lossy(&piece[..read]));
-        }
-    };
-    read_until("retry:");
+    read_until(&mut sse, &mut all, "retry:");
     bus.publish(event("a"));
     assert!(ws.read().expect("an event").to_string().contains("\"a\""));
-    read_until("event: a");
+    read_until(&mut sse, &mut all, "event: a");
 }
 
 /// A response's type is what axum's handlers can return too.
@@ -338,11 +329,10 @@ fn http_2_carries_websockets_and_event_streams() {
         let mut other = tokio::net::UnixStream::from_std(other).expect("a socket");
         let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(upgraded), &mut other).await;
     });
-    let mut ws = tungstenite::WebSocket::from_raw_socket(client, tungstenite::protocol::Role::Client, None);
-    ws.send(r#"{"type":"subscribe","payload":{"event_types":["a"]}}"#.into()).expect("it is open");
-    while !ws.read().expect("a message").to_string().contains("\"ack\"") {}
+    let mut ws = WebSocket::from_raw_socket(client, tungstenite::protocol::Role::Client, None);
+    subscribe(&mut ws);
     bus.publish(event("a"));
-    while !ws.read().expect("an event").to_string().contains("\"event\"") {}
+    await_message(&mut ws, "\"event\"");
     runtime.block_on(async {
         let mut pieces = Body::new(events.into_body()).into_data_stream();
         let mut all = Vec::new();
@@ -403,10 +393,9 @@ fn a_unix_socket_is_pumped() {
     let socket = std::os::unix::net::UnixStream::connect(&path).expect("it listens");
     socket.set_read_timeout(Some(PATIENCE)).expect("a time");
     let (mut ws, _) = tungstenite::client("ws://localhost/live", socket).expect("a WebSocket");
-    ws.send(r#"{"type":"subscribe","payload":{"event_types":["a"]}}"#.into()).expect("it is open");
-    while !ws.read().expect("a message").to_string().contains("\"ack\"") {}
+    subscribe(&mut ws);
     bus.publish(event("a"));
-    while !ws.read().expect("an event").to_string().contains("\"event\"") {}
+    await_message(&mut ws, "\"event\"");
     let _ = std::fs::remove_file(path);
 }
 

@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::authority::Authority;
+use support::authority::{Authority, TlsStream, over_tls};
 use support::http::{post_request, read_response};
 use support::service::{Kind, Service};
 use support::sse::Sse;
 use support::wire::{Wire, deadline};
 use support::ws::{CLOSE, TEXT, Ws, frame};
-use support::{PATIENCE, Server, eventually, fanwire, http, numbered};
+use support::{Server, eventually, fanwire, http, numbered};
 
 /// The process that serves now: the test's child, or a successor, which is not the test's child.
 struct Generations {
@@ -489,24 +489,16 @@ fn clients_with_tls_are_told_to_come_back_and_miss_nothing() {
     let addr = server.addr();
     let connect = || {
         let tcp = std::net::TcpStream::connect(addr).expect("it listens");
-        tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let config = authority.client(&[&rustls::version::TLS13]);
-        let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
-        let client = rustls::ClientConnection::new(config, name).expect("a client");
-        let stream = rustls::StreamOwned::new(client, tcp);
+        let stream = over_tls(tcp, &authority.client(&[&rustls::version::TLS13]));
         tungstenite::client("wss://localhost/ws", stream).expect("an upgrade").0
     };
     let mut ws = connect();
     let say = |ws: &mut tungstenite::WebSocket<_>, message: Value| {
         ws.send(message.to_string().into()).expect("sent");
     };
-    let hear = |ws: &mut tungstenite::WebSocket<
-        rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>,
-    >| {
-        loop {
-            if let tungstenite::Message::Text(text) = ws.read().expect("a message") {
-                return serde_json::from_str::<Value>(&text).expect("JSON");
-            }
+    let hear = |ws: &mut tungstenite::WebSocket<TlsStream>| loop {
+        if let tungstenite::Message::Text(text) = ws.read().expect("a message") {
+            return serde_json::from_str::<Value>(&text).expect("JSON");
         }
     };
     say(&mut ws, json!({"type": "subscribe", "payload": {}}));

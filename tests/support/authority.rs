@@ -1,9 +1,16 @@
 //! A certificate authority for the tests, and the certificates that it signs for localhost.
 
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use super::PATIENCE;
+
+/// A client's side of a TLS connection.
+pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
 
 /// An authority, and a folder for its certificates that is removed on drop.
 pub struct Authority {
@@ -51,6 +58,20 @@ impl Authority {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
     }
+
+    /// Connects with TLS 1.3, for HTTP/1.1 alone.
+    pub fn connect_http1(&self, addr: SocketAddr) -> TlsStream {
+        let mut config = self.client(&[&rustls::version::TLS13]);
+        Arc::make_mut(&mut config).alpn_protocols = vec![b"http/1.1".to_vec()];
+        over_tls(TcpStream::connect(addr).expect("it listens"), &config)
+    }
+}
+
+/// Returns a client's connection to localhost over this socket. Each read has a limit.
+pub fn over_tls(tcp: TcpStream, config: &Arc<ClientConfig>) -> TlsStream {
+    tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let name = ServerName::try_from("localhost").expect("a name");
+    StreamOwned::new(ClientConnection::new(Arc::clone(config), name).expect("a client"), tcp)
 }
 
 impl Drop for Authority {

@@ -260,6 +260,16 @@ pub fn numbered(n: usize) -> String {
     format!("{{\"type\":\"test.numbered\",\"source\":\"test\",\"payload\":{{\"n\":{n}}}}}\n")
 }
 
+/// Reads a stream into `all` until that contains `part`.
+pub fn read_until(stream: &mut impl Read, all: &mut String, part: &str) {
+    let mut piece = [0; 4096];
+    while !all.contains(part) {
+        let read = stream.read(&mut piece).expect("bytes");
+        assert!(read > 0, "ended after {all}");
+        all.push_str(&String::from_utf8_lossy(&piece[..read]));
+    }
+}
+
 /// Waits until `done`, or panics with `what`.
 pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;

@@ -63,9 +63,14 @@ impl Sse {
     }
 
     pub fn with(addr: SocketAddr, query: &str, more_headers: &str) -> Self {
+        Self::at(addr, &format!("/sse{query}"), more_headers)
+    }
+
+    /// Opens a stream at this path, with its query.
+    pub fn at(addr: SocketAddr, target: &str, more_headers: &str) -> Self {
         let mut wire = Wire::connect(addr);
         let request = format!(
-            "GET /sse{query} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{more_headers}\r\n"
+            "GET {target} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{more_headers}\r\n"
         );
         wire.send(request.as_bytes());
         let response = read_head(&mut wire, deadline()).expect("an answer");

@@ -87,6 +87,25 @@ fn event(kind: &str) -> Event {
     Event::builder(kind).stream("s").json("1").build().expect("an event")
 }
 
+/// Returns an event with a number that a reader finds as `<n>`, and a text of this length.
+fn numbered(n: usize, text_bytes: usize) -> Event {
+    let text = "x".repeat(text_bytes);
+    Event::builder("a").json(format!(r#"{{"n":"<{n}>","text":"{text}"}}"#)).build().expect("an event")
+}
+
+/// Returns a request for this target, with a host.
+fn get(target: &str) -> StreamRequest {
+    StreamRequest::get(target).header("Host", "localhost")
+}
+
+/// Adopts a client of an event stream, and returns the client's end.
+fn open_stream(acceptor: &Acceptor, request: StreamRequest) -> TcpStream {
+    let (client, socket) = accepted();
+    acceptor.adopt(request, socket, Vec::new()).expect("the server runs");
+    read_stream(&client, "retry:");
+    client
+}
+
 /// Starts a server that listens nowhere.
 fn serve(bus: &Bus) -> (ServerHandle, Acceptor) {
     let server = Server::builder(bus).spawn().expect("a server");
@@ -128,8 +147,7 @@ fn bytes_that_the_program_has_read_come_first() {
     let bus = Bus::new();
     let (server, acceptor) = serve(&bus);
     let (client, socket) = accepted();
-    let request = StreamRequest::get("/ws")
-        .header("Host", "localhost")
+    let request = get("/ws")
         .header("Upgrade", "websocket")
         .header("Connection", "Upgrade")
         .header("Sec-WebSocket-Version", "13")
@@ -164,8 +182,7 @@ fn a_program_that_writes_the_response_gets_one_head_only() {
     let bus = Bus::new();
     let (server, acceptor) = serve(&bus);
     let (client, mut socket) = accepted();
-    let request = StreamRequest::get("/sse?type=a").header("Host", "localhost");
-    let stream = acceptor.check(request).expect("it is a stream");
+    let stream = acceptor.check(get("/sse?type=a")).expect("it is a stream");
     assert_eq!(stream.response().status(), 200);
     let headers: Vec<_> = stream.response().headers().map(|(name, _)| name.to_ascii_lowercase()).collect();
     assert!(headers.contains(&"content-type".to_owned()), "{headers:?}");
@@ -194,8 +211,7 @@ fn a_pair_carries_what_is_not_tcp() {
     let (server, acceptor) = serve(&bus);
     let (client, end) = UnixStream::pair().expect("a pair");
     client.set_read_timeout(Some(PATIENCE)).expect("a time");
-    let request = StreamRequest::get("/sse").header("Host", "localhost").peer([127, 0, 0, 9].into());
-    acceptor.adopt(request, end, Vec::new()).expect("the server runs");
+    acceptor.adopt(get("/sse").peer([127, 0, 0, 9].into()), end, Vec::new()).expect("the server runs");
     read_stream(&client, "retry:");
     bus.publish(event("b"));
     read_stream(&client, "event: b");
@@ -206,7 +222,6 @@ fn a_pair_carries_what_is_not_tcp() {
 fn a_refusal_comes_before_the_response_or_as_one() {
     let bus = Bus::new();
     let (server, acceptor) = serve(&bus);
-    let get = |target: &str| StreamRequest::get(target).header("Host", "localhost");
     for (request, status, word) in [
         (get("/nowhere"), 404, "nothing at /nowhere"),
         (get("/healthz"), 200, ""),
@@ -249,21 +264,18 @@ fn claims_of_the_program_bound_what_its_client_sees() {
     config.auth.by_program = true;
     let server = Server::builder(&bus).config(config).spawn().expect("a server");
     let acceptor = server.acceptor();
-    let get = || StreamRequest::get("/sse").header("Host", "localhost");
     // Without claims and without a token there are no rights.
-    assert_eq!(acceptor.check(get()).expect_err("no rights").status(), 401);
+    assert_eq!(acceptor.check(get("/sse")).expect_err("no rights").status(), 401);
     let mut claims = Claims::default();
     claims.sub = Some("ann".to_owned());
     claims.types = Some(vec!["a.*".to_owned()]);
-    let (client, socket) = accepted();
-    acceptor.adopt(get().claims(claims.clone()), socket, Vec::new()).expect("the server runs");
-    read_stream(&client, "retry:");
+    let client = open_stream(&acceptor, get("/sse").claims(claims.clone()));
     bus.publish(event("b.secret"));
     bus.publish(event("a.seen"));
     assert!(!read_stream(&client, "event: a.seen").contains("secret"));
 
     claims.exp = Some(1);
-    let refused = acceptor.check(get().claims(claims));
+    let refused = acceptor.check(get("/sse").claims(claims));
     assert_eq!(refused.expect_err("the rights have ended").status(), 401);
     stop(server);
 }
@@ -275,34 +287,18 @@ fn adopted_connections_count_as_others_do() {
     config.max_connections = 2;
     let server = Server::builder(&bus).config(config).loops(2).spawn().expect("a server");
     let acceptor = server.acceptor();
-    let get = || StreamRequest::get("/sse").header("Host", "localhost");
-    let mut clients = Vec::new();
-    for _ in 0..2 {
-        let (client, socket) = accepted();
-        acceptor.adopt(get(), socket, Vec::new()).expect("the server runs");
-        read_stream(&client, "retry:");
-        clients.push(client);
-    }
+    let clients = [(); 2].map(|()| open_stream(&acceptor, get("/sse")));
     bus.publish(event("a"));
     for client in &clients {
         read_stream(client, "event: a");
     }
-    assert_eq!(acceptor.check(get()).expect_err("there is no room").status(), 503);
+    assert_eq!(acceptor.check(get("/sse")).expect_err("there is no room").status(), 503);
     let (mut client, socket) = accepted();
-    acceptor.adopt(get(), socket, Vec::new()).expect("the server runs");
+    acceptor.adopt(get("/sse"), socket, Vec::new()).expect("the server runs");
     let mut all = String::new();
     client.read_to_string(&mut all).expect("a response and its end");
     assert!(all.starts_with("HTTP/1.1 503 "), "{all}");
     stop(server);
-}
-
-/// Adopts a client of an event stream at `target`, and returns its end.
-fn open_stream(acceptor: &Acceptor, target: &str) -> TcpStream {
-    let (client, socket) = accepted();
-    let request = StreamRequest::get(target).header("Host", "localhost");
-    acceptor.adopt(request, socket, Vec::new()).expect("the server runs");
-    read_stream(&client, "retry:");
-    client
 }
 
 /// A client over TCP goes on in another process. One behind a pump can't move and is closed: it comes again.
@@ -310,11 +306,10 @@ fn open_stream(acceptor: &Acceptor, target: &str) -> TcpStream {
 fn an_adopted_client_moves_to_a_successor() {
     let bus = Bus::new();
     let (server, acceptor) = serve(&bus);
-    let client = open_stream(&acceptor, "/sse?type=a");
+    let client = open_stream(&acceptor, get("/sse?type=a"));
     let (mut piped, end) = UnixStream::pair().expect("a pair");
     piped.set_read_timeout(Some(PATIENCE)).expect("a time");
-    let request = StreamRequest::get("/sse?type=a").header("Host", "localhost");
-    acceptor.adopt(request, end, Vec::new()).expect("the server runs");
+    acceptor.adopt(get("/sse?type=a"), end, Vec::new()).expect("the server runs");
     read_stream(&piped, "retry:");
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     let successor = std::thread::spawn(move || {
@@ -339,16 +334,10 @@ fn an_adopted_client_that_does_not_read_gets_a_gap() {
     config.max_lag_events = 10;
     let server = Server::builder(&bus).config(config).spawn().expect("a server");
     let acceptor = server.acceptor();
-    let (slow, other) = (open_stream(&acceptor, "/sse?type=a"), open_stream(&acceptor, "/sse?type=a"));
-    let text = "x".repeat(64 * 1024);
+    let [slow, other] = [(); 2].map(|()| open_stream(&acceptor, get("/sse?type=a")));
     // The sockets take some; the rest falls off the feed's tail.
     for n in 0..400 {
-        bus.publish(
-            Event::builder("a")
-                .json(format!(r#"{{"n":"<{n}>","text":"{text}"}}"#))
-                .build()
-                .expect("an event"),
-        );
+        bus.publish(numbered(n, 64 * 1024));
         read_stream(&other, &format!("<{n}>"));
     }
     read_stream(&slow, "event: gap");
@@ -362,11 +351,8 @@ fn adopted_clients_share_pages() {
     let bus = Bus::new();
     let server = Server::builder(&bus).listen("127.0.0.1:0").spawn().expect("a server");
     let acceptor = server.acceptor();
-    let clients: Vec<TcpStream> = (0..10).map(|_| open_stream(&acceptor, "/sse?type=a")).collect();
-    let text = "x".repeat(1000);
-    bus.publish_batch((0..50).map(|n| {
-        Event::builder("a").json(format!(r#"{{"n":"<{n}>","text":"{text}"}}"#)).build().expect("an event")
-    }));
+    let clients = [(); 10].map(|()| open_stream(&acceptor, get("/sse?type=a")));
+    bus.publish_batch((0..50).map(|n| numbered(n, 1000)));
     for client in &clients {
         read_stream(client, "<49>");
     }

@@ -53,6 +53,11 @@ fn with_header(
     HttpRow { header: Some(header), ..row(name, input, status) }
 }
 
+/// Returns a request with no more than a host.
+fn get(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
 /// Returns a publish request with these header lines and this body.
 fn publish(headers: &str, body: &str) -> String {
     format!("POST /publish HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}")
@@ -81,71 +86,23 @@ fn http_rows() -> Vec<HttpRow> {
     vec![
         // Input that is not HTTP at all.
         row("zero bytes", [0; 64], &[400]),
-        row("a query name with a slip", "GET /sse?types=task.* HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
-        row("a page of nothing", "GET /events?limit=0 HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
-        row("a page that is too long", "GET /events?limit=1001 HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
-        row(
-            "a page's limit that is no number",
-            "GET /events?limit=ten HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[400],
-        ),
-        row(
-            "a page after and before a place",
-            "GET /events?after=a-1&before=a-2&order=desc HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[400],
-        ),
-        row(
-            "a page before a place in the order of publishing",
-            "GET /events?before=a-1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[400],
-        ),
-        row(
-            "a page after a place in the other order",
-            "GET /events?after=a-1&order=desc HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[400],
-        ),
-        row(
-            "a page in an unknown order",
-            "GET /events?order=newest HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[400],
-        ),
-        row(
-            "a page since no time",
-            "GET /events?since=yesterday HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[400],
-        ),
-        row(
-            "a page since a time beyond all",
-            "GET /events?since=9223372036854775807 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[400],
-        ),
-        row("a page after no place", "GET /events?after=x HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
-        row(
-            "a page after a place that nobody sealed",
-            "GET /events?after=~00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[400],
-        ),
-        row(
-            "a page after a place in other shards",
-            "GET /events?after=a~1.2 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[400],
-        ),
-        row(
-            "a page with two limits",
-            "GET /events?limit=1&limit=2 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[400],
-        ),
-        row("a page with a slip", "GET /events?limt=1 HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
-        row(
-            "a start that is none",
-            "GET /sse?stream=run-1&from=begin HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[400],
-        ),
-        row(
-            "another answer for nothing",
-            "GET /sse?stream=run-1&absent=404 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[400],
-        ),
+        row("a query name with a slip", get("/sse?types=task.*"), &[400]),
+        row("a page of nothing", get("/events?limit=0"), &[400]),
+        row("a page that is too long", get("/events?limit=1001"), &[400]),
+        row("a page's limit that is no number", get("/events?limit=ten"), &[400]),
+        row("a page after and before a place", get("/events?after=a-1&before=a-2&order=desc"), &[400]),
+        row("a page before a place in the order of publishing", get("/events?before=a-1"), &[400]),
+        row("a page after a place in the other order", get("/events?after=a-1&order=desc"), &[400]),
+        row("a page in an unknown order", get("/events?order=newest"), &[400]),
+        row("a page since no time", get("/events?since=yesterday"), &[400]),
+        row("a page since a time beyond all", get("/events?since=9223372036854775807"), &[400]),
+        row("a page after no place", get("/events?after=x"), &[400]),
+        row("a page after a place that nobody sealed", get("/events?after=~00"), &[400]),
+        row("a page after a place in other shards", get("/events?after=a~1.2"), &[400]),
+        row("a page with two limits", get("/events?limit=1&limit=2"), &[400]),
+        row("a page with a slip", get("/events?limt=1"), &[400]),
+        row("a start that is none", get("/sse?stream=run-1&from=begin"), &[400]),
+        row("another answer for nothing", get("/sse?stream=run-1&absent=404"), &[400]),
         row("garbage bytes", (0..=255).rev().cycle().take(4000).collect::<Vec<u8>>(), &[400]),
         row("a TLS client", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(20), &[400]),
         row("an SSH client", "SSH-2.0-OpenSSH_9.2p1\r\n\r\n", &[400]),
@@ -162,7 +119,7 @@ fn http_rows() -> Vec<HttpRow> {
         row("a version of the future", "GET / HTTP/3.9\r\nHost: localhost\r\n\r\n", &[400, 505]),
         row("two spaces", "GET  / HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
         row("a space in the path", "GET /a b HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
-        row("a control character in the path", "GET /\x01 HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
+        row("a control character in the path", get("/\x01"), &[400]),
         row("a method that is no token", "G{T / HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
         row("no host", "GET / HTTP/1.1\r\n\r\n", &[400]),
         row("two hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", &[400]),
@@ -194,11 +151,7 @@ fn http_rows() -> Vec<HttpRow> {
             format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(1 << 17)),
             &[431],
         ),
-        row(
-            "1 MB path",
-            format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(1 << 20)),
-            &[414, 431],
-        ),
+        row("1 MB path", get(&format!("/{}", "x".repeat(1 << 20))), &[414, 431]),
         row("1 MB method", "G".repeat(1 << 20), &[400, 414, 431]),
         row(
             "1,000 headers",
@@ -294,24 +247,15 @@ fn http_rows() -> Vec<HttpRow> {
             &[417],
         ),
         // Well-formed requests for missing resources.
-        row("an unknown path", "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", &[404]),
-        row(
-            "a path above the root",
-            "GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[400, 404],
-        ),
+        row("an unknown path", get("/nothing"), &[404]),
+        row("a path above the root", get("/../../etc/passwd"), &[400, 404]),
         with_header(
             "a wrong method",
             "DELETE /publish HTTP/1.1\r\nHost: localhost\r\n\r\n",
             &[405],
             ("allow", "POST"),
         ),
-        with_header(
-            "publish by GET",
-            "GET /publish HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            &[405],
-            ("allow", "POST"),
-        ),
+        with_header("publish by GET", get("/publish"), &[405], ("allow", "POST")),
         with_header(
             "a post to the stream",
             "POST /sse HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
@@ -343,7 +287,7 @@ fn http_rows() -> Vec<HttpRow> {
         row("a dedupe id of 10 kB", event_with(&format!("\"{}\"", "i".repeat(10_000))), &[400]),
         row("an event that is none", publish("Content-Length: 2\r\n", "{}"), &[400]),
         // Handshakes.
-        row("no upgrade", "GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400, 426]),
+        row("no upgrade", get("/ws"), &[400, 426]),
         row("no Upgrade header", handshake(&[("Upgrade: websocket\r\n", "")]), &[400, 426]),
         row("another protocol", handshake(&[("Upgrade: websocket", "Upgrade: h2c")]), &[400, 426]),
         row("no Connection header", handshake(&[("Connection: Upgrade\r\n", "")]), &[400, 426]),
@@ -693,7 +637,7 @@ fn a_slow_header_ends_with_the_handshakes_time() {
 fn half_open_peers_are_let_go() {
     let server = Server::with(&["--handshake-timeout", "500ms", "--heartbeat", "300ms"]);
     let mut witness = Wire::connect(server.addr);
-    witness.send(b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    witness.send(get("/sse").as_bytes());
     let open = || server.metric("fanwire_server_connections").expect("the metric is there");
     let whole = ws::frame(ws::TEXT, b"{\"type\":\"subscribe\"}");
     let beginnings: [Vec<u8>; 5] = [
@@ -747,7 +691,7 @@ fn more_connections_than_allowed_are_closed_and_room_is_used_again() {
     let clients: Vec<Ws> = (0..10).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
     for _ in 0..20 {
         let mut wire = Wire::connect(server.addr);
-        wire.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        wire.send_if_taken(get("/healthz").as_bytes());
         let rest = wire.take_rest(deadline()).expect("it is closed");
         // A client that sent before its refusal may find the connection reset, and the answer lost with it.
         let text = String::from_utf8_lossy(&rest).to_lowercase();

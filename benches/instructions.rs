@@ -194,13 +194,23 @@ fn deliver(times: u64) {
     }
 }
 
+/// Returns an event in the channel of one of 1,000 clients.
+fn in_own_channel(n: u64) -> Event {
+    let channel = format!("user-{}", n * 7 % 1000);
+    Event::builder("kind0.progress").source("core").channel(&channel).json(DATA).build().expect("valid")
+}
+
+/// Returns an event of one of 1,000 symbols.
+fn quote(n: u64) -> Event {
+    let symbol = (n * 7 % 1000).to_string();
+    Event::builder("quote").source("core").entity("symbol", &symbol).json(DATA).build().expect("valid")
+}
+
 /// Sends single events to 1,000 clients, each to the one whose channel it is in.
 fn deliver_to_own_channels(times: u64) {
     let mut fan = Fan::own_channels(1000);
     for n in 0..times {
-        let channel = format!("user-{}", n * 7 % 1000);
-        let event = Event::builder("kind0.progress").source("core").channel(&channel).json(DATA);
-        assert_eq!(fan.deliver(vec![event.build().expect("valid")]), 1);
+        assert_eq!(fan.deliver(vec![in_own_channel(n)]), 1);
     }
 }
 
@@ -208,48 +218,27 @@ fn deliver_to_own_channels(times: u64) {
 fn deliver_to_watch_lists(times: u64) {
     let mut fan = Fan::watch_lists(500, 100);
     for from in (0..times).step_by(500) {
-        let event = |n: u64| {
-            let symbol = (n * 7 % 1000).to_string();
-            let event = Event::builder("quote").source("core").entity("symbol", &symbol).json(DATA);
-            event.build().expect("valid")
-        };
-        assert!(fan.deliver((from..times.min(from + 500)).map(event).collect()) > 0);
+        assert!(fan.deliver((from..times.min(from + 500)).map(quote).collect()) > 0);
     }
-}
-
-/// Returns a loop with this many clients, each with a subscription of its own.
-fn many_clients(count: u64, filter: impl Fn(u64) -> String) -> OneClient {
-    let mut client = OneClient::new(false);
-    for n in 0..count {
-        client.another("/ws");
-        client.says(&format!(r#"{{"type":"subscribe","payload":{{{}}}}}"#, filter(n)));
-        client.settle();
-    }
-    client.drop_sent();
-    client
 }
 
 /// Runs a loop's turn for single events, each for the one client whose channel it is in.
 fn turn_for_own_channels(times: u64) {
-    let mut client = many_clients(1_000, |n| format!(r#""channels":["user-{n}"]"#));
+    let mut client = OneClient::subscribed(1_000, |n| format!(r#""channels":["user-{n}"]"#));
     for n in 0..times {
-        let channel = format!("user-{}", n * 7 % 1000);
-        let event = Event::builder("kind0.progress").source("core").channel(&channel).json(DATA);
-        client.publishes(event.build().expect("valid"));
+        client.publishes(in_own_channel(n));
         client.quiet_turn();
     }
 }
 
 /// Runs a loop's turn for each burst of 50 events to 1,000 clients with 20 of 1,000 symbols each: about 20 deliveries for each event.
 fn turn_for_watch_lists(times: u64) {
-    let mut client = many_clients(1_000, |conn| {
+    let mut client = OneClient::subscribed(1_000, |conn| {
         let symbols = (0..20).map(|n| format!(r#""symbol:{}""#, (conn * 37 + n * n * 7 + n * 11) % 1000));
         format!(r#""entities":[{}]"#, symbols.collect::<Vec<_>>().join(","))
     });
     for n in 0..times {
-        let symbol = (n * 7 % 1000).to_string();
-        let event = Event::builder("quote").source("core").entity("symbol", &symbol).json(DATA);
-        client.publishes(event.build().expect("valid"));
+        client.publishes(quote(n));
         if n % 50 == 49 {
             client.quiet_turn();
         }

@@ -41,13 +41,7 @@ const CLIENTS: u64 = 500;
 /// Returns the heap bytes of a loop with this many clients, whose subscriptions have these fields. Each has had an event.
 fn held(clients: u64, fields: &dyn Fn(u64) -> String) -> isize {
     let before = HELD.with(Cell::get);
-    let mut client = OneClient::new(false);
-    for n in 0..clients {
-        client.another("/ws");
-        client.says(&format!(r#"{{"type":"subscribe","payload":{{{}}}}}"#, fields(n)));
-        client.settle();
-    }
-    client.drop_sent();
+    let mut client = OneClient::subscribed(clients, fields);
     for n in 0..200 {
         let event = Event::builder("t").channel(&format!("user-{n}")).entity("symbol", &format!("S{n:03}"));
         client.publishes(event.build().expect("valid"));

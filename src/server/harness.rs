@@ -98,8 +98,6 @@ fn upgrade_request(path: &str) -> String {
 pub struct OneClient {
     core: LoopState<End>,
     end: End,
-    /// Sockets of the connections opened by [`another`](Self::another).
-    ends: Vec<End>,
     token: Token,
     turns: u64,
     worst: u32,
@@ -136,8 +134,7 @@ impl OneClient {
         let mut core: LoopState<End> = LoopState::new(Arc::clone(&shared), shared.bus.reader(|| {}), 1, 0);
         let end = End::default();
         let token = core.admit(end.clone()).expect("there is room");
-        let mut client =
-            Self { core, end, ends: Vec::new(), token, turns: 0, worst: 0, worst_match: 0, shared };
+        let mut client = Self { core, end, token, turns: 0, worst: 0, worst_match: 0, shared };
         client.turn();
         client
     }
@@ -150,6 +147,25 @@ impl OneClient {
         client
     }
 
+    /// Returns a loop with this many clients on WebSockets, each with a subscription that has these fields. What is sent to them
+    /// from now on is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Only if memory runs out.
+    #[must_use]
+    pub fn subscribed(clients: u64, fields: impl Fn(u64) -> String) -> Self {
+        let mut client = Self::new(false);
+        for n in 0..clients {
+            client.another("/ws");
+            client.says(&format!(r#"{{"type":"subscribe","payload":{{{}}}}}"#, fields(n)));
+            client.settle();
+            // Its buffers are freed, too.
+            *client.end.0.borrow_mut() = Ends { is_sink: true, ..Ends::default() };
+        }
+        client
+    }
+
     /// Closes the client's connection, and opens another with a WebSocket at this path.
     ///
     /// # Panics
@@ -157,7 +173,6 @@ impl OneClient {
     /// Only if memory runs out.
     pub fn comes_again(&mut self, path: &str) {
         self.core.forget(self.token);
-        self.ends.pop();
         self.another(path);
     }
 
@@ -168,7 +183,6 @@ impl OneClient {
     /// Only for want of memory.
     pub fn another(&mut self, path: &str) {
         self.end = End::default();
-        self.ends.push(self.end.clone());
         self.token = self.core.admit(self.end.clone()).expect("there is room");
         self.upgrade(path);
         self.forget();
@@ -265,13 +279,6 @@ impl OneClient {
     /// Returns the maximum number of units that a turn has spent since the last call.
     pub fn spent(&mut self) -> u32 {
         std::mem::take(&mut self.worst)
-    }
-
-    /// Frees the buffers of all clients' sockets, and drops what is sent from now on.
-    pub fn drop_sent(&mut self) {
-        for end in &self.ends {
-            *end.0.borrow_mut() = Ends { is_sink: true, ..Ends::default() };
-        }
     }
 
     /// Returns the text sent to the client since the last call.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import random
@@ -10,9 +11,9 @@ import signal
 import sys
 import unittest
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "src"))
@@ -212,3 +213,18 @@ class Case(unittest.IsolatedAsyncioTestCase):
         self.proxy.down = True
         self.proxy.cut()
         await until("the loss", lambda: client.status != "open")
+
+
+C = TypeVar("C", bound=Case)
+
+
+def over_each_transport(test: Callable[[C, str], Awaitable[None]]) -> Callable[[C], Coroutine[Any, Any, None]]:
+    """Runs a test over WebSockets and over SSE."""
+
+    @functools.wraps(test)
+    async def over_both(self: C) -> None:
+        for transport in ("ws", "sse"):
+            with self.subTest(transport=transport):
+                await test(self, transport)
+
+    return over_both

@@ -6,7 +6,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from support import BINARY, Case, take
+from support import BINARY, Case, over_each_transport, take
 
 from fanwire import FanwireError
 
@@ -27,29 +27,28 @@ class Tokens(Case):
         self.options = ("--config", str(config))
         await super().asyncSetUp()
 
-    async def test_a_stream_outlives_its_tokens(self) -> None:
-        for transport in ("ws", "sse"):
-            with self.subTest(transport=transport):
-                made = 0
+    @over_each_transport
+    async def test_a_stream_outlives_its_tokens(self, transport: str) -> None:
+        made = 0
 
-                def give() -> str:
-                    nonlocal made
-                    made += 1
-                    return token("--stream", "*", "--publish", "--ttl", "2s")
+        def give() -> str:
+            nonlocal made
+            made += 1
+            return token("--stream", "*", "--publish", "--ttl", "2s")
 
-                client = self.client(transports=[transport], token=give)
-                loop = client.subscribe("a.*")
-                await loop.ready()
-                # Each lives for two seconds at most.
-                end = asyncio.get_running_loop().time() + 4
-                while asyncio.get_running_loop().time() < end:
-                    id = await client.publish({"type": "a.b"})
-                    self.assertEqual([item.event_id for item in await take(loop, 1)], [id])
-                    await asyncio.sleep(0.05)
-                self.assertGreaterEqual(made, 4)
-                if transport == "ws":
-                    self.assertEqual(self.errors, [])
-                await client.close()
+        client = self.client(transports=[transport], token=give)
+        loop = client.subscribe("a.*")
+        await loop.ready()
+        # Each lives for two seconds at most.
+        end = asyncio.get_running_loop().time() + 4
+        while asyncio.get_running_loop().time() < end:
+            id = await client.publish({"type": "a.b"})
+            self.assertEqual([item.event_id for item in await take(loop, 1)], [id])
+            await asyncio.sleep(0.05)
+        self.assertGreaterEqual(made, 4)
+        if transport == "ws":
+            self.assertEqual(self.errors, [])
+        await client.close()
 
     async def test_without_a_token_or_with_one_that_is_none_it_ends_and_says_why(self) -> None:
         for transport in ("ws", "sse"):
@@ -58,19 +57,18 @@ class Tokens(Case):
                     with self.assertRaisesRegex(FanwireError, "Authentication required|Invalid token|refused with 401"):
                         await anext(self.client(transports=[transport], token=wrong).subscribe())
 
-    async def test_a_tokens_grants_hold(self) -> None:
-        for transport in ("ws", "sse"):
-            with self.subTest(transport=transport):
-                narrow = self.client(transports=[transport], token=token("--type", "a.*"))
-                loop = narrow.subscribe()
-                await loop.ready()
-                with self.assertRaises(FanwireError) as caught:
-                    await narrow.publish({"type": "a.b"})
-                self.assertEqual(caught.exception.code, "forbidden")
-                wide = self.client(transports=[transport], token=token("--stream", "*", "--publish"))
-                await wide.publish({"type": "b.hidden"})
-                id = await wide.publish({"type": "a.seen"})
-                self.assertEqual([item.event_id for item in await take(loop, 1)], [id])
+    @over_each_transport
+    async def test_a_tokens_grants_hold(self, transport: str) -> None:
+        narrow = self.client(transports=[transport], token=token("--type", "a.*"))
+        loop = narrow.subscribe()
+        await loop.ready()
+        with self.assertRaises(FanwireError) as caught:
+            await narrow.publish({"type": "a.b"})
+        self.assertEqual(caught.exception.code, "forbidden")
+        wide = self.client(transports=[transport], token=token("--stream", "*", "--publish"))
+        await wide.publish({"type": "b.hidden"})
+        id = await wide.publish({"type": "a.seen"})
+        self.assertEqual([item.event_id for item in await take(loop, 1)], [id])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import unittest
 from typing import Any
 
-from support import HERE, Case, Fanwire, Gap, numbered, numbers, take, until
+from support import HERE, PATIENCE, Case, Fanwire, Gap, numbered, numbers, over_each_transport, take, until
 
 from fanwire import Event, FanwireError, pattern
 from fanwire._link import Link
@@ -36,12 +36,8 @@ class Patterns(unittest.TestCase):
 
 
 class Verbs(Case):
-    async def test_each_attribute_filters_at_the_server_and_between_subscriptions(self) -> None:
-        for transport in ("ws", "sse"):
-            with self.subTest(transport=transport):
-                await self.filters(transport)
-
-    async def filters(self, transport: str) -> None:
+    @over_each_transport
+    async def test_each_attribute_filters_at_the_server_and_between_subscriptions(self, transport: str) -> None:
         client = self.client(transports=[transport])
         everything = client.subscribe()
         await everything.ready()
@@ -97,12 +93,8 @@ class Verbs(Case):
         await until("the last", lambda: all_types[-1] == "last")
         self.assertEqual(len(progress), 1)
 
-    async def test_the_past_is_each_subscriptions_own_however_many_there_are(self) -> None:
-        for transport in ("ws", "sse"):
-            with self.subTest(transport=transport):
-                await self.past(transport)
-
-    async def past(self, transport: str) -> None:
+    @over_each_transport
+    async def test_the_past_is_each_subscriptions_own_however_many_there_are(self, transport: str) -> None:
         first = await self.server.publish(numbered(0, source="past"))
         await self.server.publish([numbered(n, source="past") for n in (1, 2, 3)])
         client = self.client(transports=[transport])
@@ -120,12 +112,8 @@ class Verbs(Case):
         await until("those that ended have left", streams)
         await client.close()
 
-    async def test_what_the_server_refuses_is_raised_where_it_was_asked_for(self) -> None:
-        for transport in ("ws", "sse"):
-            with self.subTest(transport=transport):
-                await self.refusals(transport)
-
-    async def refusals(self, transport: str) -> None:
+    @over_each_transport
+    async def test_what_the_server_refuses_is_raised_where_it_was_asked_for(self, transport: str) -> None:
         client = self.client(transports=[transport])
         good = client.subscribe("good")
         bad = client.subscribe("bad", on_lag="cry")
@@ -137,12 +125,8 @@ class Verbs(Case):
         await client.publish({"type": "good"})
         await take(good, 1)
 
-    async def test_what_is_published_without_an_ack_is_answered_only_if_it_is_refused(self) -> None:
-        for transport in ("ws", "sse"):
-            with self.subTest(transport=transport):
-                await self.unacked(transport)
-
-    async def unacked(self, transport: str) -> None:
+    @over_each_transport
+    async def test_what_is_published_without_an_ack_is_answered_only_if_it_is_refused(self, transport: str) -> None:
         client = self.client(transports=[transport])
         # It waits for the connection, as others do. The server has not said yet that it can be silent.
         self.assertIsNone(await client.publish({"type": "early"}, ack=False))
@@ -277,12 +261,12 @@ class Verbs(Case):
         client = self.client(transports=["sse"])
         first = client.subscribe("first")
         # At every step of the event loop: the server answers within a millisecond.
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while client._link is None:
                 await asyncio.sleep(0)
         self.assertEqual(client.status, "connecting")
         second = client.subscribe("second")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await first.ready()
             await second.ready()
         await self.server.publish([{"type": "second"}, {"type": "first"}])

@@ -4,7 +4,7 @@ gap."""
 import asyncio
 import unittest
 
-from support import Case, Gap, numbered, numbers, take, unrest, until
+from support import Case, Gap, numbered, numbers, over_each_transport, take, unrest, until
 
 from fanwire import Event, FanwireError
 
@@ -60,12 +60,8 @@ class Cuts(Case):
         self.assertGreater(len(self.errors), 0, "losses were told")
         await client.close()
 
-    async def test_cut_before_its_first_event_a_client_misses_nothing(self) -> None:
-        for transport in ("ws", "sse"):
-            with self.subTest(transport=transport):
-                await self.before_the_first(transport)
-
-    async def before_the_first(self, transport: str) -> None:
+    @over_each_transport
+    async def test_cut_before_its_first_event_a_client_misses_nothing(self, transport: str) -> None:
         client = self.client(transports=[transport])
         one, two = client.subscribe("first.*"), client.subscribe("first.a", sources=["s"])
         await one.ready()
@@ -76,12 +72,8 @@ class Cuts(Case):
         self.assertEqual([item.event_type for item in await take(one, 2)], ["first.a", "first.b"])
         self.assertEqual([item.event_type for item in await take(two, 1)], ["first.a"])
 
-    async def test_a_restart_of_the_server_is_a_gap_told_once_to_each_loop_and_then_it_goes_on(self) -> None:
-        for transport in ("ws", "sse"):
-            with self.subTest(transport=transport):
-                await self.restart(transport)
-
-    async def restart(self, transport: str) -> None:
+    @over_each_transport
+    async def test_a_restart_of_the_server_is_a_gap_told_once_to_each_loop_and_then_it_goes_on(self, transport: str) -> None:
         client = self.client(transports=[transport])
         told: list[Gap] = []
         client.on_gap(told.append)

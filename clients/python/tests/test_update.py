@@ -3,7 +3,7 @@
 import unittest
 from typing import Any
 
-from support import Case, Event, Subscription, take, until
+from support import Case, Event, Subscription, over_each_transport, take, until
 
 from fanwire import FanwireError, Updated
 
@@ -18,12 +18,8 @@ async def ids(subscription: Subscription, count: int) -> list[str]:
 
 
 class Updates(Case):
-    async def test_what_is_added_comes_and_what_is_removed_does_not(self) -> None:
-        for transport in ("ws", "sse"):
-            with self.subTest(transport=transport):
-                await self.changes(transport)
-
-    async def changes(self, transport: str) -> None:
+    @over_each_transport
+    async def test_what_is_added_comes_and_what_is_removed_does_not(self, transport: str) -> None:
         client = self.client(transports=[transport])
         watched, everything = client.subscribe(entities=["symbol:a", ("symbol", "b")]), client.subscribe("quote")
         await watched.ready()

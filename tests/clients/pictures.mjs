@@ -1,7 +1,8 @@
-// Takes the pictures of docs/page.md with Chromium: `node tests/clients/pictures.mjs URL FOLDER`, beside `fanwire serve --demo --demo-rate 120`.
+// Takes the pictures of docs/page.md with Chromium: `FANWIRE_CHROMIUM=chromium node tests/clients/pictures.mjs URL FOLDER`, beside
+// `fanwire serve --demo --demo-rate 120`.
 //
 // Clients with different filters come and go for five minutes, so that the charts have something to show. Each view is
-// taken at 1280 and 390 px, in light and dark. The files that docs/page.md shows have the names that it uses.
+// taken at 1280 and 390 px, in light and dark. Those that docs/page.md shows have the names that it uses.
 import { mkdir } from 'node:fs/promises';
 import { WebSocket, leave, sleep, until, url, args } from './lib.mjs';
 import { launch, livePage } from './browser.mjs';
@@ -27,11 +28,21 @@ let second = 0;
 setInterval(() => settle(4 + Math.round(3 + 3 * Math.sin((second += 1) / 23) + Math.sin(second / 5))), 1_000);
 await sleep(Number(seconds) * 1_000);
 
+/** Views that docs/page.md shows, and its names for them. */
+const SHOWN = {
+  'events-wide-light': 'page-events',
+  'open-wide-dark': 'page-events-dark',
+  'server-wide-light': 'page-server',
+  'pointer-wide-dark': 'page-server-dark',
+  'events-phone-light': 'page-phone',
+  'journey-phone-dark': 'page-phone-dark',
+};
+
 const { page, faults } = await launch();
 const { isOpen } = livePage(page);
 const shot = async (name) => {
   for (const fault of await looks(page)) console.log(`${name}: ${fault}`);
-  await page.screenshot({ path: `${folder}/${name}.png` });
+  await page.screenshot({ path: `${folder}/${SHOWN[name] ?? name}.png` });
 };
 for (const [size, width, height] of [['wide', 1280, 720], ['phone', 390, 760]]) {
   for (const colorScheme of ['light', 'dark']) {

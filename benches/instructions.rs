@@ -442,7 +442,7 @@ fn publish_64k(n: u64) -> Vec<u8> {
     text(&format!(r#"{{"type":"publish","payload":{{"type":"a.b","payload":[{numbers}{n}]}}}}"#))
 }
 
-/// Returns a `publish` that the fast path gives up at its end, of a type whose payload names the entity.
+/// Returns a `publish` with AutoSDLC's `key` at its end, of a type whose payload names the entity.
 fn publish_unusual(n: u64) -> Vec<u8> {
     let numbers = "1,".repeat(29_900);
     text(&format!(

@@ -1,5 +1,8 @@
 //! The usual Rust solution: axum, a task for each client, and tokio's broadcast between them.
 
+#[path = "../app.rs"]
+mod app;
+
 use std::convert::Infallible;
 
 use axum::Router;
@@ -57,14 +60,6 @@ fn main() -> std::io::Result<()> {
             .route("/sse", get(sse))
             .route("/publish", post(publish))
             .with_state(lines);
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
-        axum::serve(
-            axum::serve::ListenerExt::tap_io(listener, |stream| {
-                // Like fanwire: frames are small, and nothing waits for a full packet.
-                let _ = stream.set_nodelay(true);
-            }),
-            app,
-        )
-        .await
+        app::serve(port, app).await
     })
 }

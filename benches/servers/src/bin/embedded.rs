@@ -2,6 +2,9 @@
 //! axum; `adopt`, sockets that the program accepts itself. Events are published at PORT + 1, a port of the server's in each case,
 //! so that the difference is the clients'.
 
+#[path = "../app.rs"]
+mod app;
+
 use std::error::Error;
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
@@ -20,13 +23,7 @@ fn serve_by_axum(server: &ServerHandle, port: u16) -> Result<(), Box<dyn Error>>
     let app = Router::new().route_service("/ws", live.clone()).route_service("/sse", live);
     // By default, a worker for each available core, which is one.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
-        let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
-            let _ = stream.set_nodelay(true);
-        });
-        Ok(axum::serve(listener, app).await?)
-    })
+    Ok(runtime.block_on(app::serve(port, app))?)
 }
 
 /// Reads a request and gives its socket to the server.

@@ -1,5 +1,8 @@
 //! Socket.IO in axum, by socketioxide: clients join a room for each topic, and a publisher emits to rooms.
 
+#[path = "../app.rs"]
+mod app;
+
 use std::time::Duration;
 
 use axum::Router;
@@ -32,12 +35,5 @@ fn main() -> std::io::Result<()> {
     io.ns("/", connect);
     // By default, a worker for each available core, which is one.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let app = Router::new().layer(layer);
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
-        let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
-            let _ = stream.set_nodelay(true);
-        });
-        axum::serve(listener, app).await
-    })
+    runtime.block_on(async { app::serve(port, Router::new().layer(layer)).await })
 }

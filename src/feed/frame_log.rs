@@ -217,7 +217,7 @@ impl FrameLog {
                     scratch.extend_from_slice(&log.bytes[from as usize..to as usize]);
                     (from, to) = (start, end);
                 }
-                _ => {
+                LogStorage::Own(_) => {
                     scratch.extend_from_slice(&log.bytes[from as usize..to as usize]);
                     (from, to) = (0, 0);
                     let bytes = log.bytes_of(frame, encoding);

@@ -12,7 +12,8 @@
 /// Units that one turn of a loop spends on its peers before the rest waits for the next turn.
 pub(crate) const TURN: u32 = 2_000;
 
-/// Units that one connection may take of a turn, so that a busy one leaves some to others.
+/// Units that one connection may take of a turn, so that a busy one leaves some to others. The units that nobody has taken
+/// at the end of a turn are given out in further parts of this size.
 pub(crate) const CLIENT: u32 = 500;
 
 /// Units of one connection in a turn while it must show a token and has not: 0.15 ms with the largest step.

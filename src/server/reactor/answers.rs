@@ -161,7 +161,7 @@ impl<S: Socket> LoopState<S> {
         let mut last = None;
         for event in events {
             last = self.shared.bus.publish_unannounced(event).or(last);
-            self.delivery.unpumped += 1;
+            self.note_unpumped();
             if self.delivery.unpumped >= PUBLISHED_A_BATCH {
                 // The other loops read while this one delivers.
                 self.delivery.reader.notify_others();

@@ -83,7 +83,7 @@ impl<S: Socket> LoopState<S> {
         for event in events {
             let log = logs.log_of(&event);
             let id = self.shared.bus.publish_unannounced(event);
-            self.delivery.unpumped += 1;
+            self.note_unpumped();
             if let (Some((name, is_end)), Some(id)) = (log, id) {
                 logs.note_accepted(name, id, is_end);
             }

@@ -233,10 +233,24 @@ impl<S: Socket> LoopState<S> {
     /// Reads from a connection within its part of the turn's budget.
     pub(super) fn read(&mut self, slot: usize) {
         let is_unauthenticated = self.clients.conns[slot].connection.is_unauthenticated(&self.shared.auth);
-        let (turn, spent) = self.clients.conns[slot].spent_in;
-        let before = if turn == self.turn.number { u32::from(spent) } else { 0 };
         let part = if is_unauthenticated { budget::UNAUTHENTICATED } else { budget::CLIENT };
-        self.turn.work = self.turn.spending.share(part.saturating_sub(before));
+        self.read_within(slot, part.saturating_sub(self.spent_by(slot)));
+    }
+
+    /// Reads from a connection that has had its part of the turn's budget, because nobody else takes the rest of it.
+    pub(super) fn read_more(&mut self, slot: usize) {
+        self.read_within(slot, budget::CLIENT);
+    }
+
+    /// Returns the units that a connection has spent in this turn.
+    fn spent_by(&self, slot: usize) -> u32 {
+        let (turn, spent) = self.clients.conns[slot].spent_in;
+        if turn == self.turn.number { u32::from(spent) } else { 0 }
+    }
+
+    fn read_within(&mut self, slot: usize, units: u32) {
+        let before = self.spent_by(slot);
+        self.turn.work = self.turn.spending.share(units);
         self.read_on(slot);
         self.turn.spending.settle(&self.turn.work);
         if let Some(conn) = self.clients.conns.get_mut(slot) {

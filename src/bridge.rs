@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::bus::{Bus, catch_panic};
 use crate::event::Event;
 
-/// Type of the event for a message that could not be handled.
+/// Type of the event that reports a message that could not be handled.
 const ERROR_TYPE: &str = "protocol.bridge.error";
 
 /// Source of the bridge's events.
@@ -31,7 +31,8 @@ pub type BridgeError = Box<dyn Error + Send + Sync>;
 
 type Handler = dyn Fn(&BridgeMessage<'_>) -> Result<String, BridgeError> + Send + Sync;
 
-/// Handler. Its last owner drops it: a thread that routes a message, or one that registers another handler.
+/// Handler of a protocol. Dropped by its last owner: a thread that routes a message, or one that registers another
+/// handler.
 struct Route(Option<Box<Handler>>);
 
 impl Route {
@@ -203,8 +204,8 @@ impl Bridge {
             "a protocol's name has 1 to {NAME_BYTES_MAX} bytes, none of them control"
         );
         let route = Arc::new(Route(Some(Box::new(handler))));
-        // Returns the table before it. With it goes a replaced handler, after the exchange: a handler's own data may look at
-        // the routes when it is dropped.
+        // Returns the previous table, so a replaced handler is dropped after the exchange: the drop of its data may
+        // look at the routes.
         self.routes.rcu(|routes| {
             let mut routes = Routes::clone(routes);
             routes.insert(protocol.clone(), Arc::clone(&route));
@@ -237,7 +238,7 @@ impl Bridge {
         self.route_checked(protocol, message, &|_| Ok(()), &publish)
     }
 
-    /// Routes a message after a check of its entry event, and publishes with `publish` instead of on the bus.
+    /// Routes a message if `check` accepts its entry event, and publishes by `publish` instead of on the bus.
     pub(crate) fn route_checked(
         &self,
         protocol: &str,
@@ -267,8 +268,8 @@ impl Bridge {
             return BridgeAnswer::error(BridgeOutcome::Malformed, &error);
         }
         publish(entry);
-        // The panic may leave the handler's own data half changed; only the handler shares it. The text of its error
-        // is its code too.
+        // A panic may leave the handler's own data half changed, which no other code shares. Formatting its error runs
+        // the handler's code too, so it is inside the call.
         let call = || handler.call(&message).map_err(|error| error.to_string());
         let answered = catch_unwind(AssertUnwindSafe(call));
         let failed = match answered {

@@ -13,7 +13,7 @@ pub(crate) struct HeldBytes(Arc<AtomicUsize>);
 impl HeldBytes {
     /// Returns the sum.
     pub(crate) fn bytes(&self) -> usize {
-        // Relaxed, here and below: a sum on its own; no other memory is read because of it.
+        // Relaxed, here and below: a sum by itself; no other memory is read because of it.
         self.0.load(Ordering::Relaxed)
     }
 
@@ -40,7 +40,7 @@ impl Charge {
     /// Changes the charge to this many bytes.
     #[cfg_attr(not(test), expect(dead_code, reason = "for what grows: pages of a log"))]
     pub(crate) fn set(&mut self, bytes: usize) {
-        // Relaxed: as above. Wrapping, as atomics do: the sum is right after both.
+        // Relaxed: as above. The sum may wrap between the two operations and is right after both.
         self.held.0.fetch_add(bytes, Ordering::Relaxed);
         self.held.0.fetch_sub(std::mem::replace(&mut self.bytes, bytes), Ordering::Relaxed);
     }

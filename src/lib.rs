@@ -212,7 +212,7 @@ pub mod protocol {
     pub use crate::dialect::protocol::{Message, MessageError, MessageType, Protocol, Subscription};
 }
 
-/// Server-sent events as text: a parser for clients of `/sse`, and a buffer for other HTTP servers.
+/// Server-sent events as text: a parser for clients of `/sse`, and a buffer for use in other HTTP servers.
 #[cfg(feature = "server")]
 pub mod sse {
     pub use crate::codec::sse::{SseError, SseEvent, SseParser, parse_sse_line};

@@ -25,7 +25,7 @@ pub(crate) struct Kind {
     pub(crate) kind: &'static str,
 }
 
-/// Buckets of a lag, from `first` up, each four times as wide as the one before.
+/// Returns a histogram of lags, with buckets from `first` up, each four times as wide as the one before.
 fn lag(first: f64) -> Histogram {
     Histogram::new(exponential_buckets(first, 4.0, 10))
 }
@@ -125,7 +125,7 @@ impl fmt::Debug for Metrics {
     }
 }
 
-// Kinds that are shown before their first count: a rate needs a zero to begin at.
+// Kinds that are exposed as 0 before their first count, because a rate needs a zero to start from.
 const REFUSED: [&str; 4] = ["draining", "too_many", "address", "no_descriptors"];
 const ENDED: [&str; 2] = ["token_expired", "token_revoked"];
 const SHED: [&str; 4] = ["feed_bytes", "connections", "bodies", "stalled"];
@@ -156,7 +156,7 @@ impl Metrics {
         others: impl Iterator<Item = &'a Registry>,
     ) -> String {
         let mut text = String::new();
-        // Writing to a string fails only if an encoder fails; the text before that stays.
+        // Writing to a string fails only if an encoder fails; the text written before stays.
         for registry in std::iter::once(&self.registry).chain(others) {
             let _ = encode_registry(&mut text, registry);
         }
@@ -167,7 +167,7 @@ impl Metrics {
         }
     }
 
-    /// Counts one refused input.
+    /// Counts a fault of this kind.
     pub(crate) fn fault(&self, kind: &'static str) {
         self.faults.get_or_create(&Kind { kind }).inc();
     }

@@ -8,11 +8,12 @@
 /// processors fetch lines in pairs.
 pub(crate) use crossbeam_utils::CachePadded;
 
-/// Waits a little longer at each step: spins for seven steps, then gives other threads a turn.
+/// Waits a little longer at each step: spins for seven steps, then yields to other threads.
 #[cfg(not(loom))]
 pub(crate) use crossbeam_utils::Backoff;
 
-/// Gives other threads of the model a turn at each step: crossbeam's own `Backoff` calls `std`, which loom cannot schedule.
+/// Yields to other threads of the model at each step: crossbeam's own `Backoff` calls `std`, which loom cannot
+/// schedule.
 #[cfg(loom)]
 pub(crate) struct Backoff(());
 
@@ -45,7 +46,7 @@ pub(crate) use std::sync::OnceLock;
 #[cfg(loom)]
 pub(crate) struct OnceLock<T> {
     value: std::sync::OnceLock<T>,
-    /// 0 unset, 1 being set, 2 set.
+    /// State: 0 is unset, 1 being set, 2 set.
     state: atomic::AtomicU32,
 }
 
@@ -77,11 +78,11 @@ impl<T> OnceLock<T> {
     }
 }
 
-/// Plain memory that threads hand to each other; loom checks that accesses are ordered.
+/// Plain memory that threads pass to each other; loom checks that accesses are ordered.
 #[cfg(loom)]
 pub(crate) use loom::cell::UnsafeCell;
 
-/// Plain memory that threads hand to each other, with the methods of loom's cell.
+/// Plain memory that threads pass to each other, with the methods of loom's cell.
 #[cfg(not(loom))]
 #[repr(transparent)]
 pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);

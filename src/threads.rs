@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A panic or an error that ends a thread is logged with its place, and raises the [`Alarm`] of its server.
 //! - The first failure counts: it stops the server, and `ServerHandle::join` returns it.
-//! - The caller of embedders' code in such a thread isolates it: its panic raises nothing.
+//! - Embedders' code in such a thread is called through a function that catches its panic, which raises no alarm.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -45,7 +45,7 @@ impl ThreadFailure {
         self.place.as_deref()
     }
 
-    /// Returns whether the thread panicked. If not, it met an error after which it cannot go on.
+    /// Returns whether the thread panicked. If not, it met an error after which it cannot continue.
     #[must_use]
     pub fn is_panic(&self) -> bool {
         self.is_panic
@@ -103,10 +103,10 @@ impl Alarm {
         lock(&self.0.first).clone()
     }
 
-    /// Calls `stop` when a thread fails: at once, if one has failed.
+    /// Calls `stop` when a thread fails; immediately if one has failed already.
     pub(crate) fn on_raised(&self, stop: Callback) {
         lock(&self.0.stops).push(Arc::clone(&stop));
-        // After the push, so that one of the two sees the other.
+        // Checked after the push: either this check sees the failure, or `raise` sees the function.
         if self.first().is_some() {
             stop();
         }
@@ -138,7 +138,7 @@ impl Alarm {
         for stop in stops {
             stop();
         }
-        // Called and dropped after the lock.
+        // Called and dropped after the lock is released.
         let hook = lock(&self.0.hook).take();
         if let Some(hook) = hook
             && let Err(panicked) = catch_panic(move || hook(&failure))
@@ -155,7 +155,7 @@ impl Alarm {
 }
 
 thread_local! {
-    /// Whether the place of a panic in this thread is recorded.
+    /// Whether the places of this thread's panics are recorded.
     static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
     /// Place of this thread's last panic.
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -238,7 +238,7 @@ pub(crate) fn spawn_fallible(
     })
 }
 
-/// Panics if a test wants this thread to: each thread calls this while it works. Empty in a release build.
+/// Panics if a test has planted a panic for this thread, which calls this while it works. Empty in a release build.
 #[inline(always)]
 pub(crate) fn fault_point() {
     #[cfg(any(test, debug_assertions))]

@@ -41,14 +41,14 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// Size of a pump's buffer for what a client sends, in bytes.
 const CLIENT_BYTES: usize = 2 * 1024;
 
-/// Longest time for which a pump waits to write one piece to a client. The server's own heartbeat ends clients that take
-/// nothing earlier, but a client's end of a pump would stay.
+/// Maximum time for which a pump waits to write one piece to a client. The server's heartbeat ends clients that read
+/// nothing earlier, but it would not end the pump's side towards the client.
 const STALL: Duration = Duration::from_secs(120);
 
-/// Longest time for which a client may take to close its side once the server has ended its connection.
+/// Maximum time for which a client may take to close its side once the server has ended its connection.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Key of a WebSocket handshake that has none of its own, over HTTP/2. The server's answer to it is not sent.
+/// Key for a WebSocket handshake over HTTP/2, which has none. The accept value computed from it is not sent.
 const ANY_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// Returns a service that serves this server's streams on the program's own port.
@@ -238,7 +238,7 @@ impl Future for LiveFuture {
             Outcome::Ready(response) => response.take(),
             Outcome::Opening(opening) => {
                 if let Some((_, client)) = opening {
-                    // Also ready where the server closed its end. The body then ends at once.
+                    // Also ready if the server has closed its end: the body then ends immediately.
                     let _ = ready!(client.poll_read_ready(cx));
                 }
                 let opened = opening.take();
@@ -310,7 +310,7 @@ fn poll_piece(pipe: &tokio::net::UnixStream, cx: &mut Context<'_>) -> Poll<io::R
         // Allocated once there is something to read: an idle client holds no buffer.
         let mut piece = BytesMut::with_capacity(PIECE_BYTES);
         match pipe.try_read_buf(&mut piece) {
-            // The poll reported the end of an earlier state.
+            // The readiness was stale.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             read => return Poll::Ready(read.map(|_| piece)),
         }
@@ -341,8 +341,8 @@ async fn give_upgraded(upgraded: Upgraded, stream: AgreedStream) -> io::Result<(
     }
 }
 
-/// Copies between a client and the server's end of a pair. Ends when the server has ended the connection, whether the client
-/// closes its side or not, and when a side fails.
+/// Copies between a client and the server's end of a pair. Ends when the server has ended the connection, even if the
+/// client does not close its side, and when either side fails.
 async fn pump(client: Upgraded, server: tokio::net::UnixStream) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
     let (from_server, mut to_server) = server.into_split();
@@ -380,7 +380,7 @@ async fn pump(client: Upgraded, server: tokio::net::UnixStream) -> io::Result<()
         })
         .await
     };
-    // A socket that is closed with bytes unread drops what the client has not read yet.
+    // Closing a socket with unread bytes would drop the bytes that the client has not read yet.
     let unread = async {
         let mut piece = [0; CLIENT_BYTES];
         while matches!(from_client.read(&mut piece).await, Ok(1..)) {}

@@ -55,9 +55,9 @@ impl<T: Item> AsyncAdapter<T> {
         &self.bus
     }
 
-    /// Publishes an item, then calls the async handlers that want it, one after the other. Returns how many handlers added
-    /// with [`Bus::on_sync`] took it. If there are such handlers, it publishes in a thread of its own: they may take their
-    /// time, and the caller's runtime goes on.
+    /// Publishes an item, then calls the async handlers that want it, one after the other. Returns the number of
+    /// [`Bus::on_sync`] handlers that took it. If the bus has such handlers, a separate thread publishes and calls
+    /// them, so that a slow one does not block the caller's runtime.
     pub async fn publish(&mut self, item: T) -> usize {
         let handled = if self.bus.0.handlers.has_sync() {
             publish_elsewhere(&self.bus, &item).await
@@ -118,8 +118,8 @@ impl<T: Item> AsyncAdapter<T> {
         self.bus.on_sync(filter, handler)
     }
 
-    /// Queues the events that the filter lets through, from now on. The queue is the ring: its oldest events are overwritten
-    /// first ([`missed`](Self::missed) counts them). Does nothing if the adapter is forwarding already.
+    /// Starts to queue the events that the filter lets through. The queue is the ring: its oldest events are
+    /// overwritten first, and [`missed`](Self::missed) counts them. Does nothing if the adapter is forwarding already.
     pub fn start_forwarding(&mut self, filter: impl Into<T::Filter>) {
         if self.queue.is_none() {
             self.queue = Some(self.bus.subscribe(filter));
@@ -137,13 +137,13 @@ impl<T: Item> AsyncAdapter<T> {
         self.queue.is_some()
     }
 
-    /// Returns the number of events in the queue, including those that its filter will leave out.
+    /// Returns the number of events in the queue, including those that the filter will leave out.
     #[must_use]
     pub fn queue_size(&self) -> u64 {
         self.queue.as_ref().map_or(0, Subscriber::lag)
     }
 
-    /// Returns the number of events that were overwritten in the queue unread.
+    /// Returns the number of events that were overwritten before they were read.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed
@@ -183,7 +183,7 @@ struct PublishState {
     waiting: Option<Waker>,
 }
 
-/// Wakes the task whatever happens to the thread that was to publish, so that no task waits for a thread that is gone.
+/// Wakes the task when the publishing thread ends, also by a panic, so that no task waits for a thread that is gone.
 struct WakeOnDrop(Arc<Mutex<PublishState>>);
 
 impl Drop for WakeOnDrop {
@@ -193,21 +193,21 @@ impl Drop for WakeOnDrop {
             state.handled.get_or_insert(0);
             state.waiting.take()
         };
-        // After the lock: an executor may poll at once, in here.
+        // After the lock is released: the executor may poll the task within this call.
         if let Some(waker) = waiting {
             catch_panic(move || waker.wake());
         }
     }
 }
 
-/// Publishes in a thread of its own, or in this one if the system cannot start a thread.
+/// Publishes in a new thread, or in the calling one if the system cannot start a thread.
 fn publish_elsewhere<T: Item>(bus: &Bus<T>, item: &T) -> impl Future<Output = usize> + Send + use<T> {
     let state = Arc::new(Mutex::new(PublishState::default()));
     let run = {
         let (bus, item, shared) = (bus.clone(), item.duplicate(), WakeOnDrop(Arc::clone(&state)));
         move || {
             let handled = bus.publish(item).handled;
-            // The task that is woken may hold the last handle of this bus.
+            // Dropped before the wake-up, so that the woken task can hold the last handle of this bus.
             drop(bus);
             lock(&shared.0).handled = Some(handled);
         }

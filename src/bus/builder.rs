@@ -20,7 +20,7 @@ pub const MAX_BYTES_DEFAULT: u64 = 1 << 30;
 /// Maximum number of slots of a shard: 2^24.
 const CAPACITY_MAX: usize = 1 << 24;
 
-/// Size of a bus, as a configuration file has it.
+/// Size of a bus, as set in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BusConfig {
@@ -63,9 +63,9 @@ pub enum BusConfigError {
     Capacity(usize),
     /// The number of shards is not between 1 and 1,024.
     Shards(usize),
-    /// Several shards of plain values, and no ordering key that says which shard a value goes to.
+    /// Several shards of plain values, without an ordering key that selects a value's shard.
     NoOrderingKey,
-    /// A lossless bus with another number of shards than 1.
+    /// A lossless bus with a number of shards other than 1.
     LosslessShards(usize),
     /// A lossless bus with a bound in bytes.
     LosslessBytes,
@@ -127,9 +127,9 @@ impl<T: Item> BusBuilder<T> {
     /// Sets the maximum size of the events in all rings together, in bytes; `None` or 0: no bound. Default: 1 GiB. No
     /// effect on plain values, which have the size of their slots; a [`SharedValue`] value counts with its own size.
     ///
-    /// Each shard has an equal part, so no stream's events cost another shard its past. A shard over its part releases its
-    /// oldest events early, and a reader that has not read them gets a gap, as if it had been overtaken. The newest event
-    /// always stays, however large. The memory of attributes and payloads counts.
+    /// Each shard has an equal part, so large events of one shard do not evict those of another. A shard over its part
+    /// releases its oldest events early. A reader that has not read them gets a gap, as after being overtaken. The
+    /// newest event always stays, however large. The size of attributes and payloads counts.
     #[must_use]
     pub fn max_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.max_bytes = Some(bytes.into().unwrap_or(0));

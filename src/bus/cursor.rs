@@ -14,8 +14,8 @@ use super::waitable::Waitable;
 use crate::event::{Position, Sequence};
 use crate::sync::Arc;
 
-/// Empty looks between two looks at the head, by which a sequence that will never come is recognized. Publishers write the
-/// head's line, so a look at it costs them.
+/// Empty looks at the slot between two looks at the head. The head shows that a sequence will never come; publishers
+/// write its cache line, so each look at it slows them.
 const LOOKS_PER_SKIP: u32 = 64;
 
 /// Place of a reader in all shards.
@@ -119,7 +119,7 @@ impl<T: Item> Cursor<T> {
                 more
             });
             any |= shown;
-            // A span that came to the end is not looked at again: that would take the line that is just written.
+            // After a span that reached the end, no second look: it would take the cache line that is being written.
             dry = if end == VisitEnd::NotYet { dry + 1 } else { 0 };
             self.turn = if self.turn + 1 == shards { 0 } else { self.turn + 1 };
         }
@@ -137,7 +137,7 @@ impl<T: Item> Cursor<T> {
     #[cfg(feature = "server")]
     pub(crate) fn visit_one(&mut self, mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool) -> Option<usize> {
         let shards = self.next.len();
-        // Sequences that were given up are looked for now and then only: publishers write the head's line.
+        // Checks for given-up sequences only every few empty looks: publishers write the head's cache line.
         self.empty_looks += 1;
         let skips = self.empty_looks >= LOOKS_PER_SKIP;
         for _ in 0..shards {
@@ -154,7 +154,7 @@ impl<T: Item> Cursor<T> {
         None
     }
 
-    /// Goes on at this sequence of a shard. Returns the gap, if that passes over something.
+    /// Continues at this sequence of a shard. Returns the gap if that skips sequences.
     #[cfg(feature = "server")]
     pub(crate) fn skip_to(&mut self, shard: usize, to: Sequence) -> Option<Gap> {
         (self.next[shard] < to).then(|| self.gap(shard, to))
@@ -208,8 +208,8 @@ impl<T: Item> Cursor<T> {
     fn skip_shard(&mut self, shard: usize, mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool) -> bool {
         let next = self.next[shard];
         let ring = &self.rings().shards()[shard];
-        // The head before the slot: every sequence below the head was claimed, so a slot that does not show it now
-        // is late, given up, or a lap away.
+        // Reads the head before the slot: every sequence below the head was claimed, so if the slot does not show it
+        // now, it is late, given up, or a lap away.
         match ring.skip(next) {
             Some(to) if ring.peek(next) == Peek::NotYet => {
                 let gap = self.gap(shard, to);
@@ -232,7 +232,7 @@ impl<T: Item> Waitable for Cursor<T> {
         self.is_at_end
     }
 
-    /// Returns whether the bus is closed and the cursor has come to its end.
+    /// Returns whether the bus is closed and the cursor has reached its end.
     fn is_closed(&self) -> bool {
         let mut rings = self.rings().shards().iter().zip(&self.next);
         self.rings().is_closed() && rings.all(|(ring, next)| *next >= ring.end())

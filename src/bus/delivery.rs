@@ -16,7 +16,7 @@ pub struct Gap {
     pub shard: u16,
     /// First sequence that is missing.
     pub from: Sequence,
-    /// First sequence after it that is not missing.
+    /// First sequence after the gap.
     pub to: Sequence,
 }
 
@@ -32,7 +32,7 @@ impl Gap {
     }
 }
 
-/// Event or gap, as a subscriber yields it. These two are all there will ever be.
+/// Event or gap, as a subscriber yields it. No other variant will be added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery<T = Event> {
     /// The next event.
@@ -41,7 +41,7 @@ pub enum Delivery<T = Event> {
     Gap(Gap),
 }
 
-/// A [`Delivery`] by reference. These two are all there will ever be.
+/// A [`Delivery`] by reference. No other variant will be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryRef<'a, T = Event> {
     /// The next event.
@@ -60,7 +60,7 @@ impl<T: Item> DeliveryRef<'_, T> {
         }
     }
 
-    /// Returns the number of sequences that it stands for.
+    /// Returns the number of sequences that it covers.
     pub(super) fn sequences(&self) -> u64 {
         match self {
             Self::Event(_) => 1,

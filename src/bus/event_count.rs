@@ -4,10 +4,10 @@
 //! - P1 A reader that announced its sleep, then found nothing to read, is woken by the next publication.
 //! - P2 One sleep is ended by one wake, however many events come: the publisher that moves the waiter's state from ASLEEP
 //!   calls the waker, and no other publisher does.
-//! - P3 A publisher that finds no reader asleep has paid a light fence and one load of a line that changes only when a
-//!   reader announces a sleep or ends it.
-//! - P4 A waker is the embedder's code: it is called and dropped with no lock held. Its panic is counted and goes no
-//!   further, so the sleepers after it are woken too.
+//! - P3 A publisher that finds no reader asleep pays a light fence and one load of a cache line that changes only when
+//!   a reader announces a sleep or ends it.
+//! - P4 A waker is the embedder's code: it is called and dropped with no lock held. Its panic is caught and counted, so
+//!   the sleepers after it are woken too.
 //! - P5 An announcement may stand while its reader is awake. A reader that goes back to sleep on it needs no other fence: every
 //!   publication since then has woken it, or is visible to the look that follows.
 //!
@@ -78,7 +78,7 @@ impl Waiter {
     /// Returns whether the announcement of this waiter's reader still stands: no publisher has woken it since. Called by the
     /// reader.
     pub(crate) fn is_asleep(&self) -> bool {
-        // A stale state belongs to a publisher that is about to call the waker, and that ends the sleep.
+        // If this load is stale, a publisher is about to call the waker, which ends the sleep.
         self.state.load(Ordering::Relaxed) == ASLEEP
     }
 }
@@ -111,7 +111,7 @@ impl EventCount {
     /// Announces a sleep. Called by the reader that owns this waiter: it must look for events once more before it sleeps,
     /// and [`cancel_wait`](Self::cancel_wait) in any case afterwards.
     pub(crate) fn prepare_wait(&self, waiter: &Waiter, wake: Wake) {
-        // Its own store, if any: a reader that announced and was dropped before it looked again.
+        // Not AWAKE if this reader's previous announcement was not cancelled. Relaxed: only this reader stores ASLEEP.
         if waiter.state.load(Ordering::Relaxed) != AWAKE {
             self.cancel_wait(waiter);
         }

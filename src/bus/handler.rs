@@ -78,7 +78,7 @@ pub(super) struct Handlers<T: Item> {
     ids: AtomicU64,
     panics: Count<AtomicU64>,
     sync_count: AtomicUsize,
-    /// Read in every `publish` while there are handlers, replaced as a whole.
+    /// List of handlers, read in every `publish` while there are any. Replaced as a whole.
     sync: ArcSwap<SyncHandlers<T>>,
     /// Held to replace the list.
     changes: Mutex<()>,
@@ -116,8 +116,8 @@ impl<T: Item> Handlers<T> {
         self.sync_count.load(Ordering::Relaxed) != 0
     }
 
-    /// Changes the list. A handler that leaves it is dropped after the lock: it may publish when it is dropped, or own
-    /// another handler's guard.
+    /// Changes the list. A removed handler is dropped after the lock is released: its drop may publish, or drop another
+    /// handler's guard.
     fn change_sync(&self, change: impl FnOnce(&mut SyncHandlers<T>)) {
         let before = {
             let _changes = lock(&self.changes);
@@ -213,8 +213,9 @@ impl HandlerGuard {
 
     /// Keeps the handler until [`Bus::unsubscribe`](super::Bus::unsubscribe), [`Bus::clear`](super::Bus::clear) or the end of the bus, and returns its id.
     ///
-    /// A handler that holds a [`Bus`](super::Bus) keeps it open, and the bus keeps the handler: let it hold a
-    /// [`WeakBus`](super::WeakBus) ([`Bus::downgrade`](super::Bus::downgrade)), or end it by one of the other two.
+    /// A handler that holds a [`Bus`](super::Bus) keeps it open, and the bus keeps the handler. Let it hold a
+    /// [`WeakBus`](super::WeakBus) ([`Bus::downgrade`](super::Bus::downgrade)) instead, or end it by `unsubscribe` or
+    /// `clear`.
     #[allow(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn detach(mut self) -> HandlerId {
         self.handlers = None;
@@ -272,7 +273,8 @@ impl<T: Item> Handlers<T> {
             let (counts, stop, panics) =
                 (Count::clone(&counts), Count::clone(&stop), Count::clone(&self.panics));
             move || {
-                // Relaxed: after the announcement of sleep E6 orders it (see `stop`); before it, any time will do.
+                // Relaxed: after the announcement of sleep, E6 orders it (see `stop`); before that, a late look does no
+                // harm.
                 let stopped = || stop.load(Ordering::Relaxed);
                 let mut waiting = AdaptiveWait::default();
                 while !stopped() {
@@ -333,7 +335,7 @@ impl<T: Item> Handlers<T> {
     }
 }
 
-/// Returns whether a reader that found nothing will never find anything.
+/// Returns whether a reader that found nothing will never find anything again.
 fn is_over<T: Item>(subscriber: &mut Subscriber<T>) -> bool {
     let (cursor, _) = subscriber.parts();
     cursor.is_closed() && !cursor.is_ready() && !cursor.is_at_hole()

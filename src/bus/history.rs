@@ -1,4 +1,4 @@
-//! Recordings of a bus, as the embedder starts and reads them.
+//! Starts, ends and reads recordings of a bus.
 
 use std::ops::RangeBounds;
 use std::sync::Arc as Count;
@@ -12,9 +12,9 @@ use crate::filter::Filter;
 use crate::sync::{Arc, lock};
 
 impl<T: Item> Bus<T> {
-    /// Records from now on: the newest `max` events are kept. A recording that runs is ended, and its events are dropped.
+    /// Starts a recording, which keeps the newest `max` events. Ends an earlier recording and drops its events.
     ///
-    /// If `max` is at most a shard's capacity this costs nothing until the history is read. Beyond that, a thread reads
+    /// If `max` is at most a shard's capacity, this costs nothing until the history is read. Otherwise a thread reads
     /// along.
     ///
     /// # Panics
@@ -104,7 +104,7 @@ impl Bus<Event> {
     /// ```
     pub fn history_where(&self, filter: impl Into<Filter>, times: impl RangeBounds<Timestamp>) -> Vec<Event> {
         let filter = filter.into();
-        // Called once, and not while the recording is locked: a range may be the embedder's own type.
+        // Called once, before the recording is locked: the range may be the embedder's own type.
         let times = (times.start_bound().cloned(), times.end_bound().cloned());
         let mut recorder = lock(&self.0.recorder);
         recorder.pull();

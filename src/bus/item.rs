@@ -15,8 +15,8 @@ use crate::sync::Arc;
 /// A value that a [`Bus`](super::Bus) carries: [`Event`]; any plain value of fixed size (`bytemuck::Pod`), which is copied into
 /// the ring and out of it without an allocation; or any other value in a [`SharedValue`](super::SharedValue) handle.
 ///
-/// This trait cannot be implemented outside this crate: derive `Pod` and `Zeroable`, or make a bus
-/// [`of`](super::Bus::of) the type.
+/// This trait cannot be implemented outside this crate. Derive `Pod` and `Zeroable` for a type, or make a bus
+/// [`of`](super::Bus::of) it.
 pub trait Item: Clone + Send + Sync + Sized + 'static {
     /// Filter of a subscription: [`Filter`] for events, [`Predicate`] for plain values.
     type Filter: Clone + Default + Send + Sync + Unpin + 'static;
@@ -27,7 +27,7 @@ pub trait Item: Clone + Send + Sync + Sized + 'static {
     /// Returns whether a subscription with this filter wants the item.
     fn is_wanted(&self, filter: &Self::Filter) -> bool;
 
-    /// Returns whether this filter wants every item, as far as that is known at once.
+    /// Returns whether this filter is known to want every item. False if an evaluation would have to tell.
     #[doc(hidden)]
     #[inline]
     #[must_use]
@@ -35,7 +35,7 @@ pub trait Item: Clone + Send + Sync + Sized + 'static {
         false
     }
 
-    /// Whether items have an ordering key of their own.
+    /// Whether items supply an ordering key.
     #[doc(hidden)]
     const KEYED: bool = false;
 

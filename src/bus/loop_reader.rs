@@ -1,4 +1,4 @@
-//! The bus as an event loop reads it: never waits, and is woken by a function of its own.
+//! Reader of the bus for an event loop: it never waits, and publishers wake it by a function that the loop supplies.
 //!
 //! Invariants:
 //! - After [`LoopReader::prepare_sleep`] returned true, the next publication calls the waker.
@@ -45,15 +45,15 @@ pub(crate) struct LoopReader {
 struct Ordered {
     order: Arc<Mutex<Order>>,
     reader: usize,
-    /// Number of its next segment.
+    /// Number of the next segment to read.
     next: u64,
-    /// Segment that it has read in part.
+    /// Segment that was read in part.
     segment: Option<Segment>,
-    /// Position of a client that has received everything shown, in the ids of the events.
+    /// Position of a client that has received everything shown, in terms of event ids.
     client_position: Position,
     /// Epoch of the bus.
     epoch: u64,
-    /// Events and gaps of a segment that it made, until they are shown.
+    /// Events and gaps of a segment that this reader made, until they are shown.
     read_items: Vec<ReadItem>,
 }
 
@@ -102,7 +102,7 @@ impl LoopReader {
         if shard < self.cursor.shards() { self.cursor.next(shard) } else { 0 }
     }
 
-    /// Returns the position of a client that has received everything shown, in the ids of the events; `None` with one
+    /// Returns the position of a client that has received everything shown, in terms of event ids; `None` with one
     /// shard.
     pub(crate) fn client_position(&self) -> Option<&Position> {
         self.ordered.as_ref().map(|ordered| &ordered.client_position)
@@ -129,11 +129,11 @@ impl LoopReader {
         count
     }
 
-    /// Announces that the loop goes to sleep, and looks again. Returns true if there is nothing to read: the loop may sleep,
-    /// and a wake-up is certain. Returns false if there is more.
+    /// Announces that the loop goes to sleep, and looks again. Returns true if there is nothing to read: the loop may
+    /// sleep, and the next publication wakes it. Returns false if there is more.
     ///
-    /// The announcement stands until another thread publishes, however often the loop wakes in between for its sockets. So a
-    /// loop whose clients publish passes no heavy fence, which is a system call.
+    /// The announcement stands until another thread publishes, however often the loop wakes for its sockets in between.
+    /// So a loop whose own clients publish does not repeat the heavy fence, which is a system call.
     pub(crate) fn prepare_sleep(&mut self) -> bool {
         self.cursor.is_closed()
             || self
@@ -201,20 +201,21 @@ impl Ordered {
                     }
                 }
                 self.read_items = read_items;
-                // After this segment: the order may be further by now.
+                // Position after this segment: the order may have grown since.
                 self.client_position = after;
                 Some(count)
             }
         }
     }
 
-    /// Reads on at the order's end, and makes the next segment of what it reads. Returns the clients' position after it;
-    /// `None` if there is nothing.
+    /// Reads the rings from the order's end, and makes the next segment from the events read. Returns the clients'
+    /// position after it; `None` if there is nothing.
     fn make(&mut self, cursor: &mut Cursor<Event>, order: &mut Order, max: usize) -> Option<Position> {
-        // A ring may have made it skip sequences that are in no segment yet: they become one, and no loop will see it.
+        // The cursor may have skipped overwritten sequences that are in no segment yet. They become a segment, which no
+        // loop will see.
         let ahead = (0..cursor.shards()).find(|shard| cursor.next(*shard) > order.next_sequences()[*shard]);
         let mut after = order.client_position().clone();
-        // If not, the ids are those of a log, and the next event has its own.
+        // If not, ids come from a log, and the next event brings its own.
         let are_own = after.epoch == self.epoch;
         let read_items = &mut self.read_items;
         let shard = match ahead {
@@ -240,7 +241,7 @@ impl Ordered {
         Some(after)
     }
 
-    /// Shows the events of a segment that the ring still has.
+    /// Shows the events of a segment that the ring still holds.
     fn read(
         &mut self,
         cursor: &mut Cursor<Event>,
@@ -266,7 +267,7 @@ impl Ordered {
                 next < to && count < max
             });
             if !any {
-                // Another loop saw the event: this one sees it at the next look.
+                // Another loop saw the event, so this one sees it at its next look.
                 break;
             }
         }
@@ -367,7 +368,7 @@ mod tests {
         one.poll_batch(1, |item| {
             let ReaderItem::Event(first) = item else { panic!("nothing is lost") };
             shown = first.position().cloned();
-            // While this reader shows its segment, the other makes the next one.
+            // While this reader shows its segment, the other reader makes the next one.
             bus.publish(event(2));
             while take(&mut other, 10, &mut ahead, &mut gaps) > 0 {}
         });

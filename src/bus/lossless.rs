@@ -23,14 +23,15 @@ use super::waitable::Waitable;
 use crate::event::{Event, EventId, Sequence};
 use crate::sync::{Arc, Backoff, hint, thread};
 
-/// Looks for space before a publisher sleeps. With the spins between them they take about as long as waking it would: 15 us.
+/// Looks for space before a publisher sleeps. With the spins between them they take as long as waking a thread: about
+/// 15 us.
 const SPACE_LOOKS: u32 = if cfg!(loom) { 0 } else { 64 };
-/// Spins between two looks, each of which takes the readers' lines.
+/// Spins between two looks. Each look takes the readers' cache lines.
 const SPINS_PER_LOOK: u32 = 16;
 
 /// An item was not published. The item comes back.
 ///
-/// These two reasons are all there will ever be.
+/// No other variant will be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TryPublishError<T = Event> {
     /// There was no space: the slowest subscriber is a whole ring behind.
@@ -58,7 +59,8 @@ impl<T> fmt::Display for TryPublishError<T> {
 
 impl<T: fmt::Debug> std::error::Error for TryPublishError<T> {}
 
-/// A bus that loses nothing: each subscriber gates it, and a full ring makes publishers wait or gives their items back.
+/// A bus that loses nothing: a full ring makes publishers wait, or gives their items back, until its slowest subscriber
+/// has read.
 ///
 /// There is one ring, so all items are in one order. A handle: clones are the same bus. When the last handle is dropped, or one
 /// calls [`close`](Self::close), subscribers read what is left and end. With no subscriber no item can be lost, and publishing always succeeds.
@@ -93,7 +95,7 @@ impl<T: Item> LosslessInner<T> {
         EventId { epoch: self.epoch, shard: 0, sequence }
     }
 
-    /// Tries until there is space or the deadline is over; sleeps while a gate holds it.
+    /// Tries to publish until there is space or the deadline has passed. Sleeps while a reader's gate leaves no space.
     fn publish_until(
         &self,
         item: T,
@@ -122,7 +124,7 @@ impl<T: Item> LosslessInner<T> {
         if self.ring.is_refusing() { TryPublishError::Closed(item) } else { TryPublishError::Full(item) }
     }
 
-    /// Tries until there is space; gives the item back if the bus is closed.
+    /// Tries to publish until there is space. Returns the item if the bus is closed.
     #[inline]
     fn publish_waiting(
         &self,
@@ -142,7 +144,7 @@ impl<T: Item> LosslessInner<T> {
         }
     }
 
-    /// Publishes all items, as many at once as there is space for. If the bus is closed, gives back those that it took.
+    /// Publishes all items, as many at once as there is space for. If the bus is closed, returns those that it took.
     fn publish_all(
         &self,
         items: impl IntoIterator<Item: IntoItem<T>>,
@@ -206,7 +208,7 @@ impl LosslessBus<Event> {
 }
 
 impl<T: Item> BusBuilder<T> {
-    /// Creates a lossless bus. It has one ring, which is full by its number of items and releases nothing early: neither
+    /// Creates a lossless bus. It has one ring, bounded by its number of items, and releases nothing early: neither
     /// [`shards`](Self::shards) nor [`max_bytes`](Self::max_bytes) can be set. Allocates the ring.
     ///
     /// # Errors
@@ -229,19 +231,19 @@ impl<T: Item> BusBuilder<T> {
 }
 
 impl<T: Item> LosslessBus<T> {
-    /// Returns a subscriber to the items that the filter lets through, from now on. While it exists, the items that it has not
-    /// read, or not passed over, hold up publishers.
+    /// Returns a subscriber to the items that the filter lets through, from now on. Publishers wait while it is a whole
+    /// ring behind.
     #[must_use = "a subscriber that is kept and not read holds up publishers"]
     pub fn subscribe(&self, filter: impl Into<T::Filter>) -> LosslessSubscriber<T> {
         LosslessSubscriber::new(&self.0.ring, filter.into(), &[])
     }
 
-    /// Returns a subscriber that gets an item only when all of the others have passed it, whether their filters want it or not:
-    /// stages that depend on each other, in a line, a diamond or any other shape.
+    /// Returns a subscriber that gets an item only after all of the `others` have passed it, whether their filters want
+    /// it or not. Stages may depend on each other in a line, a diamond or any other shape.
     ///
-    /// A subscriber has passed an item that `recv` returned when it is called for the next one, and an item that `visit_batch`
-    /// or a handler was shown when that returned. It sees what the others did with the item before. A subscriber that is dropped
-    /// holds back none of the others any more.
+    /// A subscriber has passed an item from `recv` when it is called for the next one, and an item shown to
+    /// `visit_batch` or a handler when that call returned. Everything that the `others` did with the item is visible to
+    /// the new subscriber. A subscriber that is dropped holds nothing back.
     ///
     /// ```
     /// use fanwire::{LosslessBus, Predicate};
@@ -303,17 +305,17 @@ impl<T: Item> LosslessBus<T> {
         item: impl IntoItem<T>,
         timeout: Duration,
     ) -> Result<EventId, TryPublishError<T>> {
-        // A time that the clock cannot represent is as good as none.
+        // A deadline that the clock cannot represent counts as none.
         let deadline = Instant::now().checked_add(timeout);
         self.0.publish_until(item.into_item().into_publishable(), deadline, |item| self.attempt(item))
     }
 
-    /// Publishes all items in order, claiming space for many at once and blocking until there is some. Other publishers'
-    /// items may stand between. Returns the last one's id, `None` if there were no items.
+    /// Publishes all items in order, claiming space for many at once. Blocks while there is no space. Other publishers'
+    /// items may come between them. Returns the id of the last item, `None` if there were no items.
     ///
-    /// The iterator gives up to 64 items before they are published together, and nothing is claimed while it runs: it may
-    /// take its time, publish itself, or panic. If it panics, the items that it gave before in whole runs are published,
-    /// and the rest is dropped.
+    /// The iterator yields up to 64 items before they are published together. Nothing is claimed while it runs, so it
+    /// may be slow, publish, or panic. If it panics, the complete runs of 64 before are published and the rest is
+    /// dropped.
     ///
     /// # Errors
     /// [`PublishError`] if the bus is closed, with the items, at most 64, that were taken from the iterator and not published.
@@ -379,7 +381,8 @@ impl<T: Item> fmt::Debug for LosslessBus<T> {
     }
 }
 
-/// The only publisher of a lossless bus, which nothing else closes. When it is dropped, subscribers read what is left and end.
+/// The only publisher of a lossless bus, and the only handle that closes it. When it is dropped, subscribers read what
+/// is left and end.
 pub struct SoloPublisher<T: Item = Event> {
     claim: Claim,
     inner: LosslessInner<T>,
@@ -448,7 +451,7 @@ impl<T: Item> SoloPublisher<T> {
         })
     }
 
-    /// Publishes as [`LosslessBus::publish_batch_blocking`] does; nothing stands between the items.
+    /// Publishes as [`LosslessBus::publish_batch_blocking`] does; no other items come between them.
     ///
     /// # Panics
     /// Only if the iterator does.
@@ -464,7 +467,7 @@ impl<T: Item> SoloPublisher<T> {
         published.unwrap_or_default()
     }
 
-    /// Publishes items that own nothing, each written once.
+    /// Publishes items that own nothing, writing each directly to its slot.
     fn publish_in_place(&mut self, mut items: impl Iterator<Item = T>) -> Option<EventId> {
         let Self { claim, inner } = self;
         let backoff = Backoff::new();
@@ -492,11 +495,12 @@ impl<T: Item> fmt::Debug for SoloPublisher<T> {
     }
 }
 
-/// Reads the items that a filter lets through, of all that were published to a lossless bus since it joined, in order. `for item in subscriber` reads until all
-/// publishers are gone; with the feature `async` it is a `futures_core::Stream` that does the same.
+/// Reads the items published to a lossless bus since it joined, in order, if the filter lets them through. `for item in
+/// subscriber` reads until all publishers are gone; with the feature `async` it is a `futures_core::Stream` that does
+/// the same.
 ///
-/// Items that it has read make space for publishers a quarter of the ring or 64 items later at the latest, and whenever it
-/// finds nothing more to read.
+/// Items that it has read become space for publishers when it finds nothing more to read, and at the latest a quarter
+/// of the ring or 64 items later.
 pub struct LosslessSubscriber<T: Item = Event> {
     reader: GatedReader<T::Codec>,
     filter: T::Filter,
@@ -552,7 +556,7 @@ impl<T: Item> LosslessSubscriber<T> {
         Self { reader, filter, waiting: AdaptiveWait::default() }
     }
 
-    /// Returns the reader, and the filter and the way to wait.
+    /// Returns the reader, the filter and the wait state.
     pub(super) fn parts(&mut self) -> (&mut GatedReader<T::Codec>, &T::Filter, &mut AdaptiveWait) {
         (&mut self.reader, &self.filter, &mut self.waiting)
     }
@@ -630,7 +634,7 @@ impl<T: Item> LosslessSubscriber<T> {
             return Ok(0);
         }
         into.push(self.recv()?);
-        // Read after the call: a follower waits until the next one.
+        // The caller uses the items after this call, so if readers follow, the gate moves at the next call.
         let passes = !self.reader.is_followed();
         Ok(1 + self.show(max - 1, passes, |item| into.push(item.duplicate())))
     }
@@ -645,13 +649,13 @@ impl<T: Item> LosslessSubscriber<T> {
         self.show(max, true, visit)
     }
 
-    /// Shows items as [`Self::visit_batch`] does; `passes`: the gate follows.
+    /// Shows items as [`Self::visit_batch`] does. Moves the gate if `passes` is true.
     #[inline]
     fn show(&mut self, max: usize, passes: bool, mut visit: impl FnMut(&T)) -> usize {
         let Self { reader, filter, .. } = self;
         let (mut count, mut passed) = (0, 0);
         while count < max && passed < LOOK_MAX {
-            // No run is too long, whatever the filter says: nothing is asked after each item.
+            // Bounds the run before it begins, so that nothing has to be checked after each item.
             let most = (max - count).min(LOOK_MAX - passed).min(PIN_SPAN as usize);
             let seen = if T::wants_all(filter) {
                 let seen = reader.look_at(most as u64, |item| {
@@ -674,7 +678,7 @@ impl<T: Item> LosslessSubscriber<T> {
             if passes && seen > 0 {
                 reader.pass_if_due();
             }
-            // Less than a run was all there was. Another look at once would take the line that is just written.
+            // A short run means the end was reached. Another look would take the cache line that is being written.
             if seen < most as u64 {
                 break;
             }
@@ -691,13 +695,13 @@ impl<T: Item> LosslessSubscriber<T> {
         }
     }
 
-    /// Lets publishers and followers go on to where it is, and returns the place that it waits at.
+    /// Moves the gate to the reader's place, for publishers and followers, and returns the reader to wait at.
     pub(super) fn passed_place(&mut self) -> &mut GatedReader<T::Codec> {
         self.reader.pass();
         &mut self.reader
     }
 
-    /// Returns how many items are ahead of it.
+    /// Returns the number of items that it has not read.
     #[must_use]
     pub fn lag(&self) -> u64 {
         self.reader.ring().head().saturating_sub(self.reader.next())
@@ -716,7 +720,7 @@ impl<T: Item> Receive for LosslessSubscriber<T> {
     #[inline]
     fn look(&mut self, most: usize) -> Look<T> {
         match self.take(most) {
-            // Every item published before the close is visible now. A publication that is under way is waited for.
+            // Every item published before the close is visible now. Waits for publications that are under way.
             Look::Empty if self.reader.ring().is_closed() => match self.take(most) {
                 Look::Empty if self.reader.is_over() => Look::Closed,
                 look => look,
@@ -725,7 +729,7 @@ impl<T: Item> Receive for LosslessSubscriber<T> {
         }
     }
 
-    /// Moves the gate: a reader that waits has read everything, and a publisher may wait for just that.
+    /// Moves the gate: a reader that waits has read everything, and a publisher may be waiting for that space.
     fn before_wait(&mut self) {
         self.reader.pass();
     }

@@ -232,7 +232,7 @@ impl<T: Item> Bus<T> {
         self.0.rings.shards().len()
     }
 
-    /// Returns how many of its newest events each shard holds.
+    /// Returns the number of slots of each shard: that many of its newest events are held.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.ring(0).map_or(0, |ring| ring.capacity() as usize)
@@ -281,7 +281,7 @@ impl<T: Item> Bus<T> {
         self.end_recording();
     }
 
-    /// Returns the statistics. Releases overwritten events first, so it takes locks; allocates.
+    /// Returns the statistics. Releases overwritten events first. Takes locks; allocates.
     #[must_use]
     pub fn stats(&self) -> BusStats {
         let rings = &self.0.rings;
@@ -339,8 +339,8 @@ impl<T: Item> Drop for BusInner<T> {
 pub struct WeakBus<T: Item = Event>(Weak<BusInner<T>>);
 
 impl<T: Item> Bus<T> {
-    /// Returns a handle that does not keep the bus open, for handlers that publish. A handler that holds a [`Bus`] and is
-    /// not unsubscribed keeps the bus that keeps it, so that neither ends.
+    /// Returns a handle that does not keep the bus open, for handlers that publish. A handler that holds a [`Bus`]
+    /// keeps it open, and the bus keeps the handler, so neither would end before the handler is unsubscribed.
     ///
     /// ```
     /// use fanwire::{Bus, Event, Filter};

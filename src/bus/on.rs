@@ -1,13 +1,13 @@
-//! Subscribing functions to a bus: [`Bus::on`] and [`Bus::on_sync`].
+//! Subscribes functions to a bus: [`Bus::on`] and [`Bus::on_sync`].
 
 use super::Bus;
 use super::handler::{HandlerGuard, HandlerId};
 use super::item::Item;
 
 impl<T: Item> Bus<T> {
-    /// Calls `handler` for every event that the filter lets through, from now on, in a thread of its own: a slow handler
-    /// holds up neither publishers nor other handlers, and if it falls behind by a whole ring it goes on with newer events
-    /// ([`HandlerGuard::missed`]).
+    /// Calls `handler` for every event that the filter lets through, from now on, in a thread of its own. A slow
+    /// handler delays neither publishers nor other handlers. If it falls behind by a whole ring, it continues with
+    /// newer events ([`HandlerGuard::missed`]).
     ///
     /// A panic, of the handler or of the filter's function, is caught and counted, and the handler goes on with the
     /// next event.
@@ -18,13 +18,13 @@ impl<T: Item> Bus<T> {
         self.0.handlers.start(self.subscribe_uncounted(filter.into()), handler)
     }
 
-    /// Calls `handler` for every event that the filter lets through, from now on, in the thread that publishes it, before
-    /// `publish` returns; `publish` returns how many such handlers took the event. For effects that must have happened when
-    /// `publish` returns; [`on`](Self::on) is better for everything else. Allocates; blocks only while another thread adds
-    /// or removes a handler.
+    /// Calls `handler` for every event that the filter lets through, from now on, in the publishing thread, before
+    /// `publish` returns. `publish` returns how many such handlers took the event. Meant for effects that must have
+    /// happened when `publish` returns; otherwise prefer [`on`](Self::on). Allocates; blocks only while another thread
+    /// adds or removes a handler.
     ///
-    /// A panic, of the handler or of the filter's function, is caught and counted. Handlers may publish and unsubscribe.
-    /// Across threads, two events may reach a handler in another order than they have in the ring.
+    /// A panic, of the handler or of the filter's function, is caught and counted. Handlers may publish and
+    /// unsubscribe. Two events published by different threads may reach a handler in another order than in the ring.
     pub fn on_sync(
         &self,
         filter: impl Into<T::Filter>,

@@ -1,5 +1,5 @@
-//! One order over all shards, the same for every loop of a bus: so "everything up to this event" means the same to all
-//! loops, and they can share an event's frame, which says so.
+//! One order over all shards, common to every loop of a bus. So a position names the same events in all loops, and they
+//! can share an event's frame, which contains its position.
 //!
 //! Invariants:
 //! - The order is made of segments. The first loop that comes to its end makes the next segment; every other loop reads the
@@ -7,8 +7,8 @@
 //! - A shard's own order stays as it is.
 //! - An event's position follows from the start of its segment alone, so all loops compute the same one.
 //!
-//! With one shard there is nothing to decide, and no order is kept. The lock is held to take a segment, or to read a new
-//! one of up to 64 events: once for a batch, not once for an event.
+//! With one shard no order is kept. The lock is held to take a segment, or to read a new one of up to 64 events: once
+//! for a batch, not once for an event.
 
 use std::collections::VecDeque;
 
@@ -29,7 +29,7 @@ pub(super) struct Segment {
     pub(super) before: Position,
 }
 
-/// The order, as far as a loop has still to read it.
+/// The order: the segments that some loop has not read yet.
 #[derive(Debug)]
 pub(super) struct Order {
     segments: VecDeque<Segment>,
@@ -50,9 +50,9 @@ pub(super) enum NextSegment {
     Segment(Segment),
     /// The loop is at the end.
     End,
-    /// The loop was too far behind: its next segments are gone.
+    /// The loop was too far behind: its next segments were dropped.
     Lost {
-        /// Number of the segment that the loop goes on with.
+        /// Number of the segment at which the loop continues.
         number: u64,
         /// Next sequence of each shard there.
         sequences: SmallVec<[Sequence; 4]>,
@@ -123,8 +123,8 @@ impl Order {
         }
     }
 
-    /// Appends what a reader at the end has read: a shard up to `to`. `client_position` is the position after it. Returns
-    /// the number of the segment after this one.
+    /// Appends the segment that a reader at the end has read: one shard's events up to `to`. `client_position` is the
+    /// position after it. Returns the number of the segment after this one.
     pub(super) fn push(
         &mut self,
         reader: usize,

@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs `run`, and returns `None` if it panicked.
 ///
-/// State that `run` shares with other code may be left half changed by its panic: the embedder chose to share it, and
-/// nothing of ours is in it.
+/// A panic may leave state that `run` shares with other code half changed. That state is the embedder's; none of the
+/// crate's own is in it.
 pub(crate) fn catch_panic<R>(run: impl FnOnce() -> R) -> Option<R> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(done) => Some(done),

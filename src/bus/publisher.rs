@@ -78,7 +78,7 @@ impl<T: Item> BusInner<T> {
     fn with_writer_unannounced<R>(&self, publish: impl FnOnce(&mut RingWriter<T::Codec>) -> R) -> R {
         match self.writers.acquire() {
             Some(mut writer) => publish(&mut writer),
-            // This writer hands what it evicted to the other writers.
+            // A transient writer leaves its evicted bodies to the other writers when it is dropped.
             None => publish(&mut RingWriter::transient(Arc::clone(&self.rings))),
         }
     }
@@ -175,7 +175,8 @@ impl Bus<Event> {
     pub(crate) fn log_shard_of(&self, event: &Event) -> u16 {
         let key = self.0.ordering_key.as_ref().map_or_else(
             || {
-                // Uses the attributes of the ordering key, whose hash is this process's own.
+                // Hashes the text of the ordering key's attributes: the hash of the key itself differs between
+                // processes.
                 let name = event.stream().or(event.source()).unwrap_or_default();
                 let mut crc = flate2::Crc::new();
                 crc.update(name.as_bytes());
@@ -210,13 +211,14 @@ impl Bus<Event> {
 }
 
 impl<T: Item> Bus<T> {
-    /// Publishes an item: it gets its id, and every subscriber will see it or learn that it missed it.
+    /// Publishes an item, which gets an id. Every subscriber will see it or receive a gap in its place.
     ///
-    /// Never fails, never waits for a reader, takes no lock that another thread holds, and makes no system call unless a
-    /// reader is asleep (then one wake for it, however many events follow). One step can wait, and only for another
-    /// publisher that the scheduler stopped in the middle of its few writes while the others published a whole ring; that
-    /// wait is bounded, and after it another sequence is taken. All other steps are wait-free. Never allocates, except
-    /// when the list of evicted events grows. Handlers added with [`on_sync`](Self::on_sync) run in this call.
+    /// Never fails, never waits for a reader, and takes no lock that another thread holds. Makes no system call unless
+    /// a reader is asleep: then one wake for that reader, however many events follow. One step can wait, and only for
+    /// another publisher that the scheduler stopped in the middle of its few writes while the others published a whole
+    /// ring. That wait is bounded, and after it another sequence is taken. All other steps are wait-free. Never
+    /// allocates, except when the list of evicted events grows. Handlers added with [`on_sync`](Self::on_sync) run in
+    /// this call.
     ///
     /// An event that was published before, or that has other handles, is published as a copy. A closed bus drops the item
     /// ([`close`](Self::close), [`try_publish`](Self::try_publish)).
@@ -243,9 +245,9 @@ impl<T: Item> Bus<T> {
         published.map_err(PublishError)
     }
 
-    /// Closes the bus for all publishers: subscribers read what was published before and end, as when the last handle is
-    /// dropped. Handlers and tasks end too; those that sleep are woken. Whatever is published afterwards is given back
-    /// ([`try_publish`](Self::try_publish)) or dropped. Takes a lock that other calls of `close` hold.
+    /// Closes the bus for all publishers: subscribers read what was published before and end, as when the last handle
+    /// is dropped. Handlers and tasks end too; those that sleep are woken. An item published afterwards is returned by
+    /// [`try_publish`](Self::try_publish), and dropped by other calls. Takes a lock that other calls of `close` hold.
     pub fn close(&self) {
         self.0.rings.close();
     }
@@ -257,12 +259,12 @@ impl<T: Item> Bus<T> {
     }
 
     /// Publishes items in order, claiming sequences for many at once: several times faster than one by one. Other
-    /// publishers' items may stand between them. Waits no more than [`publish`](Self::publish) does.
+    /// publishers' items may come between them. Waits no more than [`publish`](Self::publish) does.
     ///
-    /// The iterator gives up to 64 items before they are published together, and is not called while sequences are claimed:
-    /// it may take its time, publish itself, or panic. If it panics, the items that it gave before in whole runs are
-    /// published, and the rest is dropped. If the bus is closed meanwhile, [`PublishedBatch::count`] says how many were
-    /// published; up to 64 more were taken from the iterator and dropped.
+    /// The iterator yields up to 64 items before they are published together. It is not called while sequences are
+    /// claimed, so it may be slow, publish, or panic. If it panics, the complete runs of 64 before are published and
+    /// the rest is dropped. If the bus is closed meanwhile, [`PublishedBatch::count`] is the number of items published;
+    /// up to 64 more were taken from the iterator and dropped.
     ///
     /// # Panics
     /// Only if the iterator does.
@@ -278,15 +280,15 @@ impl<T: Item> Bus<T> {
         })
     }
 
-    /// Creates a publisher for one thread: a few nanoseconds faster for each event than [`Bus::publish`], because it keeps
-    /// its own list of overwritten events. Allocates.
+    /// Creates a publisher for one thread. It is a few nanoseconds per event faster than [`Bus::publish`], because it
+    /// keeps its own list of overwritten events. Allocates.
     #[must_use]
     pub fn publisher(&self) -> Publisher<T> {
         Publisher { writer: RingWriter::new(Arc::clone(&self.0.rings)), bus: self.clone() }
     }
 }
 
-/// Publishes to a bus. One for each thread; a clone costs as much as a new one.
+/// Publisher of one thread. A clone costs as much as a new one.
 ///
 /// The bus stays open while the publisher exists.
 pub struct Publisher<T: Item = Event> {

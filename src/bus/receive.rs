@@ -1,4 +1,4 @@
-//! Receiving from either bus: what can end a call, and the loops that look and wait.
+//! Receives from either bus: the loops that look and wait, and the errors that end a call.
 //!
 //! Invariant: a call that waits looks again after each wait, so a wait that ends for another reason delivers nothing wrong.
 
@@ -17,28 +17,28 @@ const LOOK_TIMED_MAX: usize = 32;
 
 /// There was nothing to receive.
 ///
-/// These two reasons are all there will ever be.
+/// No other variant will be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TryRecvError {
-    /// Nothing yet; or [`Subscriber::try_recv`](super::Subscriber::try_recv) passed over as many events as it does at a
-    /// time.
+    /// Nothing yet; or [`Subscriber::try_recv`](super::Subscriber::try_recv) skipped the maximum number of unwanted
+    /// events for one call.
     Empty,
-    /// Nothing any more: the bus is closed, or all publishers are gone, and everything was read.
+    /// Nothing will come: everything was read, and the bus is closed or all publishers are gone.
     Closed,
 }
 
 /// Nothing came in time.
 ///
-/// These two reasons are all there will ever be.
+/// No other variant will be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecvTimeoutError {
     /// Time ran out.
     Timeout,
-    /// The bus is closed, or all publishers are gone, and everything was read.
+    /// Nothing will come: everything was read, and the bus is closed or all publishers are gone.
     Closed,
 }
 
-/// The bus is closed, or all publishers are gone, and everything was read.
+/// Nothing will come: everything was read, and the bus is closed or all publishers are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecvError;
 
@@ -73,7 +73,7 @@ impl std::error::Error for RecvError {}
 /// Result of one look.
 pub(super) enum Look<T> {
     Found(T),
-    /// The look passed over as many as it may. There may be more.
+    /// The look skipped the maximum number of unwanted values. There may be more.
     Passed,
     Empty,
     Closed,
@@ -89,7 +89,7 @@ pub(super) trait Receive {
     /// Returns the next value without waiting, after passing over at most `most` unwanted ones.
     fn look(&mut self, most: usize) -> Look<Self::Received>;
 
-    /// Does what a subscriber owes to publishers before it waits.
+    /// Gives publishers the space that they may wait for. Called before each wait.
     fn before_wait(&mut self) {}
 
     /// Returns the source and the way to wait for it.
@@ -118,7 +118,7 @@ pub(super) fn recv_timeout<R: Receive>(
     reader: &mut R,
     timeout: Duration,
 ) -> Result<R::Received, RecvTimeoutError> {
-    // A time that the clock cannot represent is as good as none.
+    // A deadline that the clock cannot represent counts as none.
     let deadline = Instant::now().checked_add(timeout);
     let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
     if timeout > NEAR {
@@ -132,7 +132,7 @@ pub(super) fn recv_timeout<R: Receive>(
             Look::Passed => false,
             Look::Empty => true,
         };
-        // Also after a look that found no wanted event: a wait that an unwanted event ended says nothing about the time.
+        // Also checked after a look that found only unwanted events: the wait before it did not time out.
         if is_over() {
             return Err(RecvTimeoutError::Timeout);
         }

@@ -1,7 +1,7 @@
 //! Recording: keeps the newest events since the recording was started.
 //!
-//! Invariants: at most `max` events are kept. Publishing copies nothing: the recorder reads the ring like any other
-//! reader, when it is asked, and in a thread of its own if it must keep more than the ring does.
+//! Invariants: at most `max` events are kept. Publishing copies nothing: the recorder reads the ring as any other
+//! reader does. It reads when the history is requested; a recording larger than the ring has a thread that reads along.
 
 use std::collections::VecDeque;
 use std::sync::Arc as Count;
@@ -49,8 +49,8 @@ impl<T: Item> Recorder<T> {
         }) {}
     }
 
-    /// Ends the recording; the kept events stay. [`RingSet::notify`] must follow, after the lock: the thread may sleep, and
-    /// other sleepers are woken by the embedder's code.
+    /// Ends the recording; the kept events stay. [`RingSet::notify`] must follow, after the lock is released: the
+    /// thread may sleep, and waking runs the embedder's wakers.
     pub(super) fn stop(&mut self) {
         self.pull();
         self.cursor = None;
@@ -65,7 +65,7 @@ pub(super) fn read_along<T: Item>(
     recorder: &Mutex<Recorder<T>>,
     stop: &AtomicBool,
 ) {
-    // Has the recorder's place, and only waits.
+    // Starts at the recorder's place, and is used for waiting only.
     let mut cursor = Cursor::<T>::new(rings);
     let mut waiting = AdaptiveWait::new(WaitStrategy::Park);
     while !stop.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! Reading the events that the rings still hold once more.
+//! Reads again the events that the rings still hold.
 //!
 //! Invariant: a replay ends at the newest event at the time of the call.
 
@@ -68,8 +68,8 @@ impl<T: Item> fmt::Debug for Replay<T> {
 
 #[cfg(feature = "server")]
 impl<T: Item> Bus<T> {
-    /// Shows the events `from..to` of a shard that are still there to `take`, without a hole up to `to`, and returns the first
-    /// one's sequence. A shard that is not there has no events.
+    /// Passes to `take` the events of a shard that the ring still holds without a hole up to `to`, beginning at `from`
+    /// or later. Returns the sequence of the first. A shard that does not exist has no events.
     #[cfg(feature = "server")]
     pub(crate) fn read_range(
         &self,
@@ -85,7 +85,7 @@ impl<T: Item> Bus<T> {
         let to = to.min(cursor.next(shard));
         let mut start = from.max(ring.oldest()).min(to);
         cursor.set_next(shard, start);
-        // Collected first, because the ring may overtake the reader: then the reader begins again further on.
+        // Collected first, because publishers may overtake the reader, which then starts again further on.
         let mut events: Vec<T> = Vec::new();
         let mut next = start;
         while next < to {

@@ -1,6 +1,6 @@
-//! Waiting in one thread for the first of several subscribers, of one bus or of many.
+//! Waits in one thread for the first of several subscribers, of one bus or of many.
 //!
-//! Always: a wait has a limit, and no publication and no end of a bus is slept through.
+//! Always: a wait has a limit, and a publication or the end of a bus ends it.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ impl<T: Item> Selectable for Subscriber<T> {
 }
 
 impl<T: Item> Selectable for LosslessSubscriber<T> {
-    /// Lets publishers overwrite what was read: they may wait for just that.
+    /// Lets publishers overwrite what was read: they may be waiting for that space.
     fn place(&mut self) -> &mut dyn Waitable {
         self.passed_place()
     }
@@ -61,25 +61,25 @@ pub struct Select {
 }
 
 impl Select {
-    /// Creates one that waits as [`WaitStrategy::SpinThenPark`] says.
+    /// Creates a `Select` that waits by [`WaitStrategy::SpinThenPark`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets how it waits.
+    /// Sets the wait strategy.
     #[must_use]
     pub fn with_wait(mut self, strategy: WaitStrategy) -> Self {
         self.waiting = AdaptiveWait::new(strategy);
         self
     }
 
-    /// Blocks until one of the subscribers has something to read or has come to the end of its bus, for at most `timeout`, and
-    /// returns its index; `None` if time ran out, or there is no subscriber. They take turns: a busy one keeps none of the others
-    /// waiting.
+    /// Blocks for at most `timeout` until one of the subscribers has something to read or has reached the end of its
+    /// bus, and returns its index. Returns `None` if time ran out, or there is no subscriber. Ready subscribers take
+    /// turns, so a busy one does not starve the others.
     ///
-    /// The events may be such that the subscriber's filter leaves out: `try_recv` then passes over them and returns `Empty`. A
-    /// subscriber at its end is ready each time: leave it out from then on.
+    /// The filter may leave out all events that made a subscriber ready: `try_recv` then skips them and returns
+    /// `Empty`. A subscriber at its end is ready each time, so leave it out from then on.
     pub fn ready(&mut self, subscribers: &mut [&mut dyn Selectable], timeout: Duration) -> Option<usize> {
         let mut places: SmallVec<[&mut dyn Waitable; 8]> =
             subscribers.iter_mut().map(|subscriber| subscriber.place()).collect();
@@ -87,7 +87,7 @@ impl Select {
         if count == 0 {
             return None;
         }
-        // A time that the clock cannot represent is as good as none.
+        // A deadline that the clock cannot represent counts as none.
         let deadline = Instant::now().checked_add(timeout);
         let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         let mut waited = false;

@@ -1,6 +1,6 @@
 //! Values of any type on a bus: each slot holds one count of the value.
 //!
-//! Always: a value is dropped once, when the ring and all readers have let go of it, in the thread that was last.
+//! Always: a value is dropped once, by the last holder: the ring or a reader.
 
 use std::fmt;
 use std::ops::Deref;
@@ -11,12 +11,12 @@ use crate::sync::Arc;
 
 /// Handle of a value of any type, as a bus carries it and readers get it. It derefs to the value.
 ///
-/// Plain values (`bytemuck::Pod`) are copied into the ring and need no handle; every other type is allocated once when it is
-/// published and shared by all readers. A ring that can be overtaken by its publishers can't hold such a value itself: it would
-/// be dropped under the eyes of a reader.
+/// Plain values (`bytemuck::Pod`) are copied into the ring and need no handle. A value of any other type is allocated
+/// once when it is published, and all readers share it. A ring that overwrites can't hold such a value itself: a
+/// publisher would drop it while a reader looks at it.
 ///
-/// The value is dropped by the thread that lets go of it last: a reader, or a publisher that overwrites. A panic of its `Drop`
-/// in a publisher is caught.
+/// The value is dropped by the thread that releases it last: a reader, or a publisher that overwrites. A panic of its
+/// `Drop` in a publisher is caught.
 ///
 /// ```
 /// use fanwire::{Bus, Delivery};

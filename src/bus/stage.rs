@@ -1,6 +1,6 @@
-//! Handlers of a lossless bus in threads of their own: named, on a core of their choice, and told where a batch ends.
+//! Handlers of a lossless bus in threads of their own, with a name, a core and a call at the end of each batch.
 //!
-//! Always: a reader that follows sees an item when the handler was called with it and with the end of its batch.
+//! Always: a following reader sees an item only after the handler was called with it and with the end of its batch.
 
 use std::io;
 use std::sync::mpsc;
@@ -36,14 +36,14 @@ impl HandlerThread {
         self
     }
 
-    /// Keeps the thread on this core, by the system's number. On Linux; elsewhere the handler does not start.
+    /// Pins the thread to this core, by the system's number. Linux only: elsewhere the handler does not start.
     pub fn pinned_to(mut self, core: usize) -> Self {
         self.core = Some(core);
         self
     }
 }
 
-/// Next call of a batch handler. These two are all there will ever be.
+/// Argument of a batch handler's next call. No other variant will be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchItem<'a, T> {
     /// The next item that the filter lets through.
@@ -53,12 +53,13 @@ pub enum BatchItem<'a, T> {
 }
 
 impl<T: Item> LosslessSubscriber<T> {
-    /// Starts a thread that calls `handler` with each item, and with [`BatchItem::End`] after those that were there at once, at
-    /// most 64. It ends when the bus is closed and everything was handled; joining it returns the number of panics.
+    /// Starts a thread that calls `handler` with each item, and with [`BatchItem::End`] after each batch: the items
+    /// that were available together, at most 64. The thread ends when the bus is closed and everything was handled;
+    /// joining it returns the number of panics.
     ///
-    /// Publishers, and subscribers that follow, go on when the end of the batch was handled. A panic of the handler or of the
-    /// filter's function is caught and counted, and the handler goes on with the next item. It waits as
-    /// [`with_wait`](Self::with_wait) says.
+    /// Publishers, and subscribers that follow, may use the slots of a batch after its end was handled. A panic of the
+    /// handler or of the filter's function is caught and counted, and the handler goes on with the next item. It waits
+    /// as [`with_wait`](Self::with_wait) says.
     ///
     /// ```
     /// use fanwire::bus::{BatchItem, HandlerThread};
@@ -95,13 +96,13 @@ impl<T: Item> LosslessSubscriber<T> {
                 run(self, handler)
             }
             Err(error) => {
-                // The subscription ends before the caller learns of it.
+                // Dropped before the error returns, so that the subscription has ended by then.
                 drop(self);
                 let _ = told.send(Err(error));
                 0
             }
         })?;
-        // The thread answers at once, before it handles anything.
+        // The thread reports the result before it handles anything.
         hears.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))?;
         Ok(running)
     }

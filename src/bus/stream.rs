@@ -1,8 +1,8 @@
 //! Subscribers and publishers for async code under any runtime: they use wakers only.
 //!
 //! Invariants:
-//! - A task that was told to wait is woken by the next event, or by the end.
-//! - A task that always finds events gives other tasks a turn now and then, even if it wants none of the events.
+//! - A task that got `Pending` is woken by the next event, or by the end.
+//! - A task that always finds events yields to other tasks regularly, even if its filter wants none of the events.
 //! - A future that is dropped while it waits has taken nothing.
 
 use std::fmt;
@@ -25,7 +25,7 @@ use crate::event::EventId;
 
 /// Polls a subscriber of either bus for its next delivery.
 fn poll_next<R: Receive>(reader: &mut R, cx: &mut Context<'_>) -> Poll<Option<R::Received>> {
-    // The announcement of the poll before.
+    // Withdraws the announcement of the previous poll.
     reader.waiting().0.cancel_sleep();
     if reader.waiting().1.budget.is_spent() {
         return yield_to_tasks(reader, cx);
@@ -89,8 +89,7 @@ impl<T: Item> Subscriber<T> {
         RecvFuture(self)
     }
 
-    /// Returns the subscriber as a stream of deliveries, which it is, for callers that want to say so: it ends when all
-    /// publishers are gone.
+    /// Returns the subscriber itself as an opaque stream of deliveries, which ends when all publishers are gone.
     pub fn into_stream(self) -> impl Stream<Item = Delivery<T>> + Send + Unpin {
         self
     }
@@ -128,7 +127,7 @@ impl<R: Receive> Drop for RecvFuture<'_, R> {
     }
 }
 
-/// Future of [`LosslessBus::publish_async`]. Dropped before it is ready, it has published nothing.
+/// Future of [`LosslessBus::publish_async`]. If it is dropped before it is ready, it has published nothing.
 #[must_use = "futures publish nothing unless polled"]
 pub struct PublishFuture<T: Item> {
     bus: LosslessBus<T>,

@@ -1,4 +1,4 @@
-//! A subscription as its thread sees it: events in order, gaps as values.
+//! A reader of the bus: events in order, gaps as values.
 //!
 //! Invariant: the events that it delivered, those that its filter left out and those that it reported as missed add up to
 //! the events published since it joined.
@@ -16,8 +16,8 @@ use super::wait::{AdaptiveWait, WaitStrategy};
 use super::waitable::Waitable;
 use crate::event::{Event, Position, Sequence};
 
-/// A subscriber's account. At any quiet moment `seen + missed + lag` is the number of events published since it joined
-/// (or since its last [`seek`](Subscriber::seek)).
+/// Counts of a subscriber. While no thread publishes, `seen + missed + lag` is the number of events published since it
+/// joined (or since its last [`seek`](Subscriber::seek)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ledger {
@@ -43,7 +43,7 @@ pub struct Subscriber<T: Item = Event> {
     filter: T::Filter,
     epoch: u64,
     waiting: AdaptiveWait,
-    /// Sum of the places in all shards where the account begins.
+    /// Sum over all shards of the sequences at which the ledger begins.
     start: u64,
     missed_before: u64,
     count: SubscriberCount,
@@ -95,8 +95,8 @@ impl<T: Item> Subscriber<T> {
         }
     }
 
-    /// Looks once more after the bus was seen closed: every publication before that is visible now, holes included. One that is
-    /// under way is waited for.
+    /// Looks once more after the bus was seen closed: every publication before that is visible now, holes included.
+    /// Waits for publications that are under way.
     #[cold]
     fn look_at_end(&mut self, most: usize) -> Look<Delivery<T>> {
         match self.take(most) {
@@ -125,8 +125,8 @@ impl<T: Item> Subscriber<T> {
         receive::recv(self)
     }
 
-    /// Returns the next delivery. Blocks for at most `timeout`, whatever else comes: the clock is read every 32 events that
-    /// the filter leaves out.
+    /// Returns the next delivery. Blocks for at most `timeout`, also while unwanted events come: the clock is read
+    /// every 32 events that the filter leaves out.
     ///
     /// # Errors
     /// [`RecvTimeoutError::Timeout`] if nothing came in time, [`RecvTimeoutError::Closed`] if all publishers are gone and
@@ -188,7 +188,7 @@ impl<T: Item> Subscriber<T> {
         self.cursor.rings().is_closed()
     }
 
-    /// Returns how many events are ahead of it, over all shards, whether its filter wants them or not.
+    /// Returns the number of events that it has not looked at, over all shards, whether its filter wants them or not.
     #[must_use]
     pub fn lag(&self) -> u64 {
         self.cursor.lag()
@@ -200,8 +200,8 @@ impl<T: Item> Subscriber<T> {
         self.cursor.position(self.epoch)
     }
 
-    /// Moves to a position, forward or back. Events that are no longer in the ring there come as a gap; the account begins
-    /// anew.
+    /// Moves to a position, forward or back. Events that the ring no longer holds there come as a gap. The
+    /// [`ledger`](Self::ledger) starts again from zero.
     ///
     /// # Errors
     /// [`PositionError`] if the position is of another epoch, has another number of shards, or is ahead of the newest
@@ -213,7 +213,7 @@ impl<T: Item> Subscriber<T> {
         Ok(())
     }
 
-    /// Returns its account.
+    /// Returns its ledger.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         let missed = self.cursor.missed() - self.missed_before;
@@ -261,7 +261,7 @@ pub struct SubscriberIter<'a, T: Item = Event>(&'a mut Subscriber<T>);
 
 /// A [`Subscriber`] as an iterator that blocks for each delivery, and ends when all publishers are gone.
 ///
-/// The subscriber itself is not an iterator, because it is a stream, and both have a `next`.
+/// The subscriber itself is not an iterator, because it is a stream, and both traits have a method `next`.
 #[derive(Debug)]
 pub struct SubscriberIntoIter<T: Item = Event>(Subscriber<T>);
 

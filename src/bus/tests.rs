@@ -1,4 +1,4 @@
-//! Promises of the bus to its embedders, a sentence for each test.
+//! Tests of the bus through its public functions.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Barrier, Mutex};

@@ -3,10 +3,10 @@
 //! Invariant: a wait ends by an event, by the end of the bus, by its deadline, or by another condition of its caller; a
 //! wait that does not end costs no processor time, unless the strategy asks for that.
 //!
-//! A wait learns two things. If a turn given to other threads is taken by one (the reader comes back late), threads
-//! outnumber cores: looking for long would only keep the others from reading, and all would be lapped. If several events
-//! come between two waits, this reader follows a publisher closely: each look takes the line that is just written, so the
-//! reader backs off for a moment and finds some at once.
+//! A wait measures two things. If another thread takes the turn that a yield offers (the reader comes back late),
+//! threads outnumber cores. Spinning for long would then keep the other readers from reading, and all would be lapped.
+//! If several events come between two waits, this reader follows a publisher closely. Each look would take the cache
+//! line that is being written, so the reader backs off for a moment and finds several events together.
 
 use std::time::{Duration, Instant};
 
@@ -27,12 +27,12 @@ const TURNS: u32 = 16;
 pub(super) const NEAR: Duration = Duration::from_millis(5);
 /// Duration of a turn that no thread takes: a system call.
 const TURN_NOT_TAKEN: Duration = Duration::from_nanos(800);
-/// Shortest backoff from the publishers, in spins, and the longest: a few microseconds.
+/// Shortest backoff from the publishers, in spins.
 const BACKOFF_MIN: u32 = 32;
 const BACKOFF_MAX: u32 = 256;
-/// Events that must come during a backoff to make it worth while.
+/// Number of events that must come during a backoff for it to pay off.
 const CAME_ENOUGH: u64 = 8;
-/// Waits between two attempts to find out whether it is.
+/// Waits between two trial backoffs.
 const WAITS_PER_ATTEMPT: u32 = 64;
 
 /// Way in which a [`Subscriber`](super::Subscriber) or a [`LosslessSubscriber`](super::LosslessSubscriber) waits for the
@@ -40,8 +40,8 @@ const WAITS_PER_ATTEMPT: u32 = 64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WaitStrategy {
-    /// Looks again and again: the quickest to see an event, at the price of a core. Other threads get a turn
-    /// now and then, and soon if threads outnumber cores.
+    /// Spins: the quickest to see an event, at the price of a core. Yields to other threads regularly, and more often
+    /// if threads outnumber cores.
     Spin,
     /// Looks about 500 times, or only a few times if threads outnumber cores; then sleeps.
     #[default]
@@ -91,7 +91,7 @@ pub(super) struct AdaptiveWait {
     backoff: u32,
     /// Waits that began with a look.
     waits: u32,
-    /// Place of the reader at the last wait.
+    /// Number of events read at the last wait.
     passed: u64,
     /// Deliveries that a task may take before other tasks get a turn.
     #[cfg(feature = "async")]
@@ -103,8 +103,8 @@ impl AdaptiveWait {
         Self { strategy, ..Self::default() }
     }
 
-    /// Backs off, then waits until `at` has something to show or `done` returns true, for ever or until the deadline.
-    /// Returns false if time ran out.
+    /// Backs off, then waits until `at` has something to show, `done` returns true or the deadline has passed. Returns
+    /// false if time ran out.
     pub(super) fn wait(
         &mut self,
         at: &mut impl Waitable,
@@ -127,7 +127,7 @@ impl AdaptiveWait {
             let gives_turns = left().is_none_or(|left| left > NEAR);
             match self.strategy {
                 WaitStrategy::Spin => {
-                    // Unless it gives turns, nothing else ends a look at nothing.
+                    // Without yields, only a number of looks ends this.
                     if self.look(at, if gives_turns { u32::MAX } else { LOOKS }, gives_turns) {
                         return true;
                     }
@@ -174,7 +174,7 @@ impl AdaptiveWait {
         }
     }
 
-    /// Backs off before a look, if the last one came to the end. A wait after that look is
+    /// Backs off before a look, if the last one reached the end. If that look finds nothing, call
     /// [`Self::wait_without_backoff`].
     #[inline]
     pub(super) fn back_off_at_end(&mut self, at: &impl Waitable) {
@@ -183,8 +183,8 @@ impl AdaptiveWait {
         }
     }
 
-    /// Lets publishers get ahead, the longer the more events came in the last backoff; tries one now and then. Never long
-    /// enough to be lapped.
+    /// Lets publishers get ahead: longer if many events came in the last backoff, with a trial backoff every few waits.
+    /// Never long enough to be lapped.
     fn back_off(&mut self, at: &impl Waitable) {
         if self.strategy == WaitStrategy::Park {
             return;
@@ -218,7 +218,7 @@ impl AdaptiveWait {
         }
     }
 
-    /// Gives other threads a turn, and learns whether one took it.
+    /// Yields to other threads, and notes whether one took the turn.
     fn yield_turn(&mut self) {
         let given = Instant::now();
         thread::yield_now();
@@ -226,8 +226,8 @@ impl AdaptiveWait {
         self.looks = 0;
     }
 
-    /// Looks up to `looks` times, or until it is the other threads' turn, and gives them that if it may. Returns whether
-    /// there is something.
+    /// Looks up to `looks` times, or until a turn of other threads is due, which it yields if it may. Returns whether
+    /// there is something to read.
     fn look(&mut self, at: &impl Waitable, looks: u32, gives_turns: bool) -> bool {
         let turn = if self.oversubscribed { LOOKS_PER_TURN_OVERSUBSCRIBED } else { LOOKS_PER_TURN };
         for _ in 0..looks {

@@ -1,11 +1,11 @@
-//! Places that a reader waits at: one, or several at once.
+//! Sources that a reader waits for: one, or several at once.
 //!
-//! Always: a sleep at several places is announced at each of them before it begins, and each is looked at after its
-//! announcement. So the first place that has something ends it.
+//! Always: a sleep for several sources is announced at each of them before it begins, and each is looked at after its
+//! announcement. So the first source that has something ends it.
 
 use super::event_count::Wake;
 
-/// A place that a reader waits at.
+/// A source that a reader waits for.
 pub trait Waitable {
     /// Returns whether there is something to read. Cheap: called again and again.
     fn is_ready(&self) -> bool;
@@ -13,7 +13,8 @@ pub trait Waitable {
     fn is_at_end(&self) -> bool;
     /// Returns whether nothing more will come, and everything was read.
     fn is_closed(&self) -> bool;
-    /// Returns whether the next sequence will never come, which only a patient reader sees; then the place is ready.
+    /// Returns whether the next sequence was given up and will never come; then the source is ready. Reads the head's
+    /// cache line, so it is called rarely.
     fn is_at_hole(&mut self) -> bool;
     /// Returns the number of events read so far.
     fn passed(&self) -> u64;
@@ -27,7 +28,7 @@ pub trait Waitable {
     fn cancel_sleep(&mut self);
 }
 
-/// Several places as one, which is ready when one of them is.
+/// Several sources as one, which is ready when one of them is.
 pub(crate) struct AnyOf<'a, 'b>(pub(crate) &'a mut [&'b mut dyn Waitable]);
 
 impl Waitable for AnyOf<'_, '_> {
@@ -39,7 +40,7 @@ impl Waitable for AnyOf<'_, '_> {
         self.0.iter().all(|place| place.is_at_end())
     }
 
-    /// Returns whether one of them has ended: its reader must learn that.
+    /// Returns whether one of them has ended: the wait must end so that its reader sees that.
     fn is_closed(&self) -> bool {
         self.0.iter().any(|place| place.is_closed())
     }

@@ -96,7 +96,7 @@ pub struct ProviderDetails {
     pub last_error: Option<String>,
 }
 
-/// Returns a `provider.status_changed` event. Unknown details are null.
+/// Returns a `provider.status_changed` event. Details that are `None` are null.
 ///
 /// # Errors
 ///

@@ -85,7 +85,7 @@ mod backend {
             Some(Self(Compress::new_with_window_bits(Compression::new(level), false, bits)))
         }
 
-        /// Drops the window, so that the next block refers to nothing before it.
+        /// Drops the window, so that the next block refers to no earlier input.
         pub fn start_afresh(&mut self) {
             self.0.reset();
         }
@@ -95,7 +95,7 @@ mod backend {
             out.reserve(input.len() / 2 + ROOM_MIN);
             loop {
                 let before = self.0.total_in();
-                // It fails only when it is asked to go on after the end of the stream, which it never is.
+                // It fails only after the end of the stream, which is never written.
                 let _ = self.0.compress_vec(input, out, FlushCompress::Sync);
                 input = &input[(self.0.total_in() - before) as usize..];
                 if input.is_empty() && out.len() < out.capacity() {
@@ -253,7 +253,7 @@ mod tests {
                 }).collect();
                 let mut out = Vec::new();
                 if what == 3 {
-                    // As for a new reader. A reader of the earlier blocks can also continue.
+                    // A new reader can start at this block, and a reader of the earlier blocks can continue.
                     deflater.start_afresh();
                     reader = InflateState::new_boxed(DataFormat::Raw);
                     store(&mut out, b"what was read before");

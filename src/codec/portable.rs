@@ -1,7 +1,7 @@
 //! Serde formats for values that another process reads: text for types with a text form, base64 for bytes. Used with
 //! `#[serde(with = "…")]`.
 
-/// The text of `Display` and `FromStr`.
+/// Text by `Display` and `FromStr`.
 pub(crate) mod text {
     use std::fmt::Display;
     use std::str::FromStr;

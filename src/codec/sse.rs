@@ -28,14 +28,14 @@ pub fn encode_event(out: &mut Vec<u8>, event: Option<&str>, data: &str, id: Opti
 /// Heartbeat of an event stream.
 pub(crate) const HEARTBEAT: &[u8] = b": heartbeat\n\n";
 
-/// Appends a comment, which clients ignore: a heartbeat, or a note to a person with curl.
+/// Appends a comment, which clients ignore: a heartbeat, or a note for a person with curl.
 pub fn encode_comment(out: &mut Vec<u8>, text: &str) {
     push_lines(out, b": ", text);
     out.push(b'\n');
 }
 
-/// Appends the time that a client waits before it reconnects, in milliseconds, and the id that it sends then if no
-/// event comes before.
+/// Appends the time that a client waits before it reconnects, in milliseconds. `id`, if set, is the one that it sends
+/// then if it receives no event before.
 pub fn encode_retry(out: &mut Vec<u8>, milliseconds: u64, id: Option<&str>) {
     if let Some(id) = id {
         out.extend_from_slice(b"id: ");
@@ -91,7 +91,7 @@ pub struct SseEvent {
     pub data: String,
     /// Last id that the server sent, with this event or before; empty if there is none.
     pub id: String,
-    /// Time to wait before reconnecting, in milliseconds, as the server said last.
+    /// Time to wait before reconnecting, in milliseconds, as the server last set it.
     pub retry: Option<u64>,
 }
 

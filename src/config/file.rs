@@ -45,7 +45,7 @@ fn flatten(table: &DeTable<'_>, prefix: &str, line: &impl Fn(usize) -> usize, en
             && path == RETAIN
             && array.iter().any(|item| matches!(item.get_ref(), DeValue::Table(_)))
         {
-            // A rule each, with its own line.
+            // One entry for each rule, with its own line.
             entries.extend(array.iter().map(|item| FileEntry {
                 path: path.clone(),
                 line: line(item.span().start),

@@ -59,7 +59,7 @@ pub(super) struct KeyGroup {
     pub(super) rows: &'static [KeyRow],
 }
 
-/// All settings. Keys without a dot come first, so that the whole is one TOML file.
+/// All settings. Keys without a dot come first, so that the printed defaults are one TOML file.
 #[rustfmt::skip]
 pub(super) const GROUPS: &[KeyGroup] = &[
     KeyGroup { heading: "Serving", rows: &[
@@ -421,7 +421,7 @@ pub(super) fn find(path: &str) -> Option<&'static KeyRow> {
 /// Returns the key that was probably meant.
 pub(super) fn nearest(path: &str) -> Option<&'static str> {
     let last = |path: &'_ str| path.rsplit('.').next().unwrap_or_default().to_owned();
-    // The name is right but in the wrong section.
+    // A key with this name exists in another section.
     if let Some(row) = rows().find(|row| last(row.path) == last(path)) {
         return Some(row.path);
     }

@@ -15,7 +15,7 @@ use super::retain::RETAIN;
 use super::settings::Config;
 use super::value::{FILE_KIND, SECRET_KIND, Words, as_toml};
 
-/// Origin of a value.
+/// Origin of a setting's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SettingOrigin {
@@ -41,7 +41,7 @@ impl fmt::Display for SettingOrigin {
     }
 }
 
-/// Setting that is refused, or accepted with a warning.
+/// Fault of a setting that is refused, or accepted with a warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigFault {
     key: String,
@@ -238,7 +238,7 @@ impl Config {
 fn unknown(path: &str, origin: SettingOrigin) -> ConfigFault {
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
     let what = match keys::nearest(path) {
-        // The key is right, but below the wrong header.
+        // The key exists, but not in this section.
         Some(near) if near == name && !section.is_empty() => {
             format!("unknown key `{path}`: `{name}` stands above the first [section]; did you mean `{near}`?")
         }
@@ -279,7 +279,7 @@ pub struct ConfigChange {
     pub key: &'static str,
     /// New value as TOML.
     pub value: String,
-    /// Whether a running server can take it. Otherwise it takes effect with the next start.
+    /// Whether a running server can apply it. Otherwise it takes effect at the next start.
     pub live: bool,
 }
 
@@ -360,8 +360,8 @@ impl Loaded {
         self.origins.get(key).cloned().unwrap_or(SettingOrigin::Default)
     }
 
-    /// Returns the differences from `running`, and a configuration that a running server can take: the live settings
-    /// of this one, the others as they are running.
+    /// Returns the differences from `running`, and a configuration that a running server can apply: the live settings
+    /// of this one, and all other settings of `running`.
     #[must_use]
     pub fn changes_from(&self, running: &Config) -> (Vec<ConfigChange>, Config) {
         let mut new = self.config.clone();
@@ -410,7 +410,7 @@ impl KeyRow {
         }
     }
 
-    /// Returns whether it is true or false.
+    /// Returns whether the setting is a boolean.
     pub(super) fn is_switch(&self) -> bool {
         (self.lens)(&mut Config::default()).kind() == "BOOL"
     }

@@ -1,6 +1,7 @@
-//! The rules of retention as text: `[[retain]]` tables of a file, and the same on one line for flags and the environment.
+//! The rules of retention as text: `[[retain]]` tables in a file, and one line per rule for flags and the environment.
 //!
-//! Invariant: a rule's line reads back as the rule. `match` stands last, because a filter's text may hold anything.
+//! Invariant: a rule's line reads back as the rule. `match` comes last, because a filter's text may contain any
+//! character.
 
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ impl Setting for RetainSetting<'_> {
     }
 }
 
-/// Returns the setting of the rules.
+/// Returns the setting for the rules.
 pub(super) fn rules(place: &mut Vec<RetainRule>) -> Box<dyn Setting + '_> {
     Box::new(RetainSetting(place))
 }

@@ -34,7 +34,7 @@ pub struct Config {
     pub demo: bool,
     /// Events per second of the demo. Default: 20.
     pub demo_rate: u32,
-    /// Log that holds order and history outside the process. Without an address there is no engine.
+    /// Engine: order and history in a log outside the process. Without an address there is none.
     pub engine: EngineConfig,
     /// Channels of other systems to publish here. Default: none.
     pub ingest: Vec<Ingest>,
@@ -42,7 +42,8 @@ pub struct Config {
     pub bus: BusConfig,
     /// Limits and times of the server.
     pub server: ServerConfig,
-    /// Time for which new clients are still accepted after readiness ends, when the server shuts down. Default: 0 s.
+    /// Time for which new clients are still accepted after the server reports that it is not ready, at shutdown.
+    /// Default: 0 s.
     pub drain_delay: Duration,
     /// Maximum time for clients to take their pending bytes when the server shuts down. Default: 10 s.
     pub drain_timeout: Duration,
@@ -84,8 +85,9 @@ impl Config {
         self.worst_case().iter().fold(0, |sum, line| sum.saturating_add(line.bytes()))
     }
 
-    /// Returns how long one event may occupy a loop for one client that fills [`ServerConfig::max_subscription_values`] with
-    /// conditions that are tried one by one, about: at 3,000 instructions in a microsecond. It is divided over turns.
+    /// Returns the approximate time that matching one event may take for one client that fills
+    /// [`ServerConfig::max_subscription_values`] with conditions that are tried one by one, at 3,000 instructions per
+    /// microsecond. The loop divides it over turns.
     #[must_use]
     pub fn worst_match(&self) -> std::time::Duration {
         const INSTRUCTIONS_A_MICROSECOND: u64 = 3_000;

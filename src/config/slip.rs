@@ -6,9 +6,9 @@ use super::keys;
 use super::settings::Config;
 use super::value::{Words, quoted};
 
-/// Explains a line that the parser refused with `what`, by the usual mistakes. `None`: the parser's words must do.
+/// Explains a line that the parser refused with the error `what`, if it has one of the usual mistakes.
 pub(super) fn explain(text: &str, line_number: usize, what: &str) -> Option<String> {
-    // The line by itself is valid.
+    // The line by itself is valid, so it is not explained.
     if what.starts_with("duplicate key") {
         return None;
     }

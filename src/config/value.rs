@@ -42,7 +42,7 @@ pub(super) trait Setting {
     /// Sets a value, or returns what was expected.
     fn set(&mut self, words: &Words) -> Result<(), String>;
     fn words(&self) -> Words;
-    /// Returns what to write instead of a value that was accepted, if that is another spelling.
+    /// Returns the spelling to use instead of a value that was accepted with a warning.
     fn warning(&self, _words: &Words) -> Option<String> {
         None
     }
@@ -399,8 +399,8 @@ pub(super) fn limit<N: UnsignedInteger + Default>(
     Box::new(LimitSetting { place, range, in_bytes: false, zero_was_none: false })
 }
 
-/// Returns the setting of a count as [`limit`] does, for a setting that had 0 for none in earlier versions: a 0 is accepted
-/// with a warning.
+/// Returns the setting of a count as [`limit`] does, for a setting in which 0 meant none in earlier versions: a 0 is
+/// accepted with a warning.
 pub(super) fn limit_not_zero<N: UnsignedInteger + Default>(
     place: &mut Option<N>,
     range: RangeInclusive<u64>,
@@ -473,7 +473,7 @@ impl<T> Setting for ListSetting<'_, T> {
     }
 }
 
-/// Returns the setting of a list: an array in TOML, elsewhere separated by commas, as a flag also repeated.
+/// Returns the setting of a list: an array in TOML, separated by commas elsewhere. A flag may also be repeated.
 pub(super) fn list<'a, T>(
     place: &'a mut Vec<T>,
     kind: &'static str,

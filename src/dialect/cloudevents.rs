@@ -1,7 +1,7 @@
 //! CloudEvents 1.0 as published over HTTP: structured, batched and binary.
 //!
 //! Invariants:
-//! - A fault against the specification is refused with the name of its attribute.
+//! - An event that breaks the specification is refused with the name of the attribute at fault.
 //! - The payload is the CloudEvent's data, byte for byte.
 
 use std::borrow::Cow;
@@ -64,7 +64,7 @@ pub(crate) fn read_structured(text: &str) -> Result<Complete, String> {
             STANDARD.decode(&base64).map_err(|error| format!("data_base64: {error}"))?;
             Data::Base64(base64.into())
         }
-        // Data that is not JSON is a JSON string here.
+        // In this form, data that is not JSON is a JSON string.
         (Some(data), None) if !is_json && !data.starts_with('"') => {
             return Err("data whose datacontenttype is not JSON is a string or in data_base64".to_owned());
         }

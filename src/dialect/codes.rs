@@ -1,8 +1,9 @@
 //! Every error code, HTTP fault and close code that clients see, with the status, the advice to clients and the meaning.
 //!
 //! Invariants:
-//! - The word of a code or fault is also its label in `fanwire_server_faults_total`.
-//! - A code keeps its meaning once it is released: programs compare it. Texts beside it are for people and may change.
+//! - The name of a code or fault is also its label in `fanwire_server_faults_total`.
+//! - A code keeps its meaning once it is released: programs compare it. The texts sent with it are for people and may
+//!   change.
 //! - docs/errors.md has these tables, and the clients' constants follow them; tests compare both with this file.
 
 use std::fmt;
@@ -23,7 +24,7 @@ pub(crate) enum Retry {
 pub(crate) struct ErrorRow {
     pub(crate) code: ErrorCode,
     pub(crate) name: &'static str,
-    /// Status of an HTTP answer with this code.
+    /// Status of an HTTP response with this code.
     pub(crate) status: u16,
     pub(crate) retry: Retry,
     /// Meaning, for the documentation.
@@ -33,7 +34,7 @@ pub(crate) struct ErrorRow {
 /// Defines the codes and their table together, so that neither has a row that the other lacks.
 macro_rules! error_codes {
     ($($code:ident = $name:literal, $status:literal, $retry:ident, $means:literal;)*) => {
-        /// Fault of a request, as one word for programs.
+        /// Fault of a request, as a name for programs.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[allow(dead_code, reason = "some codes belong to optional features")]
         pub(crate) enum ErrorCode {
@@ -103,12 +104,12 @@ impl ErrorCode {
         &Self::TABLE[self as usize]
     }
 
-    /// Returns the word for programs, which is also the label in the metrics.
+    /// Returns the name for programs, which is also the label in the metrics.
     pub(crate) const fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// Returns the status of an HTTP answer.
+    /// Returns the status of an HTTP response.
     pub(crate) const fn status(self) -> u16 {
         self.row().status
     }
@@ -210,7 +211,7 @@ impl HttpFault {
     }
 }
 
-/// Label of a WebSocket client that showed no token in time.
+/// Label of a WebSocket client that sent no token in time.
 pub(crate) const LABEL_AUTH_LATE: &str = "auth_late";
 /// Label of a WebSocket client that answered no heartbeat.
 pub(crate) const LABEL_HEARTBEAT_MISSED: &str = "heartbeat_missed";

@@ -61,7 +61,7 @@ pub(crate) enum Command {
     Request {
         action: String,
     },
-    /// Sends everything after this place that the client's subscriptions match once more, then live events.
+    /// Sends again everything after this place that the client's subscriptions match, then live events.
     Refill {
         since: Since,
     },
@@ -110,16 +110,16 @@ pub(crate) struct Subscribe {
     pub(crate) or: Vec<Filter>,
     pub(crate) since: Option<Since>,
     pub(crate) history: Option<usize>,
-    /// Whether the past begins with everything that is kept of the logs that the filter names or matches.
+    /// Whether the past begins with all retained events of the kept logs that the filter names or matches.
     pub(crate) from_start: bool,
     /// Whether it is an error if there is no such log.
     pub(crate) absent_is_error: bool,
     /// Whether the latest event of each key comes first.
     pub(crate) snapshot: bool,
-    /// Whether the past is sent whole, including events that other subscriptions of the client have brought.
+    /// Whether the past is sent in full, including events that the client received by other subscriptions.
     pub(crate) own_past: bool,
     pub(crate) on_lag: OnLag,
-    /// The client's request as JSON, for operators, in dialects that tell clients their ids.
+    /// The client's request as JSON, for operators, in dialects in which clients know their ids.
     pub(crate) config: Option<Box<RawValue>>,
 }
 
@@ -148,7 +148,8 @@ pub(crate) struct Update {
     pub(crate) lists: Vec<ListUpdate>,
 }
 
-/// Values to add to one list of a subscription, and to remove from it. Both are sorted, distinct, and have none in common.
+/// Values to add to one list of a subscription, and to remove from it. Each is sorted and distinct, and no value is in
+/// both.
 #[derive(Clone, Debug)]
 pub(crate) struct ListUpdate {
     /// Name of the list in messages.
@@ -176,7 +177,7 @@ pub(crate) enum ReplyTag {
     None,
     /// The message's id.
     Id(String),
-    /// The form of the message: a bare word, not JSON.
+    /// The message was a bare word, not JSON, and so is the reply.
     Bare,
 }
 
@@ -191,7 +192,7 @@ impl ReplyTag {
     }
 }
 
-/// One message as its dialect reads it.
+/// A message after its dialect has read it.
 #[derive(Debug)]
 pub(crate) struct ClientMessage {
     /// The message's type if the dialect knows it, else [`UNKNOWN`]; for limits and counts.
@@ -200,10 +201,10 @@ pub(crate) struct ClientMessage {
     pub(crate) command: Result<Command, ClientError>,
 }
 
-/// Kind of an unknown message, and of text that is no message.
+/// Kind of a message with an unknown type, and of text that is no message.
 pub(crate) const UNKNOWN: &str = "unknown";
 
-/// Error text for text that is no message: the words of the FCC and AutoSDLC documents.
+/// Error text for text that is no message, as in the FCC and AutoSDLC documents.
 pub(crate) const INVALID_MESSAGE: &str = "Invalid message format";
 
 /// Fault in a client's message.
@@ -267,13 +268,13 @@ pub(crate) enum Reply<'a> {
     Refilling {
         since: &'a Since,
     },
-    /// The server ends; the client may come back after this many milliseconds.
+    /// The server ends; the client may reconnect after this many milliseconds.
     Reconnect(u64),
     /// Response to a request, as JSON.
     Response(&'a str),
     Published {
         id: Option<EventId>,
-        /// Whether the event was published before, and not now.
+        /// Whether the event is a duplicate: it was published before and is not published again.
         is_duplicate: bool,
     },
     Pong,
@@ -283,12 +284,12 @@ pub(crate) enum Reply<'a> {
     Error(&'a ClientError),
 }
 
-/// Start of a past that a client asked for, as known when the subscribe is answered.
+/// Start of a past that a client asked for, as known at the time of the reply to its `subscribe`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PastStart {
-    /// Place after which the past begins; `None` if nothing is known before it.
+    /// Place after which the past begins; `None` if there is no known place before it.
     pub(crate) from: Option<Since>,
-    /// Whether everything that was asked for is still there; `None` if this is not known yet.
+    /// Whether everything that was asked for is still retained; `None` if this is not known yet.
     pub(crate) complete: Option<bool>,
 }
 
@@ -308,7 +309,7 @@ pub(crate) struct PastEnd<'a> {
 pub(crate) struct LogEnded<'a> {
     /// Id of the subscription; empty for a stream.
     pub(crate) subscription_id: &'a str,
-    /// Attribute by which the log is kept, and its value.
+    /// Attribute whose values have logs; the next field is the value.
     pub(crate) by: &'static str,
     pub(crate) value: &'a str,
     pub(crate) last_event_id: EventId,
@@ -333,15 +334,15 @@ pub(crate) enum Refusal {
 pub(crate) struct Stamp {
     pub(crate) random: u128,
     pub(crate) now: Timestamp,
-    /// Place to resume from, as of now: every matching event up to it was sent before the reply. A client that has received
-    /// no event yet, or none for long, therefore misses nothing when its connection breaks.
+    /// Place to resume from: every matching event up to it was sent before the reply. So a client that has received no
+    /// event yet, or none for long, can resume without a loss when its connection breaks.
     pub(crate) position: Option<Since>,
 }
 
 /// Channel and number of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Place {
-    /// Channel in the connection's path, in a dialect of channels.
+    /// Channel in the connection's path, in a dialect with channels.
     pub(crate) channel: Box<str>,
     /// Number of the client, unique in this server.
     pub(crate) client: u64,
@@ -436,9 +437,9 @@ impl<'de, const MAX: usize> Deserialize<'de> for Strings<MAX> {
     }
 }
 
-/// Calls `write` with an empty text of the thread's own and returns the result: only the result allocates.
+/// Calls `write` with an empty thread-local string and returns the result. Only the result allocates.
 pub(super) fn in_scratch<T>(write: impl FnOnce(&mut String) -> T) -> T {
-    /// The memory of a longer text is freed.
+    /// Maximum capacity that is kept for the next call, in bytes.
     const KEPT_BYTES_MAX: usize = 64 << 10;
     thread_local! {
         static SCRATCH: Cell<String> = const { Cell::new(String::new()) };

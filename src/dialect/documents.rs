@@ -13,7 +13,7 @@ pub(crate) struct DocumentSchemas {
 }
 
 impl DocumentSchemas {
-    /// Checks the payload of an event if a document has its type; other types pass. The error has all faults.
+    /// Checks the payload of an event if a document defines its type; other types pass. The error lists all faults.
     pub(crate) fn check_event(&self, event_type: &str, payload: &Value) -> Result<(), Vec<String>> {
         #[cfg(feature = "dialects")]
         if let Some(validator) = &self.autosdlc {

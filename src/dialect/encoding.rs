@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Form of an event's bytes on a connection. Everything about an encoding is in its row of `table`.
 ///
-/// Clients are handed over between processes with these names, so a name keeps its meaning.
+/// These names are part of the handover between processes, so a name keeps its meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(not(feature = "dialects"), expect(clippy::enum_variant_names, reason = "the others are optional"))]
 pub(crate) enum Encoding {
@@ -15,7 +15,7 @@ pub(crate) enum Encoding {
     NativeSse,
     /// Native events as SSE without a name, for `onmessage`.
     NativeSseUnnamed,
-    /// Native messages; events without a message around them.
+    /// Native messages; events as bare objects, without the message around them.
     NativeWsLean,
     /// Native payloads as SSE, named by their type.
     NativeSseLean,

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - The payload is sent byte for byte as it was received (checked and minified once).
-//! - An unknown key is a fault in what a client publishes ([`read_published`]), and nowhere else: a log, a predecessor and
-//!   channels of other systems may be of another version.
+//! - An unknown key is a fault only in an event that a client publishes ([`read_published`]). A log, a predecessor and
+//!   other systems' channels may be of another version.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,7 +21,7 @@ struct EntityIn<'a> {
     id: Option<Cow<'a, str>>,
 }
 
-/// The fields that are read. [`Others`] says how other keys are treated. The bus assigns `event_id`.
+/// Fields that are read. [`Others`] decides how other keys are treated. The bus assigns `event_id`.
 #[derive(Default)]
 struct EventIn<'a> {
     event_type: Option<Cow<'a, str>>,
@@ -50,9 +50,9 @@ pub enum ReadError {
     Json(serde_json::Error),
     /// The timestamp can't be read.
     Timestamp,
-    /// The fields make no event.
+    /// The fields do not make a valid event.
     Event(EventError),
-    /// An unknown key; the text names it and the key that was perhaps meant.
+    /// An unknown key. The text names it and the closest known key.
     UnknownKey(String),
 }
 
@@ -61,10 +61,11 @@ impl std::error::Error for ReadError {}
 impl Event {
     /// Reads an event from the JSON in which events are published: an object with at least a `type` (or `event_type`).
     ///
-    /// Attributes that the object does not name are taken from the payload if the type is in one of the catalogues of the
-    /// feature `dialects`, as in every event that a client publishes. An event of [`Event::builder`] has only the
-    /// attributes that it was given. `event_id` is ignored: the bus that publishes the event assigns one. Unknown keys are
-    /// ignored too, as a log of a later version may have them; a server refuses them in events that clients publish.
+    /// Attributes that the object does not name are taken from the payload if the type is in one of the catalogues of
+    /// the feature `dialects`, as in every event that a client publishes. An event of [`Event::builder`] has only the
+    /// attributes that it was given. `event_id` is ignored: the bus that publishes the event assigns one. Unknown keys
+    /// are also ignored, because a log of a later version may have them. A server refuses them in events that clients
+    /// publish.
     ///
     /// # Errors
     ///
@@ -81,7 +82,8 @@ impl Event {
         read_event(text).map(Complete::into_event)
     }
 
-    /// Returns the event as it is delivered natively: a JSON object, with its `event_id` once the event is published.
+    /// Returns the event as the native dialect delivers it: a JSON object, with its `event_id` once the event is
+    /// published.
     #[must_use]
     pub fn to_json(&self) -> String {
         let mut out = String::with_capacity(256 + self.payload().len());
@@ -119,7 +121,8 @@ fn read(text: &str, others: Others) -> Result<Complete, ReadError> {
     }
 }
 
-/// Reads one event object of a publisher without the fast path, which has accepted it if it is valid.
+/// Reads one event object of a publisher without the fast path. Called after the fast path, which accepts every valid
+/// object.
 pub(crate) fn read_any(text: &str, others: Others) -> Result<Complete, ReadError> {
     let (event, terms) = read_slowly(text, others, complete_with_key)?;
     Ok(event.under(terms))
@@ -146,7 +149,8 @@ pub(crate) fn read_as_it_stands(text: &str) -> Result<Event, ReadError> {
     .map(|(event, _)| event)
 }
 
-/// Reads any event object, and builds it by `build`, which also gets AutoSDLC's `key`. Only publishers have conditions.
+/// Reads any event object, and builds it by `build`, which also gets AutoSDLC's `key`. Conditions are read from
+/// publishers only.
 fn read_slowly<T>(
     text: &str,
     others: Others,
@@ -206,7 +210,7 @@ fn read_fields(text: &str) -> Result<(EventIn<'_>, Option<ReadError>), ReadError
             unknown = unknown.or_else(|| Some(key).filter(|key| !UNREAD.contains(&&**key)));
             continue;
         };
-        // Two names of a field are one.
+        // The short and the long name of a field mean the same.
         let place = match KEYS[place] {
             "type" => place + 1,
             "ts" | "data" => place - 1,

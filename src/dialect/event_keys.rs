@@ -7,9 +7,9 @@ use crate::event::Timestamp;
 /// Treatment of an object's keys that are not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Others {
-    /// They are ignored.
+    /// Keys are ignored.
     PassedOver,
-    /// They are faults, except those of [`UNREAD`].
+    /// Keys are faults, except those of [`UNREAD`].
     Refused,
 }
 

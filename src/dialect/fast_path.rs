@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - An object that is accepted here is read exactly as `envelope` reads the same text. A fuzz target compares both.
-//! - Every valid object is accepted here, so a publisher's payload is not read again. Text that is wrong is left to
-//!   `envelope`, which has the error texts and does not copy.
+//! - Every valid object is accepted here, so a publisher's payload is not read again. Invalid text is left to
+//!   `envelope`, which has the error texts.
 
 use std::borrow::Cow;
 use std::mem;
@@ -58,7 +58,7 @@ impl<'a> Scan<'a> {
         if self.null() { Ok(None) } else { self.text().map(Some) }
     }
 
-    /// Reads any value as it stands, or `null` as none.
+    /// Reads any value as raw text, or `null` as none.
     fn value(&mut self) -> Result<Option<&'a str>, Unsupported> {
         if self.null() {
             return Ok(None);
@@ -113,8 +113,8 @@ const DEDUPE_ID: usize = ENTITY + 6;
 const REOPEN: usize = ENTITY + 7;
 const EXPECTED_LAST_ID: usize = ENTITY + 8;
 
-/// Reads one event object and builds it by `build`, which also gets AutoSDLC's `key`. Returns `None` if the text is wrong,
-/// and the builder's error if the fields make no event. Only publishers have conditions.
+/// Reads one event object and builds it by `build`, which also gets AutoSDLC's `key`. Returns `None` if the text is
+/// invalid, and the builder's error if the fields do not make a valid event. Only publishers have conditions.
 pub(crate) fn read<T>(
     text: &str,
     others: Others,
@@ -168,7 +168,7 @@ fn read_fields(text: &str, others: Others) -> Result<Read<'_>, Unsupported> {
             "entity" => {
                 see(ENTITY)?;
                 if !scan.null() {
-                    // An object names the entity, even an empty one.
+                    // An object counts as naming the entity, even if it is empty.
                     builder.set(Attribute::EntityKind, "");
                     entity(&mut scan, others, &mut builder)?;
                 }

@@ -8,14 +8,14 @@ use std::fmt;
 
 use crate::event::{EventId, Since, Timestamp};
 
-/// Number of missing events that a client wanted.
+/// Number of missing events that match a client's subscriptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Missed {
     Exactly(u64),
-    /// This many events are gone; it is not known which of them the client wanted.
+    /// At most this many: it is not known how many of them match the client's subscriptions.
     AtMost(u64),
-    /// Nothing is known, as after a change of the epoch.
+    /// The number is unknown, as after a change of the epoch.
     Unknown,
 }
 
@@ -70,7 +70,7 @@ impl GapNotice {
     pub(crate) fn edge(&self) -> Option<EventId> {
         self.to.or(match &self.from {
             Some(Since::Event(id)) => Some(*id),
-            // Random digits, which tell this gap from others as well as an id does.
+            // The sealed text has random digits, so it distinguishes this gap from others as an id does.
             Some(Since::Sealed(text)) => {
                 let digits = |at| text.get(at..at + 16).and_then(|hex| u64::from_str_radix(hex, 16).ok());
                 Some(EventId { epoch: digits(1)?, shard: 0, sequence: digits(17)? })

@@ -46,7 +46,7 @@ pub(super) fn open(place: Place) -> Opening {
     }
 }
 
-/// A message's fields in their order, each as its text; the type apart.
+/// A message's fields in their order, each as its JSON text, and its type.
 #[derive(Default)]
 struct GatheringMessage<'a> {
     kind: Option<Cow<'a, str>>,
@@ -153,8 +153,8 @@ impl WireProtocol for Gathering {
         text_frame(&format!(r#"{{"type":"gap","data":{data},"timestamp":"{at}","channel":null}}"#))
     }
 
-    /// Sends the document's ping and the protocol's: clients may answer the first, browsers and libraries answer the second
-    /// by themselves.
+    /// Returns the document's ping and a WebSocket ping. Clients may answer the first; browsers and libraries answer
+    /// the second by themselves.
     fn heartbeat(&self) -> Bytes {
         let mut both = BytesMut::from(&*text_frame(r#"{"type":"ping"}"#));
         both.extend_from_slice(&ws::frame(ws::OpCode::Ping, b""));
@@ -178,7 +178,7 @@ impl WireProtocol for Gathering {
 }
 
 fn read(text: &str, place: &Place) -> (&'static str, Result<Command, ClientError>) {
-    // Bounds the nesting too.
+    // Also bounds the nesting.
     let mut whole = String::new();
     if let Err(error) = json::minify(text, &mut whole) {
         return (UNKNOWN, Err(ClientError::invalid(error.to_string())));
@@ -259,7 +259,7 @@ pub(super) fn put_event(event: &Event, _: Option<&Position>, frames: &mut Vec<u8
     let payload = event.payload();
     in_scratch(|out| {
         out.push_str(r#"{"type":"#);
-        // The event bus has other names for the clients' types.
+        // GatheRing's event bus has other names for these types than its clients.
         let name = event.event_type();
         json::write_string(message_type(name).unwrap_or(name), out);
         // The fields of a client's message, beside the type.

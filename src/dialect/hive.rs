@@ -1,7 +1,7 @@
 //! Hive's streaming: `{"action": …}` in, `{"type":"event","event":{…}}` out.
 //!
 //! Invariants:
-//! - Nothing is delivered before a subscribe, and a second one adds.
+//! - Nothing is delivered before a subscribe, and a second subscribe adds to the first.
 //! - Types match in any case, and are sent in lower case.
 
 use std::borrow::Cow;
@@ -28,7 +28,7 @@ pub(super) struct Hive {
     pub(super) binary: bool,
 }
 
-/// Reads the query: with `?binary=1` messages are binary frames, which some clients read with less work.
+/// Reads the query: `?binary=1` asks for binary frames, which some clients read with less work.
 pub(super) fn open(query: &[(String, String)]) -> Opening {
     let is_binary = |(name, value): &(String, String)| {
         (name == "binary" && matches!(value.as_str(), "" | "1" | "true"))
@@ -54,7 +54,7 @@ struct HiveMessage<'a> {
     subscription_id: Option<String>,
 }
 
-/// Returns a name in every case that publishers write: as it is, lower and upper.
+/// Returns a name in the cases that publishers use: as given, lower and upper.
 fn in_any_case(name: &str) -> [Pattern; 3] {
     [Pattern::new(name), Pattern::new(name.to_lowercase()), Pattern::new(name.to_uppercase())]
 }
@@ -153,7 +153,7 @@ impl WireProtocol for Hive {
             Reply::Pong => json!({ "type": "pong" }),
             Reply::Authenticated => json!({ "type": "authenticated" }),
             Reply::Error(error) => json!({ "type": "error", "error": error.text, "code": error.code }),
-            // The close reason says why a token was refused.
+            // A refused token is reported by the close reason.
             _ => return None,
         };
         Some(self.frame(&message.to_string()))

@@ -18,19 +18,20 @@ pub(super) use inferred::Implied;
 
 /// An event from a publisher with its final attributes.
 ///
-/// Every entrance of the server (HTTP, WebSocket dialects, CloudEvents, ingest) makes its events with [`complete`]. The
-/// check of the right to publish and the publishing itself take this type, so no entrance can check before it infers.
+/// Every way into the server (HTTP, WebSocket dialects, CloudEvents, ingest) makes its events with [`complete`]. The
+/// check of the right to publish and the publication itself take this type, so no code can check an event before its
+/// attributes are final.
 #[derive(Clone, Debug)]
 pub(crate) struct Complete {
     event: Event,
-    /// Conditions of its publisher; `None` if there are none.
+    /// Conditions of its publisher, if it has any.
     terms: Option<Box<PublishTerms>>,
-    /// Line in the body that it came with, from 1; 0 without one.
+    /// Line of the request body that held the event, from 1; 0 if there is none.
     line: u32,
 }
 
 impl Complete {
-    /// Returns the event, to be published or kept.
+    /// Returns the event.
     pub(crate) fn into_event(self) -> Event {
         self.event
     }
@@ -46,12 +47,12 @@ impl Complete {
         Self { terms, ..self }
     }
 
-    /// Returns the event with its line in the body that it came with.
+    /// Returns the event with its line in the request body.
     pub(crate) fn at_line(self, line: usize) -> Self {
         Self { line: u32::try_from(line).unwrap_or(u32::MAX), ..self }
     }
 
-    /// Returns the line in the body that the event came with; 0 if it came otherwise.
+    /// Returns the line of the request body that held the event; 0 if there is none.
     pub(crate) fn line(&self) -> u32 {
         self.line
     }
@@ -66,7 +67,7 @@ impl Complete {
         self.terms.as_ref()?.expected_last_id
     }
 
-    /// Returns the id by which a second one of the event is recognized.
+    /// Returns the id by which a second publication of the event is recognized.
     pub(crate) fn dedupe_id(&self) -> Option<&str> {
         self.terms.as_ref()?.dedupe_id.as_deref()
     }
@@ -87,7 +88,8 @@ pub(crate) fn complete(builder: EventBuilder) -> Result<Complete, EventError> {
     complete_with_key(builder, None)
 }
 
-/// Builds the event as [`complete`], from an object with AutoSDLC's `key`, which names an entity if the payload does not.
+/// Builds the event as [`complete`] does, from an object with AutoSDLC's `key`, which names the entity if the payload
+/// does not.
 pub(crate) fn complete_with_key(
     mut builder: EventBuilder,
     key: Option<&str>,

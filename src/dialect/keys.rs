@@ -1,4 +1,4 @@
-//! Unknown keys in objects and queries that people write, and the known key that was perhaps meant.
+//! Finds unknown keys in objects and queries that people write, and the known key that was probably meant.
 //!
 //! Invariants:
 //! - The cost is bounded by the known keys.
@@ -15,8 +15,8 @@ use strsim::osa_distance;
 use super::shortened;
 use crate::event::json;
 
-/// Length of the longest key that is compared with the known ones. Those have at most 15 letters, and a comparison takes as
-/// many steps as the product of both lengths.
+/// Maximum number of letters of a key that is compared with the known ones. Known keys have at most 15 letters, and a
+/// comparison takes as many steps as the product of both lengths.
 const LETTERS_MAX: usize = 24;
 
 /// Returns a key's letters and digits in lower case, so that `eventTypes` equals `event_types`.
@@ -25,7 +25,7 @@ fn letters(key: &str) -> String {
     kept.take(LETTERS_MAX + 1).map(|letter| letter.to_ascii_lowercase()).collect()
 }
 
-/// Returns the known key that was perhaps meant.
+/// Returns the known key that was probably meant.
 pub(crate) fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = letters(key);
     if word.is_empty() || word.len() > LETTERS_MAX {
@@ -33,7 +33,8 @@ pub(crate) fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     }
     let far = |known: &str| {
         let other = letters(known);
-        // `types` for `event_types`, `stream` for `stream_ids`. `event_types` for `type` counts as two letters.
+        // Finds `types` for `event_types` and `stream` for `stream_ids`. A contained key counts as a distance of two
+        // letters.
         let has = |whole: &str, part: &str| part.len() > 2 && whole.contains(part);
         let parts = if has(&other, &word) { usize::from(word != other) } else { usize::MAX };
         let parts = if has(&word, &other) { parts.min(2) } else { parts };
@@ -96,7 +97,7 @@ pub(crate) fn first_unknown(object: &str, is_known: impl Fn(&str) -> bool) -> Op
     unknown
 }
 
-/// Returns the key that a key's JSON text stands for, or `None` if it is no text.
+/// Returns the key in a key's JSON text, unescaped; `None` if the text is no JSON string.
 pub(super) fn plain_key(text: &str) -> Option<Cow<'_, str>> {
     match json::plain_string(text, 0) {
         Some((key, end)) if end == text.len() => Some(Cow::Borrowed(key)),

@@ -1,5 +1,5 @@
-//! Encodes native events in lean form, for clients that need few bytes: over WebSocket the event object without a message
-//! around it, on an event stream the payload alone. Messages that are no events are as in the native dialect.
+//! Encodes native events in lean form, for clients that need few bytes. Over WebSocket it is the event object without a
+//! message around it; on an event stream it is the payload alone. All other messages are those of the native dialect.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ pub(super) fn put_event(event: &Event, position: Option<&Position>, frames: &mut
     in_scratch(|out| {
         envelope::write_lean(event, out);
         if let Some(position) = position {
-            // Before the object's end. Writing to a String does not fail.
+            // Reopens the object before its closing bracket. Writing to a String does not fail.
             out.pop();
             let _ = write!(out, r#","position":"{position}"}}"#);
         }
@@ -24,7 +24,7 @@ pub(super) fn put_event(event: &Event, position: Option<&Position>, frames: &mut
     });
 }
 
-/// Appends the payload as an event of an event stream; the stream's name and id hold the rest.
+/// Appends the payload as an event of an event stream. Its name and id carry the type and the event's id.
 pub(super) fn put_sse_event(
     event: &Event,
     name: Option<&str>,

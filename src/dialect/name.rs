@@ -65,7 +65,7 @@ impl fmt::Display for Dialect {
 /// Dialects of the feature `dialects`.
 const OPTIONAL: [&str; 4] = ["agentos", "hive", "autosdlc", "gathering"];
 
-/// A word that names no dialect of this build.
+/// Error: a word names no dialect of this build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseDialectError(String);
 

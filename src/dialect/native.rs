@@ -1,6 +1,6 @@
 //! The native dialect, FCC's messages and more: `{type, payload, message_id, timestamp, correlation_id}`.
 //!
-//! Invariant: every text is answered by a message.
+//! Invariant: every text that asks for something is answered by a message.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -52,8 +52,8 @@ fn message_keys(kind: &str) -> &'static [&'static str] {
 }
 
 impl<'a> NativeMessage<'a> {
-    /// Reads a message in one pass, and checks it for unknown keys if it asks for something. Fails with the details for the
-    /// client.
+    /// Reads a message in one pass, and checks it for unknown keys if it asks for something. The error has the details
+    /// for the client.
     fn read(text: &'a str) -> Result<(Self, Result<(), ClientError>), &'static str> {
         let (mut kind, mut payload, mut message_id, mut ack) = (None, None, None, None);
         let mut unknown = None;
@@ -72,7 +72,7 @@ impl<'a> NativeMessage<'a> {
                     message_id = Some(id.map(|id| id.0));
                 }
                 "ack" if ack.is_none() => ack = Some(value),
-                // A key that comes twice has no meaning.
+                // A repeated key is an error.
                 "type" | "payload" | "message_id" | "ack" => return Err("no type"),
                 key if MESSAGE_KEYS.contains(&key) => {}
                 _ => unknown = unknown.or(Some(key)),
@@ -156,7 +156,7 @@ struct NativeSubscribe {
     own_past: bool,
 }
 
-/// A list of values, as long as a subscription's may be.
+/// A list of values, up to the maximum length of a subscription's list.
 type Values = Strings<LIST_VALUES_MAX>;
 
 /// Payload of an `update`.
@@ -168,7 +168,7 @@ struct NativeUpdate {
     remove: Option<FromObject<NativeLists>>,
 }
 
-/// Payload of an `update`, to find an unknown key in it.
+/// Payload of an `update` with raw values, to find unknown keys.
 #[derive(Deserialize)]
 struct NativeRawUpdate<'a> {
     #[serde(borrow, default)]
@@ -307,7 +307,7 @@ fn keys_of(kind: &str) -> &'static [&'static str] {
     match kind {
         "subscribe" => &SUBSCRIBE_KEYS,
         "update" => &["subscription_id", "add", "remove"],
-        // Clients send the payload of the `ack` back.
+        // Clients send the payload of the `ack` back, so its keys are accepted.
         "unsubscribe" => &["subscription_id", "last_event_id", "history", "truncated"],
         "request" => &["action", "channel"],
         "refill" => &["since"],
@@ -417,12 +417,12 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         .executions(list(input.execution_ids)?)
         .channels(list(input.channels)?)
         .entities(entities.into_iter().map(EntityValue::into_pair));
-    // The text narrows the lists.
+    // The filter's text is a further condition beside the lists.
     let filter = match input.filter {
         Some(text) => filter.try_and(&text.parse()?)?,
         None => filter,
     };
-    // A longer list becomes several filters.
+    // A list that is too long for one filter becomes several filters.
     let mut parts = filter.in_parts().into_iter();
     let filter = parts.next().unwrap_or_default();
     Ok(Subscribe {
@@ -532,7 +532,7 @@ pub(crate) fn describe(subscription_id: &str, filter: &Filter, empty_lists: u16,
     out.push('}');
 }
 
-/// Adds the start of a past to the payload of an `ack`.
+/// Adds the start of the past to the payload of an `ack`.
 fn add_start(payload: &mut serde_json::Value, past: Option<&PastStart>) {
     if let Some(PastStart { from, complete }) = past {
         let from = from.as_ref().map(Since::to_string);

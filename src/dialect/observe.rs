@@ -12,7 +12,7 @@ use super::command::{Incoming, Reply, ReplyTag};
 use crate::event::{Event, Timestamp};
 use crate::filter::Filter;
 
-/// Records that dialects keep of their clients. One per server, shared by its loops.
+/// Records that dialects keep about their clients. One per server, shared by its loops.
 #[derive(Debug, Default)]
 pub(crate) struct Observers {
     #[cfg(feature = "dialects")]
@@ -79,13 +79,14 @@ pub(crate) enum Observed<'a> {
     Received { kind: &'static str, tag: &'a ReplyTag, message: Incoming<'a>, bytes_max: usize },
     /// A reply to the client; [`Reply::Welcome`] is the first of every client that connects.
     Sent { reply: &'a Reply<'a>, frame: &'a [u8] },
-    /// A new subscription, with the client's own words for it if the dialect keeps them.
+    /// A new subscription, with the client's request if the dialect keeps it.
     Subscribed { id: &'a str, config: Option<Box<RawValue>>, filters: &'a [Filter] },
     /// The end of a subscription.
     Unsubscribed { id: &'a str, filters: &'a mut dyn Iterator<Item = &'a Filter> },
     /// The end of a connection, with the filters of all subscriptions.
     Left { filters: &'a mut dyn Iterator<Item = &'a Filter> },
-    /// Arrival of a client from the predecessor process, with [`WireProtocol::keep`](super::WireProtocol::keep)'s record.
+    /// Takeover of a client from the predecessor process, with [`WireProtocol::keep`](super::WireProtocol::keep)'s
+    /// record.
     TakenOver { kept: Option<&'a RawValue>, filters: &'a mut dyn Iterator<Item = &'a Filter> },
     /// An event appended to a feed with `members` clients.
     Delivered { event: &'a Event, members: usize, clients: &'a mut dyn Iterator<Item = u64> },

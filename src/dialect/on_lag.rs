@@ -1,4 +1,4 @@
-//! The policy that a subscription names for the case that its client lags.
+//! Reads a subscription's policy for a client that lags.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,17 +14,17 @@ pub(crate) enum OnLag {
     DropNewest,
     /// The latest event of each key is sent; earlier ones are left out.
     Conflate,
-    /// At most this many events a second are sent, whether the client lags or not. At least one.
+    /// At most this many events per second are sent, whether the client lags or not. The rate is at least 1.
     Sample { per_second: u32 },
     /// The connection is closed.
     Disconnect,
 }
 
-/// Events a second of a sample without a rate of the client's.
+/// Events per second of a sample for which the client sets no rate.
 const SAMPLE_PER_SECOND_DEFAULT: u32 = 10;
 
 impl OnLag {
-    /// Reads the word of a `subscribe`; the error lists the known words. Only `sample` uses `per_second`.
+    /// Reads the `on_lag` word of a `subscribe`; the error lists the known words. Only `sample` uses `per_second`.
     pub(crate) fn read(word: Option<&str>, per_second: Option<u32>) -> Result<Self, String> {
         let rate = per_second.filter(|rate| *rate > 0).unwrap_or(SAMPLE_PER_SECOND_DEFAULT);
         Ok(match word {

@@ -1,7 +1,7 @@
 //! The native protocol as a value, for programs with their own sockets: messages in, messages out.
 //!
 //! Invariants:
-//! - Reader and texts are the server's own, so both behave alike.
+//! - Messages are read and written by the server's own code, so both behave alike.
 //! - No I/O.
 
 use std::collections::hash_map::RandomState;
@@ -27,9 +27,9 @@ pub enum MessageType {
     Subscribe,
     /// Client to server: end a subscription.
     Unsubscribe,
-    /// Client to server: ask about the client's subscriptions.
+    /// Client to server: query the client's subscriptions.
     Request,
-    /// Client to server: check that the server is there.
+    /// Client to server: check that the server is reachable.
     Ping,
     /// Server to client: an event.
     Event,
@@ -39,11 +39,11 @@ pub enum MessageType {
     Error,
     /// Server to client: the reply to a ping.
     Pong,
-    /// Both ways: done.
+    /// Both ways: confirmation of a request or of a receipt.
     Ack,
     /// Server to client: events are missing here.
     Gap,
-    /// Server to client: the end of the past that a subscription asked for.
+    /// Server to client: the end of the past events that a subscription asked for.
     HistoryEnd,
 }
 

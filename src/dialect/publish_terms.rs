@@ -1,4 +1,4 @@
-//! Conditions of a publisher on one event, which are no part of the event.
+//! Conditions that a publisher sets for one event. They are not part of the event.
 
 use super::keys::plain_key;
 use crate::event::EventId;
@@ -20,11 +20,11 @@ pub(crate) fn check_dedupe_name(what: &str, name: &str) -> Result<(), String> {
 /// Conditions under which a publisher wants an event to be published.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PublishTerms {
-    /// Id of the event for its publisher. A second event with it is not published.
+    /// Id by which the publisher identifies the event. A second event with this id is not published.
     pub(crate) dedupe_id: Option<Box<str>>,
     /// Whether the event begins the next life of a kept log that has ended.
     pub(crate) reopen: bool,
-    /// Last event that is expected in its kept log. Another one in between refuses the event.
+    /// Last event that the publisher expects in the kept log. If the log has another one, the event is refused.
     pub(crate) expected_last_id: Option<ExpectedLast>,
 }
 

@@ -1,7 +1,7 @@
 //! Buffer of events as SSE text, for other HTTP servers.
 //!
 //! Invariants:
-//! - The text is the server's own.
+//! - The text is what the server itself would send.
 //! - A full buffer drops its oldest event.
 
 use std::collections::VecDeque;

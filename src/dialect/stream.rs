@@ -36,7 +36,7 @@ pub(super) fn put_event(
     });
 }
 
-/// Appends an event with this data. Its id is the position after it, if there is one, else the event's own id.
+/// Appends an event with this data. The stream's id is `position` if there is one, else the event's own id.
 pub(super) fn put_data(
     event: &Event,
     name: Option<&str>,

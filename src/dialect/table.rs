@@ -14,7 +14,7 @@ use super::{lean, native, stream};
 use crate::codec::sse;
 use crate::event::{ENCODINGS_MAX, Event, Position};
 
-/// Appends the frame of an event, for clients at this position after it.
+/// Function that appends the frame of an event, for clients at this position after it.
 type Put = fn(&Event, Option<&Position>, &mut Vec<u8>);
 
 /// One encoding.
@@ -25,7 +25,7 @@ struct Spec {
     protocol: &'static dyn WireProtocol,
     put: Put,
     is_sse: bool,
-    /// Whether events carry only what the client cannot know otherwise.
+    /// Whether events omit the parts that the client can know otherwise.
     is_lean: bool,
     /// The lean encoding of the same transport; the encoding itself if there is none.
     lean: Encoding,
@@ -108,7 +108,7 @@ const TABLE: &[Spec] = {
 };
 
 const _: () = {
-    // Every event keeps at most one frame for each.
+    // An event keeps at most one frame for each encoding.
     assert!(TABLE.len() <= ENCODINGS_MAX);
     let mut at = 0;
     while at < TABLE.len() {
@@ -142,7 +142,7 @@ impl Encoding {
         self.spec().is_sse
     }
 
-    /// Returns whether events carry only what the client cannot know otherwise.
+    /// Returns whether events omit the parts that the client can know otherwise.
     pub(crate) const fn is_lean(self) -> bool {
         self.spec().is_lean
     }
@@ -157,8 +157,8 @@ impl Encoding {
         self.spec().protocol
     }
 
-    /// Encodes the event's frame for a client at `position` after it. [`Event::frame`] returns the shared frame, which is
-    /// for [`Event::position`].
+    /// Encodes the event's frame for a client at `position` after it. The shared frame, from [`Event::frame`], is
+    /// encoded for [`Event::position`].
     pub(crate) fn encode(self, event: &Event, position: Option<&Position>) -> Bytes {
         let mut frame = Vec::new();
         self.put(event, position, &mut frame);
@@ -204,14 +204,14 @@ impl Encoding {
         sse::encode_event(out, Some("end"), &data.to_string(), at);
     }
 
-    /// Returns the frame that checks whether the client on a quiet connection is still there.
+    /// Returns the heartbeat's frame, which checks that the client on a quiet connection is still there.
     pub(crate) fn heartbeat(self) -> Bytes {
         if self.is_sse() { Bytes::from_static(sse::HEARTBEAT) } else { self.protocol().heartbeat() }
     }
 }
 
 impl Dialect {
-    /// Returns how a connection starts, by the path's channel and the query; the error says what is wrong with them.
+    /// Returns the start of a connection, from the path's channel and the query. The error describes the fault in them.
     #[cfg_attr(
         not(feature = "dialects"),
         expect(

@@ -21,7 +21,7 @@ impl Uuid {
         Self(high << 96 | 0x8 << 76 | 0x2 << 62 | low)
     }
 
-    /// Returns the client's number of [`Self::of_client`]'s text.
+    /// Returns the client's number from the text of [`Self::of_client`].
     #[cfg(feature = "dialects")]
     pub(crate) fn to_client(text: &str) -> Option<u64> {
         let (high, low) = (text.get(..8)?, text.get(28..)?);
@@ -54,7 +54,7 @@ impl Uuid {
         out.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 
-    /// Returns the UUID of a gap. The complement of the epoch tells it from the event at that place.
+    /// Returns the UUID of a gap. The complement of the epoch distinguishes it from the event at that place.
     pub(crate) fn of_gap(to: Option<EventId>) -> Self {
         Self::of_event(to.map(|id| EventId { epoch: !id.epoch, ..id }))
     }

@@ -39,12 +39,12 @@ pub(crate) trait WireProtocol: Sync {
         None
     }
 
-    /// Returns the message that a kept log has ended; `None` if the dialect's document has none.
+    /// Returns the message that reports the end of a kept log; `None` if the dialect's document has none.
     fn log_end(&self, _end: &LogEnded<'_>, _stamp: &Stamp) -> Option<Bytes> {
         None
     }
 
-    /// Returns the frame that checks whether the client on a quiet connection is still there.
+    /// Returns the heartbeat's frame, which checks that the client on a quiet connection is still there.
     fn heartbeat(&self) -> Bytes {
         Bytes::from_static(ws::PING)
     }
@@ -59,7 +59,7 @@ pub(crate) trait WireProtocol: Sync {
         &[]
     }
 
-    /// Returns whether the reply to a `subscribe` says where the past of the subscription begins.
+    /// Returns whether the reply to a `subscribe` reports the start of the subscription's past.
     fn reports_past_start(&self) -> bool {
         false
     }
@@ -74,8 +74,8 @@ pub(crate) trait WireProtocol: Sync {
         false
     }
 
-    /// Checks a message against the schemas of the dialect's document, if the server is configured to. Bytes that are no
-    /// message pass; reading them has a better error.
+    /// Checks a message against the schemas of the dialect's document, if the server is configured to. Bytes that are
+    /// no message pass: reading them reports a better error.
     #[cfg(feature = "schema")]
     fn check(&self, _: &DocumentSchemas, _: Incoming<'_>, _bytes_max: usize) -> Result<(), ClientError> {
         Ok(())

@@ -1,6 +1,6 @@
 //! Shortens and splits clients' words.
 
-/// Shortens a client's word for a reply to it.
+/// Shortens a client's word for a reply to that client.
 pub(crate) fn shortened(text: &str) -> &str {
     text.char_indices().nth(64).map_or(text, |(at, _)| &text[..at])
 }

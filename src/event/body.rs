@@ -60,7 +60,8 @@ pub(crate) struct EventBody {
     /// Compressed frames, each compressed by itself.
     #[cfg(feature = "server")]
     pub(super) deflated: OnceLock<Box<Frames>>,
-    /// Position of a client that has received everything up to this event. On a bus of one shard the id says it.
+    /// Position of a client that has received everything up to this event. Unset on a bus of one shard, where the id is
+    /// enough.
     #[cfg(feature = "server")]
     pub(super) position: OnceLock<Box<Position>>,
 }
@@ -106,7 +107,7 @@ impl EventBody {
         }
     }
 
-    /// Drops the frames, but keeps the allocations for them.
+    /// Drops the frames and keeps their allocations.
     #[cfg_attr(
         not(feature = "server"),
         allow(clippy::unused_self, reason = "there are frames with a server only")
@@ -120,7 +121,7 @@ impl EventBody {
         }
     }
 
-    /// Replaces this body by another one, but keeps the allocations for frames.
+    /// Replaces this body by another one and keeps the allocations for frames.
     pub(super) fn overwrite(&mut self, body: Self) {
         #[cfg(feature = "server")]
         let frames = std::mem::take(&mut self.frames);

@@ -130,8 +130,8 @@ impl EventBuilder {
         Self { pooled, text, spans: [TextSpan::default(); PARTS], named: 0, timestamp: None, error: None }
     }
 
-    /// Sets the payload to the JSON value at offset `at` of `text`. Returns the offset after the value, or `None` if
-    /// there is none.
+    /// Sets the payload to the JSON value at offset `at` of `text`. Returns the offset after the value, or `None` if no
+    /// valid value is there.
     #[cfg(feature = "server")]
     pub(crate) fn json_at(&mut self, text: &str, at: usize) -> Option<usize> {
         let start = self.text.len();
@@ -171,7 +171,7 @@ impl EventBuilder {
         }
     }
 
-    /// Returns whether this attribute was set, even to the empty value, with which a publisher says that it has none.
+    /// Returns whether this attribute was set, even to the empty value, by which a publisher states that there is none.
     #[cfg(feature = "server")]
     pub(crate) fn names(&self, attribute: Attribute) -> bool {
         self.named & (1 << attribute.index()) != 0
@@ -264,7 +264,7 @@ impl EventBuilder {
         }
         let written = &self.text[start..];
         let mut kept = 0;
-        // serde_json's own text is compact; that of a `RawValue` in it may not be, or be nested too deep.
+        // serde_json writes compact text, but a `RawValue` inside may have white space or be nested too deep.
         if json::scan(written, 0, |part| kept += part.len()).is_ok() && kept == written.len() {
             self.put(PAYLOAD, start);
             return self;

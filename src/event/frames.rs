@@ -1,8 +1,8 @@
 //! Frames encoded from an event, one for each encoding.
 //!
 //! Always: a frame is encoded once, by the first thread that asks for it. The first encoding's frame is in the event
-//! itself, because most servers need no other. Each further one takes an allocation. All frames that events of this process
-//! hold are counted, and beyond a limit a loop keeps its frames itself.
+//! itself, because most servers need no other. Each further one takes an allocation. The bytes of the frames that all
+//! events of this process hold are counted; beyond a limit, each loop encodes frames for itself.
 
 use std::sync::OnceLock;
 
@@ -21,7 +21,7 @@ static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
 /// Returns the size of the frames that all events of this process hold, in bytes.
 pub(crate) fn held_frame_bytes() -> usize {
-    // Relaxed: a number to look at.
+    // Relaxed: a statistic and a threshold; it orders nothing.
     HELD.load(Ordering::Relaxed)
 }
 
@@ -37,8 +37,8 @@ pub(crate) fn may_keep_frame() -> bool {
     held_frame_bytes() <= LIMIT.load(Ordering::Relaxed)
 }
 
-/// Frames of an event: a chain of entries, each taken for good by the first encoding that came to it. All threads that
-/// ask for an encoding end at the same entry, after as many steps as there are encodings before it.
+/// Frames of an event: a chain of entries. The first encoding to reach an entry owns it for good. All threads that ask
+/// for an encoding end at the same entry, after one step for each encoding before it.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     taken: OnceLock<(u8, Bytes)>,

@@ -1,4 +1,4 @@
-//! The event as other modules hold it: a counted handle of an [`EventBody`].
+//! The public event type: a counted handle of an [`EventBody`].
 
 use std::fmt;
 
@@ -20,8 +20,7 @@ use crate::sync::atomic::Ordering;
 
 /// Shared handle of an event: a type, routing attributes, a time and a JSON payload.
 ///
-/// Cloning increments a count. [`Event::builder`] makes events; the bus that publishes one gives it its
-/// [`id`](Self::id).
+/// Cloning increments a count. [`Event::builder`] builds events; publishing one assigns its [`id`](Self::id).
 ///
 /// ```
 /// # use fanwire::Event;
@@ -243,7 +242,8 @@ impl Event {
         self.0.shard.store(u32::from(id.shard), Ordering::Relaxed);
     }
 
-    /// Returns the position of a client that has received everything up to this event, if the id alone does not say it.
+    /// Returns the position of a client that has received everything up to this event; `None` if the id alone is
+    /// enough.
     #[cfg(feature = "server")]
     pub(crate) fn position(&self) -> Option<&Position> {
         self.0.position.get().map(|position| &**position)
@@ -300,7 +300,7 @@ mod tests {
             written(&|event| event.payload(&(1, "\u{1}ä", None::<u8>))),
             Ok(r#"[1,"\u0001ä",null]"#.into())
         );
-        // The last one counts, and parts that were set before stay.
+        // The last payload counts, and parts that were set before stay.
         assert_eq!(written(&|event| event.json("[1]").payload("x").channel("c")), Ok("\"x\"".into()));
         let spaced = RawValue::from_string("{ \"a\" :\n 1 }".into()).expect("JSON");
         assert_eq!(written(&|event| event.payload(&[&spaced])), Ok(r#"[{"a":1}]"#.into()));

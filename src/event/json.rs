@@ -27,7 +27,7 @@ impl fmt::Display for JsonError {
 
 impl std::error::Error for JsonError {}
 
-/// Reasons of faults that come in two readers.
+/// Reasons of faults that both readers report.
 const NO_KEY: &str = "expected a key";
 const NO_COLON: &str = "expected ':'";
 const NO_VALUE: &str = "expected a value";
@@ -119,7 +119,7 @@ impl<'a, K: FnMut(&'a str)> KeptPieces<'a, K> {
 }
 
 /// Validates the value at offset `start` and returns the offset after it. Passes it to `keep` in pieces, without its
-/// white space; after an error `keep` may have got a part.
+/// white space. If it fails, `keep` may have received a part.
 ///
 /// A byte takes at most 30 instructions, a byte of most texts less than 27.
 pub(crate) fn scan<'a>(text: &'a str, start: usize, keep: impl FnMut(&'a str)) -> Result<usize, JsonError> {
@@ -237,7 +237,7 @@ fn special_from(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// ObjectMembers of an object; see [`members`].
+/// Members of an object; see [`members`].
 #[cfg(feature = "server")]
 #[derive(Debug)]
 pub(crate) struct ObjectMembers<'a> {
@@ -445,7 +445,7 @@ fn fraction_end(bytes: &[u8], mut end: usize) -> Option<usize> {
     Some(end)
 }
 
-/// As [`fraction_end`], in a function of its own: the loop over whole numbers stays small.
+/// Calls [`fraction_end`] without inlining, so that the loop over integers stays small.
 #[inline(never)]
 fn fraction_end_called(bytes: &[u8], end: usize) -> Option<usize> {
     fraction_end(bytes, end)

@@ -1,4 +1,4 @@
-//! Events: what a bus carries. An [`Event`] has attributes to route by, a time, and a JSON payload.
+//! Events, as a bus carries them. An [`Event`] has attributes for routing, a time, and a JSON payload.
 //!
 //! Always:
 //! - An event is complete and immutable before it is published.

@@ -1,7 +1,7 @@
-//! Pool of bodies that rings have dropped, for the next events that the same thread makes.
+//! Pool of bodies that rings have dropped, for the next events that the same thread builds.
 //!
 //! A ring drops its oldest event for each new one. So a thread that publishes gets back as many bodies as it needs, and
-//! makes events without an allocation: that halves the time to make and publish one (`cargo bench --bench bus`).
+//! builds events without an allocation. That halves the time to build and publish one (`cargo bench --bench bus`).
 //!
 //! Always: a thread keeps at most [`BODIES_MAX`] bodies with texts of at most [`TEXT_BYTES_MAX`] bytes; a body is
 //! reused only if the pool has its last handle, and its frames are dropped then.
@@ -22,7 +22,7 @@ thread_local! {
     static POOL: RefCell<Vec<Arc<EventBody>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Returns whether a body is worth keeping. Publishers ask when they write it, while it is in the cache.
+/// Returns whether a body is worth keeping. Called when the body is published, while it is in the cache.
 #[inline]
 pub(super) fn is_worth_keeping(body: &EventBody) -> bool {
     body.text.capacity() <= TEXT_BYTES_MAX
@@ -32,7 +32,7 @@ pub(super) fn is_worth_keeping(body: &EventBody) -> bool {
 /// and each look would wait for memory. [`take`] finds out whether another handle is left.
 #[inline]
 pub(super) fn keep(mut bodies: impl Iterator<Item = Arc<EventBody>>) {
-    // A thread that ends has no pool any more.
+    // Fails in a thread that is ending: its pool is gone.
     let _ = POOL.try_with(|pool| {
         if let Ok(mut pool) = pool.try_borrow_mut() {
             let room = BODIES_MAX.saturating_sub(pool.len());
@@ -42,9 +42,9 @@ pub(super) fn keep(mut bodies: impl Iterator<Item = Arc<EventBody>>) {
     bodies.for_each(drop);
 }
 
-/// Returns the body that was kept last, after `empty` has cleared it. Returns `None` if another handle of it is left:
-/// no other body is tried then, because where events outlive their ring there are few to find. No new handle can
-/// appear, as the last one is returned here.
+/// Returns the body that was kept last, after `empty` has cleared it. Returns `None` if another handle of it is left.
+/// Then no other body is tried, because if events outlive their ring, few bodies are free. No new handle can appear,
+/// because the last one is returned here.
 pub(super) fn take<R>(empty: impl FnOnce(&mut EventBody) -> R) -> Option<(Arc<EventBody>, R)> {
     let mut body = POOL.try_with(|pool| pool.try_borrow_mut().ok()?.pop()).ok().flatten()?;
     // Acquires the writes of the threads that held the body.

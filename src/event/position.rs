@@ -277,13 +277,13 @@ impl FromStr for Position {
 pub(crate) enum Since {
     Event(EventId),
     Position(Position),
-    /// One of these, encrypted so that only a server can read it: see `server::auth::seal`.
+    /// An id or a position, encrypted so that only a server can read it: see `server::auth::seal`.
     Sealed(Box<str>),
 }
 
 #[cfg(feature = "server")]
 impl Since {
-    /// First character of a sealed place, and of no other.
+    /// First character of a sealed place. No other place begins with it.
     pub(crate) const SEALED: char = '~';
 }
 

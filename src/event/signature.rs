@@ -1,4 +1,4 @@
-//! Hashes of an event's attributes: most questions of a matcher are answered without looking at a string.
+//! Hashes of an event's attributes, by which a matcher decides most comparisons without looking at a string.
 //!
 //! Always: 0 means absent; equal values have equal hashes within one process.
 

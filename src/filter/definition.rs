@@ -18,8 +18,8 @@ use super::pattern::Pattern;
 use super::pattern::{PatternKind, PatternRef, has_wildcard};
 use crate::event::{Attribute, Event};
 
-/// Conditions on an event: for each attribute none, or a set of values and patterns; and comparisons of fields of the
-/// payload. All of them must hold.
+/// Conditions on an event: a set of values and patterns for each attribute that it restricts, and comparisons of fields
+/// of the payload. All of them must hold.
 ///
 /// The values of one set are alternatives: one must match. A setter adds to the values of earlier calls. An empty value
 /// stands for an absent attribute. Filters with the same meaning are equal, whatever the order of the calls. Cloning
@@ -159,11 +159,11 @@ impl Filter {
         self.entities([(kind, id)])
     }
 
-    /// Requires a field of the payload to compare in this way with one of the values ([`Operator::NotEqual`]: with
-    /// none).
+    /// Requires that the comparison of a payload field holds for one of the values. [`Operator::NotEqual`] must hold
+    /// for all of them.
     ///
-    /// `path` is keys, or indexes of arrays from 0, separated by dots. The empty path is the payload itself. Each call
-    /// adds a condition.
+    /// `path` is a list of keys, or array indexes from 0, separated by dots. The empty path is the payload itself. Each
+    /// call adds a condition.
     pub fn payload(
         self,
         path: &str,
@@ -263,8 +263,8 @@ impl Filter {
 
     #[cfg(feature = "server")]
     /// Returns the cost to hold the filter: 1 for each value, each segment of a pattern and each key of a path, and
-    /// [`limits::MANY_WEIGHT`] for each comparison and each `**` or run of characters, where a search can go on in more
-    /// than one way.
+    /// [`limits::MANY_WEIGHT`] for each comparison and each `**` or run of characters, where a search can continue in
+    /// more than one way.
     pub(crate) fn weight(&self) -> u32 {
         limits::weight(self.clauses())
     }
@@ -275,8 +275,8 @@ impl Filter {
     }
 
     #[cfg(feature = "server")]
-    /// Returns the values, patterns apart, that an attribute may match. A filter is canonical, so no other condition on
-    /// the attribute excludes one of them.
+    /// Returns the exact values, without the patterns, that an attribute may match. A filter is canonical, so no other
+    /// condition on the attribute excludes one of them.
     pub(crate) fn named(&self, attribute: Attribute) -> impl Iterator<Item = &str> {
         let about = attribute.index() as u8;
         self.clauses()

@@ -2,7 +2,7 @@
 //!
 //! Always:
 //! - An edited filter equals the one that its setters would build from the new values.
-//! - The cost is a walk over the list, of which a filter from outside has at most 256 members, and a copy of the filter.
+//! - The cost is a walk over the list (at most 256 members in a filter from outside), and a copy of the filter.
 
 use std::cmp::Ordering;
 use std::iter::Peekable;
@@ -13,10 +13,10 @@ use super::encoding::{self, Clause, MemberPatterns, SetRef, write_clause, write_
 use super::limits::{self, VALUES_MAX};
 use super::pattern::PatternRef;
 
-/// Free share of a part of a long list: a quarter, so that values can be added to it.
+/// Divisor of a part's capacity that is left free: a quarter, so that values can be added.
 const FREE_SHARE: usize = 4;
 
-/// Smallest room for values that a long list is divided for. Below it the other conditions are too many.
+/// Minimum number of values in a part for which a long list is divided. Below it the other conditions are too many.
 const ROOM_MIN: usize = 16;
 
 /// List of a filter after an edit.
@@ -28,10 +28,10 @@ pub(crate) struct EditedList {
     pub(crate) count: usize,
     /// Members that the list did not have before, encoded.
     pub(crate) added: Vec<u8>,
-    /// Number of members that were added, and that were removed.
+    /// Numbers of members that were added and removed.
     pub(crate) added_count: usize,
     pub(crate) removed_count: usize,
-    /// Weight of the members that were added, and of those that were removed; see [`Filter::weight`].
+    /// Weights of the members that were added and removed; see [`Filter::weight`].
     pub(crate) added_weight: u32,
     pub(crate) removed_weight: u32,
 }
@@ -78,7 +78,7 @@ impl EditedList {
         edited
     }
 
-    /// Adds the members that come before `member`, and passes over that member itself.
+    /// Adds the members that come before `member`, and skips `member` itself.
     fn add_before(&mut self, add: &mut Peekable<Iter<'_, MemberPatterns>>, member: Option<MemberRef<'_>>) {
         while let Some(one) = add.next_if(|one| member.is_none_or(|member| as_ref(one) <= member)) {
             let one = as_ref(one);
@@ -110,7 +110,7 @@ impl Filter {
         Self::from_parts(encoding::Parts { sets: vec![set], comparisons: Vec::new() })
     }
 
-    /// Returns the set of values of which the event's must be one; `None` if there is no such set, or more than one.
+    /// Returns the set of alternatives for the event's value; `None` if there is no such set, or more than one.
     pub(crate) fn list(&self, about: u8) -> Option<SetRef<'_>> {
         let mut lists = self.clauses().filter_map(|clause| match clause {
             Clause::Set(set) if set.about == about && !set.negated => Some(set),
@@ -119,7 +119,7 @@ impl Filter {
         lists.next().filter(|_| lists.next().is_none() && !self.is_nothing())
     }
 
-    /// Returns the filter with another list of values, which is encoded and not empty. The filter has this list.
+    /// Returns the filter with `body`, an encoded list that is not empty, in place of its list.
     pub(crate) fn with_list(&self, about: u8, body: &[u8]) -> Self {
         let mut out = Vec::with_capacity(self.bytes().len() + body.len() + 4);
         let mut clauses = self.clauses();
@@ -141,7 +141,7 @@ impl Filter {
         if list.count <= self.room_for(about) { vec![whole] } else { whole.divided(about) }
     }
 
-    /// Returns how many values this list may have beside the filter's other conditions.
+    /// Returns the number of values that this list may have beside the filter's other conditions.
     pub(crate) fn room_for(&self, about: u8) -> usize {
         let others = self.clauses().map(|clause| match clause {
             Clause::Set(set) if set.about == about && !set.negated => 0,
@@ -183,7 +183,7 @@ impl Filter {
         }
     }
 
-    /// Returns the attribute of the list that these parts of a filter differ in.
+    /// Returns the attribute of the list in which two parts of a divided filter differ.
     pub(crate) fn divided_by(&self, other: &Self) -> Option<u8> {
         let mut others = other.clauses();
         let differing = self.clauses().find_map(|clause| match (clause, others.next()?) {
@@ -210,7 +210,7 @@ impl Filter {
         Self::from_parts(joined)
     }
 
-    /// Returns whether a list begins after a value.
+    /// Returns whether the first member of a list is after this one.
     pub(crate) fn first_member_is_after(&self, about: u8, member: &MemberPatterns) -> bool {
         let first = self.list(about).and_then(|list| list.members().next());
         first.is_some_and(|first| first > as_ref(member))

@@ -1,8 +1,8 @@
 //! The canonical bytes of a filter: written once when it is built, read in place.
 //!
 //! A filter is a sequence of clauses, sorted and without repetition. Each is `tag, length of the body, body`. The body
-//! of a set is its patterns (`length << 2
-//! kind, text`); in a set of entities they come in pairs (kind, id). Lengths are LEB128.
+//! of a set is its patterns (`length << 2 | kind`, text); in a set of entities they come in pairs (kind, id). Lengths
+//! are LEB128.
 //!
 //! Always: only [`encode`] writes these bytes, and they read back as they were.
 
@@ -26,7 +26,7 @@ pub(crate) type MemberPatterns = (Pattern, Option<Pattern>);
 /// [`MemberPatterns`] in place.
 pub(crate) type MemberRefs<'a> = (PatternRef<'a>, Option<PatternRef<'a>>);
 
-/// Set of patterns of which one must match, or none if it is negated.
+/// Set of patterns. One of them must match, or none if the set is negated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Set {
     pub(crate) about: u8,
@@ -88,8 +88,8 @@ fn is_exact((first, second): &(Pattern, Option<Pattern>)) -> bool {
     first.is_exact() && second.as_ref().is_none_or(Pattern::is_exact)
 }
 
-/// Joins the sets on an attribute where one of them has exact values only: those of its values that all other sets
-/// match say it all.
+/// Joins the sets on an attribute if one of them has exact values only: the result is the values that all other sets
+/// match.
 fn narrow_exact(sets: &mut Vec<Set>) {
     let exact = |set: &Set| set.members.iter().all(is_exact);
     for about in 0..=ENTITY {
@@ -124,8 +124,8 @@ pub(crate) fn joined_sets(
     sets.iter().filter(|set| !set.negated).map(|set| (set.about, set.members.iter().map(in_place)))
 }
 
-/// Returns the number of steps that joining these sets takes, about; a step is ten instructions. A value may be tried
-/// against a pattern from each of its segments on, for each `**`.
+/// Returns the approximate number of steps that joining these sets takes. A step is ten instructions. For each `**`, a
+/// value may be tried from each of its segments on.
 pub(crate) fn join_work<'a, M>(sets: impl Iterator<Item = (u8, M)> + Clone) -> u64
 where
     M: Iterator<Item = MemberRefs<'a>> + Clone,
@@ -160,8 +160,8 @@ where
     work
 }
 
-/// Merges negated sets: none of these and none of those is none of both. A negated set without members always holds and
-/// is dropped.
+/// Merges negated sets: a value in neither of two sets is not in their union. A negated set without members always
+/// holds and is dropped.
 fn merge_negated(sets: &mut Vec<Set>) {
     for about in 0..=ENTITY {
         let mut of_this = sets.extract_if(.., |set| set.negated && set.about == about);

@@ -43,7 +43,7 @@ pub enum FilterErrorKind {
     TooManyValues(usize, usize),
     /// More payload comparisons than the limit.
     TooManyComparisons(usize, usize),
-    /// The sets on one attribute, which must all hold, have too many values and patterns to be joined.
+    /// The sets on one attribute have too many values and patterns to be joined (all of the sets must hold).
     TooMuchToJoin,
     /// A payload path has more keys than the limit.
     TooManyKeys(usize, usize),

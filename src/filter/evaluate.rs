@@ -16,7 +16,7 @@ fn set_holds(set: SetRef<'_>, event: &Event) -> bool {
     set.members().any(|member| is_member(member, values, &mut 0)) != set.negated
 }
 
-/// Value of the attribute that a set is about, and of the second one of a pair.
+/// Value of the attribute that a set is about; for entities, kind and id.
 pub(crate) type Values<'a> = (&'a [u8], &'a [u8]);
 
 /// Returns an event's values for a set.
@@ -29,7 +29,7 @@ pub(crate) fn values<'a>(set: SetRef<'_>, event: &'a Event) -> Values<'a> {
     }
 }
 
-/// Returns whether a member of a set matches these values. Adds about the instructions that it took to `worked`.
+/// Returns whether a member of a set matches these values. Adds the approximate number of instructions to `worked`.
 pub(crate) fn is_member((first, second): Member<'_>, values: Values<'_>, worked: &mut u64) -> bool {
     *worked += 30;
     first.matches_counted(values.0, worked)

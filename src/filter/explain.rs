@@ -77,7 +77,7 @@ impl Filter {
     }
 }
 
-/// Questions about a filter that is a grant.
+/// Explanations for filters that are grants.
 #[cfg(feature = "server")]
 impl Filter {
     /// Returns whether no event with this value of an attribute matches.
@@ -108,8 +108,8 @@ impl Filter {
             || self.clauses().any(pairs)
     }
 
-    /// Returns the payload values that `asked` names but no event that matches this filter has, as `payload.tenant
-    /// "b"`.
+    /// Returns the payload values that `asked` names and that no event matching this filter can have, as
+    /// `payload.tenant "b"`.
     pub(crate) fn refused_literals(&self, asked: &Self) -> Vec<String> {
         let own = comparisons(self);
         if own.is_empty() {
@@ -127,8 +127,8 @@ impl Filter {
         refused
     }
 
-    /// Returns the text of the first condition that an event breaks. An event breaks no condition on a value that it
-    /// does not have, and none on its type.
+    /// Returns the text of the first condition that an event breaks. Conditions on the type, and on values that the
+    /// event does not have, are not considered.
     pub(crate) fn broken_by(&self, event: &Event) -> Option<String> {
         let mut clauses = self.clauses();
         loop {

@@ -10,7 +10,7 @@ pub(super) fn compare_text(raw: &[u8], text: &[u8]) -> Ordering {
     if raw.contains(&b'\\') { Unescaped { raw }.cmp(text.iter().copied()) } else { raw.cmp(text) }
 }
 
-/// Reader of the UTF-8 bytes that the inside of a JSON string stands for. A lone surrogate is U+FFFD.
+/// Reader of the UTF-8 bytes that the inside of a JSON string stands for. A lone surrogate is read as U+FFFD.
 struct Unescaped<'a> {
     raw: &'a [u8],
 }

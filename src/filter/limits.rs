@@ -41,8 +41,8 @@ pub(crate) const VALUE_BYTES_MAX: usize = 1024;
 pub(crate) const MANY_WEIGHT: u32 = 16;
 
 #[cfg(any(feature = "config-file", all(test, feature = "server")))]
-/// Maximum number of instructions, about, that a unit of a filter's weight costs at one event, whatever the event. The worst
-/// is a pattern `**` and a word against a value of 1,024 separators.
+/// Approximate maximum number of instructions per unit of a filter's weight, for any one event. The worst case is a
+/// pattern of `**` and a word against a value of 1,024 separators.
 pub(crate) const INSTRUCTIONS_A_WEIGHT: u64 = 6_000;
 
 #[cfg(feature = "server")]

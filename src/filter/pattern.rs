@@ -55,7 +55,7 @@ impl Pattern {
     }
 
     /// Returns AutoSDLC's pattern with this text, in which `*` matches any run of characters anywhere. If a pattern by
-    /// segments means the same it is one, because the matcher finds those without evaluating each.
+    /// segments has the same meaning, it is returned instead: the matcher finds those without evaluating each.
     #[cfg(feature = "server")]
     pub(crate) fn runs(text: impl Into<Box<str>>) -> Self {
         let text = text.into();
@@ -143,7 +143,7 @@ impl PatternRef<'_> {
         self.matches_counted(value, &mut 0)
     }
 
-    /// As [`matches`](Self::matches). Adds about the instructions that it took to `worked`.
+    /// Matches as [`matches`](Self::matches) does, and adds the approximate number of instructions to `worked`.
     pub(crate) fn matches_counted(self, value: &[u8], worked: &mut u64) -> bool {
         match self.kind {
             PatternKind::Exact => {
@@ -224,7 +224,7 @@ fn find(within: &[u8], text: &[u8]) -> Option<usize> {
     memchr::memmem::find(within, text)
 }
 
-/// Returns where `text` begins in `within`. Without a server there are no patterns that need this.
+/// Returns where `text` begins in `within`. Quadratic: without a server there are no patterns that need this.
 #[cfg(not(feature = "server"))]
 fn find(within: &[u8], text: &[u8]) -> Option<usize> {
     within.windows(text.len()).position(|window| window == text)
@@ -246,11 +246,11 @@ fn runs_match(pattern: &[u8], value: &[u8]) -> bool {
     })
 }
 
-/// Maximum number of segments in a pattern that is matched with its places as the bits of a word.
+/// Maximum number of segments in a pattern whose places fit the bits of a word.
 const PLACES_MAX: usize = 63;
 
-/// Instructions for a byte of a pattern or value that is cut into segments, for a segment, and for a comparison of two
-/// texts; as counted, about.
+/// Approximate instructions for a byte of a pattern or value that is cut into segments. The next two are for a segment
+/// and for a comparison of two texts.
 const BYTE: u64 = 5;
 const SEGMENT: u64 = 60;
 const COMPARED: u64 = 15;
@@ -262,7 +262,7 @@ struct Places<'a> {
     one: u64,
     /// Places before segments with each separator.
     separated: [u64; 4],
-    /// Places before which there is nothing but `**`.
+    /// Places with nothing but `**` before them.
     leading: u64,
     /// Literal segments, each text once, with the places before it.
     texts: SmallVec<[(u64, &'a [u8]); 16]>,
@@ -352,8 +352,8 @@ fn segments_match(pattern: &[u8], value: &[u8], worked: &mut u64) -> bool {
     }
 }
 
-/// As [`segments_match`], for a pattern of any length. `reached[j]`: the pattern's segments so far match the first `j` of
-/// the value.
+/// Matches as [`segments_match`] does, for a pattern of any length. `reached[j]`: the pattern's segments so far match
+/// the first `j` of the value.
 fn long_segments_match(pattern: &[u8], value: &[u8]) -> bool {
     let value: SmallVec<[NameSegment<'_>; 12]> = segments(value).collect();
     let mut reached: SmallVec<[bool; 32]> = SmallVec::from_elem(false, value.len() + 1);
@@ -385,7 +385,7 @@ fn long_segments_match(pattern: &[u8], value: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// The definition as a recursion: whether the pattern from `p` on matches the value from `v` on.
+    /// Defines matching as a recursion: returns whether the pattern from `p` on matches the value from `v` on.
     fn defined(pattern: &[NameSegment<'_>], value: &[NameSegment<'_>], p: usize, v: usize) -> bool {
         let Some(segment) = pattern.get(p) else { return v == value.len() };
         let separated = |v: usize| {

@@ -1,9 +1,9 @@
-//! Filters on their way to another process.
+//! Saved form of filters, for handing them to another process.
 //!
 //! Invariants:
 //! - A restored filter equals the saved one, even if the text form cannot express it (AutoSDLC's wildcards) or is
 //!   longer than a text from outside may be (an interest joined with a grant).
-//! - The text is included, for processes of versions that read nothing else.
+//! - The text is included, for older versions that read nothing else.
 
 use std::fmt;
 
@@ -62,7 +62,7 @@ impl TryFrom<SavedFilter> for Filter {
 }
 
 impl SavedFilter {
-    /// Splits into the two forms, for a place where earlier versions expect the text alone.
+    /// Splits into the two forms, for a field that earlier versions read as text alone.
     pub(crate) fn into_forms(self) -> (String, Option<Exact>) {
         (self.filter, self.exact)
     }

@@ -36,8 +36,8 @@ fn decode(bytes: &[u8], pieces: usize, role: Role) -> (Vec<(u8, Vec<u8>)>, Optio
     (said, None)
 }
 
-/// Returns the part of a close on which both must agree. 1014 (bad gateway) is registered, and ours accepts it; tungstenite
-/// does not know it, and turns it into a protocol error (1002, with a text of its own).
+/// Returns the part of a close on which both decoders must agree. Code 1014 (bad gateway) is registered, and ours
+/// accepts it. Tungstenite does not know it, and turns it into a protocol error (1002, with its own text).
 fn reason(code: u16, reason: &[u8]) -> Vec<u8> {
     match code {
         1014 => b"Protocol violation".to_vec(),

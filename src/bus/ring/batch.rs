@@ -1,4 +1,4 @@
-//! Items that are collected before they are published together.
+//! A buffer of items that are collected before they are published together.
 //!
 //! Invariants:
 //! - The embedder's iterator (which may lie about its length, take its time, publish itself or panic) has made the items
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!((batch.len(), Rc::strong_count(&one)), (64, 65));
         assert_eq!(batch.take_first(10).take(4).count(), 4);
         assert_eq!((batch.len(), batch.iter().count(), Rc::strong_count(&one)), (60, 60, 61));
-        // There is room again when all are taken.
+        // There is space again when all are taken.
         batch.fill(&mut items);
         assert_eq!(batch.take_first(1000).len(), 60);
         assert_eq!(batch.take().count(), 60);

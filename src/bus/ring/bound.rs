@@ -1,8 +1,8 @@
-//! The bound of a ring in bytes, and the grain in which writers settle with it.
+//! The bound of a ring in bytes, and the grain: the unsettled bytes at which a writer adds its sum to the ring's.
 //!
 //! Invariant: 64 writers that hold a grain each do not carry a ring over the requested bound (see `bytes`).
 
-/// Maximum number of bytes that a writer holds before it settles.
+/// Maximum number of bytes that a writer keeps unsettled.
 const GRAIN_MAX: u64 = 64 << 10;
 
 /// Maximum number of bytes of the bodies in a ring.

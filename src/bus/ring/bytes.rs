@@ -23,7 +23,7 @@ impl<C: SlotCodec> Ring<C> {
         self.bound.is_set() && before.wrapping_add(unsettled as u64) as i64 > self.bound.high as i64
     }
 
-    /// Returns by how many bytes the ring is over the weight that it is brought back to.
+    /// Returns the number of bytes by which the ring is over its lower mark, down to which items are released.
     fn excess(&self) -> u64 {
         (self.weight.load(Ordering::Relaxed) as i64).saturating_sub(self.bound.low as i64).max(0) as u64
     }
@@ -35,8 +35,8 @@ impl<C: SlotCodec> Ring<C> {
         self.floor.load(Ordering::Relaxed) > sequence
     }
 
-    /// Raises the floor over as many of the oldest as it takes, at most a pin span, and none from `until` on. Returns
-    /// their sequences: the caller takes them out, after the fences of E11.
+    /// Raises the floor over as many of the oldest items as the bound requires: at most a pin span, and none from
+    /// `until` on. Returns their sequences: the caller takes them out, after the fences of E11.
     pub(super) fn raise_floor(&self, until: Sequence) -> Option<Range<Sequence>> {
         loop {
             let excess = self.excess();

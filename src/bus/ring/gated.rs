@@ -19,8 +19,8 @@
 //! - G3 join: gate, `SeqCst` fence, head -> head, `SeqCst` fence, gates. A publisher that did not see the gate had read a
 //!   head that the joiner's is not older than: what it may overwrite is before the joiner's place.
 //! - G4 sleep: as E6, in both directions: readers sleep for events, publishers for space.
-//! - G5 closed: the bit in the head, which ends claims, then the flag (release) -> reader's load (acquire): a reader that sees
-//!   the flag sees the last head. With one publisher the flag alone, after its last publication.
+//! - G5 closed: the bit in the head, which ends claims, then the flag (release) -> reader's load (acquire): a reader
+//!   that sees the flag sees the last head. With one publisher: the flag alone, stored after its last publication.
 //! - G6 stage: a gate stored with release -> the acquire of a reader that follows it: what the first did with an item comes
 //!   before the second sees it. A gate that left is idle, and its entry is not reused while it is followed.
 #![allow(unsafe_code, reason = "looks at bodies and releases them; the invariants are above")]
@@ -40,7 +40,7 @@ use crate::sync::{Arc, CachePadded};
 /// Bit of the head of a closed ring with several publishers (G5).
 const CLOSED: u64 = 1 << 63;
 
-/// Maximum number of items that a reader has looked at and still gates.
+/// Maximum number of items that a reader without followers has looked at before its gate moves.
 const RUN_MAX: u64 = 512;
 
 /// A ring that fills up instead of overwriting.
@@ -282,8 +282,8 @@ impl<C: SlotCodec> Gated<C> {
         self.head.load(Ordering::Relaxed) & CLOSED != 0
     }
 
-    /// Returns whether a gate holds the publishers. If not, a publisher that found no space only met another one that is
-    /// just publishing.
+    /// Returns whether a reader's gate leaves no space. If it does not, a publisher that found none only met another
+    /// publisher in the middle of a publication.
     ///
     /// A closed ring is not full: a publisher that waits must try again, and is refused.
     pub(crate) fn is_full(&self) -> bool {
@@ -460,7 +460,8 @@ impl<C: SlotCodec> GatedReader<C> {
         Self { ring, participant, next, known: next, passed: next, is_done: true, after, sleeper: None }
     }
 
-    /// Joins after the newest item, and stays behind these readers of the same ring.
+    /// Joins after the newest item, and follows these readers of the same ring: it sees an item after they have passed
+    /// it.
     pub(crate) fn following(ring: Arc<Gated<C>>, others: &[&Self]) -> Self {
         let follow = |other: &&Self| {
             debug_assert!(Arc::ptr_eq(&other.ring, &ring), "the caller checks it");
@@ -475,14 +476,14 @@ impl<C: SlotCodec> GatedReader<C> {
         reader
     }
 
-    /// Returns the first sequence that a reader before this one has not passed; `IDLE` if there is none.
+    /// Returns the first sequence that one of the followed readers has not passed; `IDLE` if it follows none.
     #[inline(always)]
     fn limit(&self) -> Sequence {
         // G6.
         self.after.iter().map(|other| other.sequence.load(Ordering::Acquire)).min().unwrap_or(IDLE)
     }
 
-    /// Returns whether other readers stay behind this one.
+    /// Returns whether other readers follow this one.
     #[inline(always)]
     pub(crate) fn is_followed(&self) -> bool {
         // No edge: a follower that comes later begins later.
@@ -563,12 +564,13 @@ impl<C: SlotCodec> GatedReader<C> {
         }
         let at = place.at;
         drop(place);
-        // As far as it is known: a look at the head, or a gate, that is just written would cost both.
+        // Judged by the last look: another look at a head or a gate that is being written would slow both threads.
         self.is_done = if is_whole { at >= whole_to } else { !ring.is_published(at) };
         at - first
     }
 
-    /// Moves the gate now and then: one by one would cost the publisher a line each time, so run by run, and when all is read.
+    /// Moves the gate after a run, and when all is read. A move per item would cost the publisher a cache line each
+    /// time.
     ///
     /// A publisher that is as fast as its readers looks at every gate as often as the slowest one moves, so a reader that
     /// nobody follows lets 1/16 of a large ring become free at once. Followers see a run sooner.
@@ -615,7 +617,8 @@ impl<C: SlotCodec> GatedReader<C> {
             if self.limit() != IDLE {
                 return;
             }
-            // The last reader before this one has left, perhaps before the announcement: publishers wake this one from now on.
+            // The last reader that this one followed has left, perhaps before the announcement: publishers wake this
+            // one from now on.
             self.ring.staged.cancel_wait(&sleeper.waiter);
         }
         self.ring.published.prepare_wait(&self.participant.waiter, wake);

@@ -11,7 +11,7 @@
 //! ```text
 //! RingSet ── shards (one ring each) ── head      next sequence to claim                  own line
 //!  │                                   slots     stamp | word 0 | word 1 ...             whole lines
-//!  │                                   given_up  one word per slot, written only in trouble
+//!  │                                   given_up  one word per slot, written when a sequence is given up
 //!  │                                   weight    weight of the items, approximately      own line
 //!  │                                   floor     items below it were released early      own line
 //!  ├─── registry (participants) ────── sequence  the reader's pin                        own line

@@ -28,8 +28,8 @@ impl<C: SlotCodec> RingReader<C> {
         &self.rings
     }
 
-    /// Shows items to `visit`, from `*next` on, until it returns false, or there are no more, or a span is over. Moves
-    /// `*next` past an item before it is shown.
+    /// Shows items to `visit`, from `*next` on, until `visit` returns false, there are no more, or a span is over.
+    /// Moves `*next` past an item before it is shown.
     #[inline]
     pub(crate) fn visit(
         &mut self,
@@ -39,7 +39,7 @@ impl<C: SlotCodec> RingReader<C> {
     ) -> VisitEnd {
         let ring = &self.rings.shards[shard];
         if C::COUNTED {
-            // Without a pin: most looks find nothing.
+            // Looks without a pin first: most looks find nothing.
             match ring.peek(*next) {
                 Peek::NotYet => return VisitEnd::NotYet,
                 Peek::Lapped => return VisitEnd::Lapped,

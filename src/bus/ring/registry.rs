@@ -10,13 +10,14 @@ use crate::sync::{CachePadded, OnceLock};
 
 const BLOCK_PARTICIPANTS: usize = if cfg!(loom) { 1 } else { 16 };
 
-/// A pin over nothing, and a gate that holds no publisher. No span begins here: its shard would be 65,535, which a ring set refuses.
+/// Value of a pin that covers nothing, and of a gate that limits no publisher. No span begins here: its shard would be
+/// 65,535, which a ring set refuses.
 pub(super) const IDLE: u64 = u64::MAX;
 
 /// Entry of a reader, or of a publisher that pins or waits.
 pub(super) struct Participant {
     in_use: AtomicBool,
-    /// Number of readers in the lossless ring that stay behind this one (G6). An entry that is followed is not reused.
+    /// Number of readers in the lossless ring that follow this one (G6). An entry that is followed is not reused.
     pub(super) followers: AtomicU32,
     /// Place of the owner, or [`IDLE`]. In the overwriting ring a *pin*: the first word of the span that the owner
     /// looks at (E4, E5). In the lossless ring a *gate*: the first sequence that must not be overwritten (G2, G3).
@@ -45,7 +46,8 @@ impl Participant {
         {
             return false;
         }
-        // G6: none can come any more, because the owner before is gone. Acquire: the last look of those that went.
+        // G6: no follower can be added, because the previous owner is gone. Acquire: pairs with the release of
+        // followers that left.
         let is_free = self.followers.load(Ordering::Acquire) == 0;
         if !is_free {
             self.release();

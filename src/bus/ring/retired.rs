@@ -24,11 +24,11 @@ pub(super) struct Evicted {
 /// Evicted bodies of one writer that are not released yet.
 pub(super) struct Retired {
     pub(super) list: Vec<Evicted>,
-    /// Length of the list at which pins are looked at again.
+    /// Length of the list from which the pins are looked at again.
     pub(super) max: usize,
     /// Weight of the list, in bytes.
     pub(super) bytes: u64,
-    /// Weight at which pins are looked at again, in bytes.
+    /// Weight of the list from which the pins are looked at again, in bytes.
     pub(super) bytes_max: u64,
 }
 
@@ -48,7 +48,7 @@ impl Retired {
         self.bytes += weight;
     }
 
-    /// Returns whether there are enough to look at the pins.
+    /// Returns whether the list is long or heavy enough to look at the pins.
     #[inline(always)]
     pub(super) fn is_due(&self) -> bool {
         self.list.len() >= self.max || self.bytes >= self.bytes_max

@@ -40,7 +40,7 @@ pub(crate) struct RingSet<C: SlotCodec> {
 pub(super) struct ByteAccounts {
     /// For each open writer: bytes published minus bytes released.
     pub(super) open: Vec<Count<AtomicI64>>,
-    /// The sum of the writers that are gone.
+    /// Sum over the writers that are gone.
     pub(super) closed: i64,
 }
 
@@ -195,7 +195,7 @@ impl<C: SlotCodec> RingSet<C> {
         }
     }
 
-    /// Wakes the readers that sleep, except the owner of this entry, who is the caller and will look before it sleeps.
+    /// Wakes the readers that sleep, except the owner of this entry: the caller, which will look before it sleeps.
     #[cfg(feature = "server")]
     pub(super) fn notify_except(&self, own: &Participant) {
         if self.event_count.has_waiters() {

@@ -163,7 +163,8 @@ unsafe impl<H: Handle> SlotCodec for Counted<H> {
     }
 }
 
-/// Drops a handle. The last one drops the embedder's value, whose panic goes no further: other values wait for their release.
+/// Drops a handle. The last one drops the embedder's value. A panic of that drop is caught, because other values wait
+/// for their release.
 fn drop_value<H: Handle>(item: H) {
     if cfg!(loom) {
         // A model must see its own panics.

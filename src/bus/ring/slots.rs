@@ -93,7 +93,7 @@ pub(crate) enum Peek {
 /// Reason why a visit ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum VisitEnd {
-    /// The visitor had enough, or the span is over.
+    /// The visitor returned false, or the span is over.
     Enough,
     /// The next sequence is not published yet.
     NotYet,
@@ -292,8 +292,8 @@ impl<C: SlotCodec> Ring<C> {
                 if after_shown == own {
                     return Some(OpenSlot { slot, shown });
                 }
-                // All laps between were given up, so it is this one's turn, and the record has served.
-                // No other thread can change it: it could only grow by this lap.
+                // All laps between were given up, so it is this sequence's turn, and the record is no longer needed. No
+                // other thread can change it: it could only grow by this lap.
                 if count != 0 && first == after_shown && first.wrapping_add(count) == own {
                     self.record(sequence).store(0, Ordering::Release);
                     return Some(OpenSlot { slot, shown });
@@ -375,8 +375,9 @@ impl<C: SlotCodec> Ring<C> {
         }
     }
 
-    /// Returns where to go on after a sequence that is not published and never will be: it was given up, or the ring has
-    /// gone on by a lap. Looks at the head's line: for a reader that is about to sleep, or patient.
+    /// Returns where to continue after a sequence that is not published and never will be: it was given up, or
+    /// overwritten by the next lap. Reads the head's cache line, so a reader calls it before it sleeps or every few
+    /// empty looks.
     pub(crate) fn skip(&self, sequence: Sequence) -> Option<Sequence> {
         let head = self.head();
         if head <= sequence {
@@ -388,8 +389,8 @@ impl<C: SlotCodec> Ring<C> {
         self.is_given_up(sequence).then_some(sequence + 1)
     }
 
-    /// Returns where a reader that was lapped at a sequence goes on: a quarter of the retained events after the oldest, so
-    /// that it is not lapped again at once.
+    /// Returns where a reader that was lapped at a sequence continues: a quarter of the retained events after the
+    /// oldest, so that it is not lapped again immediately.
     pub(crate) fn resume(&self, lapped: Sequence) -> Sequence {
         let (head, capacity) = (self.head(), self.capacity());
         let lap = head.saturating_sub(capacity - capacity / 4);

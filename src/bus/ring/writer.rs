@@ -1,6 +1,6 @@
 //! Publishes to the rings of a bus, and keeps what was overwritten until `reclaim` may release it.
 //!
-//! Invariants: I3 and I8 of the room: each count that leaves a slot comes to the retired list of one writer.
+//! Invariants: I3 and I8 of the room: each count that leaves a slot is put on the retired list of one writer.
 
 use std::ops::Range;
 use std::sync::Arc as Count;
@@ -24,7 +24,7 @@ pub(crate) struct RingWriter<C: SlotCodec> {
     net: Count<AtomicI64>,
     /// Whether the ring set's accounts list `net`.
     is_listed: bool,
-    /// For releasing old items early: a pin of its own.
+    /// Entry for this writer's own pin, used to release old items early.
     participant: Option<Count<Participant>>,
 }
 
@@ -82,7 +82,7 @@ impl<C: SlotCodec> RingWriter<C> {
             self.account(shard, sequence, overwritten);
             last = Some(sequence);
         }) {
-            // Not within the run: a value that is dropped may be the embedder's.
+            // Not within the run: dropping a value may run the embedder's code.
             self.reclaim_if_due();
         }
         last
@@ -117,7 +117,7 @@ impl<C: SlotCodec> RingWriter<C> {
         }
     }
 
-    /// Releases what was overwritten, if it is time. No sequence is claimed and not published now.
+    /// Releases what was overwritten, if that is due. Called when every sequence that this writer claimed is published.
     #[inline(always)]
     fn reclaim_if_due(&mut self) {
         if C::COUNTED && self.retired.is_due() {
@@ -185,7 +185,7 @@ impl<C: SlotCodec> Drop for RingWriter<C> {
             participant.release();
         }
         let mut accounts = lock(&self.rings.accounts);
-        // Its own: no edge.
+        // Stored by this writer only: no edge.
         accounts.closed += self.net.load(Ordering::Relaxed);
         if self.is_listed {
             accounts.open.retain(|net| !Count::ptr_eq(net, &self.net));

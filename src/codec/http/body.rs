@@ -21,7 +21,7 @@ enum BodyState {
         size: u64,
         digits: u8,
     },
-    /// After the digits, in the chunk's extensions. A quoted string there cannot hold a line end.
+    /// In the chunk's extensions, after the size. A quoted string there cannot hold a line end.
     Extension(u64),
     /// After the carriage return of a size line.
     SizeEnd(u64),

@@ -1,10 +1,10 @@
-//! Faults of a request: one variant for each, with the status to respond with.
+//! Faults of a request: one variant for each, with the status of the response.
 
 use std::fmt;
 
 use super::limits::HttpLimits;
 
-/// Reason why a request was refused. The connection must be closed: where the next request starts is unknown.
+/// Reason why a request was refused. The connection must be closed, because the start of the next request is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestError {

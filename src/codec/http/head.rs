@@ -9,7 +9,7 @@ use super::request::{BodyFraming, Method, Request, decode, is_token_byte};
 /// Empty lines before a request that are skipped (RFC 9112, 2.2).
 const EMPTY_LINES_MAX: usize = 4;
 
-/// Longest method that is looked at, in bytes. Known methods are shorter.
+/// Number of bytes within which a method must end. Known methods are shorter.
 const METHOD_BYTES_MAX: usize = 32;
 
 /// Checks that the bytes so far can be the start of a request line. Garbage is refused at once, instead of waiting for
@@ -23,7 +23,7 @@ fn check_start(buf: &[u8]) -> Result<(), RequestError> {
     }
 }
 
-/// Checks that lines end in CR LF and hold no other CR, LF or NUL: some readers take those for line ends.
+/// Checks that lines end in CR LF and hold no other CR, LF or NUL, because some readers treat those as line ends.
 fn check_lines(head: &[u8]) -> Result<(), RequestError> {
     for at in memchr::memchr3_iter(b'\n', b'\r', 0, head) {
         match head[at] {
@@ -121,7 +121,7 @@ fn read_head(parsed: &httparse::Request<'_, '_>, limits: &HttpLimits) -> Result<
     let http11 = parsed.version == Some(1);
     let mut headers = Vec::with_capacity(parsed.headers.len());
     for header in parsed.headers.iter() {
-        // Values are bytes. A value that is not UTF-8 can't be one that matters here.
+        // Values are bytes. None of the headers that are read here may have a value that is not UTF-8.
         let value = String::from_utf8_lossy(header.value).trim_ascii().to_owned();
         if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
             return Err(RequestError::ControlCharacter);
@@ -166,7 +166,7 @@ fn read_head(parsed: &httparse::Request<'_, '_>, limits: &HttpLimits) -> Result<
 }
 
 /// Returns whether a Host header's value is valid: a name, an IPv4 address or an IPv6 address in brackets, and
-/// optionally a port (RFC 9110, 7.2; RFC 3986, 3.2.2). An empty value is.
+/// optionally a port (RFC 9110, 7.2; RFC 3986, 3.2.2). An empty value is valid.
 fn is_host(host: &str) -> bool {
     let (name, port) = if let Some(rest) = host.strip_prefix('[') {
         let Some((address, port)) = rest.split_once(']') else { return false };
@@ -253,7 +253,7 @@ fn read_body_kind(request: &Request, limits: &HttpLimits) -> Result<BodyFraming,
     if first.is_empty() || !first.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(RequestError::BadLength);
     }
-    // The text is all digits, so only a too large number fails.
+    // The text is all digits, so parsing fails only for a number that is too large.
     match first.parse() {
         Ok(0) => Ok(BodyFraming::None),
         Ok(length) if length <= limits.max_body_bytes => Ok(BodyFraming::Length(length)),

@@ -2,7 +2,7 @@
 //!
 //! Always:
 //! - The parser is strict where two readers of one request could disagree about where it ends, and tolerant elsewhere.
-//! - Every fault is a [`RequestError`] with the status to respond with.
+//! - Every fault is a [`RequestError`] with the status of the response.
 //! - No input makes the parser allocate more than [`HttpLimits`] allows.
 
 mod body;

@@ -65,7 +65,7 @@ impl Request {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// Returns the memory that the request holds, in bytes, about.
+    /// Returns the approximate memory that the request holds, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         let header =
             |(name, value): &(String, String)| size_of::<(String, String)>() + name.len() + value.len() + 32;
@@ -85,7 +85,8 @@ impl Request {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Returns whether a header that is a list of tokens holds this one, in any case, in any of its lines.
+    /// Returns whether a header that is a list of tokens contains this token. Case is ignored, and repeated headers
+    /// count as one list.
     #[must_use]
     pub fn header_has_token(&self, name: &str, token: &str) -> bool {
         self.headers_named(name)

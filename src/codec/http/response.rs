@@ -64,7 +64,8 @@ pub fn date(micros: i64) -> String {
     let year = era * 400 + year_of_era + u64::from(month < 2);
     let (name, month) = (DAYS[(days % 7) as usize], MONTHS[month as usize]);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    // Every response has a date, and `format!` takes 3,000 instructions for it: a sixth of a short response.
+    // Written by hand: every response has a date, and `format!` takes 3,000 instructions for it, a sixth of a short
+    // response.
     let mut text = String::with_capacity("Thu, 01 Jan 1970 00:00:00 GMT".len());
     let two = |text: &mut String, value: u64| {
         text.extend([value / 10 % 10, value % 10].map(|digit| char::from(b'0' + digit as u8)));

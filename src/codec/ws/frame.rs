@@ -163,8 +163,8 @@ pub(super) struct ReceivedHeader {
 /// Parses a header at the front of `bytes`. Returns the header and its length in bytes, or `None` if more bytes are
 /// needed. Checks each byte as soon as it is there, so a fault is reported at the byte that causes it.
 ///
-/// `open` is the length so far of the message that is being received in fragments, if any. `inflates` says whether
-/// messages may be compressed.
+/// `open` is the length so far of the message that is being received in fragments, if any. `inflates` allows compressed
+/// messages.
 pub(super) fn parse(
     bytes: &[u8],
     role: Role,

@@ -37,7 +37,7 @@ pub fn accept_key(key: &str) -> String {
     STANDARD.encode(hash.finalize())
 }
 
-/// Returns whether a request asks for a WebSocket, well or badly.
+/// Returns whether a request asks for a WebSocket, even by a malformed handshake.
 #[must_use]
 pub fn is_upgrade(request: &Request) -> bool {
     request.method == Method::Get && request.header_has_token("upgrade", "websocket")

@@ -2,8 +2,8 @@
 //! dialects give their clients no such id.
 //!
 //! Invariants:
-//! - An entry appears before the client's `subscribe` is answered, and goes with the subscription.
-//! - A subscription is kept with only the parts of the client's message that had an effect.
+//! - An entry is added before the reply to the client's `subscribe`, and removed with the subscription.
+//! - An entry keeps only the parts of the client's message that had an effect.
 
 use std::collections::HashMap;
 
@@ -84,7 +84,7 @@ impl ClientRegistry {
         client_of(client).map_or_else(Vec::new, |client| self.of_number(client))
     }
 
-    /// Returns the subscriptions of the client with this number, as [`Self::of`].
+    /// Returns the subscriptions of the client with this number, as [`Self::of`] does.
     pub(crate) fn of_number(&self, client: u64) -> Vec<ClientSubscription> {
         lock(&self.0).clients.get(&client).map(|client| client.its.clone()).unwrap_or_default()
     }
@@ -114,7 +114,7 @@ impl ClientRegistry {
         }
     }
 
-    /// Sets the subscriptions of a client of the predecessor process.
+    /// Sets the subscriptions of a client taken over from the predecessor process.
     pub(crate) fn take_over(&self, client: u64, its: Vec<ClientSubscription>) {
         if !its.is_empty() {
             lock(&self.0).change(client, |all| *all = its);

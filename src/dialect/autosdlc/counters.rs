@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Labels come from short lists, whatever clients send.
-//! - Only clients of this dialect are counted. Fanwire's own metrics count them too.
+//! - Only clients of this dialect are counted. Fanwire's own metrics also count them.
 
 use std::fmt;
 

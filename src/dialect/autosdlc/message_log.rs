@@ -31,7 +31,7 @@ impl MessageLogConfig {
 /// The target of the log.
 const TARGET: &str = "fanwire::messages";
 
-/// Returns whether the log is read at any level.
+/// Returns whether the log is on at any level.
 pub(super) fn is_read() -> bool {
     tracing::enabled!(target: TARGET, tracing::Level::DEBUG)
 }

@@ -59,7 +59,7 @@ pub(super) struct Autosdlc {
     pub(super) gzip: bool,
 }
 
-/// Length from which on a message is compressed if the client asked for it.
+/// Minimum length of a message that is compressed, in bytes, if the client asked for gzip.
 const GZIP_BYTES_MIN: usize = 1024;
 
 /// Reads the query: `?compress=gzip`.
@@ -154,7 +154,7 @@ impl WireProtocol for Autosdlc {
                     data["details"] = details.as_str().into();
                 }
                 if !error.faults.is_empty() {
-                    // The document's own words for its validator's faults.
+                    // Field names of the document for its validator's faults.
                     data["valid"] = false.into();
                     data["errors"] = error.faults.as_slice().into();
                 }
@@ -254,7 +254,7 @@ fn millis(at: Timestamp) -> i64 {
 }
 
 fn read(text: &str) -> ClientMessage {
-    // Bounds the nesting too.
+    // Also bounds the nesting.
     let mut scratch = String::new();
     let message = json::minify(text, &mut scratch)
         .map_err(|error| error.to_string())
@@ -307,7 +307,7 @@ fn command(message: &AutosdlcMessage<'_>) -> (&'static str, Result<Command, Clie
             ("auth_request", token.map(|token| Command::Auth { token }))
         }
         other => match event_type(other) {
-            // An agent that reports about itself over its own connection.
+            // A report of an agent about itself.
             Some(known) => (
                 known.name,
                 publish(message, known.name, data).map(|event| Command::Publish { event, is_acked: true }),
@@ -356,7 +356,7 @@ impl Autosdlc {
     }
 }
 
-/// Appends the message as a WebSocket frame. Its id is the event's place, equal for every client.
+/// Appends the message as a WebSocket frame. Its id is made from the event's id, so it is equal for every client.
 pub(super) fn put_event(event: &Event, gzip: bool, frames: &mut Vec<u8>) {
     in_scratch(|out| {
         // Writing to a String does not fail.

@@ -94,7 +94,7 @@ fn count<'a>(records: &Records, filters: impl Iterator<Item = &'a Filter>, more:
         let resource = match filter.values(Attribute::EntityKind).next() {
             Some(kind) => RESOURCES.iter().find(|known| **known == kind).copied().unwrap_or("other"),
             None if filter.is_everything() => "other",
-            // The half of a subscription that finds events without an entity.
+            // The part of a subscription for events without an entity is not counted again.
             None => continue,
         };
         records.counters.subscribed(resource, more);

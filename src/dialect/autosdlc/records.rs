@@ -19,7 +19,7 @@ impl Records {
         self.counters.registry()
     }
 
-    /// Returns the entries of a client, to be kept over a handover; `None` if there are none.
+    /// Returns the entries of a client, for a handover; `None` if there are none.
     pub(super) fn keep(&self, client: u64) -> Option<Box<RawValue>> {
         let entries = self.clients.of_number(client);
         // Strings and raw JSON always serialize.

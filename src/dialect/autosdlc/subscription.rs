@@ -57,8 +57,8 @@ const ALL_PARTINGS_MAX: usize = 256;
 /// Maximum number of type names in all filters of one message. Each costs about 2,100 instructions.
 const TYPE_NAMES_MAX: usize = 1_500;
 
-/// Maximum number of pairs of resource and event in one message. Each pair is one or two filters, and a filter costs up to
-/// 46,000 instructions until the loop has it. The document has 18 pairs.
+/// Maximum number of pairs of resource and event in one message. Each pair makes one or two filters, and adding a
+/// filter to the loop costs up to 46,000 instructions. The document has 18 pairs.
 const PAIRS_MAX: usize = 64;
 
 /// Reads the `data` of a `subscribe`.
@@ -163,8 +163,8 @@ fn read_patterns(patterns: &[String], filters: &mut Vec<Filter>) -> Result<(), C
     Ok(())
 }
 
-/// Returns every way in which the two colons of a key may fall in a pattern: each is a colon of the pattern or lies in one
-/// of its asterisks. Neither the resource nor the event holds a colon.
+/// Returns every way to split a pattern at the two colons of a key. Each colon is one of the pattern's or is matched by
+/// one of its asterisks. Neither the resource nor the event contains a colon.
 ///
 /// Returns `None` if there are more than [`SPLITS_MAX`] ways.
 fn splits(pattern: &str) -> Option<Vec<[String; 3]>> {

@@ -9,7 +9,8 @@ use crate::dialect::command::Incoming;
 use crate::dialect::uuid::Uuid;
 use crate::event::Event;
 
-/// Returns the text of a message, inflated to at most `bytes_max` if necessary; the error says what is wrong.
+/// Returns the text of a message, decompressed if necessary to at most `bytes_max` bytes. The error describes the
+/// fault.
 pub(crate) fn text_of(message: Incoming<'_>, bytes_max: usize) -> Result<Cow<'_, str>, String> {
     match message {
         Incoming::Text(text) => Ok(text.into()),

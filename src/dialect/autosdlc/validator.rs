@@ -45,7 +45,7 @@ impl Default for MessageValidator {
 }
 
 impl MessageValidator {
-    /// Compiles the schemas. Takes some milliseconds.
+    /// Compiles the schemas, which takes a few milliseconds.
     ///
     /// # Panics
     ///
@@ -59,7 +59,7 @@ impl MessageValidator {
             "version": { "type": "string" }, "source": { "type": "string" }, "correlationId": { "type": "string" },
             "compressed": { "type": "boolean" }, "encrypted": { "type": "boolean" },
         } });
-        // The document's examples have a word before the UUID.
+        // The ids in the document's examples have a word before the UUID.
         let id = r"^([a-z]+-)?[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$";
         let envelope = json!({
             "required": ["id", "type", "timestamp", "data"],
@@ -107,7 +107,7 @@ impl MessageValidator {
         if all.is_empty() { Ok(()) } else { Err(all) }
     }
 
-    /// Checks a client's message. Bytes that are no message pass; reading them has a better error.
+    /// Checks a client's message. Bytes that are no message pass: reading them reports a better error.
     pub(super) fn check_message(&self, message: Incoming<'_>, bytes_max: usize) -> Result<(), ClientError> {
         let Ok(text) = text_of(message, bytes_max) else { return Ok(()) };
         let Ok(Value::Object(fields)) = serde_json::from_str(&text) else { return Ok(()) };

@@ -1,9 +1,9 @@
 //! All patterns as one automaton over segments: a trie of segments, walked with a set of states.
 //!
 //! Always:
-//! - A pattern is known by the number of its node.
-//! - A node goes with the last pattern through it.
-//! - One walk costs at most (segments of the value) x (nodes it can be in), and ends where that is more than it may cost.
+//! - A pattern's number is the number of its node.
+//! - A node is removed with the last pattern through it.
+//! - One walk costs at most (segments of the value) x (nodes it can be in), and gives up beyond its limit.
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
@@ -22,7 +22,7 @@ struct TrieNode {
     parent: u32,
     segment: u32,
     separator: u8,
-    /// Separators that lead on with `*` (bits 0-3) and with `**` (bits 4-7).
+    /// Separators before which the node has a child `*` (bits 0-3) or `**` (bits 4-7).
     wild: u8,
     /// Number of children by literal segments.
     literals: u32,
@@ -44,14 +44,14 @@ struct Transition {
 /// Trie of the patterns of all attributes.
 #[derive(Debug)]
 pub(super) struct Automaton {
-    /// The first ones are the roots, one for each attribute.
+    /// Nodes. The first ones are the roots, one for each attribute.
     nodes: Vec<TrieNode>,
     free: Vec<u32>,
     transitions: HashTable<Transition>,
     texts: SegmentTexts,
     hasher: RandomState,
     step: u32,
-    /// Number of nodes that walks visited so far: a measure of their cost.
+    /// Number of nodes visited by all walks so far: a measure of their cost.
     walked: u64,
     current: Vec<u32>,
     inside_many: Vec<u32>,
@@ -194,7 +194,7 @@ impl Automaton {
         }
         self.counts[attribute] -= 1;
         self.generations[attribute] += 1;
-        // Prune from the end: the nodes' segments come in the reverse order of the pattern's.
+        // Prunes from the end, so the segments are visited in reverse order.
         let mut texts: Vec<&[u8]> = segments(pattern).map(|segment| segment.text).collect();
         while let Some(text) = texts.pop() {
             let gone = &self.nodes[node as usize];

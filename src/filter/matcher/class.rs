@@ -14,7 +14,7 @@ use crate::filter::definition::Filter;
 pub struct ClassId(pub u32);
 
 impl ClassId {
-    /// Returns the class's place in a table by class. Ids are small: those of removed classes are given again.
+    /// Returns the class's place in a table by class. Ids are small: those of removed classes are reused.
     #[must_use]
     pub fn index(self) -> usize {
         self.0 as usize
@@ -36,7 +36,7 @@ const PLAIN: u32 = u32::MAX;
 /// The class has conditions on the payload: the index holds its group instead of the class.
 const MEMBER: u32 = 1 << 31;
 
-/// State of a class that must be confirmed for each event.
+/// State of a class that must be confirmed for each event for which it is found.
 #[derive(Debug, Default)]
 struct Residual {
     /// Conditions that no path holds; see [`Plan::residual`](super::plan::Plan::residual).
@@ -107,7 +107,7 @@ impl Classes {
         self.table[id.index()].holders += 1;
     }
 
-    /// Removes a holder. Returns what the class left if that was the last one; its id may be given again.
+    /// Removes a holder. Returns the removed class's data if that was the last one; its id may be reused.
     pub(super) fn release(&mut self, id: ClassId) -> Option<Removed> {
         let class = self.table.get_mut(id.index()).filter(|class| class.holders > 0)?;
         class.holders -= 1;

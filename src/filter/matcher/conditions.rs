@@ -9,7 +9,7 @@ use super::fields::FieldTree;
 use crate::filter::comparison::{ComparisonRef, LiteralRef, Scalar, holds};
 use crate::filter::literal::Operator;
 
-/// A condition, whatever the number of filters that have it.
+/// A condition, shared by all filters that have it.
 #[derive(Debug, Default)]
 struct PayloadCondition {
     field: u32,
@@ -18,10 +18,10 @@ struct PayloadCondition {
     operator: Option<Operator>,
     /// Offset of the literals in `body`.
     literals: u32,
-    /// The literal, if there is one only and it is an integer. Most are.
+    /// Literal, if there is exactly one and it is an integer, as in most conditions.
     integer: Option<i64>,
     holders: u32,
-    /// Members that lie under this condition.
+    /// Number of members anchored at this condition.
     anchored: u32,
     /// Event for which it was last evaluated, and the result.
     turn: u32,
@@ -89,7 +89,7 @@ impl Conditions {
         id
     }
 
-    /// Removes a holder of a condition. With the last one the condition goes, and releases its field.
+    /// Removes a holder of a condition. The last holder's removal removes the condition and releases its field.
     pub(super) fn release(&mut self, id: u32, fields: &mut FieldTree) {
         let condition = &mut self.table[id as usize];
         condition.holders -= 1;
@@ -115,7 +115,7 @@ impl Conditions {
         ComparisonRef::new(&self.table[id as usize].body)
     }
 
-    /// Returns the number of members that lie under a condition.
+    /// Returns the number of members anchored at a condition.
     pub(super) fn anchored(&self, id: u32) -> u32 {
         self.table[id as usize].anchored
     }

@@ -20,7 +20,7 @@ struct Difference {
 }
 
 impl Difference {
-    /// Returns the difference of two filters; `None` if they differ in anything but one list.
+    /// Returns the difference of two filters; `None` if they differ in more than one list, or in anything else.
     fn of(from: &Filter, to: &Filter) -> Option<Self> {
         let (mut old, mut new) = (from.clauses(), to.clauses());
         let mut difference = None;
@@ -58,7 +58,7 @@ impl Difference {
                 (None, None) => return Self { about: from.about, added, removed },
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
-                // Most are equal, which their bytes show sooner.
+                // Most members are equal, and comparing their bytes is the quickest way to see that.
                 _ if old_rest[..old_size] == new_rest[..new_size] => Ordering::Equal,
                 (Some(one), Some(other)) => one.cmp(&other),
             };
@@ -86,7 +86,7 @@ impl Matcher {
         };
         let Some(Difference { about, added, removed }) = Difference::of(from, to) else { return false };
         let plan = Plan::new(to, self.paths_max);
-        // With one path the posting need not be confirmed, so it would be another one.
+        // With one path the posting needs no confirmation, so it would have to be replaced by another kind.
         if plan.residual != 0 || plan.paths < 2 || self.classes.find(to).is_some() {
             return false;
         }

@@ -5,7 +5,7 @@
 //! Invariants:
 //! - A payload is walked once for an event, whatever the number of conditions. Nothing of it is kept for the next
 //!   event.
-//! - A walk stops when the work allowed to it is done, and goes on where it stopped. A step of it takes at most about
+//! - A walk stops when its allowance of work is used up, and continues where it stopped. One step takes at most about
 //!   500,000 instructions, whatever the payload.
 //! - The walk finds what [`ComparisonRef::found`](crate::filter::comparison::ComparisonRef::found) finds: if an object
 //!   has a key twice, the last one counts, and what is below an earlier one is not found.
@@ -27,7 +27,7 @@ const ROOT: u32 = 0;
 /// Place of a node without a value in this event.
 const NOWHERE: u32 = u32::MAX;
 
-/// Maximum number of bytes of a payload that are passed over in one step.
+/// Maximum number of bytes of a payload that are skipped in one step.
 const STEP_BYTES: usize = 64 << 10;
 
 /// Instructions for a byte of a payload, at most: brackets take about six, texts two.
@@ -50,7 +50,7 @@ struct FieldNode {
     keys: u64,
     /// One more than the highest array index among the children's keys, removed ones included.
     places: usize,
-    /// Event for which the field was last found, and where.
+    /// Number of the event for which the field was last found.
     turn: u32,
     start: usize,
     end: usize,
@@ -94,7 +94,7 @@ struct OpenContainer {
     index: Option<usize>,
 }
 
-/// Part of a payload that a walk passes over.
+/// Part of a payload that a walk skips.
 #[derive(Clone, Copy, Debug)]
 enum Passed {
     /// The key of an object's member.
@@ -135,7 +135,7 @@ pub(super) struct FieldTree {
     hasher: RandomState,
     /// Event that the values are of.
     turn: u32,
-    /// Nodes in the order in which they were first found: parents before children.
+    /// Nodes found in this event, in order: parents before children.
     found: Vec<u32>,
     values: Vec<Value>,
     texts: Vec<u8>,
@@ -143,14 +143,16 @@ pub(super) struct FieldTree {
     key_bytes: usize,
     /// Length of the longest key so far, in bytes. No longer key of a payload is in the tree.
     longest_key: usize,
-    /// Length of the longest text of a literal so far, in bytes. One byte more of a value's text decides every comparison.
+    /// Length of the longest text of a literal so far, in bytes. One byte more of a value's text is enough to decide
+    /// every comparison.
     longest_text: usize,
     walk: Walk,
-    /// Instructions that walks took so far, about.
+    /// Approximate number of instructions of all walks so far.
     worked: u64,
 }
 
-/// Returns a bit that shows for most keys, without a look-up, that no child has them.
+/// Returns the bit of a key in [`FieldNode::keys`]. For most keys that no child has, the bit is not set, which saves a
+/// look-up.
 fn bit_of(key: &[u8]) -> u64 {
     let first = key.first().copied().unwrap_or_default();
     let last = key.last().copied().unwrap_or_default();
@@ -227,7 +229,7 @@ impl FieldTree {
         id
     }
 
-    /// Removes a condition. The field goes with the last one, and so do the keys that only it needed.
+    /// Removes a condition. The last one's removal removes the field, and the keys that only it needed.
     pub(super) fn release(&mut self, field: u32) {
         let mut at = field;
         self.nodes[at as usize].holders -= 1;
@@ -253,8 +255,8 @@ impl FieldTree {
         self.longest_text = self.longest_text.max(length);
     }
 
-    /// Finds the values of an event, unless they are found. Turns count from 1. Returns false if it stopped after about
-    /// `allowance` instructions: the next call with the same event goes on.
+    /// Finds the values of an event, unless they were found before. Turns count from 1. Returns false if it stopped
+    /// after about `allowance` instructions: the next call with the same event continues.
     pub(super) fn read(&mut self, payload: &str, turn: u32, allowance: u64) -> bool {
         let json = payload.as_bytes();
         if self.turn != turn {
@@ -307,7 +309,7 @@ impl FieldTree {
         }
     }
 
-    /// Walks on. Returns false if it stopped after about `allowance` instructions, and at least one step.
+    /// Continues a walk. Returns false if it stopped after about `allowance` instructions, and at least one step.
     fn walk_on(&mut self, walk: &mut Walk, json: &[u8], allowance: u64) -> bool {
         let begun = walk.at;
         let mut keys = 0u64;
@@ -364,7 +366,7 @@ impl FieldTree {
         is_over
     }
 
-    /// Enters the value at the walk's place, or passes over it.
+    /// Enters the value at the walk's place, or skips it.
     #[inline]
     fn enter(&mut self, walk: &mut Walk, json: &[u8], child: Option<u32>) {
         let at = walk.at;
@@ -385,12 +387,13 @@ impl FieldTree {
         }
     }
 
-    /// Returns the end of what begins at the walk's place, and whether it has no escape; `None` if it is longer than a step, and
-    /// is passed over step by step. In place, because the kind is known there: calls were a quarter of a small payload's walk.
+    /// Returns the end of the part that begins at the walk's place, and whether it has no escape. Returns `None` if the
+    /// part is longer than a step: then it is skipped step by step. Always inlined, because the kind is known at each
+    /// call: calls were a quarter of a small payload's walk.
     #[inline(always)]
     fn pass(walk: &mut Walk, json: &[u8], passed: Passed) -> Option<(usize, bool)> {
         let at = walk.at;
-        // Every search ends at the text's end, here the step's.
+        // Cuts the text at the step's end, where every search then ends.
         let step = &json[..json.len().min(at.saturating_add(STEP_BYTES))];
         let (end, has_escape) = match passed {
             Passed::Key => string_span(step, at),
@@ -405,10 +408,10 @@ impl FieldTree {
         None
     }
 
-    /// Passes over the next step of a long part.
+    /// Skips the next step of a long part.
     fn pass_long(&mut self, walk: &mut Walk, json: &[u8]) {
         let Some(mut part) = walk.long.take() else { return };
-        // A byte takes longer here than where a part is passed over at once.
+        // A byte takes longer here than in `pass`.
         let step = json.len().min(walk.at.saturating_add(STEP_BYTES / 4));
         while walk.at < step {
             let byte = json[walk.at];
@@ -443,7 +446,7 @@ impl FieldTree {
         }
     }
 
-    /// Goes on after a long part.
+    /// Continues after a long part.
     fn passed(&mut self, walk: &mut Walk, json: &[u8], part: &LongPart, end: usize) {
         match part.passed {
             Passed::Rest => Self::passed_rest(walk, json, end),
@@ -494,7 +497,7 @@ impl FieldTree {
             self.walk.taken += 1;
             let node = &self.nodes[id as usize];
             let above = &self.nodes[node.parent as usize];
-            // Values within an earlier value of the same key are outside of the one that counts.
+            // A value inside an earlier value of a repeated key does not count: the last one does.
             let is_inside =
                 id == ROOT || (above.place != NOWHERE && (above.start..above.end).contains(&node.start));
             if is_inside {
@@ -519,7 +522,7 @@ impl FieldTree {
             Scalar::Bool(value) => StoredScalar::Bool(value),
             Scalar::Number { integer, float } => StoredScalar::Number { integer, float },
             Scalar::Text(raw) => {
-                // As much of it as decides every comparison.
+                // Keeps only as much as decides every comparison.
                 let most = self.longest_text + 1;
                 let raw = &raw[..raw.len().min(most.saturating_mul(ESCAPE_BYTES_MAX * 2))];
                 if !raw.contains(&b'\\') {
@@ -564,7 +567,7 @@ impl FieldTree {
         self.nodes.len() - 1 - self.free.len()
     }
 
-    /// Returns the number of instructions that walks took so far, about.
+    /// Returns the approximate number of instructions of all walks so far.
     pub(super) fn worked(&self) -> u64 {
         self.worked
     }
@@ -627,7 +630,7 @@ mod tests {
     }
 
     fn check(fields: &mut FieldTree, ids: &[u32], json: &str, turn: u32) {
-        // Whole, and in the smallest steps.
+        // In even turns the payload is read as a whole, in odd ones in the smallest steps.
         if turn.is_multiple_of(2) {
             assert!(fields.read(json, turn, u64::MAX));
         } else {

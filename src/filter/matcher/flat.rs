@@ -3,8 +3,8 @@
 //! `hashbrown` keeps a byte of each hash apart from the entries. In tables of many megabytes that is a second cache and
 //! TLB miss for each search, and these tables are searched at random.
 //!
-//! Linear probing; at most 70% full; grown by a quarter; shrunk when a sixth is used. A removal moves later entries
-//! back, so there are no tombstones.
+//! Linear probing. The table is at most 70% full, grows by a quarter, and shrinks when a sixth is used. A removal moves
+//! later entries back, so there are no tombstones.
 //!
 //! Always: a search from the place of an entry's hash finds the entry before it meets a vacant slot.
 

@@ -7,7 +7,7 @@
 //!
 //! Always:
 //! - A node has at least two postings or an edge.
-//! - A posting is found until it is removed, and leaves nothing then.
+//! - A posting is found until it is removed. A removal leaves nothing behind.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;

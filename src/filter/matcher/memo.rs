@@ -1,8 +1,7 @@
-//! Cache of postings by the key of an event, for keys that come again.
+//! Cache of postings by the key of an event, for keys that recur.
 //!
-//! Direct-mapped and bounded: a slot holds the last answer that fell on it, valid while its generation is the
-//! present one. While few keys come again, most are not looked up at all, so that a memo that cannot help costs
-//! nothing.
+//! Direct-mapped and bounded: a slot holds the last answer that hashed to it, valid while its generation is the current
+//! one. While few keys recur, most are not looked up at all, so that a memo that cannot help costs almost nothing.
 //!
 //! Always: a hit is an equal key under an equal generation.
 
@@ -18,7 +17,7 @@ const SLOTS_MIN: usize = 64;
 const SLOTS_MAX: usize = 16 * 1024;
 /// Maximum length of a kept answer. It bounds a memo to 16 MB.
 const ANSWER_MAX: usize = 256;
-/// While bypassed, one key of this many is looked up, to see whether keys come again.
+/// While bypassed, one key of this many is looked up, to see whether keys recur.
 const SAMPLED: u64 = 16;
 
 #[derive(Debug, Default)]
@@ -33,7 +32,7 @@ struct MemoSlot {
 pub(super) struct Memo {
     slots: Vec<MemoSlot>,
     bypassed: bool,
-    /// Look-ups and hits of the present window.
+    /// Look-ups and hits of the current window.
     asked: u32,
     hits: u32,
 }
@@ -82,14 +81,14 @@ impl Memo {
         Lookup::Miss(hash)
     }
 
-    /// Returns the slot of a key. The sampled keys have their share of the slots only, so that a sample meets the same
-    /// competition as all keys would.
+    /// Returns the slot of a key. Sampled keys use their share of the slots only, so that the hit rate of the sample
+    /// predicts that of all keys.
     fn place(&self, hash: u64) -> usize {
         let slots = if self.bypassed { self.slots.len() / SAMPLED as usize } else { self.slots.len() };
         hash as usize & (slots.max(1) - 1)
     }
 
-    /// Ends a window: grows while growing can help, then bypasses while few keys come again.
+    /// Ends a window: grows while growing can help, then bypasses while few keys recur.
     fn review(&mut self) {
         let hit = |share: u32| self.hits >= self.asked / 100 * share;
         if self.slots.len() < SLOTS_MAX {
@@ -133,8 +132,7 @@ impl Memo {
 /// Number of counters in [`Generations`].
 const BUCKETS: usize = 1024;
 
-/// Generations of the memo's answers. An answer is valid while the generations of its key's symbols are those that it was
-/// kept under.
+/// Generations of the memo's answers. An answer is valid while the generations of its key's symbols have not changed.
 #[derive(Debug)]
 pub(super) struct Generations {
     all: u64,

@@ -9,9 +9,9 @@
 //!
 //! Always:
 //! - The result is what [`Filter::matches`] of every filter says.
-//! - Events add nothing that stays; filters that are gone leave nothing but capacity.
-//! - Matching may stop when the work allowed to it is done, and goes on where it stopped. A change of the filters in
-//!   between makes it begin again, and then it does not stop, so that it ends.
+//! - Events add nothing permanent. Removed filters leave nothing but capacity.
+//! - Matching may stop when its allowance of work is used up, and continues where it stopped. A change of the filters
+//!   in between makes it start again. Then it does not stop, so that it ends.
 
 mod automaton;
 mod class;
@@ -46,29 +46,30 @@ use value_cache::ValueCache;
 
 pub use class::ClassId;
 
-/// State of the match of the event at hand.
+/// State of the match of the current event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Progress {
     #[default]
     Finished,
-    /// It stopped, and goes on.
+    /// It stopped, and continues at the next call.
     Stopped,
     /// The filters changed since it stopped.
     Void,
 }
 
-/// Maximum number of nodes that the patterns of one event's values are looked up in. Where more patterns lead on with each
-/// segment, as hundreds of `**.*.a.*` do with a long value, each filter is evaluated by itself, which may stop and go on.
+/// Maximum number of nodes visited to look up the patterns of one event's values. If more patterns continue with each
+/// segment, as hundreds of `**.*.a.*` do with a long value, each filter is evaluated by itself, which may stop and
+/// continue.
 const VISITS_MAX: u64 = 10_000;
 
-/// Instructions for a node of a look-up, about.
+/// Approximate number of instructions for a node of a look-up.
 const VISIT: u64 = 100;
 
-/// Match of the event at hand, which may stop and go on.
+/// Match of the current event, which may stop and continue.
 #[derive(Debug, Default)]
 struct MatchAtHand {
     progress: Progress,
-    /// Whether the index was not asked, so that all conditions of all filters are evaluated.
+    /// Whether the index was not used, so that all conditions of all filters are evaluated.
     is_exhaustive: bool,
     /// Postings that are evaluated next, last one first.
     unconfirmed: Vec<Posting>,
@@ -88,7 +89,7 @@ pub struct Matcher {
     memo: Memo,
     generations: Generations,
     payloads: Payloads,
-    /// Number of the event at hand, from 1. It wraps around.
+    /// Number of the current event, from 1. It wraps around.
     turn: u32,
     at_hand: MatchAtHand,
     steps: Steps,
@@ -164,7 +165,7 @@ impl Matcher {
             index.remove(path, posting);
             generations.advance(rarest);
         });
-        // A symbol's number may be given to another value: answers that were kept under it are void.
+        // A symbol's number may be reused for another value, so answers kept under it become void.
         plan::release(plan, symbols, automaton, |number| generations.advance(Some(number)));
     }
 
@@ -185,9 +186,9 @@ impl Matcher {
         self.classes.hold(id);
     }
 
-    /// Removes a holder of a class. The class goes with its last holder, and its id may be given again.
+    /// Removes a holder of a class. The last holder's removal removes the class, and its id may be reused.
     ///
-    /// Returns whether the class went; `false` if there is no such class.
+    /// Returns whether the class was removed; `false` if there is no such class.
     pub fn remove(&mut self, id: ClassId) -> bool {
         let Some(class::Removed { filter, member }) = self.classes.release(id) else { return false };
         self.void_match();
@@ -213,11 +214,12 @@ impl Matcher {
         debug_assert!(is_over, "it stops only when it has worked enough");
     }
 
-    /// As [`matches`](Self::matches), but stops after about `allowance` instructions in conditions that are evaluated one by
-    /// one or on the payload, and returns false. The next call must have the same event and `out`, and goes on.
+    /// Matches as [`matches`](Self::matches) does, but stops after about `allowance` instructions in conditions that
+    /// are evaluated one by one or on the payload, and returns false. The next call must have the same event and `out`,
+    /// and continues.
     pub(crate) fn matches_within(&mut self, event: &Event, out: &mut Vec<ClassId>, allowance: u64) -> bool {
         let until = match self.at_hand.progress {
-            // No change of the filters can hold it up more than once.
+            // Runs to its end, so that changes of the filters can restart it only once.
             Progress::Void => u64::MAX,
             _ => self.worked().saturating_add(allowance),
         };
@@ -229,13 +231,13 @@ impl Matcher {
         is_over
     }
 
-    /// Returns whether a match stopped and has to go on.
+    /// Returns whether a match stopped and has to be continued.
     #[cfg(feature = "server")]
     pub(crate) fn is_matching(&self) -> bool {
         self.at_hand.progress != Progress::Finished
     }
 
-    /// Gives up the match that stopped.
+    /// Abandons the match that stopped.
     #[cfg(feature = "server")]
     pub(crate) fn give_up(&mut self) {
         self.at_hand.progress = Progress::Finished;
@@ -247,7 +249,7 @@ impl Matcher {
         }
     }
 
-    /// Finds what may match the event: classes that do, and postings that are evaluated next.
+    /// Finds candidates for the event: appends classes that match, and collects the postings to evaluate next.
     fn begin(&mut self, event: &Event, out: &mut Vec<ClassId>) {
         out.clear();
         self.at_hand.unconfirmed.clear();
@@ -373,7 +375,7 @@ impl Matcher {
         for (attribute, hash) in event.signature().0.into_iter().enumerate() {
             if hash != 0 && automaton.has_patterns(attribute) {
                 let value = event.attribute(Attribute::ALL[attribute]).unwrap_or_default().as_bytes();
-                // It was found before, with fewer nodes than are allowed.
+                // Not reached: the value was found before within the allowed number of nodes.
                 let Some((list, serials_restarted)) =
                     values.find(automaton, attribute, hash, value, u64::MAX)
                 else {
@@ -393,7 +395,7 @@ impl Matcher {
             PostingKind::Candidate(class) => {
                 let is_first = classes.is_first_for(class, *turn);
                 if is_first && classes.residual(class).1 == 0 {
-                    // It had to be found once, and nothing else.
+                    // Being found was its only condition.
                     *posting = Posting::class(class, false);
                 }
                 is_first
@@ -429,8 +431,8 @@ impl Matcher {
         self.len() == 0
     }
 
-    /// Returns the work done so far for conditions that are evaluated one by one and for those on payloads, in instructions,
-    /// about.
+    /// Returns the work done so far for conditions that are evaluated one by one and for those on payloads, in
+    /// approximate instructions.
     pub(crate) fn worked(&self) -> u64 {
         self.payloads.worked() + self.steps.worked
     }
@@ -459,7 +461,7 @@ impl Matcher {
         self.classes.filter_bytes()
     }
 
-    /// Returns the bytes of the tables that hold nothing now. The next filters take them before more is allocated.
+    /// Returns the unused bytes of the tables. New filters use them before more is allocated.
     #[cfg(feature = "server")]
     pub(crate) fn spare_bytes(&self) -> usize {
         self.classes.spare_bytes()
@@ -496,11 +498,11 @@ pub struct MatcherStats {
     pub segments: usize,
     /// Combinations of attributes in use.
     pub shapes: usize,
-    /// Fields of payloads that conditions are on, and the keys on the way there.
+    /// Fields of payloads that conditions are on, and the keys of their paths.
     pub fields: usize,
 }
 
-/// Appends the classes found, and those that must be evaluated to `unconfirmed`.
+/// Appends the classes that match to `out`, and the postings that must be evaluated to `unconfirmed`.
 fn sort_out(found: &[Posting], unconfirmed: &mut Vec<Posting>, out: &mut Vec<ClassId>) {
     for posting in found {
         match posting.kind() {

@@ -1,17 +1,17 @@
-//! Filters with conditions on the payload: finds those that match an event, after their conditions on
-//! attributes did.
+//! Filters with conditions on the payload: finds those that match an event whose attributes have matched.
 //!
 //! Filters with the same conditions on attributes form a *group*; the index finds the group, once for all of them. Each
-//! filter of a group is a *member*. It lies under one of its conditions, its *anchor*: under the values of an equality, at
-//! the bound of a comparison of numbers or, for other conditions, under the field's presence or under nothing. An event
-//! costs one walk over its payload, a look-up for each field that it has and a group asks for, and the members
-//! where its values point. The other conditions of these are evaluated then, each distinct one once for an event.
+//! filter of a group is a *member*. It is stored under one of its conditions, its *anchor*: under the values of an
+//! equality, at the bound of a comparison of numbers or, for other conditions, under the field's presence or under
+//! nothing. An event costs one walk over its payload, a look-up for each of its fields that a group has an anchor on,
+//! and the members found there. The other conditions of these members are then evaluated, each distinct one once for an
+//! event.
 //!
 //! Invariants:
 //! - A member is found by exactly the events that match its filter: an anchor points to a superset, and every condition is
 //!   evaluated exactly before a member is reported.
 //! - A removed member leaves nothing: no entry, condition or field.
-//! - A search stops when the work allowed to it is done, and goes on where it stopped. A step evaluates one member.
+//! - A search stops when its allowance of work is used up, and continues where it stopped. A step evaluates one member.
 
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
@@ -33,7 +33,7 @@ use crate::filter::literal::Operator;
 struct GroupMember {
     class: u32,
     group: u32,
-    /// The first one is the anchor.
+    /// Conditions. The first one is the anchor.
     conditions: SmallVec<[u32; 2]>,
 }
 
@@ -47,22 +47,22 @@ struct PayloadGroup {
     /// Event for which the group was last found.
     found_for: u32,
     members: u32,
-    /// Exclusive or of the members' numbers: the number of the only member, if there is one only.
+    /// Exclusive or of the members' numbers. If the group has one member, this is its number.
     sole: u32,
-    /// Number of members with an anchor that points nowhere.
+    /// Number of members with the anchor [`AnchorKind::Anywhere`].
     anywhere: u32,
     /// Fields that anchors are on, and the number of anchors of each kind.
     fields: HashMap<u32, [u32; ANCHOR_KINDS], RandomState>,
 }
 
-/// Way in which an anchor points at members.
+/// Way in which an anchor selects members for an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum AnchorKind {
     /// By the value of the field.
     Equal,
-    /// By a number that the value is not below.
+    /// By a lower bound of the value.
     Above,
-    /// By a number that the value is not above.
+    /// By an upper bound of the value.
     Below,
     /// By the field's presence.
     Present,
@@ -147,7 +147,7 @@ fn comparisons(filter: &Filter) -> impl Iterator<Item = ComparisonRef<'_>> {
     })
 }
 
-/// Returns how an anchor with this condition points.
+/// Returns the kind of an anchor with this condition.
 fn anchor_kind(comparison: ComparisonRef<'_>) -> AnchorKind {
     let is_of_numbers = || comparison.literals().all(|literal| matches!(literal, LiteralRef::Number(_)));
     match comparison.operator() {
@@ -203,7 +203,7 @@ impl Payloads {
         (owner.members == 0).then_some(group)
     }
 
-    /// Forgets a group that has no member and is not in the index.
+    /// Removes a group that has no member and is not in the index.
     pub(super) fn forget_group(&mut self, id: u32) {
         let PayloadGroup { base, .. } = std::mem::take(&mut self.groups[id as usize]);
         let hash = self.hasher.hash_one(base.bytes());
@@ -260,8 +260,8 @@ impl Payloads {
         (id, true)
     }
 
-    /// Returns the index of the condition that points to the fewest events, as far as can be known without any: an
-    /// equality with few members, then a comparison of numbers, then a field's presence.
+    /// Returns the index of the most selective condition, as far as can be known without events: an equality with few
+    /// members, then a comparison of numbers, then a field's presence.
     fn choose(&self, conditions: &[u32]) -> usize {
         let rank = |&id: &u32| {
             let anchored = self.conditions.anchored(id);
@@ -311,7 +311,7 @@ impl Payloads {
                     anchors.push((equal_key(hasher, group, field, LiteralKey::from(literal)), 0));
                 }
             }
-            // One of the values is enough, so the widest bound decides.
+            // Matching one of the values is enough, so the widest bound is the anchor.
             AnchorKind::Above => anchors.extend(numbers().min().map(|bound| (key(kind), bound))),
             AnchorKind::Below => anchors.extend(numbers().max().map(|bound| (key(kind), bound))),
             AnchorKind::Present => anchors.push((key(kind), 0)),
@@ -326,8 +326,9 @@ impl Payloads {
         }
     }
 
-    /// Appends the classes of a group that match an event with this payload. The event must match the group's base. Returns
-    /// false if it stopped after about `allowance` instructions: the next call with the same group and event goes on.
+    /// Appends the classes of a group that match an event with this payload. The event must match the group's base.
+    /// Returns false if it stopped after about `allowance` instructions: the next call with the same group and event
+    /// continues.
     pub(super) fn find(
         &mut self,
         group: u32,
@@ -383,7 +384,7 @@ impl Payloads {
             }
         };
         let values = fields.values();
-        // Each call takes one step at least, so there is an end to it.
+        // Each call takes at least one step, so the search ends.
         let mut has_stepped = false;
         if !search.is_begun {
             (search.is_begun, search.values) = (true, 0);
@@ -451,12 +452,12 @@ impl Payloads {
         self.members.len() - self.members_free.len()
     }
 
-    /// Returns the number of fields that conditions are on, and of keys on the way to them.
+    /// Returns the number of fields that conditions are on, and of the keys of their paths.
     pub(super) fn fields(&self) -> usize {
         self.fields.len()
     }
 
-    /// Returns the number of instructions that looking into payloads took so far, about.
+    /// Returns the approximate number of instructions spent on payloads so far.
     pub(super) fn worked(&self) -> u64 {
         self.worked + self.fields.worked()
     }
@@ -493,7 +494,7 @@ impl Payloads {
 #[derive(Hash)]
 enum LiteralKey<'a> {
     Word(u8),
-    /// Rank in the order of floats, which equal numbers share.
+    /// Rank in the order of floats; equal numbers have the same rank.
     Number(u64),
     Text(&'a [u8]),
 }

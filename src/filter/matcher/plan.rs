@@ -35,7 +35,7 @@ const LAST_BIT: usize = 31;
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     pub(super) sets: SmallVec<[SetRef<'a>; 4]>,
-    /// A bit for each condition, by its place in the filter, that no path expresses.
+    /// Bit set of the conditions that no path expresses, by their place in the filter.
     pub(super) residual: u32,
     pub(super) paths: usize,
 }
@@ -64,7 +64,7 @@ impl<'a> Plan<'a> {
         }
         let mut sets = SmallVec::new();
         let mut paths = 1usize;
-        // Sets with one member (or none) cost nothing; then as many wide sets as fit.
+        // Sets with at most one member cost nothing, so they come first; then as many wide sets as fit.
         for single in [true, false] {
             for about in ORDER {
                 let Some((set, nth, members)) = chosen[usize::from(about)] else { continue };
@@ -88,7 +88,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Returns whether a set has patterns of runs of characters, which the automaton does not know.
+/// Returns whether a set has patterns of runs of characters, which the automaton cannot hold.
 fn has_runs(set: SetRef<'_>) -> bool {
     let runs = |pattern: PatternRef<'_>| pattern.kind == PatternKind::Runs;
     set.members().any(|(first, second)| runs(first) || second.is_some_and(runs))
@@ -101,9 +101,9 @@ fn bit(nth: usize) -> u32 {
 /// Work on residual conditions, and the place of an unfinished one.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
-    /// Condition of the present filter, and value or pattern of it, that is tried next.
+    /// Indexes of the next condition, and of the next value or pattern in it, to try.
     next: (usize, usize),
-    /// Instructions that all took so far, about.
+    /// Approximate number of instructions of all evaluations so far.
     pub(super) worked: u64,
 }
 
@@ -114,8 +114,8 @@ impl Steps {
     }
 }
 
-/// Returns whether the residual conditions of a plan hold. `None`: it stopped when the work reached `until`, and the next
-/// call with the same filter and event goes on.
+/// Returns whether the residual conditions of a plan hold. Returns `None` if it stopped because the work reached
+/// `until`: the next call with the same filter and event continues.
 pub(super) fn holds(
     filter: &Filter,
     residual: u32,
@@ -227,7 +227,7 @@ impl Choices {
             }
             path.patterns.sort_unstable();
             with(&path, rarest.map(|(_, number)| number));
-            // The next combination: the last set changes fastest.
+            // Advances to the next combination: the last set changes fastest.
             let mut turning = self.0.len();
             loop {
                 if turning == 0 {
@@ -269,7 +269,7 @@ pub(super) fn acquire(set: SetRef<'_>, symbols: &mut Symbols, automaton: &mut Au
     each_pattern(set, &mut one);
 }
 
-/// Removes a holder of each value and pattern of the plan. Calls `gone` for each value that has none left.
+/// Removes a holder of each value and pattern of the plan. Calls `gone` for each value that has no holder left.
 pub(super) fn release(
     plan: &Plan<'_>,
     symbols: &mut Symbols,

@@ -59,7 +59,7 @@ impl SegmentTexts {
         }
     }
 
-    /// Removes a holder of a text. The text goes with its last holder, and its number may be given again.
+    /// Removes a holder of a text. The last holder's removal removes the text, and its number may be reused.
     pub(super) fn release(&mut self, text: &[u8]) {
         let hash = self.hasher.hash_one(text);
         let Ok(mut entry) = self.table.find_entry(hash, |known| *known.text == *text) else { return };

@@ -2,7 +2,7 @@
 //!
 //! Always:
 //! - Events never add to the table.
-//! - A value goes when the last filter that names it goes.
+//! - A value is removed with the last filter that names it.
 //! - Two values of one attribute have the same number only if they are the same text.
 
 use super::flat::{Flat, FlatEntry};
@@ -87,7 +87,7 @@ pub(super) struct Symbols {
 }
 
 fn spread(attribute: usize, hash: u32) -> u64 {
-    // The value's hash is random in all its bits. This only spreads it to those that the table looks at.
+    // The value's hash is random in all its bits. This only spreads it to the high bits that the table uses.
     (u64::from(hash) ^ ((attribute as u64) << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 

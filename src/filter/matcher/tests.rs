@@ -14,7 +14,7 @@ fn matched(matcher: &mut Matcher, event: &Event) -> Vec<ClassId> {
     out
 }
 
-/// As [`matched`], but in the smallest steps.
+/// Matches as [`matched`] does, in the smallest steps.
 fn matched_in_steps(matcher: &mut Matcher, event: &Event) -> Vec<ClassId> {
     let mut out = Vec::new();
     while !matcher.matches_within(event, &mut out, 1) {}
@@ -30,7 +30,7 @@ fn naive(matcher: &Matcher, event: &Event) -> Vec<ClassId> {
         .collect()
 }
 
-/// Few and overlapping words, so that filters and events meet.
+/// Few and overlapping words, so that filters often match events.
 fn word() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => prop::sample::select(vec!["a", "b", "c"]).prop_map(str::to_owned),
@@ -323,7 +323,7 @@ fn streams_that_come_and_go_for_ever_leave_no_memory() {
             early = matcher.memory_bytes() - matcher.memo.memory_bytes();
         }
     }
-    // The memo has a bound of its own, and takes its time to reach it.
+    // The memo has a bound of its own and reaches it slowly, so it is not counted.
     let late = matcher.memory_bytes() - matcher.memo.memory_bytes();
     assert!(late <= early + early / 4, "{early} bytes after a quarter, {late} at the end");
     assert!(matcher.stats().symbols < WINDOW * 2 + 10, "{:?}", matcher.stats());
@@ -358,7 +358,7 @@ fn parsed(text: impl AsRef<str>) -> Filter {
     text.as_ref().parse().expect("valid")
 }
 
-/// Returns the counted work for one event, in instructions, about.
+/// Returns the counted work for one event, in approximate instructions.
 fn work(matcher: &mut Matcher, event: &Event) -> u64 {
     let before = matcher.payloads.worked();
     matched(matcher, event);
@@ -449,7 +449,7 @@ fn work_in_steps(matcher: &mut Matcher, event: &Event, out: &mut Vec<ClassId>) -
     }
 }
 
-/// Hundreds of patterns of which each segment of a value leads on with all: 6 million nodes in one step, before.
+/// Hundreds of patterns that all continue with each segment of a value. In one step this visited 6 million nodes.
 #[cfg(feature = "server")]
 #[test]
 fn patterns_that_all_lead_on_are_tried_in_steps() {
@@ -469,14 +469,14 @@ fn patterns_that_all_lead_on_are_tried_in_steps() {
     assert!(longest < 1_300_000, "{longest}");
     let weight: u64 = (0..700).map(|_| 16 + 29).sum();
     assert!(all < weight * INSTRUCTIONS_A_WEIGHT, "{all}");
-    // Others cost what they did.
+    // Ordinary values cost as little as before.
     let event = Event::builder("b.c").build().expect("valid");
     let (all, _) = work_in_steps(&mut matcher, &event, &mut out);
     assert_eq!(out, [few]);
     assert!(all < 100_000, "{all}");
 }
 
-/// The limit on what a client holds is also one on what an event may cost for it.
+/// The limit on a client's weight also bounds the cost of an event for it.
 #[cfg(feature = "server")]
 #[test]
 fn what_filters_cost_an_event_in_all_is_bounded_by_their_weight() {

@@ -1,4 +1,4 @@
-//! Cache of the patterns that a value matches, for values that come again.
+//! Cache of the patterns that a value matches, for values that recur.
 //!
 //! Direct-mapped and bounded. Each fill of a slot draws a new serial number, so a serial stands for one list of patterns
 //! forever. The memo uses serials in its keys.
@@ -33,7 +33,7 @@ pub(super) struct ValueCache {
     long: Vec<u32>,
 }
 
-/// Patterns of a value: their place, and their serial.
+/// Place and serial of a value's pattern list.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CachedList {
     slot: Option<usize>,
@@ -78,7 +78,7 @@ impl ValueCache {
             return Some((CachedList { slot: None, serial: None }, false));
         }
         self.next_serial += 1;
-        // So a serial is below `NONE`, also with the highest bit set, as it is in the keys of the memo.
+        // Serials stay below `NONE`, also with the highest bit set, as in the keys of the memo.
         let restarted = self.next_serial >= u32::MAX >> 1;
         if restarted {
             self.next_serial = 1;

@@ -348,6 +348,16 @@ fn change(held: usize, times: u64) {
     }
 }
 
+/// Asks for pages of a ring with 1,000 events that have this payload. No page is left to a worker.
+fn pages(payload: String, query: &str, times: u64) {
+    let client = OneClient::new(false);
+    for _ in 0..1_000 {
+        client.publishes(Event::builder("step").json(&*payload).build().expect("valid"));
+    }
+    let request = format!("GET /events?{query} HTTP/1.1\r\nHost: t\r\n\r\n").into_bytes();
+    messages(client, |_| request.clone(), times);
+}
+
 /// Changes one of 1,000 values of a list, again and again, among events on all of them if the subscription has snapshots.
 fn update_one(has_snapshot: bool, times: u64) {
     let mut client = native();
@@ -613,6 +623,14 @@ const OPERATIONS: &[Operation] = &[
     ("turn-publish-64k", |times| messages(native(), publish_64k, times)),
     ("turn-publish-64k-unusual", |times| messages(native(), publish_unusual, times)),
     ("turn-publish-64k-refused", |times| messages(native(), publish_refused, times)),
+    ("turn-page-small", |times| pages(r#"{"n":1}"#.to_owned(), "limit=1000", times)),
+    ("turn-page-searched", |times| {
+        let fields: Vec<String> = (0..500).map(|n| format!("\"f{n}\":{n}")).collect();
+        pages(format!("{{{}}}", fields.join(",")), "filter=payload.f499%3D%3D1", times);
+    }),
+    ("turn-page-700k", |times| {
+        pages(format!(r#"{{"y":"{}"}}"#, "x".repeat(7_000)), "filter=payload.x%21exists&limit=1000", times);
+    }),
     ("turn-match-6000-fields", matches_fields),
     ("turn-match-1m", matches_1m),
     ("turn-match-250-negated", matches_negated),

@@ -78,6 +78,7 @@ metrics! {
     presence_refused: Counter, "presence_refused", "Clients not known by name in a channel, because a limit was reached";
     feeds: Gauge, "feed_feeds", "Feeds: distinct interests in one encoding, over all loops";
     events_published: Counter, "server_events_published", "Events accepted by POST /publish and from WebSocket clients";
+    long_pages: Counter, "server_long_pages", "Pages of past events that a worker makes, because they take longer than a turn of a loop may";
     events_duplicate: Counter, "server_events_duplicate", "Events not published because their Idempotency-Key or dedupe_id was known";
     events_matched: Counter, "feed_events_matched", "Events appended to feeds";
     encodings: Counter, "feed_encodings", "Frames encoded: at most one for each event and encoding";

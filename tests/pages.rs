@@ -3,6 +3,7 @@
 mod support;
 
 use serde_json::{Value, json};
+use support::wire::{Wire, deadline};
 use support::{Server, http, token};
 
 const RULE: &str = "by=stream; match=stream=run-*";
@@ -223,6 +224,33 @@ fn much_work_ends_a_page_early() {
         assert!(came.is_empty() && pages > 1 && complete, "{query}: {pages}");
     }
     assert_eq!(walk(&server, "type=step&limit=1000", "asc").0, (0..4_000).collect::<Vec<_>>());
+}
+
+/// A page of a huge event is made by a worker. The answers keep the order of the requests, and a `HEAD` has no body.
+#[test]
+fn a_page_that_takes_long_keeps_its_place_among_the_answers() {
+    let server = Server::start();
+    let text = "x".repeat(3_000_000);
+    server.publish(json!({"type": "huge", "payload": {"n": 1, "text": text}}).to_string());
+    server.publish(r#"{"type":"small","payload":{"n":2}}"#);
+    let mut wire = Wire::connect(server.addr);
+    let ask =
+        |method: &str, query: &str| format!("{method} /events?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let long = "filter=payload.n%3D%3D1";
+    wire.send(
+        [ask("HEAD", long), ask("GET", long), ask("GET", "type=small"), ask("GET", "limit=1")]
+            .concat()
+            .as_bytes(),
+    );
+    let head = http::read_head(&mut wire, deadline()).expect("a head");
+    let length: usize = head.header("content-length").expect("a length").parse().expect("a number");
+    assert!(head.status == 200 && length > 3_000_000, "{head:?}");
+    for n in [1, 2, 1] {
+        let answer = http::read_response(&mut wire, deadline()).expect("an answer");
+        assert_eq!((answer.status, numbers(&answer.json())), (200, vec![n]));
+    }
+    let metrics = http::get(server.addr, "/metrics");
+    assert!(metrics.text().contains("fanwire_server_long_pages_total 3\n"), "three of the four are long");
 }
 
 #[test]

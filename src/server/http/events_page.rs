@@ -1,7 +1,8 @@
 //! A page of past events: from the kept logs, and from the rings for events under no rule.
 //!
 //! Invariants:
-//! - A page is made in one turn, within a budget of its own: it ends early if that is spent, after at least one event looked at.
+//! - A page that a loop makes takes one turn, within a budget of its own: it ends early if that is spent, after at least one
+//!   event looked at. If even that one takes more, the page is left to a worker, which looks at one event whatever it costs.
 //! - Each event of the range is looked at once, in the order in which the loops read events, or backwards.
 //! - A page says that it is complete only if nothing of its range is known or suspected to be gone.
 
@@ -16,14 +17,17 @@ use crate::server::limits::budget::Budget;
 use crate::server::session::kept::LOOKS_A_UNIT;
 use crate::server::shared::Shared;
 
-/// Units of work for one page.
-const PAGE_UNITS: u32 = 2_000;
+/// Units of work for one page: with the last step of a match, of 2,500 units, no more than the largest step of a turn.
+const PAGE_UNITS: u32 = 1_500;
 
-/// Maximum size of a page's events, in bytes. A single larger event is a page of its own.
-const PAGE_BYTES: usize = 1 << 20;
+/// Maximum size of a page's events, in bytes. A single larger event is a page of its own, which a worker makes.
+pub(crate) const PAGE_BYTES: usize = 1 << 20;
 
 /// Number of events taken from the logs, or from a ring, together.
 const CHUNK: usize = 64;
+
+/// Beginning of an answer.
+const HEAD: &str = r#"{"events":["#;
 
 /// Instructions for compiling a byte of a filter.
 const COMPILE_INSTRUCTIONS: usize = 50;
@@ -47,13 +51,49 @@ pub(crate) struct EventsQuery {
 }
 
 /// Page of events.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct EventsPage {
-    /// Events as JSON, separated by commas.
-    pub(crate) events: String,
+    /// Beginning of the answer: the events as JSON, separated by commas.
+    events: String,
     /// Place to continue from; `None` if nothing is left.
-    pub(crate) next: Option<Since>,
-    pub(crate) is_complete: bool,
+    next: Option<Since>,
+    is_complete: bool,
+}
+
+impl EventsPage {
+    /// Returns the place to continue from, once.
+    pub(crate) fn take_next(&mut self) -> Option<Since> {
+        self.next.take()
+    }
+
+    /// Returns the answer, with the place to continue from as the client may see it.
+    pub(crate) fn into_body(self, next: Option<&Since>) -> String {
+        let Self { events: mut body, is_complete, .. } = self;
+        body.push_str(r#"],"next":"#);
+        match next {
+            Some(next) => body.extend(["\"", &next.to_string(), "\""]),
+            None => body.push_str("null"),
+        }
+        body.push_str(if is_complete { r#","complete":true}"# } else { r#","complete":false}"# });
+        body
+    }
+}
+
+/// Thread that makes a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageMaker {
+    /// A loop, within a turn.
+    Loop,
+    /// A worker: it looks at the first event whatever that costs.
+    Worker,
+}
+
+/// Outcome of making a page.
+#[derive(Debug)]
+pub(crate) enum MadePage {
+    Page(EventsPage),
+    /// The page takes more than a turn may spend; its only event has about this many bytes.
+    TooLong(usize),
 }
 
 /// Makes a page of the events up to the position `until`. Returns it with the units that it cost.
@@ -62,13 +102,18 @@ pub(crate) fn make_page(
     request: &EventsQuery,
     until: &Position,
     now: Timestamp,
-) -> Result<(EventsPage, u32), TooManyLogs> {
+    maker: PageMaker,
+) -> Result<(MadePage, u32), TooManyLogs> {
+    let in_turn = maker == PageMaker::Loop;
+    let prepared = compile_units(&request.filter).saturating_add(look_units(shared, &request.filter));
+    if in_turn && prepared > PAGE_UNITS / 2 {
+        return Ok((MadePage::TooLong(0), 0));
+    }
     let mut walk = PageWalk::new(shared, request, until, now)?;
     let mut filter = PageFilter::new(&request.filter);
-    let compiled = filter.compile_units;
-    let mut budget = Budget::new(PAGE_UNITS.saturating_sub(compiled).max(PAGE_UNITS / 4));
-    budget.spend(walk.units);
-    let (mut page, mut count) = (EventsPage::default(), 0);
+    let mut budget = Budget::new(PAGE_UNITS);
+    budget.spend(prepared.min(PAGE_UNITS / 2) + walk.units);
+    let (mut page, mut count) = (EventsPage::begin(), 0);
     let mut last: Option<Event> = None;
     while let Some((event, is_hidden)) = walk.next() {
         budget.spend(1);
@@ -79,29 +124,59 @@ pub(crate) fn make_page(
         } else if is_hidden || request.since.is_some_and(|since| event.timestamp() < since) {
             Some(false)
         } else {
-            filter.matches(&event, is_first, &mut budget)
+            filter.matches(&event, is_first && !in_turn, &mut budget)
         };
-        let Some(is_wanted) = is_wanted else {
-            page.next = last.and_then(|last| place_of(&last, shared));
-            break;
-        };
-        if is_wanted {
-            let json = event.to_json();
-            if count > 0 && page.events.len() + json.len() > PAGE_BYTES {
+        let size = event.weight() as usize;
+        let has_room = || page.events.len() + size <= PAGE_BYTES && budget.left() >= byte_units(size);
+        match is_wanted {
+            Some(true) if has_room() || (is_first && !in_turn) => {
+                let charged = byte_units(page.events.len());
+                page.add(&event);
+                budget.spend(byte_units(page.events.len()) - charged);
+                count += 1;
+            }
+            Some(false) => {}
+            _ if is_first => return Ok((MadePage::TooLong(size), budget.spent())),
+            _ => {
                 page.next = last.and_then(|last| place_of(&last, shared));
                 break;
             }
-            budget.spend_bytes(json.len(), BYTE_INSTRUCTIONS);
-            if count > 0 {
-                page.events.push(',');
-            }
-            page.events.push_str(&json);
-            count += 1;
         }
         last = Some(event);
     }
     page.is_complete = walk.is_complete();
-    Ok((page, compiled + budget.spent()))
+    Ok((MadePage::Page(page), budget.spent()))
+}
+
+impl EventsPage {
+    fn begin() -> Self {
+        Self { events: String::from(HEAD), next: None, is_complete: false }
+    }
+
+    fn add(&mut self, event: &Event) {
+        if self.events.len() > HEAD.len() {
+            self.events.push(',');
+        }
+        self.events.push_str(&event.to_json());
+    }
+}
+
+/// Returns the units for copying bytes of events.
+fn byte_units(bytes: usize) -> u32 {
+    u32::try_from(bytes.saturating_mul(BYTE_INSTRUCTIONS) / 1_000).unwrap_or(u32::MAX)
+}
+
+/// Returns the units for compiling a filter.
+fn compile_units(filter: &Filter) -> u32 {
+    let mut budget = Budget::new(0);
+    budget.spend_bytes(filter.bytes().len() + 20, COMPILE_INSTRUCTIONS);
+    budget.spent()
+}
+
+/// Returns the units for finding the logs that a filter names or matches.
+fn look_units(shared: &Shared, filter: &Filter) -> u32 {
+    let looks = shared.kept.lock().map_or(0, |logs| logs.looks(std::slice::from_ref(filter)));
+    u32::try_from(looks / LOOKS_A_UNIT).unwrap_or(u32::MAX)
 }
 
 /// Returns the place of an event that has one in the order.
@@ -117,20 +192,17 @@ fn place_of(event: &Event, shared: &Shared) -> Option<Since> {
 struct PageFilter {
     matcher: Matcher,
     found: Vec<crate::filter::ClassId>,
-    compile_units: u32,
 }
 
 impl PageFilter {
     fn new(filter: &Filter) -> Self {
         let mut matcher = Matcher::new(FilterLimits::default());
         matcher.insert(filter);
-        let mut budget = Budget::new(0);
-        budget.spend_bytes(filter.bytes().len() + 20, COMPILE_INSTRUCTIONS);
-        Self { matcher, found: Vec::new(), compile_units: budget.spent() }
+        Self { matcher, found: Vec::new() }
     }
 
-    /// Returns whether an event matches; `None` if the budget ends before that is known, unless `is_first`.
-    fn matches(&mut self, event: &Event, is_first: bool, budget: &mut Budget) -> Option<bool> {
+    /// Returns whether an event matches; `None` if the budget ends before that is known, unless it has to be decided.
+    fn matches(&mut self, event: &Event, is_decided: bool, budget: &mut Budget) -> Option<bool> {
         loop {
             let worked = self.matcher.worked();
             let is_over = self.matcher.matches_within(event, &mut self.found, STEP_INSTRUCTIONS);
@@ -139,7 +211,7 @@ impl PageFilter {
             if is_over {
                 return Some(!self.found.is_empty());
             }
-            if budget.is_spent() && !is_first {
+            if budget.is_spent() && !is_decided {
                 self.matcher.give_up();
                 return None;
             }
@@ -209,7 +281,6 @@ impl<'a> PageWalk<'a> {
         let mut is_covered = false;
         if let Some(logs) = shared.kept.lock() {
             let filters = std::slice::from_ref(&request.filter);
-            units += u32::try_from(logs.looks(filters) / LOOKS_A_UNIT).unwrap_or(u32::MAX);
             names = logs.matched(filters, now)?;
             recorded = logs.recorded().into();
             is_covered = logs.cover(filters, |shard| shared.bus.oldest(shard));

@@ -113,6 +113,7 @@ impl Answer<'_, '_> {
         Responder {
             cors: std::mem::take(&mut self.cors),
             keep_alive: self.keep_alive(),
+            head_only: self.request.method == Method::Head,
             received_at: self.cx.now,
         }
     }
@@ -144,6 +145,8 @@ impl Answer<'_, '_> {
 struct Responder {
     cors: Vec<(&'static str, String)>,
     keep_alive: bool,
+    /// Whether the response has no body: that to a `HEAD`.
+    head_only: bool,
     /// Time when the request was read: the response's `Date`, at most some seconds old.
     received_at: Timestamp,
 }
@@ -155,7 +158,7 @@ impl Responder {
         all.extend_from_slice(headers);
         all.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
         let mut out = Vec::with_capacity(192 + body.len());
-        http::write_response(&mut out, status, &all, body.as_bytes(), self.keep_alive, false);
+        http::write_response(&mut out, status, &all, body.as_bytes(), self.keep_alive, self.head_only);
         out.into()
     }
 

@@ -411,3 +411,49 @@ fn an_adopted_request_begins_after_the_event_that_is_matched() {
     assert_eq!(text.matches(r#""event_type":"short""#).count(), 1, "{text}");
     assert!(text.starts_with("HTTP/1.1 101 ") && text.contains("ack"), "{text}");
 }
+
+/// A page whose first event alone takes more than a turn may is made by a worker, and the next ones as before.
+#[test]
+fn a_page_that_takes_long_is_left_to_a_worker() {
+    let long = [
+        // Long to search, and long to copy.
+        ("filter=payload.x%3D%3D1", long_event("e", &format!("[{}1]", "[],".repeat(1_000_000)))),
+        ("limit=10", long_event("e", &format!(r#"{{"y":"{}"}}"#, "x".repeat(4 << 20)))),
+        ("type=e", long_event("e", &format!(r#"{{"y":"{}"}}"#, "x".repeat(1 << 20)))),
+    ];
+    for (query, event) in long {
+        for order in ["asc", "desc"] {
+            let mut client = OneClient::new(false);
+            client.publishes(long_event("first", "{}"));
+            client.publishes(event.clone());
+            client.publishes(long_event("last", "{}"));
+            settled(&mut client);
+            client.spent();
+            let (mut place, mut events, mut pages) = (String::new(), 0, 0);
+            loop {
+                pages += 1;
+                let request = format!("GET /events?{query}&order={order}{place} HTTP/1.1\r\nHost: t\r\n\r\n");
+                client.arrives(request.as_bytes());
+                let (answer, _) = settled(&mut client);
+                let spent = client.spent();
+                assert!(spent <= budget::STEP_MAX, "{query}: {spent} units");
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{query}: {} bytes", answer.len());
+                let (_, body) = answer.split_once("\r\n\r\n").expect("a head");
+                let page: serde_json::Value = serde_json::from_str(body).expect("JSON");
+                events += page["events"].as_array().expect("a list").len();
+                assert_eq!(page["complete"], true);
+                let Some(next) = page["next"].as_str() else { break };
+                place = format!("&{}={next}", if order == "asc" { "after" } else { "before" });
+            }
+            let expected = match query {
+                "limit=10" => 3,
+                "type=e" => 1,
+                _ => 0,
+            };
+            assert_eq!(events, expected, "{query} {order}");
+            assert!((2..=4).contains(&pages), "{query}: {pages} pages");
+            client.arrives(b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n");
+            assert!(settled(&mut client).0.contains("fanwire_server_long_pages_total 1\n"), "{query}");
+        }
+    }
+}

@@ -2,14 +2,32 @@
 //!
 //! Always: a page shows what a stream with the same filter and rights would have shown.
 
+use std::sync::Arc;
+
 use super::query::{FilterQuery, unknown};
 use super::{Answer, JSON, RouteOutcome};
 use crate::codec::http::Request;
 use crate::dialect::{ClientError, ErrorCode, HttpFault};
 use crate::event::{Position, Since, Timestamp};
-use crate::server::http::events_page::{EventsQuery, make_page};
+use crate::server::auth::Grant;
+use crate::server::http::events_page::{EventsQuery, MadePage, PAGE_BYTES, PageMaker, make_page};
+use crate::server::session::effect::{Made, Work};
 use crate::server::shared::Shared;
 use crate::server::shared::resume::marks;
+use crate::server::tick::Tick;
+use crate::server::workers::LaneLimits;
+
+/// Workers' lane for pages that take longer than a turn may.
+const PAGES: &str = "pages";
+
+/// Maximum number of pages that wait for a worker.
+const PAGES_WAITING_MAX: usize = 256;
+
+/// Time that a client waits for its page.
+const PAGE_TICKS: Tick = 300;
+
+/// Headers of a page.
+const PAGE_HEADERS: [(&str, &str); 2] = [JSON, ("Cache-Control", "no-store")];
 
 /// Number of events of a page without `limit`.
 const LIMIT_DEFAULT: usize = 100;
@@ -64,22 +82,68 @@ impl Answer<'_, '_> {
             _ => self.cx.view.position(),
         };
         let until = until.unwrap_or_else(|| Position::new(shared.epoch(), [0]));
-        let (made, units) = match make_page(shared, &page, &until, self.cx.now) {
-            Ok(made) => made,
-            Err(error) => {
-                return self.bad_query(&ClientError::new(ErrorCode::TooManyLogs, error.to_string()));
+        match make_page(shared, &page, &until, self.cx.now, PageMaker::Loop) {
+            Ok((MadePage::Page(mut made), units)) => {
+                self.cx.budget.spend(units);
+                let next = made.take_next().and_then(|place| self.cx.seal_for(place, grant.as_deref()));
+                self.send_body(200, &PAGE_HEADERS, made.into_body(next.as_ref()).as_bytes())
+            }
+            Ok((MadePage::TooLong(size), units)) => {
+                self.cx.budget.spend(units);
+                self.long_page(page, until, grant, size)
+            }
+            Err(error) => self.bad_query(&ClientError::new(ErrorCode::TooManyLogs, error.to_string())),
+        }
+    }
+
+    /// Has a worker make a page whose first event has about this many bytes.
+    fn long_page(
+        &mut self,
+        page: EventsQuery,
+        until: Position,
+        grant: Option<Arc<Grant>>,
+        size: usize,
+    ) -> RouteOutcome {
+        let shared = Arc::clone(self.cx.shared);
+        shared.metrics.long_pages.inc();
+        let limits = LaneLimits {
+            threads: shared.loops.count,
+            waiting: PAGES_WAITING_MAX,
+            bytes: self.cx.config.lane_bytes(),
+        };
+        let bytes = page.filter.held_bytes() + size.max(PAGE_BYTES);
+        let (now, seal_number) = (self.cx.now, self.cx.rng.next_u128() as u64);
+        let responder = self.responder();
+        let busy = {
+            let (shared, responder) = (Arc::clone(&shared), responder.clone());
+            move || {
+                shared.metrics.fault(HttpFault::PagesBusy.label());
+                let error =
+                    "too many pages of much work are being made: ask again later, or with a narrower filter";
+                responder.error(HttpFault::PagesBusy, error, &[("Retry-After", "1")])
             }
         };
-        self.cx.budget.spend(units);
-        let next = made.next.and_then(|place| self.cx.seal_for(place, grant.as_deref()));
-        let next = next.map_or_else(|| "null".to_owned(), |place| format!("\"{place}\""));
-        let complete = made.is_complete;
-        let mut body = made.events;
-        body.insert_str(0, r#"{"events":["#);
-        body.push_str(r#"],"next":"#);
-        body.push_str(&next);
-        body.push_str(if complete { r#","complete":true}"# } else { r#","complete":false}"# });
-        self.send_body(200, &[JSON, ("Cache-Control", "no-store")], body.as_bytes())
+        let job = {
+            let busy = busy.clone();
+            Box::new(move || {
+                Made::Answer(match make_page(&shared, &page, &until, now, PageMaker::Worker) {
+                    Ok((MadePage::Page(mut made), _)) => {
+                        let is_sealed = grant.as_ref().is_some_and(|grant| grant.narrows());
+                        let seal =
+                            |next| if is_sealed { shared.auth.seal(&next, seal_number) } else { Some(next) };
+                        let next = made.take_next().and_then(seal);
+                        responder.write(200, &PAGE_HEADERS[1..], &made.into_body(next.as_ref()))
+                    }
+                    Ok((MadePage::TooLong(_), _)) => busy(),
+                    Err(error) => {
+                        shared.metrics.fault(ErrorCode::TooManyLogs.name());
+                        responder.error(ErrorCode::TooManyLogs, &error.to_string(), &[])
+                    }
+                })
+            })
+        };
+        let instead = Box::new(move |_| busy());
+        self.work(Work { lane: PAGES.to_owned(), limits, patience: PAGE_TICKS, bytes, job, instead })
     }
 }
 

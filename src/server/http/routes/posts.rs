@@ -406,7 +406,8 @@ impl Answer<'_, '_> {
         self.work(Work { lane: NODES.to_owned(), limits, patience, bytes: 0, job, instead })
     }
 
-    fn work(&mut self, work: Work) -> RouteOutcome {
+    /// Gives a job to a worker. The connection is not read until its result is the response.
+    pub(super) fn work(&mut self, work: Work) -> RouteOutcome {
         self.cx.hold_input();
         self.cx.effects.push(Effect::Work(work));
         self.outcome()

@@ -2,9 +2,9 @@
 //!
 //! Invariants:
 //! - Submissions are appended in the order in which they arrived.
-//! - A submission that was sent without an answer is sent again under the same number, so that the log has it once.
+//! - A submission that was sent and not answered is sent again under the same number, so that the log has it once.
 //! - An event that the log can never take is refused alone; the submissions beside it proceed.
-//! - A submission is never sent after its publisher was told that it was not accepted.
+//! - A submission is never sent after its publisher's request was refused.
 //! - A log that does not answer delays no publisher beyond the accept timeout.
 
 use std::collections::VecDeque;
@@ -25,8 +25,8 @@ const EVENTS_A_BATCH: usize = 512;
 /// Maximum pause before a log that failed is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Interval at which an idle node probes whether the log takes events, so that it notices a failure without
-/// publishers.
+/// Interval at which an idle node probes whether the log accepts events, so that it detects a failure without
+/// publications.
 const PROBE: Duration = Duration::from_secs(2);
 
 /// Time for which the last events are retried during shutdown.
@@ -72,13 +72,13 @@ pub(super) fn watch(queue: &AppendQueue, status: &Status) {
 /// Result of appending one part of a batch.
 enum AppendOutcome {
     Appended(Vec<EventId>),
-    /// The log can never take it.
+    /// The log can never accept the part.
     Refused(Refused),
-    /// The log may have it or not, and another attempt would not show which.
+    /// The log may have the part or not, and another attempt would not show which.
     InDoubt,
-    /// Some publishers were told that it was not accepted before it was sent.
+    /// Some publishers were refused before the part was sent.
     Late,
-    /// All its publishers have an answer already.
+    /// All publishers of the part already have an answer.
     GivenUp,
 }
 
@@ -92,7 +92,7 @@ struct AppendLoop<'a> {
     look: Instant,
     /// Number of batches so far.
     batches: u64,
-    /// Number of records that have a number.
+    /// Number of records numbered so far.
     numbers: u64,
     /// Whether the log may have some of the submissions that were taken.
     is_in_doubt: bool,
@@ -166,7 +166,8 @@ impl AppendLoop<'_> {
         }
     }
 
-    /// Returns the first of these submissions that the log can never take, as far as that is known without asking it.
+    /// Returns the first of these submissions that the log can never accept, as far as that is known without a request
+    /// to it.
     fn find_unfit<'r>(
         &self,
         part: Range<usize>,
@@ -201,7 +202,7 @@ impl AppendLoop<'_> {
             }
             self.connection = None;
             if matches!(error, EngineError::OtherEpoch) && self.backoff.is_fresh() {
-                // Nothing was appended. Appending continues in the log's new life.
+                // Nothing was appended. The next attempt appends in the log's new epoch.
                 self.backoff.pause();
                 continue;
             }
@@ -216,8 +217,8 @@ impl AppendLoop<'_> {
         }
     }
 
-    /// Sends the batch. Returns `None` without sending it if some of its publishers were told that it was not
-    /// accepted. A batch that the log may already have is sent unchanged.
+    /// Sends the batch. Returns `None` without sending it if some of its publishers were refused. A batch that the log
+    /// may already have is sent unchanged.
     fn try_append(
         &mut self,
         batch: &AppendBatch<'_>,
@@ -245,7 +246,7 @@ impl AppendLoop<'_> {
         outcome.map(Some)
     }
 
-    /// Asks the log whether it takes events.
+    /// Probes whether the log accepts events.
     fn probe(&mut self) {
         let connection = match &mut self.connection {
             Some(connection) => Ok(connection),

@@ -1,6 +1,6 @@
 //! Pauses between attempts that fail.
 //!
-//! Invariant: the first pause is short, and each is twice the one before, up to a maximum.
+//! Invariant: the first pause is short, and each later one is twice the previous one, up to a maximum.
 
 use std::time::Duration;
 

@@ -40,7 +40,7 @@ pub struct EngineConfig {
     /// returns within this time has missed nothing. Default: 1 min.
     pub interest_linger: Duration,
     /// Files only: interval at which written events are synchronized to disk, which makes them safe from a crash of the
-    /// machine. Zero: before each publisher has its answer. A crash of the process alone loses nothing. Default: 1 s.
+    /// machine. Zero: before each publisher is answered. A crash of the process alone loses nothing. Default: 1 s.
     pub sync_interval: Duration,
     /// Files only: approximate maximum size of all files together, in bytes. Default: 1 GiB.
     pub max_bytes: u64,

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-/// Reason why an engine does not start, or why its log did not do what was asked.
+/// Reason why an engine does not start, or why an operation of its log failed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EngineError {
@@ -23,33 +23,35 @@ pub enum EngineError {
         /// Shards of this node.
         node: usize,
     },
-    /// The log can't be reached or did not answer. The operation is retried; the log may have what was sent, or not.
+    /// The log can't be reached or did not answer. The operation is retried. The log may or may not have the data that
+    /// was sent.
     Unreachable(String),
-    /// The log answers but takes nothing now: it is out of memory or disk space, read-only, or has too few replicas.
+    /// The log answers but accepts nothing now: it is out of memory or disk space, read-only, or has too few replicas.
     /// The operation is retried.
     TakesNothing(String),
     /// The log can't tell whether it has an earlier batch that was not answered, because it lost its record of it. The batch
     /// is not sent again, and its publishers receive the error.
     InDoubt(String),
-    /// The event is longer than the log can ever take. It is refused at once and never retried.
+    /// The event is longer than the log can ever accept. It is refused immediately and never retried.
     TooLarge {
         /// Size of the event in the log, in bytes.
         bytes: u64,
-        /// Maximum size that the log takes, in bytes.
+        /// Maximum size that the log accepts, in bytes.
         limit: u64,
     },
-    /// The log can never take the event, for a reason other than its length. It is refused at once and never retried.
+    /// The log can never accept the event, for a reason other than its length. It is refused immediately and never
+    /// retried.
     Unfit(String),
     /// The log has changed its kind, for example because a NATS server was restarted without JetStream. The node is
     /// not ready until the log is back.
     OtherKind(String),
-    /// The log began another life: it lost some or all of its events. Nothing of the operation was done; appender and
+    /// The log began another epoch because it lost some or all of its events. The operation had no effect; appender and
     /// follower attach again.
     OtherEpoch,
 }
 
 impl EngineError {
-    /// Returns whether the log can never take the given events.
+    /// Returns whether the log can never accept the given events.
     pub(crate) const fn is_about_the_event(&self) -> bool {
         matches!(self, Self::TooLarge { .. } | Self::Unfit(_))
     }

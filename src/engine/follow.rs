@@ -3,8 +3,8 @@
 //! Invariants:
 //! - Entries of a shard are published once each, in the log's order and under the log's ids. Events that the log no
 //!   longer has appear as a hole in the ids, which the loops report as a gap.
-//! - An entry that no node wrote advances the position no further than a node's entry could, and costs one log line
-//!   among many of its kind.
+//! - An entry that no node wrote advances the position no further than a node's entry could, and such entries are
+//!   logged at most once per [`COMPLAIN`].
 
 use std::time::{Duration, Instant};
 
@@ -28,13 +28,13 @@ const READ_SOME_BYTES: usize = 1 << 20;
 /// Maximum pause before a log that can't be followed is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Maximum number of consecutive epoch changes with nothing read in between: the log may have had some short epochs.
+/// Maximum number of consecutive epoch changes without an entry in between: the log may have had several short epochs.
 const EPOCHS_AT_ONCE: u32 = 16;
 
 /// Interval between log lines about entries that no node wrote.
 const COMPLAIN: Duration = Duration::from_secs(10);
 
-/// Receivers of what the follower reads.
+/// Destinations of the entries that the follower reads.
 #[derive(Clone, Copy)]
 pub(super) struct FollowTarget<'a> {
     pub(super) status: &'a Status,
@@ -42,7 +42,7 @@ pub(super) struct FollowTarget<'a> {
     pub(super) on_stamp: &'a dyn Fn(&str, EventId),
 }
 
-/// Counter of entries that no node wrote; one log line stands for many.
+/// Counter of entries that no node wrote, of which one log line reports many.
 #[derive(Default)]
 struct Unreadable {
     logged: Option<Instant>,
@@ -74,7 +74,7 @@ pub(super) fn run(log: &dyn Log, queue: &AppendQueue, target: &FollowTarget<'_>,
         let Err(error) = error else { return };
         epochs = if has_read { 0 } else { epochs + 1 };
         if matches!(error, EngineError::OtherEpoch) && epochs < EPOCHS_AT_ONCE {
-            // Not a failure: the next read is of another epoch.
+            // Not a failure: the next read begins in another epoch.
             continue;
         }
         if target.status.lost_following(&error) || backoff.is_fresh() {
@@ -86,7 +86,7 @@ pub(super) fn run(log: &dyn Log, queue: &AppendQueue, target: &FollowTarget<'_>,
     }
 }
 
-/// Follows over one connection.
+/// Follows the log over one connection.
 fn follow(
     log: &dyn Log,
     queue: &AppendQueue,
@@ -141,7 +141,7 @@ fn publish(
         return;
     }
     if entry.id.sequence > SEQUENCE_MAX {
-        // No entry could follow it.
+        // No later entry would be valid after it.
         return unreadable.found(entry, status);
     }
     *place = entry.id.sequence + 1;
@@ -153,7 +153,7 @@ fn publish(
     }
     match event {
         Some(event) => status.pause.pass(next, is_closed, || bus.publish_placed(event, entry.id)),
-        // A node checks events before it writes them.
+        // No node wrote this: a node checks events before it writes them.
         None => unreadable.found(entry, status),
     }
 }

@@ -5,9 +5,9 @@
 //!
 //! Invariants:
 //! - A client has one request at a time, so requests are served in turn and are bounded by the number of clients.
-//! - Memory is bounded: the cache holds [`CACHE_BYTES`], and pages that loops have not taken yet [`AHEAD_BYTES`] and
-//!   one page more. A client that does not read holds no page.
-//! - A request is answered within the publishers' accept timeout, or fails: a log that hangs blocks no client for
+//! - Memory is bounded: the cache holds at most [`CACHE_BYTES`]; pages that loops have not used yet hold at most
+//!   [`AHEAD_BYTES`] and one page more. A client that does not read holds no page.
+//! - A request is answered within the publishers' accept timeout, or fails, so a log that hangs blocks no client for
 //!   ever.
 //! - A request is dropped when its client disconnects.
 
@@ -24,11 +24,11 @@ use crate::event::{Event, EventId, Sequence};
 use crate::sync::{Mutex, lock};
 use crate::threads::{self, Alarm};
 
-/// Entries of a page. Pages end at multiples of it, so that clients that start at different places share pages from
-/// the second one on.
+/// Maximum number of entries in a page. Pages end at multiples of it, so that clients that start at different places
+/// share pages from the second one on.
 pub(crate) const PAGE_EVENTS: u64 = 256;
 
-/// Size of JSON after which a page ends, in bytes; an entry is never divided.
+/// Size of JSON after which a page ends, in bytes. An entry is never divided.
 const PAGE_BYTES: usize = 256 * 1024;
 
 /// Maximum memory of cached pages, in bytes.
@@ -298,7 +298,7 @@ fn read(
         Some(past) => past,
         None => match log.past()? {
             Some(past) => connection.insert(past),
-            // Nothing is kept.
+            // The log keeps no entries.
             None => return Ok(Arc::new(page)),
         },
     };
@@ -318,7 +318,7 @@ fn read(
         // An entry that is not an event appears as a hole, as it does live.
         if let Some(event) = std::str::from_utf8(json).ok().and_then(|json| envelope::read_stored(json).ok())
         {
-            // The text, its frame in about one encoding, and the event's own fields.
+            // Estimate: the text, a frame of about the same size, and the event's own fields.
             page.bytes += json.len() * 2 + 512;
             let event = event.into_publishable();
             event.set_id(EventId { shard, ..id });

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - Messages are published in the order of their arrival.
 //! - A message that is not an event is counted and skipped.
-//! - A lost connection is made again. Messages sent meanwhile are lost, because these channels keep nothing.
+//! - A lost connection is restored. Messages sent while it was down are lost, because these channels store nothing.
 
 use std::fmt;
 use std::str::FromStr;

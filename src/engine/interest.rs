@@ -1,13 +1,12 @@
 //! Interest of this node's clients in a log that can deliver less than everything: plain NATS.
 //!
-//! Loops register the filters of their clients. The follower subscribes accordingly and reports from which place on
-//! it does.
+//! Loops register the filters of their clients. The follower subscribes accordingly, and reports the place from which
+//! each subscription is complete.
 //!
 //! Invariants:
-//! - A subject that a client wants is followed, or about to be.
-//! - A subject that no client wants any more stays followed for a while, so that a client that soon returns has
-//!   missed nothing.
-//! - [`InterestRegistry::since`] names a place only if the subject was followed without a break since then.
+//! - A subject that a client wants is followed, or will be soon.
+//! - A subject that no client wants stays followed for a while, so that a client that returns soon has missed nothing.
+//! - [`InterestRegistry::since`] returns a place only if the subject was followed without a break since then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,7 +26,7 @@ type FollowedSince = Box<[Sequence]>;
 #[derive(Default)]
 struct SubjectHolders {
     count: usize,
-    /// Time at which the last of them left.
+    /// Time at which the last holder left.
     left: Option<Instant>,
 }
 
@@ -154,8 +153,8 @@ impl InterestRegistry {
         Some((epoch, since))
     }
 
-    /// Notes a new connection of the follower, which is subscribed to nothing yet. Epoch `None`: it delivers
-    /// everything.
+    /// Notes a new connection of the follower, which is subscribed to nothing yet. If `epoch` is `None`, the connection
+    /// delivers everything.
     pub(super) fn reset(&self, epoch: Option<u64>, wake: Option<Callback>) {
         let mut state = lock(&self.state);
         state.asked.clear();
@@ -164,8 +163,9 @@ impl InterestRegistry {
         *lock(&self.changed) = wake;
     }
 
-    /// Returns the subjects that the follower should subscribe to and those it should leave. Nothing is left before
-    /// every subscription is confirmed, so that a narrower replacement is followed before the wider subject is left.
+    /// Returns the subjects that the follower should subscribe to, and those that it should unsubscribe from. It
+    /// unsubscribes from nothing before every subscription is confirmed, so that a narrower replacement is followed
+    /// before the wider subject is dropped.
     pub(super) fn changes(&self, now: Instant) -> SubjectChange {
         let mut state = lock(&self.state);
         let InterestState { wanted, asked, .. } = &mut *state;
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(told.load(Ordering::Relaxed), 1);
         assert!(interest.is_followed([&done].into_iter()));
         assert_eq!(interest.since(&done, 1), Some((5, [40].into())));
-        // A narrower filter is followed with it, another one is not.
+        // A narrower filter is followed with it; another one is not.
         assert!(interest.is_followed([&filter("type=task.done stream=a")].into_iter()));
         assert!(!interest.is_followed([&done, &filter("type=task.*")].into_iter()));
     }

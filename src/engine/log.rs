@@ -3,9 +3,9 @@
 //! `tests/engine_contract` checks the contract against the real servers:
 //! - `append` returns sequences only after the log has every record. The log has a record once, however often it is
 //!   sent, if its batch or its own number is the same.
-//! - A call returns within some seconds, whatever the server does, and soon after [`AppendBatch::until`].
-//! - The kind of an error determines the reaction: see [`EngineError`]. A log that answers that it takes nothing, or
-//!   not this, has appended nothing of the batch; if that is uncertain it sets [`AppendBatch::kept_some`].
+//! - A call returns within a few seconds, whatever the server does, and soon after [`AppendBatch::until`].
+//! - The kind of an error determines the reaction: see [`EngineError`]. A log that refuses all events, or this one, has
+//!   appended nothing of the batch; if it may have, it sets [`AppendBatch::kept_some`].
 //! - A log that lost entries which a node has seen is in another epoch for every node, so that no id is given twice.
 //! - A log keeps its kind for the life of the process.
 
@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use super::error::EngineError;
 use crate::event::{EventId, Sequence, json};
 
-/// Highest sequence and epoch of a log. An entry above them was not written by a node, and nothing could follow it.
-/// Redis scripts count in doubles, which are exact up to here.
+/// Highest sequence of a log; the next constant is the highest epoch. An entry above them was not written by a node,
+/// and nothing could follow it. Redis scripts count in doubles, which are exact up to here.
 pub(super) const SEQUENCE_MAX: Sequence = (1 << 53) - 2;
 pub(super) const EPOCH_MAX: u64 = (1 << 53) - 2;
 
@@ -60,14 +60,14 @@ pub(crate) struct AppendBatch<'a> {
     /// recognizes each by its number. A record keeps its number when its batch is split.
     pub(crate) first: u64,
     pub(crate) records: &'a [Record],
-    /// Time from which no publisher waits for an answer.
+    /// Time after which no publisher waits for an answer.
     pub(crate) until: Instant,
-    /// Whether a log that appends records singly has appended some of these although it refused.
+    /// Whether a log that appends records singly has appended some of these although it returned an error.
     pub(crate) kept_some: Cell<bool>,
 }
 
 impl<'a> AppendBatch<'a> {
-    /// Returns a batch of which the log has nothing yet.
+    /// Returns a batch that was not sent before.
     pub(crate) fn new(number: u64, first: u64, records: &'a [Record], until: Instant) -> Self {
         Self { number, first, records, until, kept_some: Cell::new(false) }
     }
@@ -91,16 +91,16 @@ pub(crate) struct LogEntry<'a> {
 pub(crate) struct Places {
     pub(crate) epoch: u64,
     pub(crate) next: Vec<Sequence>,
-    /// Whether the log keeps entries, as all but plain NATS do. `None` if that is irrelevant, or written by an older
-    /// version.
+    /// Whether the log keeps entries, as all but plain NATS do. `None` if that is irrelevant, or the places were
+    /// written by an older version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) kept: Option<bool>,
 }
 
 /// Connection that appends.
 pub(crate) trait Append: Send {
-    /// Returns an error if the log can never take these records together, as far as that is known without asking it.
-    /// Publishers are then refused at once and nothing is sent.
+    /// Returns an error if the log can never accept these records together, as far as that is known without a request
+    /// to it. Publishers are then refused immediately, and nothing is sent.
     fn check(&self, _records: &[Record]) -> Result<(), EngineError> {
         Ok(())
     }
@@ -112,7 +112,7 @@ pub(crate) trait Append: Send {
     /// After any error except those about the event, the caller drops the connection.
     fn append(&mut self, batch: &AppendBatch<'_>) -> Result<Vec<EventId>, EngineError>;
 
-    /// Returns an error if the log would not take an event now. Called every few seconds while there is nothing to
+    /// Returns an error if the log would not accept an event now. Called every few seconds while there is nothing to
     /// append, so it is cheap and leaves nothing that a reader sees.
     fn probe(&mut self) -> Result<(), EngineError> {
         Ok(())
@@ -121,12 +121,12 @@ pub(crate) trait Append: Send {
 
 /// Connection that follows.
 pub(crate) trait Follow: Send {
-    /// Waits about this long for entries at `places` and after, and passes them to `take`, in order for each shard.
+    /// Waits up to about `wait` for entries from `places` on, and passes them to `take`, in order for each shard.
     /// Entries that the log no longer has are skipped.
     ///
     /// # Errors
     ///
-    /// Returns an error within some seconds after the log stopped answering, and [`EngineError::OtherEpoch`] if the
+    /// Returns an error within a few seconds after the log stopped answering, and [`EngineError::OtherEpoch`] if the
     /// log is no longer the one that these places belong to.
     fn follow(
         &mut self,
@@ -157,19 +157,19 @@ pub(crate) trait Past: Send {
     fn read(&mut self, span: LogSpan, take: &mut dyn FnMut(LogEntry<'_>)) -> Result<(), EngineError>;
 }
 
-/// Callback for notices, which nodes send one another beside events.
+/// Callback for notices, which nodes send to one another besides events.
 pub(crate) type OnNotice = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
-/// Maximum number of notices that a log keeps: far more than revocations can be needed.
+/// Maximum number of notices that a log keeps: far more than the revocations of any deployment.
 pub(crate) const NOTICES_MAX: u64 = 1_000_000;
 
-/// A log. Makes the connections, again after each loss. Connecting blocks, some seconds at most.
+/// A log, which makes the connections, again after each loss. Connecting blocks for a few seconds at most.
 pub(crate) trait Log: Send + Sync {
     /// Sets the places of a predecessor process, before anything else is called.
     fn expect(&self, _known: &Places) {}
 
     /// Keeps a notice and passes it to every node, this one included, on its follower's thread. A node that attaches
-    /// receives the kept notices before any event. Blocks for the log, some seconds at most.
+    /// receives the kept notices before any event. Blocks for a few seconds at most.
     fn send_notice(&self, notice: &str) -> Result<(), EngineError>;
 
     /// Returns a connection that appends.

@@ -3,15 +3,15 @@
 //! Invariants:
 //! - An event goes to the log first. Every node, the publishing one included, publishes on its bus the events that it reads
 //!   from the log, in the log's order and under the log's ids.
-//! - A publisher is told that its events were accepted only after the log has them. If the log can't be reached, the
-//!   publisher is refused within a bounded time.
+//! - A publication is acknowledged only after the log has its events. If the log can't be reached, the publication is
+//!   refused within a bounded time.
 //! - No engine code runs on an event loop. One thread appends and one follows; they own the connections. A third thread
-//!   answers publishers at their deadline, whatever the other two hang in.
+//!   answers publishers at their deadline, even if the other two hang.
 //!
 //! `log` defines what a log must do; `redis`, `nats` and `file` implement it. `queue` holds the events that wait to be
-//! appended, `append` and `follow` are the two threads' loops, `status` is their report, `runtime` starts them. With plain
-//! NATS a node may subscribe only to what its clients want (`interest`, `subject`). `ingest` publishes messages of other
-//! systems. The rings of the bus hold the newest part of the log: a client resumes from them on whichever node it comes back to.
+//! appended, `append` and `follow` are the two threads' loops, `status` is their report, `runtime` starts them. With
+//! plain NATS a node may subscribe only to what its clients want (`interest`, `subject`). `ingest` publishes messages
+//! of other systems. The rings of the bus hold the newest part of the log: a client resumes from them on any node.
 
 mod address;
 mod append;

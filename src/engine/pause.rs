@@ -1,4 +1,4 @@
-//! Pausing the follower between two events, while the node hands its state to another process.
+//! Pauses the follower between two events, while the node hands its state to another process.
 //!
 //! Invariant: while paused, every event before the reported places is on the bus, and none after them.
 
@@ -14,7 +14,7 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 struct PauseState {
     is_closed: bool,
-    /// Places that the follower has published up to.
+    /// Places up to which the follower has published.
     places: Option<Places>,
 }
 
@@ -26,8 +26,8 @@ pub(super) struct FollowerPause {
 }
 
 impl FollowerPause {
-    /// Publishes the event that leads to these places, once the follower is not paused. Does nothing if the follower
-    /// has to end first. Blocks while paused.
+    /// Publishes the event after which the follower is at `places`, once the follower is not paused. Does nothing if
+    /// the follower has to end first. Blocks while paused.
     pub(super) fn pass(&self, places: &Places, is_over: impl Fn() -> bool, publish: impl FnOnce()) {
         let mut state = lock(&self.state);
         while state.is_closed {

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Every submission is answered exactly once, at its deadline at the latest, even if the appending thread hangs in
-//!   the log: [`AppendQueue::watch`] answers on a thread of its own.
+//!   the log. [`AppendQueue::watch`] answers on a thread of its own.
 //! - Waiting events exceed the bounds by at most one submission that is itself larger than the bounds.
 //!
 //! The queue is not a channel: a submission must be found and answered while the appending thread has it, and the
@@ -26,17 +26,17 @@ use crate::threads;
 pub(crate) enum Refused {
     /// Too many events are waiting.
     Full,
-    /// The log was not reached in time and has none of them.
+    /// The log was not reached in time and has none of the events.
     Unreachable,
-    /// The log answered that it takes nothing now and has none of them.
+    /// The log answered that it accepts nothing now, and has none of the events.
     TakesNothing,
-    /// The log has changed its kind and has none of them.
+    /// The log has changed its kind and has none of the events.
     OtherKind,
-    /// They were sent and no answer came in time: the log may have them or not.
+    /// The events were sent and no answer came in time: the log may or may not have them.
     Unanswered,
-    /// One of them is longer than the log can ever take.
+    /// One of the events is longer than the log can ever accept.
     TooLarge { bytes: u64, limit: u64 },
-    /// The log can never take them, for another reason.
+    /// The log can never accept the events, for another reason.
     Unfit,
     /// The node is shutting down.
     Closed,
@@ -114,7 +114,7 @@ impl Promise {
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        // Dropped without an answer, perhaps by a panicking thread: no more is known than this.
+        // Dropped without an answer, perhaps by a panicking thread: the outcome is unknown.
         if let Some(done) = self.done.take() {
             done(Err(Refused::Unanswered));
         }
@@ -153,7 +153,7 @@ struct QueueState {
     submissions: VecDeque<Submission>,
     /// Submissions that were taken and are not settled, in order; `None` after their answer.
     flight: Vec<Option<Promise>>,
-    /// Whether the log may have some of them.
+    /// Whether the log may have some of the submissions that were taken.
     is_in_doubt: bool,
     /// Reason given to publishers at the deadline, if the log does not have their events.
     trouble: Refused,
@@ -279,8 +279,8 @@ impl AppendQueue {
         waiting.flight.iter().flatten().map(|promise| promise.deadline).max().unwrap_or_else(Instant::now)
     }
 
-    /// Marks these taken submissions as being sent: from now on the log may have them. Returns false and marks
-    /// nothing if one of them was answered meanwhile, because its publisher was told that it was not accepted.
+    /// Marks these taken submissions as being sent: from now on the log may have them. Returns false and marks nothing
+    /// if one of them was already answered, because its publisher was refused.
     pub(super) fn mark_sent(&self, range: Range<usize>) -> bool {
         let mut waiting = lock(&self.waiting);
         let all_wait = waiting.flight.get(range).is_some_and(|flight| flight.iter().all(Option::is_some));
@@ -321,12 +321,12 @@ impl AppendQueue {
             waiting.is_in_doubt = false;
             std::mem::take(&mut waiting.flight)
         };
-        // Answered outside the lock: the callbacks are foreign code.
+        // Answered outside the lock: the callbacks are not the queue's code.
         drop(left);
     }
 
-    /// Answers every submission with a deadline up to `now`. Before that, `on_late` is called with the number of
-    /// their events and whether some were taken, if there are any.
+    /// Answers every submission with a deadline up to `now`. If there are any, `on_late` is called first, with the
+    /// number of their events and whether some of them were taken.
     fn expire(&self, now: Instant, on_late: impl FnOnce(usize, bool)) {
         let mut late: Vec<(Promise, Refused)> = Vec::new();
         let mut was_taken = false;
@@ -388,7 +388,7 @@ impl AppendQueue {
         self.closing.notify_all();
     }
 
-    /// Closes the queue and answers every submission at once.
+    /// Closes the queue and answers every submission immediately.
     pub(crate) fn abandon(&self) {
         self.close();
         let mut waiting = lock(&self.waiting);

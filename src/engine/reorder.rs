@@ -1,16 +1,16 @@
 //! Restores each publisher's order among messages that arrive over several subscriptions of one connection, each with
 //! its own queue.
 //!
-//! Each message has its publisher's number and a stamp that grows with that publisher's messages. Queues are emptied
-//! in passes, one queue after the other, while more messages arrive.
+//! Each message has its publisher's number and a stamp that increases with that publisher's messages. Queues are
+//! emptied in passes, one queue after the other, while more messages arrive.
 //!
 //! Invariants:
 //! - Each message is released once, in the order of its publisher's stamps.
 //! - A message is held for two passes at most.
 //!
-//! Why two passes suffice: of one publisher, the message with the lower stamp arrived earlier. When a pass finds a
-//! message, all earlier messages of its publisher are already in their queues, so the next pass finds them. Hence
-//! after a pass, every message up to the newest stamp of the pass before is known.
+//! Why two passes suffice: a publisher's messages arrive in the order of their stamps. When a pass finds a message, all
+//! earlier messages of its publisher are already in their queues, so the next pass finds them. Hence after a pass,
+//! every message up to the newest stamp of the previous pass is known.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -42,7 +42,7 @@ impl<T> Default for ReorderBuffer<T> {
 }
 
 impl<T> ReorderBuffer<T> {
-    /// Returns a buffer that skips messages released by an earlier one; `gone` is from
+    /// Returns a buffer that skips messages released by an earlier buffer; `gone` is the result of its
     /// [`newest_gone`](Self::newest_gone).
     pub(super) fn after(gone: &HashMap<u64, u64>) -> Self {
         let known = |(publisher, gone): (&u64, &u64)| {
@@ -65,7 +65,7 @@ impl<T> ReorderBuffer<T> {
         self.waiting.len()
     }
 
-    /// Adds a message. A message that another subscription brought already is skipped.
+    /// Adds a message. A message that already arrived by another subscription is skipped.
     pub(super) fn found(&mut self, publisher: u64, stamp: u64, message: T) {
         let known = self.known.entry(publisher).or_insert(PublisherStamps { gone: 0, found: 0, newest: 0 });
         if stamp > known.gone {
@@ -74,8 +74,8 @@ impl<T> ReorderBuffer<T> {
         }
     }
 
-    /// Ends a pass: releases messages by stamp, each once its publisher's earlier messages are known, or all of them
-    /// if the pass found nothing.
+    /// Ends a pass. Releases, in the order of stamps, the messages whose publisher's earlier messages are all known; or
+    /// all messages if the pass found nothing.
     pub(super) fn pass(&mut self, found_nothing: bool, mut take: impl FnMut(T)) {
         let known = &mut self.known;
         let mut rest = BTreeMap::new();
@@ -125,7 +125,7 @@ mod tests {
                     stamps[publisher] += 1 + dice(3) as u64;
                     let message = (publisher as u64, stamps[publisher]);
                     sent += 1;
-                    // Subscriptions overlap: one or two of them have it.
+                    // Subscriptions overlap: one or two of them carry the message.
                     for at in [dice(CHANNELS), dice(CHANNELS)] {
                         if channels[at].last() != Some(&message) {
                             channels[at].push(message);

@@ -29,7 +29,7 @@ use crate::threads::{self, Alarm};
 /// Callbacks of an engine to its server, on the engine's threads.
 pub(crate) struct EngineHooks {
     pub(crate) notice: OnNotice,
-    /// Called when the node follows what its clients have come to want.
+    /// Called when the node follows further subjects that its clients want.
     pub(crate) followed: Callback,
     pub(crate) stamp: OnStamp,
 }
@@ -115,7 +115,7 @@ impl Engine {
             let (queue, status) = (Arc::clone(&queue), Arc::clone(&status));
             spawn("watch", Box::new(move || append::watch(&queue, &status)))
         };
-        // If a thread can't be started the engine is never ready, and says so.
+        // If a thread can't be started, the engine never becomes ready and reports the reason.
         let threads: Vec<_> = [appender, follower, watch]
             .into_iter()
             .filter_map(|spawned| match spawned {
@@ -140,12 +140,12 @@ impl Engine {
         }
     }
 
-    /// Queues events for the log. Does not block. `done` is called once, on another thread or before this returns:
-    /// with the id of the last event after the log has all of them, or with the reason why it has none. `stamps` is empty, or
-    /// has an item for each event, as JSON: every node that reads the event passes it to its server.
+    /// Queues events for the log. Does not block. `done` is called once, on another thread or before this returns, with
+    /// the id of the last event after the log has all of them, or with the reason for the refusal. `stamps` is empty,
+    /// or has an item for each event, as JSON; every node that reads the event passes its stamp to its server.
     pub(crate) fn submit(&self, events: &[Event], stamps: &[Option<Box<str>>], done: Done) {
         let records = events.iter().enumerate().map(|(at, event)| {
-            // The log gives the id: an id of another bus is left out.
+            // The log assigns the id; an id of another bus is left out.
             let mut json = String::with_capacity(256 + event.payload().len());
             if event.id().is_none() {
                 envelope::write_stored(event, &mut json);
@@ -177,7 +177,7 @@ impl Engine {
         self.config.history
     }
 
-    /// Sends a notice to every node. Blocks for the log, some seconds at most.
+    /// Sends a notice to every node. Blocks for a few seconds at most.
     pub(crate) fn send_notice(&self, notice: &str) -> Result<(), EngineError> {
         self.log.send_notice(notice)
     }
@@ -206,7 +206,7 @@ impl Engine {
         self.queue.bytes()
     }
 
-    /// Returns its part of `/api/stats`.
+    /// Returns the engine's part of `/api/stats`.
     pub(crate) fn stats(&self) -> serde_json::Value {
         serde_json::json!({
             "url": shown(&self.config.url),
@@ -220,9 +220,8 @@ impl Engine {
         })
     }
 
-    /// Stops accepting events, appends the waiting ones if the log answers, and ends the threads. Blocks for some
-    /// seconds at most: a thread that hangs in the log is abandoned, and the publishers that wait for it are
-    /// answered.
+    /// Stops accepting events, appends the waiting ones if the log answers, and ends the threads. Blocks for a few
+    /// seconds at most: a thread that hangs in the log is abandoned, and the publishers that wait for it are answered.
     pub(crate) fn close(&self) {
         self.queue.close();
         self.history.close();
@@ -230,7 +229,7 @@ impl Engine {
         let end = Instant::now() + CLOSE_MAX;
         while !threads.is_empty() && Instant::now() < end {
             for thread in threads.extract_if(.., |thread| thread.is_finished()) {
-                // A panic in it was caught and reported.
+                // A panic of the thread was caught and reported already.
                 let _ = thread.join();
             }
             std::thread::sleep(Duration::from_millis(2));

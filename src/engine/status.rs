@@ -1,4 +1,4 @@
-//! Health of the log as the engine's threads see it, for `/readyz`, `/api/stats` and `/metrics`.
+//! Health of the log according to the engine's threads, for `/readyz`, `/api/stats` and `/metrics`.
 //!
 //! Invariant: following and appending are reported separately, and each counts as healthy only after an operation
 //! succeeded.
@@ -47,13 +47,13 @@ impl Side {
     }
 }
 
-/// Reason why new clients should not come to this node now.
+/// Reason why new clients should not connect to this node now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotReady {
     pub(crate) status: &'static str,
     /// Whether published events reach clients.
     pub(crate) readers: bool,
-    /// Whether the log takes events.
+    /// Whether the log accepts events.
     pub(crate) publishers: bool,
 }
 
@@ -86,7 +86,7 @@ impl Status {
         self.following.outage().is_none()
     }
 
-    /// Returns whether the log takes events, by the last append or probe.
+    /// Returns whether the log accepts events, by the last append or probe.
     pub(crate) fn is_appending(&self) -> bool {
         self.appending.outage().is_none()
     }
@@ -95,7 +95,7 @@ impl Status {
     pub(crate) fn not_ready(&self) -> Option<NotReady> {
         let (following, appending) = (self.following.outage(), self.appending.outage());
         let (readers, publishers) = (following.is_none(), appending.is_none());
-        // The appending side knows more: only an append notices that the log is full or read-only.
+        // The appending side has priority: only an append detects that the log is full or read-only.
         let status = appending.or(following)?.status;
         Some(NotReady { status, readers, publishers })
     }
@@ -106,7 +106,7 @@ impl Status {
         self.epoch.load(Ordering::Relaxed)
     }
 
-    /// Returns the last error; empty if there was none or the engine has recovered.
+    /// Returns the last error; empty if there was none, or the engine has recovered.
     pub(crate) fn last_error(&self) -> String {
         let outage = self.following.outage().filter(|outage| !outage.error.is_empty());
         outage.or_else(|| self.appending.outage()).map(|outage| outage.error).unwrap_or_default()

@@ -1,6 +1,6 @@
 //! Mapping of events and filters to NATS subjects.
 //!
-//! A subject is a row of tokens: stream, channel, kind and id of the entity, then the segments of the type.
+//! A subject is a sequence of tokens: stream, channel, kind and id of the entity, then the segments of the type.
 //!
 //! Invariants:
 //! - An event that a filter matches has one of the filter's subjects. Subjects may cover more than the filter, never
@@ -28,7 +28,7 @@ const SEGMENTS_MAX: usize = 12;
 /// Token that stands for all further segments.
 const MORE: &str = "=more";
 
-/// Maximum length of a token, in bytes; a hash stands for a longer one.
+/// Maximum length of a token, in bytes. A longer one is replaced by a hash.
 const TOKEN_BYTES_MAX: usize = 80;
 
 /// Maximum number of subjects of one filter; a filter that needs more subscribes more widely.
@@ -55,7 +55,7 @@ pub(super) fn of_filter(filter: &Filter) -> Vec<String> {
             continue;
         }
         if set.about == ENTITY {
-            // Kinds and ids separately: more than the pairs, never less.
+            // Kinds and ids are mapped separately, which covers more than the pairs, never less.
             let parts = set.members().map(|(kind, id)| (one(kind), id.map_or_else(|| ANY.to_owned(), one)));
             let (kinds, ids): (Vec<_>, Vec<_>) = parts.unzip();
             keep_narrower(&mut fixed[2], kinds, ANY);
@@ -91,7 +91,7 @@ pub(super) fn of_filter(filter: &Filter) -> Vec<String> {
     subjects.into_iter().map(|one| if one == "*.*.*.*.>" { ALL.to_owned() } else { one }).collect()
 }
 
-/// Returns whether every subject that `narrow` covers is covered by `wide` too.
+/// Returns whether `wide` covers every subject that `narrow` covers.
 pub(super) fn covers(wide: &str, narrow: &str) -> bool {
     let (mut wide, mut narrow) = (wide.split('.'), narrow.split('.'));
     loop {
@@ -188,7 +188,7 @@ fn token(value: &[u8]) -> String {
     if out.is_empty() {
         out.push('=');
     } else if out.len() > TOKEN_BYTES_MAX {
-        // FNV-1a: equal on every node, and a collision only delivers more than was asked for.
+        // FNV-1a: equal on every node, and a collision only delivers more than the filter needs.
         let hash = value.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
         });

@@ -1,8 +1,8 @@
 //! Compression once per feed, with a window: every member receives the same compressed frames.
 //!
 //! Invariants:
-//! - A frame refers back only to frames since the window's last *restart*. A member that has read all of those can read the
-//!   frame; any other member receives standalone frames until the next restart.
+//! - A frame refers back only to frames since the window's last *restart*. A member that has read all of those is *in
+//!   sync* and can read the frame. Any other member receives standalone frames until the next restart.
 //! - Restarts are at least [`RESTART_BYTES`] or [`RESTART_MICROS`] apart, however often members join or skip.
 //! - The number of windows in a loop is bounded. Feeds beyond the bound get standalone frames, deflated once per event.
 
@@ -18,7 +18,8 @@ use crate::codec::ws;
 use crate::event::Timestamp;
 use crate::metrics::Metrics;
 
-/// Bytes between restarts. A restart costs the members that were in sync about 1 KB each, which is little beside this.
+/// Minimum number of bytes between restarts. A restart costs the members that were in sync about 1 KB each, which is
+/// small in comparison.
 const RESTART_BYTES: usize = 64 * 1024;
 
 /// Time after which a restart is allowed in a feed that sends less, in microseconds.
@@ -82,13 +83,13 @@ impl Compression {
         self != Self::None && self.bits() == WINDOW_BITS_MAX
     }
 
-    /// Returns a connection's own bytes as they appear in its stream.
+    /// Returns a connection's own bytes in the form in which they appear in its stream.
     pub(super) fn own(self, bytes: Bytes) -> Bytes {
         if self == Self::Gzip { stored(&bytes) } else { bytes }
     }
 
-    /// Returns the heartbeat of a client that has been given events since the last one. In a gzip stream it is an empty block,
-    /// which carries no text and leaves the window alone: the events are the sign of life.
+    /// Returns the heartbeat of a client that was sent events since the last heartbeat. In a gzip stream it is an empty
+    /// block, which has no text and leaves the window unchanged: the events already show that the server is alive.
     pub(super) fn heartbeat_after_events(self, bytes: Bytes) -> Bytes {
         if self == Self::Gzip { Bytes::from_static(&EMPTY_BLOCK) } else { bytes }
     }
@@ -98,8 +99,8 @@ impl Compression {
         self == Self::Gzip && own != EMPTY_BLOCK
     }
 
-    /// Appends the frame to `out`, compressed with the window of `deflater`. Returns `false` if the frame is better sent as
-    /// it is; nothing is appended then.
+    /// Appends the frame to `out`, compressed with the window of `deflater`. Returns `false`, and appends nothing, if
+    /// compression would not pay off.
     fn compress(
         self,
         frame: &[u8],
@@ -172,7 +173,7 @@ impl FrameForms {
         }
     }
 
-    /// Returns the bytes retained in addition to the run.
+    /// Returns the number of bytes retained in addition to the run.
     pub(super) fn bytes(&self) -> usize {
         if self.window_use == WindowUse::None { 0 } else { self.plain.len() }
     }
@@ -233,7 +234,7 @@ impl FeedCompressor {
     ) -> WindowUse {
         let now = pool.now;
         let Some(window) = &mut self.window else {
-            // The feed lost its window after the frame was appended.
+            // The feed's window was closed after the frame was appended.
             out.extend_from_slice(&pool.standalone(compression, frame));
             return WindowUse::None;
         };
@@ -316,7 +317,7 @@ impl CompressorPool {
                 .sum::<usize>()
     }
 
-    /// Opens a window for a feed and returns `true`, unless all windows are taken or none are given at present.
+    /// Opens a window for a feed and returns `true`, unless all windows are taken or opening is paused.
     pub(super) fn open(
         &mut self,
         key: FeedKey,
@@ -335,7 +336,7 @@ impl CompressorPool {
         true
     }
 
-    /// Accounts for a window that was freed, or is freed with its feed.
+    /// Counts off a window that was freed, or is freed with its feed.
     pub(super) fn closed(&mut self, key: FeedKey, compression: Compression) {
         if let Some(at) = self.holders.iter().position(|holder| *holder == key) {
             self.holders.swap_remove(at);

@@ -150,7 +150,7 @@ impl Member {
         }
     }
 
-    /// Reads the whole messages among the bytes that came.
+    /// Reads the complete messages among the bytes received so far.
     fn read_on(&mut self, encoding: Encoding) {
         if encoding != Encoding::NativeWs {
             let bytes = self.pipe.taken[self.read..].to_vec();
@@ -191,7 +191,7 @@ impl Member {
         }
     }
 
-    /// Takes the beginning of a message without its end.
+    /// Takes the incomplete message at the end.
     fn rest(&mut self) -> String {
         match self.seen.last() {
             Some(Err(text)) if text.starts_with(CUT) => {
@@ -208,7 +208,7 @@ impl Member {
     }
 }
 
-/// FrameMark before a message without its end.
+/// Mark before an incomplete message.
 const CUT: &str = "\0";
 
 fn all() -> FilterSelection {

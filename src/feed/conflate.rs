@@ -1,8 +1,8 @@
-//! Policies for clients that do not want, or cannot take, every event, and the frames that a feed retains for them.
+//! Policies for clients that do not want every event, or cannot keep up, and the frames that a feed retains for them.
 //!
 //! Invariants:
 //! - [`LatestByKey`] retains a bounded number of keys.
-//! - A key's latest frame is retained until every member has it, or until the table is full of younger ones.
+//! - A key's latest frame is retained until every member has it, or until the table is full of newer ones.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
@@ -21,7 +21,8 @@ use crate::event::{Attribute, Event, EventId, Timestamp};
 
 /// Events that a subscription allows to be left out.
 ///
-/// The order is from the least to the most. If several subscriptions of one connection match an event, the least applies.
+/// The variants are ordered from the least to the most that is left out. If several subscriptions of one connection
+/// match an event, the least applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Conflation {
     /// None.
@@ -34,11 +35,11 @@ pub(crate) enum Conflation {
     Sample(u32),
 }
 
-/// Events that a connection loses when it falls off its feed. A connection has one queue, so the policy is the
-/// connection's: the strictest of its subscriptions.
+/// Events that a connection loses when its feed has trimmed some that it had not received. A connection has one
+/// position in one feed, so its subscriptions share one policy: the strictest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum LagPolicy {
-    /// The oldest events; the connection goes on with the oldest that is retained.
+    /// The oldest events; the connection continues with the oldest retained one.
     #[default]
     DropOldest,
     /// The newest events; the events that waited first are still written.
@@ -104,7 +105,7 @@ impl KeyRule {
     }
 }
 
-/// Latest value of each key, ordered by the number under which it was put in.
+/// Latest value of each key, ordered by the number under which it was inserted.
 #[derive(Debug)]
 pub(super) struct LatestByKey<V> {
     number_of: HashMap<NonZeroU64, u64, foldhash::fast::RandomState>,
@@ -147,8 +148,8 @@ impl<V> Default for LatestByKey<V> {
 }
 
 impl<V> LatestByKey<V> {
-    /// Puts in a value under a number higher than its key's previous one. With more than `max` keys, removes the keys that
-    /// changed longest ago, and returns them.
+    /// Inserts a value under a number higher than its key's previous one. With more than `max` keys, removes the keys
+    /// that changed longest ago, and returns them.
     pub(super) fn put(
         &mut self,
         key: NonZeroU64,
@@ -204,8 +205,8 @@ struct Sampler {
 }
 
 impl Sampler {
-    /// Returns whether a frame may be sent now. A due time further ahead than the interval was set before the clock was put
-    /// back, so it counts as due.
+    /// Returns whether a frame may be sent now. A due time further ahead than the interval was set before the clock was
+    /// set back, so it counts as due.
     fn is_due(&self, now: Timestamp) -> bool {
         let ahead = self.due.saturating_sub(now.0);
         ahead <= 0 || ahead > i64::from(self.interval)
@@ -245,8 +246,8 @@ impl Samplers {
         }
     }
 
-    /// Takes the waiting frames that are due, oldest first, and with each the older ones of its shard, because a client
-    /// receives a shard's events in order.
+    /// Takes the waiting frames that are due, oldest first. With each it takes the older ones of its shard, because a
+    /// client receives a shard's events in order.
     pub(super) fn release(&mut self, now: Timestamp) -> Released {
         let due: SmallVec<[EventId; 2]> = (self.0.iter())
             .filter(|sampler| sampler.is_due(now))

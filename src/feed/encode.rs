@@ -1,8 +1,8 @@
-//! An event's frame in the form that a feed takes, and the windows that compressed feeds share.
+//! Encodes an event's frame in a feed's form, and assigns windows to feeds that compress.
 //!
 //! Invariants:
 //! - An event is encoded once per encoding, and deflated once per cached form.
-//! - A feed without a window takes an idle one from another feed, or gets standalone frames.
+//! - A feed without a window takes over an idle one of another feed, or receives standalone frames.
 
 use bytes::Bytes;
 use slab::Slab;
@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 /// A frame for a feed.
 pub(super) struct EncodedFrame {
     pub(super) source: FrameSource,
-    /// Whether the bytes are sent as they are, even if the feed compresses.
+    /// Whether the bytes are sent unchanged, even if the feed compresses.
     pub(super) is_final: bool,
 }
 

@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use current_event::CurrentEvent;
 use index::InterestIndex;
 
-/// Events to deliver to members since the start, each counted once per member.
+/// Counts of events to deliver to members since the start, each event once per member.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FanoutTotals {
     pub(crate) matched: u64,
@@ -86,10 +86,10 @@ pub(crate) struct Fanout {
     feeds: Slab<Feed>,
     /// Feeds with unsealed frames.
     dirty: Vec<FeedKey>,
-    /// Frames that were appended and not sealed, of feeds that neither compress nor conflate.
+    /// Unsealed frames of feeds that neither compress nor conflate.
     log: FrameLog,
     current: CurrentEvent,
-    /// Feeds with a sample that waits.
+    /// Feeds with a waiting sample.
     sampling: Vec<FeedKey>,
     key_rule: KeyRule,
     pub(crate) totals: FanoutTotals,
@@ -178,7 +178,8 @@ impl Fanout {
         self.index.matcher.may_work_long()
     }
 
-    /// Returns about how many instructions conditions took so far that are on payloads or evaluated one by one.
+    /// Returns the approximate number of instructions so far for conditions on payloads and for those evaluated one by
+    /// one.
     pub(crate) fn worked(&self) -> u64 {
         self.index.matcher.worked()
     }
@@ -193,7 +194,7 @@ impl Fanout {
         self.index.matcher.filter(class)
     }
 
-    /// Returns the filter of a feed that equals `filter`, so that equal filters share their memory.
+    /// Returns the matcher's own copy of a filter equal to `filter`, so that equal filters share their memory.
     pub(crate) fn interned(&self, filter: &Filter) -> Option<&Filter> {
         self.index.matcher.interned(filter)
     }
@@ -242,12 +243,12 @@ impl Fanout {
         self.pool.standalone(compression, &encoding.encode(event, Some(position)))
     }
 
-    /// Returns whether samples wait.
+    /// Returns whether any sample waits.
     pub(crate) fn is_sampling(&self) -> bool {
         !self.sampling.is_empty()
     }
 
-    /// Returns the number of samples that wait in a feed. Each is due to every member.
+    /// Returns the number of waiting samples of a feed. Each is pending for every member.
     fn waiting_in(&self, feed: FeedKey) -> u64 {
         self.feeds[feed as usize].samples_waiting() as u64
     }
@@ -288,8 +289,9 @@ impl Fanout {
 
     /// Appends a gap notice at `id`, an event at the edge of the gap, to every feed that may want some of the missing events.
     ///
-    /// `gap` counts all missing events; `to_some` is for feeds that do not want every event. With `hides`, such feeds get the
-    /// notice at one of their own events, because their members must not learn of events that they may not see.
+    /// `gap` counts all missing events; `to_some` is for feeds that do not want every event. With `hides`, such feeds
+    /// receive the notice at one of their own events, because its position must not reveal an event that their members
+    /// may not see.
     pub(crate) fn append_gap(&mut self, id: EventId, gap: &GapNotice, to_some: &GapNotice, hides: bool) {
         for (key, feed) in &mut self.feeds {
             let matcher = &self.index.matcher;
@@ -304,7 +306,7 @@ impl Fanout {
             // Events that a feed would have left out are not missing.
             let missed = if feed.conflates() { gap.missed.as_bound() } else { gap.missed };
             let frame = feed.form.encoding.gap(&GapNotice { missed, ..gap.clone() });
-            // The notice has an index in the feed, so the totals count it like an event.
+            // The notice has an index in the feed, so the totals count it as an event.
             self.totals.matched += feed.members.len() as u64;
             let now = self.pool.now;
             let before = feed.conflator_mut().map(|conflator| conflator.samplers.release_all(now));
@@ -339,8 +341,8 @@ impl Fanout {
         self.feeds[feed as usize].seal(&mut self.log, &self.limits, &mut self.pool);
     }
 
-    /// Moves the keys of the feeds with frames that were appended since the last call to `out`. The caller seals them, or has
-    /// their lone members written through.
+    /// Moves the keys of the feeds with newly appended frames to `out`. The caller seals them, or writes their lone
+    /// members through.
     pub(crate) fn take_dirty(&mut self, out: &mut Vec<FeedKey>) {
         out.append(&mut self.dirty);
     }
@@ -350,8 +352,8 @@ impl Fanout {
         self.feeds[feed as usize].newest_appended(&self.log)
     }
 
-    /// Returns the frames that were appended to a feed and are not sealed as one stretch of at most `max` bytes, if they can be
-    /// written through to the feed's only member, which is at `next`.
+    /// Returns the unsealed frames of a feed as one stretch of at most `max` bytes, if they can be written through to
+    /// the feed's only member, which is at `next`.
     pub(super) fn gather(&mut self, feed: FeedKey, next: u64, max: usize) -> Option<Gathered> {
         let feed = &self.feeds[feed as usize];
         if !feed.is_written_through(next, &self.limits) {

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - Appended frames become visible to outboxes when the feed is sealed, and never move afterwards.
 //! - The runs cover exactly `base..next`, in order.
-//! - A feed with one member that keeps up retains nothing: its frames are written from the loop's log, and passed.
+//! - A feed with one member that keeps up retains nothing: its frames are written from the loop's log and only counted.
 
 mod seal;
 
@@ -61,11 +61,11 @@ pub(crate) struct Feed {
     pub(super) list: FrameList,
     /// Sealed frames; `None` if there are none.
     retained: Option<Box<RetainedFrames>>,
-    /// State of a feed that compresses or conflates, so that its frames are not those of the log.
+    /// State of a feed that compresses or conflates. Its frames are not in the loop's log.
     own_form: Option<Box<OwnForm>>,
     pub(super) next: u64,
-    /// Id of the newest event before those that are retained, in three parts, which take less memory; without a shard it is
-    /// unknown.
+    /// Id of the newest event before the retained ones, in three fields, which take less memory. Unknown if there is no
+    /// shard.
     passed_shard: Option<u16>,
     passed_epoch: u64,
     passed_sequence: u64,
@@ -93,7 +93,7 @@ struct OwnForm {
     unsealed: Vec<UnsealedFrame>,
     /// State of the window, in a feed that compresses with one.
     compressor: Option<FeedCompressor>,
-    /// State of conflation, in a feed with a subscription that does not want every event.
+    /// State of conflation, in a feed with a subscription that allows events to be left out.
     conflator: Option<Conflator>,
 }
 
@@ -132,7 +132,7 @@ impl Feed {
         }
     }
 
-    /// Returns whether the feed compresses or conflates, so that its frames are not those of the loop's log.
+    /// Returns whether the feed compresses or conflates. Then its frames are not in the loop's log.
     pub(super) fn has_own_form(&self) -> bool {
         self.own_form.is_some()
     }
@@ -176,7 +176,7 @@ impl Feed {
         self.runs().into_iter().flatten().skip_while(move |run| run.next() <= index)
     }
 
-    /// Returns the sealed frames, those of the next seal among them.
+    /// Returns the retained frames for a seal to append to. Allocates them if there are none.
     fn retain(&mut self) -> &mut RetainedFrames {
         let base = self.next;
         self.retained.get_or_insert_with(|| Box::new(RetainedFrames { base, ..RetainedFrames::default() }))
@@ -221,7 +221,8 @@ impl Feed {
         was_clean && !own.unsealed.is_empty()
     }
 
-    /// Returns how many events these frames stand for: one for each event, and the missing ones of each gap notice.
+    /// Returns the number of events that these frames represent: one for each event, and the missing ones of each gap
+    /// notice.
     pub(super) fn missed_in(&self, indices: Range<u64>) -> Missed {
         match &self.retained {
             Some(retained) => retained.gaps.missed_in(indices),
@@ -255,7 +256,7 @@ impl Feed {
     #[inline]
     pub(crate) fn forget_written(&mut self) {
         if self.retained.is_none() {
-            // Nearly all feeds of one member.
+            // The usual case in feeds of one member.
             return;
         }
         let (next, unsealed) = (self.next, self.unsealed());
@@ -277,8 +278,8 @@ impl Feed {
         self.set_passed(newest);
     }
 
-    /// Returns whether the frames in the feed's list are the next of a member at `next`, so that they can be written to it
-    /// from the log: nothing else is retained, and no gap notice is among them.
+    /// Returns whether the frames in the feed's list can be written from the log to a member at `next`: they are its
+    /// next frames, nothing else is retained, and no gap notice is among them.
     pub(super) fn is_written_through(&self, next: u64, limits: &FeedLimits) -> bool {
         self.list.len > 0
             && self.members.len() == 1
@@ -335,14 +336,14 @@ impl Feed {
         Some(EventId { epoch: self.passed_epoch, shard, sequence: self.passed_sequence })
     }
 
-    /// Notes the newest event before those that are retained, if there is another.
+    /// Notes the newest event before the retained ones, if `id` is some.
     fn set_passed(&mut self, id: Option<EventId>) {
         if let Some(EventId { epoch, shard, sequence }) = id {
             (self.passed_epoch, self.passed_shard, self.passed_sequence) = (epoch, Some(shard), sequence);
         }
     }
 
-    /// Returns the number of samples that wait.
+    /// Returns the number of waiting samples.
     pub(super) fn samples_waiting(&self) -> usize {
         self.conflator().map_or(0, |conflator| conflator.samplers.waiting())
     }
@@ -374,8 +375,8 @@ impl Feed {
         self.conflator().map_or(0, |conflator| conflator.latest.floor)
     }
 
-    /// Returns the first frame at or after `index` that a lagging member of a feed that conflates must get: its index, its
-    /// bytes, and the buffer that they are a part of.
+    /// Returns the first frame at or after `index` that a lagging member of a feed that conflates must receive: its
+    /// index, its bytes, and the buffer that contains them.
     pub(super) fn next_retained(&self, mut index: u64) -> Option<(u64, &[u8], &Bytes)> {
         let latest = self.conflator().map(|conflator| &conflator.latest)?;
         let base = self.base();
@@ -389,7 +390,7 @@ impl Feed {
             let run = self.run_of(index)?;
             let end = run.next();
             while index < end {
-                // Below the floor the table no longer knows whether a frame is the latest of its key.
+                // Below the floor the table cannot tell whether a frame is the latest of its key.
                 if run.is_required(index) || index < latest.floor || latest.get(index).is_some() {
                     if let Some(forms) = run.forms(index) {
                         let frame = forms.standalone(self.form.compression);

@@ -8,15 +8,15 @@ use crate::dialect::Encoding;
 use crate::event::{Event, EventId};
 use crate::metrics::Metrics;
 
-/// Merge limit, in bytes: smaller frames are copied into one run, larger ones stay where they lie.
+/// Merge limit, in bytes: smaller frames are copied into one run, larger ones are not copied.
 pub(super) const MERGE_FRAME_BYTES_MAX: usize = 4096;
 
 /// Storage of an unsealed frame's bytes.
 #[derive(Debug)]
 pub(super) enum FrameSource {
-    /// Bytes that no event keeps.
+    /// Bytes that are not cached in an event.
     Owned(Bytes),
-    /// The event keeps the bytes. Counting the event allocates nothing; counting a [`Bytes`] allocates the first time.
+    /// Event that caches the bytes. Cloning its handle allocates nothing; the first clone of a [`Bytes`] allocates.
     Shared(Event),
 }
 
@@ -32,7 +32,7 @@ impl FrameSource {
     }
 }
 
-/// Kind of a frame, as conflation sees it.
+/// Kind of a frame for conflation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FrameKind {
     /// An event that every member receives.
@@ -56,7 +56,7 @@ pub(super) struct UnsealedFrame {
     pub(super) source: FrameSource,
     pub(super) id: EventId,
     pub(super) kind: FrameKind,
-    /// Whether the bytes are sent as they are, even if the feed compresses.
+    /// Whether the bytes are sent unchanged, even if the feed compresses.
     pub(super) is_final: bool,
 }
 

@@ -1,11 +1,11 @@
 //! Frames of the current batch: each event's frame once per encoding, and each feed's list of the frames that it gets.
 //!
-//! A feed whose frames are its encoding's, neither compressed nor conflated, has no storage for them while its members keep
-//! up. A lone member that is caught up is written from the log; for all others the feed copies its frames into runs.
+//! Feeds that neither compress nor conflate use the log's frames. A lone member that is caught up is written from the
+//! log, and its feed stores nothing. In all other cases the feed copies its frames into runs.
 //!
 //! Invariants:
 //! - A list has its frames in the order of their events.
-//! - The log is empty as soon as every list was taken, so it never keeps a frame from one batch to the next.
+//! - The log is emptied when every list was taken, so it keeps no frame from one batch to the next.
 
 use bytes::Bytes;
 
@@ -20,7 +20,8 @@ const END: u32 = u32::MAX;
 /// Maximum size of an encoding's small frames in one batch, in bytes. Larger batches keep each further frame by itself.
 const LOG_BYTES_MAX: usize = 1 << 30;
 
-/// Maximum capacity that a table keeps from batch to batch, in bytes. To grow again costs a large batch little.
+/// Maximum capacity that a table keeps from batch to batch, in bytes. Growing again costs little in comparison with a
+/// large batch.
 const KEPT_BYTES_MAX: usize = 8 * 1024;
 
 /// Storage of a frame in the log.
@@ -28,7 +29,7 @@ const KEPT_BYTES_MAX: usize = 8 * 1024;
 enum LogStorage {
     /// Bytes of the encoding's log.
     Log { start: u32, end: u32 },
-    /// Bytes of a large frame, or those that the event keeps because other loops may want them.
+    /// Bytes of a large frame, or of a frame that the event caches for other loops.
     Own(FrameSource),
 }
 
@@ -43,7 +44,7 @@ pub(super) struct LoggedFrame {
 /// Frames of one encoding.
 #[derive(Debug, Default)]
 struct EncodingLog {
-    /// Small frames, one after the other.
+    /// Small frames, back to back.
     bytes: Vec<u8>,
     frames: Vec<LoggedFrame>,
     /// Number of the event that was encoded last, and its frame.
@@ -96,8 +97,8 @@ pub(super) struct FrameLog {
 }
 
 impl FrameLog {
-    /// Returns the frame of the event with this number, and encodes it the first time. `keeps` says whether the event keeps the
-    /// frame for other loops.
+    /// Returns the frame of the event with this number, and encodes it the first time. With `keeps`, the event caches
+    /// the frame for other loops.
     pub(super) fn frame(
         &mut self,
         encoding: Encoding,
@@ -185,7 +186,8 @@ impl FrameLog {
         Some(self.encodings[encoding.slot()].frames[link.frame as usize].id)
     }
 
-    /// Returns the frames of a list as one stretch of bytes, if they are small, or one, and together at most `max` bytes.
+    /// Returns the frames of a list as one stretch of at most `max` bytes. Returns `None` if they are longer, or if the
+    /// list has several frames and one of them is large.
     pub(super) fn gather(&mut self, encoding: Encoding, list: FrameList, max: usize) -> Option<Gathered> {
         if list.len == 1 {
             let frame = self.links[list.first as usize].frame;
@@ -207,7 +209,7 @@ impl FrameLog {
     ) -> Option<Gathered> {
         scratch.clear();
         let log = &self.encodings[encoding.slot()];
-        // Stretch of the log that is not copied yet.
+        // Pending stretch of the log, which is not copied yet.
         let (mut from, mut to) = (0, 0);
         for index in self.indices(list) {
             let frame = &log.frames[index as usize];
@@ -248,7 +250,7 @@ impl FrameLog {
         }
     }
 
-    /// Empties a list, whose frames were written or copied. With the last list the log is emptied.
+    /// Empties a list after its frames were written or copied. With the last list, the log is emptied too.
     pub(super) fn take(&mut self, list: &mut FrameList) {
         if std::mem::take(list).len == 0 {
             return;
@@ -295,7 +297,7 @@ impl LoggedFrame {
     }
 }
 
-/// Returns the frame that the event keeps, and encodes and counts it the first time.
+/// Returns the frame that the event caches. Encodes and counts it the first time.
 pub(super) fn shared_frame<'a>(event: &'a Event, encoding: Encoding, metrics: &Metrics) -> &'a Bytes {
     let encode = |event: &Event| {
         let frame = encoding.encode(event, event.position());

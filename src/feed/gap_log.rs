@@ -12,7 +12,7 @@ pub(super) struct GapLog {
     sealed: VecDeque<(u64, Missed)>,
     /// Notices among the unsealed frames.
     unsealed: VecDeque<Missed>,
-    /// Frame index of the newest notice that the log no longer knows.
+    /// Frame index of the newest notice that was dropped from the log.
     forgotten: Option<u64>,
 }
 
@@ -44,7 +44,8 @@ impl GapLog {
         self.sealed.clear();
     }
 
-    /// Returns how many events the frames of these indices stand for: one for each event, and the missing ones of each notice.
+    /// Returns the number of events that the frames of these indices represent: one for each event, and the missing
+    /// ones of each notice.
     pub(super) fn missed_in(&self, indices: Range<u64>) -> Missed {
         if self.forgotten.is_some_and(|gap| gap >= indices.start) {
             return Missed::Unknown;

@@ -1,4 +1,4 @@
-//! Feeds without sockets, for benchmarks of a delivery without the kernel's share. Not part of the crate's interface.
+//! Feeds without sockets, for benchmarks of a delivery without the kernel. Not part of the crate's interface.
 
 use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::event::{Event, EventId, Since, Timestamp};
 use crate::filter::Filter;
 use crate::metrics::Metrics;
 
-/// A socket that takes everything and keeps nothing.
+/// A socket that accepts all bytes and drops them.
 #[derive(Debug, Default)]
 struct Nowhere;
 
@@ -63,7 +63,7 @@ pub fn native_frame(event: &Event) -> Bytes {
     Encoding::NativeWs.encode(event, None)
 }
 
-/// A fan-out with members that take everything at once.
+/// A fan-out with members whose sockets accept everything.
 #[derive(Debug)]
 pub struct Fan {
     fanout: Fanout,
@@ -147,7 +147,7 @@ impl Fan {
         self.fanout.take_dirty(&mut dirty);
         let before = self.tally.events;
         for feed in dirty {
-            // As in `reactor::deliver`.
+            // Written as in `reactor::deliver`.
             let members = self.fanout.feed(feed).members.len();
             if members > 1 {
                 self.fanout.seal(feed);

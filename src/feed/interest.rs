@@ -1,4 +1,4 @@
-//! Interests: the filters that a connection's subscriptions select events with, and changes to them.
+//! Interests: the filters by which a connection's subscriptions select events, and changes to them.
 
 use super::conflate::{Conflation, LagPolicy};
 use super::feed::FeedClasses;
@@ -51,11 +51,11 @@ impl Change {
     }
 }
 
-/// Feed that a connection gets its events from after its interest changed.
+/// Feed of a connection after a change of its interest.
 #[derive(Debug)]
 pub(crate) enum Revised {
     /// The feed that the connection is in.
     Same,
-    /// The feed of these classes, which the matcher holds for the connection already. Without classes: no feed.
+    /// The feed of these classes, which the matcher already holds for the connection. No feed if there are no classes.
     Elsewhere(FeedClasses),
 }

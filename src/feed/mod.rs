@@ -9,7 +9,7 @@
 //! - A feed keeps a bounded tail of its frames, independent of its members. A member that falls off the tail receives a gap
 //!   notice with the number of events it missed, at the position of the loss.
 //! - Frame indices only grow. Frames `base..next` are retained; an outbox at `next` is caught up.
-//! - A feed knows no socket and no clock.
+//! - No code here opens a socket or reads a clock.
 
 mod compressor;
 mod conflate;

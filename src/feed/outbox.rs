@@ -1,13 +1,13 @@
 //! Position of a connection in its feed, and the bytes that it still has to write, in order.
 //!
 //! Invariants:
-//! - A frame that was begun is finished: its rest is kept, even if the feed trims the frame.
-//! - Replies stand at the position in the feed at which they were sent, and are never dropped.
+//! - A frame that was partly written is completed: its rest is kept, even if the feed trims the frame.
+//! - Replies keep the position in the feed at which they were sent, and are never dropped.
 //! - A connection that is caught up holds nothing: its backlog is freed.
 //! - In a feed that compresses with a window, a connection gets those frames only while it is *in sync*: it has read every frame
 //!   since the window's last restart.
-//! - Each event that the feed had for the connection is written, pending, dropped (and reported in a gap notice) or
-//!   conflated, and counted as such.
+//! - Each event of the feed is, for the connection, written, pending, dropped (and reported in a gap notice) or
+//!   conflated, and is counted as such.
 
 mod backlog;
 mod flush;
@@ -59,9 +59,9 @@ pub(crate) enum Flushed {
     Done,
     /// The socket is full; wait until it is writable.
     Blocked,
-    /// The budget is used up; go on in the next turn.
+    /// The budget is used up; the next turn continues.
     Budget,
-    /// The connection has lost frames, and its policy is to be closed for that.
+    /// The connection has lost frames, and its lag policy is to close it.
     Lagged,
     /// The connection is broken.
     Failed,
@@ -77,8 +77,8 @@ pub(crate) struct Tally {
     /// Writes after which the socket was full.
     pub(crate) blocked: u64,
     pub(crate) dropped: u64,
-    /// Events left out for a later one of the same key. Signed, because a dropped event that is yet to be passed is subtracted
-    /// first and added when it is passed.
+    /// Events left out for a later one of the same key. Signed, because a dropped event is subtracted when it is
+    /// dropped, and added back when the outbox moves past it.
     pub(crate) conflated: i64,
     /// Gap notices.
     pub(crate) gaps: u64,
@@ -89,7 +89,7 @@ pub(crate) struct Tally {
 pub(crate) struct Outbox {
     membership: Option<Membership>,
     lag_policy: LagPolicy,
-    /// Whether a replay comes first: no frame of the feed is written before the replay is over.
+    /// Whether a replay is under way: no frame of the feed is written before it is over.
     replaying: bool,
     compression: Compression,
     /// Whether the connection can read the feed's next frame in the form that uses the window.
@@ -98,7 +98,7 @@ pub(crate) struct Outbox {
     next_at_heartbeat: u16,
     /// Index of the next frame.
     next: u64,
-    /// `None` if the connection is caught up.
+    /// Pending bytes and losses; `None` if the connection is caught up.
     backlog: Option<Box<OutboxBacklog>>,
 }
 
@@ -146,30 +146,30 @@ impl Outbox {
         self.compression
     }
 
-    /// Sets whether a replay comes first, so that frames of the feed are held back.
+    /// Sets whether a replay is under way, so that frames of the feed are held back.
     pub(crate) fn set_replaying(&mut self, replaying: bool) {
         self.replaying = replaying;
     }
 
-    /// Returns whether bytes that have no place among the events can be written at once: no other bytes wait or were begun, and
-    /// none are compressed.
+    /// Returns whether bytes with no position among the events can be written directly: no other bytes are waiting or
+    /// partly written, and none are compressed.
     pub(crate) fn is_clear(&self) -> bool {
         self.backlog.is_none() && self.compression == Compression::None
     }
 
-    /// Returns the number of inserted bytes that wait.
+    /// Returns the number of waiting inserted bytes.
     pub(crate) fn inserted_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.inserted_bytes)
     }
 
-    /// Returns the bytes that only this outbox retains beside its own struct, and the waiting bytes that are retained elsewhere
-    /// too.
+    /// Returns the number of bytes that only this outbox retains besides its own struct, and the number of waiting
+    /// bytes that are also retained elsewhere.
     pub(crate) fn held_bytes(&self) -> (usize, usize) {
         self.backlog.as_ref().map_or((0, 0), |backlog| (backlog.own_bytes(), backlog.shared_bytes()))
     }
 
-    /// Returns the waiting pieces that are retained elsewhere too: the address of each piece's end, and its length. The rests
-    /// of one frame end at the same address, wherever they begin.
+    /// Returns the waiting pieces that are also retained elsewhere: the address of each piece's end, and its length.
+    /// Partly written copies of one frame end at the same address, wherever they begin.
     pub(crate) fn shared_pieces(&self) -> impl Iterator<Item = (usize, usize)> {
         let end_of = |bytes: &Bytes| (bytes.as_ptr() as usize + bytes.len(), bytes.len());
         self.backlog.iter().flat_map(move |backlog| {
@@ -180,7 +180,7 @@ impl Outbox {
         })
     }
 
-    /// Records that the socket is full at `tick`; `progressed` says whether it has just taken bytes.
+    /// Records that the socket is full at `tick`. `progressed` is true if it has just accepted bytes.
     pub(crate) fn record_full(&mut self, tick: u64, progressed: bool) {
         if let Some(backlog) = &mut self.backlog
             && (progressed || backlog.progress_tick.is_none())
@@ -189,7 +189,7 @@ impl Outbox {
         }
     }
 
-    /// Returns the number of ticks since a full socket took bytes last; 0 if it was not full.
+    /// Returns the number of ticks since a full socket last accepted bytes; 0 if it is not full.
     pub(crate) fn full_for(&self, tick: u64) -> u64 {
         let progress = self.backlog.as_ref().and_then(|backlog| backlog.progress_tick);
         progress.map_or(0, |progress| u64::from((tick as u32).wrapping_sub(progress.get())))
@@ -242,7 +242,7 @@ impl Outbox {
         let feed = self.membership.map(|m| fanout.feed(m.feed()));
         let live = feed.filter(|_| !self.replaying);
         if let Some(feed) = live {
-            // A reply may say that all events so far were delivered, so lost ones must be reported before it.
+            // A reply may confirm that all events so far were delivered, so lost ones must be reported before it.
             self.close_newest_gap(feed, cx);
         }
         let before = live.map_or(self.next, |feed| feed.next);
@@ -262,12 +262,12 @@ impl Outbox {
         self.backlog(None).push(inserted);
     }
 
-    /// Returns bytes of the connection's own, as they appear in its stream, to precede frame `before`.
+    /// Returns the connection's own bytes, in the form of its stream, for insertion before frame `before`.
     fn own(&self, before: u64, bytes: Bytes) -> Inserted {
         self.inserted(before, self.compression.own(bytes))
     }
 
-    /// Returns bytes as they appear in the connection's stream, to precede frame `before`.
+    /// Returns bytes that already have the form of the connection's stream, for insertion before frame `before`.
     fn inserted(&self, before: u64, bytes: Bytes) -> Inserted {
         let (changes_window, is_shared) = (self.compression.changes_window(&bytes), !bytes.is_unique());
         Inserted { before, bytes, events: 0, changes_window, last: None, is_shared }
@@ -284,7 +284,7 @@ impl Outbox {
         backlog.push(Inserted { before, bytes, events: 1, changes_window, last: id, is_shared });
     }
 
-    /// Counts the frames between the outbox's position and `first` as left out.
+    /// Counts the frames between the outbox's position and `first` as conflated.
     fn count_conflated(&self, first: u64, tally: &mut Tally) {
         tally.conflated += (first - self.next) as i64;
     }

@@ -1,7 +1,7 @@
 //! Consecutive frames of a feed in one block of memory, so that one write covers all of them.
 //!
 //! Invariants:
-//! - `bytes` holds the frames in order. `marks` has one entry per frame, and never none.
+//! - `bytes` holds the frames in order. `marks` has one entry per frame, at least one.
 //! - `forms` has one entry per frame in a feed that compresses with a window, and none in other feeds.
 
 use bytes::Bytes;
@@ -11,12 +11,12 @@ use super::compressor::FrameForms;
 use super::frame::FrameKind;
 use crate::event::EventId;
 
-/// End of a frame in its run, and the event it belongs to.
+/// End of a frame in its run, and the event that it encodes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FrameMark {
     end: u32,
     shard: u16,
-    /// Conflation must never leave the frame out.
+    /// Whether conflation must never leave the frame out.
     is_required: bool,
     is_gap: bool,
     sequence: u64,
@@ -33,7 +33,7 @@ pub(crate) struct FrameRun {
     forms: Box<[FrameForms]>,
 }
 
-/// FrameMarks of a run's frames.
+/// Marks of a run's frames.
 pub(super) type FrameMarks = SmallVec<[FrameMark; 1]>;
 
 impl FrameMark {
@@ -44,7 +44,7 @@ impl FrameMark {
 }
 
 impl FrameRun {
-    /// Returns a run of the frames that lie in `bytes` one after the other. The events are of one epoch.
+    /// Returns a run of the frames that lie back to back in `bytes`. The events are of one epoch.
     pub(super) fn new(
         first: u64,
         epoch: u64,
@@ -60,7 +60,7 @@ impl FrameRun {
         self.forms.get((index - self.first) as usize)
     }
 
-    /// Returns the bytes that the run retains.
+    /// Returns the number of bytes that the run retains.
     pub(crate) fn held_bytes(&self) -> usize {
         self.bytes.len() + self.forms.iter().map(FrameForms::bytes).sum::<usize>()
     }

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - A bounded number of keys is retained. The key that changed longest ago is removed first.
-//! - Events are numbered in the order in which they came; an older event never replaces a newer one of its key.
+//! - Events are numbered in the order of their arrival. An older event never replaces a newer one of its key.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -16,7 +16,7 @@ use super::conflate::{KeyRule, LatestByKey};
 use crate::event::Event;
 use crate::filter::{Clause, ENTITY, Filter};
 
-/// Number of the first live event. Older events are put in later, under smaller numbers.
+/// Number of the first live event. Older events are inserted later, under smaller numbers.
 const FIRST_LIVE: u64 = 1 << 40;
 
 /// Latest event of each key, numbered from 1.
@@ -26,12 +26,13 @@ pub(crate) struct Snapshot {
     max_keys: usize,
     /// Number of the newest live event.
     newest: u64,
-    /// Number of the newest event among those from before the first live one.
+    /// Number of the newest event from before the first live one.
     newest_older: u64,
     latest: LatestByKey<Event>,
     /// Keys of each entity, if a key has one entity.
     by_entity: Option<ByEntity>,
-    /// Whether keys may be missing: some were removed for the limit, or events were gone before they could be put in.
+    /// Whether keys may be missing: some were removed for the limit, or events were evicted before they could be
+    /// inserted.
     is_short: bool,
     /// Keys removed for the limit since the last [`Snapshot::take_forgotten`].
     forgotten: u64,
@@ -85,13 +86,13 @@ impl Snapshot {
         }
     }
 
-    /// Puts in a live event, newer than all before.
+    /// Inserts a live event, newer than all before.
     pub(crate) fn put(&mut self, event: &Event) {
         self.newest += 1;
         self.put_at(self.newest, event);
     }
 
-    /// Puts in an event from before the first live one, newer than all such events put in so far.
+    /// Inserts an event from before the first live one, newer than all such events inserted so far.
     pub(crate) fn put_older(&mut self, event: &Event) {
         self.newest_older += 1;
         self.put_at(self.newest_older, event);
@@ -122,7 +123,7 @@ impl Snapshot {
         }
     }
 
-    /// Records that older events were gone before they could be put in.
+    /// Records that older events were evicted before they could be inserted.
     pub(crate) fn mark_incomplete(&mut self) {
         self.is_short = true;
     }
@@ -132,7 +133,7 @@ impl Snapshot {
         self.is_short
     }
 
-    /// Returns how many keys were removed for the limit since the last call.
+    /// Returns the number of keys removed for the limit since the last call.
     pub(crate) fn take_forgotten(&mut self) -> u64 {
         std::mem::take(&mut self.forgotten)
     }
@@ -149,7 +150,7 @@ impl Snapshot {
 
     /// Returns the events numbered `from..=to` that are still the latest of their keys, oldest first.
     pub(crate) fn range(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, &Event)> {
-        // `BTreeMap::range` panics where the start is after the end, as in `1..=0`.
+        // `BTreeMap::range` panics if the start is after the end, as in `1..=0`.
         self.latest.range((Bound::Included(from.min(to + 1)), Bound::Excluded(to + 1)))
     }
 

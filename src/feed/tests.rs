@@ -58,7 +58,7 @@ impl Write for Pipe {
     }
 }
 
-/// A lookup by which every event can be read again, and a clock that stands still.
+/// A lookup by which every event can be read again, and a clock that never advances.
 pub(super) struct Still;
 
 impl ResumeLookup for Still {
@@ -186,7 +186,7 @@ fn small_frames_are_copied_together_and_larger_ones_are_written_in_place() {
         [(3, large.as_str(), 5), (1, large.as_str(), 5), (3, less, 1), (1, less, 1), (3, "", 1), (1, "", 1)]
     {
         let mut world = World::new(100);
-        // Kept by the events or by the loop's log: the result is the same.
+        // Frames are cached by the events or kept in the loop's log: the result is the same.
         world.fanout.share_frames(more.is_empty());
         let mut outboxes: Vec<_> = (0..members).map(|conn| world.join("", conn)).collect();
         (0..5).for_each(|_| world.publish_with("a", more));
@@ -205,8 +205,8 @@ fn small_frames_are_copied_together_and_larger_ones_are_written_in_place() {
 
 #[test]
 fn an_event_is_encoded_once_and_keeps_its_frame_where_another_loop_may_want_it() {
-    // Filters of the feeds, whether other loops share frames, and how often the frame is encoded, with the calls from outside
-    // the loop's log.
+    // Columns: filters of the feeds, whether other loops share frames, and how often the frame is encoded, calls from
+    // outside the log included.
     for (filters, shares, made) in [
         (&["type=a"][..], false, 2),
         (&["type=a"], true, 1),
@@ -283,7 +283,7 @@ fn replies_keep_their_position_among_events() {
     world.seal();
     outbox.send(&mut world.fanout, reply(2), &mut OutboxContext::new(&mut world.tally, &Still));
     let mut pipe = Pipe::default();
-    // Byte by byte, so that the write stops at every position once.
+    // Writes byte by byte, so that a write ends at every position once.
     while !world.flush(&mut outbox, &mut pipe) {
         pipe.room = 1;
     }
@@ -338,8 +338,8 @@ fn events_pending_before_an_interest_changed_are_still_written() {
 }
 
 proptest::proptest! {
-    /// For all write sizes, bursts and pauses: events come in order and once, and each gap notice stands where the
-    /// events are missing.
+    /// For all write sizes, bursts and pauses: events arrive in order and once, and each gap notice is in the place of
+    /// the missing events.
     #[test]
     fn seen_and_missed_make_up_the_whole(
         shares in proptest::bool::ANY,
@@ -512,7 +512,7 @@ fn an_abandoned_client_gets_nothing_after_the_first_event_that_it_misses() {
     world.publish("a");
     let reply = |k: u32| Bytes::from(format!(": reply {k}\n\n"));
     outbox.send(&mut world.fanout, reply(0), &mut OutboxContext::new(&mut world.tally, &Still));
-    // The first event is begun, so it is finished, and the reply after it is true.
+    // The first event is partly written, so it is completed, and the reply after it is true.
     assert!(!world.flush(&mut outbox, &mut pipe));
     for k in 1..3 {
         world.publish("a");
@@ -667,8 +667,8 @@ fn live_events_wait_for_a_replay() {
 const KINDS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 proptest::proptest! {
-    /// For all policies, writes and pauses: the totals balance after every step, events come in order and once, and a gap
-    /// or a later event of the key stands for each event that did not come.
+    /// For all policies, writes and pauses: the totals balance after every step, events arrive in order and once, and
+    /// each event that does not arrive is covered by a gap or by a later event of its key.
     #[test]
     fn the_totals_balance_under_every_policy(
         policy in 0usize..7,

@@ -1,4 +1,5 @@
-//! Admission of publications to kept logs: an ended log takes nothing, and a publisher may say what it expects.
+//! Admission of publications to kept logs: an ended log accepts nothing, and a publisher may state the last event that
+//! it expects.
 //!
 //! Invariants:
 //! - A publication is admitted as a whole or not at all.
@@ -13,7 +14,7 @@ use super::store::{KeptLogs, LogHead};
 use crate::dialect::{Complete, ErrorCode, ExpectedLast};
 use crate::event::{EventId, Timestamp};
 
-/// Reason why a kept log does not take an event.
+/// Reason why a kept log refuses an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogRefusal {
     pub(crate) code: ErrorCode,
@@ -21,7 +22,7 @@ pub(crate) struct LogRefusal {
     pub(crate) at: usize,
     /// Log; `None` if no rule keeps the event.
     pub(crate) name: Option<LogName>,
-    /// Newest event of the log, if it has an id already.
+    /// Newest event of the log, if it already has an id.
     pub(crate) last: Option<EventId>,
 }
 
@@ -62,7 +63,7 @@ impl From<LogHead> for AdmittedHead {
 impl KeptLogs {
     /// Returns the logs of the events of a publication, or the first reason to refuse it as a whole.
     pub(crate) fn admit(&self, events: &[Complete], now: Timestamp) -> Result<Vec<LogName>, LogRefusal> {
-        // `None` for a log that is not there.
+        // `None` for a log that does not exist.
         let mut heads: HashMap<LogName, Option<AdmittedHead>> = HashMap::new();
         for (at, event) in events.iter().enumerate() {
             let Some((name, is_end)) = self.log_of(event) else {
@@ -117,7 +118,7 @@ fn refuse_unkept(at: usize, event: &Complete) -> Result<(), LogRefusal> {
     Ok(())
 }
 
-/// Refuses events with conditions on logs, where no rule keeps any.
+/// Refuses events with conditions on logs, on a server without rules.
 pub(crate) fn refuse_all_unkept(events: &[Complete]) -> Result<(), LogRefusal> {
     events.iter().enumerate().try_for_each(|(at, event)| refuse_unkept(at, event))
 }

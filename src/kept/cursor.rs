@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - The place is a number for each log; no event is kept between two pages.
-//! - Each retained event after the place is read once; where events were let go before they were read, a gap is read instead.
+//! - Each retained event after the place is read once. For events that were evicted before they were read, a gap is
+//!   read instead.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -19,15 +20,15 @@ use crate::filter::Filter;
 #[derive(Debug)]
 struct LogCursor {
     name: LogName,
-    /// Serial number of the log; 0 while there is none.
+    /// Serial number of the log; 0 while it does not exist.
     serial: u64,
     /// Index of the next entry.
     next: u64,
-    /// Events before the first one that may be missing, and the last of them; reported first.
+    /// Gap before the first event, which is reported first.
     gap: Option<FrontGap>,
 }
 
-/// Number of events that may be missing, and the last of them if it is known.
+/// Number of events that may be missing, and the last of them, if known.
 type FrontGap = (Missed, Option<EventId>);
 
 /// Place of a reader in the logs that its filters name or match.
@@ -38,9 +39,9 @@ pub(crate) struct KeptCursor {
     number: u64,
     /// Places after which the reader begins, one for each shard; none for the beginning.
     after: SmallVec<[EventId; 1]>,
-    /// Whether logs that the filters match are unknown, because they were let go; reported first.
+    /// Whether logs that the filters match may be unknown because they were evicted. Reported first.
     has_unknown: bool,
-    /// Whether there was a hole to pass when the reader began.
+    /// Whether the range of the reader had a hole when it began.
     has_hole: bool,
 }
 
@@ -58,7 +59,7 @@ pub(crate) struct KeptItem {
 #[derive(Debug)]
 pub(crate) enum KeptContent {
     Event(Event),
-    /// Events are missing, this many if it is known; the last of them if that is known.
+    /// Missing events: their number, and the last of them, if known.
     Gap {
         missed: Missed,
         to: Option<EventId>,
@@ -72,7 +73,7 @@ impl KeptCursor {
             return false;
         }
         let of_shard = self.after.iter().find(|after| after.shard == id.shard);
-        // Shards that the reader did not name began when it came.
+        // In a shard without a place, the reader begins at the current end, so the events there are before it.
         of_shard.is_none_or(|after| after.epoch == id.epoch && id.sequence < after.next_sequence())
     }
 
@@ -92,7 +93,7 @@ impl KeptCursor {
         }
     }
 
-    /// Returns whether it is known before anything is read that there is a gap.
+    /// Returns whether a gap is known before anything is read.
     pub(crate) fn has_gap(&self) -> bool {
         self.has_unknown || self.has_hole || self.logs.iter().any(|log| log.gap.is_some())
     }
@@ -110,8 +111,8 @@ impl KeptCursor {
 }
 
 impl KeptLogs {
-    /// Returns a reader of the logs that the filters name or match: of their newest lives, or of what comes after these places
-    /// (one for each shard), if that is later. An error if they are more than one request may read.
+    /// Returns a reader of the logs that the filters name or match. It begins at their newest lives, or after these
+    /// places (one for each shard) if those are later. Fails if the logs are more than one request may read.
     pub(crate) fn cursor(
         &self,
         filters: &[Filter],
@@ -120,7 +121,8 @@ impl KeptLogs {
     ) -> Result<KeptCursor, TooManyLogs> {
         let names = self.matched(filters, now)?;
         let has_unknown = self.has_let_go() && filters.iter().any(|filter| self.is_open(filter));
-        // A hole before a log was made, or before its newest life, is not one of what is read.
+        // Begins at the current number: a hole before a log was made, or before its newest life, is outside the range
+        // of the reader.
         let number = self.next_number() - 1;
         let mut cursor = KeptCursor { number, after: after.into(), has_unknown, ..KeptCursor::default() };
         for name in names {
@@ -143,12 +145,12 @@ impl KeptLogs {
         Ok(cursor)
     }
 
-    /// Returns the gap before a log of which nothing is there.
+    /// Returns the gap for a log of which nothing is retained.
     fn unknown(&self) -> FrontGap {
         (Missed::Unknown, self.holes().last().map(|hole| hole.last))
     }
 
-    /// Adds the logs that the filters match by pattern and that were made since.
+    /// Adds the logs that the filters match by pattern and that were made since the last call.
     pub(crate) fn extend(&self, cursor: &mut KeptCursor, filters: &[Filter], now: Timestamp) {
         if !filters.iter().any(|filter| self.is_open(filter)) {
             return;
@@ -167,8 +169,8 @@ impl KeptLogs {
         }
     }
 
-    /// Reads the next items into `out`, up to `max` events. Nothing is left if there are none. `is_read` returns whether the
-    /// reader's loop has read an event.
+    /// Reads the next items into `out`, up to `max` events. If there are none, the reader has reached the end.
+    /// `is_read` returns whether the reader's loop has read an event.
     pub(crate) fn read(
         &self,
         cursor: &KeptCursor,
@@ -189,7 +191,7 @@ impl KeptLogs {
             let (mut next, mut missed) = (place.next, place.gap);
             match log {
                 None if place.serial == 0 => {}
-                // It is gone, with what the reader had not read.
+                // The log was evicted, with the events that the reader had not read.
                 None => missed = Some(self.unknown()),
                 Some(log) if place.serial == 0 => {
                     next = log.base;
@@ -247,17 +249,17 @@ impl KeptLogs {
     }
 }
 
-/// Returns the number of the event of a log before this place, after which a hole may have events of the log.
+/// Returns the number of the log's last event before this place. A hole after it may contain events of the log.
 fn number_before(log: &KeptLog, next: u64) -> u64 {
     match log.entry(next.wrapping_sub(1)) {
         Some(entry) if next > log.life.start => entry.number,
         _ if log.base > log.life.start => log.life.number,
-        // The log's life begins here.
+        // The life begins at this place.
         _ => log.life.number.saturating_sub(1),
     }
 }
 
-/// Returns the gap before the first retained event of a log, if it is unknown what is missing.
+/// Returns the gap before the first retained event of a log, if the number of missing events is unknown.
 fn before(log: &KeptLog) -> FrontGap {
     let first = log.entries.front().and_then(|entry| entry.event.id());
     let first = first.filter(|first| first.sequence > 0);
@@ -280,7 +282,7 @@ fn begin(log: &KeptLog, cursor: &KeptCursor) -> LogCursor {
         let middle = low + (high - low) / 2;
         if is_read(middle) { low = middle + 1 } else { high = middle }
     }
-    // Events that were let go matter if the reader has not got them.
+    // Evicted events matter only if the reader has not received them.
     let has_got = |id: Option<EventId>| id.is_some_and(|id| cursor.is_before(id));
     let gap = if low > first {
         None
@@ -296,7 +298,7 @@ fn gap_item(log: usize, serial: u64, next: u64, (missed, to): FrontGap) -> KeptI
     KeptItem { log, serial, next, number: 0, content: KeptContent::Gap { missed, to } }
 }
 
-/// Returns the gap of a hole, which concerns no log more than another.
+/// Returns the gap of a hole, which belongs to no single log.
 fn hole_item(hole: Hole) -> KeptItem {
     KeptItem { number: hole.number, ..gap_item(usize::MAX, 0, 0, (Missed::Unknown, Some(hole.last))) }
 }

@@ -43,7 +43,8 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Returns the memory that the entry keeps, in bytes. A queue that grows by doubling has half as many places again.
+    /// Returns the memory of the entry, in bytes. The queue grows by doubling, so half as many places again are
+    /// counted.
     pub(super) fn bytes(&self) -> usize {
         size_of::<Self>() * 3 / 2 + self.event.weight() as usize
     }
@@ -52,11 +53,11 @@ impl Entry {
 /// Newest life of a log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogLife {
-    /// Index of its first entry, counted over all entries that the log ever had.
+    /// Index of its first entry, among all entries that the log ever had.
     pub(super) start: u64,
-    /// Number of its first event.
+    /// Number of its first event among all recorded events.
     pub(super) number: u64,
-    /// Whether that is known to be the first event of the life.
+    /// Whether that event is known to be the first of the life.
     pub(super) is_from_start: bool,
 }
 
@@ -72,15 +73,15 @@ pub(super) struct KeptLog {
     pub(super) name: LogName,
     /// Index of the rule that kept its last event.
     pub(super) rule: usize,
-    /// Number that tells it from an earlier log of this name.
+    /// Number that distinguishes it from an earlier log of this name.
     pub(super) serial: u64,
     pub(super) entries: VecDeque<Entry>,
-    /// Number of entries that were let go from its front.
+    /// Number of entries evicted from its front.
     pub(super) base: u64,
     /// Memory of the entries, in bytes.
     pub(super) bytes: usize,
     pub(super) life: LogLife,
-    /// Last event that was let go.
+    /// Last event that was evicted.
     pub(super) let_go: Option<EventId>,
     /// End of the newest life; `None` while it is open.
     pub(super) end: Option<Arc<LogEnd>>,
@@ -91,7 +92,7 @@ pub(super) struct KeptLog {
     pub(super) links: Links,
 }
 
-/// Memory of a log beside its entries and its name, in bytes: the struct, and its places in two tables.
+/// Memory of a log without its entries and its name, in bytes: the struct, and its entries in two tables.
 pub(super) const LOG_BYTES: usize = size_of::<KeptLog>() + 64;
 
 impl KeptLog {
@@ -107,7 +108,7 @@ impl KeptLog {
         self.entries.push_back(entry);
     }
 
-    /// Lets the oldest event go.
+    /// Evicts the oldest event.
     pub(super) fn pop(&mut self) {
         let Some(entry) = self.entries.pop_front() else { return };
         self.bytes -= entry.bytes();

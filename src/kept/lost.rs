@@ -1,7 +1,7 @@
-//! The names of logs that were let go, in a fixed amount of memory.
+//! The names of evicted logs, in a fixed amount of memory.
 //!
-//! Invariant: a name that was added is found. A name that was not may be found too, the more often the more there are; then a log
-//! that is whole is said not to be.
+//! Invariant: a name that was added is found. A name that was not added may be found too (a Bloom filter): then a
+//! complete log is reported as incomplete.
 
 use std::hash::BuildHasher as _;
 
@@ -9,7 +9,7 @@ use foldhash::quality::RandomState;
 
 use super::rule::RetainBy;
 
-/// Bits of a set: 128 KiB. With 100,000 names one of 90 others is found by mistake.
+/// Bits of a set: 128 KiB. With 100,000 names, one in 90 other names is found by mistake.
 const BITS: usize = 1 << 20;
 
 /// Bits that are set for a name.

@@ -5,7 +5,8 @@
 //!
 //! Invariants:
 //! - No I/O, no clock and no threads: the caller passes the time, and holds the lock.
-//! - A log is let go from its front only, or as a whole; a log whose beginning is not known to be there says so.
+//! - A log is evicted from its front only, or as a whole. A log whose beginning may be missing is reported as
+//!   incomplete.
 //! - All logs together stay within their limits, and one call does a bounded amount of work.
 
 mod admission;

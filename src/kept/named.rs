@@ -1,7 +1,7 @@
 //! Relations between filters, rules and logs, decided from the conditions alone.
 //!
-//! Invariant: every answer is safe for exactness. A filter that is said to imply a rule matches no event beyond it, and one that is
-//! said to exclude it matches no event of it; in doubt both answers are no.
+//! Invariant: every answer is conservative. A filter that implies a rule matches no event outside it, and a filter that
+//! excludes a rule matches none of its events. In doubt both answers are no.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use crate::filter::{Clause, ENTITY, Filter, PatternRef, SetRef};
 pub(super) enum NamedValues<'a> {
     /// These values and no others.
     Exactly(Vec<Cow<'a, str>>),
-    /// Patterns too, or no condition on the attribute; the values apart from the patterns.
+    /// Patterns too, or no condition on the attribute. Holds the exact values among them.
     Open(Vec<Cow<'a, str>>),
 }
 
@@ -74,7 +74,8 @@ fn is_within((first, second): PairRef<'_>, (firsts, seconds): PairRef<'_>) -> bo
         }
 }
 
-/// Returns whether both members can't match one value: both are exact and differ, or one is exact and the other does not match it.
+/// Returns whether no value matches both members: both are exact and differ, or one is exact and the other does not
+/// match it.
 fn is_apart((first, second): PairRef<'_>, (firsts, seconds): PairRef<'_>) -> bool {
     let differs = |one: PatternRef<'_>, other: PatternRef<'_>| match (one.exact(), other.exact()) {
         (Some(one), _) => !other.matches(one.as_bytes()),

@@ -1,6 +1,6 @@
-//! Parts of kept logs for pages: events of all lives in the order of recording, forwards or backwards.
+//! Reads pages of kept logs: events of all lives in the order of recording, forwards or backwards.
 //!
-//! Invariant: nothing is kept between two calls; the caller gives the range that is left.
+//! Invariant: no state is kept between two calls; the caller passes the remaining range.
 
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -12,7 +12,8 @@ use crate::filter::Filter;
 /// Place of an event in the order in which the loops read events: the epoch, and the number of events up to it.
 pub(crate) type OrderPlace = (u64, u128);
 
-/// Returns the place of an event; `None` if no loop has read it and several shards have no order without that.
+/// Returns the place of an event; `None` on a bus of several shards if no loop has read the event, because it has no
+/// place in their order yet.
 pub(crate) fn order_place(event: &Event, shards: usize) -> Option<OrderPlace> {
     match event.position() {
         Some(position) => Some(position.passed()),
@@ -62,7 +63,7 @@ impl KeptLogs {
         out: &mut VecDeque<Event>,
     ) {
         let shards = self.next.len();
-        // The first of them in the direction of reading is the largest.
+        // The next one in the direction of reading has the largest rank.
         let rank = |number: u64| if is_desc { number } else { u64::MAX - number };
         let found: Vec<&KeptLog> = names.iter().filter_map(|name| self.find(name, now)).collect();
         let mut heads = BinaryHeap::with_capacity(found.len());
@@ -84,8 +85,8 @@ impl KeptLogs {
         }
     }
 
-    /// Returns whether the logs of a filter have let nothing go that came after this position and since this time, as far as that is
-    /// known: `after` is `None` for the beginning. Events that were let go count as older than the oldest retained one of
+    /// Returns whether, as far as is known, the logs of a filter have evicted nothing after this position and since
+    /// this time. `after` is `None` for the beginning. Evicted events count as older than the oldest retained one of
     /// their log.
     pub(crate) fn is_whole_after(
         &self,

@@ -14,7 +14,7 @@ pub enum RetainBy {
     Stream,
     /// The channel.
     Channel,
-    /// The entity, as `kind:id`. An event without both, or with a kind that has a colon, is not kept.
+    /// The entity, as `kind:id`. An event that lacks one of them, or whose kind has a colon, is not kept.
     Entity,
     /// The execution.
     Execution,
@@ -54,7 +54,7 @@ impl RetainBy {
         }
     }
 
-    /// Returns the number of a filter's sets about it.
+    /// Returns the subject number of a filter's sets about it.
     pub(super) fn about(self) -> u8 {
         self.attribute().map_or(ENTITY, |attribute| attribute.index() as u8)
     }
@@ -147,7 +147,7 @@ impl RetainRule {
         self.end.iter().any(|end| end == event.event_type())
     }
 
-    /// Returns what is wrong with the rule and what to do about it, if anything is.
+    /// Returns the fault of the rule and its remedy, if it has one.
     pub(crate) fn fault(&self) -> Option<String> {
         if self.filter.is_nothing() {
             return Some("match: no event can match".to_owned());
@@ -183,19 +183,21 @@ const END_TYPES_MAX: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetainConfig {
-    /// `retain`: rules, of which the first that matches an event counts. Default: none, nothing is kept.
+    /// `retain`: rules. The first that matches an event applies. Default: none, nothing is kept.
     pub rules: Vec<RetainRule>,
-    /// `retain_max_logs`: maximum number of logs; beyond, the least recently written one is let go. Default: 10,000.
+    /// `retain_max_logs`: maximum number of logs. Beyond it, the least recently written one is evicted. Default:
+    /// 10,000.
     pub max_logs: usize,
-    /// `retain_max_bytes`: maximum memory of all logs together, in bytes; beyond, the least recently written one is let go.
-    /// Default: 256 MiB.
+    /// `retain_max_bytes`: maximum memory of all logs together, in bytes. Beyond it, the least recently written one is
+    /// evicted. Default: 256 MiB.
     pub max_bytes: usize,
-    /// `retain_max_logs_read`: maximum number of logs that one request reads from the start; beyond, an error. Default: 100.
+    /// `retain_max_logs_read`: maximum number of logs that one request reads from the start. Beyond it, the request
+    /// fails. Default: 100.
     pub max_logs_read: usize,
 }
 
 impl RetainConfig {
-    /// Returns what is wrong with the rules and what to do about it, if anything is. `has_engine`: the server's order and history
+    /// Returns the fault of the rules and its remedy, if they have one. `has_engine`: the server's order and history
     /// are in a log outside the process.
     pub(crate) fn fault(&self, has_engine: bool) -> Option<String> {
         if has_engine && !self.rules.is_empty() {

@@ -1,9 +1,11 @@
-//! All kept logs of a server: records events by rule, and lets logs go by count, bytes and time.
+//! All kept logs of a server: records events by rule, and evicts logs by count, bytes and time.
 //!
 //! Invariants:
 //! - Each event is recorded once, whichever loop reads it first, in the order that all loops read.
-//! - A hole in that order is known: no reader passes it unnoticed, and no log with a hole in its newest life is complete.
-//! - Publishers see the events that were accepted and not recorded yet, so that two of them can't both append to one log's end.
+//! - A hole in that order is recorded: each reader that passes it receives a gap, and no log with a hole in its newest
+//!   life is complete.
+//! - Publishers see events that were accepted and not recorded yet, so two of them can't both append after the same
+//!   event of a log.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -17,16 +19,16 @@ use super::rule::{RetainBy, RetainConfig, RetainRule};
 use crate::event::{Event, EventId, Sequence, Since, Timestamp};
 use crate::filter::Filter;
 
-/// Entries that one call frees, beside those that it lets go.
+/// Maximum number of entries that one call frees, besides those that it evicts.
 const FREED_A_CALL: usize = 64;
 
-/// Ends that loops which are behind can still look up.
+/// Maximum number of ends kept for loops that read the event later.
 const ENDS_MAX: usize = 4096;
 
-/// Holes in the order of recording that are told apart.
+/// Maximum number of holes in the order of recording that are kept apart.
 const HOLES_MAX: usize = 64;
 
-/// Rule that is or was in force.
+/// Rule that is in force, or was.
 #[derive(Debug)]
 struct RuleInForce {
     rule: RetainRule,
@@ -34,7 +36,7 @@ struct RuleInForce {
     since: Box<[Sequence]>,
     /// Whether it was in force from the first event on.
     is_whole: bool,
-    /// Whether it still applies to new events. A rule without effect stays while it has logs.
+    /// Whether it still applies to new events. A rule that no longer applies stays while it has logs.
     is_active: bool,
     /// Its logs, from the least to the most recently written.
     oldest: Option<usize>,
@@ -48,7 +50,7 @@ struct AcceptedEntry {
     is_end: bool,
 }
 
-/// State of a log for publishers, with what was accepted and not recorded yet.
+/// State of a log for publishers, including events that were accepted and not recorded yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogHead {
     /// Newest event.
@@ -57,7 +59,7 @@ pub(crate) struct LogHead {
     pub(crate) is_ended: bool,
 }
 
-/// Error: a request names or matches more logs than one may read.
+/// Error: a request names or matches more logs than a request may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooManyLogs {
     /// Limit.
@@ -74,15 +76,16 @@ impl std::fmt::Display for TooManyLogs {
     }
 }
 
-/// Names of the logs that end which a filter names by value.
+/// Logs that a filter names by value and that can end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NamedLogs {
     pub(crate) names: Vec<LogName>,
-    /// Whether the filter names no log beside these, by value or by pattern: then it is over when they have ended.
+    /// Whether the filter selects no other log, by value or by pattern. Then its subscription is complete when these
+    /// logs have ended.
     pub(crate) is_closed: bool,
 }
 
-/// Logs in the order of recording, with what is known of the logs that are gone.
+/// Logs in the order of recording, and what is known of evicted logs.
 #[derive(Debug)]
 pub(crate) struct KeptLogs {
     rules: Slab<RuleInForce>,
@@ -106,11 +109,11 @@ pub(crate) struct KeptLogs {
     bytes: usize,
     past: PastLogs,
     accepted: HashMap<LogName, AcceptedEntry>,
-    /// Logs that take nothing until a long batch is published.
+    /// Logs that refuse events until a long batch is published.
     pub(super) held: HashSet<LogName>,
 }
 
-/// Place in the order of recording where events were not recorded.
+/// Place in the order of recording at which events are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hole {
     /// Number of the next event.
@@ -123,7 +126,7 @@ pub(super) struct Hole {
 #[derive(Debug, Default)]
 pub(super) struct Holes {
     newest: VecDeque<Hole>,
-    /// Newest hole that is not in the list any more.
+    /// Newest hole that was dropped from the list.
     forgotten: Option<Hole>,
 }
 
@@ -152,14 +155,14 @@ impl Holes {
     }
 }
 
-/// Traces of logs that were let go, and of lives that ended.
+/// Traces of evicted logs, and of lives that ended.
 #[derive(Debug, Default)]
 struct PastLogs {
-    /// Logs that were let go while they were open.
+    /// Logs that were evicted while they were open.
     open: LostNames,
-    /// All logs that were let go.
+    /// All evicted logs.
     all: LostNames,
-    /// Ends by the event, for loops that read the event later.
+    /// Ends by their event, for loops that read the event later.
     ends: HashMap<EventId, Arc<LogEnd>>,
     ends_order: VecDeque<EventId>,
     /// Entries to free.
@@ -178,7 +181,7 @@ impl PastLogs {
         }
     }
 
-    /// Frees some entries of logs that were let go.
+    /// Frees some entries of evicted logs.
     fn free(&mut self) {
         for _ in 0..FREED_A_CALL {
             let Some(front) = self.garbage.front_mut() else { return };
@@ -220,7 +223,7 @@ impl KeptLogs {
         store
     }
 
-    /// Returns whether there are rules that end logs.
+    /// Returns whether any rule ends logs.
     pub(crate) fn has_ends(&self) -> bool {
         self.active_rules().any(|(_, in_force)| !in_force.rule.end.is_empty())
     }
@@ -241,8 +244,8 @@ impl KeptLogs {
         }
     }
 
-    /// Replaces the rules and limits, for the events that come. `heads` has the next sequence of each shard; `None` when the store
-    /// is made.
+    /// Replaces the rules and limits for later events. `heads` has the next sequence of each shard; `None` when the
+    /// store is created.
     pub(crate) fn set_rules(&mut self, config: &RetainConfig, heads: Option<&[Sequence]>) {
         self.limits = RetainConfig { rules: Vec::new(), ..config.clone() };
         let mut before = std::mem::take(&mut self.active);
@@ -273,7 +276,8 @@ impl KeptLogs {
         }
     }
 
-    /// Records an event, unless a loop has done so before. Returns the end of the log if the event ends it, to each loop.
+    /// Records an event, unless another loop has done so. Returns the end of the log if the event ends it, to each loop
+    /// that calls.
     pub(crate) fn record(&mut self, event: &Event, now: Timestamp) -> Option<Arc<LogEnd>> {
         let id = event.id()?;
         let next = self.next.get_mut(usize::from(id.shard))?;
@@ -344,7 +348,7 @@ impl KeptLogs {
         Some((at, in_force.rule.by.value_of(event)?))
     }
 
-    /// Returns whether an event in the ring belongs to a log, kept or let go.
+    /// Returns whether an event in the ring belongs to a log, retained or evicted.
     pub(crate) fn covers_event(&self, event: &Event) -> bool {
         let Some((rule, _)) = self.rule_of(event) else { return false };
         let is_since = |id: EventId| {
@@ -375,7 +379,7 @@ impl KeptLogs {
         }
     }
 
-    /// Returns the state of a log for publishers; `None` if there is no such log.
+    /// Returns the state of a log for publishers; `None` if the log does not exist.
     pub(crate) fn head(&self, name: &LogName, now: Timestamp) -> Option<LogHead> {
         if let Some(AcceptedEntry { id, is_end }) = self.accepted.get(name) {
             return Some(LogHead { last: *id, is_ended: *is_end });
@@ -410,12 +414,12 @@ impl KeptLogs {
         now.0.saturating_sub(log.written.0) >= keep_for
     }
 
-    /// Returns whether the beginning of a log that is not there may have been let go or never recorded.
+    /// Returns whether a log that does not exist may have had events that were evicted or never recorded.
     pub(super) fn may_have_had(&self, name: &LogName) -> bool {
         !self.is_known_from_start(name.by, &name.value) || self.past.all.may_have(name.by, &name.value)
     }
 
-    /// Returns whether logs were let go, or events were not recorded.
+    /// Returns whether logs were evicted, or events were not recorded.
     pub(super) fn has_let_go(&self) -> bool {
         !self.is_whole || !self.past.all.is_empty()
     }
@@ -437,7 +441,7 @@ impl KeptLogs {
         self.number
     }
 
-    /// Makes a log for its first event.
+    /// Creates a log for its first event.
     fn make(&mut self, rule: usize, value: &str, id: EventId) -> usize {
         let by = self.rules[rule].rule.by;
         let is_from_start = self.is_known_from_start(by, value);
@@ -499,7 +503,7 @@ impl KeptLogs {
         }
     }
 
-    /// Lets a log go.
+    /// Evicts a log.
     fn let_go(&mut self, at: usize) {
         self.unlink(at);
         let log = self.logs.remove(at);
@@ -513,14 +517,14 @@ impl KeptLogs {
         self.past.garbage.push_back(log.entries);
     }
 
-    /// Lets logs go whose time is over, and frees some memory. Each rule's logs expire in the order in which they were written.
+    /// Evicts logs that have expired, and frees some memory. Each rule's logs expire in the order of their last writes.
     pub(crate) fn tend(&mut self, now: Timestamp) {
         self.past.free();
         self.expire(now);
     }
 
     fn expire(&mut self, now: Timestamp) {
-        // Two for each rule: more than one event can add.
+        // Evicts up to two for each rule: more than one event can add.
         for rule in 0..self.rules.capacity() {
             for _ in 0..2 {
                 let oldest = self.rules.get(rule).and_then(|rule| rule.oldest);
@@ -530,7 +534,8 @@ impl KeptLogs {
         }
     }
 
-    /// Lets the least recently written logs go until all are within the limits. The log `written` goes last, from its front.
+    /// Evicts the least recently written logs until all are within the limits. The log `written` is evicted last, from
+    /// its front.
     fn limit(&mut self, written: usize) {
         while self.logs.len() > self.limits.max_logs || self.bytes > self.limits.max_bytes {
             let oldest = self.rules.iter().filter_map(|(_, rule)| rule.oldest);
@@ -550,7 +555,8 @@ impl KeptLogs {
         }
     }
 
-    /// Returns the rules that may keep events of a filter, in their order, up to the one that keeps all the others.
+    /// Returns the rules that may keep events of a filter, in their order, up to the first one that keeps all remaining
+    /// events.
     fn rules_for(&self, filter: &Filter) -> impl Iterator<Item = (&RuleInForce, bool)> {
         let mut is_over = false;
         let asked = filter.clone();
@@ -568,8 +574,8 @@ impl KeptLogs {
             .flatten()
     }
 
-    /// Returns whether every retained event that one of the filters matches is in a log, and none is only in a ring. `oldest` returns
-    /// the oldest sequence of a shard's ring.
+    /// Returns whether every retained event that one of the filters matches is in a log, so that none is in a ring
+    /// alone. `oldest` returns the oldest sequence of a shard's ring.
     pub(crate) fn cover(&self, filters: &[Filter], oldest: impl Fn(u16) -> Sequence) -> bool {
         let covers = |filter: &Filter| {
             let mut is_covered = false;
@@ -587,8 +593,8 @@ impl KeptLogs {
         !filters.is_empty() && filters.iter().all(|filter| filter.is_nothing() || covers(filter))
     }
 
-    /// Returns the names of the logs that the filters name by value, there or not, and of those that they match by pattern. An error
-    /// if they are more than one request may read.
+    /// Returns the names of the logs that the filters name by value, existing or not, and of those that they match by
+    /// pattern. Fails if they are more than a request may read.
     pub(crate) fn matched(&self, filters: &[Filter], now: Timestamp) -> Result<Vec<LogName>, TooManyLogs> {
         let max = self.limits.max_logs_read;
         let mut found: Vec<LogName> = Vec::new();
@@ -633,7 +639,7 @@ impl KeptLogs {
         Ok(found)
     }
 
-    /// Returns how many names and logs [`matched`](Self::matched) looks at.
+    /// Returns the number of names and logs that [`matched`](Self::matched) looks at.
     pub(crate) fn looks(&self, filters: &[Filter]) -> usize {
         let looks =
             |filter: &Filter| if self.is_open(filter) { self.logs.len() } else { filter.members_count() };
@@ -657,13 +663,13 @@ impl KeptLogs {
         single
     }
 
-    /// Returns whether a filter names its logs by pattern, or not at all.
+    /// Returns whether a filter selects logs by pattern, or does not restrict them.
     pub(super) fn is_open(&self, filter: &Filter) -> bool {
         self.rules_for(filter)
             .any(|(in_force, _)| matches!(named_values(filter, in_force.rule.by), NamedValues::Open(_)))
     }
 
-    /// Returns the logs that end which a filter names by value.
+    /// Returns the logs that a filter names by value and that can end.
     pub(crate) fn named_with_end(&self, filter: &Filter) -> NamedLogs {
         let mut named = NamedLogs { names: Vec::new(), is_closed: true };
         let mut is_last = false;

@@ -1,4 +1,4 @@
-//! The store beside a naive model, and its answers one by one.
+//! Compares the store with a naive model, and checks its answers one by one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -89,11 +89,11 @@ fn events(sequences: &[Sequence]) -> Got {
     Got { events: sequences.to_vec(), gaps: Vec::new() }
 }
 
-/// A log as a naive program keeps it.
+/// A log in the naive model.
 #[derive(Debug, Default)]
 struct NaiveLog {
     kept: Vec<Sequence>,
-    /// Events of the newest life that were let go.
+    /// Number of evicted events of the newest life.
     lost: u64,
     is_ended: bool,
     is_from_start: bool,
@@ -194,7 +194,8 @@ fn the_store_is_as_a_naive_model() {
                 if log.lost > 0 && log.is_from_start {
                     assert_eq!(got.gaps, [Missed::AtMost(log.lost)]);
                 }
-                // After any place: what the newest life has after it, and a gap if something of that is gone.
+                // A reader after any place receives the newest life's events after it, and a gap if some of them were
+                // evicted.
                 let place = next(step as u64 + 1);
                 let mut cursor = logs.cursor(&[filter(&text)], &[id(place)], Timestamp(now)).expect("few");
                 let got = read(&logs, &mut cursor, Sequence::MAX, now, 2);
@@ -206,7 +207,7 @@ fn the_store_is_as_a_naive_model() {
             }
             assert!(logs.counts().0 <= LOGS_MAX);
         }
-        // Memory returns when everything is gone.
+        // The memory is freed when everything has expired.
         for _ in 0..500 {
             logs.tend(Timestamp(now + KEEP));
         }
@@ -223,7 +224,7 @@ fn several_logs_are_merged_in_the_order_of_recording() {
     }
     let all: Vec<Sequence> = (0..30).collect();
     assert_eq!(from_start(&logs, "stream=run-0,run-1,run-2", 30, 0), events(&all));
-    // Up to where the reader's loop stands.
+    // A reader gets events up to its loop's place.
     assert_eq!(from_start(&logs, "stream=run-0,run-1,run-2", 11, 0), events(&all[..11]));
     assert_eq!(from_start(&logs, "", 30, 0), events(&all));
     assert_eq!(from_start(&logs, "stream=run-1", 30, 0), events(&[1, 4, 7, 10, 13, 16, 19, 22, 25, 28]));
@@ -273,7 +274,7 @@ fn a_hole_is_told_and_no_log_with_one_is_complete() {
     let mut logs = KeptLogs::new(&config(vec![runs()]), 1);
     logs.record(&event(0, "run-1", "token"), Timestamp(0));
     logs.record(&event(1, "run-2", "end"), Timestamp(0));
-    // Another loop recorded the first two: this is no hole.
+    // Another loop recorded the first two, so this is no hole.
     logs.note_gap(id(1));
     assert!(logs.status(&name("run-1"), Timestamp(0)).expect("there").complete);
     logs.note_gap(id(4));
@@ -286,7 +287,7 @@ fn a_hole_is_told_and_no_log_with_one_is_complete() {
         Got { events: vec![0, 5], gaps: vec![Missed::Unknown] }
     );
     let complete = |value: &str| logs.status(&name(value), Timestamp(0)).expect("there").complete;
-    // The second life of run-2 began after the hole. Nobody knows when run-3 began.
+    // The second life of run-2 began after the hole. The beginning of run-3 is unknown.
     assert_eq!([complete("run-1"), complete("run-2"), complete("run-3")], [false, true, false]);
     assert_eq!(from_start(&logs, "stream=run-2", 8, 0), events(&[6]));
 }
@@ -305,7 +306,7 @@ fn a_reload_keeps_logs_and_says_that_new_ones_may_lack_their_beginning() {
         from_start(&logs, "stream=chat-1", 5, 0),
         Got { events: vec![4], gaps: vec![Missed::Unknown] }
     );
-    // A rule that is gone keeps its logs for their time.
+    // The logs of a removed rule are kept until they expire.
     logs.set_rules(&config(vec![runs()]), Some(&[5]));
     logs.record(&event(5, "chat-1", "token"), Timestamp(1));
     assert_eq!(from_start(&logs, "stream=chat-1", 6, 2).events, [4]);
@@ -332,11 +333,11 @@ fn bytes_are_bounded_a_log_and_all_together() {
         logs.record(&made, Timestamp(sequence as i64));
         most = most.max(logs.held_bytes());
     }
-    // Beside the logs: the names of those that are gone, and entries on their way to be freed.
+    // The rest is the names of evicted logs, and entries that are not freed yet.
     assert!((90_000..(256 << 10) + 150_000).contains(&most), "{most}");
     let (count, events) = logs.counts();
     assert!((4..=6).contains(&count) && events <= 6 * count, "{count} logs, {events} events");
-    // One event that is too large for all is let go at once.
+    // One event that is larger than the limit of all logs is evicted immediately.
     let huge = Event::builder("token")
         .stream("run-9")
         .json(format!("\"{}\"", "x".repeat(200_000)))
@@ -375,7 +376,7 @@ fn a_filter_is_covered_if_every_event_of_it_is_in_a_log() {
         ("stream=run-1 type=token", true),
         ("stream=run-1,run-2 type=token", true),
         ("type=audit.login", true),
-        // Either rule may keep these, and both have their attribute.
+        // Either rule may keep these events, and both rules' attributes are present.
         ("stream=run-1", true),
         ("stream=run-1,chat type=token", false),
         ("type=token", false),
@@ -435,7 +436,7 @@ fn publishers_see_what_is_accepted_and_not_recorded_yet() {
     assert_eq!(logs.status(&log, now), None);
     logs.record(&event(0, "run-1", "end"), now);
     assert_eq!(logs.head(&log, now), Some(head));
-    // A loop was faster than the publisher's note.
+    // The loop recorded the event before the publisher noted it.
     logs.note_accepted(log.clone(), id(0), false);
     assert_eq!(logs.head(&log, now), Some(head));
 }

@@ -147,8 +147,8 @@ impl OneClient {
         client
     }
 
-    /// Returns a loop with this many clients on WebSockets, each with a subscription that has these fields. What is sent to them
-    /// from now on is dropped.
+    /// Returns a loop with this many clients on WebSockets, each with a subscription that has these fields. Bytes sent to them
+    /// from now on are dropped.
     ///
     /// # Panics
     ///

@@ -230,7 +230,7 @@ fn an_answer_that_was_lost_is_in_doubt_whatever_the_log_says_later() {
 
 #[test]
 fn what_was_told_that_it_was_not_accepted_is_not_sent_afterwards() {
-    // Connecting takes longer than the first publisher waits: it is answered meanwhile, and the second is not.
+    // Connecting takes longer than the first publisher waits: that one is answered in the meantime, the second is not.
     let (hold, go, is_held) = held();
     let log = Fake { connect: Arc::new(Mutex::new(Box::new(hold))), ..Fake::new(|_| Ok(())) };
     let rig = log.start(Duration::from_secs(2));
@@ -243,7 +243,7 @@ fn what_was_told_that_it_was_not_accepted_is_not_sent_afterwards() {
     assert_eq!(*lock(&log.kept), ["second"]);
     rig.end();
 
-    // A log that takes nothing until some publishers of a batch were refused.
+    // A log that accepts nothing until some publishers of a batch were refused.
     let (mut hold, go, is_held) = held();
     let is_full = Arc::new(Mutex::new(true));
     let script_full = Arc::clone(&is_full);
@@ -266,7 +266,7 @@ fn what_was_told_that_it_was_not_accepted_is_not_sent_afterwards() {
     assert_eq!(sequence(&before), Some(0));
     assert_eq!(answer(&early), Err(Refused::TakesNothing));
     *lock(&is_full) = false;
-    // On a slow machine it may have waited too long as well.
+    // On a slow machine this one may have waited too long as well.
     let is_taken = answer(&late).is_ok();
     assert_eq!(lock(&log.kept).contains(&"late".to_owned()), is_taken);
     assert!(!lock(&log.kept).contains(&"early".to_owned()));

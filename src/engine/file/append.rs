@@ -65,7 +65,7 @@ impl Append for FileAppender {
         if trouble.is_none() && folder::has_room(&shared.folder) {
             return Ok(());
         }
-        // Without the lock, because a full disk may be slow as well.
+        // Without the lock, because a full disk may also be slow.
         folder::try_write(&shared.folder)
             .map_err(|error| EngineError::TakesNothing(describe(&shared.folder, "writing in", &error)))?;
         let mut state = lock(&shared.state);

@@ -7,10 +7,10 @@ use std::path::Path;
 /// Extension of files without their whole content.
 pub(super) const UNFINISHED: &str = "new";
 
-/// Bytes written to test whether the disk takes them: one block, which fits a record of common size.
+/// Bytes written to test for free space: one block, which fits a record of common size.
 const TRIAL_BYTES: usize = 4 << 10;
 
-/// Free bytes from which on no test is needed.
+/// Free bytes from which no test is needed.
 const ROOM_BYTES: u64 = 1 << 20;
 
 /// Returns options for a file that only this user may read.
@@ -82,12 +82,12 @@ fn take_from_others(path: &Path, mode: u32) {
 #[cfg(not(unix))]
 fn take_from_others(_: &Path, _: u32) {}
 
-/// Returns whether an error means that there is no room now.
+/// Returns whether an error means that the disk has no space now.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Returns whether the disk certainly has room.
+/// Returns whether the disk certainly has space.
 pub(super) fn has_room(folder: &Path) -> bool {
     #[cfg(unix)]
     {

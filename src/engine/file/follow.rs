@@ -28,7 +28,7 @@ struct Reading {
 
 pub(super) struct FileFollower {
     shared: Arc<FileShared>,
-    /// Segments that are still to be read.
+    /// Segments that were not read yet.
     segments: VecDeque<LogSegment>,
     reading: Option<Reading>,
 }
@@ -38,7 +38,7 @@ impl FileFollower {
         Self { shared, segments, reading: None }
     }
 
-    /// Reads on in the files. Returns whether it passed any entries; false: the files are read to their end.
+    /// Continues to read the files. Returns whether it passed any entries; if not, the files are read to their end.
     fn read_files(
         &mut self,
         places: &Places,
@@ -57,7 +57,7 @@ impl FileFollower {
                     let Some(segment) = self.segments.pop_front() else { return Ok(count > 0) };
                     match Reading::open(&segment) {
                         Ok(Some(reading)) => self.reading.insert(reading),
-                        // It was removed meanwhile, or is no longer a segment: the missing events appear as a hole.
+                        // The file was removed, or is no longer a segment: the missing events appear as a hole.
                         Ok(None) => continue,
                         Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                         Err(error) => return Err(broken(&segment.path, "reading", &error)),

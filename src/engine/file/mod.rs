@@ -4,9 +4,9 @@
 //! - An event is written before its publisher is answered and before any client sees it. A record that a crash of the
 //!   process left incomplete was not acknowledged to any publisher, and is cut off.
 //! - No id is given twice: if the machine may have lost events that clients saw, another epoch begins.
-//! - A failed write leaves nothing behind. Its remains are cut off or overwritten, a segment has its name only once
-//!   its head is safe, and a segment that could not be made safe is never marked complete. So a full disk, wherever
-//!   it shows, needs no restart.
+//! - A failed write has no lasting effect. Its remains are cut off or overwritten, a segment gets its name only once
+//!   its head is synchronized, and a segment that could not be synchronized is never marked complete. So a full disk
+//!   needs no restart, whichever write hits it.
 //! - The files together stay within the bound, except for the newest. One process owns them at a time, and only its
 //!   user can read them.
 //!
@@ -79,7 +79,7 @@ impl FileLog {
         let head = SegmentHead { epoch, boot, is_safe: config.sync_interval.is_zero(), next: next.clone() };
         let (open, trouble) = match begin(&folder, number, &head) {
             Ok(open) => (Some(open), None),
-            // The disk may have room again later; until then nothing is accepted.
+            // The disk may have space again later; until then nothing is accepted.
             Err(error) if folder::is_full(&error) => (None, Some(describe(&folder, "writing in", &error))),
             Err(error) => return Err(broken(&folder, "writing in", &error)),
         };

@@ -1,7 +1,7 @@
-//! Notices in a file of their own, kept however many events come and go.
+//! Notices in a file of their own, kept regardless of how many events are removed.
 //!
-//! Invariant: a notice is safe from a crash of the machine before its sender has an answer. An incomplete notice at
-//! the end is cut off.
+//! Invariant: a notice is synchronized to disk before its sender has an answer. An incomplete notice at the end is cut
+//! off.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Seek, SeekFrom, Write};
@@ -67,7 +67,7 @@ impl Notices {
         let before = self.bytes;
         self.put(notice)?;
         self.file.sync_data().inspect_err(|_| {
-            // The sender retries: cut off the notice, which may be safe or not.
+            // The sender retries, so the notice, which may be on disk or not, is cut off.
             self.bytes = before;
             self.is_torn = true;
         })

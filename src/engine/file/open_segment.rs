@@ -19,16 +19,16 @@ pub(super) struct LogSegment {
     pub(super) next: Vec<Sequence>,
 }
 
-/// Segment that is appended to.
+/// Open segment, to which records are appended.
 #[derive(Debug)]
 pub(super) struct OpenSegment {
     pub(super) file: File,
     pub(super) segment: LogSegment,
-    /// Whether something was written since it was last synchronized.
+    /// Whether something was written since the segment was last synchronized.
     pub(super) is_dirty: bool,
     /// Whether an incomplete record may follow its complete ones.
     pub(super) is_torn: bool,
-    /// Whether synchronizing failed: a part of it may be missing on the disk though it can still be read.
+    /// Whether synchronizing failed: a part of the segment may be missing on disk although it can still be read.
     pub(super) is_suspect: bool,
 }
 
@@ -44,8 +44,8 @@ pub(super) fn path_of(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number:020}.log"))
 }
 
-/// Creates a segment. It gets its name only once its head is safe, so the remains of a failed attempt are never taken for a
-/// segment.
+/// Creates a segment. The file gets its name only once its head is synchronized, so the remains of a failed attempt are
+/// never read as a segment.
 pub(super) fn begin(dir: &Path, number: u64, head: &SegmentHead) -> io::Result<OpenSegment> {
     let path = path_of(dir, number);
     let bytes = head.to_bytes();
@@ -55,7 +55,7 @@ pub(super) fn begin(dir: &Path, number: u64, head: &SegmentHead) -> io::Result<O
         file.write_all(&bytes)?;
         file.sync_data()?;
         fs::rename(&new, &path)?;
-        // The folder's entry must be safe too.
+        // The folder's entry must be synchronized too.
         #[cfg(unix)]
         File::open(dir)?.sync_all()?;
         Ok(file)
@@ -70,8 +70,8 @@ pub(super) fn begin(dir: &Path, number: u64, head: &SegmentHead) -> io::Result<O
 }
 
 impl OpenSegment {
-    /// Writes after the complete records. The remains of a failed write are cut off, now or before the next write;
-    /// the error says whether they are.
+    /// Writes after the complete records. The remains of a failed write are cut off, now or before the next write; the
+    /// error tells which.
     pub(super) fn write(&mut self, bytes: &[u8], is_safe: bool) -> Result<(), NotWritten> {
         if let Err(error) = self.cut_torn() {
             return Err(NotWritten { error, may_be_there: false });

@@ -84,7 +84,7 @@ impl FilePast {
                 *next += 1;
                 let is_wanted = number == wanted.span.shard
                     && (id.epoch, id.sequence) >= (wanted.span.epoch, wanted.span.from);
-                // A record is read whole: the rest of it comes with the next page.
+                // A record is always read in full; the rest of its events is returned with the next page.
                 if is_wanted && !wanted.is_full() {
                     wanted.events += 1;
                     wanted.bytes += json.len();
@@ -120,7 +120,7 @@ impl Past for FilePast {
         let mut wanted = SpanRead { span, events: 0, bytes: 0, take };
         for segment in segments.iter().skip(first).filter(|segment| segment.epoch >= span.epoch) {
             match self.read_segment(segment, &mut wanted) {
-                // Removed meanwhile: the missing events appear as a hole.
+                // The file was removed: the missing events appear as a hole.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(broken(&segment.path, "reading", &error)),
                 Ok(()) => {}

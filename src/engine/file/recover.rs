@@ -1,5 +1,5 @@
 //! Recovery: reads the segments that an earlier process left, cuts off the incomplete end, and decides whether the
-//! epoch goes on.
+//! epoch continues.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -12,7 +12,8 @@ use super::open_segment::{LogSegment, broken, cut, path_of};
 use super::segment::{SegmentHead, SegmentItem, SegmentReader};
 use crate::event::{Sequence, Timestamp};
 
-/// Returns a number of this run of the machine. Writes of the same run that were not synchronized are still there.
+/// Returns a number that identifies this boot of the machine. Writes that were not synchronized survive until the next
+/// boot.
 pub(super) fn boot() -> u64 {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
@@ -44,14 +45,15 @@ pub(super) fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Recover
         epoch: 0,
         next: vec![0; shards],
     };
-    // Whether events that clients saw may be missing.
+    // True if events that clients saw may be missing.
     let mut may_lack = false;
     let mut is_disordered = false;
     for number in numbers {
         let path = path_of(folder, number);
         let read = read_segment(&path).map_err(|error| broken(&path, "reading", &error))?;
         let Some(SegmentContents { head, bytes, item, next }) = read else {
-            // It may have been created just before a crash. It is kept aside, because the operator may want to know.
+            // It may have been created just before a crash. It is renamed, not removed, so that the operator can
+            // inspect it.
             tracing::warn!(path = %path.display(), "no segment of the engine's log: it is put aside");
             let length = path.metadata().map_err(|error| broken(&path, "reading", &error))?.len();
             may_lack = length > SegmentHead::bytes(shards);

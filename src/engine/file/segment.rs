@@ -11,8 +11,7 @@
 //! frame   length u32 | checksum u32 of the length | checksum u32 of what follows
 //! end     ff ff ff ff | "the end."
 //! ```
-//! Numbers are little-endian, checksums CRC-32. The length has a checksum of its own, so that an incomplete record
-//! can be told from a damaged one.
+//! Numbers are little-endian, checksums CRC-32. The length has a checksum of its own, so that an incomplete record can be distinguished from a damaged one.
 
 use std::io::{self, Read};
 
@@ -34,11 +33,11 @@ const FRAME: usize = 12;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHead {
     pub(super) epoch: u64,
-    /// Run of the machine that wrote it; 0 if unknown.
+    /// Boot of the machine that wrote it; 0 if unknown.
     pub(super) boot: u64,
-    /// Whether every accepted event was synchronized first.
+    /// Whether every event was synchronized before its publisher was answered.
     pub(super) is_safe: bool,
-    /// Sequence of the first event of each shard in this segment or after it.
+    /// Next sequence of each shard at the start of this segment.
     pub(super) next: Vec<Sequence>,
 }
 

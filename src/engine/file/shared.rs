@@ -1,5 +1,5 @@
-//! State shared by a file log's appender, follower and synchronizing thread: the segments, and the events on their
-//! way to the follower.
+//! State shared by a file log's appender, follower and synchronizing thread: the segments, and the events that the
+//! follower has not taken yet.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -15,16 +15,17 @@ use crate::event::{EventId, Sequence};
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::threads;
 
-/// Maximum number and size of appended events that the follower has not taken yet; beyond it the appender waits.
+/// Maximum number of appended events that the follower has not taken yet; beyond it, or beyond the size below, the
+/// appender waits.
 const UNREAD_MAX: usize = 1 << 16;
 pub(super) const UNREAD_BYTES_MAX: usize = 64 << 20;
 
-/// Number of segments that make up the size bound: the oldest is removed at a time.
+/// Number of segments into which the size bound is divided. The oldest segment is removed as a whole.
 const SEGMENTS: u64 = 8;
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
-/// Appended events on their way to the follower.
+/// Appended events that the follower has not taken yet.
 #[derive(Default)]
 pub(super) struct UnreadEvents {
     pub(super) events: VecDeque<(EventId, String)>,
@@ -40,7 +41,7 @@ impl UnreadEvents {
 pub(super) struct FileState {
     /// Segments before the open one, oldest first.
     pub(super) segments: VecDeque<LogSegment>,
-    /// `None` if the disk had no room for one.
+    /// Open segment; `None` if the disk had no space for one.
     pub(super) open: Option<OpenSegment>,
     /// Number of the next segment.
     pub(super) number: u64,
@@ -85,7 +86,7 @@ impl FileShared {
             let Some(open) = state.open.as_mut().filter(|open| open.is_dirty) else { continue };
             // Later writes are synchronized at the next interval.
             open.is_dirty = false;
-            // Without the lock, because the disk may take its time.
+            // Without the lock, because the disk may be slow.
             let (file, path) = (open.file.try_clone(), open.segment.path.clone());
             drop(state);
             let synced = file.and_then(|file| file.sync_data());

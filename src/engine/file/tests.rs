@@ -172,7 +172,7 @@ fn a_crash_of_the_machine_begins_another_life_where_accepted_events_may_be_lost(
         let log = open(&config, 2).expect("it opens");
         let before = append(&log, &numbered(0..4));
         crash(log);
-        // Another run of the machine wrote it.
+        // Makes the file look as if it was written before a reboot.
         let path = folder.files().remove(0);
         let bytes = fs::read(&path).expect("readable");
         let (head, reader) = SegmentReader::open(bytes.as_slice()).expect("no I/O").expect("a head");
@@ -261,13 +261,13 @@ fn a_log_that_has_no_room_for_a_segment_is_followed_in_its_newest_epoch() {
             let log = folder.open();
             written = append(&log, &numbered(0..4));
             crash(log);
-            // Damaged after its last record: another epoch begins.
+            // The file is damaged after its last record, so another epoch begins.
             let path = folder.files().remove(0);
             let bytes = fs::read(&path).expect("readable");
             fs::write(&path, [bytes, vec![0; 40]].concat()).expect("writable");
         }
         let log = folder.open();
-        // As on a full disk.
+        // Simulates a full disk.
         let open = lock(&log.shared.state).open.take().expect("a segment");
         fs::remove_file(&open.segment.path).expect("it is ours");
         let epoch = lock(&log.shared.state).epoch;
@@ -289,7 +289,7 @@ fn a_segment_that_claims_more_than_a_log_has_hides_nothing_that_comes_after() {
         let before = append(&log, &numbered(0..4));
         let epoch = before[0].epoch;
         drop(log);
-        // Its checksums are right: no failing disk makes this, but an intruder with write access may.
+        // Its checksums are right: a failing disk does not produce this, but an intruder with write access can.
         let head = SegmentHead { epoch, boot: boot(), is_safe: true, next: vec![next, next] };
         let mut record = Vec::new();
         assert!(write_record(&[Record { shard: 0, json: "{}".to_owned() }], &mut record));
@@ -399,8 +399,8 @@ proptest! {
         let files = folder.files();
         let path = &files[victim.index(files.len())];
         let mut bytes = fs::read(path).expect("readable");
-        // A file cut at a record's end looks like one that a crash cut: the loss can't be detected. Accepted events
-        // are safe from that, so only events that were never accepted may be lost so.
+        // A file cut at a record's end looks as after a crash, so the loss can't be detected. A crash loses no accepted
+        // event, so this cut stands for events that were never accepted.
         let cuts = matches!(harm, Harm::Cut(_));
         match harm {
             Harm::Cut(at) => bytes.truncate(at.index(bytes.len())),

@@ -56,7 +56,7 @@ pub(super) fn of_making(error: &CreateStreamError) -> EngineError {
     }
 }
 
-/// Returns whether the server says that it can never take this message.
+/// Returns whether the server reports that it can never accept this message.
 const fn is_about_the_message(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM)
 }
@@ -69,7 +69,7 @@ pub(super) async fn answer(ack: PublishAckFuture, until: Instant) -> Result<Publ
 /// Returns the engine's error for a refused message.
 pub(super) fn refused(error: &PublishError) -> EngineError {
     match error.kind() {
-        // Its stream is gone, or JetStream as a whole: attaching again finds out.
+        // The stream is gone, or JetStream as a whole; attaching again shows which.
         PublishErrorKind::StreamNotFound => EngineError::OtherEpoch,
         _ => cause(error).map_or_else(|| unreachable(error), answered),
     }

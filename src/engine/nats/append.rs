@@ -3,14 +3,13 @@
 //! Invariants:
 //! - Messages are sent in order, with at most [`WINDOW`] of them unanswered. A message that is sent again has its
 //!   first message id, so that the server takes it once, and in its first order.
-//! - An acknowledgement names a number and no life. A batch is therefore answered only after its streams were
-//!   inspected after the last acknowledgement and are those that were attached to. If they are not, each message is
-//!   looked up in the new streams: a message that a new stream does not have was in the old one, where nodes have
+//! - An acknowledgement has a sequence but no epoch. So after the last acknowledgement of a batch its streams are
+//!   inspected, and the batch is answered only if they are those that were attached to. If they are not, each message
+//!   is looked up in the new streams. A message that a new stream does not have was in the old one, where nodes have
 //!   delivered it, and is not sent again.
 //!
-//! One batch is answered before the next is sent. Batches in flight together would hide a round trip, but if a
-//! message of the first is refused, those of the second are in the stream already, and its second attempt would come
-//! after them.
+//! One batch is answered before the next is sent. Several batches in flight would hide a round trip. But if a message
+//! of the first were refused, the messages of the second would be in the stream already, before its second attempt.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -73,7 +72,7 @@ fn is_kept(way: &AppendTarget) -> bool {
     matches!(way, AppendTarget::Kept { .. })
 }
 
-/// Returns whether the streams may have changed: a node that stood still finds out before it appends.
+/// Returns whether the streams may have changed. A node that was suspended checks this before it appends.
 fn is_stale(shared: &NatsShared, way: &AppendTarget, made: std::time::Instant) -> bool {
     let AppendTarget::Kept { attached, .. } = way else { return false };
     let known = lock(&shared.known);
@@ -106,7 +105,7 @@ impl Append for NatsAppender {
     fn append(&mut self, batch: &AppendBatch<'_>) -> Result<Vec<EventId>, EngineError> {
         let Self { shared, client, faults, way, made } = self;
         if faults.is_faulty() || is_kept(way) != shared.is_kept() || is_stale(shared, way, *made) {
-            // Nothing was sent: another connection continues at once.
+            // Nothing was sent, so another connection continues immediately.
             return Err(EngineError::OtherEpoch);
         }
         shared.driver.block_on(faults.guard(async {
@@ -148,7 +147,7 @@ impl Append for NatsAppender {
                     let epoch = attached.get().life.epoch;
                     await_peers(shared, client, context.get(), epoch, std::time::Instant::now()).await?;
                     if let Err(error) = &attached.get().own {
-                        // Other reasons concern this stream alone: the others may well take events.
+                        // Other reasons concern this stream alone; the others may accept events.
                         return match error {
                             EngineError::TakesNothing(error) => Err(EngineError::TakesNothing(error.clone())),
                             _ => Ok(()),
@@ -240,7 +239,7 @@ async fn append_kept(
     let end = batch.first + batch.records.len() as u64;
     let mut unproven = lock(&shared.unproven);
     *unproven = unproven.split_off(&end);
-    // All were answered, otherwise the loop above ended in an error.
+    // All were answered; otherwise the loop above ended in an error.
     Ok(window.ids.into_iter().flatten().collect())
 }
 
@@ -249,11 +248,11 @@ fn message_id(shared: &NatsShared, number: u64) -> String {
     format!("{:x}-{number:x}", shared.node)
 }
 
-/// Returns the ids of those records of a batch that were acknowledged by streams that are gone, for each record.
+/// Returns for each record of a batch the id under which a stream that is gone acknowledged it, if one did.
 ///
-/// The message may be in the stream that was attached to then, or in one that replaced it unseen. In the latter it is
-/// found at the acknowledged number: it is sent again, and taken once. In the former it must not be sent again:
-/// readers have it under its first id, or are told of a gap.
+/// The message may be in the stream that was attached to then, or in one that replaced it unnoticed. In the latter case
+/// it is found at the acknowledged number: it is sent again, and the server takes it once. In the former case it must
+/// not be sent again: readers have it under its first id, or receive a gap.
 async fn gone(
     shared: &NatsShared,
     attached: &Attached,
@@ -262,7 +261,7 @@ async fn gone(
     let mut ids = vec![None; batch.records.len()];
     let known: Vec<(u64, Acknowledged)> = {
         let mut unproven = lock(&shared.unproven);
-        // Numbers grow, and records before this batch are never asked for again.
+        // Numbers grow, and records before this batch are never needed again.
         *unproven = unproven.split_off(&batch.first);
         let end = batch.first + ids.len() as u64;
         unproven.range(..end).map(|(number, one)| (*number, *one)).collect()
@@ -303,7 +302,7 @@ struct AckWindow<'a> {
     batch: &'a AppendBatch<'a>,
     acks: VecDeque<(usize, PublishAckFuture)>,
     bytes: usize,
-    /// Places that this node had followed up to before it sent them.
+    /// Places up to which this node had followed before it sent the messages.
     followed: Vec<Sequence>,
     /// Ids of the acknowledged messages.
     ids: Vec<Option<EventId>>,
@@ -332,13 +331,13 @@ impl AckWindow<'_> {
         lock(&self.shared.unproven).insert(number, Acknowledged { id, created });
         let mut known = lock(&self.shared.known);
         if known.marked > epoch {
-            // It may be after the mark: attaching again finds its epoch.
+            // The message may be after the mark; attaching again finds its epoch.
             return Err(EngineError::OtherEpoch);
         }
         let appended = known.appended.next.get(usize::from(*shard)).filter(|_| known.appended.epoch == epoch);
         let least = appended.into_iter().chain(self.followed.get(usize::from(*shard))).max();
         if !ack.duplicate && least.is_some_and(|least| sequence < *least) {
-            // The numbers began again: another stream has this message now.
+            // The sequences started again: another stream has this message now.
             return Err(EngineError::OtherEpoch);
         }
         known.appended.saw(*shard, sequence, Fingerprint::Id(message_id(self.shared, number)));
@@ -359,22 +358,21 @@ impl AckWindow<'_> {
         }
     }
 
-    /// Proves that the streams that have the batch are those of this life.
+    /// Checks that the streams that have the batch are those of this epoch.
     ///
-    /// A node that was stopped for a second does not know that a stream was deleted and created again, and the new
-    /// stream's numbers may by then have passed those that the node knew of the old one. A stream that was there
-    /// before the first message and after the last acknowledgement was there all the while. This costs one round trip
-    /// for each batch: the server does not order publishing and inspecting, so the inspection can't be sent beside
-    /// the messages.
+    /// A node that was suspended for a second does not know that a stream was deleted and created again, and the new
+    /// stream's sequences may have passed those of the old one by then. A stream that existed before the first message
+    /// and after the last acknowledgement existed all the time in between. This costs one round trip for each batch:
+    /// the server does not order publishing and inspecting, so the inspection can't be sent together with the messages.
     ///
-    /// The epoch's record is compared beside that: a node that does not know yet that another epoch was claimed may have
+    /// The epoch's record is also compared: a node that does not know yet that another epoch was claimed may have
     /// appended after its marks.
     ///
     /// If `is_fresh`, the last message of each stream that may be new is read back: a server that creates a stream
     /// again within milliseconds of its deletion may acknowledge messages and not have them (seen with NATS 2.9).
     async fn prove(&self, is_fresh: bool) -> Result<(), EngineError> {
         let mut ends: Vec<Option<Sequence>> = vec![None; self.attached.streams.len()];
-        // Messages of a stream that is gone are proven.
+        // Messages of a stream that is gone need no check.
         for id in self.ids.iter().flatten().filter(|id| id.epoch == self.attached.life.epoch) {
             let end = &mut ends[usize::from(id.shard)];
             *end = (*end).max(Some(id.sequence + 1));
@@ -413,7 +411,7 @@ async fn has(stream: &Stream, sequence: u64) -> Result<(), EngineError> {
     }
 }
 
-/// Names the limit, if a stream has one of its own that was set since.
+/// Returns the error with the stream's own limit, if one was set in the meantime.
 async fn too_large(error: EngineError, stream: &Stream, bytes: usize) -> EngineError {
     if !matches!(&error, EngineError::Unfit(_)) {
         return error;

@@ -1,17 +1,17 @@
-//! Attaching: finds the streams of the log and the life that it is in, and ends a life that was lost.
+//! Attaches: finds the streams of the log and its epoch, and ends an epoch that lost events.
 //!
 //! Invariants:
 //! - A log begins in the epoch at which the youngest of its streams was created. The first node to attach writes the
 //!   epoch and the streams' creation times into the log's own stream.
-//! - If a node has seen an event that the streams no longer have, or have otherwise, the epoch ends. It also ends if some
-//!   of the streams are others than those of its record. The node claims the next one in the log's own stream; of nodes
-//!   that do so together, one succeeds. It puts a mark into each stream that lives on and announces the marks' places:
+//! - If a node has seen an event that the streams no longer have, or have changed, the epoch ends. It also ends if some
+//!   of the streams are not those of its record. The node claims the next epoch in the log's own stream; of nodes that
+//!   do so at once, one succeeds. It appends a mark to each stream that still exists and announces the marks' places:
 //!   for every node, entries before a mark are of the old epoch and entries after it of the new one. A stream that
 //!   replaced another one has entries of the new epoch only.
-//! - Epochs grow, so no id is given twice by nodes that know of each other's.
+//! - Epochs grow, so nodes that know of each other's epochs give no id twice.
 //!
 //! The streams' identities are compared on each attachment, again after its readers are created, after the
-//! acknowledgements of each batch, and every second ([`super::watch`]). The last serves idle nodes only: no id
+//! acknowledgements of each batch, and every second ([`super::watch`]). The last check serves idle nodes only: no id
 //! depends on it.
 
 use std::ops::Range;
@@ -36,10 +36,10 @@ use super::shared::{LogKind, NatsShared};
 use crate::event::{Sequence, Timestamp};
 use crate::sync::lock;
 
-/// Minimum time for which the server recognizes an event that is sent twice.
+/// Minimum time within which the server recognizes an event that is sent twice.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
-/// Maximum number of attempts to agree on an epoch with other nodes that have lost the same.
+/// Maximum number of attempts to agree on an epoch with other nodes that found the same loss.
 const ROUNDS: usize = 30;
 
 /// Pause before checking again whether another node has finished an epoch that it claimed.
@@ -48,17 +48,17 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(200);
 /// Number of such checks before a node takes over from one that may have died.
 const CLAIM_LOOKS: usize = 20;
 
-/// Pause before a stream is created again: a server that creates one while it still removes the last of that name
-/// leaves it without files (NATS 2.9).
+/// Pause before a stream is created again. A server that creates a stream while it still removes the previous one of
+/// that name leaves it without files (NATS 2.9).
 const REMAKE_PAUSE: Duration = Duration::from_millis(500);
 
-/// Streams of a log, and their life.
+/// Streams of a log, and their epoch.
 pub(super) struct Attached {
     pub(super) streams: Vec<Stream>,
     /// The log's own stream, or the reason why there is none.
     pub(super) own: Result<Stream, EngineError>,
     pub(super) life: Life,
-    /// Whether each shard has everything that was followed.
+    /// For each shard, whether it still has everything that was followed.
     followed_is_there: Vec<bool>,
     /// Maximum size of a message, in bytes.
     pub(super) max_message: Option<u64>,
@@ -67,7 +67,7 @@ pub(super) struct Attached {
 impl Attached {
     /// Checks that a shard's stream is the one that was attached to and has everything before `end`.
     ///
-    /// Two checks that find one stream prove that it was there in between: a deleted stream does not come back.
+    /// If two checks find the same stream, it existed in between: a deleted stream does not come back.
     pub(super) async fn prove(&self, shard: usize, end: Sequence) -> Result<(), EngineError> {
         match look(&self.streams[shard]).await? {
             Some(info) if micros(&info) == self.life.created[shard] && info.state.last_sequence >= end => {
@@ -77,8 +77,8 @@ impl Attached {
         }
     }
 
-    /// Checks that no other epoch was claimed. The marks of an epoch come after its claim, so what was acknowledged before
-    /// this check began comes before them.
+    /// Checks that no other epoch was claimed. The marks of an epoch come after its claim, so messages acknowledged
+    /// before this check began come before them.
     pub(super) async fn prove_epoch(&self, shared: &NatsShared) -> Result<(), EngineError> {
         let Ok(own) = &self.own else { return Ok(()) };
         let (announced, _) = shared.last_announcement(own).await?;
@@ -109,7 +109,7 @@ impl Attached {
             Some(known) if known.epoch == *epoch => known.next.clone(),
             Some(known) if known.next.len() == ends.len() => (0..ends.len())
                 .map(|shard| {
-                    // Events that it has read of a stream that lives on are not repeated.
+                    // Events that it has read from a stream that still exists are not repeated.
                     let goes_on = followed.epoch == known.epoch
                         && followed.is_same(shard, &self.life)
                         && self.followed_is_there[shard];
@@ -154,7 +154,7 @@ impl NatsShared {
     /// Returns the meaning of a failure to create the streams.
     fn kind_of(&self, client: &Client, meaning: &EngineError, error: &CreateStreamError) -> EngineError {
         match meaning {
-            // The server's greeting says that it has JetStream: the responder is still starting.
+            // The server's INFO announces JetStream, so its responder is still starting.
             EngineError::OtherKind(_)
                 if error.kind() == CreateStreamErrorKind::JetStreamUnavailable
                     && client.server_info().jetstream
@@ -220,7 +220,7 @@ impl NatsShared {
         }
     }
 
-    /// Returns the streams, in the life that all nodes agree on. Begins another life if this node has seen events
+    /// Returns the streams, in the epoch that all nodes agree on. Begins another epoch if this node has seen events
     /// that the streams no longer have, or if `ends` names this epoch.
     pub(super) async fn attach(
         &self,
@@ -230,7 +230,7 @@ impl NatsShared {
     ) -> Result<Attached, EngineError> {
         let mut claimed = (0, 0);
         for _ in 0..ROUNDS {
-            // Read before the streams are inspected: both grow meanwhile.
+            // Read before the streams are inspected, because both grow.
             let known = lock(&self.known).clone();
             let streams = self.streams(client, context).await?;
             self.found_streams();
@@ -278,7 +278,7 @@ impl NatsShared {
                 followed_is_there.push(followed);
             }
             if known.marked > life.epoch {
-                // The claim was made before it was announced: its record is lost, or the node lies.
+                // A claim is recorded before it is announced, so its record is lost, or the node is faulty.
                 least = least.max(Some(known.marked + 1));
             }
             if let Some(ends) = ends.filter(|ends| *ends >= life.epoch) {
@@ -307,13 +307,14 @@ impl NatsShared {
             Ok(Some(sequence)) => *announced_by = sequence,
             Ok(None) => return Ok(false),
             Err(error @ (EngineError::Unreachable(_) | EngineError::OtherEpoch)) => return Err(error),
-            // The log's own stream takes nothing; those of events may take them.
+            // The log's own stream accepts nothing; those of events may accept them.
             Err(error) => tracing::debug!(%error, "the epoch is not recorded"),
         }
         Ok(true)
     }
 
-    /// Begins an epoch for all nodes, unless another one was claimed since. Streams of `life` that live on get a mark.
+    /// Begins an epoch for all nodes, unless another one was claimed in the meantime. Streams of `life` that still
+    /// exist get a mark.
     async fn begin_epoch(
         &self,
         client: &Client,
@@ -340,7 +341,8 @@ impl NatsShared {
         self.announce_epoch(context, &announced, claim).await.map(drop)
     }
 
-    /// Announces an epoch to all nodes, unless another one was announced since. Returns the message's sequence.
+    /// Announces an epoch to all nodes, unless another one was announced in the meantime. Returns the message's
+    /// sequence.
     async fn announce_epoch(
         &self,
         context: &Context,
@@ -359,7 +361,7 @@ impl NatsShared {
     }
 
     /// Publishes a notice and reads it back. A server that creates a stream again within milliseconds of its deletion
-    /// may acknowledge a message and not have it (seen with NATS 2.9: one in three under load).
+    /// may acknowledge a message and not store it (seen with NATS 2.9: one in three under load).
     pub(super) async fn keep_notice(
         &self,
         context: &Context,
@@ -371,7 +373,7 @@ impl NatsShared {
         stream.get_raw_message(ack.sequence).await.map(drop).map_err(unreachable)
     }
 
-    /// Returns whether a log that was not kept is in streams by now.
+    /// Returns whether a log without streams has streams by now.
     pub(super) async fn has_replacement(&self, client: &Client) -> Result<bool, EngineError> {
         let first = context(client).get_stream_no_info(format!("{}-0", self.settings.name)).await;
         let found = match first {
@@ -409,7 +411,7 @@ impl NatsShared {
     }
 }
 
-/// Returns whether a shard has everything that was seen of it, unchanged.
+/// Returns whether a shard still has everything that this node has seen of it, unchanged.
 async fn is_there(
     seen: &LogProgress,
     shard: usize,
@@ -427,7 +429,7 @@ async fn is_there(
     // The last seen sequence is `next - 1`, and streams begin at 1.
     match stream.get_raw_message(next).await {
         Ok(message) => Ok(mark.is_of(&message)),
-        // Trimmed or purged since.
+        // The message was trimmed or purged in the meantime.
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(true),
         Err(error) => Err(unreachable(error)),
     }

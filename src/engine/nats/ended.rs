@@ -1,4 +1,4 @@
-//! Reads the rest of an epoch that has ended, from the streams that live on.
+//! Reads the rest of an epoch that has ended, from the streams that still exist.
 //!
 //! Invariant: entries passed on come before the first mark of a later epoch in their stream, so every node gives them the
 //! same id, whether it read them before the epoch ended or after.
@@ -21,8 +21,8 @@ use super::shared::NatsShared;
 use crate::event::{EventId, Sequence};
 use crate::sync::lock;
 
-/// Follower that ends with the epoch. The streams may have trimmed entries meanwhile, so it also ends after [`TIMEOUT`]
-/// without one.
+/// Follower that ends with the epoch. The streams may have trimmed entries, so it also ends after [`TIMEOUT`] without
+/// one.
 pub(super) struct EndedFollower {
     shared: Arc<NatsShared>,
     epoch: u64,
@@ -36,8 +36,8 @@ pub(super) struct EndedFollower {
 }
 
 impl EndedFollower {
-    /// Returns a follower of what one at `known` has not read of an epoch that has ended; `None` if that is nothing, or was
-    /// tried before. Call it within the runtime.
+    /// Returns a follower for the entries of an ended epoch that were not read up to `known`; `None` if there are none,
+    /// or they were tried before. Call it within the runtime.
     pub(super) async fn new(
         shared: &Arc<NatsShared>,
         client: &Client,
@@ -69,7 +69,7 @@ impl EndedFollower {
         }))
     }
 
-    /// Notes that the rest was read, as far as it is there.
+    /// Notes that the rest was read, as far as it exists.
     fn end(&self) -> EngineError {
         let mut known = lock(&self.shared.known);
         known.read_up_to = known.read_up_to.max(self.later);

@@ -2,13 +2,13 @@
 
 use super::life::{EpochRecord, KnownLog, Life};
 
-/// Epoch of the streams, as the log's own stream tells it.
+/// Epoch of the streams according to the log's own stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum EpochState {
     Recorded,
-    /// It follows from the streams.
+    /// There is no record; the epoch follows from the streams.
     Unrecorded,
-    /// A node has claimed it and its marks are not all there.
+    /// A node has claimed it, and some of its marks are missing.
     Claimed {
         epoch: u64,
     },
@@ -22,7 +22,7 @@ pub(super) enum EpochState {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FoundEpoch {
     pub(super) state: EpochState,
-    /// Whether each stream may have entries of an earlier epoch.
+    /// For each stream, whether it may have entries of an earlier epoch.
     pub(super) lives_on: Vec<bool>,
 }
 
@@ -43,7 +43,7 @@ pub(super) fn find_epoch(announced: Option<EpochRecord>, known: &KnownLog, life:
         }
         Some(record) => {
             let lives_on = survivors(&record.created, &life.created);
-            // If all streams are others, a clock that was set back makes them look older.
+            // If all streams were replaced, a clock that was set back can make them look older.
             if lives_on.contains(&true) || record.epoch >= youngest {
                 return FoundEpoch { state: EpochState::Ended { least: record.epoch + 1 }, lives_on };
             }
@@ -52,7 +52,7 @@ pub(super) fn find_epoch(announced: Option<EpochRecord>, known: &KnownLog, life:
         }
         None => {
             life.epoch = youngest;
-            // The record is lost, or an older version kept none. This node may know the streams that were there.
+            // The record is lost, or an older version wrote none. This node may know the earlier streams.
             let seen = [&known.followed, &known.appended].into_iter().filter(|seen| seen.epoch != 0);
             let replaced = seen.map(|seen| (seen.epoch, survivors(&seen.created, &life.created)));
             match replaced
@@ -68,7 +68,7 @@ pub(super) fn find_epoch(announced: Option<EpochRecord>, known: &KnownLog, life:
     }
 }
 
-/// Returns whether each stream is the one of an earlier life; all of them if that is not known.
+/// Returns for each stream whether it is the one of an earlier epoch; true for all if that is unknown.
 fn survivors(earlier: &[u64], created: &[u64]) -> Vec<bool> {
     if earlier.len() != created.len() {
         return vec![true; created.len()];
@@ -113,7 +113,7 @@ mod tests {
             some,
             FoundEpoch { state: EpochState::Ended { least: 10 }, lives_on: vec![true, false, true] }
         );
-        // A node that starts now can't be told by what it has seen; the record tells it.
+        // A node that starts now has seen nothing; it learns the epoch from the record.
         let (all, life) = found(Some(record(9, &[1, 2], Some(vec![0; 2]))), &known, &[20, 21]);
         assert_eq!((all.state, life.epoch), (EpochState::Unrecorded, 21));
         let (older, _) = found(Some(record(90, &[1, 2], Some(vec![0; 2]))), &known, &[20, 21]);

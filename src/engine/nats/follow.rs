@@ -1,8 +1,8 @@
 //! Follows the streams.
 //!
-//! Invariant: entries passed on are of the life that was attached to. A reader is one reader of the server, which
-//! ends with its stream, and the streams are compared once more after all readers are created. The client's ordered
-//! reader is not used: it recreates itself silently, in whatever stream has the name by then.
+//! Invariant: entries passed on are of the epoch that was attached to. Each reader is one consumer of the server, which
+//! ends with its stream, and the streams are compared once more after all consumers are created. The client's ordered
+//! consumer is not used: it recreates itself silently, in whatever stream has the name by then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ use crate::sync::lock;
 /// Maximum number of entries passed on in one call.
 pub(super) const READ_COUNT: usize = 1000;
 
-/// Existing entries arrive over the network, not at once.
+/// Wait for existing entries, which arrive over the network.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 
 pub(super) type Messages = BoxStream<'static, Result<StreamEntry, EngineError>>;
@@ -48,7 +48,7 @@ pub(super) struct StreamEntry {
     pub(super) epoch: Option<u64>,
 }
 
-/// Number of messages that a reader requests at once.
+/// Number of messages in one request of a reader.
 const PULL_COUNT: usize = 500;
 
 /// Interval at which the server reports that it has nothing for a reader. After twice this time in silence the reader
@@ -61,7 +61,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Returns the meaning of a reader's failure.
 fn ended(error: &pull::MessagesError) -> EngineError {
     match error.kind() {
-        // It is gone, perhaps with its stream: attaching again finds out.
+        // The reader is gone, perhaps with its stream; attaching again shows which.
         MessagesErrorKind::ConsumerDeleted
         | MessagesErrorKind::NoResponders
         | MessagesErrorKind::MissingHeartbeat => EngineError::OtherEpoch,
@@ -69,7 +69,7 @@ fn ended(error: &pull::MessagesError) -> EngineError {
     }
 }
 
-/// Returns the messages of a stream from one of its own sequences on, which begin at 1.
+/// Returns the messages of a stream from this sequence on. A stream's own sequences begin at 1.
 pub(super) async fn read(shard: Option<u16>, stream: &Stream, from: u64) -> Result<Messages, EngineError> {
     let config = pull::Config {
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
@@ -100,7 +100,7 @@ pub(super) async fn read(shard: Option<u16>, stream: &Stream, from: u64) -> Resu
     Ok(messages.map(came).boxed())
 }
 
-/// Returns the next message of these readers; `None` if there is none at `until`.
+/// Returns the next message of these readers; `None` if none arrives before `until`.
 pub(super) async fn next_entry(
     messages: &mut InRuntime<SelectAll<Messages>>,
     faults: &Faults,
@@ -146,7 +146,7 @@ impl StreamFollower {
         for ((shard, stream), next) in attached.streams.iter().enumerate().zip(next) {
             all.push(read(Some(shard as u16), stream, *next + 1).await?);
         }
-        // Readers are created by name, and the stream of that name may be another one since it was inspected.
+        // Readers are created by name, and the stream of that name may have been replaced since it was inspected.
         let ends = attached.life.ends.iter().enumerate();
         try_join_all(ends.map(|(shard, end)| attached.prove(shard, *end))).await?;
         let epoch = attached.life.epoch;
@@ -166,7 +166,7 @@ impl StreamFollower {
     }
 }
 
-/// Returns the further notices, after the existing ones were received.
+/// Receives the existing notices, and returns the later ones.
 async fn receive_notices(shared: &NatsShared, stream: &Stream) -> Result<Messages, EngineError> {
     let state = &stream.cached_info().state;
     let mut messages = read(None, stream, state.first_sequence.max(1)).await?;

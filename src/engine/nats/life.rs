@@ -1,4 +1,4 @@
-//! Lives of the log: epochs, the streams they belong to, and what a node has seen of them.
+//! Lives of the log: epochs, their streams, and what a node has seen of them.
 
 use async_nats::jetstream::message::StreamMessage;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ pub(super) struct EpochRecord {
     pub(super) epoch: u64,
     /// Creation times of its streams.
     pub(super) created: Vec<u64>,
-    /// Places at which it begins in each shard, after a mark in its stream; `None` until all marks are there.
+    /// Places at which it begins in each shard, after a mark in its stream; `None` until all marks are written.
     pub(super) starts: Option<Vec<Sequence>>,
 }
 
@@ -30,11 +30,11 @@ pub(super) struct Life {
     pub(super) announced_by: u64,
 }
 
-/// Places that a node has followed, or appended, up to in one life.
+/// Places up to which a node has followed, or appended, in one life.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LogProgress {
     pub(super) epoch: u64,
-    /// As in [`Life`]; empty if a predecessor did not say.
+    /// Creation times as in [`Life`]; empty if a predecessor did not pass them on.
     pub(super) created: Vec<u64>,
     pub(super) next: Vec<Sequence>,
     /// Fingerprint of the entry before each place, if known.
@@ -44,7 +44,7 @@ pub(super) struct LogProgress {
 /// Fingerprint by which an entry is recognized.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fingerprint {
-    /// Time at which the server took it, in nanoseconds.
+    /// Time at which the server stored it, in nanoseconds.
     Time(i128),
     /// Message id.
     Id(String),
@@ -60,7 +60,7 @@ impl Fingerprint {
 }
 
 impl LogProgress {
-    /// Begins a life of which nothing has been seen, at `next`.
+    /// Begins a life, of which nothing has been seen, at `next`.
     pub(super) fn begin(&mut self, life: &Life, next: &[Sequence]) {
         if self.epoch != life.epoch || self.created != life.created || self.next != next {
             self.marks = vec![None; next.len()];
@@ -96,15 +96,15 @@ pub(super) struct KnownLog {
     pub(super) appended: LogProgress,
     /// Latest epoch named by a mark in a stream or by another node.
     pub(super) marked: u64,
-    /// Latest epoch before which the rest of the one before was read.
+    /// Latest epoch whose predecessor was read to its end.
     pub(super) read_up_to: u64,
-    /// Epoch in which this node appended before the present one.
+    /// Epoch in which this node appended before the current one.
     pub(super) appended_before: u64,
     /// Last time at which the streams were found to be those that this node follows.
     pub(super) looked: Option<std::time::Instant>,
 }
 
-/// Message that a stream acknowledged, in a batch that was not answered.
+/// Message that a stream acknowledged, of a batch whose publishers were not answered yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Acknowledged {
     pub(super) id: EventId,

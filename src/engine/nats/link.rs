@@ -20,7 +20,7 @@ use super::super::error::EngineError;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, lock};
 
-/// Maximum time for connecting, a request and an acknowledgement.
+/// Maximum time for connecting, for a request and for an acknowledgement.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) fn unreachable(error: impl std::fmt::Display) -> EngineError {

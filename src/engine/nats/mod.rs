@@ -8,14 +8,14 @@
 //!   events that it saw, or one of them was replaced. So every node gives an event the same id. A batch is not all or nothing, but each event's
 //!   message id makes the server take it once, however often it is sent.
 //! - Notices have a stream of their own, which is read to its end before events are, and beside them from then on.
-//! - Without JetStream nothing is kept: the order is what each node receives, and ids are the node's own. A client
-//!   resumes on the node that it was on, and a lost connection begins another epoch, because messages sent meanwhile
-//!   are lost. There a node may subscribe only to what its clients want. A reader of a stream could do that as well,
-//!   but its positions would then have holes that are no loss, and a client that resumes with another filter would
-//!   need the stream read again.
-//! - The first attachment decides between the two. A log that was kept is never read or written as one that is not,
-//!   whatever the server says later: the node is not ready until the streams are back. A log that was not kept moves
-//!   to streams after another node has created them.
+//! - Without JetStream nothing is kept: the order is that in which each node receives events, and ids are the node's
+//!   own. A client resumes on the node that it was on, and a lost connection begins another epoch, because messages
+//!   sent in the meantime are lost. In this mode a node may subscribe only to what its clients want. A reader of a
+//!   stream could do that as well, but its positions would then have holes that are no loss, and a client that resumes
+//!   with another filter would need the stream read again.
+//! - The first attachment decides between the two. A log in streams is never used as plain subjects, whatever the
+//!   server reports later: the node is not ready until the streams are back. A log in plain subjects moves to streams
+//!   after another node has created them.
 
 mod api;
 mod append;
@@ -114,7 +114,7 @@ impl Log for NatsLog {
                 followed.next.clone_from(&known.next);
             }
             Some(false) => self.shared.found_kind(LogKind::Plain),
-            // A predecessor of an older version did not say.
+            // A predecessor of an older version did not pass this on.
             None => {}
         }
     }

@@ -44,7 +44,7 @@ impl Past for NatsPast {
         let LogSpan { shard, epoch, from, max_events, max_bytes } = span;
         let Some(stream) = self.streams.get().get_mut(usize::from(shard)) else { return Ok(()) };
         if epoch != self.life.epoch {
-            // Another life has no entries left, or none with an id.
+            // An earlier epoch has no entries left, or none with an id.
             return Ok(());
         }
         let (created, begin) = (self.life.created[usize::from(shard)], self.life.starts[usize::from(shard)]);
@@ -70,7 +70,7 @@ impl Past for NatsPast {
             let consumer = timeout(TIMEOUT, stream.create_consumer(config)).await;
             let consumer = consumer.map_err(unreachable)?.map_err(unreachable)?;
             let name = consumer.cached_info().name.clone();
-            // It was created by the stream's name, and ends with the stream that it was created in.
+            // The reader was created by the stream's name, so it may be in another stream.
             if micros(stream.info().await.map_err(unreachable)?) != created {
                 return Err(EngineError::OtherEpoch);
             }

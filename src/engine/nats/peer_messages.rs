@@ -1,4 +1,5 @@
-//! Messages that nodes of a log send one another: that they are there, that they leave, and that an epoch is claimed.
+//! Messages that nodes of a log send to one another: that they are present, that they leave, and that an epoch is
+//! claimed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,10 +22,10 @@ const LOOK: Duration = Duration::from_millis(20);
 const GONE: &str = "-";
 const CLAIM: &str = "epoch";
 
-/// Time for messages of the old epoch to reach the log, before marks end it.
+/// Time for messages of the old epoch to reach the log before marks end it.
 const SETTLING: Duration = Duration::from_millis(150);
 
-/// Maximum time for a farewell.
+/// Maximum time for the message of a node that leaves.
 const FAREWELL: Duration = Duration::from_millis(200);
 
 impl NatsShared {
@@ -40,7 +41,7 @@ impl NatsShared {
         }
     }
 
-    /// Waits until all nodes were heard or one was not, at most until this time.
+    /// Waits until all nodes have reported or one has missed its time, at most until `until`.
     pub(super) async fn roll(&self, until: Instant) -> RollCall {
         loop {
             let now = Instant::now();
@@ -59,7 +60,7 @@ impl NatsShared {
         let _ = client.publish(self.peers_subject(), Bytes::from(word)).await;
     }
 
-    /// Tells the other nodes that an epoch is claimed: from now on they append nothing in an older one.
+    /// Reports to the other nodes that an epoch is claimed: from now on they append nothing in an older one.
     pub(super) async fn announce_claim(&self, client: &Client, epoch: u64) {
         let word = format!("{:x} {CLAIM} {epoch}", self.node);
         // Nodes that miss it see the marks.
@@ -67,14 +68,14 @@ impl NatsShared {
         tokio::time::sleep(SETTLING).await;
     }
 
-    /// Tells the other nodes that this one leaves. Blocks, [`FAREWELL`] at most.
+    /// Reports to the other nodes that this one leaves. Blocks for [`FAREWELL`] at most.
     pub(super) fn announce_departure(&self, client: &Client) {
         let word = Bytes::from(format!("{:x} {GONE}", self.node));
         let say = async {
             let _ = client.publish(self.peers_subject(), word).await;
             let _ = client.flush().await;
         };
-        // A lost farewell costs one wait, no more.
+        // If the message is lost, the other nodes wait for this one, once.
         let _ = self.driver.block_on(async { timeout(FAREWELL, say).await });
     }
 }

@@ -1,21 +1,21 @@
 //! The other nodes of a log, and whether all of them found it unchanged after its server was restarted.
 //!
 //! A restarted server may have lost the newest events, and only nodes that saw them can tell. So a node that finds
-//! another run of the server appends nothing until it has heard from every other node over that run: each compares
-//! what it has seen before it reports ([`super::attach`]). If a node is not heard in time, another epoch begins, so
-//! that the ids of lost events stay unique.
+//! another run of the server appends nothing until every other node has reported over that run. Each compares what it
+//! has seen before it reports ([`super::attach`]). If a node does not report in time, another epoch begins, so that the
+//! ids of lost events stay unique.
 //!
-//! Nodes report once a second, and when they leave. A node that died is waited for until it is forgotten; if the
-//! server is restarted meanwhile, clients get a gap. Servers in a cluster are exempt: there an event may be kept by
+//! Nodes report once a second, and when they leave. A node that died is waited for until it is forgotten; if the server
+//! is restarted before that, clients receive a gap. Servers in a cluster are exempt: there an event may be kept by
 //! several (`engine_replicas`).
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Maximum wait for a node that is not heard: twice the longest pause before a node attaches again.
+/// Maximum wait for a node's report: twice the longest pause before a node attaches again.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Time after which a node that did not say goodbye is forgotten.
+/// Time after which a node that did not report its departure is forgotten.
 const MEMORY: Duration = Duration::from_secs(600);
 
 /// Maximum number of remembered nodes: names are random, so only an intruder could send more.
@@ -36,17 +36,17 @@ pub(super) struct Peers {
     server: String,
     /// Epoch in which the log was first found over that run.
     epoch: u64,
-    /// Nodes that have to be heard over it, and the time since when.
+    /// Nodes that have to report over it, and the start of the wait.
     awaited: Option<(Instant, Vec<u64>)>,
 }
 
 /// State of the roll call before an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RollCall {
-    /// All were heard, or none need be.
+    /// All nodes have reported, or none has to.
     Complete,
     Waits,
-    /// A node was not heard in time.
+    /// A node did not report in time.
     Missing,
 }
 
@@ -55,7 +55,7 @@ impl Peers {
     pub(super) fn arrive(&mut self, server: &str, epoch: u64, now: Instant) {
         if self.server == server {
             if epoch > self.epoch {
-                // Another node found one missing: events that the missing node saw are of an epoch that has ended.
+                // Another node found a node missing: events that the missing node saw are of an epoch that has ended.
                 self.awaited = None;
             }
             return;
@@ -85,7 +85,7 @@ impl Peers {
 
     pub(super) fn roll(&mut self, now: Instant) -> RollCall {
         let Some((since, awaited)) = &mut self.awaited else { return RollCall::Complete };
-        // A node that left knew the log to its end.
+        // A node that left had read the log to its end.
         awaited.retain(|node| self.heard.get(node).is_some_and(|heard| heard.server != self.server));
         if awaited.is_empty() {
             self.awaited = None;

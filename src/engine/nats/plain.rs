@@ -34,7 +34,7 @@ impl StampClock {
     pub(super) fn stamp(&self) -> u64 {
         let now = Timestamp::now().0.unsigned_abs();
         let later = |last: u64| now.max(last.saturating_add(1));
-        // Relaxed, here and below: the number stands alone, and only one thread makes stamps.
+        // Relaxed, here and below: no other memory depends on the number, and only one thread makes stamps.
         let last = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(later(last)));
         later(last.unwrap_or_else(|last| last))
     }
@@ -52,7 +52,7 @@ pub(super) async fn publish(
     stamp: u64,
     record: &Record,
 ) -> Result<(), EngineError> {
-    // Parsed as every node will parse it, so that all agree on its attributes.
+    // Parsed as every node parses it, so that all agree on its attributes.
     let subject = match envelope::read_stored(&record.json) {
         Ok(event) => subject::of_event(&event),
         Err(error) => return Err(unreachable(error)),
@@ -92,8 +92,8 @@ impl Sent {
     }
 }
 
-/// Messages of a node to itself. Receiving one proves that the server has everything sent before it: the server reads
-/// a connection in order, and forwards what it has read before it reads on.
+/// Messages of a node to itself. Receiving one proves that the server has everything sent before it: the server reads a
+/// connection in order, and forwards each message before it reads the next.
 pub(super) struct Marks {
     inbox: String,
     came: Subscriber,

@@ -27,7 +27,7 @@ use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Callback, lock};
 
-/// Interval at which expired interest is looked for.
+/// Interval at which the follower looks for expired interest.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Maximum number of passes over all subscriptions before the ordered messages are passed on.
@@ -196,7 +196,7 @@ impl PlainFollower {
         Ok(())
     }
 
-    /// Subscribes to the subjects that are wanted now, and leaves those that are not.
+    /// Subscribes to the subjects that are wanted now, and unsubscribes from the others.
     async fn change(&mut self) -> Result<(), EngineError> {
         self.looked = Instant::now();
         let change = self.shared.interest.changes(self.looked);
@@ -235,7 +235,8 @@ impl PlainFollower {
                 take(LogEntry { id, json: &json });
             }
         });
-        // Messages before a mark were found by now and are on the bus: a mark of the previous pass counts.
+        // Messages before a mark of the previous pass were found and are on the bus by now, so that mark counts as
+        // reached.
         let reached = std::mem::replace(&mut subscriptions.mark, subscriptions.seen_mark);
         let goes_on = reached < subscriptions.seen_mark || !subscriptions.arrivals.is_empty();
         while self.asked.front().is_some_and(|(mark, _)| *mark <= reached) {
@@ -302,12 +303,12 @@ impl Follow for PlainFollower {
         take: &mut dyn FnMut(LogEntry<'_>),
     ) -> Result<(), EngineError> {
         let driver = Arc::clone(&self.shared.driver);
-        // Without the runtime's task budget: a subscription that reports nothing must have nothing.
+        // Runs without the runtime's task budget: a subscription that reports nothing must be empty.
         driver.block_on(unconstrained(async {
             let begin = tokio::time::Instant::now();
             let mut until = begin + wait;
             loop {
-                // Messages were missed, or the log is in streams from now on.
+                // Messages may have been missed, or the log is in streams from now on.
                 if self.is_cut() || self.shared.is_kept() {
                     return Err(EngineError::OtherEpoch);
                 }

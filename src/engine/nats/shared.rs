@@ -16,7 +16,7 @@ use super::plain::{Sent, StampClock};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, Ordering};
 
-/// Whether the server keeps the log. A node's finding only moves down this list.
+/// Whether the server keeps the log. The value only moves down this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LogKind {
     /// The node has not attached yet.
@@ -104,7 +104,7 @@ impl NatsShared {
     }
 
     pub(super) fn kind(&self) -> LogKind {
-        // Relaxed, here and below: the number stands alone and only grows.
+        // Relaxed, here and below: no other memory depends on the number, and it only grows.
         match self.kind.load(Ordering::Relaxed) {
             kind if kind == LogKind::Kept as u8 => LogKind::Kept,
             kind if kind == LogKind::Plain as u8 => LogKind::Plain,
@@ -117,7 +117,7 @@ impl NatsShared {
         self.kind() == LogKind::Kept
     }
 
-    /// Notes the kind of the log; an earlier kind of the list changes nothing.
+    /// Notes the kind of the log; a kind earlier in the list changes nothing.
     pub(super) fn found_kind(&self, kind: LogKind) {
         self.kind.fetch_max(kind as u8, Ordering::Relaxed);
     }

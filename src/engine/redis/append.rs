@@ -13,13 +13,13 @@ use super::shared::{BEAT, RedisShared, random_step};
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::lock;
 
-/// Maximum size of one argument, in bytes, unless the server says otherwise (`proto-max-bulk-len`).
+/// Maximum size of one argument, in bytes, unless the server has another limit (`proto-max-bulk-len`).
 const ARGUMENT_BYTES_MAX: u64 = 512 << 20;
 
 /// Maximum size of one batch, in bytes: half of the default query buffer of a client.
 const BATCH_BYTES_MAX: u64 = 512 << 20;
 
-/// Maximum number of attempts to append if the server is another one each time.
+/// Maximum number of attempts to append if the server changes each time.
 const TRIES: usize = 4;
 
 pub(super) struct RedisAppender {
@@ -48,7 +48,7 @@ fn groups(records: &[Record]) -> Vec<ShardGroup<'_>> {
 
 impl RedisAppender {
     pub(super) fn new(mut connection: Connection, shared: Arc<RedisShared>) -> Self {
-        // Without the right to ask, the default applies.
+        // If this user may not read the limit, the default applies.
         let reply: Result<Vec<String>, RedisError> =
             redis::cmd("CONFIG").arg("GET").arg("proto-max-bulk-len").query(&mut connection);
         let reply = reply.ok().and_then(|reply| reply.get(1)?.parse().ok());
@@ -78,7 +78,7 @@ impl RedisAppender {
     }
 }
 
-/// Returns an error while other nodes have not reported how far they had read: nothing may be appended before.
+/// Returns an error while other nodes have not reported their places: nothing may be appended before that.
 fn waits_for_nobody(joined: &Joined) -> Result<(), EngineError> {
     match joined.waits {
         0 => Ok(()),
@@ -109,7 +109,7 @@ impl Append for RedisAppender {
             match self.try_append(batch, sent_in.map(|(_, epoch)| epoch)) {
                 Ok(appended) => break appended,
                 Err(error) => match error.code() {
-                    // Nothing was appended: it is another process, or the log began anew.
+                    // Nothing was appended: the server is another process, or the log began another life.
                     Some("NOSCRIPT" | "OTHERLIFE" | "WAITING") if tries < TRIES => {
                         tries += 1;
                         let joined = shared.join(&mut self.connection, BEAT)?;
@@ -143,7 +143,7 @@ impl Append for RedisAppender {
     }
 
     fn probe(&mut self) -> Result<(), EngineError> {
-        // This writes that the node is alive; a server that takes nothing refuses that too.
+        // Joining writes that the node is alive; a server that accepts nothing refuses that too.
         let joined = self.shared.join(&mut self.connection, Duration::ZERO)?;
         waits_for_nobody(&joined)?;
         match joined.refused {

@@ -14,7 +14,7 @@ use super::shared::{BEAT, FIELD, RedisShared};
 use crate::event::{EventId, Sequence};
 use crate::sync::lock;
 
-/// Number of entries read together of each shard: at most, and at first.
+/// Maximum number of entries read together of each shard. The next constant is the first number.
 const READ_COUNT_MAX: usize = 1000;
 const READ_COUNT_FIRST: usize = 128;
 
@@ -27,7 +27,7 @@ const CHECK: Duration = Duration::from_secs(1);
 /// Id before the first notice.
 const BEFORE_FIRST: &str = "0-0";
 
-/// Returns the content of an entry; empty if something else wrote it.
+/// Returns the content of an entry; empty if no node wrote it.
 fn text_of(entry: &StreamId) -> &[u8] {
     match entry.map.get(FIELD) {
         Some(Value::BulkString(text)) => text,
@@ -65,7 +65,7 @@ impl RedisFollower {
         }
     }
 
-    /// Receives the notices that are there.
+    /// Receives the existing notices.
     pub(super) fn receive_notices(&mut self) -> Result<(), EngineError> {
         let options = StreamReadOptions::default().count(READ_COUNT_MAX);
         loop {
@@ -153,7 +153,7 @@ impl Follow for RedisFollower {
                 |(epoch, sequence): &(u64, Sequence)| *epoch == places.epoch && *sequence <= SEQUENCE_MAX;
             let ids: Vec<(u64, Sequence)> =
                 stream.ids.iter().map_while(|entry| parse_id(&entry.id)).take_while(is_ours).collect();
-            // Noted before anyone sees them.
+            // Noted before the events are delivered.
             if let Some((epoch, last)) = ids.last() {
                 shared.saw(*epoch, shard, last + 1);
             }
@@ -171,7 +171,7 @@ impl Follow for RedisFollower {
             return Err(EngineError::OtherEpoch);
         }
         match then {
-            // The next entry is of another epoch, or has no id that a node gave: joining again finds out.
+            // The next entry is of another epoch, or has an id that no node gave; joining again shows which.
             Some(_) if !has_ended => Err(EngineError::OtherEpoch),
             _ => Ok(()),
         }

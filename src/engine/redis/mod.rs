@@ -4,15 +4,14 @@
 //! same id.
 //!
 //! Invariants:
-//! - One script appends a batch, all or nothing, and remembers it by node and number. A batch that is sent again is answered
-//!   and not appended; if the log no longer remembers it, its publishers are told that the outcome is unknown.
-//! - No id is given twice. The script compares each stream with the hash and with what the node has read. If the
-//!   server process is not the one of the last append, nothing is accepted until every node that was there has
-//!   reported how far it had read (`join.lua`). If something is missing or unknown, another epoch begins, above every
-//!   existing id.
-//! - Notices have a stream of their own that is read together with the events, and first: a node has received every
-//!   notice that was sent before an event was appended.
-//! - Among several servers the primary counts, so that a node finds the new primary after a failover.
+//! - One script appends a batch, all or nothing, and remembers it by node and number. A batch that is sent again is
+//!   answered and not appended. If the log no longer remembers it, the outcome is reported as unknown.
+//! - No id is given twice. The script compares each stream with the hash and with what the node has read. If the server
+//!   process is not the one of the last append, nothing is accepted until every known node has reported its places
+//!   (`join.lua`). If something is missing or unknown, another epoch begins, above every existing id.
+//! - Notices have a stream of their own that is read together with the events, and first. So a node that receives an
+//!   event has received every notice that was sent before it.
+//! - If the address lists several servers, a node uses the primary, so it finds the new primary after a failover.
 //! - Logs of version ae66709 and earlier open as they are, and nodes of that version may share the log: they write
 //!   neither the fields nor the names of lives, so the script looks at the streams if these are behind.
 
@@ -108,7 +107,7 @@ impl Log for RedisLog {
 }
 
 impl Drop for RedisLog {
-    /// Removes this node from the list of nodes that are waited for, if it leaves in order.
+    /// Removes this node from the list of nodes to wait for, if it leaves in order.
     fn drop(&mut self) {
         let shared = &self.shared;
         // Relaxed: the threads that set it have ended.

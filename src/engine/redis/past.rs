@@ -42,7 +42,7 @@ impl Past for RedisPast {
                 let Some(id @ (epoch, sequence)) = parse_id(&entry.id) else { continue };
                 let json: &[u8] = match entry.map.get(self.field) {
                     Some(Value::BulkString(text)) => text,
-                    // Something else wrote it.
+                    // No node wrote the entry.
                     _ => b"",
                 };
                 bytes += json.len();

@@ -21,8 +21,8 @@ const LIFE_DIGITS: usize = 32;
 
 /// Returns the script that appends in a life of the log; `None` for a name that no node gave.
 ///
-/// The node that begins the life loads the script once, and never again. So a server that has it is the one on which
-/// the life began, and has lost nothing since.
+/// The node that begins the life loads the script once, and never again. So a server that has the script is the process
+/// on which the life began, and has lost nothing since.
 pub(super) fn append(life: &str) -> Option<Script> {
     let is_ours = life.len() == LIFE_DIGITS && life.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_ours.then(|| Script::new(&format!("local LIFE = '{life}'\n{ENDS}{APPEND}")))
@@ -44,16 +44,16 @@ pub(super) fn has(connection: &mut Connection, script: &Script) -> Result<bool, 
     Ok(has.first().copied().unwrap_or(false))
 }
 
-/// State of the log, as a joining node learns it.
+/// State of the log, as a joining node receives it.
 #[derive(Debug, Default)]
 pub(super) struct Joined {
     pub(super) epoch: u64,
     pub(super) life: String,
-    /// Number of nodes that have not reported how far they had read. Until it is 0, nothing is appended.
+    /// Number of nodes that have not reported their places. Until it is 0, nothing is appended.
     pub(super) waits: usize,
     /// Reason for a new epoch; empty if none began.
     pub(super) lost: String,
-    /// Reason why the server takes nothing; empty if it takes events.
+    /// Reason why the server accepts nothing; empty if it accepts events.
     pub(super) refused: String,
     /// Last id of the notices' stream.
     pub(super) notices: String,

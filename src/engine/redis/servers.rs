@@ -19,7 +19,7 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) fn fault(error: &RedisError) -> EngineError {
     match (error.kind(), error.code(), error.detail()) {
         (_, Some("SHARDS"), Some(log)) => EngineError::Shards { log: log.parse().unwrap_or(0), node: 0 },
-        // The server's own words: the client renames some codes.
+        // Uses the server's own code, because the client renames some.
         (ErrorKind::Server(_) | ErrorKind::Extension, Some(code), detail) => {
             EngineError::TakesNothing(format!("{code} {}", detail.unwrap_or_default()))
         }
@@ -28,7 +28,7 @@ pub(super) fn fault(error: &RedisError) -> EngineError {
     }
 }
 
-/// Servers of one log, tried from the one that was reached last.
+/// Servers of one log. The one that was reached last is tried first.
 pub(super) struct Servers {
     clients: Vec<Client>,
     last: AtomicUsize,
@@ -84,7 +84,7 @@ impl Servers {
     ) -> Result<Connection, EngineError> {
         let mut why: Vec<EngineError> = Vec::new();
         for step in 0..self.clients.len() {
-            // Relaxed, here and below: a starting point, nothing else.
+            // Relaxed, here and below: only a starting point for the search.
             let at = (self.last.load(Ordering::Relaxed) + step) % self.clients.len();
             let connection = self.clients[at].get_connection_with_timeout(TIMEOUT);
             match connection.and_then(|mut connection| check(&mut connection).map(|()| connection)) {
@@ -114,8 +114,8 @@ fn prepare_tls() {
     }
 }
 
-/// Asks a server for its role. `HELLO` is allowed to every user; `ROLE`, which needs rights that Redis calls
-/// dangerous, serves if a proxy does not know `HELLO`.
+/// Asks a server for its role. `HELLO` is allowed to every user. `ROLE` is in Redis's category of dangerous commands,
+/// and is used only if a proxy does not know `HELLO`.
 fn is_replica(connection: &mut Connection) -> Result<bool, RedisError> {
     let reply: Result<Vec<Value>, RedisError> = redis::cmd("HELLO").query(connection);
     if let Ok(reply) = reply {

@@ -17,8 +17,8 @@ use crate::sync::{Mutex, lock};
 /// Field of an entry that holds the event.
 pub(super) const FIELD: &str = "e";
 
-/// Time for nodes to report how far they had read, after the server changed. A node that lost its connection retries
-/// after 2 s at the latest, and one on a busy machine is late. Publishers wait for 10 s by default.
+/// Time for nodes to report their places after the server changed. A node that lost its connection retries after 2 s at
+/// the latest, and may be late on a busy machine. Publishers wait for 10 s by default.
 const PATIENCE: Duration = Duration::from_secs(6);
 
 /// Interval at which a node writes that it is alive.
@@ -37,7 +37,7 @@ pub(super) struct RedisShared {
     /// Random name of this process, which no other process has.
     pub(super) node: String,
     pub(super) history: u64,
-    /// Places that this node has read or appended up to: the log must reach them to be appended to.
+    /// Places up to which this node has read or appended. Nothing is appended to a log that does not reach them.
     pub(super) seen: Mutex<Places>,
     /// Epoch and life of the log when this node last joined.
     pub(super) known: Mutex<(u64, String)>,
@@ -113,7 +113,7 @@ impl RedisShared {
         }
     }
 
-    /// Registers this node with the log, or reports that it is alive, and returns where the log stands. `beat` is the
+    /// Registers this node with the log, or reports that it is alive, and returns the state of the log. `beat` is the
     /// maximum age of the last report.
     pub(super) fn join(&self, connection: &mut Connection, beat: Duration) -> Result<Joined, EngineError> {
         let node_shards = self.shards();
@@ -122,9 +122,9 @@ impl RedisShared {
             let reply: Result<Option<String>, RedisError> = connection.hget(&self.keys.meta, "life");
             let expected = reply.map_err(|error| fault(&error))?.unwrap_or_default();
             let fresh = next_life(connection, &expected).map_err(|error| fault(&error))?;
-            // Relaxed, here and below: both threads may come first, and write the same.
+            // Relaxed, here and below: both threads may find it unset, and then write the same value.
             let is_first = !self.has_joined.load(Ordering::Relaxed);
-            // Read before the script looks at the end of the log, which grows meanwhile.
+            // Read before the script looks at the end of the log, because the log grows.
             let seen = lock(&self.seen).clone();
             let mut call = join.key(&self.keys.meta);
             call.key(&self.keys.streams).key(&self.keys.notices);

@@ -14,8 +14,8 @@ impl Fanout {
         while !self.append_within(event, now, u64::MAX) {}
     }
 
-    /// Appends an event as [`append`](Self::append), unless matching it takes more than about `allowance` instructions: then
-    /// returns false, and the next call with the same event goes on. No other event may come in between.
+    /// Appends an event as [`append`](Self::append) does, unless matching it takes more than about `allowance`
+    /// instructions. Then it returns false, and the next call, which must have the same event, continues.
     pub(crate) fn append_within(&mut self, event: &Event, now: Timestamp, allowance: u64) -> bool {
         if self.feeds.is_empty() {
             self.index.matcher.give_up();
@@ -34,7 +34,7 @@ impl Fanout {
         let number = *number;
         self.pool.now = now;
         let (mut feeds_count, mut members_count) = (0, 0);
-        // Nearly all feeds have the encoding of the one before.
+        // Kept between feeds: nearly all have the same encoding as the previous one.
         let mut encoded = None;
         for class in matched.iter() {
             for &key in index.routes(*class) {
@@ -79,7 +79,7 @@ impl Fanout {
         true
     }
 
-    /// Starts the numbers of events again: no feed has an event of these numbers.
+    /// Restarts the numbers of events, and forgets the numbers that feeds have noted.
     #[cold]
     fn restart_numbers(&mut self) {
         self.current.number = 0;

@@ -1,9 +1,9 @@
-//! Matches of the event that is being appended; kept for their capacity.
+//! Matches of the event that is being appended. Reused from event to event for their capacity.
 
 use crate::feed::keys::FeedKey;
 use crate::filter::ClassId;
 
-/// Event that is being appended, or was last.
+/// State of the event that is being appended, or was appended last.
 #[derive(Debug, Default)]
 pub(super) struct CurrentEvent {
     /// Number of the event, by which a feed knows whether it has the event already.

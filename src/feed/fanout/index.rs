@@ -31,13 +31,13 @@ pub(super) struct InterestIndex {
     /// Feeds, found by the hash of their interest.
     by_hash: HashTable<FeedKey>,
     hasher: foldhash::quality::RandomState,
-    /// Classes that no feed has any more, and that the matcher still holds.
+    /// Classes that no feed has, and that the matcher still holds.
     unwanted: Vec<ClassId>,
     /// Feeds that get a class's events, by class: none, one, or an entry of `shared_routes`.
     routes: Vec<u32>,
     /// Feeds of the classes that several feeds have, or had.
     shared_routes: Slab<Vec<FeedKey>>,
-    /// Members of filters that could not be edited in place.
+    /// Number of values and patterns in filters that could not be edited in place.
     pub(super) rebuilt: usize,
 }
 
@@ -73,7 +73,7 @@ impl InterestIndex {
         match *route {
             NO_FEED => *route = feed,
             shared if shared & SHARED != 0 => self.shared_routes[(shared & !SHARED) as usize].push(feed),
-            // A loop has fewer than 2^31 feeds and shared routes.
+            // Never collides with `SHARED`: a loop has fewer than 2^31 feeds and shared routes.
             key => *route = self.shared_routes.insert(vec![key, feed]) as u32 | SHARED,
         }
     }
@@ -125,14 +125,14 @@ impl InterestIndex {
         }
     }
 
-    /// Gives up a removed feed's classes. Beyond [`SWEEP_BYTES`] the matcher's share is left
-    /// to [`sweep`](Self::sweep).
+    /// Releases a removed feed's classes. If their filters are larger than [`SWEEP_BYTES`], [`sweep`](Self::sweep)
+    /// removes them from the matcher later.
     pub(super) fn release(&mut self, classes: FeedClasses, feed: FeedKey) {
         let mut bytes = 0;
         for (class, _) in classes {
             self.unroute(class, feed);
             bytes += self.matcher.filter(class).map_or(0, |filter| filter.bytes().len());
-            // A removal would make an unfinished match begin again.
+            // A removal would restart an unfinished match.
             if bytes <= SWEEP_BYTES && !self.matcher.is_matching() {
                 self.matcher.remove(class);
             } else {
@@ -141,7 +141,7 @@ impl InterestIndex {
         }
     }
 
-    /// Takes some classes that no feed has any more out of the matcher, and returns whether some are left.
+    /// Removes some classes that no feed has from the matcher, and returns whether more are left.
     pub(super) fn sweep(&mut self) -> bool {
         let mut bytes = 0;
         while bytes < SWEEP_BYTES

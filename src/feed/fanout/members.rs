@@ -1,9 +1,10 @@
-//! Joining, leaving and changing feeds. A change costs as much as what changes, however large the rest of the interest is.
+//! Joins, leaves and changes feeds. A change costs in proportion to the filters that change, however large the rest of
+//! the interest is.
 //!
 //! Invariants:
 //! - A feed's classes are sorted and distinct.
-//! - A feed with one member is changed in place, unless another feed already has the new interest; then the member joins that
-//!   one. A member of a feed with several gets a feed with a changed copy of the interest.
+//! - A feed with one member is changed in place, unless another feed already has the new interest: then the member
+//!   joins that feed. A member of a feed with several members moves to a feed with a changed copy of the interest.
 
 use smallvec::SmallVec;
 
@@ -30,7 +31,7 @@ impl Fanout {
             .iter()
             .map(|selection| (matcher.insert(&selection.filter), selection.conflation))
             .collect();
-        // For a filter that is selected twice the least conflation applies. `insert` counted both, so one is given back.
+        // If a filter is selected twice, the least conflation applies. `insert` counted both, so one hold is released.
         classes.sort_unstable();
         classes.dedup_by(|later, kept| {
             let is_same = later.0 == kept.0;
@@ -54,7 +55,7 @@ impl Fanout {
             for (class, _) in &classes {
                 self.index.matcher.remove(*class);
             }
-            // Waiting samples are older than the membership, so the other members get them now.
+            // Waiting samples are older than the membership, so they are appended now, for the other members.
             self.release_samples_of(key);
             self.seal(key);
             key
@@ -150,7 +151,7 @@ impl Fanout {
         edits
     }
 
-    /// Returns a feed's classes with the edits applied. The matcher holds the returned classes once more.
+    /// Returns a feed's classes with the edits applied. Adds a hold in the matcher to each of them.
     fn edited(&mut self, mut classes: FeedClasses, edits: impl IntoIterator<Item = Edit>) -> FeedClasses {
         let matcher = &mut self.index.matcher;
         for (class, _) in &classes {
@@ -173,8 +174,8 @@ impl Fanout {
         classes
     }
 
-    /// Edits the classes of a feed in place. [`edits`](Self::edits) took a hold on each class that is added or kept; if the
-    /// feed has the class already, that hold is given back.
+    /// Edits the classes of a feed in place. [`edits`](Self::edits) took a hold on each class that is added or kept; if
+    /// the feed has the class already, that hold is released.
     fn edit(&mut self, key: FeedKey, edits: impl IntoIterator<Item = Edit>) {
         let feed = &mut self.feeds[key as usize];
         let mut classes = std::mem::take(&mut feed.classes);
@@ -211,7 +212,8 @@ impl Fanout {
         }
     }
 
-    /// Ends a membership, and removes the feed with its last member. Returns the member that took over the index, if any.
+    /// Ends a membership, and removes the feed if it was the last one. Returns the member that took over the index, if
+    /// any.
     pub(crate) fn leave(&mut self, membership: Membership) -> Option<MovedMember> {
         let (key, index) = (membership.feed(), membership.index);
         self.totals.sampled_out += self.waiting_in(key);
@@ -234,7 +236,7 @@ impl Fanout {
         None
     }
 
-    /// Takes some classes that no feed has any more out of the matcher, and returns whether some are left.
+    /// Removes some classes that no feed has from the matcher, and returns whether more are left.
     pub(crate) fn sweep(&mut self) -> bool {
         self.index.sweep()
     }
@@ -250,8 +252,8 @@ impl Fanout {
         self.index.matcher.len()
     }
 
-    /// Returns the feed of exactly these classes, besides `except`. After a change in place two feeds may have them, until the
-    /// member of the one that changed has moved to the other.
+    /// Returns the feed of exactly these classes, other than `except`. After a change in place two feeds may have them,
+    /// until the member of the changed feed has moved to the other.
     fn find_equal(
         &self,
         hash: u64,

@@ -1,7 +1,7 @@
-//! Sealing: the frames appended to a feed become runs that its members see, and the oldest runs go.
+//! Seals feeds: the appended frames become runs that the members see, and the oldest runs are dropped.
 //!
 //! Invariants:
-//! - A large frame stays where it lies. Small frames are copied together, once for the feed.
+//! - A large frame is not copied. Small frames are copied together, once for the feed.
 //! - A run has frames of one epoch.
 
 use bytes::Bytes;
@@ -57,7 +57,7 @@ impl Feed {
             let mut mark = |frame: &LoggedFrame, end| marks.push(FrameMark::new(end, frame.id, frame.kind));
             mark(first, bytes.len());
             let run = if is_small(bytes) && frames.peek().is_some_and(joins) {
-                // A large run is begun by a frame, and has as many as begin within its size.
+                // A run has as many frames as start within its maximum size.
                 let after = frames.clone().scan(bytes.len(), |end, (_, next)| {
                     let begins = *end <= RUN_BYTES_MAX && is_small(next);
                     *end += next.len();
@@ -126,8 +126,8 @@ impl Feed {
         self.next = next;
     }
 
-    /// Makes a run of the first of these frames, and returns how many it took. A large frame is taken as it is; small ones are
-    /// copied together, once for the feed.
+    /// Makes a run of the first of these frames, and returns the number of frames in it. A large frame is a run by
+    /// itself, without a copy; small ones are copied together, once for the feed.
     fn merged_run(&mut self, rest: &[UnsealedFrame]) -> usize {
         let encoding = self.form.encoding;
         let small = if self.members.len() > 1 { MERGE_FRAME_BYTES_MAX } else { MERGE_LONE_FRAME_BYTES_MAX };
@@ -163,7 +163,8 @@ impl Feed {
         taken
     }
 
-    /// Makes a run of the first of these frames, compressed with the feed's window, and returns how many it took.
+    /// Makes a run of the first of these frames, compressed with the feed's window, and returns the number of frames in
+    /// it.
     fn compressed_run(&mut self, rest: &[UnsealedFrame], pool: &mut CompressorPool) -> usize {
         let FeedForm { encoding, compression } = self.form;
         let epoch = rest[0].id.epoch;
@@ -200,8 +201,8 @@ impl Feed {
         taken
     }
 
-    /// Drops the oldest runs until the feed is within its limits. The newest run always stays, because members that are one
-    /// run late must get it.
+    /// Drops the oldest runs until the feed is within its limits. The newest run always stays, because members that are
+    /// one run behind must receive it.
     pub(in crate::feed) fn trim(&mut self, limits: &FeedLimits) {
         let next = self.next;
         let Some(retained) = &mut self.retained else { return };

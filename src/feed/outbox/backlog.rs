@@ -1,4 +1,5 @@
-//! State of an outbox that is not caught up: the rest of a begun frame, the connection's own bytes, and its losses.
+//! State of an outbox that is not caught up: the rest of a partly written frame, the connection's own bytes, and its
+//! losses.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -10,8 +11,8 @@ use crate::event::{EventId, Timestamp};
 
 /// Largest frame of a replay that is copied for its connection, in bytes.
 ///
-/// A copy is freed with the connection. A shared frame keeps an event's whole frame alive after the ring dropped it, and the
-/// count that holds it costs an allocation.
+/// A copy is freed with the connection. A shared frame would keep the event's whole frame alive after the ring dropped
+/// it, and its reference count costs an allocation.
 const COPIED_BYTES_MAX: usize = 4096;
 
 /// Bytes that are allocated at once for copies of a replay's frames.
@@ -20,7 +21,7 @@ const COPIES_BYTES: usize = 16 * 1024;
 /// Overhead of one piece of inserted bytes, for the allocator and the reference count, in bytes.
 const PIECE_BYTES: usize = 48;
 
-/// Memory of a waiting reply in addition to its bytes: a pong of 2 bytes takes 60 times its size.
+/// Memory of a waiting reply in addition to its bytes: a pong of 2 bytes takes about 60 times its size.
 pub(crate) const REPLY_COST: usize = size_of::<Inserted>() + PIECE_BYTES;
 
 /// Bytes of one connection, inserted between the frames of its feed.
@@ -35,34 +36,35 @@ pub(super) struct Inserted {
     pub(super) changes_window: bool,
     /// Last event in the bytes.
     pub(super) last: Option<EventId>,
-    /// Whether the event, the feed or other connections retain the bytes too.
+    /// Whether the event, the feed or other connections also retain the bytes.
     pub(super) is_shared: bool,
 }
 
 /// State of an outbox that is not caught up.
 #[derive(Debug, Default)]
 pub(super) struct OutboxBacklog {
-    /// Rest of the frame that was begun.
+    /// Rest of the partly written frame.
     pub(super) partial: Bytes,
     pub(super) inserted: VecDeque<Inserted>,
     pub(super) inserted_bytes: usize,
-    /// Part of `inserted_bytes` that is retained elsewhere too.
+    /// Part of `inserted_bytes` that is also retained elsewhere.
     pub(super) shared_bytes: usize,
-    /// Free memory for the next copies of a replay's frames.
+    /// Free capacity for the next copies of a replay's frames.
     pub(super) copies: BytesMut,
-    /// Tick at which the socket took bytes last, if it is full.
+    /// Tick at which the socket last accepted bytes, if it is full.
     pub(super) progress_tick: Option<NonZeroU32>,
     /// Number of events in `inserted`.
     pub(super) inserted_events: u64,
-    /// Last event that was written or begun.
+    /// Last event that was written, in full or in part.
     pub(super) last: Option<EventId>,
-    /// Whether the connection lags in a feed that conflates, and gets only the latest frames of keys.
+    /// Whether the connection lags in a feed that conflates, and receives only the latest frames of keys.
     pub(super) conflates: bool,
     /// While `conflates`: number of required frames before the outbox's position, those counted as lost included.
     pub(super) required_before_next: u64,
-    /// Number of frames dropped at the newest end since the socket is full. The gap notice is due once the socket takes bytes.
+    /// Number of frames dropped at the newest end since the socket became full. The gap notice is due once the socket
+    /// accepts bytes.
     pub(super) dropped_newest: u64,
-    /// Number of events those frames stand for; gap notices among them stand for several.
+    /// Number of events that those frames represent; a gap notice among them represents several.
     pub(super) dropped_missed: Missed,
     /// Last event of those frames.
     pub(super) dropped_last: Option<EventId>,
@@ -81,7 +83,7 @@ impl OutboxBacklog {
         self.partial.is_empty() && self.inserted.is_empty()
     }
 
-    /// Returns the last event before position `at` in `inserted`: waiting, written or begun.
+    /// Returns the last event before position `at` in `inserted`, waiting or written.
     pub(super) fn last_before(&self, at: usize) -> Option<EventId> {
         self.inserted.range(..at).rev().find_map(|inserted| inserted.last).or(self.last)
     }
@@ -137,7 +139,7 @@ impl OutboxBacklog {
         (self.dropped_newest, self.dropped_missed) = (0, Missed::default());
     }
 
-    /// Returns the bytes that only this backlog retains.
+    /// Returns the number of bytes that only this backlog retains.
     pub(super) fn own_bytes(&self) -> usize {
         let entries = self.inserted.capacity() * size_of::<Inserted>() + self.inserted.len() * PIECE_BYTES;
         let bytes = self.inserted_bytes - self.shared_bytes + self.copies.capacity();
@@ -145,13 +147,13 @@ impl OutboxBacklog {
         size_of::<Self>() + entries + bytes + partial
     }
 
-    /// Returns the waiting bytes that are retained elsewhere too.
+    /// Returns the number of waiting bytes that are also retained elsewhere.
     pub(super) fn shared_bytes(&self) -> usize {
         self.shared_bytes + if self.partial.is_unique() { 0 } else { self.partial.len() }
     }
 
-    /// Returns a copy of a small frame, in the same allocation as the copies before it, or a large frame as it is; and whether
-    /// the bytes are retained elsewhere too.
+    /// Returns a copy of a small frame, in the same allocation as the copies before it, or a large frame itself; and
+    /// whether the bytes are also retained elsewhere.
     pub(super) fn copied(&mut self, frame: Bytes) -> (Bytes, bool) {
         if frame.len() > COPIED_BYTES_MAX {
             let is_shared = !frame.is_unique();

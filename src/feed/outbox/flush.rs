@@ -1,4 +1,4 @@
-//! Writing: the pending bytes of an outbox, in order, and the bookkeeping of what a write took.
+//! Writes the pending bytes of an outbox in order, and accounts for the bytes that each write accepted.
 //!
 //! Invariant: [`Outbox::pending_slices`] and [`Outbox::advance`] walk the same bytes in the same order. [`Outbox::tail`] is a
 //! fast path, and returns what `pending_slices` would.
@@ -20,11 +20,11 @@ pub(super) struct Piece<'a> {
     pub(super) bytes: &'a [u8],
     /// Buffer that `bytes` is a part of.
     pub(super) buffer: &'a Bytes,
-    /// Index of the first frame. Frames between the outbox's position and this one are left out.
+    /// Index of the first frame. Frames between the outbox's position and this one are conflated.
     pub(super) first: u64,
     /// Index after the last frame.
     pub(super) end: u64,
-    /// Whether a client that has read the piece, or begun to, is in sync with the feed's window.
+    /// Whether a client that was sent the piece, in full or in part, is in sync with the feed's window.
     pub(super) in_sync: bool,
 }
 
@@ -75,7 +75,8 @@ impl Outbox {
         }
     }
 
-    /// Writes the end of the feed, if that is everything that is pending. Returns `None` if it is not, or was interrupted.
+    /// Writes the end of the feed, if nothing else is pending. Returns `None` if more is pending, or the write was
+    /// interrupted.
     fn flush_tail<W: ByteSink>(
         &mut self,
         feed: &Feed,
@@ -129,8 +130,8 @@ impl Outbox {
     pub(super) fn note_blocked(&mut self, feed: Option<&Feed>, lookup: &impl ResumeLookup) {
         let backlog = self.backlog(feed);
         backlog.lagging_since.get_or_insert_with(|| lookup.now());
-        // During a replay the client has no gap notice yet for frames that the feed has trimmed meanwhile, and conflation
-        // would count those as reported.
+        // During a replay the client has no gap notice yet for frames that the feed has trimmed in the meantime, and
+        // conflation would count those as reported.
         if let Some(feed) = feed.filter(|feed| feed.conflates() && !self.replaying) {
             self.start_conflating(feed);
         }
@@ -146,8 +147,8 @@ impl Outbox {
         }
     }
 
-    /// Delivers only the latest frames of keys until the connection is caught up. Returns `false` if some pending frames are
-    /// trimmed already.
+    /// Starts to deliver only the latest frames of keys, until the connection is caught up. Returns `false` if some
+    /// pending frames are trimmed already.
     pub(super) fn start_conflating(&mut self, feed: &Feed) -> bool {
         let is_retained = self.next >= feed.base();
         let next = self.next.max(feed.base());
@@ -160,7 +161,7 @@ impl Outbox {
         true
     }
 
-    /// Counts the required frames that the connection passes while it conflates.
+    /// Counts the required frames that the connection moves past while it conflates.
     pub(super) fn count_required(&mut self, feed: &Feed, first: u64, end: u64) {
         if let Some(backlog) = self.backlog.as_mut().filter(|backlog| backlog.conflates)
             && first >= feed.base()
@@ -171,7 +172,7 @@ impl Outbox {
         }
     }
 
-    /// Records that the frame before the outbox's position was written or begun.
+    /// Records that the frame before the outbox's position was written, in full or in part.
     fn record_last(&mut self, feed: &Feed) {
         if let Some(backlog) = &mut self.backlog {
             backlog.last = feed.id_before(self.next).or(backlog.last);
@@ -194,7 +195,7 @@ impl Outbox {
         Some(tail)
     }
 
-    /// Returns the next piece of the feed from `at` on, and none at or after `stop`, for a client that is in sync or not.
+    /// Returns the next piece of the feed from `at` on and before `stop`, for a client that is in sync or not.
     pub(super) fn piece<'a>(
         &self,
         feed: Option<&'a Feed>,
@@ -229,8 +230,8 @@ impl Outbox {
         Some(Piece { bytes, buffer: &run.bytes, first: at, end, in_sync })
     }
 
-    /// Returns the next pending pieces, in order: at least one if any byte is pending, and as many frames as begin within
-    /// `budget` bytes.
+    /// Returns the next pending pieces, in order: at least one if any byte is pending, and as many frames as start
+    /// within `budget` bytes.
     fn pending_slices<'a>(&'a self, feed: Option<&'a Feed>, budget: usize) -> SmallVec<[IoSlice<'a>; 8]> {
         let mut slices = SmallVec::new();
         let mut size = 0;
@@ -267,7 +268,7 @@ impl Outbox {
                 at = piece_end;
                 continue;
             }
-            // All frames before the next reply are taken, or left out.
+            // All frames before the next reply are taken or conflated.
             let Some(reply) = replies.as_mut().and_then(Iterator::next) else { break };
             in_sync &= !reply.changes_window;
             size += reply.bytes.len();
@@ -277,7 +278,7 @@ impl Outbox {
         slices
     }
 
-    /// Advances past the first `written` pending bytes, and keeps the rest of a frame that was begun.
+    /// Advances past the first `written` pending bytes, and keeps the rest of a partly written frame.
     pub(super) fn advance(&mut self, feed: Option<&Feed>, mut written: usize, tally: &mut Tally) {
         if let Some(backlog) = &mut self.backlog {
             let partial = written.min(backlog.partial.len());
@@ -312,8 +313,9 @@ impl Outbox {
                 self.record_last(feed);
                 continue;
             }
-            // The write ended within a frame: the frame counts as begun, and its rest is kept. A slice of a buffer that is
-            // only this frame keeps nothing else alive; of a run of many frames the rest is small, so it is copied.
+            // The write ended within a frame: the frame counts as written, and its rest is kept. A slice of a buffer
+            // with only this frame keeps nothing else alive. If the buffer is a run of many frames, the rest is small,
+            // so it is copied.
             let run = feed.run_of(first).filter(|_| piece_end > first + 1);
             let (next, rest) = if let Some(run) = run {
                 let start = run.start_of(first);
@@ -339,8 +341,8 @@ impl Outbox {
         }
     }
 
-    /// Advances into the first inserted bytes, by at most `written`. Their rest becomes the begun one. Returns how many bytes
-    /// were taken, or `None` if nothing is inserted.
+    /// Advances into the first inserted bytes, by at most `written`. Their rest becomes the partly written frame.
+    /// Returns the number of bytes taken, or `None` if nothing is inserted.
     fn advance_inserted(&mut self, written: usize, end: u64, tally: &mut Tally) -> Option<usize> {
         let inserted = self.backlog.as_mut().and_then(|backlog| backlog.pop())?;
         let Inserted { before, mut bytes, events, changes_window, last, .. } = inserted;

@@ -1,6 +1,7 @@
-//! Losses of a connection in its feed, and the gap notices that report them.
+//! Accounts for a connection's losses in its feed, and inserts the gap notices that report them.
 //!
-//! Invariant: a reply that says that all events before it were delivered has a gap notice before it if some were not.
+//! Invariant: if events before a reply were not delivered, a gap notice comes before that reply. A client may take a
+//! reply as confirmation of everything before it.
 
 use super::backlog::Inserted;
 use super::{Outbox, OutboxContext, ResumeLookup};
@@ -18,7 +19,7 @@ impl Outbox {
         fanout: &Fanout,
         cx: &mut OutboxContext<'_, impl ResumeLookup>,
     ) {
-        // A replay comes before the feed's frames and is not complete yet, so nothing is kept meanwhile.
+        // A replay comes before the feed's frames and is not complete yet, so no frames are kept.
         let applies = self.lag_policy == LagPolicy::DropNewest && !self.replaying;
         let Some(membership) = self.membership.filter(|_| applies) else { return };
         let (feed, limits) = (fanout.feed(membership.feed()), fanout.limits());
@@ -32,7 +33,7 @@ impl Outbox {
         self.drop_newest(feed, cx);
     }
 
-    /// Drops all pending frames of the feed. If replies stand after some of them, the gap notice is inserted at once.
+    /// Drops all pending frames of the feed. If replies come after some of them, the gap notice is inserted now.
     fn drop_newest(&mut self, feed: &Feed, cx: &mut OutboxContext<'_, impl ResumeLookup>) {
         let (stood, dropped) = (self.next, feed.next - self.next);
         if dropped == 0 {
@@ -57,7 +58,7 @@ impl Outbox {
             return;
         }
         if self.lag_policy == LagPolicy::DropNewest {
-            // The frames that waited before are detached already, and every retained frame is newer than the lost ones.
+            // The frames that were waiting are detached already, and every retained frame is newer than the lost ones.
             return self.drop_newest(feed, cx);
         }
         if feed.conflates() {
@@ -84,7 +85,7 @@ impl Outbox {
         let Some(backlog) = &mut self.backlog else { return };
         let lost = feed.required_before_base().saturating_sub(backlog.required_before_next);
         backlog.required_before_next += lost;
-        // Passing these frames counts them as conflated again.
+        // Moving past these frames counts them as conflated again.
         cx.tally.conflated -= lost as i64;
         cx.tally.dropped += lost;
         let stood = self.next;
@@ -110,8 +111,8 @@ impl Outbox {
         }
     }
 
-    /// Inserts a gap notice for events missed since frame `stood`, before the replies after that frame, which may say that all
-    /// events before them were delivered.
+    /// Inserts a gap notice for events missed since frame `stood`. It comes before the replies after that frame, which
+    /// may confirm that all events before them were delivered.
     fn insert_gap_at(
         &mut self,
         stood: u64,
@@ -143,13 +144,14 @@ impl Outbox {
         cx.tally.gaps += 1;
         let backlog = self.backlog.get_or_insert_default();
         backlog.insert(at, inserted);
-        // The frames that the later bytes stood between are lost.
+        // The frames around the later bytes are lost, so those bytes move to the notice's position.
         for later in backlog.inserted.range_mut(at..) {
             later.before = later.before.max(before);
         }
     }
 
-    /// Inserts the gap notice for frames dropped at the newest end, once everything that waited before is written.
+    /// Inserts the gap notice for frames dropped at the newest end, once everything that was waiting before them is
+    /// written.
     pub(super) fn insert_due_newest_gap(
         &mut self,
         feed: Option<&Feed>,
@@ -162,8 +164,8 @@ impl Outbox {
         }
     }
 
-    /// Ends an open gap at the newest end: drops all frames appended so far too, and inserts the gap notice after everything
-    /// that waits.
+    /// Ends an open gap at the newest end: drops also all frames appended so far, and inserts the gap notice after all
+    /// waiting bytes.
     pub(super) fn close_newest_gap(&mut self, feed: &Feed, cx: &mut OutboxContext<'_, impl ResumeLookup>) {
         if self.backlog.as_ref().is_some_and(|backlog| backlog.dropped_newest > 0) {
             self.drop_newest(feed, cx);
@@ -195,7 +197,7 @@ impl Outbox {
 
     /// Returns whether the connection has lost frames and is to be closed for that.
     pub(crate) fn should_disconnect(&self, fanout: &Fanout) -> bool {
-        // During a replay the connection gets no frames of its feed yet, so it does not lag there.
+        // During a replay the connection is sent no frames of its feed, so it does not lag there.
         self.lag_policy == LagPolicy::Disconnect && !self.replaying && self.has_lost_frames(fanout)
     }
 }

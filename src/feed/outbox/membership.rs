@@ -1,4 +1,5 @@
-//! Joining, changing and leaving a feed. Frames that were pending before are detached: they become the connection's own bytes.
+//! Joins, changes and leaves a feed. Frames that were pending before are detached: they become the connection's own
+//! bytes.
 
 use bytes::Bytes;
 
@@ -26,9 +27,9 @@ impl Outbox {
         self.start_at_end(fanout, membership);
     }
 
-    /// Changes the interest and the lag policy from here on. Events that were pending before come first, still wanted or not, and
-    /// the policy before applies to them. In a feed that conflates, losses that were reported may lie after the outbox's
-    /// position, and another policy would report them again.
+    /// Changes the interest and the lag policy from here on. Events that were pending come first, still wanted or not,
+    /// and under the old policy. In a feed that conflates, reported losses may lie after the outbox's position, and
+    /// another policy would report them again.
     ///
     /// Another member may have moved, as in [`leave`](Self::leave).
     pub(crate) fn change(
@@ -78,8 +79,8 @@ impl Outbox {
         fanout.leave(membership)
     }
 
-    /// Leaves the feed and drops everything pending, except the rest of a begun frame and the replies before the first event
-    /// that is dropped. A reply after that event may say that all events before it were delivered.
+    /// Leaves the feed and drops everything pending, except the rest of a partly written frame and the replies before
+    /// the first dropped event. A reply after that event may confirm that all events before it were delivered.
     pub(crate) fn abandon(&mut self, fanout: &mut Fanout, tally: &mut Tally) -> Option<MovedMember> {
         if let Some(membership) = self.membership {
             // Unsealed frames are pending too, so they count as dropped.
@@ -108,8 +109,8 @@ impl Outbox {
         }
     }
 
-    /// Skips the feed's pending frames, because a replay delivers them again. In a feed that conflates the frames are detached
-    /// instead, because left-out ones are counted as they are passed.
+    /// Skips the feed's pending frames, because a replay delivers them again. In a feed that conflates, the frames are
+    /// detached instead, because conflated ones are counted when the outbox moves past them.
     pub(crate) fn skip_for_replay(
         &mut self,
         fanout: &mut Fanout,
@@ -146,7 +147,7 @@ impl Outbox {
         fanout: &mut Fanout,
         cx: &mut OutboxContext<'_, impl ResumeLookup>,
     ) {
-        // The connection may have left before a waiting sample is due.
+        // Appends waiting samples now: the connection may leave before they are due.
         fanout.release_samples_of(membership.feed());
         fanout.seal(membership.feed());
         let feed = fanout.feed(membership.feed());
@@ -177,7 +178,8 @@ impl Outbox {
             let stop = stop.min(self.next.saturating_add(max_events));
             match self.piece(Some(feed), self.next, stop, self.in_sync) {
                 Some(Piece { bytes, buffer, first, end, in_sync }) if has_room => {
-                    // A slice keeps its whole run alive, which is waste only where conflation takes single frames of it.
+                    // A slice keeps its whole run alive. That wastes memory only if conflation takes single frames of
+                    // it.
                     let bytes =
                         if conflates { Bytes::copy_from_slice(bytes) } else { buffer.slice_ref(bytes) };
                     self.in_sync = in_sync;
@@ -222,10 +224,10 @@ impl Outbox {
         self.queue_pending_first();
     }
 
-    /// Puts all pending bytes before the next frame of the feed.
+    /// Moves all pending bytes to before the next frame of the feed.
     fn queue_pending_first(&mut self) {
         if let Some(backlog) = &mut self.backlog {
-            // Conflation begins anew in the new feed.
+            // Conflation starts again in the new feed.
             backlog.conflates = false;
             for inserted in &mut backlog.inserted {
                 inserted.before = self.next;

@@ -21,7 +21,7 @@ use crate::feed::keys::MovedMember;
 #[serde(default)]
 pub(crate) struct SavedOutbox {
     compression: Compression,
-    /// Rest of the frame that was begun.
+    /// Rest of the partly written frame.
     #[serde(with = "portable::bytes")]
     partial: Bytes,
     #[serde(rename = "direct")]
@@ -55,7 +55,7 @@ impl Outbox {
         })
     }
 
-    /// Leaves the feed, and returns the pending bytes in a form for another process. They stay pending here, too.
+    /// Leaves the feed, and returns the pending bytes in a form for another process. They also stay pending here.
     ///
     /// Another member may have moved, as in [`leave`](Self::leave).
     pub(crate) fn save(
@@ -91,7 +91,8 @@ impl Outbox {
         for SavedInserted { bytes, events, last } in inserted {
             // This process counts the events from here on.
             fanout.totals.matched += u64::from(events);
-            // The outbox is not in sync with any window before all of these bytes are written, so changes do not matter.
+            // The outbox is not in sync with any window before all of these bytes are written, so their effect on a
+            // window does not matter.
             let (before, changes_window, is_shared) = (0, false, false);
             backlog.push(Inserted { before, bytes, events, changes_window, last, is_shared });
         }

@@ -23,7 +23,7 @@ pub(crate) trait ByteSink: Write {
     }
 }
 
-/// End of a feed, from a frame on. Nearly every write is one.
+/// End of a feed, from one of its frames on. Nearly every write is of such a tail.
 #[derive(Clone, Debug)]
 pub(crate) struct FeedTail<'a> {
     runs: &'a VecDeque<FrameRun>,
@@ -56,7 +56,7 @@ impl<'a> FeedTail<'a> {
 }
 
 impl FeedTail<'_> {
-    /// Returns the whole runs that the tail lies in.
+    /// Returns the runs that contain the tail, in full.
     pub(crate) fn runs(&self) -> impl Iterator<Item = &Bytes> {
         self.runs.range(self.at..).map(|run| &run.bytes)
     }

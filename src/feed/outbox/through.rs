@@ -1,6 +1,7 @@
 //! Write-through: frames that were just appended to a feed go to its only member straight from the loop's log.
 //!
-//! Invariant: the feed retains a frame only if the write falls short, and then as if it had been sealed before the write.
+//! Invariant: the feed retains a frame only if the write falls short, and then in the same state as if it had been
+//! sealed before the write.
 
 use super::tail::ByteSink;
 use super::{Flushed, Outbox, OutboxContext, ResumeLookup};
@@ -27,8 +28,8 @@ impl Outbox {
         self.flush(fanout, out, budget, cx)
     }
 
-    /// Writes the appended frames from the log if they are everything that the connection has pending, and the connection is the
-    /// only member of its feed. Returns `None` if they are not, or the write was interrupted.
+    /// Writes the appended frames from the log, if the connection has nothing else pending and is the only member of
+    /// its feed. Returns `None` otherwise, or if the write was interrupted.
     fn write_through<W: ByteSink>(
         &mut self,
         key: FeedKey,

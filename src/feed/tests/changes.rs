@@ -14,8 +14,8 @@ pub(super) fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
     }
 }
 
-/// Members change their interests in every way, in feeds of their own and in shared ones. Each gets exactly the events that it
-/// wanted when they came.
+/// Members change their interests in every way, in feeds of their own and in shared ones. Each receives exactly the
+/// events that it wanted when they were published.
 #[test]
 fn each_member_gets_the_events_that_it_wanted_when_they_came() {
     const MEMBERS: usize = 4;
@@ -113,8 +113,8 @@ fn each_member_gets_the_events_that_it_wanted_when_they_came() {
     }
 }
 
-/// Members hold one list each, which is edited, alone or while others hold an equal one. Each gets exactly the events that were
-/// in its list when they came.
+/// Members hold one list each, which is edited, alone or while other members hold an equal one. Each receives exactly
+/// the events that were in its list when they were published.
 #[test]
 fn a_list_that_is_edited_gets_what_it_had_when_it_came() {
     const MEMBERS: usize = 3;
@@ -215,8 +215,8 @@ fn members_whose_interests_become_equal_share_a_feed() {
     assert_eq!((world.metrics.feeds.get(), world.fanout.distinct()), (1, 3));
 }
 
-/// A feed that has conflated once reports what it trimmed, and its member stays where it stood. A change to another policy
-/// reports none of that again, and drops none of the events that waited under the policy before.
+/// A feed that has conflated reports the frames that it trimmed, and its member keeps its position. A change to another
+/// policy reports none of them again, and drops no event that was waiting under the old policy.
 #[test]
 fn a_lag_policy_holds_for_the_events_after_the_change() {
     let mut world = World::new(8);

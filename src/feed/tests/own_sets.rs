@@ -1,9 +1,10 @@
-//! Members with sets of their own, which overlap: written through, slow, and with sets that change.
+//! Members with overlapping sets of their own: written through, slow, and changing.
 
 use super::changes::dice;
 use super::*;
 
-/// A member, its policy, the kinds that it wants, and the numbers of the events that it wanted when they came.
+/// A member, its policy, the kinds that it wants, and the numbers of the events that it wanted when they were
+/// published.
 struct Watcher {
     outbox: Outbox,
     lag_policy: LagPolicy,
@@ -53,8 +54,9 @@ fn write(world: &mut World, Watcher { outbox, pipe, .. }: &mut Watcher) -> bool 
     is_done
 }
 
-/// Each member gets exactly the events that it wanted, in order, or a gap notice that counts the missing ones at their place,
-/// whatever it takes, however its set changes, and whether it is written through or from runs.
+/// Each member receives exactly the events that it wanted, in order, or a gap notice in the place of the missing ones,
+/// with their number. This holds however its socket accepts bytes, however its set changes, and whether it is written
+/// through or from runs.
 #[test]
 fn overlapping_sets_that_change_get_their_events_or_exact_gaps() {
     const KINDS: u64 = 12;
@@ -74,7 +76,7 @@ fn overlapping_sets_that_change_get_their_events_or_exact_gaps() {
                 1 => watchers[which].pipe.room = [0, 1, 60, 400, usize::MAX / 2][dice(5) as usize],
                 2 | 3 => {
                     world.seal();
-                    // As a loop does: all are written, each as much as it takes.
+                    // Writes all members as a loop does, each as far as its socket accepts bytes.
                     for watcher in &mut watchers {
                         write(&mut world, watcher);
                     }
@@ -118,7 +120,7 @@ fn overlapping_sets_that_change_get_their_events_or_exact_gaps() {
     }
 }
 
-/// A lone member that keeps up costs its feed nothing: no run, no copy, no list.
+/// A lone member that keeps up leaves no run, no copy and no list in its feed.
 #[test]
 fn a_lone_member_that_keeps_up_leaves_nothing_in_its_feed() {
     let mut world = World::new(1000);
@@ -140,7 +142,7 @@ fn a_lone_member_that_keeps_up_leaves_nothing_in_its_feed() {
     assert_eq!((world.difference(&outboxes), world.tally.dropped), (0, 0));
 }
 
-/// Memory of a loop's tables for each client with an interest of its own, as the slope between two sizes.
+/// Measures the memory of a loop's tables per client with an interest of its own, as the slope between two sizes.
 #[test]
 fn an_interest_of_ones_own_costs_few_bytes() {
     let bytes = |clients: u32, filter: &dyn Fn(u32) -> Filter| {

@@ -25,11 +25,12 @@ use crate::codec::deflate::Inflater;
 use crate::codec::http::{self, Request};
 use crate::event::{EventId, Position, Timestamp};
 
-/// Gives connections that the program has accepted itself to a server. Cheap to clone; may outlive the server.
+/// Gives a server connections that the program has accepted itself. Cheap to clone; may outlive the server.
 ///
-/// The program reads a request, and then either calls [`adopt`](Self::adopt), after which the server answers the request and
-/// owns the socket, or calls [`check`](Self::check), writes the response itself and calls [`AgreedStream::adopt`]. An adopted
-/// connection has the limits, metrics, pages and shutdown of the others. It moves to a successor process if it is TCP.
+/// The program reads a request, and then either calls [`adopt`](Self::adopt), after which the server answers the
+/// request and owns the socket, or calls [`check`](Self::check), writes the response itself and calls
+/// [`AgreedStream::adopt`]. An adopted connection is limited, counted and drained as any other. It moves to a successor
+/// process if it is TCP.
 ///
 /// ```
 /// use fanwire::server::StreamRequest;
@@ -97,7 +98,8 @@ impl StreamRequest {
         }
     }
 
-    /// Adds a header of the client's request. All of them belong here: `Host`, `Origin`, the WebSocket's and the credentials.
+    /// Adds a header of the client's request. Pass all headers: `Host`, `Origin`, those of the WebSocket handshake and
+    /// the credentials.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         let value = value.as_ref();
@@ -112,15 +114,15 @@ impl StreamRequest {
         self
     }
 
-    /// Sets the client's address, for limits by address, where the socket does not know it. A TCP socket knows its own.
+    /// Sets the client's address, for limits by address. Needed only if the socket is not TCP.
     #[must_use]
     pub fn peer(mut self, address: IpAddr) -> Self {
         self.peer = Some(address);
         self
     }
 
-    /// Sets the client's rights, instead of those of a token in the request. The program has checked who the client is; the
-    /// config must say so ([`AuthConfig::by_program`](crate::auth::AuthConfig::by_program)).
+    /// Sets the client's rights, instead of those of a token in the request. The program has authenticated the client;
+    /// the config must allow that ([`AuthConfig::by_program`](crate::auth::AuthConfig::by_program)).
     #[cfg(feature = "auth")]
     #[must_use]
     pub fn claims(mut self, claims: Claims) -> Self {
@@ -249,8 +251,8 @@ impl AgreedStream {
         &self.response
     }
 
-    /// Gives the client to the server, after the response was written and before anything else is. `read`: bytes of the
-    /// client that the program has read after the request. Does not block.
+    /// Gives the client to the server, after the response was written and before anything else is written. `read`:
+    /// bytes of the client that the program has read after the request. Does not block.
     ///
     /// # Errors
     ///
@@ -295,8 +297,8 @@ impl Acceptor {
         Self { shared }
     }
 
-    /// Gives a client to the server, which answers its request. `read`: bytes of the client that the program has read after
-    /// the request. Does not block, but for the check of a token's signature.
+    /// Gives a client to the server, which answers its request. `read`: bytes of the client that the program has read
+    /// after the request. Does not block, except to check a token's signature.
     ///
     /// # Errors
     ///
@@ -316,7 +318,7 @@ impl Acceptor {
         give(&self.shared, Adoption { socket: socket.into().adopted(peer), request })
     }
 
-    /// Decides on a request, for a program that writes the response itself. Does not block, but for the check of a token's
+    /// Decides on a request, for a program that writes the response itself. Does not block, except to check a token's
     /// signature: up to a millisecond.
     ///
     /// # Errors
@@ -364,7 +366,7 @@ impl Acceptor {
         }
     }
 
-    /// Parses a request by the rules for a stranger's.
+    /// Parses a request by the rules for requests from the network.
     fn read(&self, request: &StreamRequest) -> Result<Request, String> {
         if let Some(fault) = &request.fault {
             return Err(fault.clone());
@@ -381,7 +383,7 @@ impl Acceptor {
         Ok(parsed)
     }
 
-    /// Returns the rights that the program gives to the client, if it does.
+    /// Returns the rights that the program gives to the client, if any.
     #[cfg(feature = "auth")]
     fn shown(&self, request: StreamRequest) -> Result<Option<Shown>, String> {
         let Some(claims) = request.claims else { return Ok(None) };

@@ -82,8 +82,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Continues the server of a predecessor process: with its sockets, instead of [`listen`](Self::listen)'s address, and
-    /// with its clients, which notice nothing. The bus must be [the inheritance's](Inheritance::bus).
+    /// Continues the server of a predecessor process: with its sockets, instead of [`listen`](Self::listen)'s address,
+    /// and with its clients, whose connections stay open. The bus must be [the inheritance's](Inheritance::bus).
     #[cfg(unix)]
     pub fn inherit(mut self, inheritance: Inheritance) -> Self {
         self.inheritance = Some(inheritance);
@@ -96,8 +96,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Keeps order and history in a log that several nodes share, instead of in this bus alone. Clients' events go there
-    /// first, and come back to every node in the log's order; events published straight on the bus stay on this node.
+    /// Keeps order and history in a log that several nodes share, instead of in this bus alone. Clients' events go
+    /// there first, and every node reads them back in the log's order. Events published directly on the bus stay on
+    /// this node.
     pub fn engine(mut self, engine: EngineConfig) -> Self {
         self.engine = Some(engine);
         self
@@ -122,9 +123,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Calls `hook` once if a thread of the server panics or can't go on. The server stops then: its loops end, its
-    /// sockets close, and [`ServerHandle::join`] returns the failure; the process lives on. The hook runs in the thread
-    /// that failed. Handlers of yours are isolated, and do not stop the server.
+    /// Calls `hook` once if a thread of the server panics or can't continue. The server stops then: its loops end, its
+    /// sockets close, and [`ServerHandle::join`] returns the failure; the process continues. The hook runs in the
+    /// thread that failed. A panic of the program's own handlers is caught and does not stop the server.
     pub fn on_failure(mut self, hook: impl Fn(&ThreadFailure) + Send + Sync + 'static) -> Self {
         self.on_failure = Some(Box::new(hook));
         self
@@ -132,7 +133,7 @@ impl ServerBuilder {
 
     /// Binds the address and starts the loops. Blocks at most for a name look-up and for reading files of keys.
     ///
-    /// Without authentication the server is for this machine only: another address is an error
+    /// Without authentication the server serves this machine only: another address is an error
     /// ([`ServerErrorKind::Unguarded`](super::ServerErrorKind::Unguarded)) unless the config says `insecure`.
     ///
     /// # Errors
@@ -155,7 +156,7 @@ impl ServerBuilder {
         let address = address_of(&sockets, listen.as_deref()).map_err(|e| ServerError::new(doing(), e))?;
         let is_local = |address: SocketAddr| address.ip().to_canonical().is_loopback();
         let others = sockets.iter().filter_map(|socket| socket.local_addr().ok());
-        // Without a listener the embedding program decides where connections come from.
+        // Without a listener, the embedding program controls who connects.
         let is_guarded = address.into_iter().chain(others).all(is_local);
         let is_local = address.is_some() && is_guarded;
         #[cfg(feature = "auth")]
@@ -220,7 +221,7 @@ impl ServerBuilder {
         let (threads, wakers): (_, Vec<Arc<mio::Waker>>) = started.into_iter().unzip();
         *lock(&shared.loops.wake) = Some(Arc::new(move || {
             for waker in &wakers {
-                // A loop that can't be woken has ended.
+                // Fails only for a loop that has ended.
                 let _ = waker.wake();
             }
         }));
@@ -248,7 +249,7 @@ fn address_of(sockets: &[TcpListener], listen: Option<&str>) -> io::Result<Optio
     }
 }
 
-/// Returns the first address of this text.
+/// Returns the first address that this text resolves to.
 fn resolve(listen: &str) -> io::Result<SocketAddr> {
     listen.to_socket_addrs()?.next().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }

@@ -37,7 +37,8 @@ pub struct BridgeConfig {
     /// `bridge.threads`: maximum number of threads that run the handlers of one protocol. They start on demand and end when
     /// idle. Default: 4.
     pub threads: usize,
-    /// `bridge.max_waiting`: maximum number of messages of one protocol that wait for a thread; beyond, 503. Default: 1,000.
+    /// `bridge.max_waiting`: maximum number of messages of one protocol that wait for a thread; beyond it, 503.
+    /// Default: 1,000.
     pub max_waiting: usize,
     /// `bridge.answer_timeout`: maximum time that a client waits for the answer; then 504, while the handler continues.
     /// Default: 30 s.
@@ -61,21 +62,21 @@ impl BridgeConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// Maximum size of a message from a WebSocket client, in bytes; beyond, close code 1009. Default: 65,536.
+    /// Maximum size of a message from a WebSocket client, in bytes; beyond it, close code 1009. Default: 65,536.
     pub max_message_bytes: usize,
-    /// Maximum size of a request's body, in bytes; beyond, 413. Default: 4 MiB.
+    /// Maximum size of a request's body, in bytes; beyond it, 413. Default: 4 MiB.
     pub max_body_bytes: usize,
-    /// Maximum number of events in one request to publish, all or none; beyond, 413. The log takes this many in one step of
-    /// at most 10 ms. Default: 65,536.
+    /// Maximum number of events in one request to publish, all or none; beyond it, 413. The engine's log appends this
+    /// many in one step of at most 10 ms. Default: 65,536.
     pub max_batch_events: usize,
-    /// Maximum size of a request's head, in bytes; beyond, 431. Default: 16 KiB.
+    /// Maximum size of a request's head, in bytes; beyond it, 431. Default: 16 KiB.
     pub max_head_bytes: usize,
-    /// Maximum number of subscriptions of one client; beyond, an error. Default: 1,000.
+    /// Maximum number of subscriptions of one client; beyond it, an error. Default: 1,000.
     pub max_subscriptions: usize,
     /// Maximum number of values and pattern segments in all subscriptions of one client together; a `**` counts 16. Beyond,
     /// an error. Default: 32,768.
     pub max_subscription_values: usize,
-    /// Maximum number of open connections, all loops together; beyond, new ones are closed at once. Default: 100,000.
+    /// Maximum number of open connections, all loops together; beyond it, new ones are refused. Default: 100,000.
     pub max_connections: usize,
     /// Maximum number of events that a feed keeps for slow members; older ones become a gap. Default: 1,000.
     pub max_lag_events: usize,
@@ -107,8 +108,8 @@ pub struct ServerConfig {
     pub retry: Duration,
     /// Time over which streams are closed when the server drains, in random order. Default: 0 s, all at once.
     pub drain_window: Duration,
-    /// Rate at which drained clients are told to reconnect, in clients per second, so that they do not all come at once; at
-    /// least 1. Default: 1,000.
+    /// Rate at which drained clients are asked to reconnect, in clients per second, so that they do not all return at
+    /// once; at least 1. Default: 1,000.
     pub drain_return_rate: u32,
     /// Maximum number of connections accepted per second, all loops together; the kernel queues the others. `None`: no
     /// limit. Default: none.
@@ -125,10 +126,11 @@ pub struct ServerConfig {
     /// the origin of pages opened from files. Empty: with authentication any, without it those of this machine
     /// (`http://localhost:5173`, `http://127.0.0.1:3000`) and those in [`cors_origins`](Self::cors_origins).
     pub allowed_origins: Vec<String>,
-    /// Names by which the server may be called, in the `Host` header: `events.example.com`, `*.example.com` for all below,
-    /// `*` for any. They count where it listens on loopback addresses alone, without authentication and trusted proxies:
-    /// there a web page with a name that resolves to this machine would pass for the server's own (DNS rebinding).
-    /// Addresses, `localhost`, names below it, and hosts of allowed origins are always accepted. Default: none.
+    /// Names by which the server may be called, in the `Host` header: `events.example.com`, `*.example.com` for all
+    /// below, `*` for any. They are checked only if the server listens on loopback addresses alone, without
+    /// authentication and trusted proxies: there a web page with a name that resolves to this machine would pass for
+    /// the server's own (DNS rebinding). Addresses, `localhost`, names below it, and hosts of allowed origins are
+    /// always accepted. Default: none.
     pub allowed_hosts: Vec<String>,
     /// Whether clients that support it get compressed bytes: permessage-deflate on WebSockets, gzip on event streams.
     /// Without the feature `deflate` no client does. Default: true.
@@ -143,7 +145,7 @@ pub struct ServerConfig {
     pub deflate_level: usize,
     /// Minimum size of a message that is deflated by itself, for clients that demand it, in bytes. Default: 1,024.
     pub deflate_alone_min_bytes: usize,
-    /// Messages of AutoSDLC's clients that are logged while the log is read.
+    /// Selection of AutoSDLC's messages for the message log.
     #[cfg(feature = "dialects")]
     pub message_log: MessageLogConfig,
     /// Rate limits of a client's messages and requests.
@@ -156,7 +158,7 @@ pub struct ServerConfig {
     pub presence: PresenceConfig,
     /// Events to keep in logs of their own, beside the bus's ring. None.
     pub retain: RetainConfig,
-    /// Memory of the keys and ids of publications, so that a repeated one is not published again.
+    /// Remembered keys and ids of publications, so that a repeated one is not published again.
     pub dedupe: DedupeConfig,
     /// Whether other machines are served although there is no authentication. Default: false.
     pub insecure: bool,
@@ -169,8 +171,8 @@ pub struct ServerConfig {
     /// eight clients or more, twice as many bytes for four. On Linux, for connections without TLS, in programs that ignore or
     /// handle `SIGPIPE`, as every program with Rust's `main` does. `None`: never. Default: 8 KiB.
     pub share_pages_bytes: Option<usize>,
-    /// Time for which events may be held back so that more of them share a write, in whole milliseconds. The first event is
-    /// written at once; those that come within this time after it are written together. Default: 0 s, not at all.
+    /// Time for which events may be held back so that more of them share a write, in whole milliseconds. The first
+    /// event is written immediately; those that follow within this time are written together. Default: 0 s, not at all.
     pub flush_interval: Duration,
     /// Schemas for payloads from outside: by HTTP, a WebSocket, a bridge or an ingest. Events that a program publishes on its
     /// bus are not checked. Default: none.
@@ -266,13 +268,13 @@ impl Prepared {
         })
     }
 
-    /// Returns these settings, except that those a running server can't change stay as in `running`.
+    /// Returns these settings, but with the values of `running` for settings that a running server can't change.
     pub(crate) fn with_fixed_of(mut self, running: &Self) -> Self {
         self.config = self.config.with_fixed_of(&running.config);
         self
     }
 
-    /// Checks a client's message. An error says what is wrong with it.
+    /// Checks a client's message. The error describes the fault.
     #[cfg(feature = "schema")]
     pub(crate) fn check_message(
         &self,
@@ -306,7 +308,7 @@ impl Prepared {
         }
     }
 
-    /// Checks whether an event from outside may be published. An error says why not.
+    /// Checks whether an event from outside may be published. The error has the reason.
     pub(crate) fn check_event(&self, event: &Event) -> Result<(), String> {
         if self.presence.reserves(event) {
             return Err(format!("{} is the server's own to say in this channel", event.event_type()));
@@ -339,7 +341,7 @@ impl Deref for Prepared {
 }
 
 impl ServerConfig {
-    /// Returns these settings, except that those a running server can't change stay as in `running`.
+    /// Returns these settings, but with the values of `running` for settings that a running server can't change.
     fn with_fixed_of(self, running: &Self) -> Self {
         Self {
             conflate_key: running.conflate_key.clone(),
@@ -360,9 +362,9 @@ impl ServerConfig {
         WsLimits { max_message_bytes: self.max_message_bytes, max_frame_bytes: self.max_message_bytes }
     }
 
-    /// Returns the maximum size of a message that is parsed for its type, and of an inflated one. Before authentication that
-    /// is a token and 512 bytes around it. With 1,024, the most expensive message of an unknown client took more than 0.1
-    /// ms.
+    /// Returns the maximum size of a message that is parsed for its type, and of an inflated one. Before authentication
+    /// that is the maximum size of a token and 512 bytes. With 1,024 instead, the most expensive message of an unknown
+    /// client took more than 0.1 ms.
     pub(crate) fn message_bytes_max(&self, is_locked: bool) -> usize {
         #[cfg(feature = "auth")]
         if is_locked {
@@ -421,7 +423,8 @@ impl ServerConfig {
         self.max_memory_bytes.map(|budget| BodyLimits::new(budget, self.max_body_bytes))
     }
 
-    /// Returns the ticks after which a client with a full socket is closed, as one that answers no heartbeat is.
+    /// Returns the number of ticks after which a client with a full socket is closed. It is that of a client that
+    /// answers no heartbeat.
     pub(crate) fn stalled_ticks(&self) -> Tick {
         let heartbeat = self.heartbeat_ticks();
         2 * heartbeat + (heartbeat / 2).max(3)

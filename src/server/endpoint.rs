@@ -1,7 +1,7 @@
 //! Paths of the server and the dialect that each of them speaks.
 //!
 //! Invariants:
-//! - If several endpoints match a path, the one mounted last serves it.
+//! - If several endpoints match a path, the one configured last serves it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,8 +11,8 @@ use crate::dialect::{Dialect, ParseDialectError};
 
 /// A path at which a dialect is served.
 ///
-/// A segment in braces stands for any one segment: `/ws/circles/{name}`. In a dialect of channels it is the
-/// channel, or becomes a part of it (see [`channel`](Self::channel)).
+/// A segment in braces stands for any one segment: `/ws/circles/{name}`. In a dialect with channels it is the channel,
+/// or a part of it (see [`channel`](Self::channel)).
 ///
 /// ```
 /// # use fanwire::server::{Dialect, Endpoint};

@@ -50,7 +50,7 @@ impl Liveness {
     }
 }
 
-/// A running server. Dropping it lets the server run on by itself.
+/// A running server. Dropping the handle does not stop the server.
 #[must_use = "keep it to drain or join the server"]
 pub struct ServerHandle {
     pub(super) address: Option<SocketAddr>,
@@ -82,20 +82,21 @@ impl ServerHandle {
         Acceptor::new(Arc::clone(&self.shared))
     }
 
-    /// Reports at `/readyz` that the server is leaving, and continues to serve, so that a load balancer has time to notice.
-    /// Call [`drain`](Self::drain) after that.
+    /// Reports at `/readyz` that the server is leaving, and continues to serve, so that a load balancer has time to
+    /// react. Call [`drain`](Self::drain) after that.
     pub fn withdraw(&self) {
         // Relaxed: a flag on its own.
         self.shared.lifecycle.withdrawn.store(true, Ordering::Relaxed);
     }
 
-    /// Hands this server over to a successor, a process that calls [`Inheritance::claim`](super::Inheritance::claim) at the
-    /// other end of this socket: the rings, the listening sockets, and the clients with their pending bytes. Clients with
-    /// TLS can't move: they are told to reconnect, as by [`drain`](Self::drain). Returns the number of moved clients;
-    /// afterwards only [`join`](Self::join) is useful. Blocks for at most some seconds once the successor is ready.
+    /// Hands this server over to a successor, a process that calls [`Inheritance::claim`](super::Inheritance::claim) at
+    /// the other end of this socket: the rings, the listening sockets, and the clients with their pending bytes.
+    /// Clients with TLS can't move: they are asked to reconnect, as by [`drain`](Self::drain). Returns the number of
+    /// moved clients; afterwards only [`join`](Self::join) is useful. Blocks for at most a few seconds once the
+    /// successor is ready.
     ///
-    /// After a failure this server continues with all its state. `give_up` is called before that, and must make sure that
-    /// the successor has ended. Publish nothing on the bus meanwhile: such events may reach no client.
+    /// After a failure this server continues with all its state. `give_up` is called before that, and must make sure
+    /// that the successor has ended. Publish nothing on the bus during the call: such events may reach no client.
     ///
     /// # Errors
     ///
@@ -117,7 +118,7 @@ impl ServerHandle {
         self.shared.clients.observers.autosdlc.clients.of(client_id)
     }
 
-    /// Returns a handle that reports whether the loops turn.
+    /// Returns a handle that reports whether the loops respond.
     #[must_use]
     pub fn liveness(&self) -> Liveness {
         Liveness { shared: Arc::clone(&self.shared) }
@@ -130,8 +131,8 @@ impl ServerHandle {
         move |event| server.upgrade().is_some_and(|shared| shared.take_in(event))
     }
 
-    /// Starts to shut down the server: readiness ends, accepting stops, and every client is notified in its own protocol.
-    /// Bytes not written within `limit` are dropped. Returns at once; [`join`](Self::join) waits.
+    /// Starts to shut down the server: readiness ends, accepting stops, and every client is notified in its own
+    /// protocol. Bytes not written within `limit` are dropped. Does not block; [`join`](Self::join) waits for the end.
     pub fn drain(&self, limit: Duration) {
         self.shared.start_drain(limit);
     }
@@ -140,8 +141,7 @@ impl ServerHandle {
     /// `max_snapshot_keys`) stay. Blocks for the files that the config names; each loop
     /// takes the new config at its next turn.
     ///
-    /// Clients with a token, key or subject that no longer counts are closed before the next event. On an error nothing
-    /// has changed.
+    /// Clients with a token, key or subject that is no longer valid are closed before the next event.
     ///
     /// # Errors
     ///

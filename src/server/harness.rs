@@ -160,7 +160,7 @@ impl OneClient {
             client.another("/ws");
             client.says(&format!(r#"{{"type":"subscribe","payload":{{{}}}}}"#, fields(n)));
             client.settle();
-            // Its buffers are freed, too.
+            // The buffers of its end are freed, too.
             *client.end.0.borrow_mut() = Ends { is_sink: true, ..Ends::default() };
         }
         client
@@ -176,11 +176,11 @@ impl OneClient {
         self.another(path);
     }
 
-    /// Opens another connection with a WebSocket at this path, beside those that there are.
+    /// Opens another connection with a WebSocket at this path, in addition to the existing ones.
     ///
     /// # Panics
     ///
-    /// Only for want of memory.
+    /// Only if memory runs out.
     pub fn another(&mut self, path: &str) {
         self.end = End::default();
         self.token = self.core.admit(self.end.clone()).expect("there is room");
@@ -224,7 +224,7 @@ impl OneClient {
     pub fn turn(&mut self) {
         self.turns += 1;
         let matched = self.core.condition_work();
-        // All within one tick: no timer is due.
+        // All turns are within one tick, so no timer is due.
         self.core.wake(1, Timestamp(self.turns as i64));
         self.core.ready(self.token, true, false);
         self.core.turn();
@@ -244,7 +244,8 @@ impl OneClient {
         self.shared.bus.publish(event);
     }
 
-    /// Returns the maximum number of instructions, about, that conditions of filters took in a turn since the last call.
+    /// Returns the approximate maximum number of instructions that filters' conditions took in a turn since the last
+    /// call.
     pub fn matched(&mut self) -> u64 {
         std::mem::take(&mut self.worst_match)
     }
@@ -267,7 +268,7 @@ impl OneClient {
     /// Runs turns until nothing is left to do. Returns their number, and the bytes sent to the client.
     pub fn settle(&mut self) -> (u64, Vec<u8>) {
         let before = self.turns;
-        // A worker's result comes with the next turn.
+        // A worker's result is taken in the next turn.
         self.turn();
         self.turn();
         while self.core.has_work() {

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Each line is a count and a size, each bounded by a setting or by the size of a type.
-//! - Memory outside the sum grows neither with time nor with a slow peer.
+//! - Memory outside the sum does not grow, neither with time nor with a slow peer.
 
 use super::ServerConfig;
 use super::conn::Ws;
@@ -17,7 +17,7 @@ use crate::bus::BusConfig;
 pub struct MemoryLine {
     /// Name of the part.
     pub what: &'static str,
-    /// Maximum number of these.
+    /// Maximum number of parts of this kind.
     pub count: u64,
     /// Maximum size of each, in bytes.
     pub each: u64,
@@ -44,7 +44,7 @@ const ENVELOPE_BYTES: u64 = 512;
 const MEMBER_BYTES: u64 = 4 * NAME_BYTES_MAX as u64 + 256;
 
 impl ServerConfig {
-    /// Returns the most bytes of frames that the events of a bus keep, in all encodings.
+    /// Returns the maximum size of the frames that the events of a bus keep, in all encodings, in bytes.
     pub(super) fn frame_bytes_max(&self, slots: u64, ring_bytes_max: Option<u64>) -> u64 {
         let event = self.max_body_bytes.max(self.max_message_bytes) as u64;
         let most = slots.saturating_mul(event);

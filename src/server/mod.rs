@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - A connection is a state machine without a socket.
-//! - A loop's state drives it without knowing mio. Only `reactor::event_loop` touches sockets and threads.
+//! - A loop's state drives connections without depending on mio. Only `reactor::event_loop` touches sockets and
+//!   threads.
 
 mod acceptor;
 pub(crate) mod auth;

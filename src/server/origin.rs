@@ -3,7 +3,8 @@
 //! Always:
 //! - The default port of a scheme equals no port (RFC 6454, 4).
 //! - A text that is not an origin equals only itself.
-//! - A name is of this machine by its whole text (`localhost`, a name below it, an address), never by a part of it.
+//! - A name is a name of this machine by its whole text (`localhost`, a name below it, an address), never by a part of
+//!   it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -77,7 +78,7 @@ impl<'a> HostName<'a> {
         at.and_then(|at| self.0.get(at..)).is_some_and(|it| it.eq_ignore_ascii_case(end))
     }
 
-    /// Returns the address that the name is, as browsers write it. No look-up can change it later.
+    /// Returns the address if the name is one, as browsers write it. No look-up can change its meaning later.
     fn address(self) -> Option<IpAddr> {
         match self.0.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             Some(inner) => inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
@@ -106,8 +107,8 @@ pub(crate) fn is_loopback(origin: &str) -> bool {
         && HostName::of_origin(origin).is_some_and(HostName::is_loopback)
 }
 
-/// Returns whether an origin is that of a page without one: a page from a file, or in a sandbox. WebSockets of Chromium
-/// write `file://`, all others `null`.
+/// Returns whether an origin is that of a page without one: a page from a file, or in a sandbox. Chromium's WebSockets
+/// send `file://`; all other requests send `null`.
 pub(crate) fn is_of_file(origin: &str) -> bool {
     origin.eq_ignore_ascii_case("null") || origin.eq_ignore_ascii_case("file://")
 }

@@ -71,7 +71,7 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
             }
         }
     }
-    // A later answer has the time at which it is written.
+    // A `Date` is the time of the response, so it is left out of the comparison.
     let text: Vec<&[u8]> =
         out.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"Date: ")).collect();
     text.concat()
@@ -153,7 +153,7 @@ struct Wire(Arc<Mutex<Ends>>);
 struct Ends {
     to_server: VecDeque<u8>,
     to_client: Vec<u8>,
-    /// Bytes that the client's side still takes.
+    /// Number of bytes that the client's side still accepts.
     room: usize,
     ended: bool,
     /// Number of reads.
@@ -509,7 +509,7 @@ fn events_behind_the_first_wait_for_the_flush_interval_and_go_in_one_write() {
     world.core.wake(0, Timestamp(1_006_000));
     world.core.ready(token, true, false);
     assert_eq!(text(&wire).matches("data: {").count(), 1);
-    // A clock that is set back holds up nothing.
+    // A clock that is set back delays nothing.
     world.publish(1);
     assert_eq!(at(&mut world, 5), 1);
 }
@@ -559,8 +559,8 @@ fn a_client_that_floods_is_read_a_piece_a_turn_while_others_are_served() {
     assert!(turns > 5, "{turns}");
 }
 
-/// New clients were refused here once while unfinished bodies held the memory, so one client could keep all others out. Now
-/// the largest unfinished body is dropped.
+/// Earlier, new clients were refused while unfinished bodies held the memory, so one client could keep all others out.
+/// Now the largest unfinished body is dropped.
 #[test]
 fn bodies_and_messages_that_are_coming_in_count_against_the_memory_budget() {
     let budget = 300 * 1024;
@@ -585,7 +585,7 @@ fn bodies_and_messages_that_are_coming_in_count_against_the_memory_budget() {
     let (is_short, held) = say(&mut world, &publisher, publishing, &body.as_bytes()[..part]);
     assert!(held >= part && !is_short, "{held}");
     text(&client);
-    // A message in fragments: the first says that more come.
+    // A fragmented message: the first fragment announces more.
     let message =
         format!(r#"{{"type":"publish","payload":{{"type":"a.b","payload":"{}"}}}}"#, &payload[..2 * part]);
     let mut first = masked(1, &message.as_bytes()[..message.len() - 1]);
@@ -596,7 +596,7 @@ fn bodies_and_messages_that_are_coming_in_count_against_the_memory_budget() {
     assert_eq!(&said[..4], &[0x88, said.len() as u8 - 2, 3, 245], "closed with 1013: it held the most");
     let (stream, _) = world.connect("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
     assert!(text(&stream).starts_with("HTTP/1.1 200"), "a newcomer is served");
-    // Nothing is kept of a completed body.
+    // A completed body holds no memory.
     let (is_short, held) = say(&mut world, &publisher, publishing, &body.as_bytes()[part..]);
     assert!(text(&publisher).contains(" 200 OK"));
     assert!(held < 4096 && !is_short, "{held}");

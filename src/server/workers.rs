@@ -1,7 +1,7 @@
 //! Threads for slow work, so that no loop waits: bridge handlers, long bodies, messages to other nodes.
 //!
-//! Always: jobs wait only for jobs of their own lane, so that slow or endless jobs delay no other lane. A lane limits its
-//! threads and waiting jobs, and refuses further jobs. An idle thread ends after some seconds.
+//! Always: jobs wait only for jobs of their own lane, so that slow or endless jobs delay no other lane. A lane limits
+//! its threads and waiting jobs, and refuses further jobs. An idle thread ends after a few seconds.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::threads::{self, Alarm, CaughtPanic, catch_panic};
 /// Work of a thread. The job passes its result on by itself.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
-/// Memory of a job beside its own bytes.
+/// Memory of a job without its own bytes.
 const JOB_BYTES: usize = size_of::<(Job, Charge)>() + 256;
 
 /// Time that an idle thread waits for another job.
@@ -125,7 +125,7 @@ impl Lane {
                 state.bytes = state.bytes.saturating_sub(charge.bytes() - JOB_BYTES);
                 drop(state);
                 threads::fault_point();
-                // The client of a job that panics is answered when its time is over.
+                // The client of a job that panics is answered when its wait times out.
                 if let Err(CaughtPanic { message, place }) = catch_panic(job) {
                     tracing::error!(message, place, "a job panicked, and its thread goes on");
                 }

@@ -47,7 +47,7 @@ fn first(hash: &[u8; 32]) -> [u8; 8] {
     first
 }
 
-/// Returns a key's hash as the file holds it.
+/// Returns a key's hash in the form of the file.
 pub(super) fn hash_text(key: &str) -> String {
     let mut text = PREFIX.to_owned();
     for byte in hash_of(key) {

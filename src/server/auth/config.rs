@@ -73,11 +73,11 @@ pub struct AuthConfig {
     pub max_token_bytes: usize,
     /// `auth.ticket_ttl`: validity of a ticket from `POST /ticket`. Default: 30 s.
     pub ticket_ttl: Duration,
-    /// `auth.max_tickets`: maximum number of unused tickets; beyond, 503. One subject may have a tenth of them; beyond, 429.
-    /// Default: 10,000.
+    /// `auth.max_tickets`: maximum number of unused tickets; beyond it, 503. One subject may have a tenth of them;
+    /// beyond it, 429. Default: 10,000.
     pub max_tickets: usize,
-    /// `auth.max_revocations`: maximum number of tokens and subjects revoked by `POST /api/revoke`; beyond, 507, because a
-    /// revocation is never dropped for another. Default: 10,000.
+    /// `auth.max_revocations`: maximum number of tokens and subjects revoked by `POST /api/revoke`; beyond it, 507,
+    /// because a revocation is never dropped for another. Default: 10,000.
     pub max_revocations: usize,
 }
 
@@ -86,9 +86,9 @@ pub struct AuthConfig {
 #[non_exhaustive]
 pub struct GrantConfig {
     /// `auth.grant.channels`: channels that the holder may see beside those of the claim `channels`, as templates: in
-    /// `user:{sub}` the token's `sub` takes the place of the braces. Also known: `{jti}`. A token without any list and without
-    /// `filter` sees these channels alone. A token whose claims name other lists but no channels may see every channel already.
-    /// Default: none.
+    /// `user:{sub}` the token's `sub` takes the place of the braces. Also known: `{jti}`. A token without any list and
+    /// without `filter` sees only these channels. A token whose claims name other lists but no channels may see every
+    /// channel anyway. Default: none.
     pub channels: Vec<String>,
 }
 
@@ -101,8 +101,8 @@ impl GrantConfig {
     }
 }
 
-/// Rights of clients without a token. As in [`Claims`], except that an empty list counts as absent; with all lists empty there
-/// are no rights.
+/// Rights of clients without a token. They have the meaning of [`Claims`], except that an empty list counts as absent.
+/// If all lists are empty, there are no rights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AnonymousConfig {

@@ -54,8 +54,8 @@ fn in_cookie(request: &Request, name: &str, origins: &[String]) -> Option<String
     (!value.is_empty()).then(|| value.to_owned())
 }
 
-/// Returns whether the request comes from no page, from the server's own, or from an allowed origin. `*` allows no origin here,
-/// because it is meant for responses without rights.
+/// Returns whether the request is not from a page, or is from the server's own page or an allowed origin. `*` allows no
+/// origin here, because it is meant for responses that need no rights.
 fn is_own(request: &Request, origins: &[String]) -> bool {
     let Some(origin) = request.header("origin") else { return true };
     let same = request.header("host").is_some_and(|host| origin::is_of_host(origin, host));

@@ -1,7 +1,7 @@
 //! Rights of one token, in a form that is fast to check.
 //!
-//! Invariant: the visible events are a filter, which is joined with every filter that the holder asks for, so that an invisible
-//! event is never matched.
+//! Invariant: the visible events are a filter, which is joined with every filter that the holder requests, so an
+//! invisible event is never matched.
 
 use std::sync::Arc;
 
@@ -42,7 +42,8 @@ pub(crate) struct Grant {
 /// A grant in a form for another process: its rights, and the key that it rests on.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedGrant {
-    /// With a claim `filter`: claims that allow nothing, because older versions ignore `filter` and would grant too much.
+    /// Claims for older versions. If there is a claim `filter`, they allow nothing, because those versions ignore it
+    /// and would grant too much.
     claims: Claims,
     pub(super) expires: Option<i64>,
     pub(super) proof: u64,
@@ -198,7 +199,7 @@ impl Grant {
             jti: self.token_id.as_deref().map(str::to_owned),
             types: texts(types),
             streams: texts(streams),
-            // A channel of a template is no pattern. The successor adds it again.
+            // A channel of a template is an exact value, not a pattern. The successor adds it again.
             channels: self
                 .own_channels
                 .and_then(|own| Some(texts(channels)?.into_iter().take(own).collect())),
@@ -214,7 +215,8 @@ impl Grant {
             },
             ..Claims::default()
         };
-        // Lists that allow everything are stored as `None`. Without any list a token would see nothing, so one must say `*`.
+        // Lists that allow everything are stored as `None`. Without any list a token would see nothing, so one list is
+        // saved as `*`.
         let is_unspecified = types.is_none() && streams.is_none() && channels.is_none() && entities.is_none();
         if is_unspecified && !self.sees.is_nothing() && self.only_channels.is_none() {
             claims.streams = Some(vec!["*".to_owned()]);
@@ -255,9 +257,9 @@ impl Grant {
         self.sees.is_nothing()
     }
 
-    /// Returns the values that a filter names and the holder may not see, as `stream 'x'`. Patterns are narrowed without an
-    /// error. `spelled`: the filter's types are spellings of one type, as in AutoSDLC's subscriptions, so one visible spelling
-    /// is enough.
+    /// Returns the values that a filter names and the holder may not see, as `stream 'x'`. Patterns are narrowed
+    /// without an error. `spelled` is true if the filter's types are spellings of one type, as in AutoSDLC's
+    /// subscriptions; then one visible spelling is enough.
     pub(crate) fn beyond(&self, filter: &Filter, spelled: bool) -> Vec<String> {
         let Lists { types, streams, channels, entities } = &self.lists;
         let mut beyond = Vec::new();
@@ -330,7 +332,7 @@ impl Grant {
         }
         add.sort_unstable();
         add.dedup();
-        // A subject may be a template's text: what is added stays.
+        // A subject may be equal to a template's text, so added values are not removed.
         remove.retain(|text| !add.contains(text));
         remove.sort_unstable();
         let edited = EditedList::of(list, &add, &remove);
@@ -505,7 +507,7 @@ mod tests {
         }
     }
 
-    /// Each list means the same, whatever else it holds.
+    /// The empty text has this meaning in each list, whatever else the list holds.
     #[test]
     fn an_empty_text_is_events_without_the_attribute_in_every_list() {
         let of = |kind: &str, id: &str| event("x").entity(kind, id).build().expect("an event");
@@ -544,7 +546,7 @@ mod tests {
         let many: Vec<String> = (0..10_000).map(|n| format!("agent:{n}")).collect();
         let error = Grant::new(&claims(many.clone()), None, 0, &Templates::default()).expect_err("too many");
         assert!(error.contains("256"), "{error}");
-        // A list that allows all is none, whatever else it names.
+        // A list that allows all counts as absent, whatever else it names.
         let all = |count| many[..count].iter().cloned().chain(["*".to_owned()]).collect();
         assert!(Grant::new(&claims(all(200)), None, 0, &Templates::default()).is_ok());
         let deep = format!("agent:{}", ["*"; 100].join("."));
@@ -568,7 +570,7 @@ mod tests {
             let first = Grant::new(&claims, None, 0, &templates).expect("a grant");
             let saved = first.save();
             let again = Grant::new(saved.claims(), saved.expires, saved.proof, &templates).expect("a grant");
-            // Without the templates it is less, never more.
+            // Without the templates the grant is narrower, never wider.
             let older = Grant::new(saved.claims(), saved.expires, saved.proof, &Templates::default());
             let older = older.expect("a grant");
             for channel in
@@ -656,7 +658,7 @@ mod tests {
             (r#"{"filter":"source!=x","streams":["t"]}"#, [false; 3]),
             (r#"{"filter":"source!=x","streams":[]}"#, [false; 3]),
             (r#"{"filter":"nothing","streams":["*"]}"#, [false; 3]),
-            // An empty text gives nothing.
+            // An empty filter text grants nothing.
             (r#"{"filter":""}"#, [false; 3]),
             (r#"{"filter":" & "}"#, [false; 3]),
             (r#"{"filter":null}"#, [false; 3]),

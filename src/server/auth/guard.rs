@@ -38,18 +38,18 @@ struct Guard {
 /// Authentication of a server.
 #[derive(Debug, Default)]
 pub(crate) struct Auth {
-    /// `None`: there is no authentication, and that never changes.
+    /// Current guard; `None` if there is no authentication, which never changes.
     guard: Option<ArcSwap<Guard>>,
     /// Held while the guard is replaced, so that reloads do not overlap.
     reloading: Mutex<()>,
-    /// Revocations since the start, beside those of the file.
+    /// Revocations since the start, in addition to those of the file.
     revoked: Mutex<Revocations>,
     tickets: Mutex<Tickets>,
     /// Number of changes that may end a grant.
     changes: AtomicU64,
     /// Seals the positions that clients with a narrowing grant receive.
     seal: Mutex<Option<Seal>>,
-    /// Whether other nodes derive the seal's key too.
+    /// Whether other nodes derive the same seal key.
     is_seal_shared: bool,
 }
 
@@ -168,7 +168,7 @@ impl Auth {
                 if before.config.anonymous == fresh.config.anonymous
                     && before.config.grant == fresh.config.grant
                 {
-                    // The anonymous grant is recognized by its address, so clients keep it only if it stays the same object.
+                    // The anonymous grant is recognized by its address, so clients keep it only if the object is kept.
                     fresh.anonymous.clone_from(&before.anonymous);
                 }
                 guard.store(Arc::new(fresh));
@@ -205,7 +205,7 @@ impl Auth {
         self.guard.is_none()
     }
 
-    /// Returns the grant of a request's credential. `None`: the request has none, and is refused or open to all.
+    /// Returns the grant of a request's credential; `None` if the request has no credential.
     pub(crate) fn admit(
         &self,
         request: &Request,

@@ -1,8 +1,8 @@
 //! JSON Web Tokens (RFC 7519): the keys that sign them, and their verification.
 //!
 //! Invariants:
-//! - A key has one algorithm, fixed when it is loaded, and is tried for no other, independent of the token's header (RFC 8725,
-//!   3.1).
+//! - A key has one algorithm, fixed when it is loaded. It is used with no other, whatever the token's header says (RFC
+//!   8725, 3.1).
 //! - No claim is read before the signature is verified.
 //! - The caller supplies the time.
 
@@ -23,7 +23,7 @@ use crate::server::limits::budget::Budget;
 /// Maximum number of keys in a set: a token is tried with each key that fits.
 const KEYS_MAX: usize = 64;
 
-/// Maximum number of public keys that one token is tried with. Larger sets have ids, and their tokens name them.
+/// Maximum number of public keys that one token is tried with. In larger sets, keys have ids and tokens name them.
 const SIGNATURES_MAX: usize = 8;
 
 /// Minimum size of an RSA key, in bits. Smaller keys can be factored (RFC 7518, 3.3).
@@ -59,7 +59,7 @@ pub(super) struct Verified {
     pub(super) expires: Option<i64>,
 }
 
-/// Chooses the implementation of signatures, which a program with several must do.
+/// Installs the implementation of signatures. A program that was built with several must choose one.
 pub(super) fn choose_provider() {
     // An earlier choice by the program stands, and is equally good.
     let _ = RING.install_default();

@@ -79,14 +79,14 @@ impl fmt::Debug for SavedSeal {
 /// Reason why no ticket is issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoTicket {
-    /// The subject has its share of tickets.
+    /// The subject has used up its share of tickets.
     Share {
         /// Size of the share.
         max: usize,
         /// Time until its oldest ticket expires.
         seconds: u64,
     },
-    /// All tickets are taken, by many subjects with few each, or the system provides no random bits.
+    /// All tickets are taken, by many subjects with few each; or the system provides no random bits.
     Full,
 }
 

@@ -1,7 +1,7 @@
 //! Revocations: valid tokens and subjects that are refused, by id and by name.
 //!
 //! Invariants:
-//! - A revocation stays until its time has passed, or until it is lifted.
+//! - A revocation stays until its time has passed or it is lifted.
 //! - The number of revocations is bounded, and none is dropped for another.
 
 use std::collections::HashMap;
@@ -51,7 +51,7 @@ impl Notice {
 }
 
 impl Revocation {
-    /// Reads a revocation. The error says what is wrong with it.
+    /// Reads a revocation. The error describes the fault.
     pub(crate) fn read(text: &str) -> Result<Self, String> {
         let one: Self = serde_json::from_str(text).map_err(|error| {
             let place = error.column();

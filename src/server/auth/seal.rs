@@ -1,10 +1,10 @@
 //! Sealed positions, for clients that see only a part of the events.
 //!
-//! A position counts the events of all tenants. A client with a narrowing grant receives positions outside its own events in a form
-//! that only servers with the key can read, and sends them back to resume.
+//! A position counts the events of all tenants. So a client with a narrowing grant receives positions outside its own
+//! events in a form that only servers with the key can read. It sends them back to resume.
 //!
 //! Invariants:
-//! - Two sealed positions do not show whether they are equal: each has random bits of its own.
+//! - Two sealed positions do not reveal whether they are equal: each has random bits of its own.
 //! - Sealed positions of one kind and number of shards have one length.
 //! - A text that was not sealed with this key, or was changed, is rejected.
 
@@ -96,7 +96,8 @@ impl Seal {
         }
     }
 
-    /// Returns a position in a form that only this key can read. `random` makes it differ from every other.
+    /// Returns a position in a form that only this key can read. `random` makes it differ from all other sealed
+    /// positions.
     pub(super) fn seal(&self, since: &Since, random: u64) -> Since {
         let mut body = match since {
             Since::Event(id) => encode_words(&[u64::from(id.shard), id.epoch, id.sequence]),

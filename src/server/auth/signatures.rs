@@ -150,7 +150,8 @@ impl JwtVerifier for SignatureCheck {
     }
 }
 
-/// Returns whether a public key of a curve is a point of it. Agreeing on a secret checks that; signatures would only fail.
+/// Returns whether a public key of a curve is a point on it. Key agreement checks that; verification alone would accept
+/// the key and fail for each signature.
 pub(super) fn is_on_curve(algorithm: Algorithm, point: &[u8]) -> bool {
     let curve = match algorithm {
         Algorithm::ES256 => &agreement::ECDH_P256,

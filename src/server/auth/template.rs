@@ -1,8 +1,8 @@
 //! Templates of channels that a grant adds to a token's own: texts with claims in braces, as `user:{sub}`.
 //!
 //! Invariants:
-//! - A template becomes one channel. No character of a claim has a meaning: `*`, `:` and `.` are taken as they are.
-//! - If a claim is absent or empty, the template becomes nothing, never a shorter channel.
+//! - A template becomes one channel. No character of a claim has a special meaning: `*`, `:` and `.` are literal.
+//! - If a claim is absent or empty, the template adds no channel, never a shorter one.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ const CLAIMS: [(&str, TemplateClaim); 2] = [("sub", TemplateClaim::Subject), ("j
 pub(crate) type Templates = Arc<[Template]>;
 
 impl Template {
-    /// Reads a template's text. The error says what is wrong with it.
+    /// Reads a template's text. The error describes the fault.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut rest = text;

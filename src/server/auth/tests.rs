@@ -52,7 +52,7 @@ fn claims() -> Claims {
     }
 }
 
-/// Returns a token of parts that no library would make.
+/// Returns a token from parts that no library would produce.
 fn raw(header: &serde_json::Value, claims: &str, sign: impl FnOnce(&[u8]) -> String) -> String {
     let body = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
     let signature = sign(body.as_bytes());
@@ -425,7 +425,7 @@ fn a_grant_ends_with_its_time_its_key_or_a_revocation() {
     assert_eq!(auth.ended(&grant, at(NOW)), Some(Denied::Revoked), "the key that vouched is gone");
 }
 
-/// 128 long values of a client against 127 patterns of many segments in a token once took a loop 120 ms.
+/// Joining 128 long values of a client with 127 patterns of many segments in a token once took a loop 120 ms.
 #[test]
 fn a_filter_that_takes_long_to_hold_against_a_grant_is_refused() {
     let pad = "b.".repeat(14);
@@ -478,7 +478,7 @@ fn no_event_is_matched_for_a_client_that_may_not_see_it() {
             let grant = Grant::new(&claims, None, 0, &Arc::default()).expect("a grant");
             clients.push((matcher.insert(&grant.narrow(&wish)), claims, wish));
         }
-        // As the documentation says, one list after the other.
+        // Checks one list after the other, as the documentation defines.
         let may = |claims: &Claims, event: [&str; 3]| {
             let lists = [&claims.types, &claims.streams, &claims.channels];
             lists.iter().any(|list| list.is_some())

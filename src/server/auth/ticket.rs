@@ -33,7 +33,7 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Tickets {
     entries: HashMap<Hash, Entry>,
-    /// Tickets by subject, oldest first. Used ones stay until they are the oldest, or half of the list.
+    /// Tickets by subject, oldest first. Used ones stay until they are the oldest, or make up half of the list.
     of_subjects: HashMap<Box<str>, VecDeque<(Hash, i64)>>,
     /// Memory of the grants, in bytes.
     grant_bytes: usize,
@@ -135,7 +135,7 @@ impl Tickets {
     }
 }
 
-/// Returns 256 random bits as 43 characters that need no escaping, or `None` if the system provides none.
+/// Returns 256 random bits as 43 characters that need no escaping, or `None` if the system provides no random bits.
 pub(super) fn random_text() -> Option<String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).ok()?;

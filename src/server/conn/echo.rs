@@ -1,5 +1,5 @@
-//! An echo server: the connection code under a conformance suite, which knows nothing of events. Not part of the
-//! crate's interface.
+//! An echo session, for running the connection code under a WebSocket conformance suite. Not part of the crate's
+//! interface.
 //!
 //! Always: a connection differs from others by its session only. A message comes back in one frame of its kind,
 //! compressed if that was agreed on.

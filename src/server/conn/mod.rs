@@ -118,8 +118,8 @@ const MESSAGE_UNITS: u32 = 8;
 /// Instructions for one byte of a frame, to unmask it and validate it as UTF-8. Parsing is charged where it happens.
 const FRAME_INSTRUCTIONS: usize = 2;
 
-/// Time that a closing connection has to be written out and closed by its peer, so that a reset does not lose the last
-/// bytes.
+/// Time within which a closing connection has to be written out and closed by its peer, so that a reset does not lose
+/// the last bytes.
 const CLOSING_TICKS: Tick = 50;
 
 /// Removes the head of the response from the first bytes to send.
@@ -228,7 +228,7 @@ impl Connection {
         }
     }
 
-    /// Closes the connection of a client that holds much memory when memory is short, and tells the client why.
+    /// Closes the connection of a client that holds much memory when memory is short, and sends the client the reason.
     pub(crate) fn shed(&mut self, cx: &mut Context<'_>) {
         match &self.state {
             State::Ws(_) => {
@@ -272,8 +272,8 @@ impl Connection {
             State::Http(http) if http.buffer.is_empty() => self.receive_http(input, cx),
             State::Http(http) => {
                 http.buffer.extend_from_slice(input);
-                // A head ends with a line. Parsing waits for one, because many attempts at a head that arrives byte by
-                // byte would cost much.
+                // A head ends with a line. Parsing waits for a line end, because repeated attempts at a head that
+                // arrives byte by byte would be expensive.
                 if http.receiving.is_some()
                     || input.contains(&b'\n')
                     || http.buffer.len() > cx.config.max_head_bytes
@@ -362,7 +362,7 @@ impl Connection {
                 http.receiving = Some(Box::new(receiving));
             }
         }
-        // The request before was an upgrade: the rest is frames.
+        // The request was an upgrade, so the rest of the input is frames.
         if matches!(self.state, State::Ws(_)) && !input.is_empty() {
             self.receive_ws(input, cx);
         }
@@ -393,8 +393,8 @@ impl Connection {
         self.close(cx);
     }
 
-    /// Handles a request that the embedding program has read, and returns the input that came after it. If the program has
-    /// written the head of the response, none is sent here, and a client that can't be served after all is closed.
+    /// Handles a request that the embedding program has read, and returns the input after it. If the program has
+    /// written the head of the response, none is sent here, and a client that can't be served is closed.
     fn begin(&mut self, adopted: AdoptedRequest, cx: &mut Context<'_>) -> Vec<u8> {
         let AdoptedRequest { request, shown, read, is_answered } = adopted;
         let before = cx.effects.len();
@@ -557,19 +557,19 @@ impl Connection {
         }
     }
 
-    /// Notes that everything after these places that the client's subscriptions match comes again.
+    /// Notes that everything after these places that the client's subscriptions match is delivered again.
     pub(crate) fn note_refill(&mut self, places: impl Iterator<Item = EventId>) {
         if let State::Ws(ws) = &mut self.state {
             ws.session.note_refill(places);
         }
     }
 
-    /// Returns the client's number, in dialects that tell clients apart.
+    /// Returns the client's number, in dialects that number their clients.
     pub(crate) fn client(&self) -> u64 {
         if let State::Ws(ws) = &self.state { ws.session.client() } else { 0 }
     }
 
-    /// Closes the connection of a client that may no longer see its events, and tells the client why.
+    /// Closes the connection of a client that may no longer see its events, and sends the client the reason.
     pub(crate) fn denied(&mut self, why: Denied, cx: &mut Context<'_>) {
         cx.shared.metrics.grants_ended.get_or_create(&Kind { kind: why.code().name() }).inc();
         match &self.state {
@@ -585,12 +585,13 @@ impl Connection {
         self.close(cx);
     }
 
-    /// Returns the names of the logs that end which a subscription names; `None` for an event stream, whose filter the loop has.
+    /// Returns the names of the logs with an end that a subscription names; `None` for an event stream, whose filter
+    /// the loop has.
     pub(crate) fn named_logs(&self, subscription: &str, logs: &KeptLogs) -> Option<Vec<LogName>> {
         if let State::Ws(ws) = &self.state { Some(ws.session.named_logs(subscription, logs)) } else { None }
     }
 
-    /// Tells the client of ends of kept logs. An event stream whose logs have all ended is closed.
+    /// Reports ends of kept logs to the client. An event stream whose logs have all ended is closed.
     pub(crate) fn logs_ended(&mut self, told: &LogsEnded<'_>, cx: &mut Context<'_>) {
         match &mut self.state {
             State::Ws(ws) => ws.session.logs_ended(told, cx),
@@ -616,7 +617,7 @@ impl Connection {
         self.last_input = tick as u32;
     }
 
-    /// Closes the connection because the server shuts down, and tells the client when to come back.
+    /// Closes the connection because the server shuts down, and sends the client the delay before it reconnects.
     pub(crate) fn drain(&mut self, delay_ms: u64, cx: &mut Context<'_>) {
         match &self.state {
             State::Ws(ws) => {
@@ -656,7 +657,7 @@ impl Connection {
                     (_, None) => (last_input, config.handshake_ticks()),
                 };
                 if cx.tick < since + limit {
-                    // A request may begin in between, and has less time: check often.
+                    // A request may begin in between, and has a shorter limit, so check often.
                     return Timer::At((since + limit).min(cx.tick + 10));
                 }
                 if http.since.is_some() {
@@ -676,8 +677,8 @@ impl Connection {
                     return Timer::At(cx.tick + 10);
                 }
                 let encoding = ws.session.encoding();
-                // At least three ticks, so that with a short heartbeat too the second ping has been sent. After a stall
-                // of this process it has not been, whatever the clock says.
+                // At least three ticks, so that the second ping has been sent even with a short heartbeat. After a
+                // stall of this process it has not been sent, whatever the clock says.
                 let was_pinged_twice = last_heartbeat >= last_input + 2 * heartbeat;
                 if was_pinged_twice && cx.tick >= last_input + 2 * heartbeat + (heartbeat / 2).max(3) {
                     cx.shared.metrics.fault(LABEL_HEARTBEAT_MISSED);
@@ -699,7 +700,7 @@ impl Connection {
                 Timer::At(look.map_or(next, |look| look.min(next)))
             }
             State::Sse(_) => {
-                // A blocked client has enough to read.
+                // A blocked client needs no heartbeat: it has unread bytes.
                 if cx.tick >= last_heartbeat + heartbeat && !cx.blocked {
                     self.last_heartbeat = cx.tick as u32;
                     cx.send(Encoding::NativeSse.heartbeat());

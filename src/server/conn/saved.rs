@@ -1,7 +1,7 @@
-//! A connection on its way to another process.
+//! Saved form of a connection, for another process.
 //!
-//! Always: bytes that arrived are used once, by one of the two processes. A client that may no longer see its stream is
-//! not taken over.
+//! Always: received bytes are processed once, by one of the two processes. A client that may no longer see its stream
+//! is not taken over.
 
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ impl Connection {
     /// Returns the connection's state, or `None` if it has nothing to continue with.
     pub(crate) fn save(&self, tick: Tick, observers: &Observers) -> Option<SavedConnection> {
         let state = match &self.state {
-            // The program has read the request in a form that the successor does not know.
+            // An adopted request has no saved form that the successor could read.
             State::Http(http) if http.adopted.is_some() => return None,
             State::Http(http) => {
                 let receiving = match &http.receiving {
@@ -114,14 +114,14 @@ impl Connection {
                             false,
                         );
                         receiving.body = body;
-                        // The body was admitted there, and is finished here.
+                        // The predecessor admitted the body, so it is completed here without a limit.
                         let _ = receiving.counted.grow(receiving.held_bytes(), None);
                         Some(Box::new(receiving))
                     }
                 };
                 let is_begun = receiving.is_some() || !buffer.is_empty();
                 let since = is_begun.then_some(cx.tick);
-                // It has been idle by the predecessor's clock, which counts as a response.
+                // The idle time continues from the predecessor's clock, as after a response.
                 let http = Http { adopted: None, buffer, receiving, since, is_answered: true };
                 (State::Http(Box::new(http)), ClientTransport::Http, false)
             }
@@ -138,7 +138,7 @@ impl Connection {
         Some(Self { state, transport, inflates, last_input: tick, last_heartbeat: tick, held })
     }
 
-    /// Subscribes again to the events that the client gets. The loop knows those of an event stream.
+    /// Subscribes again to the client's events. The loop has the interest of an event stream.
     pub(crate) fn resume(&self, cx: &mut Context<'_>) {
         if let State::Ws(ws) = &self.state {
             ws.session.resume(cx);

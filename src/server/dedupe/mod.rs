@@ -25,7 +25,7 @@ pub(crate) use saved::SavedOutcome;
 pub(crate) use table::{Answered, Fresh, Settled, SettledCallback};
 use table::{Claimed, Name, NameTable, TableLimits};
 
-/// Memory for one name, in bytes, that `dedupe.max_ids` stands for: the entry and a name of half the maximum length.
+/// Memory that `dedupe.max_ids` allows for each name, in bytes: the entry and a name of half the maximum length.
 const NAME_BYTES: usize = 384;
 
 /// Number and lifetime of the names that are kept so that nothing is published twice.
@@ -76,7 +76,7 @@ struct OnceStamp {
 }
 
 impl PublishOnce {
-    /// Returns a publication of a client with this grant that has not waited.
+    /// Returns a new publication of a client with this grant.
     pub(crate) fn new(grant: Option<&Grant>, key: Option<(Box<str>, u64)>) -> Self {
         Self { scope: grant.map_or("", Grant::subject).into(), key, waits: 0 }
     }
@@ -161,12 +161,12 @@ impl Dedupe {
         lock(&self.0).save()
     }
 
-    /// Takes up a predecessor's outcomes.
+    /// Adds a predecessor's outcomes.
     pub(crate) fn restore(&self, saved: Vec<SavedOutcome>) {
         lock(&self.0).restore(saved);
     }
 
-    /// Takes up that the engine's log has an event with this stamp. `now` is the time of both clocks.
+    /// Records that the engine's log has an event with this stamp. `now` is the time of both clocks.
     pub(crate) fn learn(&self, now: (Tick, Timestamp), stamp: &str, id: EventId) {
         let Ok(OnceStamp { at, names }) = serde_json::from_str(stamp) else { return };
         let age = u64::try_from(now.1.0.saturating_sub(at)).unwrap_or(0) / (TICK_MS * 1000);

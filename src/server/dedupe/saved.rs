@@ -1,4 +1,4 @@
-//! Outcomes on their way to a successor process.
+//! Saved form of outcomes, for a successor process.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ pub(crate) struct SavedOutcome {
     /// Id of the last event; absent if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     id: Option<Box<str>>,
-    /// Whether it is not known if the events were accepted.
+    /// Whether it is unknown if the events were accepted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     uncertain: bool,
 }
@@ -51,7 +51,7 @@ impl NameTable {
             .collect()
     }
 
-    /// Takes up a predecessor's outcomes, the oldest first. Ones that make no sense are left out.
+    /// Adds a predecessor's outcomes, the oldest first. Invalid ones are left out.
     pub(super) fn restore(&mut self, saved: Vec<SavedOutcome>) {
         self.now = self.now.max(BEGIN);
         for SavedOutcome { name, digest, age, id, uncertain } in saved {

@@ -19,7 +19,7 @@ const WAITERS_MAX: usize = 1024;
 /// Maximum number of names that a call forgets, beside as many as it adds.
 const FORGET_MAX: usize = 64;
 
-/// Memory of a name beside its text, in bytes: the entry in the map, the place in the queue, and the text's head.
+/// Memory of a name without its text, in bytes: the entry in the map, the place in the queue, and the text's header.
 const ENTRY_BYTES: usize = 160;
 
 /// Memory of a waiter beside its publication, in bytes.
@@ -89,7 +89,7 @@ pub(crate) type SettledCallback = Box<dyn FnOnce() + Send>;
 pub(crate) struct Fresh {
     /// Whether each event is new.
     pub(crate) is_fresh: Vec<bool>,
-    /// Id that answers for the last duplicate.
+    /// Id under which the last duplicate was published.
     pub(crate) known: Option<EventId>,
 }
 
@@ -190,7 +190,7 @@ impl NameTable {
         Claimed::Names { names, number, fresh }
     }
 
-    /// Returns the answer to a publication that is not to be published now.
+    /// Returns the answer to a publication that must not be published now.
     fn known(
         &mut self,
         key: Option<&(Name, u64)>,
@@ -240,7 +240,7 @@ impl NameTable {
         Claimed::Waits
     }
 
-    /// Returns the entry of a name, unless its time is over.
+    /// Returns the entry of a name, unless it has expired.
     fn look(&self, name: &Name) -> Option<&NameEntry> {
         self.entries.get(name).filter(|entry| {
             matches!(entry.state, NameState::InFlight(_)) || self.age(entry.since) < self.limits.window
@@ -254,7 +254,7 @@ impl NameTable {
     fn insert(&mut self, name: Name, digest: u64, number: u64) {
         let bytes = name.bytes();
         let entry = NameEntry { digest, number, state: NameState::InFlight(None), since: 0 };
-        // An entry whose time is over may still be there.
+        // An expired entry may still be there.
         if self.entries.insert(name, entry).is_none() {
             self.bytes += bytes;
         }
@@ -264,7 +264,7 @@ impl NameTable {
     pub(super) fn settle(&mut self, names: &[Name], number: u64, outcome: Settled) -> Vec<SettledCallback> {
         let state = |seen: Option<EventId>| match outcome {
             Settled::Accepted(id) => Some(NameState::Accepted(id)),
-            // Its answer was lost, but the event has come back from the log.
+            // Its answer was lost, but the event has been read from the log.
             Settled::Uncertain if seen.is_some() => Some(NameState::Accepted(seen)),
             Settled::Uncertain => Some(NameState::Uncertain),
             Settled::Refused => None,
@@ -288,7 +288,7 @@ impl NameTable {
         waiters
     }
 
-    /// Forgets at most `most` names whose time is over, and the oldest of those that are too many.
+    /// Forgets at most `most` names: expired ones, and the oldest beyond the limits.
     fn forget(&mut self, most: usize) {
         let mut left = most;
         while let Some((since, number, _)) = self.settled.front() {
@@ -314,7 +314,7 @@ impl NameTable {
         }
     }
 
-    /// Takes up an outcome that is not known here. It was settled `age` ticks ago.
+    /// Adds an outcome that is not known here. It was settled `age` ticks ago.
     pub(super) fn remember(&mut self, name: Name, digest: u64, state: NameState, age: Tick) {
         if age >= self.limits.window || self.look(&name).is_some() {
             return;
@@ -329,7 +329,7 @@ impl NameTable {
         self.forget(FORGET_MAX);
     }
 
-    /// Takes up that the log has an event with this name, which it accepted `age` ticks ago.
+    /// Records that the log has an event with this name, which it accepted `age` ticks ago.
     pub(super) fn learn(&mut self, now: Tick, name: Name, digest: u64, id: EventId, age: Tick) {
         self.now = self.now.max(BEGIN + now);
         match self.entries.get_mut(&name).map(|entry| &mut entry.state) {

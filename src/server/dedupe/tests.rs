@@ -112,7 +112,7 @@ fn what_comes_back_from_the_log_settles_doubts() {
     let mut table = NameTable::new(LIMITS);
     let name = |id| Name::of_event("", id);
     let first = |n| EventId { epoch: 1, shard: 0, sequence: n };
-    // Seen before the answer was lost, and after it.
+    // The event is read from the log before the answer is lost, and after it.
     for (id, is_seen_first) in [("a", true), ("b", false)] {
         let (claimed, number, _) = names(claim(&mut table, 10, &[id]));
         if is_seen_first {
@@ -125,7 +125,7 @@ fn what_comes_back_from_the_log_settles_doubts() {
         }
         assert_eq!(answered(claim(&mut table, 12, &[id])), Answered::Accepted(Some(first(4))));
     }
-    // Another node's, and an own one, whose first answer stands.
+    // A name of another node, and an own one, which keeps its first answer.
     table.learn(20, name("c"), 0, first(5), 30);
     assert_eq!(answered(claim(&mut table, 89, &["c"])), Answered::Accepted(Some(first(5))));
     table.learn(89, name("c"), 0, first(6), 0);
@@ -259,7 +259,7 @@ fn the_table_agrees_with_a_list() {
             Claimed::Answered(Answered::OtherBody) => "other body",
             Claimed::Answered(Answered::Busy) => "busy",
         };
-        // A waiter is forgotten with its claim, and these claims may stay open for long.
+        // A waiter is forgotten with its claim, and these claims may stay open for a long time.
         assert!(found == expected || (found == "busy" && expected == "waits"), "step {step}: {found}");
         if let Claimed::Names { names, number, fresh } = claimed {
             for (at, name) in ids.iter().enumerate() {

@@ -55,7 +55,7 @@ const VERSION: u32 = 1;
 /// Maximum time for a successor to read its files.
 const PREPARE: Duration = Duration::from_secs(30);
 
-/// Maximum time that clients wait for a successor before the predecessor takes them back.
+/// Base of the maximum time that clients wait for a successor before the predecessor takes them back.
 const FREEZE: Duration = Duration::from_secs(1);
 
 /// Time added for each connection that has to move. An unoptimized build on a busy machine takes 250 to 500 us for one
@@ -71,7 +71,8 @@ const FREEZE_MAX: Duration = Duration::from_secs(10);
 /// Time added for the successor's last message, which needs no further work.
 const LAST_WORD: Duration = Duration::from_millis(250);
 
-/// Maximum time that a successor waits for its predecessor, which waits for less. No client waits meanwhile.
+/// Maximum time that a successor waits for its predecessor, whose own limits are lower. No client waits during this
+/// time.
 const PREDECESSOR: Duration = Duration::from_secs(60);
 
 /// Maximum number of events in one message.
@@ -111,10 +112,10 @@ struct SharedState {
     /// Members of each channel.
     #[serde(default)]
     present: Vec<Expected>,
-    /// Outcomes of publications with keys or ids; absent from a version that knew none.
+    /// Outcomes of publications with keys or ids; absent from versions without them.
     #[serde(default)]
     once: Vec<SavedOutcome>,
-    /// Key that seals places; absent from a version that sealed none.
+    /// Key that seals places; absent from versions without it.
     #[serde(default)]
     seal: Option<SavedSeal>,
 }
@@ -172,9 +173,9 @@ impl fmt::Debug for Inheritance {
 }
 
 impl Inheritance {
-    /// Reports to the predecessor at the other end that this process is ready, and receives its state. Blocks, for at most
-    /// some seconds once the predecessor has begun. The clients wait from then on, so create the [bus](Self::bus) and the
-    /// server at once.
+    /// Reports to the predecessor at the other end that this process is ready, and receives its state. Blocks, for at
+    /// most a few seconds once the predecessor has begun. The clients wait from then on, so create the [bus](Self::bus)
+    /// and the server immediately.
     ///
     /// # Errors
     ///
@@ -287,8 +288,8 @@ impl Inheritance {
         std::mem::take(&mut self.state.present)
     }
 
-    /// Asks the predecessor to release the clients, when this process is ready to serve them. Afterwards they are this
-    /// process's.
+    /// Asks the predecessor to release the clients, when this process is ready to serve them. Afterwards they belong to
+    /// this process.
     pub(super) fn settle(&self) -> io::Result<()> {
         self.wire.wait_until(Instant::now() + PREDECESSOR);
         self.wire.send(&SuccessorReply::Taken, &[])?;
@@ -412,7 +413,7 @@ fn give(
         wire.send(&PredecessorMessage::Events(page.map_err(&doing)?), &[]).map_err(&doing)?;
     }
     let moved = send_parcels(wire, parcels).map_err(&doing)?;
-    // An answer before its question means that the successor is out of step.
+    // An answer before its question breaks the protocol.
     let is_early =
         || wire.has_input().then(|| doing(io::Error::other("the successor speaks out of its turn")));
     is_early().map_or(Ok(()), Err)?;

@@ -1,8 +1,8 @@
 //! Decides which web pages may use the server, and under which names it may be called.
 //!
 //! Two attacks are prevented here. A page of any site can open a WebSocket to this machine and post to it without a
-//! preflight: its `Origin` gives it away. A site with a name that resolves to 127.0.0.1 on the second look-up (DNS
-//! rebinding, as in CVE-2025-24010) has an `Origin` that equals the Host: the Host gives it away.
+//! preflight; its `Origin` reveals it. A site with a name that resolves to 127.0.0.1 on the second look-up (DNS
+//! rebinding, as in CVE-2025-24010) has an `Origin` that equals the Host; the Host reveals it.
 //!
 //! Always:
 //! - A request without `Origin` and `Sec-Fetch-Site`, which no browser sent, is refused only for its Host.
@@ -248,7 +248,7 @@ pub(crate) fn warn_if_opened(shared: &Shared, config: &ServerConfig) {
     }
 }
 
-/// Describes which web pages may speak to a server with these settings, and by which names it may be called.
+/// Describes which web pages may use a server with these settings, and by which names it may be called.
 #[cfg(feature = "config-file")]
 pub(crate) fn describe_access(config: &ServerConfig, is_local: bool) -> [(&'static str, String); 2] {
     #[cfg(feature = "auth")]
@@ -350,7 +350,7 @@ mod tests {
             assert_eq!(refused(&config, host, ""), Some("host"), "{host}");
             let own = format!("Origin: http://{host}\r\n");
             assert_eq!(refused(&config, host, &own), Some("host"), "its own page is no better: {host}");
-            // Headers that a page of that name could add itself.
+            // The page could add these headers itself.
             let more =
                 "X-Forwarded-Host: localhost\r\nForwarded: host=localhost\r\nX-Forwarded-For: 127.0.0.1\r\n";
             assert_eq!(refused(&config, host, more), Some("host"), "{host}");

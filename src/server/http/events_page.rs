@@ -4,7 +4,7 @@
 //! - A page that a loop makes takes one turn, within a budget of its own: it ends early if that is spent, after at least one
 //!   event looked at. If even that one takes more, the page is left to a worker, which looks at one event whatever it costs.
 //! - Each event of the range is looked at once, in the order in which the loops read events, or backwards.
-//! - A page says that it is complete only if nothing of its range is known or suspected to be gone.
+//! - A page is reported as complete only if nothing of its range is known or suspected to be missing.
 
 use std::collections::VecDeque;
 
@@ -229,7 +229,7 @@ struct PageWalk<'a> {
     range: OrderRange,
     logs: VecDeque<Event>,
     has_read_logs: bool,
-    /// Whether the range is of an earlier epoch in part: events of it are gone.
+    /// Whether a part of the range is of an earlier epoch, so that events of it are missing.
     is_beyond: bool,
     rings: SmallVec<[RingWalk; 1]>,
     /// Next sequence of each shard that was not recorded when the page began.
@@ -244,7 +244,7 @@ struct RingWalk {
     shard: u16,
     next: Sequence,
     end: Sequence,
-    /// Next events, and whether they belong into a log instead.
+    /// Next events, and whether each belongs to a log instead.
     events: VecDeque<(Event, bool)>,
 }
 
@@ -311,7 +311,7 @@ impl<'a> PageWalk<'a> {
         })
     }
 
-    /// Returns the next event of the range, and whether it is passed over: a log had it, and has let it go.
+    /// Returns the next event of the range, and whether it is skipped because a log has evicted it.
     fn next(&mut self) -> Option<(Event, bool)> {
         loop {
             let of_logs = self.next_of_logs();
@@ -415,7 +415,7 @@ impl<'a> PageWalk<'a> {
         }
     }
 
-    /// Returns whether nothing of the request's range is gone, as far as that is known.
+    /// Returns whether, as far as is known, nothing of the request's range is missing.
     fn is_complete(&self) -> bool {
         if self.is_beyond || self.has_unplaced {
             return false;
@@ -437,7 +437,7 @@ impl<'a> PageWalk<'a> {
             if oldest <= next.copied().unwrap_or_default() {
                 return true;
             }
-            // Events that were let go came before it.
+            // Evicted events came before it.
             let mut is_older = false;
             bus.read_range(shard, oldest, oldest + 1, |event| {
                 is_older = since.is_some_and(|since| event.timestamp() < since);

@@ -1,4 +1,4 @@
-//! Answers an operator's questions: which interests there are, and why an event matched them or not.
+//! Answers an operator's queries: which interests exist, and why an event matched them or not.
 //!
 //! Always: nothing here changes state. Interests are those that the loops reported last, at most a second ago.
 

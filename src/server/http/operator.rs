@@ -1,4 +1,4 @@
-//! Answers an operator's queries: the counters of now and of the last minutes.
+//! Answers an operator's queries: the current counters, and those of the last minutes.
 
 use serde_json::{Value, json};
 

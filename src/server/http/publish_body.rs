@@ -44,7 +44,7 @@ fn line_of(body: &str, part: &str) -> usize {
 
 /// Returns the offset of a slice of a body.
 fn offset_in(body: &str, part: &str) -> usize {
-    // The difference of their addresses.
+    // The difference of the addresses.
     (part.as_ptr() as usize).saturating_sub(body.as_ptr() as usize).min(body.len())
 }
 
@@ -120,7 +120,7 @@ fn checked(event: Result<Complete, String>, check: Check<'_>) -> Result<Complete
     }
 }
 
-/// Parses the events of a body. `lines` says that the content type is NDJSON.
+/// Parses the events of a body. `lines` is true if the content type is NDJSON.
 pub(crate) fn read_body(
     body: &[u8],
     lines: bool,
@@ -152,7 +152,7 @@ pub(crate) fn read_body(
     }
 }
 
-/// Reads an event, which is a part of the body. An error says its line in the body.
+/// Reads an event, which is a part of the body. An error has its line in the body.
 fn read_one(
     body: &str,
     text: &str,

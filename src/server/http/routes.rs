@@ -40,7 +40,7 @@ use crate::server::session::presence_query;
 /// Effect of a request on its connection.
 #[derive(Debug)]
 pub(crate) enum RouteOutcome {
-    /// The response is sent; the connection goes on.
+    /// The response is sent; the connection stays open.
     Response,
     /// The response is sent; the connection closes.
     Closed,
@@ -147,7 +147,7 @@ struct Responder {
     keep_alive: bool,
     /// Whether the response has no body: that to a `HEAD`.
     head_only: bool,
-    /// Time when the request was read: the response's `Date`, at most some seconds old.
+    /// Time when the request was read: the response's `Date`, at most a few seconds old.
     received_at: Timestamp,
 }
 
@@ -213,7 +213,7 @@ pub(crate) fn client_of_body(request: &Request, shown: &Shown, cx: &Context<'_>)
 
 /// One route: a path, its methods, the right that it takes, and its handler.
 struct Route {
-    /// Path, or the beginning of paths if it ends with `/`, but for `/` itself.
+    /// Path. If it ends with `/`, it is a prefix of paths, except `/` itself.
     path: &'static str,
     methods: RouteMethods,
     right: RouteRight,
@@ -259,7 +259,7 @@ impl RouteMethods {
 /// Right that a route takes, as far as it is the same for all requests.
 #[derive(Clone, Copy)]
 enum RouteRight {
-    /// None, or one that the handler asks for.
+    /// None, or one that the handler checks.
     Handler,
     /// Any valid credentials.
     Known,
@@ -369,7 +369,7 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
     }
     let allowed = route.map_or(RouteMethods::Get, |route| route.methods).allowed();
     let is_upgrade = ws::is_upgrade(request);
-    // A configured endpoint may have the path of a route: it takes the upgrades there. The list of bridges keeps its own.
+    // A configured endpoint may have the path of a route: then it serves the upgrades there, except at `/bridge`.
     let route = route.filter(|route| route.methods.take(method));
     match (route, endpoint) {
         _ if method == Method::Options => answer.preflight(allowed),
@@ -380,7 +380,7 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
             Ok(()) => (route.handler)(&mut answer, body),
             Err(refusal) => refusal,
         },
-        // Not an upgrade: the error says what is missing. HEAD gets the response of GET, and opens nothing.
+        // Not an upgrade: the error names the missing header. HEAD gets the response of GET, and opens nothing.
         (None, Some(_)) if method == Method::Get => answer.websocket(Dialect::Native, String::new()),
         (None, Some(_)) if method == Method::Head => answer.refuse_upgrade(UpgradeError::NoUpgrade),
         _ => {
@@ -444,7 +444,7 @@ fn cors_headers(request: &Request, cx: &Context<'_>) -> Vec<(&'static str, Strin
         && origins.iter().any(|allowed| allowed == "*" || origin::is_same(allowed, origin))
     {
         headers.push(("Access-Control-Allow-Origin", origin.to_owned()));
-        // Headers that a page has to read: when to try again, and which credentials it needs.
+        // Headers that a page's script may read: the delay before a retry, and the required credentials.
         headers.push(("Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate".to_owned()));
         // Pages of a named origin may send cookies; those admitted by `*` may not.
         let is_named = origins.iter().any(|allowed| origin::is_same(allowed, origin));
@@ -554,7 +554,7 @@ mod tests {
     #[test]
     fn each_route_is_in_the_openapi_document() {
         let document = include_str!("../../../docs/api/openapi.yaml");
-        // The page, its own stream, and a call of the operator are left out of the document.
+        // The document leaves out the page, its stream, and a request of the operator.
         for route in ROUTES {
             let is_described = document.lines().any(|line| {
                 let path = line.strip_prefix("  ").and_then(|line| line.strip_suffix(':'));

@@ -46,7 +46,7 @@ impl BodyLimits {
 pub(crate) enum TooMuch {
     /// The client has used its share.
     BodyOwner,
-    /// All bodies together have used theirs, and this client more than an equal part of it.
+    /// All bodies together have used up their share, and this client holds more than an equal part of it.
     All,
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// Notes the present size of the body in bytes.
+    /// Notes the current size of the body, in bytes.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
-//! Budget of work: how much one turn of a loop may spend on bytes and subscriptions that peers chose.
+//! Budget of work: the amount that one turn of a loop may spend on its peers' bytes and subscriptions.
 //!
 //! Every loop over a peer's input takes a `&mut Budget`, charges it for each step and stops when it is spent. The rest
-//! goes on in the next turn, after the loop has served its other connections.
+//! continues in the next turn, after the loop has served its other connections.
 //!
 //! Invariants:
 //! - A unit is about 1,000 instructions, about 0.35 us. Costs are counted under callgrind (benches/instructions.rs).
@@ -12,11 +12,11 @@
 /// Units that one turn of a loop spends on its peers before the rest waits for the next turn.
 pub(crate) const TURN: u32 = 2_000;
 
-/// Units that one connection may take of a turn, so that a busy one leaves some to others. The units that nobody has taken
-/// at the end of a turn are given out in further parts of this size.
+/// Units that one connection may take of a turn, so that a busy one leaves some to others. Units that are left at the
+/// end of a turn are given out in further parts of this size.
 pub(crate) const CLIENT: u32 = 500;
 
-/// Units of one connection in a turn while it must show a token and has not: 0.15 ms with the largest step.
+/// Units of one connection in a turn until it has sent the required token: 0.15 ms with the largest step.
 pub(crate) const UNAUTHENTICATED: u32 = 100;
 
 /// Largest step before authentication: one message as long as a token may be, parsed for its type only.
@@ -50,7 +50,7 @@ pub(crate) struct Budget {
     spent: u32,
     /// Number of signatures checked.
     signatures: u32,
-    /// Whether the caller wants no more work now, whatever is left.
+    /// Whether work was stopped, whatever is left.
     stopped: bool,
 }
 

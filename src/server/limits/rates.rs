@@ -20,8 +20,8 @@ use crate::dialect::KindLimits;
 use crate::server::tick::{TICK_MS, Tick, ticks};
 use crate::sync::{Mutex, lock};
 
-/// Rate limits of a client. A request over a limit is refused in the client's protocol (an error with the limit; over
-/// HTTP 429 and `Retry-After`). A client that continues is closed.
+/// Rate limits of a client. A request over a limit is refused in the client's protocol: an error with the limit, or
+/// over HTTP 429 and `Retry-After`. A client that continues is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RateLimits {
@@ -58,7 +58,7 @@ impl Default for RateLimits {
 }
 
 impl RateLimits {
-    /// Returns whether messages are counted in dialects with documents that define no limits.
+    /// Returns whether messages are counted in dialects whose documents define no limits.
     pub(crate) fn count_messages(&self) -> bool {
         self.messages.is_some() || !self.message_kinds.is_empty()
     }
@@ -67,7 +67,7 @@ impl RateLimits {
         u32::try_from(ticks(self.window)).unwrap_or(u32::MAX)
     }
 
-    /// Returns the limit of a kind of message. `usual` has the numbers of the dialect's document, the default first.
+    /// Returns the limit of a kind of message. `usual` has the limits of the dialect's document, the default first.
     fn of(&self, kind: &str, usual: KindLimits) -> Option<u32> {
         let set = self.message_kinds.iter().find(|(name, _)| name == kind).map(|(_, max)| *max);
         let documented = || usual.iter().find(|(name, _)| *name == kind).map(|(_, max)| *max);
@@ -107,7 +107,7 @@ pub(crate) struct Buckets {
     refused: Bucket,
 }
 
-/// Buckets of a client on their way to another process: ticks since a window began, and the number taken in it.
+/// Saved form of a client's buckets, for another process: ticks since each window began, and the number taken in it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedBuckets {
     kinds: Vec<(String, u32, u32)>,
@@ -147,7 +147,7 @@ fn seconds(ticks: u32) -> u64 {
     (u64::from(ticks) * TICK_MS).div_ceil(1000)
 }
 
-/// Counts a message of this kind from a client. Its buckets are made with its first message that is counted.
+/// Counts a message of this kind from a client. Creates the client's buckets at its first counted message.
 pub(crate) fn admit(
     buckets: &mut Option<Box<Buckets>>,
     limits: &RateLimits,
@@ -201,7 +201,7 @@ impl<K: Hash + Eq> Callers<K> {
     }
 }
 
-/// Returns the address that counts: an IPv6 host can choose among a whole /64.
+/// Returns the address to count by: for IPv6 the /64, within which a host can choose its address.
 pub(crate) fn address_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {

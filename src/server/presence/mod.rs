@@ -40,13 +40,13 @@ pub(crate) const NAME_BYTES_MAX: usize = 256;
 pub struct PresenceConfig {
     /// `presence.channels`: channels with presence, as values or patterns. Default: none, which turns presence off.
     pub channels: Vec<String>,
-    /// `presence.grace`: time that a user may be away before they have left, so that a page reload is not reported. Default:
-    /// 10 s.
+    /// `presence.grace`: time that a user may be away before a leave is reported, so that a page reload is not
+    /// reported. Default: 10 s.
     pub grace: Duration,
     /// `presence.max_channels`: maximum number of channels with a connection in them. Default: 10,000.
     pub max_channels: usize,
-    /// `presence.max_channels_per_user`: maximum number of channels of one user, or of one connection; further ones are not
-    /// kept. A user may join by name twice as often per minute. Default: 100.
+    /// `presence.max_channels_per_user`: maximum number of channels of one user, or of one connection; further ones are
+    /// not tracked. A user may join by name twice as often per minute. Default: 100.
     pub max_channels_per_user: usize,
     /// `presence.max_members`: maximum number of users by name in one channel. Default: 1,000.
     pub max_members: usize,
@@ -89,9 +89,9 @@ impl PresenceConfig {
 pub(crate) enum Seat {
     /// A connection of a named user.
     Named,
-    /// A connection without a name, or beyond the users that are kept by name.
+    /// A connection without a name, or of a user beyond the limit of names.
     Other,
-    /// A connection in a channel beyond the limits, which is not kept.
+    /// A connection in a channel beyond the limits, which is only counted.
     Nowhere,
 }
 
@@ -99,9 +99,10 @@ pub(crate) enum Seat {
 struct Member {
     connections: u32,
     since: Timestamp,
-    /// Tick at which the user has left, if no connection is there.
+    /// Tick at which the user counts as having left, if no connection is there.
     due: Tick,
-    /// Whether a loop checks at that tick or an earlier one. One check waits, however often a user comes and goes.
+    /// Whether a check is scheduled at that tick or an earlier one. There is one check per user, however often the user
+    /// reconnects.
     is_watched: bool,
 }
 
@@ -116,7 +117,7 @@ impl Member {
 pub(crate) enum Absence {
     /// The user is back, or had left before.
     Over,
-    /// The absence began anew; check again at this tick.
+    /// A new absence has begun; check again at this tick.
     Until(Tick),
     /// The user has left.
     Left,
@@ -311,7 +312,7 @@ impl Presence {
         all
     }
 
-    /// Takes over the users of the predecessor process. They count as away until they are seen.
+    /// Takes over the users of the predecessor process. They count as away until they reconnect.
     pub(crate) fn expect(&mut self, all: Vec<Expected>) {
         for Expected { channel, user, since } in &all {
             if !self.channels.contains_key(channel) {

@@ -2,14 +2,14 @@
 //!
 //! Invariants:
 //! - At most one piece of news waits for one user in one channel. A join and a leave that were not published cancel out.
-//! - News that the log did not take is published again, before newer news, so that no watcher keeps a user after the departure.
+//! - News that the log refused is published again, before newer news, so that no watcher keeps a user who has left.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::server::tick::Tick;
 
-/// Ticks before news that the log did not take is published again.
+/// Ticks before news that the log refused is published again.
 const RETRY_TICKS: Tick = 10;
 
 /// Arrival of a user in a channel, or departure from it.
@@ -70,7 +70,7 @@ impl Queue {
     /// Takes the next batch, at most `pace` pieces per tick; [`confirm`](Self::confirm) or [`retry`](Self::retry) must follow. An
     /// empty batch means that nothing is to be published now.
     pub(super) fn take(&mut self, tick: Tick, pace: usize) -> Vec<News> {
-        // A call without a pace is the last one before the process ends.
+        // A call without a limit of pace is the last one before the process ends.
         if pace != usize::MAX && (self.is_publishing || tick < self.not_before) {
             return Vec::new();
         }
@@ -105,7 +105,8 @@ impl Queue {
         for news in batch.into_iter().rev() {
             let key = (news.channel.clone(), Arc::clone(&news.user));
             if self.valid.remove(&key).is_some() {
-                // The opposite came meanwhile. The log may have this piece, so the later one of the two is published.
+                // The opposite was added in the meantime. The log may have this piece, so the later one of the two is
+                // published.
                 let later = News { joined: !news.joined, ..news };
                 self.bytes -= bytes_of(&later);
                 self.push_front(later);

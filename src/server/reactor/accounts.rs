@@ -21,7 +21,7 @@ pub(super) struct Accounts {
     pub(super) loop_number: usize,
     /// Whether something has happened since the last report.
     pub(super) report_due: bool,
-    /// Bytes that came or were queued for clients since the loop last counted its memory.
+    /// Bytes received or queued for clients since the loop last counted its memory.
     pub(super) bytes_since_count: usize,
     /// Bytes of the feeds' filter tables, counted once a second.
     pub(super) tables: usize,

@@ -29,15 +29,15 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Admits a connection that the embedding program accepted, and queues its request as input. Returns `None` as
-    /// [`admit`](Self::admit) does; a client that has its response already is refused by a close frame, or by the end of its
-    /// stream.
+    /// [`admit`](Self::admit) does. A client that already has its response is refused by a close frame, or by the end
+    /// of its stream.
     pub(crate) fn adopt(&mut self, socket: S, request: AdoptedRequest) -> Option<Token> {
         let (is_answered, is_upgrade) = (request.is_answered, ws::is_upgrade(&request.request));
         let token = self.admit_as(Connection::adopted(self.turn.tick, request), socket, |mut socket| {
             if !is_answered {
                 listener::refuse(socket);
             } else if is_upgrade {
-                // The socket is new, so it takes a few bytes. If it does not, the client sees the end of the stream.
+                // A new socket accepts a few bytes. If it does not, the client sees the end of the stream.
                 let _ =
                     socket.write(&ws::close_frame(CLOSE_TRY_LATER, "server takes no more connections now"));
             }
@@ -89,7 +89,7 @@ impl<S: Socket> LoopState<S> {
     ) -> Token {
         let kind = connection.transport().name();
         self.shared.metrics.connections.get_or_create(&Kind { kind }).inc();
-        // 31 bits: the token fits a mio token and never meets the loop's own.
+        // 31 bits, so that the token fits a mio token and never equals one of the loop's own.
         self.clients.generation = (self.clients.generation + 1) & 0x7fff_ffff;
         let generation = self.clients.generation;
         let slot = self.clients.conns.insert(Conn {

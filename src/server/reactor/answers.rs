@@ -54,7 +54,7 @@ impl<S: Socket> LoopState<S> {
         answer: PublishAnswer,
     ) {
         if self.shared.is_handed_over() || self.shared.bus.is_closed() {
-            // After a handover no client reads this bus; a closed one takes nothing.
+            // After a handover no client reads this bus; a closed bus accepts nothing.
             let closed = Err(PublishRefusal::Engine(Refused::Closed));
             self.answer_publisher(self.clients.token(slot), closed, answer);
         } else if let Some(once) = once {
@@ -64,7 +64,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Sends the answer to a publisher, if it is still there, whose publication has its outcome.
+    /// Sends the answer to a publisher whose publication has its outcome, if the publisher is still connected.
     pub(super) fn answer_publisher(
         &mut self,
         token: Token,
@@ -126,7 +126,7 @@ impl<S: Socket> LoopState<S> {
         self.answer_publisher(token, Ok(Acceptance { last, duplicates: 0 }), answer);
     }
 
-    /// Gives a job to a worker; its result is the client's answer.
+    /// Gives a job to a worker. Its result becomes the client's answer.
     pub(super) fn work(&mut self, slot: usize, work: Work) {
         let Work { lane, limits, patience, bytes, job, instead } = work;
         let token = self.clients.token(slot);

@@ -18,7 +18,7 @@ pub(super) struct Present {
     pub(super) seat_bytes: usize,
 }
 
-/// Bytes of a seat beside its channel's name.
+/// Memory of a seat without its channel's name, in bytes.
 pub(super) const SEAT_BYTES: usize = 64;
 
 #[derive(Debug, Default)]

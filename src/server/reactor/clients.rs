@@ -23,9 +23,9 @@ pub(crate) struct Conn<S> {
     pub(super) generation: u32,
     pub(super) connection: Connection,
     pub(super) outbox: Outbox,
-    /// Past that the client asked for and has not received completely.
+    /// Replay that the client has not received completely.
     pub(super) replay: Option<Box<ClientReplay>>,
-    /// Number of pending answers of the engine. The connection is not read meanwhile.
+    /// Number of pending answers of the engine. The connection is not read while there are any.
     pub(super) pending_answers: u32,
     /// Whether the socket is full: it is not written until it is reported writable.
     pub(super) blocked: bool,
@@ -42,16 +42,17 @@ pub(super) enum SocketInput {
     /// None: the poll reports the next bytes.
     #[default]
     Drained,
-    /// Perhaps some.
+    /// There may be some.
     Unread,
-    /// Perhaps some, and the end of the peer's input after it. The poll reports no more, so it is read to that end.
+    /// There may be some, followed by the end of the peer's input. The poll reports no more, so the socket is read to
+    /// that end.
     UntilEnd,
 }
 
 /// Fate of a connection once its pending bytes are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ending {
-    /// It stays open. If it is already closed on our side, its peer or its timer ends it.
+    /// It stays open. If our side is already closed, its peer or its timer ends it.
     #[default]
     None,
     /// It is closed from this side.
@@ -84,7 +85,7 @@ impl<S> Conn<S> {
         own + shared
     }
 
-    /// Sets the ending, unless a later stage is set already: a peer that is gone stays gone.
+    /// Sets the ending, unless a later stage is set already.
     pub(super) fn end_with(&mut self, ending: Ending) {
         self.ending = self.ending.max(ending);
     }
@@ -106,7 +107,7 @@ pub(super) struct Clients<S> {
     pub(super) denied: Vec<(Token, Denied)>,
     /// Channels that clients are in.
     pub(super) present: Present,
-    /// Logs whose ends clients are told of.
+    /// Logs whose ends are reported to clients.
     pub(super) ends: EndWatch,
 }
 

@@ -1,4 +1,4 @@
-//! Batches on their way to the bus, some events in each turn.
+//! Publishes large batches on the bus, some events in each turn.
 //!
 //! Invariants:
 //! - An accepted batch is published completely and in its order, even if its client is gone.

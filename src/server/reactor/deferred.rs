@@ -1,13 +1,13 @@
 //! Effects of clients for which this node is not ready yet.
 //!
 //! A client may come from another node that has read more of the engine's log than this one. Or it wants events that no
-//! client here wanted before, and the node has just subscribed to them.
+//! client here wanted before, so the node has only just subscribed to them.
 //!
 //! Invariants:
-//! - The effect is applied when this loop has read that far, or when the wanted events come. So the client gets no event
-//!   twice and misses none.
-//! - After some seconds the effect is applied anyway, and the client receives a gap.
-//! - The client is not read meanwhile.
+//! - The effect is applied when this loop has read that far, or when the node receives the wanted events. So the client
+//!   gets no event twice and misses none.
+//! - After a few seconds the effect is applied anyway, and the client receives a gap.
+//! - The client is not read while it waits.
 
 use super::loop_state::LoopState;
 use super::mailbox::{DeferredEffects, Wait};
@@ -42,8 +42,8 @@ impl<S: Socket> LoopState<S> {
     /// Applies one effect. A long change is applied as far as this turn's budget goes; its rest is deferred, with all
     /// effects after it.
     ///
-    /// A change that fits a client's part of a turn is not divided, even if that part is spent: it is the last step of the
-    /// message at hand. So no event is delivered by the new interest before the reply that says so.
+    /// A change that fits a client's part of a turn is not divided, even if that part is spent: it is the last step of
+    /// the current message. So no event is delivered by the new interest before the reply to the change.
     fn apply_part(&mut self, slot: usize, effect: Effect, rest: impl Iterator<Item = Effect>) {
         let Effect::Change { encoding, lag_policy, mut changes, added } = effect else {
             return self.apply_effect(slot, effect);
@@ -143,7 +143,7 @@ impl<S: Socket> LoopState<S> {
     /// Applies the deferred effects whose condition holds.
     pub(super) fn resume_deferred(&mut self) {
         let mut at = 0;
-        // Effects deferred again meanwhile wait for the next turn.
+        // Effects that are deferred again during this walk wait for the next turn.
         let mut looks = self.requests.deferred.len();
         while looks > 0
             && let Some(put_off) = self.requests.deferred.get(at)

@@ -1,4 +1,4 @@
-//! The order in which clients leave a loop when the server ends, and when each may come back.
+//! The order in which clients leave a loop when the server ends, and the time at which each may reconnect.
 
 use super::token::Token;
 use crate::server::tick::{TICK_MS, Tick};
@@ -34,7 +34,7 @@ pub(super) fn slots(tokens: &[Token], now: Tick, window_ms: u64, returns_a_secon
 #[derive(Default)]
 pub(super) struct Departures {
     pub(super) is_draining: bool,
-    /// In reverse order: the last one is notified next.
+    /// Clients in reverse order: the last one is notified next.
     pub(super) pending: Vec<DrainSlot>,
 }
 

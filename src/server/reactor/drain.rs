@@ -1,8 +1,9 @@
-//! Drain of a loop at the server's end: clients leave one by one, in random order, each with its own time to return.
+//! Drain of a loop at the server's end: clients leave one by one, in random order, each with its own delay before it
+//! reconnects.
 //!
 //! Invariants:
-//! - Clients leave over the window of the configuration. They are told to return after it, at the configured rate, so that
-//!   no other node takes all of them at once.
+//! - Clients leave over the configured window. They are asked to return after it, at the configured rate, so that other
+//!   nodes do not receive all of them at once.
 
 use super::delivery::BATCHES_A_TURN;
 use super::departures::{RETURN_MIN_MS, slots};

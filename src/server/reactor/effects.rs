@@ -80,7 +80,7 @@ impl<S: Socket> LoopState<S> {
                 self.leave_channels(slot);
                 self.clients.ends.remove(self.clients.token(slot));
                 if self.clients.conns[slot].replay.take().is_some() {
-                    // Live events would follow an unreported gap.
+                    // Stop here: live events would follow an unreported gap.
                     let outbox = &mut self.clients.conns[slot].outbox;
                     outbox.set_replaying(false);
                     let moved = outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
@@ -91,7 +91,7 @@ impl<S: Socket> LoopState<S> {
                 self.send(slot, last);
                 let conn = &mut self.clients.conns[slot];
                 conn.end_with(Ending::Closing);
-                // The connection's timer decides how long it may take.
+                // The connection's timer limits the time that closing may take.
                 self.turn.wheel.add(self.turn.tick + 1, slot as ConnIndex);
             }
         }
@@ -109,7 +109,7 @@ impl<S: Socket> LoopState<S> {
         );
     }
 
-    /// Delivers the events that these wishes match from now on. The client must have left its feed.
+    /// Starts to deliver the events that these wishes match. The client must have left its feed.
     pub(super) fn join(
         &mut self,
         slot: usize,

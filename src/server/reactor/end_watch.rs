@@ -1,6 +1,6 @@
-//! The clients of a loop by the kept logs that end which their filters name.
+//! The clients of a loop, by the kept logs with an end that their filters name.
 //!
-//! Always: a client is listed under exactly the names that its present filters have, within its grant.
+//! Always: a client is listed under exactly the names in its current filters, within its grant.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use smallvec::SmallVec;
 use super::token::Token;
 use crate::kept::{LogEnd, LogName};
 
-/// Clients that are told of ends.
+/// Clients to which ends are reported.
 #[derive(Debug, Default)]
 pub(super) struct EndWatch {
     clients: HashMap<LogName, SmallVec<[Token; 2]>>,
     named: HashMap<Token, WatchedLogs>,
-    /// Ends to tell.
+    /// Ends to report.
     pub(super) pending: Vec<PendingEnds>,
     bytes: usize,
 }
@@ -25,26 +25,26 @@ pub(super) struct EndWatch {
 pub(super) struct WatchedLogs {
     /// By name: number of the client's filters that have it.
     pub(super) names: BTreeMap<LogName, u32>,
-    /// Whether the client has one filter, which names no log beside these.
+    /// Whether the client has one filter, which selects no other log.
     pub(super) is_closed: bool,
 }
 
-/// Ends to tell one client.
+/// Ends to report to one client.
 #[derive(Debug)]
 pub(super) struct PendingEnds {
     pub(super) token: Token,
-    /// Subscription that is told; `None`: each that names the log.
+    /// Subscription to report to; `None` for each that names the log.
     pub(super) subscription: Option<Box<str>>,
     pub(super) ends: Vec<Arc<LogEnd>>,
     /// Whether later events were queued for the client before.
     pub(super) is_late: bool,
 }
 
-/// Memory of a name of a client beside its text, in bytes: its places in both tables.
+/// Memory of a client's name without its text, in bytes: its places in both tables.
 const NAME_BYTES: usize = 2 * size_of::<LogName>() + 96;
 
 impl EndWatch {
-    /// Returns whether no client names a log that ends.
+    /// Returns whether no client names a log with an end.
     pub(super) fn is_empty(&self) -> bool {
         self.clients.is_empty()
     }
@@ -59,7 +59,7 @@ impl EndWatch {
         self.named.get(&token)
     }
 
-    /// Sets whether a client has one filter, which names no log beside those that it is listed under.
+    /// Sets whether a client has one filter, which selects no log but those that it is listed under.
     pub(super) fn set_closed(&mut self, token: Token, is_closed: bool) {
         if let Some(watched) = self.named.get_mut(&token) {
             watched.is_closed = is_closed;
@@ -78,7 +78,7 @@ impl EndWatch {
         }
     }
 
-    /// Removes a name of a filter that a client has no more.
+    /// Removes a name of a filter that a client no longer has.
     pub(super) fn take(&mut self, token: Token, name: &LogName) {
         let Some(watched) = self.named.get_mut(&token) else { return };
         let Some(count) = watched.names.get_mut(name) else { return };

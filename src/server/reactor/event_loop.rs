@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Each loop has one thread, one poll and one state.
-//! - Nothing here knows a protocol.
+//! - No code here depends on a protocol.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -38,8 +38,8 @@ const LISTENERS: usize = usize::MAX - 1;
 /// Maximum number of listening sockets of a loop.
 const LISTENERS_MAX: usize = 1024;
 
-/// Maximum wait for pending answers before a loop is handed over. The other loops wait meanwhile. A client without its
-/// answer stays, receives it here, and is told to reconnect.
+/// Maximum wait for pending answers before a loop is handed over; the other loops wait too. A client without its answer
+/// stays, receives it here, and is asked to reconnect.
 #[cfg(unix)]
 const ANSWERS_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -57,8 +57,8 @@ fn listen(shared: &Shared, address: SocketAddr) -> io::Result<(SocketAddr, Vec<V
     let mut first = bind(address, false)?;
     let address = first.local_addr()?.as_socket().unwrap_or(address);
     if several {
-        // Sockets that share a port would share it with another server's too: the one before, which does not,
-        // found that there is none.
+        // Sockets that share a port would also share it with another server's. Binding the first socket without sharing
+        // has shown that there is none.
         drop(first);
         first = bind(address, true)?;
     }
@@ -327,7 +327,7 @@ impl EventLoop {
         }
     }
 
-    /// Takes in connections that the embedding program accepted.
+    /// Admits connections that the embedding program accepted.
     fn adopt(&mut self) {
         if !self.shared.loops.adoptions.has_some(self.number) {
             return;
@@ -342,7 +342,7 @@ impl EventLoop {
                         self.register(token);
                     }
                 }
-                // The peer is gone already.
+                // The peer has already closed.
                 Err(error) => tracing::debug!(%error, "an adopted socket is broken"),
             }
         }

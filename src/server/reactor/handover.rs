@@ -1,7 +1,7 @@
 //! Packs clients for a successor process, and unpacks those of a predecessor.
 //!
-//! Always: a packed client has every event that this loop has read, or its pending bytes move with it. One process at a time
-//! writes to it. A client that can't move stays, and is told to reconnect.
+//! Always: a packed client has every event that this loop has read, or its pending bytes move with it. One process at a
+//! time writes to it. A client that can't move stays, and is asked to reconnect.
 
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +57,7 @@ impl From<&FeedInterest> for SavedInterest {
 }
 
 impl SavedInterest {
-    /// Restores an interest. It was combined with a grant, so it may be longer than a client's own limit.
+    /// Restores an interest. It was joined with a grant, so it may be longer than a client's own limit.
     fn restored(self) -> Option<FeedInterest> {
         let mut limits = FilterLimits::default();
         (limits.values_max, limits.comparisons_max) = (limits.values_max * 4, limits.comparisons_max * 4);
@@ -85,7 +85,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Reads the bus to its end, and passes every client that can move to `give`. The caller guarantees that nothing is
-    /// published meanwhile, and uses no socket afterwards until [`Self::release`] or [`Self::reclaim`].
+    /// published during the call, and uses no socket afterwards until [`Self::release`] or [`Self::reclaim`].
     pub(crate) fn pack(&mut self, mut give: impl FnMut(&S, SavedClient)) -> Vec<Packed> {
         self.commit_all();
         self.close_denied();
@@ -141,7 +141,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Sets the time at which clients are taken over. Events wait meanwhile, so that all clients begin at one place.
+    /// Sets the time at which clients are taken over. Events wait until then, so that all clients begin at one place.
     pub(crate) fn set_time(&mut self, tick: Tick, now: Timestamp) {
         (self.turn.tick, self.turn.now) = (self.turn.tick.max(tick), now);
     }

@@ -12,7 +12,7 @@ const RESERVED_BYTES: usize = 16 * 1024 * 1024;
 /// Size of one block. Blocks from 128 KiB on are mapped apart from the heap.
 const BLOCK_BYTES: usize = 120 * 1024;
 
-/// Makes room in the heap of this thread.
+/// Grows the heap of this thread.
 pub(super) fn reserve() {
     if !cfg!(all(target_os = "linux", target_env = "gnu")) {
         return;
@@ -20,6 +20,6 @@ pub(super) fn reserve() {
     let blocks: Vec<Vec<u8>> = (0..RESERVED_BYTES / BLOCK_BYTES)
         .map(|_| std::hint::black_box(Vec::with_capacity(BLOCK_BYTES)))
         .collect();
-    // In the order of the addresses: the blocks become one, which is given back by a single call.
+    // Dropped in the order of the addresses: the blocks become one, which is released by a single call.
     drop(blocks);
 }

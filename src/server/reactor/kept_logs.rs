@@ -1,8 +1,8 @@
 //! Publications to kept logs: admitted and published under the lock of the logs.
 //!
 //! Invariants:
-//! - An event of a kept log gets its id under the lock under which it was admitted, or its log is held for its batch, so an
-//!   ended log takes nothing and no event comes between `expected_last_id` and its event.
+//! - An event of a kept log gets its id under the lock under which it was admitted, or its log is held for its batch.
+//!   So an ended log accepts nothing, and no event comes between `expected_last_id` and its event.
 //! - The lock is held for at most [`PUBLISHED_A_BATCH`] events, and never while the loop delivers, because delivery records.
 
 use std::sync::Arc;
@@ -23,11 +23,11 @@ pub(super) fn refusal_of(refusal: LogRefusal, events: &[Complete]) -> PublishRef
 }
 
 impl<S: Socket> LoopState<S> {
-    /// Publishes events on the bus, if the kept logs take them, and sends the answer. Without rules each event is taken that
-    /// has no condition on a log.
+    /// Publishes events on the bus, if the kept logs admit them, and sends the answer. Without rules, each event
+    /// without a condition on a log is admitted.
     pub(super) fn publish_in_logs(&mut self, token: Token, events: Vec<Complete>, answer: PublishAnswer) {
         if self.delivery.unpumped + events.len() > PUBLISHED_A_BATCH && self.shared.kept.is_on() {
-            // Before the lock: the loop does not deliver under it. The client may be gone afterwards.
+            // Delivers before the lock, under which the loop must not deliver. The client may be gone afterwards.
             self.delivery.reader.notify_others();
             self.pump(BATCHES_A_TURN);
         }
@@ -93,7 +93,7 @@ impl<S: Socket> LoopState<S> {
     }
 }
 
-/// Returns the events without what their publisher said about them.
+/// Returns the events without their publisher's conditions.
 pub(super) fn into_events(events: Vec<Complete>) -> Vec<Event> {
     events.into_iter().map(Complete::into_event).collect()
 }

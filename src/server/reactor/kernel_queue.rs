@@ -1,7 +1,8 @@
-//! Asks the kernel how many bytes of a connection it holds: written by us, not acknowledged by the peer (`SIOCOUTQ`).
+//! Queries the number of bytes that the kernel holds for a connection: written by us, not acknowledged by the peer
+//! (`SIOCOUTQ`).
 //!
-//! Invariant: one question and one answer for each connection, without blocking. If the kernel does not answer
-//! (another system, a sandbox), nothing is known and nothing fails.
+//! Invariant: one query and one answer for each connection, without blocking. If the kernel does not answer (another
+//! system, a sandbox), the number is unknown and nothing fails.
 //!
 //! The `ioctl` itself is `unsafe` in every crate that has it. The kernel's socket diagnosis (sock_diag(7), which `ss` reads)
 //! returns it with one datagram each way.
@@ -14,12 +15,12 @@ use std::{
     net::IpAddr,
 };
 
-/// Connection to the kernel, opened with the first question.
+/// Connection to the kernel, opened with the first query.
 #[derive(Debug, Default)]
 pub(crate) struct KernelQueues {
     #[cfg(target_os = "linux")]
     socket: Option<socket2::Socket>,
-    /// Whether the kernel refused a question. Then it is not asked again.
+    /// Whether the kernel refused a query. Then there are no further queries.
     #[cfg(target_os = "linux")]
     refused: bool,
 }
@@ -115,7 +116,7 @@ mod tests {
             let ends = (ours.local_addr().expect("bound"), peers);
             let mut backlog = KernelQueues::default();
             assert_eq!(backlog.of(ends), Some(0));
-            // More than the peer's receive buffer takes: the rest stays in our kernel's queue.
+            // Writes more than the peer's receive buffer holds: the rest stays in our kernel's queue.
             ours.set_nonblocking(true).expect("a socket");
             let mut written = 0;
             while let Ok(len) = ours.write(&[7; 8 * 1024]) {

@@ -1,8 +1,8 @@
 //! Compact record of events that the rings and the log may have dropped, by kind.
 //!
-//! A client that resumes from a dropped place wants to know whether it missed anything, and how much. The events are gone,
-//! but their kinds are not: each is kept as a number of two bytes, which stands for its type, source, stream, channel and
-//! kind of entity. Filters on only those attributes get an exact count, others a bound.
+//! A client that resumes from a dropped place needs to know whether it missed events, and how many. The events are
+//! dropped, but their kinds are recorded: two bytes for each event, which stand for its type, source, stream, channel
+//! and kind of entity. Filters on these attributes alone get an exact count, others a bound.
 //!
 //! Invariants:
 //! - The record of a shard is one run of events without a hole, in one epoch.
@@ -39,7 +39,7 @@ const COMPARE_INSTRUCTIONS: usize = 30;
 /// Maximum budget units of one count. A filter so large that its count would take more gets a bound.
 const UNITS_MAX: usize = 500;
 
-/// Attributes that make up a kind. The others mostly differ for each event.
+/// Attributes that make up a kind. The others usually differ for each event.
 const KEPT: [Attribute; 5] =
     [Attribute::Type, Attribute::Source, Attribute::Stream, Attribute::Channel, Attribute::EntityKind];
 

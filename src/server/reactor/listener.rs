@@ -1,7 +1,7 @@
-//! The listening socket: its options, accepting within a budget, and what to do when descriptors run out.
+//! The listening socket: its options, accepting within a budget, and the handling of exhausted descriptors.
 //!
-//! Always: a client that can't be served receives an HTTP refusal if that works at once, and never delays other clients. The
-//! listener survives running out of descriptors.
+//! Always: a client that can't be served receives an HTTP refusal if that works without waiting, and never delays other
+//! clients. The listener survives running out of descriptors.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,8 +20,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Maximum number of connections that wait in the kernel, which reduces this to its own limit.
 const BACKLOG: i32 = 4096;
 
-/// Maximum number of unsent bytes that the kernel holds for a client: two of the feeds' runs. Without a limit it would hold
-/// megabytes for each client that does not read, and its lag would be noticed later by that much.
+/// Maximum number of unsent bytes that the kernel holds for a client: two of the feeds' runs. Without a limit it would
+/// hold megabytes for each client that does not read, and the client's lag would be detected later by that many bytes.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
@@ -64,7 +64,7 @@ pub(crate) fn set_options(socket: SockRef<'_>) -> io::Result<()> {
 
 /// Writes the refusal to a new connection, as far as that works without waiting.
 pub(crate) fn refuse(mut socket: impl Read + Write) {
-    // Unread input at the close makes the kernel discard written bytes.
+    // Closing a socket with unread input makes the kernel discard written bytes.
     let _ = socket.read(&mut [0; 4096]);
     let _ = socket.write(BUSY);
 }

@@ -1,10 +1,10 @@
-//! The ends of kept logs, told to the clients whose filters name them.
+//! Reports the ends of kept logs to the clients whose filters name them.
 //!
 //! Invariants:
-//! - An end is told after the log's last event was appended to the feeds, and before any later event is.
-//! - A client that still receives its past is told after it. The place that it is told then is its present one, so that it never
-//!   goes back.
-//! - Without a rule that ends logs the cost is one look at a flag, and at an empty table.
+//! - An end is reported after the log's last event was appended to the feeds, and before any later event is.
+//! - A client that still receives its past gets the report after it, with its current place, so that its place never
+//!   moves back.
+//! - Without a rule that ends logs, the cost is one look at a flag and at an empty table.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::kept::LogEnd;
 use crate::server::session::ended::LogsEnded;
 
 impl<S: Socket> LoopState<S> {
-    /// Lists a client under the logs that these filters name, its whole interest.
+    /// Lists a client under the logs that these filters name. The filters are its whole interest.
     pub(super) fn watch_ends<'a>(
         &mut self,
         slot: usize,
@@ -68,7 +68,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Lists all clients anew, because the rules have changed.
+    /// Lists all clients again, because the rules have changed.
     pub(super) fn watch_ends_anew(&mut self) {
         let slots: Vec<usize> = self.clients.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
@@ -86,7 +86,7 @@ impl<S: Socket> LoopState<S> {
         id.sequence < self.delivery.reader.position(id.shard)
     }
 
-    /// Tells the clients that name a log of its end. The event that ended it is in the feeds.
+    /// Reports the end of a log to the clients that name it. The event that ended it is in the feeds.
     pub(super) fn handle_end(&mut self, end: &Arc<LogEnd>) {
         let pending =
             |&token| PendingEnds { token, subscription: None, ends: vec![Arc::clone(end)], is_late: false };
@@ -95,7 +95,8 @@ impl<S: Socket> LoopState<S> {
         self.tell_ends();
     }
 
-    /// Notes the logs that have ended already and that a new subscription, or stream, names; `except` are told anyway.
+    /// Notes the logs that have ended already and that a new subscription, or stream, names. Those in `except` are
+    /// reported anyway.
     pub(super) fn note_ended(&mut self, slot: usize, subscription: &str, except: &[Arc<LogEnd>]) {
         let conn = &self.clients.conns[slot];
         let token = conn.token(slot);
@@ -121,7 +122,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Tells clients the ends that are pending. A client is not removed here: its bytes are written later.
+    /// Reports the pending ends to clients. A client is not removed here: its bytes are written later.
     pub(super) fn tell_ends(&mut self) {
         for PendingEnds { token, subscription, ends, is_late } in
             std::mem::take(&mut self.clients.ends.pending)
@@ -146,7 +147,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Returns whether all logs that a client's only filter names have ended, and it names no others.
+    /// Returns whether all logs that a client's only filter names have ended, and the filter selects no others.
     fn have_all_ended(&self, slot: usize) -> bool {
         let Some(watched) = self.clients.ends.logs_of(self.clients.token(slot)) else { return false };
         let Some(logs) = self.shared.kept.lock().filter(|_| watched.is_closed) else { return false };

@@ -1,6 +1,6 @@
 //! A loop without its poll: connections, feeds and the bus, driven by readiness and time.
 //!
-//! It never names mio: a socket is anything that implements [`Socket`].
+//! It does not depend on mio: a socket is any type that implements [`Socket`].
 //!
 //! Invariants:
 //! - Events of the bus are appended to the feeds before a client's message is read, so a subscription starts at the place
@@ -237,7 +237,8 @@ impl<S: Socket> LoopState<S> {
         self.read_within(slot, part.saturating_sub(self.spent_by(slot)));
     }
 
-    /// Reads from a connection that has had its part of the turn's budget, because nobody else takes the rest of it.
+    /// Reads from a connection that has used up its part of the turn's budget, because no other connection needs the
+    /// rest.
     pub(super) fn read_more(&mut self, slot: usize) {
         self.read_within(slot, budget::CLIENT);
     }
@@ -264,7 +265,7 @@ impl<S: Socket> LoopState<S> {
         for _ in 0..READS_A_TURN {
             let conn = &mut self.clients.conns[slot];
             if conn.replay.is_some() || conn.pending_answers > 0 || conn.waiting_bytes() > REPLY_BYTES_MAX {
-                // Reading continues when the replies, or the past, are written.
+                // Reading continues after the replies, or the past, are written.
                 return;
             }
             if self.turn.work.is_spent() {
@@ -304,7 +305,8 @@ impl<S: Socket> LoopState<S> {
             }
             let conn = &mut self.clients.conns[slot];
             if conn.connection.input_bytes() > 0 {
-                // The rest of a request may have arrived meanwhile. It should not hold memory until the next turn.
+                // The rest of a request may have arrived by now. The request should not hold memory until the next
+                // turn.
                 conn.note_input();
             }
         }
@@ -360,7 +362,7 @@ impl<S: Socket> LoopState<S> {
             return true;
         }
         if self.clients.conns[slot].replay.as_ref().is_some_and(|replay| !replay.is_waiting()) {
-            // Its next page is made in turn.
+            // The connection is queued, and its next page is made in its turn.
             self.queue(slot);
         }
         let conn = &mut self.clients.conns[slot];
@@ -378,9 +380,9 @@ impl<S: Socket> LoopState<S> {
                 if conn.replay.is_some() {
                     conn.connection.note_activity(self.turn.tick);
                 } else if conn.pending_answers > 0 {
-                    // The pending answer comes through the mailbox.
+                    // The pending answer arrives by the mailbox.
                 } else if conn.ending == Ending::HungUp {
-                    // No event of the poll will report the end of this connection.
+                    // The poll will not report the end of this connection.
                     self.remove(slot);
                     return false;
                 } else if conn.ending == Ending::Closing {
@@ -528,7 +530,7 @@ impl<S: Socket> LoopState<S> {
             let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
             let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
             match conn.connection.timer(&mut cx) {
-                // A pending answer comes in time, or is given up.
+                // A pending answer arrives in time, or its own timeout ends the wait.
                 Timer::Over if self.clients.conns[slot].pending_answers > 0 => {
                     self.turn.wheel.add(self.turn.tick + 10, key);
                 }
@@ -557,8 +559,8 @@ impl<S: Socket> LoopState<S> {
         self.report();
     }
 
-    /// Writes the heartbeat of an idle client straight to the socket, without a place in the outbox: that saves two allocations.
-    /// Leaves the rest to the outbox, if the socket does not take all of it.
+    /// Writes the heartbeat of an idle client directly to the socket, without a place in the outbox, which saves two
+    /// allocations. If the socket does not accept all of it, the outbox gets the rest.
     fn write_heartbeat(&mut self, slot: usize) {
         let [Effect::Send(bytes)] = self.turn.effects.as_mut_slice() else { return };
         let Some(conn) = self.clients.conns.get_mut(slot) else { return };
@@ -580,8 +582,8 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn notify_drain(&mut self, slot: usize, delay_ms: u64) {
         let Some(conn) = self.clients.conns.get_mut(slot) else { return };
         if conn.replay.is_some() {
-            // The close drops the events of an unfinished past that are not written yet, and every reply after them. So they
-            // are dropped here, and the notice is the next message that the client receives.
+            // Closing drops the unwritten events of an unfinished past, and every reply after them. So they are dropped
+            // here first, and the notice is the next message that the client receives.
             self.stop_delivery(slot);
         }
         let conn = &mut self.clients.conns[slot];

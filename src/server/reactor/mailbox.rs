@@ -1,4 +1,4 @@
-//! Answers from other threads, and requests of clients that are still under way.
+//! Answers from other threads, and clients' requests in progress.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) enum MailboxItem {
     Work(u64, Made),
     /// A page of the engine's log, for a replay or the snapshot.
     Past(Arrived),
-    /// The publication that the one with this number waits for has its outcome.
+    /// Outcome of the publication that the one with this number waits for.
     Settled(u64),
 }
 
@@ -59,12 +59,12 @@ impl Mailbox {
     }
 }
 
-/// A batch with events that are still to be published.
+/// A batch with events that are not published yet.
 pub(super) struct Commit {
     pub(super) token: Token,
     pub(super) events: vec::IntoIter<Event>,
     pub(super) last: Option<EventId>,
-    /// Kept logs that take nothing else meanwhile.
+    /// Kept logs that refuse other events until the batch is published.
     pub(super) held: Vec<LogName>,
     pub(super) answer: PublishAnswer,
     #[expect(dead_code, reason = "counts its bytes while it lives")]
@@ -82,7 +82,7 @@ pub(super) struct WaitingPublish {
 
 /// Condition that a client waits for.
 pub(super) enum Wait {
-    /// The loop has read the log up to this place.
+    /// The loop has read the engine's log up to this place.
     Log(Since),
     /// The next turn begins. A long change has used up the budget of this one.
     Turn,
@@ -98,13 +98,13 @@ pub(super) struct DeferredEffects {
     pub(super) effects: Vec<Effect>,
 }
 
-/// Requests of clients that are under way, and the mailbox for their answers.
+/// Clients' requests in progress, and the mailbox for their answers.
 #[derive(Default)]
 pub(super) struct PendingRequests {
     pub(super) mailbox: Arc<Mailbox>,
     /// Effects that wait, for example until this loop has read the engine's log as far as its client has.
     pub(super) deferred: Vec<DeferredEffects>,
-    /// Batches on their way to the bus.
+    /// Batches that are being published.
     pub(super) commits: VecDeque<Commit>,
     /// Clients that wait for a worker.
     pub(super) awaited: HashMap<Token, Awaited>,

@@ -1,7 +1,7 @@
 //! Publications that are accepted once: those with an idempotency key, and those of events with a dedupe id.
 //!
 //! Invariants:
-//! - Nothing of such a publication is published without a claim on its key and on the ids of its new events.
+//! - No event of such a publication is published without a claim on its key and on the ids of its new events.
 //! - A client is not read while its publication waits for another one, so its answers keep their order.
 //! - Each wait ends with the outcome of the other publication, and a publication waits a limited number of times.
 
@@ -21,7 +21,7 @@ use crate::server::session::effect::{Acceptance, PublishAnswer, PublishRefusal};
 /// Maximum number of times that a publication waits for another one.
 const WAITS_MAX: u8 = 4;
 
-/// Number of ids that cost a unit of work to claim and to settle.
+/// Number of ids that one unit of work claims and settles.
 const IDS_A_UNIT: usize = 16;
 
 impl<S: Socket> LoopState<S> {

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A client is in the channels that its subscriptions name, within its rights.
 //! - The loop that closed a user's last connection announces the user's leave, after the grace time.
-//! - If presence is off, the cost is one look at the settings.
+//! - If presence is off, the cost is one look at a setting.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::filter::Filter;
 use crate::server::tick::Tick;
 use crate::sync::lock;
 
-/// Divisor of the rings' capacity: the maximum number of presence events per tick is one part. So any number of joins takes
-/// at least six seconds to fill the rings.
+/// Divisor of the rings' capacity that gives the maximum number of presence events per tick. So filling the rings takes
+/// at least six seconds, whatever the number of joins.
 const PACE_PARTS: usize = 64;
 const PACE_MIN: usize = 16;
 
@@ -176,7 +176,7 @@ impl<S: Socket> LoopState<S> {
         presence.update_gauges(&self.shared.metrics);
     }
 
-    /// Returns the tick at which a user may have left, or news are to be published.
+    /// Returns the tick at which a user may have left, or news has to be published.
     pub(super) fn next_departure(&self) -> Option<Tick> {
         let departure = self.clients.present.departures.first_key_value().map(|((tick, _), _)| *tick);
         let has_news = self.turn.config.presence.is_on() && lock(&self.shared.clients.presence).has_news();

@@ -1,20 +1,20 @@
-//! Queues of the connections that have something to do without waiting for their sockets.
+//! Queues of the connections that have work and need not wait for their sockets.
 //!
-//! Always: a connection stands at most once in each queue, so the queues are bounded by the connections. A token that outlives
-//! its connection is passed over.
+//! Always: a connection is at most once in each queue, so the queues are bounded by the number of connections. A token
+//! that outlives its connection is skipped.
 
 use std::collections::VecDeque;
 
 use super::token::Token;
 
-/// Connections of one loop that have something to do, in the order in which they are served.
+/// Connections of one loop that have work, in the order in which they are served.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    /// Connections with bytes that their write budget has left over, or whose write failed. All are served in each turn.
+    /// Connections with bytes beyond their write budget, or whose write failed. All are served in each turn.
     pub(super) output: Vec<Token>,
     /// Connections with input that was not read.
     pub(super) input: VecDeque<Token>,
-    /// Connections with a past under way, whose next page is to be made.
+    /// Connections with a replay in progress, whose next page has to be made.
     pub(super) pasts: VecDeque<Token>,
     /// Connections whose next input begins a TLS handshake.
     pub(super) handshakes: VecDeque<Token>,
@@ -26,7 +26,7 @@ impl Queues {
     }
 }
 
-/// Queues that a connection stands in.
+/// Queues that contain a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Queued(u8);
 

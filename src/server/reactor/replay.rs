@@ -60,7 +60,7 @@ const EVENT_INSTRUCTIONS: u32 = 1_500;
 const BYTE_INSTRUCTIONS: usize = 3;
 
 impl ReplayFrom {
-    /// Returns the word by which a client requests it.
+    /// Returns the word by which a client requests this kind of past.
     fn kind(&self) -> &'static str {
         match self {
             Self::After(_) | Self::Unknown => "since",
@@ -83,7 +83,7 @@ impl<S: Socket> LoopState<S> {
         report: PastReport,
     ) {
         let kind = from.kind();
-        // The beginning of the other kinds is known after the search.
+        // The start of the other kinds is known only after the search.
         let mut start = None;
         let work = match from {
             ReplayFrom::Newest(count) => ReplayWork::Newest(self.newest(&filters, count)),
@@ -115,8 +115,8 @@ impl<S: Socket> LoopState<S> {
         self.clients.conns[slot].replay = Some(Box::new(replay));
     }
 
-    /// Begins to deliver again, from a place on, the events that a client's subscriptions match. Events pending in
-    /// its feed are skipped, because they come again too.
+    /// Begins to deliver again, from a place on, the events that a client's subscriptions match. Events pending in its
+    /// feed are skipped, because they are delivered again, too.
     pub(super) fn begin_refill(
         &mut self,
         slot: usize,
@@ -153,16 +153,16 @@ impl<S: Socket> LoopState<S> {
         Newest::new(ends, followed, count)
     }
 
-    /// Returns the places from which on a node that follows only its clients' interest has everything that a filter
-    /// matches; `None` if that is the beginning.
+    /// Returns the places from which a node that follows only its clients' interest has everything that a filter
+    /// matches; `None` if it has everything from the beginning.
     fn followed(&self, filter: &Filter) -> Option<(u64, Box<[Sequence]>)> {
         let interest = self.shared.engine.as_ref()?.interest()?;
         let followed = interest.since(filter, self.shared.bus.shards())?;
         followed.1.iter().any(|since| *since > 0).then_some(followed)
     }
 
-    /// Returns the end of a shard for a reader that then gets live events: the place in the ring, and the last event
-    /// before it.
+    /// Returns the end of a shard for a reader that continues with live events: the place in the ring, and the last
+    /// event before it.
     pub(super) fn end_of(&self, shard: u16) -> (Sequence, LogPlace) {
         let to = self.delivery.reader.position(shard);
         let until = match &self.delivery.continuity {
@@ -172,8 +172,7 @@ impl<S: Socket> LoopState<S> {
         (to, until)
     }
 
-    /// Returns the way through everything in the rings, and through the part of the log that it is to keep of each
-    /// shard.
+    /// Returns a reader of everything in the rings, and of the part of the log that is kept of each shard.
     pub(super) fn whole_past(&self) -> Forward {
         let bus = &self.shared.bus;
         let shards = bus.shards() as u16;
@@ -211,12 +210,12 @@ impl<S: Socket> LoopState<S> {
         if let Some(work) = self.work_in_logs(&marks, filters) {
             return work;
         }
-        // Events that the node did not subscribe to then are unknown to it.
+        // Events from before the node subscribed to them are unknown to it.
         let mut is_from_before = false;
         for filter in filters {
             is_from_before |= self.follow_on(&mut marks, filter);
         }
-        // Shards that the client does not name begin now.
+        // In shards that the client does not name, the past begins now.
         let mut at = self.delivery.reader.client_position().cloned();
         if let (Some(at), Some(first)) = (&mut at, marks.first())
             && at.epoch() != first.epoch
@@ -228,7 +227,7 @@ impl<S: Socket> LoopState<S> {
             let (to, until) = self.end_of(id.shard);
             let (missed, place) = match retained_after(&self.shared, id, to) {
                 RetainedAfter::All(next) => (0, ReadPlace::Ring(next)),
-                // The maximum wait for it is over.
+                // The maximum wait for the log is over.
                 RetainedAfter::NotYet => continue,
                 _ if has_log => (0, ReadPlace::Log { is_known: false }),
                 RetainedAfter::Some(missed, next) => (missed, ReadPlace::Ring(next)),
@@ -245,14 +244,14 @@ impl<S: Socket> LoopState<S> {
         ReplayWork::Forward(Forward { lanes, at, partial_since, unread_first: false })
     }
 
-    /// Returns the work for everything that is kept of the logs that the filters name or match, and for the rings if some of their
-    /// events may be under no rule.
+    /// Returns the work for everything retained in the logs that the filters name or match, and for the rings if some
+    /// of their events may be under no rule.
     fn work_from_start(&self, filters: &[Filter]) -> ReplayWork {
         let bus = &self.shared.bus;
         let (cursor, is_covered) = match self.shared.kept.lock() {
             Some(logs) => match logs.cursor(filters, &[], self.turn.now) {
                 Ok(cursor) => (cursor, logs.cover(filters, |shard| bus.oldest(shard))),
-                // There were fewer when the request was checked.
+                // The number of logs has grown since the request was checked.
                 Err(_) => return ReplayWork::Unknown(None),
             },
             None => (KeptCursor::default(), false),
@@ -261,8 +260,8 @@ impl<S: Socket> LoopState<S> {
         ReplayWork::Kept(Box::new(KeptPast::new(cursor, filters, self.ends(), rings)))
     }
 
-    /// Returns the work for everything in kept logs after these places, if the logs have all events that the filters match and the
-    /// rings have not.
+    /// Returns the work for everything in kept logs after these places, if the logs have all events that the filters
+    /// match and the rings do not.
     fn work_in_logs(&mut self, marks: &[EventId], filters: &[Filter]) -> Option<ReplayWork> {
         let (shared, bus) = (&self.shared, &self.shared.bus);
         if !shared.kept.is_on() || marks.len() < bus.shards() {
@@ -302,7 +301,7 @@ impl<S: Socket> LoopState<S> {
         for id in marks.iter_mut().filter(|id| id.epoch == epoch) {
             let Some(since) = since.get(usize::from(id.shard)) else { continue };
             if id.next_sequence() < *since {
-                // A place in the future stands for the next event.
+                // A place beyond the newest event counts as that of the next event.
                 let since = (*since).min(self.next_of_log(id.shard, epoch)).max(id.next_sequence());
                 *id = EventId::before(epoch, id.shard, since);
                 moved = true;
@@ -380,8 +379,8 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Continues the search for the newest events, and answers the client once they are found, or the log has to be
-    /// asked.
+    /// Continues the search for the newest events. Answers the client once they are found, or a page of the log has to
+    /// be requested.
     fn search_newest(&mut self, slot: usize, replay: &mut ClientReplay, budget: &mut Budget) {
         let ReplayWork::Newest(newest) = &mut replay.work else { return };
         let mut store = Store { shared: &self.shared, arrived: &mut replay.arrived, now: self.turn.now };
@@ -403,7 +402,7 @@ impl<S: Socket> LoopState<S> {
         self.answer(slot, replay, &start);
     }
 
-    /// Returns whether it is known that the client wanted none of the events that are gone after its places.
+    /// Returns whether the client is known to have wanted none of the dropped events after its places.
     fn has_lost_nothing(&self, replay: &ClientReplay) -> bool {
         let ReplayWork::Forward(forward) = &replay.work else { return false };
         let is_unwanted = |(after, gone): (EventId, u64)| {
@@ -481,7 +480,7 @@ impl<S: Socket> LoopState<S> {
                     *next = number + 1;
                     out.event(event, None, budget);
                 }
-                // It may have dropped some since.
+                // The snapshot may have dropped keys since.
                 out.report_short_snapshot(snapshot, is_followed, now);
                 true
             }
@@ -509,7 +508,8 @@ impl<S: Socket> LoopState<S> {
                     *ticket = self.ask_log(token, shard, from);
                     false
                 }
-                // Live events overtook it: they are read this way too, if all of them belong to this replay.
+                // The feed has dropped live events of the client. They are also read by the replay, if all of them
+                // belong to it.
                 Step::Over if selector.is_alone() && self.skip_live(slot) => {
                     forward.extend(|shard| self.end_of(shard));
                     false
@@ -605,7 +605,7 @@ fn named_by(snapshot: &Snapshot, filters: &[Filter], to: u64) -> Option<VecDeque
 
 /// Page being queued for one connection.
 struct Page<'a> {
-    /// Seal of places, for a client that may not learn how much happens beyond its grant.
+    /// Seal of places, for a client that must not see the volume of events beyond its grant.
     seals: Option<(&'a Auth, &'a mut Rng)>,
     kind_log: &'a KindLog,
     /// Budget units spent on lookups of dropped events.
@@ -638,7 +638,7 @@ impl Page<'_> {
         match count {
             None => Some(missed),
             Some(Count { most: 0, .. }) => None,
-            // Other subscriptions may have delivered some, and a search for the newest may have asked for fewer.
+            // Other subscriptions may have delivered some, and a search for the newest events may have requested fewer.
             Some(Count { least, most }) => {
                 let is_asked_for = matches!(gap.missed, Missed::Exactly(_)) && self.selector.is_alone();
                 let is_exact = least == most && is_asked_for;
@@ -650,7 +650,7 @@ impl Page<'_> {
 
 impl EventSink for Page<'_> {
     fn is_full(&self) -> bool {
-        // Gaps of each of a thousand shards are looked up in as many turns.
+        // Looking up the gaps of a thousand shards takes several turns.
         self.size >= PAGE_BYTES || *self.spent >= budget::CLIENT
     }
 

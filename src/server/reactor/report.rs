@@ -18,8 +18,8 @@ use crate::server::shared::report::{ClientTransport, Laggard, LoopLedger, LoopRe
 /// Maximum number of feeds shown for each loop.
 const FEEDS_MAX: usize = 50;
 
-/// Connections beside the laggards whose kernel queue is read once a second, in turn. So a slow client is known before bytes
-/// wait here.
+/// Number of connections, besides the laggards, whose kernel queue is read each second, in turn. So a slow client is
+/// detected before bytes wait here.
 const PROBES_A_SECOND: usize = 64;
 
 /// Bytes in the kernel's queue below which a client does not count as slow: they may be in flight.
@@ -28,21 +28,22 @@ const KERNEL_BYTES_MIN: u64 = 32 * 1024;
 /// Ticks between two observations of all clients' lag for the histograms.
 const HISTOGRAM_TICKS: u64 = 10;
 
-/// Connections that reports look at in a tick, on average. With more, a report comes less often, down to once a second: with
-/// 10,000 connections, ten reports a second took 1 to 2% of a core while nothing but heartbeats went on.
+/// Average number of connections that reports look at in a tick. With more connections, reports are made less often,
+/// down to once a second: with 10,000 connections, ten reports a second took 1 to 2% of a core while only heartbeats
+/// were sent.
 const CONNECTIONS_A_TICK: u64 = 1000;
 
 /// Maximum number of connections closed at once to free memory, largest first.
 const HOLDERS_MAX: usize = 64;
 
-/// Memory below which a connection is not closed to free memory. Closing many small ones frees little, and they are mostly
-/// the clients with the smallest demands.
+/// Memory below which a connection is not closed to free memory. Closing many small ones frees little, and they are
+/// usually the clients with the smallest demands.
 const HOLDER_BYTES_MIN: usize = 16 * 1024;
 
 /// Maximum unsent bytes of a stalled client at which it still receives a notice before it is closed to free memory.
 const NOTICE_BYTES: usize = 4 * 1024;
 
-/// Bytes of a connection beside its struct and its own buffers: entries in the wheel and tables, and the allocator's
+/// Bytes of a connection without its struct and its own buffers: entries in the wheel and tables, and the allocator's
 /// overhead.
 const CONNECTION_BYTES: usize = 64;
 
@@ -76,7 +77,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Returns whether enough bytes came or were queued that memory must be counted before the next tick.
+    /// Returns whether so many bytes were received or queued that memory must be counted before the next tick.
     fn must_count(&self) -> bool {
         let Some(budget) = self.turn.config.max_memory_bytes else { return false };
         let budget = budget / self.shared.loops.count;
@@ -90,7 +91,7 @@ impl<S: Socket> LoopState<S> {
         self.accounts.report_due.then(|| next.saturating_sub(self.turn.tick))
     }
 
-    /// Reports changes, not before [`ticks_to_report`](Self::ticks_to_report) says so unless many bytes come. Looks at every
+    /// Reports changes, when [`ticks_to_report`](Self::ticks_to_report) is 0 or many bytes have arrived. Looks at every
     /// connection.
     pub(super) fn report(&mut self) {
         let is_due = self.ticks_to_report() == Some(0);
@@ -130,7 +131,7 @@ impl<S: Socket> LoopState<S> {
                 lag,
                 kernel_bytes: 0,
             });
-            // Looks at laggards again, even if nothing else happens.
+            // Makes the next report look at laggards again, even if nothing else happens.
             self.accounts.report_due = true;
         }
         worst_first(&mut laggards);

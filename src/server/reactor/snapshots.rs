@@ -1,10 +1,10 @@
-//! The loop's snapshot: the latest event of each key, made when the first client asks for one.
+//! The loop's snapshot: the latest event of each key, made when the first client requests one.
 //!
 //! Invariants:
-//! - Earlier events are added over many turns, from the engine's log and the rings, while live events are added at once under
-//!   higher numbers. A client that asks meanwhile waits.
-//! - A client's snapshot ends at the number that was the newest when it asked, so it holds no event that the client also
-//!   receives live.
+//! - Earlier events are added over many turns, from the engine's log and the rings, while live events are added
+//!   immediately under higher numbers. A client that requests the snapshot before it is complete waits.
+//! - A client's snapshot ends at the newest number at the time of the request, so it holds no event that the client
+//!   also receives live.
 
 use super::delivery::{Building, SNAPSHOT};
 use super::loop_state::LoopState;
@@ -17,7 +17,7 @@ use crate::feed::Snapshot;
 use crate::server::limits::budget;
 use crate::server::limits::budget::Budget;
 
-/// Sink that puts older events into a snapshot.
+/// Sink that inserts older events into a snapshot.
 struct OlderEvents<'a>(&'a mut Snapshot);
 
 impl EventSink for OlderEvents<'_> {

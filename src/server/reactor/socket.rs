@@ -7,8 +7,8 @@ use std::os::fd::BorrowedFd;
 
 use crate::server::limits::budget;
 
-/// Returns whether a read of `len` bytes into `room` bytes took all that a TCP socket had. On Linux a short read means that
-/// (epoll(7)), and the end of the peer's input is reported separately.
+/// Returns whether a read of `len` bytes into `room` bytes took all bytes that a TCP socket had. On Linux a short read
+/// means that (epoll(7)), and the end of the peer's input is reported separately.
 pub(super) fn takes_all(len: usize, room: usize) -> bool {
     cfg!(target_os = "linux") && len < room
 }
@@ -29,8 +29,8 @@ impl HandshakeSteps {
     }
 }
 
-/// Socket as a loop uses it. No call blocks. A short write means that the socket is full until it is reported writable, as
-/// with the kernel's streams.
+/// Interface of a client's socket for its loop. No call blocks. A short write means that the socket is full until it is
+/// reported writable, as with the kernel's streams.
 pub(crate) trait Socket: Read + Write {
     /// Returns the peer's address, if it has one.
     fn peer(&self) -> Option<IpAddr> {
@@ -61,7 +61,7 @@ pub(crate) trait Socket: Read + Write {
         HandshakeSteps::default()
     }
 
-    /// Returns the bytes that it buffers in this process.
+    /// Returns the number of bytes that it buffers in this process.
     fn held_bytes(&self) -> usize {
         0
     }
@@ -78,7 +78,7 @@ pub(crate) trait Socket: Read + Write {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Returns the addresses of both ends, ours first, if the kernel can report its queue for them.
+    /// Returns the addresses of both ends, ours first, if the kernel can report the queue between them.
     fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
         None
     }

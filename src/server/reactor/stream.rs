@@ -1,8 +1,8 @@
-//! A client's socket: TCP, with TLS or without, or one end of a pair that the embedding program holds the other end of.
+//! A client's socket: TCP, with TLS or without, or one end of a pair whose other end the embedding program holds.
 //!
 //! Invariants:
 //! - No call blocks.
-//! - After a short write the socket takes no more until it is reported writable.
+//! - After a short write the socket accepts no more until it is reported writable.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
@@ -29,7 +29,7 @@ use crate::server::shared::adoption::AdoptedSocket;
 /// A client's stream.
 #[derive(Debug)]
 pub(crate) enum Stream {
-    /// TCP, and the peer's address, if it is an IPv4 address. Asking the kernel for others is a system call for each request that
+    /// TCP, and the peer's address, if it is an IPv4 address. Other addresses cost a system call for each request that
     /// is charged to an address.
     Plain(TcpStream, Option<Ipv4Addr>),
     #[cfg(feature = "tls")]
@@ -118,7 +118,7 @@ impl Stream {
         }
     }
 
-    /// Writes the bytes that TLS still holds. Returns whether the socket takes more.
+    /// Writes the bytes that TLS still holds. Returns whether the socket accepts more.
     pub(crate) fn is_writable(&mut self) -> bool {
         match self {
             Self::Plain(..) => true,

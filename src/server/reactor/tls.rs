@@ -1,4 +1,4 @@
-//! TLS at the socket's edge: rustls between the TCP stream and the loop, which sees a socket like any other.
+//! TLS at the socket's edge: rustls between the TCP stream and the loop, which uses it as any other socket.
 //!
 //! Invariants:
 //! - No call blocks, and the plain bytes that rustls holds are bounded.
@@ -24,7 +24,7 @@ const TLS_BYTES: usize = 8 * 1024;
 /// Maximum size of the plain bytes of a record.
 const RECORD_BYTES: usize = 16 * 1024;
 
-/// Bytes of a record besides them: its head, its type and the tag of its cipher, and rustls' entry for it.
+/// Overhead of a record: its header, its type and the tag of its cipher, and rustls' entry for it.
 const RECORD_OVERHEAD: usize = 5 + 1 + 16 + 32;
 
 /// Socket as rustls reads it.
@@ -74,9 +74,10 @@ pub(crate) struct TlsStream {
     is_drained: bool,
     /// Whether only the bytes that TLS still holds are written.
     is_closing: bool,
-    /// Bytes for the peer that rustls holds, about.
+    /// Approximate number of bytes for the peer that rustls holds.
     unwritten: usize,
-    /// Bytes of the peer that rustls holds: of an unfinished record or handshake message, or plain ones that are not read.
+    /// Bytes of the peer that rustls holds: an incomplete record or handshake message, or plain bytes that are not
+    /// read.
     unread: usize,
 }
 
@@ -140,8 +141,8 @@ impl TlsStream {
         loop {
             match self.tls.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // The peer closed without a TLS close alert. That is taken as the end, because each protocol here marks its
-                // own.
+                // The peer closed without a TLS close alert. That counts as the end, because each protocol here marks
+                // its own end.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 read => {
                     self.unread = self.unread.saturating_sub(*read.as_ref().unwrap_or(&0));
@@ -163,7 +164,7 @@ impl TlsStream {
                 self.unread = plain;
             }
             if is_handshaking && self.tls.wants_write() {
-                // Output in a handshake is a signature or a key exchange, and at its end a ticket.
+                // Output during a handshake follows a signature or a key exchange; at its end it is a ticket.
                 if self.tls.is_handshaking() || !self.is_greeted {
                     self.handshakes.begun += 1;
                     self.is_greeted = true;
@@ -240,7 +241,7 @@ impl TlsStream {
         Ok(taken)
     }
 
-    /// Returns the memory of TLS for this client, in bytes, about.
+    /// Returns the approximate memory of TLS for this client, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         TLS_BYTES + self.unwritten + self.unread
     }

@@ -1,4 +1,4 @@
-//! Names of connections within a loop.
+//! Tokens: names of connections within a loop.
 
 /// A connection's slot in its loop with the slot's generation. A token that outlives its connection reaches no other one.
 pub(crate) type Token = u64;

@@ -24,7 +24,7 @@ pub(super) struct Turn {
     pub(super) config: Arc<Prepared>,
     /// Number of those settings.
     pub(super) version: u64,
-    /// Number of changes of rights that every connection here was checked against.
+    /// Number of changes of rights against which every connection here was checked.
     pub(super) auth_changes: u64,
     pub(super) wheel: Wheel,
     pub(super) tick: Tick,

@@ -2,7 +2,7 @@
 //! in one table.
 //!
 //! Invariants:
-//! - A key waits for one tick at most: the earliest that was asked for. It fires at its tick or later, never earlier.
+//! - A key waits for at most one tick: the earliest requested one. It fires at its tick or later, never earlier.
 //! - A removed key leaves nothing behind.
 //! - Adding, moving and removing take constant time.
 
@@ -28,9 +28,9 @@ const _: () = assert!(size_of::<Entry>() == 12, "one for each connection");
 /// Keys by the tick at which they fire.
 #[derive(Debug)]
 pub(crate) struct Wheel {
-    /// The first key of each slot's list.
+    /// First key of each slot's list.
     heads: Box<[u32]>,
-    /// By key.
+    /// Entries by key.
     entries: Vec<Entry>,
     /// Every tick before this one has fired.
     next: Tick,

@@ -1,13 +1,13 @@
-//! Shares pages of memory among the kernel's socket queues: bytes that many clients get in one turn are in memory
-//! once.
+//! Shares pages of memory among the kernel's socket queues, so that bytes sent to many clients in one turn are in
+//! memory once.
 //!
-//! Invariants: bytes in a page are never overwritten. A failure costs the copies that sharing would have saved, and
-//! nothing else. After a turn nothing is held here.
+//! Invariants: bytes in a page are never overwritten. A failure costs only the copies that sharing would have saved.
+//! After a turn nothing is held here.
 //!
-//! `write(2)` copies its bytes for each socket. For a burst that is most of the cost of a delivery, and for slow
-//! clients it is memory for each. So the bytes go into a pipe once; `tee(2)` gives a second pipe the same pages, and
-//! `splice(2)` moves those into a socket's queue. A page belongs to the pipe until the last queue has released it;
-//! the next bytes get new pages, because the pipe is empty then.
+//! `write(2)` copies its bytes for each socket. That is most of the cost of delivering a burst, and slow clients then
+//! take memory for each copy. So the bytes are written to a pipe once; `tee(2)` gives a second pipe the same pages, and
+//! `splice(2)` moves those into a socket's queue. A page belongs to the pipe until the last queue has released it; the
+//! next bytes get new pages, because the pipe is empty then.
 
 use std::io::{self, IoSlice, Write};
 
@@ -100,7 +100,7 @@ mod linux {
     /// Contents of the first pipe.
     #[derive(Debug)]
     struct Held {
-        /// Run that it begins in; kept alive, so that its address is not reused.
+        /// Run in which the tail begins; kept alive, so that its address is not reused.
         first: Bytes,
         start: usize,
         len: usize,
@@ -115,8 +115,8 @@ mod linux {
     }
 
     impl SharedPages {
-        /// Begins to write a feed with this many members, which share writes of at least `min_bytes`; `None`: they
-        /// share nothing.
+        /// Begins to write a feed with this many members, which share writes of at least `min_bytes`. `None`: nothing
+        /// is shared.
         #[inline]
         pub(in crate::server) fn open(&mut self, members: usize, min_bytes: Option<usize>) {
             if members == 1 && self.held.is_none() && self.min_bytes.is_none() {
@@ -191,7 +191,7 @@ mod linux {
                 self.min_bytes = None;
                 return false;
             };
-            // Less if there is no memory for it now; there may be some later.
+            // Writes less if memory is short now.
             let len = writev(&pipes.held.1, &tail.slices()).unwrap_or(0);
             self.held = Some(Held { first: first.clone(), start: tail.start(), len });
             if len < tail.len() {
@@ -214,7 +214,7 @@ mod linux {
         nowhere: File,
         /// Capacity of each, in bytes.
         capacity: usize,
-        /// Whether they can't be used any more.
+        /// Whether the pipes can no longer be used.
         is_broken: bool,
     }
 

@@ -1,5 +1,5 @@
-//! Tracks where a subscription began, so that a past that the client asks for later contains the events that other
-//! subscriptions did not deliver, and no event twice.
+//! Tracks the place at which a subscription began. So a past that the client requests later contains the events that
+//! other subscriptions did not deliver, and no event twice.
 //!
 //! Invariant: from the place where a subscription began, the client got every event that it matches, live or from the
 //! past, or a gap notice instead.
@@ -10,10 +10,10 @@ use std::str::FromStr;
 use crate::event::{Event, EventId, ParseEventIdError, Position, Sequence};
 use crate::filter::Filter;
 
-/// Place from which on a client got all events that a subscription matches.
+/// Place from which a client got all events that a subscription matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Began {
-    /// Place on a bus of one shard, which most are. It is stored inline, because each client has one.
+    /// Place on a bus of one shard, the usual case. It is stored inline, because each client has one.
     One {
         epoch: u64,
         next: Sequence,
@@ -63,8 +63,7 @@ impl Began {
         }
     }
 
-    /// Returns whether a subscription that began here delivered an event that it matches. If the place is unknown, it
-    /// did.
+    /// Returns whether a subscription that began here delivered an event that it matches. True if the place is unknown.
     pub(crate) fn covers(began: Option<&Self>, event: &Event) -> bool {
         let (Some(began), Some(id)) = (began, event.id()) else { return true };
         let (epoch, next) = began.of(id.shard);
@@ -93,7 +92,7 @@ impl Began {
         }
     }
 
-    /// Returns the place from which on at least one of two subscriptions delivered everything that both match.
+    /// Returns the place from which at least one of two subscriptions delivered everything that both match.
     pub(crate) fn earlier(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         let (mut one, other) = (one?, other?);
         match (&mut one, &other) {

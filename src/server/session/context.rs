@@ -63,7 +63,7 @@ pub(crate) struct Context<'a> {
     pub(crate) answered_bytes: usize,
     /// Work that this connection may still do in this turn.
     pub(crate) budget: &'a mut Budget,
-    /// Whether the socket takes no more bytes for now.
+    /// Whether the socket accepts no more bytes for now.
     pub(crate) blocked: bool,
 }
 
@@ -92,7 +92,7 @@ impl Context<'_> {
         self.seal_for(place, grant)
     }
 
-    /// Returns a place as a client with this grant may see it: sealed if the grant is limited.
+    /// Returns a place in the form for a client with this grant: sealed if the grant is limited.
     pub(crate) fn seal_for(&mut self, place: Since, grant: Option<&Grant>) -> Option<Since> {
         if grant.is_none_or(|grant| !grant.narrows()) {
             return Some(place);

@@ -29,8 +29,8 @@ pub(crate) enum Effect {
     Compress(Compression),
     /// Delivers the events that these filters match, instead of those of earlier filters. `None`: delivers nothing.
     Interest { encoding: Encoding, wishes: Vec<(Filter, OnLag)> },
-    /// Changes which events are delivered. `lag_policy` says what the feed drops when the client falls behind. The
-    /// newest `added` subscriptions have filters that no other connection shares yet.
+    /// Changes which events are delivered. `lag_policy` determines which events the feed drops when the client falls
+    /// behind. The newest `added` subscriptions have filters that no other connection shares yet.
     Change { encoding: Encoding, lag_policy: LagPolicy, changes: Vec<Change>, added: usize },
     /// Delivers the retained events that match one of `filters`, without those that `except` has delivered, before live
     /// events.
@@ -41,13 +41,14 @@ pub(crate) enum Effect {
         from: ReplayFrom,
         report: PastReport,
     },
-    /// Delivers the retained events after `since` that match one of `filters` again, and then live events. Events that
-    /// are pending from the feed are dropped: they come again.
+    /// Delivers again the retained events after `since` that match one of `filters`, and then live events. Events
+    /// pending from the feed are dropped, because they are delivered again.
     Refill { encoding: Encoding, filters: Vec<Filter>, since: Since },
-    /// Tells the client which of the kept logs that this subscription names have ended already. Empty: an event stream's.
+    /// Reports to the client which of the kept logs that this subscription names have already ended. Empty for an event
+    /// stream.
     TellEnded { subscription: Box<str> },
-    /// Publishes these events in order, and writes the response that `answer` makes of the outcome. `once` is set if a key
-    /// or the ids of events say that they may have been published before.
+    /// Publishes these events in order, and writes the response that `answer` makes from the outcome. `once` is set if
+    /// the request has a key, or events have ids, by which they may have been published before.
     Publish { events: Vec<Complete>, once: Option<Box<PublishOnce>>, answer: PublishAnswer },
     /// Gives a job to a worker, and writes the response when it is ready.
     Work(Work),
@@ -61,7 +62,8 @@ pub(crate) enum Effect {
     Close(Bytes),
 }
 
-/// Makes the response to a publisher, if there is one, of the outcome: all events are accepted, or none.
+/// Function that makes the response to a publisher from the outcome: all events are accepted, or none. It may make
+/// none.
 pub(crate) struct PublishAnswer(pub(crate) MakeAnswer);
 
 type MakeAnswer = Box<dyn FnOnce(Result<Acceptance, PublishRefusal>) -> Option<Bytes> + Send>;
@@ -71,7 +73,7 @@ type MakeAnswer = Box<dyn FnOnce(Result<Acceptance, PublishRefusal>) -> Option<B
 pub(crate) struct Acceptance {
     /// Id of the newest event of the publication, or of the one that was published in its place before.
     pub(crate) last: Option<EventId>,
-    /// Number of events that were published before, and not now.
+    /// Number of duplicates: events that were published before and not again.
     pub(crate) duplicates: usize,
 }
 
@@ -83,7 +85,7 @@ pub(crate) enum PublishRefusal {
     KeyReused,
     /// Another publication with the same key or id has no outcome yet.
     InFlight,
-    /// A kept log does not take an event of this line; 0 if it is not of a body.
+    /// A kept log refuses the event of this line of the body; 0 if it is not from a body.
     Log(Box<LogRefusal>, u32),
 }
 
@@ -144,7 +146,7 @@ pub(crate) enum Made {
     Publish { events: Vec<Complete>, once: Option<Box<PublishOnce>>, answer: PublishAnswer },
 }
 
-/// Makes the response to a client if its job makes none.
+/// Function that makes the response to a client if its job makes none.
 pub(crate) type FallbackResponse = Box<dyn FnOnce(NotDone) -> Bytes + Send>;
 
 /// Reason why a job made no response.
@@ -152,7 +154,7 @@ pub(crate) type FallbackResponse = Box<dyn FnOnce(NotDone) -> Bytes + Send>;
 pub(crate) enum NotDone {
     /// The workers have too much to do; the job was not started.
     Busy,
-    /// The client's time is over; the job may still run.
+    /// The client's wait is over; the job may still run.
     Late,
 }
 

@@ -1,6 +1,7 @@
 //! The ends of kept logs that a session's subscriptions name.
 //!
-//! Always: a subscription is told once of each end. It is over when all logs that it names have ended, if it names no others.
+//! Always: each end is reported once to a subscription. The subscription is over when all logs that it names have
+//! ended, if it selects no others.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,11 +13,11 @@ use crate::dialect::{LogEnded, Stamp};
 use crate::event::Position;
 use crate::kept::{KeptLogs, LogEnd, LogName};
 
-/// Ends of logs to tell a client.
+/// Ends of logs to report to a client.
 #[derive(Debug)]
 pub(crate) struct LogsEnded<'a> {
     pub(crate) ends: &'a [Arc<LogEnd>],
-    /// Subscription that is told; `None`: each that names the log.
+    /// Subscription to report to; `None` for each that names the log.
     pub(crate) subscription: Option<&'a str>,
     /// Whether later events were queued for the client before, so that the place of the end is not the client's place.
     pub(crate) is_late: bool,
@@ -51,13 +52,13 @@ impl Session {
         first..first + count
     }
 
-    /// Returns the names of the logs that end which a subscription names.
+    /// Returns the names of the logs with an end that a subscription names.
     pub(crate) fn named_logs(&self, id: &str, logs: &KeptLogs) -> Vec<LogName> {
         let parts = &self.subscriptions[self.named(id)];
         parts.iter().flat_map(|part| logs.named_with_end(&self.interest(part)).names).collect()
     }
 
-    /// Tells the client of ends, and ends the subscriptions that are over.
+    /// Reports ends to the client, and ends the subscriptions that are over.
     pub(crate) fn logs_ended(&mut self, told: &LogsEnded<'_>, cx: &mut Context<'_>) {
         let mut over: Vec<String> = Vec::new();
         for end in told.ends {
@@ -91,7 +92,8 @@ impl Session {
         }
     }
 
-    /// Returns whether all logs that a subscription names have ended, and it names no others; `None` if it does not name this one.
+    /// Returns whether all logs that a subscription names have ended, and it selects no others; `None` if it does not
+    /// name this one.
     fn is_over(&self, parts: &[SessionSubscription], name: &LogName, cx: &mut Context<'_>) -> Option<bool> {
         let logs = cx.shared.kept.lock()?;
         cx.budget.spend(parts.iter().map(|part| part.weight / 4).sum());

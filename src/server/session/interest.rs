@@ -184,8 +184,8 @@ impl Session {
         Ok(())
     }
 
-    /// Requests the past of a new subscription, before the interest changes, so that live events come after it. `tag`: that of the
-    /// message whose answer waits for the beginning of the past.
+    /// Requests the past of a new subscription, before the interest changes, so that live events come after it. `tag`
+    /// is that of the message whose answer waits for the start of the past.
     fn request_past(
         &mut self,
         id: &str,
@@ -208,7 +208,7 @@ impl Session {
         let except = if self.subscriptions.is_empty() || !own_past {
             self.subscriptions.iter().map(brought).collect()
         } else {
-            // The other subscriptions only deliver live events from here on.
+            // From here on, the other subscriptions deliver live events only.
             vec![DeliveredElsewhere {
                 filter: Filter::new(),
                 began: Some(Began::from_here(cx.view.position())),
@@ -229,7 +229,7 @@ impl Session {
         }
     }
 
-    /// Notes that everything after these places that the subscriptions match comes again.
+    /// Notes that everything after these places that the subscriptions match is delivered again.
     pub(crate) fn note_refill(&mut self, places: impl Iterator<Item = EventId>) {
         let places: SmallVec<[EventId; 1]> = places.collect();
         for began in self.subscriptions.iter_mut().filter_map(|s| s.began.as_mut()) {
@@ -271,7 +271,7 @@ impl Session {
         }
     }
 
-    /// Asks the loop to set the client's whole interest at once.
+    /// Requests that the loop sets the client's whole interest.
     pub(super) fn emit_interest(&self, cx: &mut Context<'_>) {
         if cx.config.presence.is_on() {
             // A presence query right after this must already include the client.
@@ -299,7 +299,8 @@ impl Session {
         self.emit(touched, fresh, added, false, cx);
     }
 
-    /// As [`emit_change`](Self::emit_change). With `is_edit` a filter that is replaced by another is edited in place.
+    /// Sends a change as [`emit_change`](Self::emit_change) does. With `is_edit`, a filter that is replaced by another
+    /// is edited in place.
     fn emit(
         &mut self,
         mut touched: Vec<AffectedFilter>,

@@ -1,6 +1,7 @@
-//! Questions about kept logs that are answered before a stream or subscription begins.
+//! Checks of kept logs before a stream or subscription begins.
 //!
-//! Always: a filter is looked at as it becomes interest, so nothing beyond the client's grant shows.
+//! Always: a filter is checked in the form in which it becomes interest, so nothing beyond the client's grant is
+//! revealed.
 
 use super::context::Context;
 use super::effect::Effect;
@@ -9,7 +10,8 @@ use crate::event::{EventId, Since};
 use crate::filter::Filter;
 use crate::server::shared::resume::marks;
 
-/// Logs or names that are looked at for a unit of work: about 100 instructions each, once for the check and once for the reader.
+/// Number of logs or names looked at for a unit of work: about 100 instructions each, once for the check and once for
+/// the reader.
 pub(crate) const LOOKS_A_UNIT: usize = 5;
 
 /// Checks that these filters name and match no more logs than one request may read from the start.
@@ -21,8 +23,8 @@ pub(crate) fn check_from_start(filters: &[Filter], cx: &mut Context<'_>) -> Resu
         .map_err(|error| ClientError::new(ErrorCode::TooManyLogs, error.to_string()))
 }
 
-/// Checks that the log that these filters name is there, for a client that does not want to wait for it. With filters that do not
-/// name exactly one log there is nothing to check.
+/// Checks that the log that these filters name exists, for a client that does not want to wait for it. Filters that do
+/// not name exactly one log always pass.
 pub(crate) fn check_absent(filters: &[Filter], cx: &Context<'_>) -> Result<(), ClientError> {
     let ([filter], Some(logs)) = (filters, cx.shared.kept.lock()) else { return Ok(()) };
     let Some(name) = logs.single(filter) else { return Ok(()) };
@@ -33,15 +35,15 @@ pub(crate) fn check_absent(filters: &[Filter], cx: &Context<'_>) -> Result<(), C
     Err(ClientError::new(ErrorCode::NoSuchLog, text))
 }
 
-/// Asks the loop to tell which of the logs that a new subscription names have ended, if there are rules that end logs.
+/// Requests a report of the logs that a new subscription names and that have ended, if any rule ends logs.
 pub(crate) fn tell_ended(subscription: &str, cx: &mut Context<'_>) {
     if cx.shared.kept.lock_with_ends().is_some() {
         cx.effects.push(Effect::TellEnded { subscription: subscription.into() });
     }
 }
 
-/// Returns whether a client that resumes after this place has received the ends of all logs that its filter names, and the filter
-/// names no others.
+/// Returns whether a client that resumes after this place has received the ends of all logs that its filter names, and
+/// the filter selects no others.
 pub(crate) fn has_received_ends(filter: &Filter, since: &Since, cx: &Context<'_>) -> bool {
     let Some(logs) = cx.shared.kept.lock() else { return false };
     let named = logs.named_with_end(filter);

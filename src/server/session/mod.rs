@@ -2,7 +2,7 @@
 //!
 //! Always:
 //! - Dialects parse and format; the session decides.
-//! - [`Rights`] has one place for each question about what a client may see, publish, and how often it may ask.
+//! - [`Rights`] has one function for each check of the events that a client may see or publish, and of its rates.
 //! - Subscriptions are kept as the client requested them, and narrowed to its grant in its interest.
 //! - A fault does not end the session.
 
@@ -76,7 +76,7 @@ struct Own {
     rights: Rights,
     /// Memory of the subscriptions, if there are two or more.
     weight: Weight,
-    /// Work begun and not finished. The client is not read meanwhile.
+    /// Unfinished work. The client is not read until it is done.
     unfinished: Option<Unfinished>,
     /// Last place that was sent to the client, if its places are sealed.
     told: Option<SentPlace>,
@@ -92,13 +92,13 @@ struct SentPlace {
     newest: Option<EventId>,
 }
 
-/// Time that a client with a limited grant is sent the same place while it gets no events: ten seconds. The clock alone
-/// renews the place, so that its bytes do not show whether others published. It is renewed so that a quiet client does
-/// not return to a place that the ring dropped long ago.
+/// Time for which a client with a limited grant is sent the same place while it gets no events: ten seconds. Only the
+/// clock renews the place, so its bytes do not reveal whether others have published. It is renewed so that a quiet
+/// client does not resume from a place that the ring has dropped.
 const TOLD_TICKS: Tick = 100;
 
-/// Abilities of this server that older ones lack, or that a client must not request from a server without them. A
-/// server without this list has none.
+/// Capabilities of this server that older ones lack, or that a client must not request from a server without them. A
+/// server that sends no list has none.
 const CAPABILITIES: [&str; 9] = [
     "filter",
     "from_start",
@@ -151,7 +151,7 @@ impl Session {
         }
     }
 
-    /// Returns the client's number, in dialects that tell clients apart.
+    /// Returns the client's number, in dialects that number their clients.
     pub(crate) fn client(&self) -> u64 {
         self.own.as_deref().map_or(0, |own| own.place.client)
     }
@@ -183,8 +183,8 @@ impl Session {
         self.encoding
     }
 
-    /// Handles one message. Before the client has shown a token, and if messages are counted, the type is parsed first,
-    /// and the rest only if the message is admitted.
+    /// Handles one message. If the client has not sent its token yet, or messages are counted, the type is parsed
+    /// first, and the rest only if the message is admitted.
     pub(crate) fn message(&mut self, message: Incoming<'_>, cx: &mut Context<'_>) -> Flow {
         let protocol = self.encoding.protocol();
         let is_locked = self.is_locked();
@@ -295,7 +295,7 @@ impl Session {
         }
     }
 
-    /// Tells the client, in its dialect, that it may no longer see its events.
+    /// Reports to the client, in its dialect, that it may no longer see its events.
     pub(crate) fn denied(&self, why: Denied, cx: &mut Context<'_>) {
         let text = why.to_string();
         self.reply(&Reply::Error(&ClientError::new(why.code(), text.as_str())), &ReplyTag::None, cx);
@@ -304,7 +304,7 @@ impl Session {
         cx.send(ws::close_frame(code, &reason));
     }
 
-    /// Asks the loop to call the timer when the client's time is up, if that is before the next heartbeat.
+    /// Requests that the loop calls the timer at the client's deadline, if that is before the next heartbeat.
     fn schedule_deadline(&self, cx: &mut Context<'_>) {
         let Some(rights) = self.rights() else { return };
         if let Some(at) = rights.deadline(cx).or_else(|| rights.expiry(cx)) {
@@ -345,7 +345,7 @@ impl Session {
         }
     }
 
-    /// Tells the client when to reconnect, if its protocol has a message for that.
+    /// Sends the client the delay before it reconnects, if its protocol has a message for that.
     pub(crate) fn reconnect(&self, delay_ms: u64, cx: &mut Context<'_>) {
         self.reply(&Reply::Reconnect(delay_ms), &ReplyTag::default(), cx);
     }
@@ -381,8 +381,8 @@ impl Session {
         }
     }
 
-    /// Returns the place to send to the client; none while it must show a token. `is_new` says that the client
-    /// requested something new, so an earlier place will not do.
+    /// Returns the place to send to the client; none until it has sent a required token. `is_new` is true if the client
+    /// requested something new, so that an earlier place does not suffice.
     fn place(&mut self, is_new: bool, cx: &mut Context<'_>) -> Option<Since> {
         let grant = self.grant();
         if self.is_locked() {
@@ -407,7 +407,7 @@ impl Session {
     fn execute(&mut self, command: Command, tag: &ReplyTag, cx: &mut Context<'_>) -> Result<(), ClientError> {
         match command {
             Command::Subscribe(subscribe) => {
-                // The response goes between the events pending before and those after the change.
+                // The response goes between the events pending before the change and those after it.
                 self.subscribe(*subscribe, Some(tag), cx)
             }
             Command::Update(update) => self.update(*update, tag, cx),
@@ -462,7 +462,7 @@ impl Session {
         }
     }
 
-    /// Delivers everything after a place that the subscriptions match again, in order, before live events.
+    /// Delivers again, in order and before live events, everything after a place that the subscriptions match.
     fn refill(&self, since: Since, cx: &mut Context<'_>) {
         if self.subscriptions.is_empty() {
             return;
@@ -492,7 +492,7 @@ impl Session {
         if once.is_none() {
             cx.shared.metrics.events_published.inc();
         } else {
-            // It may have to wait for another publication, and later messages with it.
+            // The publication may have to wait for another one, and so do later messages.
             cx.hold_input();
         }
         let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: None };

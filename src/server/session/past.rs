@@ -1,5 +1,5 @@
-//! Reports to a client about a past that it requested: where the past begins, in the response to its subscribe, and
-//! that it is over, after its last event.
+//! Reports to a client about a past that it requested: its start, in the response to the subscribe, and its end, after
+//! the last event.
 //!
 //! Invariants:
 //! - The response comes before the first event of the past, and the end after the last one.
@@ -19,7 +19,7 @@ pub(crate) enum ReplayFrom {
     Newest(usize),
     /// At the latest event of each key.
     Snapshot,
-    /// At the beginning of the kept logs, and of the rings for what no rule keeps.
+    /// At the beginning of the kept logs, and of the rings for events under no rule.
     Start,
     /// At an event that no bus ever had.
     Unknown,
@@ -30,7 +30,7 @@ pub(crate) enum ReplayFrom {
 pub(crate) struct PastReport {
     /// Name of the subscription; empty for an event stream.
     name: Box<str>,
-    /// Message without a response so far.
+    /// Message that waits for its response.
     unanswered: Option<Box<Unanswered>>,
 }
 
@@ -77,7 +77,7 @@ impl PastReport {
         encoding.protocol().reply(&reply, &tag, stamp)
     }
 
-    /// Returns the report that the past is over.
+    /// Returns the report of the end of the past.
     pub(crate) fn end(
         &self,
         encoding: Encoding,

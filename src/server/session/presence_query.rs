@@ -1,4 +1,4 @@
-//! Response to a client that asks for the users of a channel.
+//! Response to a client that queries the users of a channel.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Rights of one client: its grant, and its rate limits.
 //!
 //! Always:
-//! - A client that must show a token and has not sees nothing and publishes nothing.
+//! - A client that must send a token, and has not, sees nothing and publishes nothing.
 //! - These checks come before a filter becomes interest.
 
 use std::sync::Arc;
@@ -22,24 +22,24 @@ use crate::server::tick::{TICK_MS, Tick};
 #[derive(Debug, Default)]
 pub(crate) struct Rights {
     grant: Option<Arc<Grant>>,
-    /// Tick when the client connected, if it must show a token and has not.
+    /// Tick when the client connected, if it must send a token and has not.
     locked: Option<Tick>,
     /// Subscription of the path, which waits for the token.
     waiting: Option<Box<Subscribe>>,
     buckets: Option<Box<Buckets>>,
 }
 
-/// Rights of a client on their way to another process.
+/// Saved form of a client's rights, for another process.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SavedRights {
     grant: Option<SavedGrant>,
-    /// Ticks that the client has had to show a token, if it must and has not.
+    /// Ticks since the client connected, if it must send a token and has not.
     locked: Option<Tick>,
     waiting: Option<SavedSubscribe>,
     buckets: Option<SavedBuckets>,
 }
 
-/// Subscription of a path. It has no past: no path of a dialect that waits for a token requests one.
+/// Subscription of a path. It has no past: in a dialect that waits for a token, no path requests one.
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedSubscribe {
     subscription_id: Option<String>,
@@ -111,12 +111,12 @@ impl Rights {
         Self { grant, locked: must_show.then_some(cx.tick), ..Self::default() }
     }
 
-    /// Returns whether the rights are anything less than everything.
+    /// Returns whether the rights are less than everything.
     pub(crate) fn are_special(&self) -> bool {
         self.grant.is_some() || self.locked.is_some()
     }
 
-    /// Returns whether the client must show a token before anything else.
+    /// Returns whether the client must send a token before anything else.
     pub(crate) fn is_locked(&self) -> bool {
         self.locked.is_some()
     }
@@ -189,7 +189,7 @@ impl Rights {
         rates::admit(&mut self.buckets, &cx.config.limits, protocol.usual_limits(), kind, cx.tick)
     }
 
-    /// Returns the tick by which the client must have shown a token.
+    /// Returns the tick by which the client must have sent a token.
     pub(crate) fn deadline(&self, cx: &Context<'_>) -> Option<Tick> {
         self.locked.map(|since| since + cx.config.handshake_ticks())
     }
@@ -200,7 +200,7 @@ impl Rights {
     }
 }
 
-/// Returns the tick when a grant expires; the present one if it has expired.
+/// Returns the tick when a grant expires; the current one if it has expired.
 pub(crate) fn expiry(grant: &Grant, tick: Tick, now: Timestamp) -> Option<Tick> {
     let left = grant.expires()?.saturating_mul(1_000_000).saturating_sub(now.0);
     Some(tick.saturating_add(u64::try_from(left).unwrap_or(0).div_ceil(TICK_MS * 1000)))

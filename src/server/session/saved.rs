@@ -1,7 +1,7 @@
-//! A session on its way to another process.
+//! Saved form of a session, for another process.
 //!
 //! Always: a client's subscriptions, rights and used limits are the same in both processes. If the other process
-//! demands more credentials, the client has to show them first.
+//! requires more credentials, the client has to send them first.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

@@ -37,12 +37,12 @@ impl SubscriptionName {
     }
 }
 
-/// Returns the number in a name of the form that the server gives.
+/// Returns the number in a name of the server's form.
 pub(super) fn number_of(name: &str) -> Option<u32> {
     name.strip_prefix("sub-")?.parse().ok()
 }
 
-/// Returns a hash of a name, or of the number that it stands for, to find the name by.
+/// Returns a hash of a name, or of the number that it stands for, by which the name is found.
 pub(super) fn called(name: &str) -> u16 {
     match number_of(name) {
         Some(number) => hash(&number.to_le_bytes()) as u16,
@@ -50,7 +50,7 @@ pub(super) fn called(name: &str) -> u16 {
     }
 }
 
-/// Mark of a subscription that requested a snapshot: values that are added later get theirs too.
+/// Mark of a subscription that requested a snapshot: values added later also get their snapshots.
 pub(super) const HAS_SNAPSHOT: u16 = 1 << 15;
 
 impl SessionSubscription {
@@ -91,8 +91,8 @@ pub(super) struct SessionSubscription {
     /// Place where it began; `None` if it is unknown which past events it delivered.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "portable::text::option")]
     pub(super) began: Option<Began>,
-    /// A bit for each list that an update emptied, by its attribute, and [`HAS_SNAPSHOT`]. The filter keeps a value of an empty
-    /// list, so that the list can get others, but the subscription matches nothing.
+    /// Bits: one for each list that an update emptied, by its attribute, and [`HAS_SNAPSHOT`]. The filter keeps one
+    /// value of an empty list, so that values can be added to it, but the subscription matches nothing.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) marks: u16,
     /// Hash of the name, to find it among a thousand.

@@ -1,7 +1,8 @@
-//! Work of a session that the turn's budget interrupted. It goes on before the next message is read.
+//! Work of a session that the turn's budget interrupted. It continues before the next message is read.
 //!
 //! Invariants:
-//! - The client is not read meanwhile, so there is one such work at a time, and the session does not change during it.
+//! - The client is not read until the work is done, so there is at most one at a time, and the session does not change
+//!   during it.
 //! - Each step is charged, so that a client with many subscriptions does not block its loop.
 
 use super::Session;
@@ -57,7 +58,7 @@ impl Session {
     /// Narrows some more subscriptions by the new token, because it may change what the client sees of them.
     /// Acknowledges the token after the last one.
     fn go_on_narrowing(&mut self, mut narrowing: Narrowing, cx: &mut Context<'_>) -> Option<Unfinished> {
-        /// Number of subscriptions in one effect. A larger one might take more than a turn.
+        /// Number of subscriptions in one effect. A larger effect might take more than a turn.
         const AT_ONCE: usize = 16;
         while narrowing.next < self.subscriptions.len() {
             if cx.budget.is_spent() {

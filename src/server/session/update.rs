@@ -1,7 +1,7 @@
 //! Changes of a subscription's lists: values are added and removed while all other values stay.
 //!
 //! Always:
-//! - All of an update is applied, or nothing.
+//! - An update is applied as a whole or not at all.
 //! - A subscription with a long list has several filters, each with a part of the list, in the order of its values. So an
 //!   update costs as much as the parts that it changes, of at most 256 values, however long the list is.
 //! - A list without values matches nothing.
@@ -34,7 +34,8 @@ const CHECKED_AT_ONCE: usize = 256;
 /// One filter of the subscription after the update.
 #[derive(Clone, Debug)]
 struct Part {
-    /// Index of the filter before, among those of the subscription. Parts of a divided filter have the same one.
+    /// Index of the filter before the update, among those of the subscription. Parts of a divided filter share one
+    /// index.
     of: usize,
     filter: Filter,
     weight: u32,
@@ -46,11 +47,11 @@ struct Part {
 #[derive(Clone, Debug, PartialEq)]
 enum Gained {
     Nothing,
-    /// Those that this filter matches.
+    /// The events that this filter matches.
     Values(Filter),
-    /// Perhaps all.
+    /// Possibly all events.
     All,
-    /// Those that the [`Gained::Values`] of an earlier part match too.
+    /// The events of the [`Gained::Values`] of an earlier part.
     Elsewhere,
 }
 
@@ -61,9 +62,9 @@ struct Draft {
     counts: UpdateCounts,
 }
 
-/// Returns the part of sorted values that belongs into the `nth` of these parts.
+/// Returns the range of sorted values that belongs to the `nth` of these parts.
 fn share<'a>(parts: &[Part], nth: usize, about: u8, values: &'a [MemberPatterns]) -> &'a [MemberPatterns] {
-    // Values belong into the last part that begins before them.
+    // A value belongs to the last part that begins before it.
     let first_of =
         |part: &Part| values.partition_point(|value| part.filter.first_member_is_after(about, value));
     let from = if nth == 0 { 0 } else { first_of(&parts[nth]) };
@@ -116,7 +117,7 @@ impl Draft {
         }
     }
 
-    /// Adds and removes the values of one list. `is_only` says that the update has no other list.
+    /// Adds and removes the values of one list. `is_only` is true if the update has no other list.
     fn apply(
         &mut self,
         update: &ListUpdate,
@@ -197,7 +198,7 @@ impl Draft {
         }
         let mut after = Vec::with_capacity(self.parts.len());
         for part in &self.parts {
-            // Replaces the value that was kept.
+            // Replaces the value that was kept for the empty list.
             let whole = part.filter.with_list(about, &encoded(add));
             let is_alone = self.parts.len() == 1;
             let parts = if is_alone { whole.in_parts() } else { vec![whole] };
@@ -222,7 +223,7 @@ impl Draft {
 
 impl Part {
     fn edited(&self, about: u8, add: &[MemberPatterns], remove: &[MemberPatterns]) -> EditedList {
-        // Always there: the caller has looked.
+        // Always found: the caller has checked.
         self.filter.list(about).map_or_else(EditedList::default, |list| EditedList::of(list, add, remove))
     }
 
@@ -386,7 +387,7 @@ impl Session {
         });
         let filters: Vec<Filter> = gained.collect();
         let is_all = parts.iter().any(|part| part.gained == Gained::All);
-        // The client knows the events that the subscription matched before.
+        // The client has already received the events that the subscription matched before.
         let own = self.subscriptions[range.clone()].iter().filter(|_| is_all && had_values);
         let own = own.map(|s| DeliveredElsewhere { filter: self.interest(s), began: None });
         let others = self.subscriptions[..range.start].iter().chain(&self.subscriptions[range.end..]);

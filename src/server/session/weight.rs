@@ -1,30 +1,30 @@
 //! Memory of a client's subscriptions, and its limit.
 //!
-//! Always: a change costs as much as what changes, not as much as what the client holds.
+//! Always: the cost of a change depends on the subscriptions that change, not on all that the client holds.
 
 use super::subscription::{SessionSubscription, SubscriptionName};
 use crate::filter::Filter;
 
-/// Memory of a value or pattern in a loop's tables, in bytes, about: a symbol or the nodes of a pattern, and its path
-/// in the index. Measured with 1,000 filters of 256 values.
+/// Approximate memory of a value or pattern in a loop's tables, in bytes: a symbol or the nodes of a pattern, and its
+/// path in the index. Measured with 1,000 filters of 256 values.
 const MEMBER_BYTES: usize = 128;
 
-/// Memory of a condition on the payload in a loop's tables, in bytes, about, without its values: the condition, its
-/// place under an anchor, and its filter's group.
+/// Approximate memory of a condition on the payload in a loop's tables, without its values, in bytes: the condition,
+/// its place under an anchor, and its filter's group.
 const CONDITION_BYTES: usize = 320;
 
-/// Memory of a key of its path, in bytes, about: a node of the tree of fields.
+/// Approximate memory of a key of its path, in bytes: a node of the tree of fields.
 const KEY_BYTES: usize = 128;
 
-/// Memory of a subscription without its filter, in bytes, about: its class, and its place in the index.
+/// Approximate memory of a subscription without its filter, in bytes: its class, and its place in the index.
 const CLASS_BYTES: usize = 128;
 
 /// Memory of subscriptions, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Weight {
-    /// All, including the loop's tables. This is limited.
+    /// Total, including the loop's tables. The total is limited.
     pub(super) all: usize,
-    /// Memory in the session alone. A filter that is in the loop's tables too is counted there.
+    /// Memory in the session alone. A filter that is also in the loop's tables is counted there.
     pub(super) own: usize,
 }
 

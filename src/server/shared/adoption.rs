@@ -1,4 +1,4 @@
-//! Connections that the embedding program accepted, on their way to a loop.
+//! Connections that the embedding program accepted and that wait for a loop.
 //!
 //! Invariants:
 //! - A connection that was taken reaches a loop, or its socket is closed.
@@ -42,7 +42,7 @@ impl AdoptedRequest {
     }
 }
 
-/// Connection on its way to a loop.
+/// Connection that waits for a loop.
 pub(crate) struct Adoption {
     pub(crate) socket: AdoptedSocket,
     pub(crate) request: AdoptedRequest,
@@ -69,13 +69,13 @@ impl Adoptions {
         Self { queues: (0..loops).map(|_| AdoptionQueue::default()).collect(), next: AtomicUsize::new(0) }
     }
 
-    /// Opens the queue of a loop that runs from now on, and sets what wakes it.
+    /// Opens the queue of a loop that now runs, and sets the callback that wakes it.
     pub(crate) fn open(&self, number: usize, waker: Callback) {
         lock(&self.queues[number].waiting).get_or_insert_default();
         *lock(&self.queues[number].waker) = Some(waker);
     }
 
-    /// Gives a connection to the loops in turn. Returns false if the loop has ended: the socket is closed then.
+    /// Gives a connection to the next loop in turn. Returns false if that loop has ended: the socket is closed then.
     pub(crate) fn give(&self, adoption: Adoption) -> bool {
         // Relaxed: any order of the loops is as good.
         let number = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();

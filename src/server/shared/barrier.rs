@@ -1,8 +1,8 @@
 //! The barrier at which the loops of a server stop together while its clients are handed over.
 //!
 //! Invariants:
-//! - Every loop that arrives at a barrier leaves it by the decision, which its caller makes by a deadline, even if the
-//!   caller panics.
+//! - Every loop that arrives at a barrier leaves it at the decision. The caller decides by a deadline, even if it
+//!   panics.
 //! - Between packing and the decision no loop touches a socket.
 
 use std::io;
@@ -89,7 +89,7 @@ impl HandoverBarrier {
 
     /// Decides for the loops whether their clients were handed over. The first decision counts.
     pub(crate) fn decide(&self, given: bool) {
-        // Loops that have not arrived yet must not wait for a reader that is gone.
+        // Loops that have not arrived yet must not wait for a receiver that is gone.
         lock(&self.0.parcels).take();
         let mut state = lock(&self.0.state);
         if !matches!(state.phase, Phase::Decided(_)) {

@@ -1,6 +1,6 @@
 //! Counters of the last minutes, by second, for a page that is opened later.
 //!
-//! It has no clock: loops note their counters once a second while something happens, and at the end of it.
+//! It has no clock: loops note their counters once a second while they are active, and once at the end of the activity.
 //!
 //! Always: a fixed number of seconds is kept. A second without a note was like the one before.
 
@@ -42,8 +42,8 @@ impl MinuteHistory {
         }
     }
 
-    /// Spreads the events published since the last note over the seconds since, if there was no connection: publishing
-    /// in the process wakes no loop without readers, and one sum at the end would look like a burst.
+    /// Spreads the events published since the last note over the seconds since then, if there was no connection.
+    /// Publishing in the process does not wake a loop without clients, and one sum at the end would look like a burst.
     fn spread(&mut self, second: i64, counts: &Counts) {
         let Some(&(last, known)) = self.seconds.back() else { return };
         let more = counts.published.saturating_sub(known.published);
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(published(&history, 1000), Vec::<u64>::new(), "what came before is no rate");
         history.note(1001, counts(60));
         history.note(1001, counts(65));
-        // Nothing for three seconds, then a burst.
+        // There is nothing for three seconds, then a burst.
         history.note(1005, counts(165));
         assert_eq!(published(&history, 1006), [15, 0, 0, 0, 100, 0]);
         assert_eq!(history.json(1006)["connections"], json!([2, 2, 2, 2, 4, 4]));
@@ -119,7 +119,7 @@ mod tests {
         history.note(1004, Counts { published: 80, connections: 1, ..Counts::default() });
         assert_eq!(published(&history, 1004), [20; 4]);
         assert_eq!(history.json(1004)["connections"], json!([0, 0, 0, 1]));
-        // However long that was.
+        // The length of that time does not matter.
         let mut history = MinuteHistory::default();
         history.note(1000, Counts::default());
         history.note(1_000_000_000, Counts { published: u64::MAX, ..Counts::default() });
@@ -135,7 +135,7 @@ mod tests {
         }
         assert!(history.seconds.len() as i64 <= SECONDS + 1, "{}", history.seconds.len());
         assert_eq!(published(&history, 9_999), vec![3; SECONDS as usize]);
-        // Long after: quiet, and the sums still contain what was before.
+        // Long afterwards: all seconds are quiet, and the sums still contain the earlier events.
         assert_eq!(published(&history, 9_999 + 500), vec![0; SECONDS as usize]);
         history.note(11_000, counts(30_000));
         assert_eq!(

@@ -1,6 +1,6 @@
-//! The kept logs as all loops share them.
+//! The kept logs, shared by all loops.
 //!
-//! Invariant: without a rule the cost is one look at a flag.
+//! Invariant: without a rule, the cost is one look at a flag.
 
 use crate::event::Sequence;
 use crate::kept::{KeptLogs, LogName, RetainConfig};
@@ -24,7 +24,7 @@ impl KeptStore {
 
     /// Returns whether there ever was a rule.
     pub(crate) fn is_on(&self) -> bool {
-        // Relaxed: a hint. Rules that come take effect for what is read a little later.
+        // Relaxed: a hint. New rules take effect a little later.
         self.is_on.load(Ordering::Relaxed)
     }
 
@@ -47,11 +47,11 @@ impl KeptStore {
         self.lock().filter(|logs| logs.has_ends())
     }
 
-    /// Replaces the rules for the events that come. `heads` has the next sequence of each shard.
+    /// Replaces the rules for later events. `heads` has the next sequence of each shard.
     pub(crate) fn set_rules(&self, config: &RetainConfig, heads: &[Sequence]) {
         let mut logs = lock(&self.logs);
         if !config.rules.is_empty() && !self.is_on.load(Ordering::Relaxed) {
-            // Events so far were not recorded.
+            // Events before this point were not recorded.
             logs.begin_at(heads.iter().copied());
             self.is_on.store(true, Ordering::Relaxed);
         }

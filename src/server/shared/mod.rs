@@ -70,7 +70,7 @@ pub(crate) struct CurrentConfig {
     prepared: ArcSwap<(u64, Arc<Prepared>)>,
     /// Version number of the settings, which can be read without loading them.
     version: AtomicU64,
-    /// Held while the settings are replaced, so that reloads come one after the other.
+    /// Held while the settings are replaced, so that reloads do not overlap.
     reloading: Mutex<()>,
 }
 
@@ -106,7 +106,7 @@ pub(crate) struct ClientTables {
 pub(crate) struct Lifecycle {
     /// Whether the server listens on loopback addresses only.
     pub(crate) is_local: bool,
-    /// Whether readiness is withdrawn: new clients are served, but should not be sent here.
+    /// Whether readiness is withdrawn: new clients are served, but load balancers should not send any.
     pub(crate) withdrawn: AtomicBool,
     /// Milliseconds that draining may take, plus one; 0 = not draining.
     pub(crate) drain: AtomicU64,
@@ -126,7 +126,7 @@ pub(crate) struct Barriers {
     number: AtomicU64,
 }
 
-/// The loops of a server as other threads see them.
+/// Interface of other threads to the loops of a server.
 pub(crate) struct Loops {
     pub(crate) count: usize,
     /// Wakes the loops, once they run.
@@ -246,7 +246,7 @@ impl Shared {
         !self.is_draining() && !self.alarm.is_raised()
     }
 
-    /// Routes a message from outside. Runs the handler: blocks as long as it does.
+    /// Routes a message from outside. Runs the handler, and blocks until it returns.
     pub(crate) fn route(&self, config: &Prepared, protocol: &str, message: &str) -> BridgeAnswer {
         let publish = |event| self.publish_detached(event);
         self.bridge.route_checked(protocol, message, &|event| config.check_event(event), &publish)
@@ -257,7 +257,7 @@ impl Shared {
         self.engine.as_ref().map_or_else(|| self.bus.epoch(), |engine| engine.status().epoch())
     }
 
-    /// Returns the reason why new clients should not be sent here, if there is one.
+    /// Returns the reason why load balancers should send no new clients, if there is one.
     pub(crate) fn not_ready(&self) -> Option<NotReady> {
         // Relaxed: a flag on its own.
         if self.is_draining() || self.alarm.is_raised() || self.lifecycle.withdrawn.load(Ordering::Relaxed) {
@@ -272,7 +272,7 @@ impl Shared {
         wake_all(&self.loops.wake);
     }
 
-    /// Announces a revocation to the other nodes, if there are any. Blocks for the engine, some seconds at most.
+    /// Announces a revocation to the other nodes, if there are any. Blocks for a few seconds at most.
     pub(crate) fn announce_revocation(&self, one: Revocation) -> Result<(), EngineError> {
         match &self.engine {
             Some(engine) => engine.send_notice(&Notice::Revoked(one).to_json()),
@@ -318,7 +318,7 @@ impl Shared {
 
     /// Counts a turn that a loop begins.
     pub(crate) fn beat(&self, number: usize) {
-        // Relaxed, also where it is read: a count on its own.
+        // Relaxed, also where it is read: a count by itself.
         self.loops.beats[number].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -372,8 +372,8 @@ impl Shared {
             + self.engine.as_ref().map_or(0, Engine::held_bytes)
     }
 
-    /// Returns the memory that one loop may hold for its clients, in bytes: its share of what is not held outside the
-    /// loops.
+    /// Returns the memory that one loop may hold for its clients, in bytes: its share of the budget that is not held
+    /// outside the loops.
     pub(crate) fn loop_budget(&self, config: &ServerConfig) -> Option<usize> {
         let budget = config.max_memory_bytes?;
         Some(budget.saturating_sub(self.held_bytes()) / self.loops.count)
@@ -424,7 +424,7 @@ impl Shared {
         ["http", "ws", "sse"].into_iter().map(|kind| self.connections(kind)).sum()
     }
 
-    /// Notes the present counters in the history.
+    /// Notes the current counters in the history.
     pub(crate) fn note_history(&self, now: Timestamp) {
         let metrics = &self.metrics;
         let counts = Counts {

@@ -50,7 +50,7 @@ impl LoopLedger {
     }
 }
 
-/// Connection that is behind.
+/// Connection that lags.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Laggard {
     pub(crate) connection: u64,
@@ -82,7 +82,7 @@ impl LoopReport {
         &self.feeds
     }
 
-    /// Returns all loops' reports as `/api/stats` shows them.
+    /// Returns all loops' reports in the form of `/api/stats`.
     pub(crate) fn together<'a>(reports: impl Iterator<Item = &'a Self>) -> (Value, Value, usize) {
         let mut sum = LoopLedger::default();
         let mut laggards = Vec::new();

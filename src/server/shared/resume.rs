@@ -1,8 +1,8 @@
-//! Finds the place of an event id in the ring: by its sequence if the bus gave the id, by a search if an engine's log
-//! did.
+//! Finds the place of an event id in the ring: by its sequence if the bus assigned the id, by a search if an engine's
+//! log did.
 //!
-//! Always, in a shard: ids of one epoch grow along the ring. If ids are not consecutive, or the epoch changes, events are
-//! missing, and the loop reports a gap to its clients.
+//! Always, in a shard: ids of one epoch increase along the ring. If ids are not consecutive, or the epoch changes,
+//! events are missing, and the loop reports a gap to its clients.
 
 use smallvec::{SmallVec, smallvec};
 
@@ -51,7 +51,8 @@ pub(crate) fn marks(shared: &Shared, since: &Since) -> SmallVec<[EventId; 1]> {
             shared.auth.open_seal(text).map_or_else(SmallVec::new, |since| marks(shared, &since))
         }
         Since::Event(id) if usize::from(id.shard) >= shards => SmallVec::new(),
-        // This node chose the order of events in other shards before it. Another node may have chosen another.
+        // The position includes the order that this node chose for events of other shards. Another node may have chosen
+        // another order.
         Since::Event(id) if shards > 1 && shared.engine.is_none() => match position_of(shared, *id) {
             Some(position) => known(&position),
             None => smallvec![*id],
@@ -87,7 +88,7 @@ fn resume_behind(shared: &Shared, id: EventId) -> Option<Since> {
     marks(shared, &since).iter().all(is_kept).then_some(since)
 }
 
-/// The bus, as outboxes see it.
+/// The bus, for outboxes that look up retained events.
 pub(crate) struct RetainedLookup<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) now: Timestamp,
@@ -139,7 +140,7 @@ fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> RetainedAf
             match found.sequence.checked_sub(wanted) {
                 Some(0) => RetainedAfter::All(at),
                 Some(missed) => RetainedAfter::Some(missed, at),
-                // The ring moved on during the search.
+                // The ring was overwritten during the search.
                 None => RetainedAfter::Unknown,
             }
         }
@@ -147,9 +148,9 @@ fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> RetainedAf
         Some((at, found)) if found.epoch == id.epoch && wanted == 0 && found.sequence == 0 => {
             RetainedAfter::All(at)
         }
-        // No event came there yet, neither here nor where the client was.
+        // The shard has no event yet, neither here nor on the client's earlier node.
         None if newest_epoch == id.epoch && wanted == 0 => RetainedAfter::All(low),
-        // After everything that is here, in the log's present epoch: another node had read more.
+        // After every event that this node has read of the log's current epoch: another node had read more.
         None if newest_epoch == id.epoch => RetainedAfter::NotYet,
         _ => RetainedAfter::Unknown,
     }
@@ -166,7 +167,7 @@ pub(crate) fn place_of(shared: &Shared, id: EventId) -> Option<Sequence> {
 
 /// Returns the first event at this place of a ring or after it, and its id.
 pub(crate) fn event_id(bus: &Bus, shard: u16, from: Sequence, end: Sequence) -> Option<(Sequence, EventId)> {
-    // A place may be abandoned: then the next one serves.
+    // A sequence may have been given up; then the next one is used.
     (from..end).take(8).find_map(|at| {
         let mut found = None;
         bus.read_range(shard, at, at + 1, |event| found = event.id());
@@ -201,8 +202,8 @@ mod tests {
         assert_eq!(look(&bus, 5, 90), RetainedAfter::Some(9, 0));
         assert_eq!(look(&bus, 5, 103), RetainedAfter::Unknown);
         assert_eq!(look(&bus, 4, 100), RetainedAfter::Unknown);
-        // Before, the result was `Unknown`: a client of another node that had read more of the new epoch got a gap and
-        // everything twice.
+        // Earlier, the result was `Unknown`: a client of another node that had read more of the new epoch got a gap and
+        // every event twice.
         assert_eq!(look(&bus, 6, 1), RetainedAfter::NotYet);
         assert_eq!(look(&bus, 7, 1), RetainedAfter::Unknown);
     }
@@ -228,7 +229,7 @@ mod tests {
     #[test]
     fn a_hole_in_the_log_is_not_passed_over() {
         let bus = bus_with(&[(5, 1), (5, 2), (5, 7), (6, 0)]);
-        // The event itself is there. The loop reports the hole after it when it comes to it.
+        // The event itself is retained. The loop reports the hole after it when it reaches the hole.
         assert_eq!(look(&bus, 5, 2), RetainedAfter::All(2));
         assert_eq!(look(&bus, 5, 4), RetainedAfter::Unknown);
         assert_eq!(look(&bus, 5, 7), RetainedAfter::All(3));

@@ -65,7 +65,7 @@ fn a_token_that_a_set_clock_ends_gets_no_event_more() {
     clock.world.publish(1);
     clock.turn();
     assert!(text(&hour).contains("data:") && text(&day).contains("data:"));
-    // Two hours in one step, with an event that comes in the same turn.
+    // Sets the clock by two hours in one step, with an event in the same turn.
     clock.set = 7200;
     clock.world.publish(1);
     clock.turn();
@@ -73,7 +73,7 @@ fn a_token_that_a_set_clock_ends_gets_no_event_more() {
     assert!(told.contains("token_expired") && !told.contains("a.b"), "{told}");
     let told = text(&day);
     assert!(told.contains("a.b") && !told.contains("closed"), "{told}");
-    // The other client's timer is set again, and fires without an event or a heartbeat.
+    // The other client's timer is rescheduled, and fires without an event or a heartbeat.
     clock.set = 86_399;
     clock.turn();
     assert!(!text(&day).contains("token_expired"));

@@ -1,4 +1,5 @@
-//! A thread that panics stops its server, with an error that names the place, and nothing else of the process.
+//! Tests that a thread that panics stops its server, with an error that names the place, and nothing else in the
+//! process.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -43,7 +44,7 @@ fn builder(bus: &Bus) -> (ServerBuilder, Receiver<ThreadFailure>) {
     (Server::builder(bus).listen("127.0.0.1:0").loops(3).on_failure(tell), hears)
 }
 
-/// A stream that has had its head.
+/// Opens a stream, and reads its head.
 fn stream(addr: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(addr).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");

@@ -89,7 +89,7 @@ fn lists_that_are_too_long_cost_what_they_are_long() {
         client.forget();
         client.says(&message);
         let (answer, _) = settled(&mut client);
-        // Equal values are one, so lists of them are short where they are only read so far.
+        // Equal values count once, so lists of them are short in places that are only read up to the limit.
         assert!(
             answer.contains("error") || answer.contains("ack") || answer.contains("subscri"),
             "{path} {answer}"
@@ -127,7 +127,7 @@ fn a_long_change_goes_on_in_later_turns() {
     assert!(settled(&mut client).0.contains("removed"));
 }
 
-/// However much of its part of the turn a client has used before: no event of its new interest comes before the reply.
+/// No event of a new interest comes before the reply, however much of its part of the turn the client has used.
 #[test]
 fn a_change_holds_from_its_reply_on_at_any_place_of_a_turn() {
     let mut delivered = 0;
@@ -168,7 +168,7 @@ fn a_clients_values_are_bounded_together() {
     assert!(subscribe(128, 255).contains("ack"));
 }
 
-/// Names that the server gives never equal a client's own, and no subscription has the name `*`.
+/// Names chosen by the server never equal a client's own, and no subscription has the name `*`.
 #[test]
 fn names_that_the_server_gives_are_free() {
     let mut client = OneClient::at("/ws", false);
@@ -232,7 +232,8 @@ fn a_long_batch_is_committed_over_several_turns() {
     assert!(first < second, "answers keep the order of the requests: {answer}");
 }
 
-/// A flood of any kind is read within the budget of each turn, of which it takes everything if no other client wants it.
+/// A flood of any kind is read within the budget of each turn. It may take the whole budget if no other client needs
+/// it.
 #[test]
 fn a_flood_takes_no_more_than_a_turn() {
     let text = |payload: &str| frame(1, payload.as_bytes());
@@ -282,7 +283,7 @@ fn a_burst_is_read_and_written_in_few_parts() {
     assert!(writes <= 3, "{writes} turns wrote");
 }
 
-/// A flood takes what others leave of a turn, and another client is served in the turn in which it comes.
+/// A flood takes the rest of a turn, and another client is served in the turn in which its input arrives.
 #[test]
 fn another_client_is_served_beside_a_flood() {
     let mut client = OneClient::at("/ws", false);
@@ -311,11 +312,11 @@ fn subscribe(client: &mut OneClient, id: &str, filter: &str) {
     ));
 }
 
-/// The match of one event goes on in later turns, whatever takes long: its fields, its length, or filters that are compared
-/// one by one.
+/// The match of one event continues in later turns, whatever takes long: its fields, its length, or filters that are
+/// compared one by one.
 #[test]
 fn a_match_of_one_event_takes_a_part_of_each_turn() {
-    // Their part of a turn, and a last step.
+    // The conditions' part of a turn, and a last step.
     let most = u64::from(budget::TURN) * 1_000 + 2_000_000;
     let many: Vec<String> = (0..6_000).map(|n| format!(r#""a{n}":{n}"#)).collect();
     let filters: Vec<String> = (0..1_000)
@@ -326,7 +327,7 @@ fn a_match_of_one_event_takes_a_part_of_each_turn() {
         })
         .collect();
     let patterns: Vec<String> = (0..250).map(|n| format!("**.{}x{n}.**", "b.".repeat(28))).collect();
-    // Each segment of the type leads on with all of them.
+    // All of these patterns continue with each segment of the type.
     let leading: Vec<String> = (0..600u64)
         .map(|n| {
             let bits = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -368,7 +369,7 @@ fn a_match_of_one_event_takes_a_part_of_each_turn() {
     }
 }
 
-/// A client that asks for something while an event is matched gets it from after that event on, and one that leaves is gone.
+/// A request during the match of an event takes effect after that event, and a client that leaves is removed.
 #[test]
 fn what_clients_ask_for_during_a_match_begins_after_the_event() {
     let payload = format!("[{}1]", "[],".repeat(400_000));
@@ -394,7 +395,7 @@ fn what_clients_ask_for_during_a_match_begins_after_the_event() {
     assert_eq!(settled(&mut client).0, "", "a new client has asked for nothing");
 }
 
-/// A connection that the program hands over while an event is matched is read after the event, as any other.
+/// A connection that the program hands over during the match of an event is read after the event, as any other.
 #[test]
 fn an_adopted_request_begins_after_the_event_that_is_matched() {
     let mut client = OneClient::at("/ws", false);

@@ -76,7 +76,7 @@ impl Answer<'_, '_> {
             return refusal;
         }
         let shared = self.cx.shared;
-        // With one shard the ring has the order; with more, the loop's place in it is the end.
+        // With one shard the page ends at the ring's head; with more, at the loop's place in the common order.
         let until = match shared.bus.shards() {
             1 => Some(Position::new(shared.epoch(), [shared.bus.head(0)])),
             _ => self.cx.view.position(),

@@ -2,7 +2,7 @@
 //!
 //! Always:
 //! - A refused request changes nothing.
-//! - A client is not read while its request is with a worker thread or the engine.
+//! - A client is not read while a worker thread or the engine handles its request.
 
 use std::sync::Arc;
 
@@ -136,7 +136,7 @@ impl Publication {
                     responder.write(200, &[], &accepted_body(accepted, count, is_once).to_string())
                 }
                 Err(why) => {
-                    // Without `Retry-After` a client does not try again what can never be accepted.
+                    // Without `Retry-After`, a client does not repeat a request that can never be accepted.
                     let later: &[_] = if why.may_pass_later() { &[("Retry-After", "1")] } else { &[] };
                     responder.write(why.code().status(), later, &refused_body(&why).to_string())
                 }
@@ -170,20 +170,20 @@ fn refused_body(why: &PublishRefusal) -> serde_json::Value {
     body
 }
 
-/// Returns the key by which a second one of the request is recognized.
+/// Returns the key by which a repetition of the request is recognized.
 fn idempotency_key(request: &Request) -> Result<Option<Box<str>>, String> {
     let mut keys = request.headers_named("idempotency-key");
     let Some(key) = keys.next() else { return Ok(None) };
     if keys.next().is_some() {
         return Err("more than one Idempotency-Key: send one".to_owned());
     }
-    // The header's draft standard has quotes, which many programs leave out.
+    // The header's draft standard requires quotes, which many programs leave out.
     let key = key.trim_ascii();
     let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
     check_dedupe_name("Idempotency-Key", key).map(|()| Some(key.into()))
 }
 
-/// Returns a digest of everything that makes events of a request. It is equal in all versions, and no secret.
+/// Returns a digest of all parts of a request that determine its events. It is equal in all versions, and not a secret.
 fn digest(request: &Request, kind: &str, body: &[u8]) -> u64 {
     // FNV-1a.
     let mut digest = 0xcbf2_9ce4_8422_2325u64;
@@ -194,7 +194,7 @@ fn digest(request: &Request, kind: &str, body: &[u8]) -> u64 {
     };
     add(kind.as_bytes());
     for (name, value) in request.headers() {
-        // A CloudEvent in headers and body.
+        // Headers of a CloudEvent in binary form.
         if name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("ce-")) {
             add(name.to_ascii_lowercase().as_bytes());
             add(value.as_bytes());

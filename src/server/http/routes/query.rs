@@ -1,5 +1,5 @@
-//! Checks the names in a request's query: a typing error is refused, parameters that other software adds to URLs are
-//! not.
+//! Checks the names in a request's query. A typing error is refused; parameters that other software adds to URLs are
+//! ignored.
 //!
 //! Always: an unknown name is refused with the name that may have been meant.
 
@@ -8,7 +8,7 @@ use crate::dialect::keys::UnknownKey;
 use crate::dialect::{ClientError, ErrorCode, split_entity};
 use crate::filter::{Filter, FilterErrorKind, VALUES_MAX};
 
-/// Filter of a query: lists of values by attribute, and a text in `filter` that must hold beside them.
+/// Filter of a query: lists of values by attribute, and a filter text in `filter` that must hold too.
 pub(super) struct FilterQuery;
 
 impl FilterQuery {
@@ -30,7 +30,7 @@ impl FilterQuery {
             }
         }
         let narrow = text.as_deref().unwrap_or_default().parse()?;
-        // Counted before they are parsed.
+        // The values are counted before they are parsed.
         let count = request.query_pairs().filter(|(name, _)| Self::LISTS.contains(&name.as_str())).count();
         if count > VALUES_MAX {
             let error = FilterErrorKind::TooManyValues(count, VALUES_MAX).to_string();

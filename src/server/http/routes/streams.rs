@@ -1,6 +1,6 @@
 //! Requests that become streams: WebSocket in every dialect, and SSE.
 //!
-//! Always: a client that may not have a stream, or not now, gets an HTTP error instead. A stream's head is sent before
+//! Always: a client that may not open a stream, or not now, gets an HTTP error instead. A stream's head is sent before
 //! anything else.
 
 use serde_json::json;
@@ -24,12 +24,12 @@ use crate::server::session::past::PastReport;
 use crate::server::session::past::ReplayFrom;
 use crate::server::session::rights::{may_see, with_own_channels};
 
-/// Subprotocol to choose for a client that offers a token as one, in another dialect: browsers want one of theirs
-/// chosen.
+/// Subprotocol to choose for a client of another dialect that offers a token as a subprotocol: browsers require that
+/// one of the offered ones is chosen.
 const AUTH_PROTOCOL: &str = "fanwire.auth";
 
 impl Answer<'_, '_> {
-    /// Takes the user name that a client chooses, if there is no authentication.
+    /// Reads the user name that a client chooses, if there is no authentication.
     fn take_name(&mut self) -> Result<(), RouteOutcome> {
         if !self.cx.config.presence.is_on() || !self.cx.shared.auth.is_open() {
             return Ok(());
@@ -45,7 +45,7 @@ impl Answer<'_, '_> {
         Ok(())
     }
 
-    /// Counts a stream through a proxy for the client's own address. Refuses it if the address has as many as allowed.
+    /// Counts a stream through a proxy for the client's own address. Refuses it if the address has reached its limit.
     fn count_stream(&mut self) -> Result<(), RouteOutcome> {
         let config = self.cx.config;
         let (Some(max), Some(peer)) = (config.limits.connections_per_address, self.cx.view.peer()) else {
@@ -75,7 +75,7 @@ impl Answer<'_, '_> {
         Some(self.error(fault, error, &[("Retry-After", "5")]))
     }
 
-    /// Refuses a stream that asks for too many kept logs, or ends one that asks for a log that is not there.
+    /// Refuses a stream that requests too many kept logs, or ends one that requests a log that does not exist.
     fn refuse_log(&mut self, stream: &SseRequest) -> Option<RouteOutcome> {
         let filters = std::slice::from_ref(&stream.filter);
         if stream.absent_is_over && check_absent(filters, self.cx).is_err() {
@@ -247,8 +247,8 @@ impl Answer<'_, '_> {
             return refusal;
         }
         // Place to resume from if the stream breaks before its first event. A client that resumes gets its own id back:
-        // httpx-sse's manual keeps the id of the newest stream only, and would start again. A client that asked for the
-        // past gets none, because it has to see the past first.
+        // code as in httpx-sse's manual keeps the id of the newest stream only, and would lose its place. A client that
+        // requested the past gets none, because it has to receive the past first.
         let id = match &stream.from {
             None => self.cx.place(grant.as_deref()).map(|place| place.to_string()),
             Some(ReplayFrom::After(place)) => Some(place.to_string()),
@@ -317,7 +317,7 @@ struct SseRequest {
     filter: Filter,
     encoding: Encoding,
     from: Option<ReplayFrom>,
-    /// Whether there is no stream if the log that the filter names is not there.
+    /// Whether the stream ends at once if the log that the filter names does not exist.
     absent_is_over: bool,
     on_lag: OnLag,
 }
@@ -334,7 +334,8 @@ impl SseRequest {
     /// Reads the parameters beside the filter.
     fn read_rest(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
         let mut history = None;
-        // An empty id is none (HTML, 9.2.4): a browser without an id sends no header, other clients send an empty one.
+        // An empty id counts as none (HTML, 9.2.4): a browser without an id sends no header, but other clients send an
+        // empty one.
         let an_id = |id: &&str| !id.is_empty();
         let mut last_event_id = request.header("last-event-id").filter(an_id).map(str::to_owned);
         let (mut on_lag, mut max_per_second) = (None, None);
@@ -347,7 +348,7 @@ impl SseRequest {
                     let count = value.parse().map_err(|_| "history is not a number".to_owned())?;
                     history = Some(count);
                 }
-                // The header is set by the browser, and newer than the query of its first request.
+                // The browser sets the header on a reconnect, so it is newer than the query.
                 name if is_last_event_id(name) => {
                     last_event_id = last_event_id.or(Some(value).filter(|id| an_id(&id.as_str())));
                 }
@@ -364,7 +365,7 @@ impl SseRequest {
                 "snapshot" => snapshot = query::switch("snapshot", &value)?,
                 "lean" => is_lean = query::switch("lean", &value)?,
                 "event_name" => return Err("event_name can only be message".to_owned()),
-                // Otherwise a typing error would be a stream of everything.
+                // Without this check, a typing error would open a stream of all events.
                 name => query::unknown(name, &KNOWN)?,
             }
         }

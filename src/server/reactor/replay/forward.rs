@@ -1,4 +1,4 @@
-//! Reads the past for one reader, oldest event first: from a place in each shard to where the loop stood.
+//! Reads the past for one reader, oldest event first: from a place in each shard to the loop's place at the start.
 //!
 //! A shard is read from the engine's log while the ring has dropped its events, and from the ring after that.
 //!
@@ -26,10 +26,10 @@ const CHUNK: usize = 64;
 
 /// Receiver of a reader's events and gaps.
 pub(crate) trait EventSink {
-    /// Returns whether it takes no more for now.
+    /// Returns whether the sink accepts no more for now.
     fn is_full(&self) -> bool;
 
-    /// Decides whether the reader wants an event. Returns false if that goes on in the next step.
+    /// Decides whether the reader wants an event. Returns false if the decision continues in the next step.
     fn decides(&mut self, _event: &Event, _budget: &mut Budget) -> bool {
         true
     }
@@ -84,7 +84,7 @@ impl Store<'_> {
         self.history().is_some()
     }
 
-    /// Looks for the page of a place among those that arrived or were read before.
+    /// Looks for the page of a place among those that arrived or are cached.
     pub(super) fn page(&mut self, shard: u16, from: LogPlace) -> Found {
         match self.arrived.take_if(|arrived| (arrived.shard, arrived.from) == (shard, from)) {
             Some(Arrived { outcome: Ok(handed), .. }) => {
@@ -103,11 +103,11 @@ impl Store<'_> {
 /// Place of a reader in one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadPlace {
-    /// In the log. `is_known` is false while it is open whether the log has the place that the client named.
+    /// In the log. `is_known` is false until the log has confirmed the place that the client named.
     Log {
         is_known: bool,
     },
-    /// Before this place of the ring.
+    /// In the ring, before this place.
     Ring(Sequence),
     Over,
 }
@@ -125,7 +125,7 @@ pub(super) struct ShardLane {
     pub(super) after: EventId,
     /// Number of events missing after it.
     pub(super) missed: u64,
-    /// Whether all missing events were requested; otherwise some may be more than that.
+    /// Whether all missing events were requested; otherwise the number is an upper bound.
     pub(super) counts: bool,
     /// Last of the events that may be missing before the first one; reported as a gap before it.
     pub(super) forgotten: Option<EventId>,
@@ -137,17 +137,17 @@ pub(crate) struct Forward {
     pub(super) lanes: SmallVec<[ShardLane; 1]>,
     /// Position of the reader, if there are several shards.
     pub(super) at: Option<Position>,
-    /// Place that the client named, if that does not cover some shards; reported first.
+    /// Place that the client named, if it does not cover all shards; reported first.
     pub(super) partial_since: Option<Since>,
     /// Whether events that no loop has read, which have no place in the order, come as early as their shard allows.
     pub(super) unread_first: bool,
 }
 
-/// Result of getting a shard's next events.
+/// Result of reading a shard's next events.
 enum Filled {
     /// The events are there, or the shard is read.
     Done,
-    /// The reader moved: try again.
+    /// The reader moved, so the read has to be repeated.
     Again,
     Waits(LogPlace),
 }
@@ -214,14 +214,14 @@ impl Forward {
         }
         for lane in &mut self.lanes {
             if let Some(last) = lane.forgotten.take() {
-                // No event has epoch 0, or comes before the first of an epoch.
+                // Epoch 0, or a place before the first event of an epoch, is no event.
                 let last = Some(last).filter(|last| last.epoch > 0 && last.sequence < Sequence::MAX);
                 sink.gap(&notice(Missed::Unknown, None, last, now));
             }
         }
     }
 
-    /// Returns where its past begins, and whether it is complete, as far as that is known.
+    /// Returns the start of its past, and whether the past is complete, as far as that is known.
     pub(super) fn start(&self) -> PastStart {
         let is_short = |lane: &ShardLane| lane.missed > 0 || lane.forgotten.is_some();
         let is_in_doubt = |lane: &ShardLane| lane.place == ReadPlace::Log { is_known: false };
@@ -330,8 +330,8 @@ impl ShardLane {
         }
     }
 
-    /// Reports events missing before an event: those that the log has dropped, or another epoch. If the log was
-    /// asked, their number is known.
+    /// Reports events missing before an event: those that the log has dropped, or of another epoch. If the log was
+    /// read, their number is known.
     fn report_gap_before(&mut self, id: EventId, is_known: bool, now: Timestamp, sink: &mut dyn EventSink) {
         // Epoch 0 stands for nothing before it.
         if self.after.epoch == 0 || (id.epoch, id.sequence) == next_place(self.after) {
@@ -344,7 +344,7 @@ impl ShardLane {
         sink.gap(&notice(missed, from, Some(if is_counted { last } else { id }), now));
     }
 
-    /// Returns how many events are missing after the reader's place up to this one.
+    /// Returns the number of events missing after the reader's place up to this one.
     fn missed_up_to(&self, last: EventId) -> Missed {
         let missed = last.next_sequence().checked_sub(self.after.next_sequence());
         missed
@@ -352,12 +352,12 @@ impl ShardLane {
             .map_or(Missed::Unknown, |missed| self.counted(missed))
     }
 
-    /// Returns this number of missing events, as exact as it is.
+    /// Returns this number of missing events, as exact or as an upper bound.
     fn counted(&self, missed: u64) -> Missed {
         if self.counts { Missed::Exactly(missed) } else { Missed::AtMost(missed) }
     }
 
-    /// Gets its next events.
+    /// Reads the shard's next events.
     fn fill(
         &mut self,
         store: &mut Store<'_>,
@@ -429,7 +429,7 @@ impl ShardLane {
         let from = match self.after.sequence {
             // Place before the first event of a shard.
             Sequence::MAX => (self.after.epoch, 0),
-            // Includes the client's own event, so that the log confirms that it has it.
+            // The page includes the event that the client named, which confirms that the log has it.
             sequence if !is_known => (self.after.epoch, sequence),
             _ => next_place(self.after),
         };
@@ -445,7 +445,7 @@ impl ShardLane {
         let events = page.from(from);
         if !is_known {
             match events.first().and_then(Event::id) {
-                // Everything that the log kept comes after it.
+                // All retained entries of the log come after the client's place.
                 Some(first) if first.epoch == self.after.epoch => {
                     self.place = ReadPlace::Log { is_known: true }
                 }
@@ -464,7 +464,7 @@ impl ShardLane {
             return Filled::Done;
         }
         if events.is_empty() && page.next > from {
-            // The entry is no event: it is missing here as it is live.
+            // The entry is not an event: it is a gap here, as it was live.
             let last = EventId::before(page.next.0, self.shard, page.next.1);
             let missed = self.missed_up_to(last);
             sink.gap(&notice(missed, Some(Since::Event(self.after)), Some(last), store.now));
@@ -486,7 +486,7 @@ impl ShardLane {
         event_id(bus, self.shard, bus.oldest(self.shard), self.to)
     }
 
-    /// Continues in the ring, whatever is missing before it; ends if the ring has nothing for it.
+    /// Continues in the ring, whatever is missing before it; ends if the ring has no events for this reader.
     fn continue_in_ring(
         &mut self,
         ring: Option<(Sequence, EventId)>,
@@ -511,7 +511,7 @@ impl ShardLane {
         }
     }
 
-    /// Handles a place that the log does not know: continues in the ring if the ring has it, otherwise reports a gap of
+    /// Handles a place that the log does not have: continues in the ring if the ring has it, otherwise reports a gap of
     /// unknown size.
     fn handle_unknown_place(&mut self, store: &Store<'_>, at: Option<&Position>, sink: &mut dyn EventSink) {
         if self.has_ring(store) {

@@ -1,7 +1,7 @@
-//! Replays from kept logs: from the beginning, or after a place that the ring has forgotten.
+//! Replays from kept logs: from the beginning, or after a place that the ring has dropped.
 //!
 //! Invariants:
-//! - The logs are read up to where the client's live events begin, so no event is missing or comes twice at the seam.
+//! - The logs are read up to the client's first live event, so no event is missing or duplicated in between.
 //! - Logs and rings are merged in the order in which the loops read events. The rings are read only where events of the filters
 //!   may be under no rule, and of their events those that a rule keeps are left out.
 //! - No event is kept between two steps.
@@ -22,7 +22,7 @@ use crate::server::shared::Shared;
 /// Number of events taken from the logs together.
 const CHUNK: usize = 64;
 
-/// Past of one client in kept logs, and in the rings for what no rule keeps.
+/// Past of one client in kept logs, and in the rings for events under no rule.
 #[derive(Debug)]
 pub(super) struct KeptPast {
     cursor: KeptCursor,
@@ -32,7 +32,7 @@ pub(super) struct KeptPast {
     rings: Option<Forward>,
     /// Last event of the logs that was passed on.
     last: Option<EventId>,
-    /// Whether the client was told that events are missing that the loops have not read.
+    /// Whether a gap was reported for events that the loops have not read.
     has_told_unread: bool,
 }
 
@@ -54,13 +54,13 @@ impl KeptPast {
         self.cursor.after().into()
     }
 
-    /// Returns whether nothing of the past is known to be gone; `None` while that is not known.
+    /// Returns whether the past is complete; `None` while that is unknown.
     pub(super) fn is_complete(&self) -> Option<bool> {
         let rings = self.rings.as_ref().map(|rings| rings.start().complete);
         if self.cursor.has_gap() { Some(false) } else { rings.unwrap_or(Some(true)) }
     }
 
-    /// Moves the end forward: the client's live events begin later now.
+    /// Moves the end forward to the client's new first live event.
     pub(super) fn extend(
         &mut self,
         shared: &Shared,
@@ -113,7 +113,7 @@ impl KeptPast {
     }
 }
 
-/// Sink that puts the events of logs between those of the rings.
+/// Sink that merges the events of logs with those of the rings.
 struct MergedLogs<'a> {
     shared: &'a Shared,
     now: Timestamp,
@@ -147,7 +147,7 @@ impl MergedLogs<'_> {
         self.is_over = self.items.is_empty();
     }
 
-    /// Passes the logs' events on that come before this place, or all. Returns false if that goes on in the next step.
+    /// Passes on the logs' events before this place, or all. Returns false if that continues in the next step.
     fn pass_before(&mut self, place: Option<OrderPlace>, budget: &mut Budget) -> bool {
         loop {
             if self.items.is_empty() && !self.is_over {
@@ -167,7 +167,7 @@ impl MergedLogs<'_> {
                 }
                 KeptContent::Gap { missed, to } => {
                     let from = self.last.map(Since::Event);
-                    // A bound counts events of a log, not of the shard after that place.
+                    // The bound counts events of a log, so it does not fit a gap after that place of the shard.
                     let missed = if from.is_some() { Missed::Unknown } else { *missed };
                     self.sink.gap(&notice(missed, from, *to, self.now));
                 }
@@ -177,7 +177,8 @@ impl MergedLogs<'_> {
         }
     }
 
-    /// Returns whether the loops were too slow to read an event of a ring. With several shards it has no place among the others.
+    /// Returns whether no loop has read an event of a ring in time. With several shards such an event has no place in
+    /// the order.
     fn is_unread(&self, event: &Event) -> bool {
         self.until.len() > 1 && event.position().is_none()
     }

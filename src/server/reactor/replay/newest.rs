@@ -1,10 +1,10 @@
-//! Searches for the place from which a reader gets the newest events that it wants: backwards from where the loop
-//! stood, through the rings and then through the engine's log.
+//! Searches for the place from which a reader gets the newest events that it wants: backwards from the loop's place,
+//! through the rings and then through the engine's log.
 //!
 //! Invariants:
 //! - Only places and a count are kept between two steps, however many events are requested.
 //! - The search ends in the epoch of the oldest event in a shard's ring.
-//! - If it ends although older events may exist, and events may be missing for that, the reader gets a gap before its
+//! - If the search ends although older events may exist, and the reader may miss some of them, it gets a gap before its
 //!   first event.
 
 use std::collections::VecDeque;
@@ -28,7 +28,7 @@ struct ShardSearch {
     shard: u16,
     to: Sequence,
     until: LogPlace,
-    /// Place from which on the node followed everything that the reader wants; usually the beginning.
+    /// Place from which the node followed everything that the reader wants; usually the beginning.
     followed: LogPlace,
     place: SearchPlace,
     ended: Option<Ended>,
@@ -47,11 +47,11 @@ enum Ended {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SearchPlace {
-    /// After this place of the ring.
+    /// In the ring, before this place.
     Ring(Sequence),
     /// In the log, before the oldest examined event; the page that begins here is searched.
     Log { from: Sequence },
-    /// Everything known was examined; the log's entries from this place on decide whether it was everything.
+    /// All known events were examined. The log's entries from this place on show whether there are older ones.
     Beginning { from: LogPlace },
 }
 
@@ -59,9 +59,9 @@ enum SearchPlace {
 #[derive(Debug)]
 pub(super) struct Newest {
     lanes: SmallVec<[ShardSearch; 1]>,
-    /// Number of events that are still to be found.
+    /// Number of events that are not found yet.
     left: usize,
-    /// Whether events were found after the end of another shard's past, which may have had newer ones.
+    /// Whether events were found after another shard's past had ended, which may have had newer ones.
     passed_an_end: bool,
 }
 
@@ -212,7 +212,7 @@ impl ShardSearch {
                     return Filled::Done;
                 }
                 if bus.oldest(self.shard) <= from {
-                    // A publisher gave up the place before it: there never was an event.
+                    // A publisher gave up the previous sequence, so there is no event.
                     self.place = SearchPlace::Ring(before - 1);
                     return Filled::Again;
                 }
@@ -248,8 +248,7 @@ impl ShardSearch {
         };
     }
 
-    /// Finds out whether the log has anything older than the examined events, such as another epoch, which is not
-    /// read.
+    /// Checks whether the log has anything older than the examined events, such as another epoch, which is not read.
     fn check_log_start(&mut self, from: LogPlace, store: &mut Store<'_>) -> Filled {
         let is_first = match store.page(self.shard, from) {
             Found::Page(page, _) => {

@@ -1,14 +1,15 @@
-//! Decides which past events a client gets: those that its new subscription wants and that none of its other
-//! subscriptions delivered.
+//! Decides which past events a client gets: those that its new subscription matches and that none of its other
+//! subscriptions has delivered.
 //!
 //! Invariants:
-//! - The decision is that of [`Filter::matches`], the definition; other subscriptions count from where they began.
+//! - The decision is that of [`Filter::matches`], the definition. Other subscriptions count from the place at which
+//!   they began.
 //! - The cost of a filter is charged to the turn's budget: its compilation, and each event that it is matched
 //!   against.
 //!
-//! A small filter without conditions on the payload is matched as it stands: that takes no memory, and up to
-//! [`PLAIN_BYTES`] it is about as fast. Larger filters are compiled. A client's other subscriptions are one matcher,
-//! because there may be a thousand of them.
+//! A small filter without conditions on the payload is not compiled: that takes no memory, and up to [`PLAIN_BYTES`] it
+//! is about as fast. Larger filters are compiled. A client's other subscriptions are one matcher, because there may be
+//! a thousand of them.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,7 +22,7 @@ use crate::filter::{ClassId, Filter, FilterLimits, Matcher};
 use crate::server::limits::budget::{Budget, STEP_MAX};
 use crate::server::session::began::{Began, DeliveredElsewhere};
 
-/// Maximum size, in encoded bytes, of a filter that is used as it stands.
+/// Maximum size of a filter that is not compiled, in encoded bytes.
 const PLAIN_BYTES: usize = 96;
 
 /// Instructions for compiling a byte of a filter: a wildcard pattern of two-byte segments, the most expensive.
@@ -56,7 +57,7 @@ pub(super) struct ReplaySelector {
     decided: Option<(EventId, bool)>,
 }
 
-/// Share of missing events that a filter wanted, if that is known without the events.
+/// Share of missing events that a filter matches, if that is known without the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wants {
     Everything,
@@ -139,7 +140,7 @@ impl ReplaySelector {
         self.pending.is_empty() && matches!(self.except, Test::None)
     }
 
-    /// Returns how many of the dropped events the client misses; `None` if it wanted none of them.
+    /// Returns the number of dropped events that the client misses; `None` if it wanted none of them.
     pub(super) fn missed(&self, gone: Missed) -> Option<Missed> {
         match self.wants {
             Wants::Everything => Some(gone),
@@ -203,8 +204,8 @@ impl ReplaySelector {
         self.decided.is_some_and(|(_, is_wanted)| is_wanted)
     }
 
-    /// Decides on an event, and charges the work to the budget. Returns false if the budget ends before the decision: the next
-    /// call for the event goes on.
+    /// Decides on an event, and charges the work to the budget. Returns false if the budget ends before the decision:
+    /// the next call for the event continues.
     pub(super) fn decides(&mut self, event: &Event, budget: &mut Budget) -> bool {
         let id = event.id().unwrap_or(NO_EVENT);
         if self.decided.is_some_and(|(decided, _)| decided == id) {
@@ -249,19 +250,19 @@ impl ReplaySelector {
     }
 }
 
-/// Returns whether a filter is used as it stands. A condition on the payload is not: each would walk over the whole
-/// payload.
+/// Returns whether a filter is used without compiling it. Filters with conditions on the payload are compiled: each
+/// condition would walk over the whole payload.
 fn is_plain(filter: &Filter) -> bool {
     let bytes = filter.bytes();
-    // Each segment of a pattern with `**` is compared with each of a value: 1.7 million instructions at the most.
+    // Each segment of a pattern with `**` is compared with each segment of a value: at most 1.7 million instructions.
     bytes.len() <= PLAIN_BYTES
         && filter.comparisons_count().0 == 0
         && memchr::memmem::find(bytes, b"**").is_none()
 }
 
 impl Test {
-    /// Returns whether an event matches; `None` if the budget ends before that is known, and the next call for the event goes
-    /// on.
+    /// Returns whether an event matches; `None` if the budget ends before that is known. The next call for the event
+    /// continues.
     fn matches(&mut self, event: &Event, id: EventId, budget: &mut Budget) -> Option<bool> {
         match self {
             Self::None => Some(false),

@@ -1,4 +1,4 @@
-//! A replay under way: its source, its progress, and the report that its client gets.
+//! A replay in progress: its source, its progress, and the report that its client gets.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ pub(crate) struct ClientReplay {
     pub(super) encoding: Encoding,
     pub(super) selector: ReplaySelector,
     pub(super) work: ReplayWork,
-    /// Beginning of the past, reported after the client's interest has changed: pending bytes come first.
+    /// Start of the past, reported after the client's interest has changed, because pending bytes come first.
     pub(super) start: Option<PastStart>,
     /// Report for the client at the end of its past; `None` for a refill.
     pub(super) report: Option<PastReport>,
-    /// Kind of the past, as metrics name it.
+    /// Kind of the past, as a label of metrics.
     pub(super) kind: &'static str,
     /// Number of events sent.
     pub(super) events: u64,
@@ -35,7 +35,7 @@ pub(crate) struct ClientReplay {
     /// Held while a page of the log is awaited.
     pub(super) ticket: Option<Ticket>,
     pub(super) arrived: Option<Arrived>,
-    /// Ends of logs to tell after the past.
+    /// Ends of logs to report after the past.
     pub(super) ends: Vec<Arc<LogEnd>>,
 }
 
@@ -65,7 +65,7 @@ impl ReplayWork {
         }
     }
 
-    /// Returns whether nothing of the past is known to be gone; `None` while that is not known.
+    /// Returns whether the past is complete; `None` while that is unknown.
     pub(super) fn is_complete(&self) -> Option<bool> {
         match self {
             Self::Forward(forward) => forward.start().complete,
@@ -117,7 +117,7 @@ impl ClientReplay {
         }
     }
 
-    /// Notes ends of logs that the client is told after its past.
+    /// Notes ends of logs to report to the client after its past.
     pub(crate) fn note_ends(&mut self, ends: Vec<Arc<LogEnd>>) {
         self.ends.extend(ends);
     }
@@ -127,7 +127,7 @@ impl ClientReplay {
         self.arrived = None;
     }
 
-    /// Returns the bytes that it holds, except the page that has just arrived.
+    /// Returns the number of bytes that it holds, without the page that has just arrived.
     pub(crate) fn held_bytes(&self) -> usize {
         let work = match &self.work {
             ReplayWork::Newest(newest) => newest.shards() * size_of::<ShardLane>(),

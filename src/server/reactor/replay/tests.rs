@@ -65,7 +65,7 @@ impl Stage {
         shard.push(is_wanted);
     }
 
-    /// The loop takes the available events.
+    /// Makes the loop read the available events.
     fn read(&mut self) {
         while self.reader.poll_batch(64, |_| ()) > 0 {}
     }
@@ -114,7 +114,7 @@ impl Stage {
     }
 }
 
-/// Steps before each piece of a walk: events to publish, and how much it may spend and pass on.
+/// A piece of a walk: events to publish before it, and the budget and number of events of the piece.
 type Piece = (Vec<(u8, bool)>, u32, usize);
 
 fn piece() -> impl Strategy<Value = Piece> {

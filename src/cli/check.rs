@@ -1,8 +1,7 @@
 //! `fanwire check`: validates filters and explains them for an event, validates a configuration and prints its
 //! effect, and asks a server for its health (`health`).
 //!
-//! Always: exit code 0 means that everything is valid and, if an event is given, that a filter matches it. Exit
-//! code 1 means anything else.
+//! Always: the exit code is 0 if everything is valid and, if an event is given, a filter matches it. It is 1 otherwise.
 
 use std::io::Read as _;
 
@@ -152,7 +151,8 @@ fn show_memory(config: &fanwire::config::Config) {
     }
 }
 
-/// Returns the bytes of memory that this machine has, or that this control group may use.
+/// Returns the bytes of memory that this process may use: its control group's limit or the machine's memory, whichever
+/// is less.
 fn machine_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;

@@ -1,7 +1,7 @@
 //! Events of `fanwire serve --demo`: made-up agents at work, at an even pace.
 //!
-//! Always: one seed makes one story. The events of a run have a sensible order (started before progress, progress never
-//! backwards, one end). Every attribute is set by some event, so that every filter has something to show.
+//! Always: the same seed gives the same events. The events of a run have a sensible order (started before progress,
+//! progress never backwards, one end). Every attribute is set by some event, so every kind of filter matches something.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::dice::Dice;
 
-/// A thread that publishes the story. Dropping it ends the thread.
+/// A thread that publishes the demo's events. Drop ends the thread.
 #[derive(Debug)]
 pub(super) struct Demo {
     stop: Option<SyncSender<()>>,
@@ -23,7 +23,7 @@ pub(super) struct Demo {
 }
 
 impl Demo {
-    /// Starts to publish `rate` events a second, until `publish` returns false.
+    /// Starts a thread that publishes `rate` events a second, until `publish` returns false.
     pub(super) fn start(publish: impl Fn(Event) -> bool + Send + 'static, rate: u32) -> io::Result<Self> {
         let (stop, stopped) = sync_channel(0);
         let thread = std::thread::Builder::new().name("fanwire-demo".into()).spawn(move || {
@@ -31,10 +31,11 @@ impl Demo {
             let (start, mut published) = (Instant::now(), 0u32);
             let pause = Duration::from_secs(1) / rate.min(200);
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                // Counted by the clock, so that a high rate needs no short sleeps and a late wake-up catches up.
+                // The number is computed from the clock, so a high rate needs no short sleeps, and a late wake-up
+                // catches up.
                 let due = (start.elapsed().as_secs_f64() * f64::from(rate)) as u32;
                 for _ in 0..due.saturating_sub(published).min(rate) {
-                    // Every part of the story fits an event's limits (see the tests).
+                    // All demo events fit an event's limits (see the tests).
                     if let Ok(event) = story.next().build()
                         && !publish(event)
                     {
@@ -52,7 +53,7 @@ impl Drop for Demo {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread is already on stderr. The server goes on.
+            // A panic of the thread is already on stderr. The server continues.
             let _ = thread.join();
         }
     }
@@ -111,7 +112,7 @@ struct DemoRun {
     dice: Dice,
     runs: Vec<Script>,
     run_number: u64,
-    /// State of each provider. Only changes make events.
+    /// State of each provider. Only a change makes an event.
     providers: [&'static str; PROVIDERS.len()],
     /// Remaining events of the current self-check.
     selfcheck: Script,
@@ -172,7 +173,7 @@ impl DemoRun {
 
         let size = json!({"workflow": workflow, "tasks": count});
         let mut run = VecDeque::from([labels.of_workflow("workflow.started", size.clone())]);
-        // Two tasks of a run overlap at a time. The next event comes from either of them at random.
+        // At most two tasks of a run overlap. The next event comes from either of them at random.
         while !tasks.is_empty() {
             let which = dice.below(tasks.len().min(2) as u64) as usize;
             match tasks[which].pop_front() {

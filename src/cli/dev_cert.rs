@@ -1,7 +1,7 @@
 //! `fanwire dev-cert`: makes a test certificate and the authority that signs it.
 //!
 //! Always: the output is a server certificate signed by its own authority, the form that curl, browsers and rustls
-//! accept. The authority's key is written nowhere, so nothing else can be signed with it. No file is replaced without
+//! accept. The authority's key is not stored, so nothing else can be signed with it. No file is replaced without
 //! `--force`.
 
 use std::fmt::Write as _;
@@ -40,10 +40,10 @@ pub(super) struct DevCertArgs {
     force: bool,
 }
 
-/// Names in every certificate: this machine.
+/// Names of this machine, in every certificate.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// Allowance for the clocks of other machines that run late.
+/// Time before now at which a certificate becomes valid, because other machines' clocks may be slow.
 const BEFORE: Duration = Duration::from_secs(3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -88,7 +88,7 @@ pub(super) fn run(args: &DevCertArgs) -> Result<(), CliError> {
 /// Checks a host name or an address, and returns it in the form that a certificate holds.
 fn checked(name: &str) -> Result<String, CliError> {
     let name = name.trim().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-    // A wildcard takes the whole first label.
+    // A wildcard stands for the whole first label.
     let host = name.strip_prefix("*.").unwrap_or(&name);
     if name.parse::<IpAddr>().is_ok()
         || ServerName::try_from(host).is_ok_and(|_| host.parse::<IpAddr>().is_err())

@@ -1,4 +1,4 @@
-//! Random numbers that can be repeated. Always: the same seed gives the same numbers.
+//! Reproducible random numbers. Always: the same seed gives the same numbers.
 
 /// SplitMix64: small, evenly distributed, and identical on every platform.
 #[derive(Debug)]

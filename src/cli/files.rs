@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use fanwire::config::Config;
 
-/// Hashes of a configuration's files by key, from when they were last read.
+/// Hashes of a configuration's files, by key, at the time of the last read.
 #[derive(Debug, Default)]
 pub(super) struct Files(BTreeMap<&'static str, u64>);
 

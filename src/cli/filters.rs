@@ -1,6 +1,6 @@
-//! The filter options of a client command, and their two wire forms.
+//! The filter options of a client command, and their two forms in requests.
 //!
-//! Always: both forms ask the server for the same events.
+//! Always: both forms select the same events.
 
 use clap::Args;
 use fanwire::Filter;
@@ -36,7 +36,7 @@ pub(super) struct Filters {
     filter: Option<String>,
 }
 
-/// Checks a filter's text here, so that a mistake is shown with its place before any request.
+/// Checks a filter's text before any request is sent, so that an error names its position.
 pub(super) fn text(text: &str) -> Result<String, String> {
     text.parse::<Filter>().map(|_| text.to_owned()).map_err(|error| error.caret())
 }

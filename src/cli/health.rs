@@ -1,8 +1,8 @@
 //! `fanwire check --health`: reports whether the server of this configuration is ready.
 //!
-//! Always: it only asks, and changes nothing. Exit code 0 means that the server takes streams, 1 that it does
-//! not or cannot be reached. The server's certificate is not verified: nothing secret is sent, and the
-//! certificate is seldom for the address that this machine knows the server by.
+//! Always: the check changes nothing on the server. The exit code is 0 if the server accepts streams, and 1 if it does
+//! not or cannot be reached. The server's certificate is not verified: nothing secret is sent, and the certificate is
+//! seldom for the address that this machine uses.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 
 use super::error::CliError;
 
-/// Time limit of each step of the server's answer.
+/// Time limit of each read and write.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Size limit of an answer.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// Asks the server and prints the result.
+/// Asks the server whether it is ready, and prints the result.
 pub(super) fn check(config: &Config, as_json: bool) -> Result<(), CliError> {
     let scheme = if config.server.tls.is_on() { "https" } else { "http" };
     let url = format!("{scheme}://{}/readyz", config.listen);

@@ -1,6 +1,6 @@
 //! `fanwire history`: prints past events, page by page.
 //!
-//! Always: one event is one line. Where something of the range is gone, stderr says so.
+//! Always: one event is one line. If events of the range are no longer retained, stderr reports that.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(super) struct HistoryArgs {
     filters: Filters,
 }
 
-/// Maximum number of events of a page, as the server takes it.
+/// Maximum number of events in a page, as the server allows it.
 const PAGE_MAX: u64 = 1_000;
 /// Time limit of a page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -115,7 +115,8 @@ pub(super) fn run(args: HistoryArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Takes the option `filter` out of the query, and returns it joined with the argument: the server takes one text.
+/// Removes the option `filter` from the query, and returns it joined with the argument: the server accepts one text
+/// only.
 fn join(query: &mut Vec<(&str, &str)>, text: Option<&str>) -> Option<String> {
     let option = query.iter().position(|(name, _)| *name == "filter").map(|at| query.remove(at).1);
     match (text, option) {

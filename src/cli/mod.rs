@@ -1,4 +1,5 @@
-//! The command line, one file for each subcommand, built on the library's public items like any embedder's program.
+//! The command line, one file for each subcommand. It uses the library's public items only, as an embedder's program
+//! does.
 //!
 //! Always: results go to stdout, everything else to stderr. The exit code is 0 for success, 1 for a reported failure,
 //! 2 for an invalid command line, and 70 after a thread of the server failed.
@@ -108,7 +109,7 @@ mod tests {
         let serve = cli.find_subcommand_mut("serve").expect("serve is a subcommand");
         let keys: Vec<&str> = fanwire::config::keys().iter().map(|key| key.path).collect();
         let ids = |arg: &clap::Arg| arg.get_id().as_str().to_owned();
-        // `host` and `port` are another spelling of `listen`.
+        // `host` and `port` together are another form of `listen`.
         let others = ["help", "version", "host", "port"];
         for arg in serve.get_arguments().filter(|arg| !others.contains(&ids(arg).as_str())) {
             let name = ids(arg).replace('.', "_");

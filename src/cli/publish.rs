@@ -61,16 +61,16 @@ pub(super) struct PublishArgs {
     payload: Option<String>,
 }
 
-/// Size of a batch of lines, well under a server's default limit for a body.
+/// Maximum size of a batch of lines in bytes, well below a server's default limit for a body.
 const BATCH_BYTES: usize = 512 * 1024;
 /// Pause in the input after which a partial batch is sent, so that `something | fanwire publish -` is live.
 const BATCH_PAUSE: Duration = Duration::from_millis(20);
-/// Number of lines read ahead of the server.
+/// Maximum number of lines that are read before they are sent.
 const READ_AHEAD: usize = 1024;
 const NDJSON: &str = "application/x-ndjson";
 const JSON: &str = "application/json";
 
-/// Sends everything, or returns what the server refused.
+/// Sends all events. Returns an error if the server refused some.
 pub(super) fn run(args: PublishArgs) -> Result<(), CliError> {
     let mut sender = Sender {
         remote: Remote::new(args.url.clone(), &args.access)?,
@@ -91,7 +91,7 @@ pub(super) fn run(args: PublishArgs) -> Result<(), CliError> {
         }
         (None, _) => send_all(&mut sender, Path::new("stdin"), BufReader::new(stdin())),
     };
-    // Events accepted before a failure are reported too: they are published.
+    // Events accepted before a failure are published, so they are reported, too.
     if sent.is_ok() || sender.accepted + sender.duplicates > 0 {
         sender.report(args.json);
     }
@@ -219,7 +219,7 @@ fn send_lines(
             let mut line = Vec::new();
             let read = input.read_until(b'\n', &mut line);
             let last = !matches!(read, Ok(1..));
-            // The receiver is gone after a failure. Reading on would serve nothing.
+            // The receiver is dropped after a failure. Further lines would not be sent.
             if to_sender.send(read.map(|_| line)).is_err() || last {
                 return;
             }
@@ -264,7 +264,7 @@ fn fill(lines: &Receiver<io::Result<Vec<u8>>>, batch: &mut Vec<u8>, count: &mut 
 struct Sender {
     remote: Remote,
     accepted: u64,
-    /// Events that were published before.
+    /// Number of events that the server had already published.
     duplicates: u64,
     last_event_id: Value,
 }

@@ -38,7 +38,7 @@ pub(super) struct Access {
     ca_file: Option<PathBuf>,
 }
 
-/// A server and everything needed to talk to it. Cheap to clone.
+/// A server's address, the credentials and the TLS configuration for it. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Remote {
     pub(super) url: Target,
@@ -103,7 +103,7 @@ impl Remote {
         Ok(Self { url, authorization, tls, agent: agent.build().into() })
     }
 
-    /// Starts a GET with the client's credentials. An answer with any status is an answer, not an error.
+    /// Starts a GET with the client's credentials. An error status is returned as an answer, not as an error.
     pub(super) fn get(&self, path: &str) -> RequestBuilder<WithoutBody> {
         let request = self.agent.get(self.url.http(path));
         match &self.authorization {
@@ -166,7 +166,7 @@ impl Remote {
             let domain = socket2::Domain::for_address(addr);
             let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
             if let Some(size) = receive_buffer {
-                // Set before the connect, so that the window never grows larger.
+                // The size is set before the connect, so that TCP never offers a larger window.
                 socket.set_recv_buffer_size(size)?;
             }
             match socket.connect_timeout(&addr.into(), CONNECT_TIMEOUT) {
@@ -209,7 +209,7 @@ fn client_config(
     authorities: Vec<CertificateDer<'static>>,
 ) -> Result<ClientConfig, CliError> {
     let mut roots = RootCertStore::empty();
-    // A machine's store may hold certificates that nothing can parse any more.
+    // A machine's store may hold old certificates that cannot be parsed.
     roots.add_parsable_certificates(authorities);
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -1,6 +1,6 @@
 //! `fanwire serve`: runs the server until a signal ends it.
 //!
-//! Always: stdout carries exactly one line, printed when the port is open. A drained server exits with 0.
+//! Always: exactly one line is printed to stdout, when the port is open. A drained server exits with 0.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::SocketAddr;
@@ -49,11 +49,11 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    // Registered before the port is open, so that an early signal is not lost.
+    // The handlers are registered before the port is open, so that an early signal is not lost.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])
         .map_err(|error| CliError::new(format!("cannot watch signals: {error}")))?;
     raise_open_files();
-    // Looked up before a package can replace the file.
+    // The path is looked up before a package can replace the file.
     let program = upgrade::program();
     let server = spawn(&config, &signals)?;
     let demo = start_demo(&config, &server)?;
@@ -93,7 +93,7 @@ fn spawn(config: &Config, signals: &Signals) -> Result<ServerHandle, CliError> {
     server.spawn().map_err(|error| cannot_start(&config.listen, &error))
 }
 
-/// A running server, and everything that a signal may change.
+/// A running server, and the state that a signal can change.
 struct Running {
     server: ServerHandle,
     demo: Option<Demo>,
@@ -122,7 +122,8 @@ impl Running {
         Ok(false)
     }
 
-    /// Hands everything to a successor. Returns false if that failed and this process goes on without its demo.
+    /// Hands everything over to a successor. Returns false if that failed; then this process continues without its
+    /// demo.
     fn upgrade(&mut self) -> bool {
         // Nothing may be published here during the handover.
         drop(self.demo.take());
@@ -166,7 +167,7 @@ impl Running {
         let Self { server, demo, config, .. } = self;
         supervisor::stopping(config.drain_delay + config.server.drain_window + config.drain_timeout);
         server.withdraw();
-        // A load balancer checks readiness at intervals. Clients that it still sends here are served meanwhile.
+        // A load balancer checks readiness at intervals. Clients that it sends here until it notices are still served.
         std::thread::sleep(config.drain_delay);
         drop(demo);
         server.drain(config.drain_timeout);
@@ -184,7 +185,7 @@ fn failed(error: ServerError) -> CliError {
     CliError { code: FAILED, ..CliError::new(error) }
 }
 
-/// Ends the process after `time`, whatever its threads do.
+/// Ends the process after `time`, even if its threads are stuck.
 fn exit_in(time: Duration) {
     std::thread::spawn(move || {
         std::thread::sleep(time);

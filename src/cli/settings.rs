@@ -1,7 +1,7 @@
 //! The server's settings as command line options, made from the library's table of keys.
 //!
-//! Always: every key is a flag and an environment variable. The table defines its meaning, so a value from here
-//! is read like a value from a file.
+//! Always: every key is a flag and an environment variable. A flag's value is parsed like the same key's value in a
+//! file.
 
 use std::path::PathBuf;
 

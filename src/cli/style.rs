@@ -1,4 +1,4 @@
-//! Colours of the terminal, and numbers in a form for people.
+//! Terminal colours and human-readable numbers.
 
 use anstyle::{AnsiColor, Style};
 

@@ -1,7 +1,7 @@
 //! The service manager (systemd): takes the sockets that it holds, and reports the state of the service.
 //!
-//! Always: without a service manager nothing here does anything. A message that cannot be sent is logged and
-//! stops nothing.
+//! Always: without a service manager, every function here does nothing. A message that cannot be sent is logged and has
+//! no other effect.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use super::error::CliError;
 /// `ENOTRECOVERABLE` on Linux, the only system with systemd.
 const NOT_RECOVERABLE: u32 = 131;
 
-/// Takes the sockets that the service manager listens on for this process (`LISTEN_FDS`). Returns an empty list
-/// without a service manager.
+/// Takes the sockets that the service manager has opened for this process (`LISTEN_FDS`). Returns an empty list without
+/// a service manager.
 pub(super) fn sockets() -> Result<Vec<TcpListener>, CliError> {
     let mut held = ListenFd::from_env();
     let count = held.len();
@@ -52,7 +52,7 @@ pub(super) fn reloaded() {
     notify(&[NotifyState::Ready]);
 }
 
-/// Reports that the server drains, and asks for `limit` to do so.
+/// Reports that the server is draining, and that this may take up to `limit`.
 pub(super) fn stopping(limit: Duration) {
     let limit = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
     notify(&[NotifyState::Stopping, NotifyState::Status("draining"), NotifyState::ExtendTimeoutUsec(limit)]);
@@ -68,8 +68,8 @@ pub(super) fn report_successor(pid: u32) {
     notify(&[NotifyState::MainPid(pid)]);
 }
 
-/// Reports to the watchdog, twice in each of its intervals, that every loop turns. Reports nothing while a loop
-/// is stuck.
+/// Reports to the watchdog, twice in each of its intervals, that every loop makes progress. Reports nothing while a
+/// loop is stuck.
 pub(super) fn watch(liveness: Liveness) {
     let Some(interval) = sd_notify::watchdog_enabled() else { return };
     let half = interval / 2;

@@ -1,6 +1,6 @@
 //! `fanwire tail`: prints a server's events in the terminal, over WebSocket or SSE.
 //!
-//! Always: a lost connection resumes where it ended, and missed events are shown as a gap, never silently. One
+//! Always: after a lost connection, the stream resumes after the last event. Missed events are shown as a gap. One
 //! event is one line.
 
 mod print;
@@ -62,7 +62,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 enum TailEnd {
     /// All wanted events have been printed, or stdout is closed.
     Done,
-    /// The connection was lost: worth another try.
+    /// The connection was lost. Another attempt may succeed.
     Lost(String),
     /// The server will not serve this request, now or later.
     Refused(CliError),
@@ -110,7 +110,7 @@ struct EventTail {
     printer: Printer,
     /// Position of the last event, to resume after it.
     since: Option<String>,
-    /// Whether this connection got as far as a subscription.
+    /// Whether this connection has been subscribed.
     connected: bool,
 }
 
@@ -205,7 +205,7 @@ impl EventTail {
         self.printer.gap(&gap, json).map_err(|_| TailEnd::Done)
     }
 
-    /// Reports that the requested history is incomplete. The gap before it shows the place.
+    /// Reports that the requested history is incomplete. A gap printed before shows where events are missing.
     fn past_end(json: &str) -> Result<(), TailEnd> {
         let end: HistoryEnd = serde_json::from_str(json).map_err(TailEnd::lost)?;
         if !end.complete {
@@ -274,7 +274,7 @@ impl EventTail {
     }
 }
 
-/// Classifies an answer that is not the stream: worth another try only if the server says that it is busy.
+/// Classifies an answer that is not the stream. Another attempt makes sense only if the server is busy.
 fn refused(url: &Target, status: u16, body: &str) -> TailEnd {
     let text = format!("{} (status {status})", error_text(body));
     if matches!(status, 408 | 429 | 500..) {

@@ -1,6 +1,6 @@
 //! Address of the server that a client command talks to.
 //!
-//! Always: a parsed target has a host, a port and no trailing slash in its base path, and nothing secret. An
+//! Always: a parsed target has a host and a port. Its base path has no trailing slash, and it holds nothing secret. An
 //! error about a URL never repeats a password.
 
 use std::ffi::OsStr;
@@ -39,7 +39,7 @@ impl Target {
         format!("{}{path}", self.base)
     }
 
-    /// Returns the host alone, in the form of a certificate's name.
+    /// Returns the host without the port, in the form that certificates use.
     pub(super) fn host(&self) -> &str {
         let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
         host.trim_start_matches('[').trim_end_matches(']')
@@ -117,7 +117,7 @@ impl ValueParserFactory for Target {
     }
 }
 
-/// Removes what may be a name, a password or a token from a URL: everything before the last `@` except the
+/// Removes every part of a URL that may be a name, a password or a token: everything before the last `@` except the
 /// scheme, and everything after a `?` or `#`.
 fn without_secrets(text: &str) -> String {
     let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));

@@ -219,7 +219,7 @@ fn make_api_key(args: &TokenArgs, id: &str) -> Result<(), CliError> {
     if args.json {
         return print(&json!({ "key": key.key(), "line": key.line() }).to_string());
     }
-    // The line is not secret, and useless if it is not seen.
+    // The line is not secret, and the user needs it.
     eprintln!("line for auth.api_keys_file:\n{}\nkey, shown only once:", key.line());
     print(key.key())
 }

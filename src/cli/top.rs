@@ -172,7 +172,7 @@ pub(super) fn run(args: &TopArgs) -> Result<(), CliError> {
     let quit = stop.clone();
     std::thread::spawn(move || signals.forever().try_for_each(|_| stop.send(())));
     std::thread::spawn(move || {
-        // A closed stdin ends the thread, not the view.
+        // A closed stdin ends this thread. The view continues.
         let keys = stdin().lock().bytes().map_while(Result::ok);
         keys.filter(|key| matches!(key, b'q' | b'Q' | 3)).try_for_each(|_| quit.send(()))
     });
@@ -197,9 +197,9 @@ fn unreachable(error: CliError) -> CliError {
     }
 }
 
-/// The terminal while it is drawn on. It is restored on drop.
+/// The terminal in drawing mode. Drop restores it.
 struct Screen {
-    /// State of the terminal before.
+    /// State of the terminal to restore.
     before: Option<Termios>,
 }
 
@@ -249,7 +249,7 @@ impl Drop for Screen {
 }
 
 impl View {
-    /// Takes a sample from the server, and keeps the rates since the previous one.
+    /// Takes a sample from the server, and stores the rates since the previous one.
     fn sample(&mut self) -> Result<(), CliError> {
         let mut answer = self.remote.get("/api/stats").call().map_err(|error| {
             trust::refusal(&error, &self.remote.url)
@@ -303,7 +303,7 @@ impl View {
         }
     }
 
-    /// Returns the whole screen as text of this width and height, or as long as it gets.
+    /// Returns the whole screen as text, limited to this width and height if they are given.
     fn frame(&self, size: Option<(usize, usize)>) -> String {
         let (width, height) = size.unwrap_or((100, usize::MAX));
         let mut out = String::new();

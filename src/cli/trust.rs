@@ -57,8 +57,8 @@ fn explained(error: &rustls::Error, url: &Target) -> Option<(String, String)> {
     })
 }
 
-/// Returns whether a server that sent this alert would send it again. `InternalError` and similar alerts may
-/// pass.
+/// Returns whether a server that sent this alert would send it again. `InternalError` and similar alerts may be
+/// temporary.
 fn is_final(alert: AlertDescription) -> bool {
     matches!(
         alert,
@@ -73,7 +73,7 @@ fn is_final(alert: AlertDescription) -> bool {
     )
 }
 
-/// Returns the fault of a certificate, and the next step.
+/// Returns a description of a certificate's fault, and the next step for the user.
 fn certificate(fault: &CertificateError, host: &str) -> (String, String) {
     let refused = |why: &str| format!("the server's certificate is refused: {why}");
     let make = format!("`fanwire dev-cert {host}` makes one for tests");

@@ -1,8 +1,8 @@
 //! Upgrade without downtime: at SIGUSR2 `fanwire serve` starts the program again, from the same path and with
 //! the same arguments, and hands over its sockets and clients.
 //!
-//! Always: the two processes talk over the successor's stdin, which no other process has. If the successor
-//! fails, for whatever reason, this process goes on.
+//! Always: the two processes communicate over the successor's stdin, which no other process has. If the successor fails
+//! for any reason, this process continues to serve.
 
 use std::env;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -16,7 +16,7 @@ use fanwire::server::Inheritance;
 
 use super::error::CliError;
 
-/// Environment variable of a successor: its stdin is the old process's end of a handover.
+/// Environment variable that marks a process as a successor: its stdin is a socket to the old process.
 const VARIABLE: &str = "FANWIRE_SUCCEEDS";
 
 /// Returns the path of the program. An upgrade starts the file at this path, which a package may have replaced.
@@ -24,7 +24,7 @@ pub(super) fn program() -> Option<PathBuf> {
     env::current_exe().ok()
 }
 
-/// Claims what the previous process hands over, if one started this process for that.
+/// Receives what the previous process hands over, if this process was started as a successor.
 pub(super) fn inheritance() -> Result<Option<Inheritance>, CliError> {
     if env::var_os(VARIABLE).is_none() {
         return Ok(None);
@@ -34,8 +34,8 @@ pub(super) fn inheritance() -> Result<Option<Inheritance>, CliError> {
     Inheritance::claim(socket).map(Some).map_err(CliError::new)
 }
 
-/// Starts a successor, hands everything over, and returns its process id. After an error this process is
-/// unchanged.
+/// Starts a successor, hands over the sockets and clients, and returns the successor's process id. After an error this
+/// process continues unchanged.
 pub(super) fn upgrade(server: &ServerHandle, program: &PathBuf, limit: Duration) -> Result<u32, String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
     let (ours, theirs) =
@@ -43,7 +43,7 @@ pub(super) fn upgrade(server: &ServerHandle, program: &PathBuf, limit: Duration)
     let successor = Command::new(program)
         .args(env::args_os().skip(1))
         .env(VARIABLE, std::process::id().to_string())
-        // The watchdog belongs to the main process.
+        // The service manager's watchdog watches the main process only.
         .env_remove("WATCHDOG_PID")
         .stdin(OwnedFd::from(theirs))
         .spawn();
@@ -62,7 +62,7 @@ pub(super) fn upgrade(server: &ServerHandle, program: &PathBuf, limit: Duration)
     }
 }
 
-/// Ends a successor that failed, whatever its state.
+/// Kills a successor that failed.
 fn end(successor: &mut Child) {
     let _ = successor.kill();
     let _ = successor.wait();

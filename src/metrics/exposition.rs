@@ -2,14 +2,14 @@
 //!
 //! Invariants:
 //! - A request without a format gets Prometheus' own text, which every scraper and `promtool` read.
-//! - Both formats have the same content.
+//! - Both formats hold the same samples.
 
 use std::fmt::Write as _;
 
 /// A format of the exposition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exposition {
-    /// Prometheus' text format 0.0.4: a counter's HELP and TYPE have its samples' name.
+    /// Prometheus' text format 0.0.4: a counter's HELP and TYPE lines have the name of its samples.
     Prometheus,
     /// OpenMetrics 1.0.
     OpenMetrics,

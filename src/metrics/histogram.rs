@@ -1,7 +1,8 @@
 //! A histogram that many threads fill with two atomic additions per call, one call for many observations.
 //!
 //! Invariants:
-//! - Observations are whole numbers of a small unit. The exposition has the base unit, as Prometheus requires.
+//! - Observations are whole numbers of a small unit. The exposition converts them to the base unit, as Prometheus
+//!   requires.
 //! - A reader may see an observation in its bucket and not yet in the sum.
 
 use std::fmt;
@@ -14,9 +15,9 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Debug)]
 struct HistogramCells {
-    /// Upper bounds of all buckets but the last, in the small unit.
+    /// Upper bounds of all buckets except the last, in the small unit.
     bounds: Box<[u64]>,
-    /// Observations per bucket: one more than there are bounds.
+    /// Number of observations in each bucket. There is one bucket more than bounds.
     counts: Box<[AtomicU64]>,
     sum: AtomicU64,
     /// Small units per base unit.
@@ -28,8 +29,8 @@ struct HistogramCells {
 pub(crate) struct FastHistogram(Arc<HistogramCells>);
 
 impl FastHistogram {
-    /// Creates `count` buckets and one for the rest. The first ends at `first`, each further one at `factor` times the bound
-    /// before. `scale` small units are one base unit.
+    /// Creates `count` buckets and one for larger values. The first bucket's bound is `first`; each further bound is
+    /// `factor` times the previous one. `scale` small units are one base unit.
     pub(super) fn new(first: u64, factor: u64, count: u32, scale: f64) -> Self {
         let bounds: Box<[u64]> = (0..count).map(|nth| first * factor.pow(nth)).collect();
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
@@ -40,7 +41,7 @@ impl FastHistogram {
     pub(crate) fn observe(&self, value: u64, times: u64) {
         let HistogramCells { bounds, counts, sum, .. } = &*self.0;
         let bucket = bounds.partition_point(|bound| *bound < value);
-        // Relaxed, and so where they are read: counts on their own.
+        // Relaxed, here and where the counts are read: nothing else is ordered by them.
         counts[bucket].fetch_add(times, Ordering::Relaxed);
         sum.fetch_add(value.saturating_mul(times), Ordering::Relaxed);
     }
@@ -50,7 +51,7 @@ impl EncodeMetric for FastHistogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         let HistogramCells { bounds, counts, sum, scale } = &*self.0;
         let bounds = bounds.iter().map(|bound| *bound as f64 / scale).chain([f64::INFINITY]);
-        // No edge: a scrape may stand between two counts.
+        // Relaxed: a scrape may see some of the counts before an observation and some after it.
         let counts = counts.iter().map(|count| count.load(Ordering::Relaxed));
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();

@@ -1,10 +1,10 @@
-//! Keys of a load: those that each client subscribes to, and the protocol's words for them.
+//! Keys of a load: which keys each client subscribes to, and how each protocol names them.
 //!
-//! Always: equal options give equal lists, whatever server is under load.
+//! Always: equal options give equal lists, independent of the server under load.
 
 use super::super::dice::Dice;
 
-/// Kind of a client's filter.
+/// Attribute that a client filters by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Mix {
     /// Types of events
@@ -41,11 +41,11 @@ pub(super) struct KeyOptions {
     pub(super) zipf: f64,
 }
 
-/// Largest number of keys. A mark has room for seven digits.
+/// Maximum number of keys. A mark has room for seven digits.
 const KEYS_MAX: usize = 10_000_000;
 
 impl KeyOptions {
-    /// Returns the options with each number in its range.
+    /// Returns the options with each number limited to its range.
     pub(super) fn clamped(self) -> Self {
         let keys = self.keys.clamp(1, KEYS_MAX);
         Self {
@@ -68,13 +68,13 @@ impl KeyOptions {
     }
 }
 
-/// Filter of a client: the events of these keys, selected in one of the ways, or all events.
+/// Filter of a client: the events of these keys, selected by one attribute, or all events.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Selection<'a> {
     pub(super) mix: Mix,
     /// Keys in ascending order.
     pub(super) keys: &'a [u32],
-    /// Whether there are several keys, so that a server has to know the client's.
+    /// Whether events have different keys, so that a client must tell the server its own.
     pub(super) differ: bool,
 }
 
@@ -84,7 +84,7 @@ impl Selection<'_> {
         self.mix == Mix::All || self.keys.binary_search(&key).is_ok()
     }
 
-    /// Returns each key's name in protocols that have one name for an event.
+    /// Returns each key's name in protocols that give an event one name.
     pub(super) fn kinds(&self) -> impl Iterator<Item = String> {
         let last = if self.mix == Mix::Patterns { "*" } else { "event" };
         self.keys.iter().map(move |key| format!("bench.{key}.{last}"))
@@ -158,9 +158,9 @@ impl KeyLists {
     }
 }
 
-/// Chance of each key to be chosen.
+/// Probability that each key is chosen.
 struct Popularity {
-    /// Sums of the weights up to and with each key.
+    /// Sum of the weights of each key and of all keys before it.
     sums: Vec<f64>,
 }
 
@@ -184,7 +184,8 @@ impl Popularity {
     fn choose(&self, count: usize, dice: &mut Dice) -> Box<[u32]> {
         let mut is_chosen = vec![false; self.sums.len()];
         let mut chosen = Vec::with_capacity(count);
-        // Draws of a key that is already there are repeated. If few are left, the most popular of them fill the rest.
+        // A draw of a key that is already in the list is repeated. If few are left, the most popular of them fill the
+        // rest.
         for _ in 0..count * 64 {
             if chosen.len() == count {
                 break;
@@ -234,7 +235,7 @@ mod tests {
         };
         assert!(members(1.0, 0) > 800, "{}", members(1.0, 0));
         assert!(members(1.0, 900) < 20, "{}", members(1.0, 900));
-        // Expected is 20; a standard deviation is 4.4.
+        // The expected value is 20, the standard deviation 4.4.
         assert!((2..=42).contains(&members(0.0, 0)), "{}", members(0.0, 0));
     }
 

@@ -1,7 +1,7 @@
 //! The clients and the publisher of a run, on one thread.
 //!
-//! Always: every client is counted. Received bytes are only searched for the events' marks, so the load costs less than
-//! the server under load.
+//! Always: the deliveries of every client are counted. Received bytes are only searched for the events' marks, so the
+//! load costs less CPU time than the server.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -41,9 +41,9 @@ pub(super) struct LoadResult {
     pub(super) latency: Histogram<u64>,
     pub(super) elapsed: Duration,
     pub(super) cpu: Option<Duration>,
-    /// Share of the CPU time that the server's own code took, and not the kernel.
+    /// Share of the server's CPU time that its own code took; the rest is the kernel's.
     pub(super) user_share: Option<f64>,
-    /// Result of the check of each client's deliveries, where clients get different events.
+    /// Result of the check of each client's deliveries. `None` if all clients get the same events.
     pub(super) checked: Option<Checked>,
 }
 
@@ -62,16 +62,16 @@ const GAP_DIGITS: usize = 12;
 struct LoadClient {
     socket: LoadSocket,
     pace: ReadPace,
-    /// End of the bytes read so far: it may hold the start of a mark.
+    /// Last bytes read so far: they may hold the start of a mark.
     tail: Vec<u8>,
     /// Decoder of compressed messages.
     unpack: Option<Unpack>,
-    /// Events that it received, and events that gaps reported to it as lost.
+    /// Events that the client received, and events that gaps reported as lost.
     count: ClientCount,
     missed: u64,
 }
 
-/// Number of clients with compressed messages for each one that inflates them.
+/// One in this many clients with compressed messages inflates them.
 const READS_ONE_IN: usize = 16;
 
 /// Connected clients and a publisher.
@@ -98,15 +98,15 @@ pub(super) struct Load {
 struct LoadPublisher {
     socket: LoadSocket,
     way: PublishWay,
-    /// Bytes that the socket has not taken.
+    /// Bytes that the socket has not accepted.
     outbox: VecDeque<u8>,
     answers: Answers,
-    /// Answers that it still waits for.
+    /// Number of answers that it still waits for.
     unanswered: u64,
 }
 
 impl LoadPublisher {
-    /// Connects it. Blocks.
+    /// Connects the publisher. Blocks.
     fn connect(plan: &LoadPlan) -> io::Result<Self> {
         let mut link = plan.publish_to.connect(None)?;
         link.tcp().set_nodelay(true)?;
@@ -117,12 +117,12 @@ impl LoadPublisher {
         Ok(Self { socket, way, outbox: VecDeque::new(), answers, unanswered: 0 })
     }
 
-    /// Returns whether the kernel has taken everything that was published.
+    /// Returns whether the kernel has accepted everything that was published.
     fn is_sent(&self) -> bool {
         self.outbox.is_empty() && !self.socket.wants_write()
     }
 
-    /// Writes what the socket takes.
+    /// Writes as much as the socket accepts.
     fn push(&mut self) -> io::Result<()> {
         while !self.outbox.is_empty() {
             let (front, _) = self.outbox.as_slices();
@@ -135,7 +135,7 @@ impl LoadPublisher {
         self.socket.push()
     }
 
-    /// Reads the answers that have come.
+    /// Reads the answers that have arrived.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         loop {
             match self.socket.read(buffer) {
@@ -203,11 +203,11 @@ fn connect_client(plan: &LoadPlan, number: usize) -> io::Result<Link> {
     Ok(link)
 }
 
-/// Number of clients that connect at the same time. One by one, a server that accepts only a few times a second would take
-/// minutes.
+/// Number of clients that connect at the same time. If they connected one by one, a server that accepts only a few
+/// times a second would take minutes.
 const CONNECTING: usize = 64;
 
-/// Connects the clients with these numbers, and returns them in order. Blocks.
+/// Connects the clients with these numbers, and returns their connections in order. Blocks.
 fn connect_clients(plan: &LoadPlan, numbers: Range<usize>) -> io::Result<Vec<Link>> {
     let share = numbers.len().div_ceil(CONNECTING).max(1);
     std::thread::scope(|scope| {
@@ -233,7 +233,7 @@ pub(super) fn churn(plan: &LoadPlan, total: usize) -> io::Result<()> {
     while number < total {
         let group = plan.options.connections.clamp(1, total - number);
         let clients = connect_clients(plan, number..number + group)?;
-        // Half of the clients disconnect by a reset.
+        // Half of the clients disconnect with a reset.
         for client in clients.iter().step_by(2) {
             SockRef::from(client.tcp()).set_linger(Some(Duration::ZERO))?;
         }
@@ -320,7 +320,8 @@ impl Load {
         self.clock.elapsed().as_nanos() as u64
     }
 
-    /// Publishes by the plan, and reads until everything due has come or nothing has come for two seconds. Blocks.
+    /// Publishes by the plan, and reads until everything due has arrived, or until nothing has arrived for two seconds.
+    /// Blocks.
     pub(super) fn run(&mut self, plan: &LoadPlan, process: Option<&Process>) -> io::Result<LoadResult> {
         let mut events = Events::with_capacity(1024);
         let cpu_before = process.and_then(Process::cpu);
@@ -384,7 +385,7 @@ impl Load {
         })
     }
 
-    /// Waits until sockets are ready, for `timeout` at most, and serves them.
+    /// Waits until sockets are ready, for `timeout` at most, and reads and writes them.
     fn wait(&mut self, events: &mut Events, timeout: Duration) -> io::Result<()> {
         let timeout = if self.slow.is_empty() { timeout } else { timeout.min(SLOW_TURN) };
         match self.poll.poll(events, Some(timeout)) {

@@ -1,6 +1,6 @@
 //! Marks in payloads: the time at which an event was due, and its key where clients get different events.
 //!
-//! Always: a mark has a fixed length, so a mark that a read cuts in two is found again with the next read.
+//! Always: a mark has a fixed length, so a mark that is split between two reads is found after the second one.
 
 use std::fmt::Write as _;
 
@@ -26,7 +26,7 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Returns a number for a checksum: its sum over several events shows whether they are the expected ones.
+    /// Returns a number for a checksum: the sum over several events shows whether they are the expected ones.
     pub(super) fn token(self) -> u64 {
         (self.due ^ u64::from(self.key) << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
@@ -57,7 +57,7 @@ impl MarkForm {
         }
     }
 
-    /// Reads the mark at the beginning of `bytes`. Returns `None` if it is cut.
+    /// Reads the mark at the beginning of `bytes`. Returns `None` if it is incomplete.
     pub(super) fn read(self, bytes: &[u8]) -> Option<Mark> {
         let bytes = bytes.get(..self.len())?;
         let due = number(&bytes[START.len()..START.len() + DUE_DIGITS]);
@@ -73,7 +73,7 @@ impl MarkForm {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ClientCount {
     pub(super) events: u64,
-    /// Sum of the marks' tokens.
+    /// Sum of the marks' [tokens](Mark::token).
     pub(super) sum: u64,
 }
 

@@ -44,7 +44,7 @@ pub(super) struct BenchArgs {
     /// HOST:PORT to publish to, if it is not the clients'
     #[arg(long, value_name = "ADDR:PORT")]
     publish_to: Option<Target>,
-    /// Process of the server, to read its CPU time and memory; known if the run starts the server
+    /// Process id of the server, to read its CPU time and memory; not needed if the run starts the server
     #[arg(long)]
     pid: Option<u32>,
     #[command(flatten)]
@@ -69,12 +69,12 @@ pub(super) struct BenchArgs {
     json: bool,
 }
 
-/// A server started for the run. It ends on drop.
+/// A server process started for the run. It is killed on drop.
 struct OwnServer(Child);
 
 impl Drop for OwnServer {
     fn drop(&mut self) {
-        // The server may have ended by itself. Nothing is left to report an error to.
+        // The server may have ended by itself, and an error could not be reported.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -138,7 +138,7 @@ pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
         println!("{}", report::churn(&plan, total, before.zip(settled(resident)), json));
         return Ok(());
     }
-    // The first clients make a server touch code and tables that all others share.
+    // The first clients make the server load code and tables that all others share.
     let options = LoadOptions { connections: WARM_CLIENTS, ..plan.options.clone() };
     let warm = LoadPlan { options, ..plan.clone() };
     load::churn(&warm, WARM_CLIENTS).map_err(connecting)?;
@@ -169,7 +169,7 @@ pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Turns the options into the parameters of a run. Reads credentials and authorities.
+/// Converts the options to the parameters of a run. Reads credentials and authorities.
 fn plan(args: BenchArgs, url: Target) -> Result<LoadPlan, CliError> {
     let remote = Remote::new(url, &args.access)?;
     let publish_to = match args.publish_to {

@@ -51,7 +51,7 @@ pub(super) struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// Returns the options with each number in its range.
+    /// Returns the options with each number limited to its range.
     pub(super) fn clamped(self) -> Self {
         Self {
             rate: self.rate.max(1),

@@ -14,8 +14,7 @@ impl Process {
         Self { pid }
     }
 
-    /// Returns the CPU time of all threads, from the scheduler's accounting. `None` if the kernel does not give
-    /// it.
+    /// Returns the CPU time of all threads, from the scheduler's accounting. `None` if the kernel does not report it.
     pub(super) fn cpu(&self) -> Option<Duration> {
         let mut nanos = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.pid)).ok()? {
@@ -25,15 +24,15 @@ impl Process {
         Some(Duration::from_nanos(nanos))
     }
 
-    /// Returns the CPU time by its kind. `None` if the kernel does not give it.
+    /// Returns the CPU time by kind (user, system). `None` if the kernel does not report it.
     pub(super) fn ticks(&self) -> Option<Ticks> {
         let text = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
-        // The name before it may hold anything.
+        // The process name before it may hold any character, also a bracket.
         let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11).map(str::parse);
         Some(Ticks { user: fields.next()?.ok()?, system: fields.next()?.ok()? })
     }
 
-    /// Returns the resident memory in bytes. `None` if the kernel does not give it.
+    /// Returns the resident memory in bytes. `None` if the kernel does not report it.
     pub(super) fn resident_bytes(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
@@ -41,7 +40,7 @@ impl Process {
     }
 }
 
-/// CPU time of a process by its kind, in the kernel's ticks.
+/// CPU time of a process by kind, in the kernel's ticks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticks {
     user: u64,
@@ -49,7 +48,7 @@ pub(super) struct Ticks {
 }
 
 impl Ticks {
-    /// Returns the share of the process's own code between two moments.
+    /// Returns the share of the CPU time between two samples that the process's own code took.
     pub(super) fn user_share((before, after): (Self, Self)) -> Option<f64> {
         let user = after.user.saturating_sub(before.user);
         let total = user + after.system.saturating_sub(before.system);

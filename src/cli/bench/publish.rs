@@ -17,7 +17,7 @@ pub(super) enum PublishBy {
 }
 
 impl PublishBy {
-    /// Returns the word of the option.
+    /// Returns the option's value on the command line.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Post => "post",
@@ -39,7 +39,7 @@ pub(super) struct OutgoingEvent {
 }
 
 impl OutgoingEvent {
-    /// Appends the event as fanwire reads it.
+    /// Appends the event in fanwire's format.
     fn write(&self, body: &mut String) {
         let Self { key, entity, channel, payload } = self;
         // Writing to a String cannot fail.
@@ -73,7 +73,7 @@ impl PublishWay {
         }
     }
 
-    /// Connects a publisher: the first messages and their answers. Blocks.
+    /// Connects a publisher: sends the first messages and reads their answers. Blocks.
     pub(super) fn open(self, socket: &mut (impl Read + Write), site: &Site) -> io::Result<()> {
         match (self.speak, self.by) {
             (Speak::Nats, _) => socket.write_all(speak::NATS_CONNECT),
@@ -188,7 +188,7 @@ impl PublishWay {
 pub(super) struct Answers {
     answer: &'static [u8],
     refusals: &'static [&'static [u8]],
-    /// End of the bytes read so far: it may hold the start of an answer.
+    /// Last bytes read so far: they may hold the start of an answer.
     tail: Vec<u8>,
 }
 
@@ -208,7 +208,7 @@ impl Answers {
             answers += 1;
             done = at + self.answer.len();
         }
-        // A refusal may be cut, too.
+        // A refusal may be split between two reads, too.
         let longest = self.refusals.iter().map(|refusal| refusal.len()).fold(self.answer.len(), usize::max);
         let keep = (longest - 1).min(self.tail.len() - done);
         self.tail.drain(..self.tail.len() - keep);

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::load::LoadResult;
 use super::plan::LoadPlan;
 
-/// Result of a run, with the plan that it ran by.
+/// Result of a run, with the plan of that run.
 pub(super) struct BenchReport<'a> {
     plan: &'a LoadPlan,
     outcome: &'a LoadResult,
@@ -17,9 +17,9 @@ pub(super) struct BenchReport<'a> {
 /// Resident bytes of the server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Memory {
-    /// Before and after the clients connected.
+    /// Memory before and after the clients connected.
     pub(super) idle: Option<(u64, u64)>,
-    /// Before and after the measured load.
+    /// Memory before and after the measured load.
     pub(super) loaded: Option<(u64, u64)>,
 }
 
@@ -92,8 +92,8 @@ impl<'a> BenchReport<'a> {
     }
 }
 
-/// Returns the result of a connect and disconnect test: resident bytes after the first clients and after the
-/// last.
+/// Returns the result of a connect and disconnect test: the server's resident bytes after the first clients and after
+/// the last.
 pub(super) fn churn(plan: &LoadPlan, total: usize, memory: Option<(u64, u64)>, as_json: bool) -> String {
     let growth = memory.map(|(before, after)| 100.0 * (after as f64 / before.max(1) as f64 - 1.0));
     if as_json {

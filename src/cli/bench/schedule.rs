@@ -1,4 +1,5 @@
-//! The publisher's side of a run: the time of the next burst, and the events that have been published, with their receivers.
+//! The publisher's side of a run: the time of the next burst, the events published so far, and the number of their
+//! receivers.
 
 use super::super::dice::Dice;
 use super::keys::Mix;
@@ -6,7 +7,7 @@ use super::mark::{ClientCount, Mark};
 use super::plan::LoadPlan;
 use super::publish::OutgoingEvent;
 
-/// Schedule of a run, with the deliveries that it makes due.
+/// Schedule of a run, with the deliveries that are due.
 pub(super) struct Schedule<'a> {
     plan: &'a LoadPlan,
     /// End of the run, in nanoseconds.
@@ -29,16 +30,16 @@ pub(super) struct Schedule<'a> {
     burst: Vec<OutgoingEvent>,
 }
 
-/// State of the deliveries at one moment, for the decision whether a window has room.
+/// State of the deliveries at one moment. It decides whether the window has room.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     /// Nanoseconds since the load's start.
     pub(super) now: u64,
-    /// Deliveries that have come, or that gaps reported as lost.
+    /// Deliveries that have arrived, or that gaps reported as lost.
     pub(super) known: u64,
-    /// Answers that the publisher still waits for.
+    /// Number of answers that the publisher still waits for.
     pub(super) unanswered: u64,
-    /// Whether the kernel has taken everything that was published.
+    /// Whether the kernel has accepted everything that was published.
     pub(super) is_sent: bool,
 }
 
@@ -79,7 +80,7 @@ impl<'a> Schedule<'a> {
     /// Returns whether a burst is to be published now.
     pub(super) fn is_due(&mut self, moment: Moment) -> bool {
         let is_time = match self.plan.options.window {
-            // As fast as the server takes it: an event is due when the window has room.
+            // Publishing as fast as the server accepts: an event is due when the window has room.
             Some(window) => {
                 self.due = moment.now;
                 let pending = self.expected.saturating_sub(moment.known);
@@ -92,7 +93,7 @@ impl<'a> Schedule<'a> {
         is_time && self.due < self.end
     }
 
-    /// Makes the events of the burst that is due, and moves on to the next one.
+    /// Creates the events of the burst that is due, and schedules the next one.
     pub(super) fn next_burst(&mut self) -> &[OutgoingEvent] {
         let options = &self.plan.options;
         let form = options.mark_form();
@@ -126,7 +127,7 @@ impl<'a> Schedule<'a> {
     }
 }
 
-/// Appends `len` bytes of text that compresses like text: random words of a small vocabulary.
+/// Appends `len` bytes that compress like natural text: random words of a small vocabulary.
 fn words(len: usize, dice: &mut Dice, text: &mut String) {
     const WORDS: [&str; 32] = [
         "agent", "task", "reading", "the", "sources", "sixteen", "of", "them", "started", "done", "failed",

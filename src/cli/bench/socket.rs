@@ -1,7 +1,7 @@
 //! A non-blocking connection of the load, with or without TLS.
 //!
-//! Always: a read or write that cannot go on returns `WouldBlock`. Bytes that TLS has taken and the socket has
-//! not go out by [`push`](LoadSocket::push).
+//! Always: a read or write that would block returns `WouldBlock`. Bytes that TLS has accepted and the socket has not
+//! are written by [`push`](LoadSocket::push).
 
 use std::io::{self, Read, Write};
 
@@ -14,7 +14,7 @@ use super::super::remote::Link;
 pub(super) struct LoadSocket(Link<TcpStream>);
 
 impl LoadSocket {
-    /// Takes over a connection in its present state.
+    /// Takes over a connected link, and makes it non-blocking.
     pub(super) fn new(link: Link) -> io::Result<Self> {
         link.tcp().set_nonblocking(true)?;
         Ok(Self(match link {
@@ -34,7 +34,7 @@ impl LoadSocket {
         }
     }
 
-    /// Returns whether TLS holds bytes that the socket has not taken.
+    /// Returns whether TLS holds bytes that the socket has not accepted.
     pub(super) fn wants_write(&self) -> bool {
         matches!(&self.0, Link::Secure(stream) if stream.conn.wants_write())
     }

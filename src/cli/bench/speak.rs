@@ -21,7 +21,7 @@ impl fmt::Display for Transport {
     }
 }
 
-/// Head lines of every request to a server: its name and the caller's token.
+/// Header lines of every request to a server: its host and the caller's token.
 #[derive(Clone, Debug)]
 pub(super) struct Site {
     host: String,
@@ -100,7 +100,7 @@ const BINARY: u8 = 2;
 /// First message to a NATS server.
 pub(super) const NATS_CONNECT: &[u8] = b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n";
 
-/// Appends a string in the form of MQTT: the length in two bytes, then the text.
+/// Appends a string in MQTT's encoding: the length in two bytes, then the text.
 pub(super) fn mqtt_text(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&(text.len() as u16).to_be_bytes());
     out.extend_from_slice(text.as_bytes());
@@ -136,8 +136,8 @@ pub(super) fn invalid(text: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text.into())
 }
 
-/// Reads until `end` has come. Blocks, with the time limit of the socket. The server must send nothing after it before
-/// an event is published.
+/// Reads until `end` has arrived. Blocks, with the time limit of the socket. The server must send nothing after `end`
+/// before an event is published.
 fn read_until(socket: &mut impl Read, end: &[u8]) -> io::Result<Vec<u8>> {
     let mut all = Vec::new();
     let mut buffer = [0; 1024];
@@ -174,7 +174,7 @@ impl Site {
         out.extend_from_slice(body.as_bytes());
     }
 
-    /// Opens a WebSocket on a connected socket, and returns the answer with everything that came after it. `more` holds
+    /// Opens a WebSocket on a connected socket, and returns the answer with everything received after it. `more` holds
     /// further header lines. Blocks.
     pub(super) fn upgrade(
         &self,
@@ -220,7 +220,7 @@ impl Speak {
         }
     }
 
-    /// Returns the path of a client's stream with everything that names its keys.
+    /// Returns the path of a client's stream, with the part that names its keys.
     fn target(self, transport: Transport, selection: &Selection<'_>) -> String {
         let path = self.path(transport);
         match self {
@@ -283,7 +283,7 @@ impl Speak {
             Self::Mqtt => {
                 socket.write_all(&masked(BINARY, &mqtt_connect(&format!("bench-{number}"))))?;
                 read_until(socket, &[0x20, 2, 0, 0])?;
-                // A packet's number, each key with its quality of service; the answer has a byte for each key.
+                // The packet's number, then each key with its quality of service. The answer has a byte for each key.
                 let (mut body, mut granted) = (vec![0, 1], vec![0, 1]);
                 for kind in selection.kinds() {
                     mqtt_text(&kind, &mut body);
@@ -297,7 +297,7 @@ impl Speak {
                 read_until(socket, &answer)?;
             }
             Self::SocketIo => {
-                // With a number, so that the server answers when it has subscribed the client.
+                // The message has a number, so the server answers when it has subscribed the client.
                 let message = format!("420[\"watch\",[{}]]", selection.numbers());
                 socket.write_all(&masked(TEXT, message.as_bytes()))?;
                 read_until(socket, b"430[")?;

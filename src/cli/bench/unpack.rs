@@ -1,6 +1,6 @@
 //! Compressed WebSocket messages (RFC 7692) as a client of the load receives them.
 //!
-//! Always: each client's bytes are split into frames. Only some clients inflate them, because inflating costs
+//! Always: each client's bytes are split into frames. Only some clients inflate the messages, because inflating costs
 //! more than everything else that the load does.
 
 use std::io;
@@ -9,16 +9,16 @@ use flate2::{Decompress, FlushDecompress};
 
 use super::speak::invalid;
 
-/// Bit of the first byte that marks a compressed message.
+/// Bit of a frame's first byte that marks a compressed message.
 const COMPRESSED: u8 = 0x40;
 /// Opcodes of text and binary messages.
 const DATA: std::ops::RangeInclusive<u8> = 1..=2;
-/// End of a compressed message. It is not sent with the message.
+/// Last bytes of every compressed message. The sender omits them.
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
 
 /// Decoder of one client's bytes.
 pub(super) struct Unpack {
-    /// Start of a frame that is not complete.
+    /// Start of an incomplete frame.
     rest: Vec<u8>,
     inflate: Option<Decompress>,
 }
@@ -29,7 +29,7 @@ impl Unpack {
         Self { rest: Vec::new(), inflate: reads.then(|| Decompress::new(false)) }
     }
 
-    /// Returns whether it inflates messages.
+    /// Returns whether the client inflates its messages.
     pub(super) fn reads(&self) -> bool {
         self.inflate.is_some()
     }

@@ -1,6 +1,6 @@
 //! Format of an event in `tail`: one line, coloured if the terminal supports colours.
 //!
-//! Always: one event is one line. An event that cannot be parsed is printed as it came.
+//! Always: one event is one line. An event that cannot be parsed is printed as received.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -62,7 +62,7 @@ struct EntityText<'a> {
 pub(in crate::cli) struct Printer {
     out: AutoStream<Stdout>,
     json: bool,
-    /// Number of events still wanted. `None` means no limit.
+    /// Number of events still to print. `None` means no limit.
     left: Option<u64>,
     line: String,
 }
@@ -111,7 +111,7 @@ impl Printer {
 
 impl EventLine<'_> {
     fn write(&self, line: &mut String) {
-        // The time of day is enough on a screen. It is UTC, like the event's.
+        // A line shows the time of day only. It is in UTC, as in the event.
         let time = self.timestamp.as_deref().and_then(|time| time.get(11..23)).unwrap_or("            ");
         let style = style_of(&self.event_type);
         let source = self.source.as_deref().unwrap_or("-");
@@ -137,7 +137,8 @@ impl EventLine<'_> {
     }
 }
 
-/// Returns green for good ends, red for bad ones, and a colour of the domain for every other event.
+/// Returns green for a success, red for a failure, and a colour chosen by the type's first segment for every other
+/// event.
 fn style_of(event_type: &str) -> Style {
     const DOMAINS: [AnsiColor; 6] = [
         AnsiColor::Cyan,

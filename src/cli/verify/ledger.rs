@@ -1,4 +1,4 @@
-//! Expected and received events of a reader, number by number.
+//! Comparison of the events that a reader expects with those that it received, number by number.
 //!
 //! Always: a missing event is excused by a gap at its place or by a publish with an unknown outcome. Otherwise
 //! it is a violation. Each violation is reported once, with the events beside it.
@@ -11,21 +11,21 @@ use serde::Serialize;
 
 use super::watch::WatchSet;
 
-/// Kinds of promises that a server can break.
+/// Kind of a broken promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ViolationKind {
-    /// An event never came, and no gap reported it.
+    /// An event did not arrive, and no gap reported it.
     Lost,
-    /// An event came again.
+    /// An event arrived twice.
     Twice,
-    /// An event came after a later one.
+    /// An event arrived after a later one.
     Disorder,
-    /// An event differs from the published one, or has another id elsewhere.
+    /// An event differs from the published one, or another reader got it under another id.
     Changed,
-    /// An event came that was not asked for.
+    /// An event arrived that the reader had not subscribed to.
     Unwanted,
-    /// A reader could not come back.
+    /// A reader could not reconnect.
     Away,
 }
 
@@ -70,7 +70,7 @@ impl fmt::Display for Seen {
     }
 }
 
-/// Losses that gaps reported since the last event.
+/// Missing events that gaps reported since the last event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Reported {
     #[default]
@@ -81,7 +81,7 @@ enum Reported {
 }
 
 impl Reported {
-    /// Returns the number of missing events that the gaps excuse.
+    /// Returns the maximum number of missing events that the gaps explain.
     fn excuses(self) -> u64 {
         match self {
             Self::Nothing => 0,
@@ -91,7 +91,7 @@ impl Reported {
     }
 }
 
-/// Place of missing events: the events before and after, and the connection.
+/// Position of missing events: the events before and after, and the connection.
 #[derive(Debug)]
 struct Hole {
     before: Option<Seen>,
@@ -111,17 +111,17 @@ pub(super) struct Account {
     /// Number of the next event.
     next: u64,
     last: Option<Seen>,
-    /// Numbers that have not come, each with the index of its hole.
+    /// Numbers that have not arrived, each with the index of its hole.
     holes: BTreeMap<u64, usize>,
     places: Vec<Hole>,
     reported: Reported,
     pub(super) connection: u64,
     pub(super) delivered: u64,
     pub(super) gaps: u64,
-    /// Number of events that gaps reported.
+    /// Number of events that gaps reported as missed.
     pub(super) missed: u64,
     pub(super) faults: Vec<Violation>,
-    /// Whether the last event of the lane has come.
+    /// Whether the last event of the lane has arrived.
     pub(super) is_over: bool,
     /// Keys of the reader. Without them it gets every event of its lane.
     pub(super) watch: Option<WatchSet>,
@@ -201,7 +201,7 @@ impl Account {
         self.last = Some(seen);
     }
 
-    /// Returns whether an event of the lane must come at this place of the stream.
+    /// Returns whether an event of the lane must arrive at this position of the stream.
     fn must_come(&self, n: u64) -> bool {
         self.watch.as_ref().is_none_or(|watch| watch.must_come(n))
     }
@@ -217,11 +217,11 @@ impl Account {
         }
     }
 
-    /// Closes the account. `published` is the lane's last number. `unsure` holds the numbers that may
-    /// have been published or not.
+    /// Closes the account. `published` is the lane's last number. `unsure` holds the numbers of which nobody knows
+    /// whether they were published.
     pub(super) fn close(&mut self, published: u64, unsure: &BTreeSet<u64>) {
         let reported = std::mem::take(&mut self.reported);
-        // The last event is for all readers.
+        // All readers must receive the last event.
         let is_due = |n: &u64| !unsure.contains(n) && (*n == published || self.must_come(*n));
         let missing: Vec<u64> = (self.next..=published).filter(is_due).collect();
         if let Some(first) = missing.first().filter(|_| missing.len() as u64 > reported.excuses()) {
@@ -271,7 +271,7 @@ mod tests {
     use super::super::watch::WatchKeys;
     use super::*;
 
-    /// One step of a test: an event's number, or a gap.
+    /// One item that a reader receives in a test: an event's number, or a gap.
     enum Comes {
         Event(u64),
         Gap(Option<u64>),
@@ -385,14 +385,14 @@ mod tests {
                 account.event(n, "e", &Ids::default());
             }
         };
-        // An event of the added key that is older than the change, and so never comes.
+        // An event of the added key that is older than the change, and so is never delivered.
         let older = (due[0] + 1..500).find(added).expect("an event");
         come(&mut account, due[0] + 1..older);
         account.watch.as_mut().expect("keys").confirmed();
         let first = (older + 1..500).find(|n| account.must_come(*n)).expect("an event");
         come(&mut account, first..first + 1);
         assert!(account.holes.is_empty(), "{:?}", account.holes);
-        // Another one, which is newer than the change.
+        // Another event of the added key, newer than the change.
         let newer = (first + 1..500).find(added).expect("an event");
         come(&mut account, first + 1..newer);
         come(&mut account, newer + 1..newer + 50);

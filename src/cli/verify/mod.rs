@@ -1,8 +1,8 @@
 //! `fanwire verify`: checks the promises of a running server.
 //!
-//! It publishes numbered events, reads them with clients that cut their own connections, and keeps an account of the
-//! events that each client must get. Always: it ends in bounded time. It trusts only its own counts, not the server's
-//! answers. A violation is reported with its event, reader and connection.
+//! It publishes numbered events, reads them with clients that cut their own connections, and records which events each
+//! client must get. Always: it ends in bounded time. It trusts only its own counts, not the server's answers. A
+//! violation is reported with its event, reader and connection.
 
 mod ledger;
 mod publisher;
@@ -57,7 +57,7 @@ pub(super) struct VerifyArgs {
     #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=4096))]
     slow: u32,
     /// Watch lists: each reader gets this many of --topics, chosen at random, and changes its list while it runs; by
-    /// WebSocket in place, by Server-Sent Events when it comes back
+    /// WebSocket in place, by Server-Sent Events when it reconnects
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=200))]
     watch: Option<u32>,
     /// Number of topics in each lane for --watch

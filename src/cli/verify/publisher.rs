@@ -1,6 +1,7 @@
-//! Publisher of `fanwire verify`: numbered events in lanes, and noise between them.
+//! Publisher of `fanwire verify`: numbered events in lanes, and events that no reader subscribes to (noise) between
+//! them.
 //!
-//! Always: an event without a clear answer to its publish is marked as unsure, so no reader has to get it.
+//! Always: an event whose publish has no clear answer is marked as unsure, so no reader has to get it.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,9 +17,9 @@ use super::watch::KEY_KIND;
 
 /// Time between two batches.
 const BATCH: Duration = Duration::from_millis(20);
-/// Type of events in the same streams that no reader asks for.
+/// Type of events in the same streams that no reader subscribes to.
 const NOISE_TYPE: &str = "fanwire.verify.noise";
-/// Number of events for each event of noise.
+/// One event in this many is followed by an event of noise.
 const NOISE_EVERY: u64 = 8;
 
 /// Progress of a lane.
@@ -26,7 +27,7 @@ const NOISE_EVERY: u64 = 8;
 pub(super) struct LaneState {
     /// Last number that was sent.
     pub(super) last: u64,
-    /// Numbers without a clear answer to their publish.
+    /// Numbers of events whose publish has no clear answer.
     pub(super) unsure: BTreeSet<u64>,
     is_over: bool,
 }
@@ -39,7 +40,7 @@ pub(super) struct LanePublisher<'a> {
     slow_events: u64,
     seconds: u64,
     pub(super) lanes: Vec<LaneState>,
-    /// Number of events that no reader asked for.
+    /// Number of events that no reader subscribes to.
     pub(super) noise: u64,
     /// Number of times that the server asked to wait.
     pub(super) throttled: u64,
@@ -79,13 +80,14 @@ impl<'a> LanePublisher<'a> {
             let elapsed = start.elapsed().as_secs_f64();
             for lane in 0..self.lanes.len() {
                 let due = if self.run.slow_lane == Some(lane) {
-                    // All within the first two thirds, so that the reader has time for the retained events.
+                    // All events of the slow lane are published within the first two thirds of the time, so that the
+                    // reader has time to read the retained ones.
                     let share = (elapsed * 1.5 / self.seconds as f64).min(1.0);
                     (share * self.slow_events as f64) as u64
                 } else {
                     (elapsed * self.rate as f64) as u64
                 };
-                // Limits the burst on a slow server: the rest comes later, or not at all.
+                // Limits a batch if the server is slow: the rest is published later, or not at all.
                 let due = due.min(self.lanes[lane].last + 200);
                 self.send(lane, due, false)?;
             }
@@ -167,7 +169,7 @@ impl<'a> LanePublisher<'a> {
                     .hint(RIGHTS_HINT));
                 }
                 unclear => {
-                    // Published or not: readers may miss these events.
+                    // Nobody knows whether these events were published, so readers may miss them.
                     self.run.note(&match unclear {
                         Ok((status, _, body)) => format!("publish: {} (status {status})", error_text(&body)),
                         Err(error) => format!("publish: {error}"),

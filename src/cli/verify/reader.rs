@@ -1,7 +1,7 @@
-//! A reader that cuts its own connection at random and resumes where it was.
+//! A reader that cuts its own connection at random and resumes after its last event.
 //!
-//! Always: it ends at the run's deadline, whatever the server does. It resumes after the last event that it
-//! saw, so a missing event is the server's fault.
+//! Always: it ends at the run's deadline, even if the server does not answer. It resumes after the last event that it
+//! received, so a missing event is the server's fault.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -29,10 +29,10 @@ pub(super) enum Over {
     Sse,
 }
 
-/// Least number of events between two cuts, so that a fault after a return is seen before the next cut.
+/// Minimum number of events between two cuts, so that a fault after a reconnect is seen before the next cut.
 const LIFE_MIN: u64 = 12;
 const LIFE_MORE: u64 = 60;
-/// Longest absence, in milliseconds.
+/// Maximum time between a cut and the reconnect, in milliseconds.
 const PAUSE_MS_MAX: u64 = 150;
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// Interval at which a silent WebSocket checks whether the run is over.
@@ -42,7 +42,7 @@ const SLOW_RECEIVE_BUFFER: usize = 8 * 1024;
 /// Pause of a slow reader after each event, until everything is published.
 const SLOW_REST: Duration = Duration::from_millis(20);
 const EVENT_BYTES_MAX: usize = 16 << 20;
-/// Least number of events between a confirmed change of a reader's keys and the next one.
+/// Minimum number of events between a confirmed change of a reader's keys and the next one.
 const CHANGE_MIN: u64 = 4;
 const CHANGE_MORE: u64 = 8;
 /// Id of a message that changes the keys.
@@ -61,9 +61,9 @@ pub(super) struct VerifyReader {
     life: u64,
     /// Number of events until the next change of its keys.
     until_change: u64,
-    /// Whether the server has the message `update`.
+    /// Whether the server supports the message `update`.
     has_update: bool,
-    /// Whether it has reported that it is ready.
+    /// Whether the reader has reported that it is connected.
     was_ready: bool,
     /// Number of connections that this reader cut.
     pub(super) cuts: u64,
@@ -73,7 +73,7 @@ pub(super) struct VerifyReader {
 
 /// Reason why a connection ended.
 enum ReadEnd {
-    /// The last event came, or the run is over.
+    /// The last event arrived, or the run is over.
     Over,
     /// The reader cut the connection.
     Cut,
@@ -97,7 +97,7 @@ impl ReadEnd {
 #[derive(Deserialize)]
 struct ReaderMessage<'a> {
     r#type: &'a str,
-    /// The message that an answer answers.
+    /// Id of the message that this answer belongs to.
     #[serde(borrow)]
     correlation_id: Option<Cow<'a, str>>,
     /// Position after the event, if it is not the event's id.
@@ -298,18 +298,19 @@ impl VerifyReader {
         }
     }
 
-    /// Settles a change that a lost connection left open, and begins another one: the new connection subscribes with it.
+    /// Confirms a change that a lost connection left open, and begins another one: the new connection subscribes with
+    /// the resulting keys.
     fn begin_keys(&mut self) {
         let Some(watch) = &mut self.account.watch else { return };
         if self.account.connection > 1 && self.dice.below(2) == 0 {
-            // One that is under way stays as it is.
+            // A change that is already open remains unchanged.
             let _ = watch.change(&mut self.dice);
         }
         watch.resumed();
         self.until_change = CHANGE_MIN + self.dice.below(CHANGE_MORE);
     }
 
-    /// Returns the payload of a `subscribe` without a place.
+    /// Returns the payload of a `subscribe` without a position.
     fn subscription(&self) -> serde_json::Value {
         let mut payload = json!({
             "subscription_id": "verify", "event_types": [EVENT_TYPE],
@@ -350,7 +351,7 @@ impl VerifyReader {
         self.until_change = CHANGE_MIN + self.dice.below(CHANGE_MORE);
     }
 
-    /// Leaves as clients do: with a close frame, without one, or with a reset.
+    /// Disconnects in one of the ways of real clients: with a close frame, without one, or with a reset.
     fn leave(&mut self, socket: &mut tungstenite::WebSocket<super::super::remote::Link>) {
         match self.dice.below(3) {
             0 => drop(socket.close(None).and_then(|()| socket.flush())),
@@ -368,7 +369,7 @@ impl VerifyReader {
         if let Some(since) = &self.since {
             request = request.header("last-event-id", since);
         }
-        // A silent stream ends with the run.
+        // The read of a silent stream ends with the run.
         let left = self.run.time_left().max(Duration::from_millis(1));
         let request = request.config().timeout_recv_body(Some(left)).build();
         let mut answer = request.call().map_err(|error| match trust::refusal(&error, &self.remote.url) {
@@ -412,7 +413,7 @@ impl VerifyReader {
         Ok(())
     }
 
-    /// Records an event. Returns an end if it was the last one, or if a cut is due.
+    /// Records an event. Returns a [`ReadEnd`] if it was the last one, or if a cut is due.
     fn event(&mut self, json: &str, position: Option<&str>) -> Result<(), ReadEnd> {
         let Ok(event) = serde_json::from_str::<LaneEvent<'_>>(json) else {
             self.account.fault(ViolationKind::Changed, 0, 1, format!("not an event: {}", shortened(json)));

@@ -1,6 +1,6 @@
 //! Result of `fanwire verify`: text for people, JSON for programs.
 //!
-//! Always: every number was counted, and every violation has a line.
+//! Always: every number was counted, not estimated. The JSON holds every violation.
 
 use std::fmt::Write as _;
 use std::io::{Write as _, stdout};
@@ -20,9 +20,9 @@ pub(super) struct PublisherCounts {
     pub(super) lanes: usize,
     /// Number of events meant for the readers.
     pub(super) events: u64,
-    /// Number of events that no reader asked for.
+    /// Number of events that no reader subscribed to.
     pub(super) noise: u64,
-    /// Number of events without a clear answer to their publish.
+    /// Number of events whose publish has no clear answer.
     pub(super) unsure: u64,
     /// Number of times that the server asked to wait.
     pub(super) throttled: u64,
@@ -37,10 +37,10 @@ pub(super) struct VerifyReport {
     seed: u64,
     seconds: f64,
     lanes: usize,
-    /// Numbers of events meant for the readers, and of events that no reader asked for.
+    /// Number of events meant for the readers.
     published: u64,
     noise: u64,
-    /// Number of events without a clear answer to their publish. No reader has to get them.
+    /// Number of events whose publish has no clear answer. No reader has to get them.
     unsure: u64,
     throttled: u64,
     delivered: u64,
@@ -62,7 +62,7 @@ struct Row {
     lost: u64,
     delivered: u64,
     gaps: u64,
-    /// Number of events that gaps reported.
+    /// Number of events that gaps reported as missed.
     missed: u64,
     /// Number of times that the reader changed its keys.
     changes: u64,

@@ -8,7 +8,7 @@ use super::watch::WatchKeys;
 
 /// Time for the readers to catch up once everything is published.
 pub(super) const SETTLE: Duration = Duration::from_secs(15);
-/// Time limit for all readers to connect at first.
+/// Time limit for all readers to connect for the first time.
 pub(super) const GATHER: Duration = Duration::from_secs(15);
 /// Type of the events for the readers.
 pub(super) const EVENT_TYPE: &str = "fanwire.verify.event";
@@ -44,7 +44,7 @@ struct RunProgress {
     /// Number of readers that have connected.
     ready: usize,
     is_published: bool,
-    /// Time at which readers give up.
+    /// Time at which readers stop.
     deadline: Instant,
 }
 
@@ -100,7 +100,7 @@ impl VerifyRun {
         lock(&self.progress).is_published
     }
 
-    /// Starts the readers' last time limit: everything is published.
+    /// Records that everything is published, and starts the readers' last time limit.
     pub(super) fn published(&self) {
         let mut progress = lock(&self.progress);
         progress.is_published = true;

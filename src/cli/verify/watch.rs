@@ -1,11 +1,11 @@
 //! Keys of a reader of `fanwire verify --watch`, which change while it runs.
 //!
 //! Invariants:
-//! - A change takes effect at one place of the stream, its `ack`: before it, events come by the old set, after it by the new
-//!   one.
-//! - Events of an added key may be missing only before the first event that comes after the `ack`: they may be older than the
+//! - A change takes effect at one position of the stream, its `ack`: events before it follow the old set, events after
+//!   it the new one.
+//! - Events of an added key may be missing only before the first event after the `ack`: they may be older than the
 //!   change.
-//! - A new connection resumes with the new set after the last event that came, so that nothing may be missing.
+//! - A new connection resumes with the new set after the last event received, so nothing may be missing.
 
 use super::super::dice::Dice;
 
@@ -23,7 +23,7 @@ impl WatchKeys {
         dice.below(self.keys as u64) as usize
     }
 
-    /// Returns the key of each lane's last event. All readers have it.
+    /// Returns the key of each lane's last event. All readers subscribe to it.
     pub(super) fn end(self) -> usize {
         self.keys
     }
@@ -37,14 +37,14 @@ pub(super) fn entity(key: usize) -> String {
     format!("{KEY_KIND}:{key}")
 }
 
-/// A reader's relation to a key.
+/// State of a key in a reader's set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hold {
     No,
     Yes,
-    /// Asked for, not confirmed.
+    /// Requested, not confirmed.
     Adding,
-    /// Confirmed; no event has come since.
+    /// Confirmed; no event has arrived since.
     Fresh,
     /// Cancelled, not confirmed.
     Removing,
@@ -62,9 +62,9 @@ pub(super) struct WatchChange {
 pub(super) struct WatchSet {
     keys: WatchKeys,
     lane: usize,
-    /// By key, without the end.
+    /// State of each key except the [end](WatchKeys::end).
     holds: Vec<Hold>,
-    /// Largest number of keys.
+    /// Maximum number of keys.
     most: usize,
     is_pending: bool,
     /// Number of confirmed changes.
@@ -93,7 +93,7 @@ impl WatchSet {
         chosen
     }
 
-    /// Returns the keys to subscribe to, as values of `entities`: those that are held once all changes are confirmed.
+    /// Returns the keys to subscribe to, as values of `entities`: the set after all requested changes.
     pub(super) fn entities(&self) -> Vec<String> {
         let is_held = |key: &usize| matches!(self.holds[*key], Hold::Yes | Hold::Fresh | Hold::Adding);
         (0..self.holds.len()).filter(is_held).chain([self.keys.end()]).map(entity).collect()
@@ -136,25 +136,25 @@ impl WatchSet {
         self.settle(Hold::Fresh);
     }
 
-    /// Records that a new connection subscribes with the new set, after the last event that came.
+    /// Records that a new connection subscribes with the new set, after the last event received.
     pub(super) fn resumed(&mut self) {
         self.settle(Hold::Yes);
         self.firm();
     }
 
-    /// Records an event: later ones of all confirmed keys must come.
+    /// Records that an event arrived: from here on, events of all confirmed keys must arrive.
     pub(super) fn firm(&mut self) {
         for hold in self.holds.iter_mut().filter(|hold| **hold == Hold::Fresh) {
             *hold = Hold::Yes;
         }
     }
 
-    /// Returns whether an event must come at this place of the stream.
+    /// Returns whether an event must arrive at this position of the stream.
     pub(super) fn must_come(&self, n: u64) -> bool {
         matches!(self.holds[self.keys.of(self.lane, n)], Hold::Yes | Hold::Removing)
     }
 
-    /// Returns whether events of a key may come at this place of the stream.
+    /// Returns whether events of a key may arrive at this position of the stream.
     pub(super) fn may_come(&self, key: usize) -> bool {
         self.holds.get(key).is_none_or(|hold| *hold != Hold::No)
     }

@@ -1,19 +1,20 @@
 //! Record of a run: the published events, the interests of clients, and the messages that clients received.
 //!
-//! Invariant: an event is found by its id, matched by a plain `match`, and counted one by one. No code of the server is used.
+//! Invariant: no code of the server is used. Events are found by id, matched by a plain `match`, and counted one by
+//! one.
 
 use std::rc::Rc;
 
 use crate::event::EventId;
 
-/// First filter on entities, of which a rule keeps every event.
+/// First filter on an entity. A retain rule keeps every event with an entity.
 pub(super) const KEPT: u8 = 5;
 pub(super) const KINDS: [&str; 3] = ["a.b", "a.c", "b.x"];
 pub(super) const SOURCES: [&str; 2] = ["s0", "s1"];
 pub(super) const STREAMS: [&str; 3] = ["st0", "st1", "st2"];
 pub(super) const ENTITIES: u8 = 4;
 pub(super) const FILTERS: u8 = 6;
-/// Filters from here on are lists of entities, with a bit for each.
+/// Filters with this number and above are lists of entities: each lower bit stands for one entity.
 pub(super) const LISTS: u8 = 64;
 
 /// An event as it was published.
@@ -82,11 +83,12 @@ impl Interest {
         self.0.iter().any(|(filter, _)| entry.is_wanted(*filter))
     }
 
-    /// Returns the policy for an event. If several subscriptions match, the policy that leaves out least applies.
+    /// Returns the policy for an event. If several subscriptions match, the policy that omits the fewest events
+    /// applies.
     pub(super) fn least(&self, entry: &Entry) -> Option<Policy> {
         let order = |policy: &Policy| match policy {
             Policy::Conflate => 1,
-            // A lower rate leaves out more.
+            // A lower rate omits more events.
             Policy::Sample(rate) => u64::from(u32::MAX - rate) + 2,
             _ => 0,
         };
@@ -108,17 +110,17 @@ pub(super) enum From {
     Unknown,
     Newest(usize),
     Snapshot,
-    /// At the beginning of what is kept.
+    /// At the first retained event.
     Start,
 }
 
-/// Past that a subscription asked for.
+/// Past that a subscription requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Past {
     pub(super) from: From,
     /// Filters of the connection's other subscriptions, and the first event that each delivers; `None`: every event.
     pub(super) beside: Vec<(u8, Option<u64>)>,
-    /// Beginning, as the reply to the subscribe gives it. A stream has no reply.
+    /// Beginning, as the reply to the subscribe gives it. An event stream has no reply.
     pub(super) start: Option<Start>,
 }
 
@@ -152,10 +154,11 @@ pub(super) enum Seen {
     },
     /// Reply which says that all events up to this one were delivered before.
     UpTo(u64),
-    /// End of the past that was requested last.
+    /// End of the most recently requested past.
     PastEnd { events: u64, complete: bool },
-    /// Change of the interest. The bus had between `low` and `high` events when the server applied it. With several shards the
-    /// loop's reader was at `cursors` in them, and may have read some events later than others.
+    /// Change of the interest. The bus had between `low` and `high` events when the server applied it. With several
+    /// shards, `cursors` are the positions of the loop's reader in them; it may have read some events later than
+    /// others.
     Change { interest: Interest, from: Option<Past>, cursors: Rc<[u64]>, low: u64, high: u64 },
 }
 

@@ -23,9 +23,11 @@ pub(super) fn check(seen: &[Seen], log: &Log, complete: bool) -> Checked {
     if complete { latest_came(seen, log) } else { Ok(()) }
 }
 
-/// Checks that each event came at most once, was wanted, and came in its shard's order. A replay may go back.
+/// Checks that each event arrived at most once, was wanted, and arrived in its shard's order. A replay may start again
+/// at an earlier event.
 fn once_and_in_order(seen: &[Seen], log: &Log) -> Checked {
-    // Number of the replay in which each event came last. Events of an interest that is gone may be requested again.
+    // Number of the replay in which each event arrived last. A client may request events again after it has
+    // unsubscribed from them.
     let mut had = vec![0; log.entries.len()];
     let (mut replay, mut below) = (1, 0);
     let mut last = vec![None; log.by_shard.len()];
@@ -60,7 +62,7 @@ fn once_and_in_order(seen: &[Seen], log: &Log) -> Checked {
     Ok(())
 }
 
-/// Checks sums, for several shards: the order among them is not promised, nor the position of a gap.
+/// Checks sums, for several shards: neither the order among shards nor the position of a gap is promised.
 fn totals(seen: &[Seen], log: &Log, complete: bool) -> Checked {
     if !complete {
         return Ok(());
@@ -101,7 +103,7 @@ fn totals(seen: &[Seen], log: &Log, complete: bool) -> Checked {
 /// Checks that a gap without an exact number has a correct upper bound.
 fn bounds(seen: &[Seen], log: &Log) -> Checked {
     let mut interest = &Interest::default();
-    // All events after `begun` belong to this interest, and all before `resumed` to the past that a resume asked for.
+    // All events after `begun` belong to this interest, and all before `resumed` to the past that a resume requested.
     let (mut begun, mut resumed) = (0, 0);
     for item in seen {
         match item {
@@ -129,7 +131,8 @@ fn bounds(seen: &[Seen], log: &Log) -> Checked {
     Ok(())
 }
 
-/// Checks that a client that allows events to be left out has the latest event of each key in the end, unless it got a gap.
+/// Checks that a client that allows events to be omitted has received the latest event of each key in the end, unless
+/// it got a gap.
 fn latest_came(seen: &[Seen], log: &Log) -> Checked {
     let begin = seen.iter().rposition(|item| matches!(item, Seen::Change { .. }));
     let Some((begin, Seen::Change { interest, high, .. })) = begin.map(|at| (at, &seen[at])) else {
@@ -141,7 +144,7 @@ fn latest_came(seen: &[Seen], log: &Log) -> Checked {
     }
     let came: HashSet<u64> =
         seen.iter().filter_map(|item| if let Seen::Event(n) = item { Some(*n) } else { None }).collect();
-    // Rates and keys of the events that came after the one that is checked.
+    // Rates and keys of the events that arrived after the one that is checked.
     let (mut rates, mut keys) = (HashSet::new(), HashSet::new());
     for n in (*high..log.len()).rev() {
         let entry = log.entry(n);
@@ -157,7 +160,7 @@ fn latest_came(seen: &[Seen], log: &Log) -> Checked {
         }
         let is_excused = match least {
             None => true,
-            // Another sample of the same rate came later.
+            // Another sample of the same rate arrived later.
             Some(Policy::Sample(rate)) => rates.contains(&rate),
             Some(Policy::Conflate) => keys.contains(&entry.key()),
             Some(_) => false,
@@ -174,8 +177,8 @@ fn latest_came(seen: &[Seen], log: &Log) -> Checked {
 /// Check for one shard: each hole between two events is reported at its position, with the exact number.
 struct Walk<'a> {
     log: &'a Log,
-    /// Possible positions of the connection, and for each the number of events that it may have missed since the last one that
-    /// came.
+    /// Possible positions of the connection, and for each the number of events that it may have missed since the last
+    /// one that arrived.
     states: Vec<(u64, u64)>,
     interest: Interest,
 }
@@ -184,7 +187,7 @@ struct Walk<'a> {
 struct Between {
     told: u64,
     excused: Vec<(u64, u64)>,
-    /// Whether events may have been left out without notice.
+    /// Whether events may have been omitted without a gap.
     loose: bool,
 }
 
@@ -207,7 +210,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Checks that the reported number equals the number of events before `to` that did not come.
+    /// Checks that the reported number equals the number of events before `to` that did not arrive.
     fn fits(&self, to: u64, between: &Between) -> Checked {
         let due = self.log.sums(|e| self.interest.wants(e), &between.excused);
         let short = |(from, short): &(u64, u64)| {
@@ -216,7 +219,7 @@ impl Walk<'_> {
         self.accounts_for(between.told, self.states.iter().map(short).collect(), between)
     }
 
-    /// Checks that all events before `to` came or were reported as missed. A gap may also report events after `to`.
+    /// Checks that all events before `to` arrived or were reported as missed. A gap may also report events after `to`.
     fn came(&self, to: u64, told: u64, between: &Between) -> Checked {
         let due = self.log.sums(|e| self.interest.wants(e), &between.excused);
         let is_told = |(from, short): &(u64, u64)| *from <= to && short + due.between(*from, to) <= told;
@@ -246,7 +249,7 @@ impl Walk<'_> {
         for item in run {
             told_before.push(between.told);
             match item {
-                // A number counts the events that this client wanted, in a replay too.
+                // A gap's number counts the events that this client wanted, in a replay too.
                 Seen::Gap { missed: Some(missed), .. } => between.told += missed,
                 Seen::Gap { missed: None, from, to, .. } => {
                     let first = self.log.place(*from).map_or(0, |from| from + 1);
@@ -258,7 +261,7 @@ impl Walk<'_> {
         }
         let mut settled = 0;
         for (item, told_before) in run.iter().zip(told_before) {
-            // A reply that names an event before every possible position says nothing.
+            // A reply that names an event before every possible position adds no information.
             if let Seen::UpTo(place) = item
                 && self.states.iter().any(|(from, _)| *from <= place + 1)
             {
@@ -267,7 +270,8 @@ impl Walk<'_> {
             }
             let Seen::Change { interest, from, low, high, .. } = item else { continue };
             let due = self.log.sums(|e| self.interest.wants(e), &between.excused);
-            // States that missed equally many since the beginning lead to equal states, so the first of them is enough.
+            // States with the same number of missed events since the beginning lead to equal states, so the first of
+            // them is enough.
             let mut starts = BTreeMap::new();
             for (at, short) in &self.states {
                 let first = starts.entry(*short as i64 - due.between(0, *at) as i64).or_insert(*at);
@@ -286,7 +290,7 @@ impl Walk<'_> {
             self.interest = interest.clone();
             match from.as_ref().map(|past| (past.from, past.is_resume())) {
                 Some((From::After(id), true)) => {
-                    // The connection wanted nothing until now, so everything before must balance here.
+                    // The connection had no interest until now, so everything before must balance here.
                     let shorts = self.states.iter().map(|(_, short)| Some(*short)).collect();
                     self.accounts_for(told_before - settled, shorts, &between)
                         .map_err(|error| format!("before a resume: {error}"))?;

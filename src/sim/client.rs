@@ -1,6 +1,6 @@
-//! Clients of the simulation: the messages that they send, and their reading of the replies.
+//! Clients of the simulation: they send messages and interpret the replies.
 //!
-//! Invariant: a client knows its requests and their order, and accepts nothing else as a reply.
+//! Invariant: a client records its requests and their order, and accepts only replies to these in this order.
 
 use std::collections::VecDeque;
 
@@ -25,11 +25,11 @@ pub(super) enum Kind {
     Noise,
 }
 
-/// Request without a reply so far.
+/// Request that has no reply yet.
 #[derive(Debug)]
 struct Asked {
     message_id: String,
-    /// Bytes that the client had sent, this request included.
+    /// Number of bytes that the client had sent, including this request.
     sent: u64,
     what: What,
 }
@@ -45,7 +45,7 @@ enum What {
     Unsubscribe {
         name: String,
     },
-    /// Changes a list to this one. With `gains` it has entities that it had not.
+    /// Changes a list to this one. `gains`: the new list has entities that the old one lacked.
     Update {
         name: String,
         filter: u8,
@@ -138,7 +138,7 @@ impl Client {
         Self {
             number,
             kind,
-            // No dice here, so that older seeds keep their meaning.
+            // Not random, so that older seeds still give the same runs.
             is_lean: number.is_multiple_of(3),
             end,
             inbox: Inbox::default(),
@@ -162,7 +162,7 @@ impl Client {
         }
     }
 
-    /// Opens a WebSocket, and does not wait for the response before the first message.
+    /// Opens a WebSocket. The first message may be sent before the response arrives.
     pub(super) fn upgrade(&mut self) {
         let (head, end) = UPGRADE.split_at(UPGRADE.len() - 2);
         let protocol = if self.is_lean { "Sec-WebSocket-Protocol: fanwire.v1.lean\r\n" } else { "" };
@@ -175,7 +175,7 @@ impl Client {
             query.push_str("&max_per_second=");
             query.push_str(&rate.to_string());
         }
-        // With several shards a lean event does not identify itself.
+        // With several shards, a lean event does not contain its id.
         self.is_lean &= log.by_shard.len() == 1;
         if self.is_lean {
             query += "&lean";
@@ -264,7 +264,7 @@ impl Client {
 
     pub(super) fn unsubscribe(&mut self, dice: &mut Dice) {
         let Some((name, ..)) = self.subscriptions.first().cloned() else { return };
-        // A name that is in use would be an error, as promised.
+        // A second unsubscribe of the same name would be refused.
         if self.asked.iter().any(|asked| matches!(&asked.what, What::Unsubscribe { .. })) {
             return;
         }
@@ -347,8 +347,8 @@ impl Client {
         self.outcome.is_none() && self.has_head && matches!(self.kind, Kind::Ws | Kind::Sse)
     }
 
-    /// Returns whether the client ever asked for the disconnect policy. The reply may be missing if the client was disconnected
-    /// before it.
+    /// Returns whether the client ever requested the disconnect policy. A client that was disconnected early may have
+    /// no reply to that request.
     pub(super) fn asked_to_be_closed(&self) -> bool {
         let was_told = self.seen.iter().any(|seen| match seen {
             Seen::Change { interest, .. } => interest.0.iter().any(|(_, p)| *p == Policy::Disconnect),
@@ -363,7 +363,7 @@ impl Client {
         self.outcome.is_none() && (!self.asked.is_empty() || !self.posts.is_empty())
     }
 
-    /// Reads up to `most` bytes and handles the complete messages. Returns whether any bytes came.
+    /// Reads up to `most` bytes and handles the complete messages. Returns whether any bytes arrived.
     pub(super) fn read(&mut self, most: usize, dice: &mut Dice, log: &Log) -> bool {
         if self.outcome.is_some() {
             return false;
@@ -492,7 +492,7 @@ impl Client {
                         let complete = end["complete"].as_bool().expect("true or false");
                         self.record(Seen::PastEnd { events, complete });
                     }
-                    // The server drains; the close frame comes next.
+                    // The server drains; the close frame follows.
                     "reconnect" => {}
                     kind => self.take_reply(kind, &message, at, log),
                 }
@@ -516,7 +516,7 @@ impl Client {
                 let is_new = known.is_none();
                 let past = &message["payload"]["history"];
                 assert_eq!(past.is_object(), from.is_some(), "{message}");
-                // First event after a position, in one shard.
+                // Number of the first event after a position, if there is one shard.
                 let behind = |place: &Value| {
                     let id: EventId = place.as_str()?.parse().ok()?;
                     log.find(id).map(|n| n + 1).or((id.sequence == u64::MAX).then_some(0))
@@ -539,14 +539,14 @@ impl Client {
                     None => self.subscriptions.push(subscription),
                 }
                 let mut interest = self.interest();
-                // The subscription that replays goes last.
+                // The subscription that requests the replay is moved to the end.
                 if !is_new && from.is_some() {
                     let at = known.unwrap_or_default();
                     let last = interest.0.remove(at);
                     interest.0.push(last);
                 }
                 let past = from.map(|from| Past { from, beside, start });
-                // The reply to a request for a past says where the live events begin.
+                // The reply to a request for a past gives the position at which the live events begin.
                 let begin = begin.filter(|_| past.is_some());
                 self.change(interest, past, begin, asked.sent, at);
             }
@@ -573,7 +573,7 @@ impl Client {
                 assert_eq!(entry.map(|entry| entry.n), Some(n), "{message}");
             }
             What::Other(_) => {
-                // With several shards the value is a position, which has no single event.
+                // With several shards the value is a position, which does not name a single event.
                 let id = message["payload"]["last_event_id"].as_str().and_then(|id| id.parse().ok());
                 if let Some(place) = id.and_then(|id| log.find(id)) {
                     self.record(Seen::UpTo(place));
@@ -600,7 +600,7 @@ impl Client {
         let entry = log.entry(place);
         assert_eq!(event["payload"]["n"].as_u64(), Some(entry.n), "{event}");
         assert_eq!(event["event_type"].as_str(), Some(KINDS[usize::from(entry.kind)]), "{event}");
-        // A lean stream has the payload, the type and the position only.
+        // A lean event stream has the payload, the type and the position only.
         let has_source = !self.is_lean || self.kind == Kind::Ws;
         let source = has_source.then_some(SOURCES[usize::from(entry.source)]);
         assert_eq!(event["source"].as_str(), source, "{event}");
@@ -609,7 +609,7 @@ impl Client {
     }
 
     fn take_gap(&mut self, gap: &Value) {
-        // With several shards a gap may begin at a position, which has no single event.
+        // With several shards a gap may begin at a position, which does not name a single event.
         let id = |name: &str| {
             gap[name].as_str().filter(|id| !id.contains('~')).map(|id| id.parse().expect("an id"))
         };
@@ -620,7 +620,7 @@ impl Client {
         self.record(Seen::Gap { missed, at_most, from: id("from"), to: id("to"), recoverable });
     }
 
-    /// Records an item, unless a planted fault changes it on the way.
+    /// Records an item. A planted fault may change it first.
     fn record(&mut self, seen: Seen) {
         let is_event = matches!(seen, Seen::Event(_));
         match self.fault {

@@ -1,7 +1,7 @@
-//! Client-side decoding of a server's bytes: response heads, frames, and blocks of an event stream. Written from the standards,
-//! without the server's codecs.
+//! Client-side decoding of a server's bytes: response heads, frames, and blocks of an event stream. It follows the
+//! standards, without the server's codecs.
 //!
-//! Invariant: bytes that no server may send cause a panic.
+//! Invariant: bytes that a server may not send cause a panic.
 
 /// Received bytes, and the offset of the first of them in the whole stream.
 #[derive(Debug, Default)]

@@ -1,9 +1,9 @@
-//! Simulation of the whole server over a simulated network and clock. A seed decides the behaviour of every socket, client and
-//! tick, and repeats it (`cargo xtask sim --seed N`).
+//! Simulation of the whole server over a simulated network and clock. A seed determines the behaviour of every socket,
+//! client and tick, so a run can be repeated (`cargo xtask sim --seed N`).
 //!
 //! Invariants:
-//! - The loop's own code runs, over sockets that split, block, delay and break off at any byte.
-//! - The messages of each client are checked against the published events, and the ledger after every turn.
+//! - The server's real loop code runs, over sockets that split, block, delay and break off at any byte.
+//! - The messages of each client are checked against the published events. The ledger is checked after every turn.
 
 mod books;
 mod check;
@@ -51,7 +51,8 @@ impl Dice {
     }
 }
 
-/// Fault planted on the way to one client, to prove that the checks find it. The number counts that client's events.
+/// Fault planted in the messages to one client, to prove that the checks find it. The number selects one of that
+/// client's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Drop(u32),
@@ -65,7 +66,7 @@ fn pad(dice: &mut Dice) -> usize {
     match dice.below(12) {
         0..=6 => dice.below(60) as usize,
         7..=10 => dice.below(1500) as usize,
-        // Too large for a run of small frames.
+        // Larger than the frames that a run of small frames joins.
         _ => 3000 + dice.below(4000) as usize,
     }
 }
@@ -124,8 +125,8 @@ fn the_promises_hold_over_any_network() {
     eprintln!("{runs} seeds from {first} on");
 }
 
-/// Returns in how many of 12 runs a planted fault was found. A fault can stay hidden, because a client may allow events to be
-/// left out.
+/// Returns in how many of 12 runs a planted fault was found. It can remain undetected in a run whose client allows
+/// events to be omitted.
 fn found(fault: Fault) -> usize {
     (1..=12).filter(|seed| run(*seed, Some(fault)).is_err()).count()
 }

@@ -1,9 +1,9 @@
-//! Simulated connection: a kernel and a network that move bytes as a seed decides.
+//! Simulated connection: a kernel and a network that move bytes as the seed determines.
 //!
 //! Invariants:
-//! - Bytes arrive in order, and none is invented.
+//! - Bytes arrive in order, and only bytes that were sent.
 //! - A short write is followed by readiness once there is room.
-//! - Each read and write is recorded with the position of the bus at that time.
+//! - Each read and write is recorded with the bus's position at that time.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -36,15 +36,15 @@ fn note<T>(marks: &mut Vec<Mark<T>>, taken: usize, events: T) {
 pub(super) struct Wire {
     dice: Dice,
     bus: Bus,
-    /// Bytes sent by the client, on their way.
+    /// Bytes sent by the client that have not arrived.
     sent: VecDeque<u8>,
     /// Bytes that arrived, and that the server has not read.
     arrived: VecDeque<u8>,
-    /// End of the client's bytes: sent, and arrived.
+    /// Whether the end of the client's bytes was sent, and whether it arrived.
     fin: (bool, bool),
     /// Bytes written by the server, and not read by the client.
     written: VecDeque<u8>,
-    /// Maximum number of bytes that wait for the client.
+    /// Maximum number of bytes that may be written and not read by the client.
     room: usize,
     /// Maximum number of bytes that one read or write moves.
     piece: usize,
@@ -69,7 +69,7 @@ pub(super) struct Wire {
 #[derive(Debug)]
 pub(super) struct ServerEnd(Rc<RefCell<Wire>>);
 
-/// The client's end, which also plays the network.
+/// The client's end, which also simulates the network.
 #[derive(Clone, Debug)]
 pub(super) struct ClientEnd(Rc<RefCell<Wire>>);
 
@@ -77,9 +77,9 @@ pub(super) struct ClientEnd(Rc<RefCell<Wire>>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Open,
-    /// The server closed it in order.
+    /// The server closed the connection in an orderly way.
     Ended,
-    /// It broke.
+    /// The connection broke.
     Broken,
 }
 
@@ -94,7 +94,7 @@ pub(super) fn wire(bus: &Bus, dice: Dice, room: usize, piece: usize) -> (ServerE
         room,
         piece,
         readable: false,
-        // A new socket is writable, and poll reports that.
+        // A new socket is writable, and poll reports that first.
         writable: true,
         is_waiting: false,
         ended: false,
@@ -155,7 +155,7 @@ impl Write for ServerEnd {
 }
 
 impl ServerEnd {
-    /// Returns how many of `wanted` bytes the socket takes now.
+    /// Returns how many of `wanted` bytes the socket accepts now.
     fn takes(&mut self, wanted: usize) -> io::Result<usize> {
         let mut wire = self.0.borrow_mut();
         assert!(!wire.ended, "the server writes after it closed its writing side");
@@ -222,14 +222,14 @@ impl ClientEnd {
         }
     }
 
-    /// Returns the number of bytes sent so far, on their way or arrived.
+    /// Returns the number of bytes sent so far, arrived or not.
     pub(super) fn sent_bytes(&self) -> u64 {
         let wire = self.0.borrow();
         let read = wire.reads.last().map_or(0, |mark| mark.bytes);
         read + (wire.arrived.len() + wire.sent.len()) as u64
     }
 
-    /// Closes the writing side, and goes on reading.
+    /// Closes the writing side, and continues to read.
     pub(super) fn half_close(&self) {
         self.0.borrow_mut().fin.0 = true;
     }
@@ -271,7 +271,7 @@ impl ClientEnd {
         self.0.borrow_mut().read_up_to = Rc::clone(events);
     }
 
-    /// Moves bytes through the network, and reports room to the server. `all` leaves nothing on its way.
+    /// Moves bytes through the network, and reports readiness to the server. `all`: every sent byte arrives.
     pub(super) fn carry(&self, all: bool) {
         let mut wire = self.0.borrow_mut();
         let most = if all { usize::MAX } else { wire.dice.up_to(4000) };
@@ -285,19 +285,19 @@ impl ClientEnd {
             wire.is_waiting = false;
             wire.writable = true;
         }
-        // Poll may report readiness that is not, or no longer, true.
+        // Poll may report readiness although the socket is not ready, or no longer ready.
         wire.readable |= wire.dice.one_in(60);
         wire.writable |= wire.dice.one_in(60) && wire.written.len() < wire.room;
     }
 
-    /// Takes the readiness that poll reports once: readable, writable.
+    /// Takes the readiness (readable, writable) that poll will report, so that it is reported only once.
     pub(super) fn take_readiness(&self) -> Option<(bool, bool)> {
         let mut wire = self.0.borrow_mut();
         let told = (std::mem::take(&mut wire.readable), std::mem::take(&mut wire.writable));
         (!wire.closed && (told.0 || told.1)).then_some(told)
     }
 
-    /// Returns whether poll reports the end of the client's input, or of the connection, with its readiness.
+    /// Returns whether poll reports, with the readiness, that the client's input or the connection has ended.
     pub(super) fn is_over(&self) -> bool {
         let wire = self.0.borrow();
         wire.fin.1 || wire.broken

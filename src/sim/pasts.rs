@@ -1,7 +1,7 @@
-//! Check of each past that a client asked for against its definition, event by event.
+//! Check of each past that a client requested against its definition, event by event.
 //!
-//! Invariant: a past is the items between the reply to a subscribe and the message that ends the past. Without that message a
-//! past may stop anywhere, and must be correct up to there.
+//! Invariant: a past consists of the items between the reply to a subscribe and the message that ends the past. Without
+//! that message a past may stop anywhere, and must be correct up to that position.
 
 use std::collections::{HashMap, HashSet};
 
@@ -38,8 +38,8 @@ impl<'a> PastItems<'a> {
         self.items.iter().filter_map(|item| if let Seen::Event(n) = item { Some(*n) } else { None })
     }
 
-    /// Returns each gap: whether it names the event before it, the first event within it, and the first event after it, if the
-    /// gap says where it ends.
+    /// Returns for each gap: whether it names the event before it, the first event within it, and the first event after
+    /// it, if the gap names it.
     fn gaps(&self, log: &Log) -> impl Iterator<Item = (bool, u64, Option<u64>)> {
         self.items.iter().filter_map(|item| {
             let Seen::Gap { from, to, .. } = item else { return None };
@@ -85,7 +85,7 @@ impl<'a> PastItems<'a> {
         let all = || (0..begin).filter(due);
         let wanted: Vec<u64> = match past.from {
             From::Snapshot => return self.check_snapshot(&replayed, begin, log, due),
-            // A log without a retained event can't say which events of it are missing.
+            // A log that retains no event can't name the events that are missing.
             From::Start if gaps.iter().any(|(.., end)| end.is_none()) => {
                 let is_in_order = replayed.is_sorted_by(|one, other| one < other);
                 return if is_in_order { Ok(()) } else { Err(format!("out of order: {replayed:?}")) };
@@ -95,7 +95,7 @@ impl<'a> PastItems<'a> {
             From::After(id) => all().filter(|n| *n > id).collect(),
             From::Newest(count) => {
                 let count = match gaps.iter().find(|(names_first, ..)| !names_first) {
-                    // The past begins after the forgotten events, so it is shorter.
+                    // The past begins after the evicted events, so it is shorter.
                     Some((_, _, Some(first))) => {
                         let there = all().filter(|n| n >= first).count();
                         if there >= count {
@@ -123,7 +123,7 @@ impl<'a> PastItems<'a> {
                 newest
             }
         };
-        // A gap of one log or of the ring does not concern the other logs.
+        // A gap of one log or of the ring does not affect the other logs.
         let is_of_a_log = || gaps.iter().any(|(names_first, ..)| !names_first);
         let is_of_logs = match past.from {
             From::Start => true,
@@ -155,7 +155,7 @@ impl<'a> PastItems<'a> {
             return Err(format!("{n} is not the latest of its key before {begin}"));
         }
         if self.end.is_some_and(|(_, complete)| complete) {
-            // The event of a key that changed before it was sent comes live.
+            // If a key changed before its event was sent, its event is delivered live.
             let changed: HashSet<_> = (begin..log.len()).map(key).collect();
             let is_missing = |n: &u64| due(n) && !replayed.contains(n) && !changed.contains(&key(*n));
             if let Some(n) = latest.values().find(|n| is_missing(n)) {
@@ -214,7 +214,7 @@ pub(super) fn without_pasts(seen: &[Seen], log: &Log) -> Result<Option<Vec<Seen>
         let Some(&begin) = fitting.first() else {
             return Err(format!("{past:?}, which began at {low} to {high}: {wrong}"));
         };
-        // A gap of the ring is told before the events of logs that lie between.
+        // A gap of the ring is sent before the events that logs still retain from that range.
         let is_merged = past.from == From::Start && *filter < KEPT && told.gaps(log).next().is_some();
         is_known &= fitting.len() == 1 && !is_merged;
         let stays = |item: &&Seen| match item {

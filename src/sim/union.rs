@@ -1,8 +1,8 @@
-//! Tests clients that are cut off at any byte and reconnect to any loop with their last position, over several shards: all
-//! their connections together deliver each wanted event exactly once.
+//! Tests clients that are cut off at any byte and reconnect to any loop with their last position, over several shards:
+//! together, the connections of a client deliver each wanted event exactly once.
 //!
 //! Invariants:
-//! - No event is trimmed and no client lags too far, so any gap is a fault.
+//! - No event is evicted and no client lags too far, so any gap is a fault.
 //! - The server does not identify clients across connections.
 
 use std::rc::Rc;
@@ -54,7 +54,7 @@ struct Person {
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// Connections of a loop, as its poll knows them.
+/// Connections of a loop, with their tokens.
 type Links = Vec<(Token, ClientEnd)>;
 
 struct Stage {
@@ -115,7 +115,7 @@ impl Stage {
         self.people.push(one);
     }
 
-    /// Cuts a client off, at any byte, and reconnects it at once.
+    /// Cuts a client's connection at any byte, and reconnects the client immediately.
     fn cut(&mut self, at: usize) {
         self.people[at].end.abort();
         let end = self.link();
@@ -155,7 +155,7 @@ impl Stage {
             links.retain(|(_, end)| !end.is_closed());
             core.turn();
         }
-        // A loop that reads single bytes, or has spent its turn's budget, goes on by itself.
+        // A loop that reads single bytes, or has spent its turn's budget, continues without a wake-up.
         let mut moved = self.loops.iter().any(|(core, _)| core.has_work());
         for at in 0..self.people.len() {
             if all || self.dice.one_in(2) {
@@ -173,7 +173,7 @@ impl Stage {
         for _ in 0..4 {
             self.welcome();
         }
-        // Each client has a position before the first event, so it must get every wanted event.
+        // Each client has a position before the first event is published, so it must get every wanted event.
         for _ in 0..200 {
             self.people.iter().for_each(|one| one.end.set_room(60_000));
             self.go_on(true);
@@ -279,7 +279,7 @@ impl Person {
                             message["position"].as_str().or(message["payload"]["event_id"].as_str())
                         }
                         Some("pong") => message["payload"]["last_event_id"].as_str(),
-                        // The reply gives the position of the first live event; the past comes after the reply.
+                        // The reply gives the position of the first live event; the past follows the reply.
                         Some("ack") if self.place.is_some() => None,
                         Some("history_end") => {
                             assert_eq!(message["payload"]["complete"], true, "{message}");

@@ -1,6 +1,6 @@
 //! One run: the server's loops, its clients, the network between them and the clock, all in one thread.
 //!
-//! Invariant: a loop runs when its poll would have returned, and not before. A lost wake-up therefore shows as an event that
+//! Invariant: a loop runs only when its poll would have returned. A lost wake-up is therefore detected as an event that
 //! does not arrive.
 
 use std::collections::VecDeque;
@@ -40,7 +40,7 @@ struct Plan {
     phases: usize,
     steps: usize,
     clients: usize,
-    /// Whether no well-behaved client may be disconnected.
+    /// Whether the disconnect of a well-behaved client is a fault.
     is_strict: bool,
     clients_publish: bool,
     jumps: bool,
@@ -54,13 +54,14 @@ pub(super) struct World {
     shared: Arc<Shared>,
     loops: Vec<Loop>,
     clients: Vec<Client>,
-    /// Events published since the log was updated, by any publisher. A list, because a ring could be overrun.
+    /// Events published since the last update of the log, by any publisher. This is a list, because a ring could
+    /// overflow.
     published: Arc<Mutex<Vec<Event>>>,
     _witness: HandlerGuard,
     log: Log,
     /// Monotonic clock, in microseconds.
     clock: u64,
-    /// Distance of the wall clock from `clock`, in microseconds.
+    /// Difference between the wall clock and `clock`, in microseconds.
     offset: i64,
     next_event: u64,
     next_client: usize,
@@ -91,7 +92,7 @@ impl World {
             ..ServerConfig::default()
         };
         if !is_rough {
-            // Logs that keep everything: the pasts of entities reach back to the beginning.
+            // These logs retain every event, so the pasts of entities reach back to the beginning.
             let mut rule = RetainRule::new("entity=k:*", RetainBy::Entity).expect("valid");
             rule.keep_for = std::time::Duration::from_secs(1 << 30);
             config.retain.rules.push(rule);
@@ -108,7 +109,7 @@ impl World {
             Policy::Sample(dice.pick(&[2, 10, 1000])),
             Policy::Disconnect,
         ];
-        // Half of the runs use only the policies under which every single event is accounted for.
+        // Half of the runs use only the policies that deliver or report every single event.
         let policies = if dice.one_in(2) || fault.is_some() { all[..2].to_vec() } else { all.to_vec() };
         let plan = Plan {
             policies,
@@ -265,7 +266,7 @@ impl World {
         self.connect(kind, from, None);
     }
 
-    /// Returns the start of a new subscription.
+    /// Returns a random start for a new subscription.
     fn from(&mut self) -> Option<From> {
         match self.dice.below(12) {
             0 if self.log.len() > 0 => Some(From::After(self.dice.below(self.log.len()))),
@@ -309,7 +310,7 @@ impl World {
         self.clients.push(client);
     }
 
-    /// Lets a random client send a message.
+    /// Makes a random client send a message.
     fn send_random(&mut self) {
         if self.clients.is_empty() {
             return;
@@ -393,7 +394,7 @@ impl World {
         let mut ready: Vec<(Token, ClientEnd, (bool, bool))> = (this.links.iter())
             .filter_map(|(token, end)| Some((*token, end.clone(), end.take_readiness()?)))
             .collect();
-        // No code may depend on poll's order.
+        // The order is random: no code may depend on poll's order.
         for place in (1..ready.len()).rev() {
             ready.swap(place, self.dice.below(place as u64 + 1) as usize);
         }
@@ -442,12 +443,12 @@ impl World {
         Ok(())
     }
 
-    /// Runs until nothing moves any more, and then checks everything. `all`: stalled clients read too.
+    /// Runs until nothing moves, and then checks everything. `all`: stalled clients read too.
     fn settle(&mut self, all: bool) -> RunResult {
         if all {
             self.clients.iter_mut().for_each(|client| client.is_stalled = false);
         }
-        // Sockets that take single bytes would need too many turns.
+        // Sockets that accept single bytes would need too many turns.
         self.clients
             .iter()
             .filter(|client| !client.is_stalled)
@@ -510,7 +511,7 @@ impl World {
         })
     }
 
-    /// Checks the clients that are gone, and lets some reconnect after their last event.
+    /// Checks the clients that are disconnected, and reconnects some after their last event.
     fn reap_closed(&mut self, all_read: bool) -> RunResult {
         let mut at = 0;
         while at < self.clients.len() {
@@ -535,7 +536,7 @@ impl World {
         Ok(())
     }
 
-    /// Checks that a client that is gone had a reason to be disconnected.
+    /// Checks that the server had a reason to disconnect this client.
     fn may_be_gone(&self, client: &Client) -> RunResult {
         let asked_for = client.asked_to_be_closed();
         let is_fine = match client.outcome {
@@ -567,7 +568,7 @@ impl World {
                 self.loops[at].core.drain();
             }
             self.trace(|| "draining".to_owned());
-            // Clients that read get every event, and then the notice that the server drains.
+            // Clients that read receive every event, and then the notice that the server drains.
             for _ in 0..3000 {
                 for client in &mut self.clients {
                     client.end.carry(true);

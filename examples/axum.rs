@@ -1,6 +1,6 @@
 //! Fanwire on the port of an axum app: the app's login decides who sees what, and one shutdown ends both.
 //!
-//! `cargo run --example axum --features tower`, then open <http://127.0.0.1:3000>: a dashboard of agents (`dashboard.html`).
+//! `cargo run --example axum --features axum`, then open <http://127.0.0.1:3000>: a dashboard of agents (`dashboard.html`).
 
 use std::error::Error;
 use std::future::Future;
@@ -31,14 +31,15 @@ pub(crate) async fn start(
     config.auth.by_program = true;
     // No `listen`: the app's port is the only one.
     let server = Server::builder(&bus).config(config).spawn()?;
+    let live = fanwire::tower::live(&server);
+    let listener = live.listener(TcpListener::bind(listen).await?);
+    let addr = listener.local_addr()?;
     let app = Router::new()
-        .route_service("/live", fanwire::tower::live(&server))
+        .route_service("/live", live)
         .route("/agents/{name}/ask", post(ask))
         .layer(from_fn(give_rights))
         .route("/", get(|| async { ([(SET_COOKIE, "user=ann; HttpOnly")], Html(PAGE)) }))
         .with_state(bus);
-    let listener = TcpListener::bind(listen).await?;
-    let addr = listener.local_addr()?;
     let serving = axum::serve(listener, app).with_graceful_shutdown(stop);
     Ok((addr, server, tokio::spawn(async { serving.await })))
 }
@@ -71,7 +72,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         start("127.0.0.1:3000", async { drop(tokio::signal::ctrl_c().await) }).await?;
     println!("listening on http://{addr}; Ctrl-C ends it");
     tokio::signal::ctrl_c().await?;
-    // Streams end here; axum waits for them.
+    // Streams end here, and axum when its requests have.
     server.drain(Duration::from_secs(5));
     serving.await??;
     Ok(server.join()?)

@@ -130,7 +130,8 @@ axum::serve(listener, app).await?;
 # }
 ```
 
-A WebSocket over plain TCP becomes the loop's own socket. Code without `tower` gives its sockets to [`ServerHandle::acceptor`].
+A WebSocket over plain TCP becomes the loop's own socket, and so does an event stream with one more line
+([`Live::listener`](tower::Live::listener)). Code without `tower` gives its sockets to [`ServerHandle::acceptor`].
 "#
 )]
 //! # Features
@@ -150,7 +151,8 @@ A WebSocket over plain TCP becomes the loop's own socket. Code without `tower` g
 //! | `config-file` | `Config` from a TOML file, the environment and flags | yes |
 //! | `redis`, `nats` | engines: order and history in a log that nodes share | yes |
 //! | `tower` | [`tower`](mod@tower): streams on the port of an axum or hyper app | no |
-//! | `cli` | the `fanwire` program: all of the above, and its commands | yes |
+//! | `axum` | `tower`, and its `LiveListener` for `axum::serve` | no |
+//! | `cli` | the `fanwire` program: all of the above but `tower` and `axum`, and its commands | yes |
 //!
 //! The README's table names the guides in `docs/` for operators, embedders and front ends.
 
@@ -276,7 +278,7 @@ struct ConfigurationPage;
 #[doc = include_str!("../docs/bridge.md")]
 struct BridgePage;
 
-#[cfg(all(doctest, unix, feature = "async", feature = "tower"))]
+#[cfg(all(doctest, unix, feature = "async", feature = "axum"))]
 #[doc = include_str!("../docs/embedding.md")]
 struct EmbeddingPage;
 

@@ -20,7 +20,7 @@ use super::rng::Rng;
 use super::session::context::{Context, LoopView};
 use super::session::effect::Effect;
 use super::shared::Shared;
-use super::shared::adoption::{AdoptedRequest, AdoptedSocket, Adoption};
+use super::shared::adoption::{AdoptedHead, AdoptedRequest, AdoptedSocket, Adoption};
 use crate::codec::deflate::Inflater;
 use crate::codec::http::{self, Request};
 use crate::event::{EventId, Position, Timestamp};
@@ -258,9 +258,24 @@ impl AgreedStream {
     ///
     /// Fails if the server has ended. The socket is closed then.
     pub fn adopt(self, socket: impl Into<ClientSocket>, read: Vec<u8>) -> io::Result<()> {
+        self.give(socket.into(), read, AdoptedHead::Written)
+    }
+
+    /// Gives the client to the server, which writes this head before the stream, or refuses the client if it can't serve it after
+    /// all.
+    ///
+    /// # Errors
+    ///
+    /// As [`adopt`](Self::adopt).
+    #[cfg(all(unix, feature = "tower"))]
+    pub(crate) fn adopt_with_head(self, socket: TcpStream, head: Vec<u8>) -> io::Result<()> {
+        self.give(socket.into(), Vec::new(), AdoptedHead::Given(head))
+    }
+
+    fn give(self, socket: ClientSocket, read: Vec<u8>, head: AdoptedHead) -> io::Result<()> {
         let Self { shared, request, shown, peer, .. } = self;
-        let request = AdoptedRequest { request, shown: Some(shown), read, is_answered: true };
-        give(&shared, Adoption { socket: socket.into().adopted(peer), request })
+        let request = AdoptedRequest { request, shown: Some(shown), read, head };
+        give(&shared, Adoption { socket: socket.adopted(peer), request })
     }
 }
 
@@ -314,7 +329,7 @@ impl Acceptor {
             self.read(&request).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let shown =
             self.shown(request).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let request = AdoptedRequest { request: parsed, shown, read, is_answered: false };
+        let request = AdoptedRequest { request: parsed, shown, read, head: AdoptedHead::Own };
         give(&self.shared, Adoption { socket: socket.into().adopted(peer), request })
     }
 

@@ -15,7 +15,7 @@ use super::reactor::socket::Socket;
 use super::reactor::{LoopState, READ_BYTES, Token};
 use super::shared::Shared;
 #[cfg(test)]
-use super::shared::adoption::AdoptedRequest;
+use super::shared::adoption::{AdoptedHead, AdoptedRequest};
 use crate::bus::Bus;
 #[cfg(test)]
 use crate::codec::http;
@@ -191,11 +191,16 @@ impl OneClient {
     /// Adopts another connection with a WebSocket at this path, and the input that the program has read after the request.
     #[cfg(test)]
     pub(crate) fn another_adopted(&mut self, path: &str, read: Vec<u8>) {
+        self.adopts(&upgrade_request(path), read, AdoptedHead::Own);
+    }
+
+    /// Adopts another connection with this request, and the input after it.
+    #[cfg(test)]
+    pub(crate) fn adopts(&mut self, request: &str, read: Vec<u8>, head: AdoptedHead) {
         let limits = self.core.config().http_limits();
-        let head = upgrade_request(path);
-        let (request, _) = http::parse_request(head.as_bytes(), &limits).expect("valid").expect("whole");
+        let (request, _) = http::parse_request(request.as_bytes(), &limits).expect("valid").expect("whole");
         self.end = End::default();
-        let adopted = AdoptedRequest { request, shown: None, read, is_answered: false };
+        let adopted = AdoptedRequest { request, shown: None, read, head };
         self.token = self.core.adopt(self.end.clone(), adopted).expect("there is room");
     }
 

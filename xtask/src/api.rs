@@ -16,6 +16,7 @@ const TARGET: &str = "target/public-api";
 
 /// Foreign crates in signatures, each with its reason. An embedder has to use a compatible version.
 const FOREIGN: &[(&str, &str)] = &[
+    ("axum", "`tower`'s listener is one of `axum::serve`"),
     ("bytemuck", "plain values that a bus carries are `Pod`"),
     ("bytes", "the data of a body of `tower`"),
     ("futures_core", "a subscriber is a `Stream`"),
@@ -23,6 +24,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("http_body", "the body of a response of `tower`"),
     ("serde_core", "settings and grants are read and written by serde"),
     ("serde_json", "the error of a message that is no JSON"),
+    ("tokio", "sockets and listeners of `tower`"),
     ("tower_service", "`tower` is a service for routers"),
 ];
 

@@ -15,7 +15,7 @@ use crate::run::{self, Outcome};
 /// Target folder of the timed build; removed before and after it.
 const FOLDER: &str = "target/features";
 /// Feature sets as a manifest lists them, each with its purpose.
-const SETS: [(&str, &str); 13] = [
+const SETS: [(&str, &str); 14] = [
     ("", "the bus"),
     ("serde", "payloads of types of your own"),
     ("async", "subscribers as streams"),
@@ -29,6 +29,7 @@ const SETS: [(&str, &str); 13] = [
     ("server,redis", "the log in Redis"),
     ("server,nats", "the log in NATS"),
     ("tower", "streams on the port of an axum or hyper app"),
+    ("axum", "the same, and event streams that take their sockets from `axum::serve`"),
 ];
 
 /// Prints the table. `crates` leaves out the seconds and builds nothing; the path of a wrapper's folder replaces the build.
@@ -39,7 +40,7 @@ pub(crate) fn table(source: Option<&str>) -> Outcome {
         None => Some(timed()?),
     };
     println!("| `features` | for | crates | seconds |\n|---|---|---|---|");
-    let all = [&SETS[..], &[("cli", "the program: all of the above but `tower`")]].concat();
+    let all = [&SETS[..], &[("cli", "the program: all of the above but `tower` and `axum`")]].concat();
     for (features, what) in all {
         let crates = crates(features)?;
         let time = seconds.as_ref().map_or("-".to_owned(), |seconds| {

@@ -23,7 +23,7 @@ use super::session::effect::Effect;
 use super::session::ended::LogsEnded;
 use super::session::rights;
 use super::session::{Flow, Session};
-use super::shared::adoption::AdoptedRequest;
+use super::shared::adoption::{AdoptedHead, AdoptedRequest};
 use super::shared::report::ClientTransport;
 use super::tick::Tick;
 use crate::codec::http::{self, BodyDecoder, Request, RequestError};
@@ -122,14 +122,17 @@ const FRAME_INSTRUCTIONS: usize = 2;
 /// the last bytes.
 const CLOSING_TICKS: Tick = 50;
 
-/// Removes the head of the response from the first bytes to send.
-fn drop_head(effects: &mut [Effect]) {
+/// Replaces the head of the response in the first bytes to send.
+fn replace_head(effects: &mut [Effect], head: &[u8]) {
     let first = effects.iter_mut().find_map(|effect| match effect {
         Effect::Send(bytes) => Some(bytes),
         _ => None,
     });
     if let Some(bytes) = first {
         bytes.advance(http::head_len(bytes).unwrap_or_default());
+        if !head.is_empty() {
+            *bytes = [head, bytes.as_ref()].concat().into();
+        }
     }
 }
 
@@ -396,27 +399,33 @@ impl Connection {
     /// Handles a request that the embedding program has read, and returns the input after it. If the program has
     /// written the head of the response, none is sent here, and a client that can't be served is closed.
     fn begin(&mut self, adopted: AdoptedRequest, cx: &mut Context<'_>) -> Vec<u8> {
-        let AdoptedRequest { request, shown, read, is_answered } = adopted;
+        let AdoptedRequest { request, shown, read, head } = adopted;
         let before = cx.effects.len();
         cx.budget.spend(ANSWER_UNITS);
         let shown = shown
             .unwrap_or_else(|| cx.shared.auth.admit(&request, &cx.config.cors_origins, cx.now, cx.budget));
         self.answer(&request, Vec::new(), shown, cx);
-        if !is_answered {
-            return read;
+        let is_stream = matches!(self.state, State::Ws(_) | State::Sse(_));
+        match head {
+            AdoptedHead::Own => {}
+            AdoptedHead::Given(head) => {
+                if is_stream {
+                    replace_head(&mut cx.effects[before..], &head);
+                }
+            }
+            AdoptedHead::Written if is_stream => replace_head(&mut cx.effects[before..], &[]),
+            AdoptedHead::Written => {
+                cx.effects.truncate(before);
+                let last = if ws::is_upgrade(&request) {
+                    ws::close_frame(CLOSE_TRY_LATER, "server can't serve this client now: come back later")
+                } else {
+                    Bytes::new()
+                };
+                self.close_with(last, cx);
+                return Vec::new();
+            }
         }
-        if matches!(self.state, State::Ws(_) | State::Sse(_)) {
-            drop_head(&mut cx.effects[before..]);
-            return read;
-        }
-        cx.effects.truncate(before);
-        let last = if ws::is_upgrade(&request) {
-            ws::close_frame(CLOSE_TRY_LATER, "server can't serve this client now: come back later")
-        } else {
-            Bytes::new()
-        };
-        self.close_with(last, cx);
-        Vec::new()
+        read
     }
 
     fn answer(&mut self, request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Context<'_>) {

@@ -19,7 +19,7 @@ use crate::metrics::Kind;
 use crate::server::conn::Connection;
 use crate::server::limits::client_address::is_trusted;
 use crate::server::limits::rates::{CountedConnection, address_key};
-use crate::server::shared::adoption::AdoptedRequest;
+use crate::server::shared::adoption::{AdoptedHead, AdoptedRequest};
 use crate::server::tick::Tick;
 
 impl<S: Socket> LoopState<S> {
@@ -32,7 +32,8 @@ impl<S: Socket> LoopState<S> {
     /// [`admit`](Self::admit) does. A client that already has its response is refused by a close frame, or by the end
     /// of its stream.
     pub(crate) fn adopt(&mut self, socket: S, request: AdoptedRequest) -> Option<Token> {
-        let (is_answered, is_upgrade) = (request.is_answered, ws::is_upgrade(&request.request));
+        let is_answered = matches!(request.head, AdoptedHead::Written);
+        let is_upgrade = ws::is_upgrade(&request.request);
         let token = self.admit_as(Connection::adopted(self.turn.tick, request), socket, |mut socket| {
             if !is_answered {
                 listener::refuse(socket);

@@ -31,14 +31,25 @@ pub(crate) struct AdoptedRequest {
     pub(crate) shown: Option<Shown>,
     /// Bytes that were read after the request.
     pub(crate) read: Vec<u8>,
-    /// Whether the program has written the head of the response.
-    pub(crate) is_answered: bool,
+    pub(crate) head: AdoptedHead,
+}
+
+/// Head of the response to a request that the embedding program has read.
+#[derive(Debug)]
+pub(crate) enum AdoptedHead {
+    /// The server writes its own.
+    Own,
+    /// The server writes this one before the stream, or its own refusal.
+    Given(Vec<u8>),
+    /// The program has written it.
+    Written,
 }
 
 impl AdoptedRequest {
     /// Returns the memory of the request and of the input after it, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
-        size_of::<Self>() + self.request.held_bytes() + self.read.capacity()
+        let head = if let AdoptedHead::Given(head) = &self.head { head.capacity() } else { 0 };
+        size_of::<Self>() + self.request.held_bytes() + self.read.capacity() + head
     }
 }
 

@@ -6,6 +6,7 @@ use super::super::auth::{Claims, SigningKey};
 use super::super::harness::{OneClient, SECRET, frame};
 use crate::event::Event;
 use crate::server::limits::budget;
+use crate::server::shared::adoption::AdoptedHead;
 
 /// Runs turns until nothing is left to do. Returns the text sent to the client, and the number of turns.
 fn settled(client: &mut OneClient) -> (String, u64) {
@@ -457,4 +458,17 @@ fn a_page_that_takes_long_is_left_to_a_worker() {
             assert!(settled(&mut client).0.contains("fanwire_server_long_pages_total 1\n"), "{query}");
         }
     }
+}
+
+/// A head that the program gives stands before the stream; a client that can't be served gets the server's refusal instead.
+#[test]
+fn a_given_head_stands_before_its_stream_only() {
+    let mut client = OneClient::at("/ws", false);
+    let given = || AdoptedHead::Given(b"HTTP/1.1 200 OK\r\nx-own: 1\r\n\r\n".to_vec());
+    client.adopts("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n", Vec::new(), given());
+    let (text, _) = settled(&mut client);
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\nx-own: 1\r\n\r\nid: "), "{text}");
+    client.adopts("GET /nowhere HTTP/1.1\r\nHost: t\r\n\r\n", Vec::new(), given());
+    let (text, _) = settled(&mut client);
+    assert!(text.starts_with("HTTP/1.1 404 ") && !text.contains("x-own"), "{text}");
 }

@@ -7,10 +7,13 @@
 //!   two minutes.
 //! - A request that is no stream of this server gets the server's refusal, never a panic.
 
+mod socket;
+
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::pin::{Pin, pin};
@@ -23,14 +26,17 @@ use bytes::{Bytes, BytesMut};
 use http::header::{
     CONNECTION, DATE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::ext::Protocol;
+use hyper::rt::{Read, Write};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
+pub use self::socket::{LiveIo, LiveListener};
+use self::socket::{MARK, Offer, Offers};
 #[cfg(feature = "auth")]
 use crate::server::auth::Claims;
 use crate::server::{Acceptor, AgreedStream, ServerHandle, StreamRequest, StreamResponse};
@@ -57,9 +63,9 @@ const ANY_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// path on which the program mounts the service; the query is kept. [`Live::websocket`] and [`Live::events`] set other paths.
 ///
 /// A WebSocket over plain TCP is given to the server's loop as the socket itself, so nothing of it stays in the async runtime.
-/// Four kinds of clients are copied through a pair of sockets by a task of the runtime, with bounded buffers: WebSockets
-/// over TLS that the program ends, those over Unix sockets, those over HTTP/2 (RFC 8441, `CONNECT`), and event streams (HTTP has
-/// no way to take their socket).
+/// So is an event stream over plain TCP and HTTP/1.1 if the program's listener is wrapped by [`Live::listener`]. Other clients are
+/// copied through a pair of sockets by a task of the runtime, with bounded buffers: WebSockets over TLS that the program ends, those
+/// over Unix sockets, those over HTTP/2 (RFC 8441, `CONNECT`), and event streams.
 ///
 /// HTTP/2 clients ask for a WebSocket only of a program that offers that: `axum::serve` does with axum's feature `http2`; with
 /// hyper and axum-server call `enable_connect_protocol` on the builder for HTTP/2.
@@ -83,7 +89,8 @@ const ANY_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// ```
 #[must_use]
 pub fn live(server: &ServerHandle) -> Live {
-    Live { acceptor: server.acceptor(), websocket: "/ws".into(), events: "/sse".into() }
+    let offers = Arc::default();
+    Live { acceptor: server.acceptor(), websocket: "/ws".into(), events: "/sse".into(), offers }
 }
 
 /// Service of [`live`]. Cheap to clone.
@@ -94,6 +101,8 @@ pub struct Live {
     acceptor: Acceptor,
     websocket: Arc<str>,
     events: Arc<str>,
+    /// Event streams whose sockets may be taken; shared with the wrappers that this service made.
+    offers: Arc<Offers>,
 }
 
 impl fmt::Debug for Live {
@@ -140,6 +149,42 @@ impl Live {
         Self { events: path.into(), ..self }
     }
 
+    /// Wraps the program's listener, so that an event stream of this service over HTTP/1.1 takes its socket: the server's loop
+    /// writes it as it writes a client of its own port, and nothing of it stays in the async runtime. Call it on the service that
+    /// is mounted, or a clone of it.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # let bus = fanwire::Bus::new();
+    /// # let server = fanwire::Server::builder(&bus).spawn()?;
+    /// let live = fanwire::tower::live(&server);
+    /// let listener = live.listener(tokio::net::TcpListener::bind("127.0.0.1:0").await?);
+    /// let app: axum::Router = axum::Router::new().route_service("/live", live);
+    /// # #[cfg(feature = "axum")]
+    /// let serving = axum::serve(listener, app); // with fanwire's feature `axum`
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// For the program, the response ends when its head is written, and its connection closes: middleware that watches the body sees
+    /// its end then, and a graceful shutdown does not wait for it. The head is the one that the program's middleware made, with
+    /// `Connection: close` instead of chunks. A response with another status or another `Content-Encoding` than the service gave it is
+    /// copied as without the wrapper, and so are streams of clients that speak HTTP/1.0. Middleware that rewrites the body and leaves its
+    /// headers as they are sees none of it: give it a service that wraps no listener. Requests that a client sends on the
+    /// connection after that for a stream are not read, because a stream has no end.
+    #[must_use]
+    pub fn listener(&self, listener: TcpListener) -> LiveListener {
+        LiveListener::new(listener, Arc::clone(&self.offers))
+    }
+
+    /// Wraps a connection that the program accepted itself, as [`listener`](Self::listener) does. Give hyper
+    /// `TokioIo::new(live.io(socket))`.
+    #[must_use]
+    pub fn io(&self, socket: TcpStream) -> LiveIo {
+        LiveIo::new(socket, Arc::clone(&self.offers))
+    }
+
     /// Returns the request as the server reads it: as one of HTTP/1.1.
     fn stream_request<B>(&self, request: &Request<B>, asked: Asked) -> StreamRequest {
         let path = if asked == Asked::Events { &self.events } else { &self.websocket };
@@ -182,7 +227,7 @@ impl Live {
                 b"{\"error\":\"streams take GET, with Upgrade: websocket or without, or CONNECT of HTTP/2 with :protocol websocket\"}",
             )));
             *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            response.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static("GET"));
+            response.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static("GET"));
             return LiveFuture::ready(response);
         };
         let stream = match self.acceptor.check(self.stream_request(&request, asked)) {
@@ -197,7 +242,10 @@ impl Live {
             tokio::spawn(give(hyper::upgrade::on(&mut request), stream));
             return LiveFuture::ready(response(&head, LiveBody::whole(Bytes::new()), asked));
         }
-        match pair().and_then(|(client, server)| stream.adopt(server, Vec::new()).map(|()| client)) {
+        if self.offers.is_watched() && request.version() == Version::HTTP_11 {
+            return LiveFuture::ready(self.offered(&head, stream));
+        }
+        match pair_for(stream) {
             Ok(client) => LiveFuture(Outcome::Opening(Some((head, client)))),
             Err(error) => {
                 tracing::warn!(%error, "an event stream could not be given to the server");
@@ -206,6 +254,20 @@ impl Live {
                 LiveFuture::ready(response)
             }
         }
+    }
+
+    /// Returns the response of an event stream whose socket may be taken when its head is written.
+    fn offered(&self, head: &StreamResponse, stream: AgreedStream) -> Response<LiveBody> {
+        let offer = self.offers.offer(stream);
+        let mark = offer.mark();
+        let mut response =
+            response(head, LiveBody(Content::Offered { offer, is_written: false }), Asked::Events);
+        if let Ok(mark) = HeaderValue::try_from(mark) {
+            response.headers_mut().insert(MARK, mark);
+        }
+        // hyper takes no other request from the connection.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
     }
 }
 
@@ -280,8 +342,7 @@ fn response(head: &StreamResponse, body: LiveBody, asked: Asked) -> Response<Liv
         _ => StatusCode::from_u16(head.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
     };
     for (name, value) in head.headers() {
-        let (Ok(name), Ok(value)) = (http::HeaderName::try_from(name), http::HeaderValue::try_from(value))
-        else {
+        let (Ok(name), Ok(value)) = (http::HeaderName::try_from(name), HeaderValue::try_from(value)) else {
             continue;
         };
         let is_sent = match asked {
@@ -301,6 +362,13 @@ fn pair() -> io::Result<(tokio::net::UnixStream, UnixStream)> {
     let (client, server) = UnixStream::pair()?;
     client.set_nonblocking(true)?;
     Ok((tokio::net::UnixStream::from_std(client)?, server))
+}
+
+/// Gives one end of a pair to the server, and returns the other.
+fn pair_for(stream: AgreedStream) -> io::Result<tokio::net::UnixStream> {
+    let (client, server) = pair()?;
+    stream.adopt(server, Vec::new())?;
+    Ok(client)
 }
 
 /// Reads a piece of the server's output from this side of a pair. It is empty at the end.
@@ -332,12 +400,8 @@ async fn give(upgrade: OnUpgrade, stream: AgreedStream) {
 /// Gives the socket itself if it is TCP; otherwise copies between the client and a pair.
 async fn give_upgraded(upgraded: Upgraded, stream: AgreedStream) -> io::Result<()> {
     match into_tcp(upgraded) {
-        Ok((socket, read)) => stream.adopt(socket.into_std()?, read.to_vec()),
-        Err(upgraded) => {
-            let (client, server) = pair()?;
-            stream.adopt(server, Vec::new())?;
-            pump(upgraded, client).await
-        }
+        Ok((socket, read)) => stream.adopt(socket?.into_std()?, read.to_vec()),
+        Err(upgraded) => pump(upgraded, pair_for(stream)?).await,
     }
 }
 
@@ -389,15 +453,22 @@ async fn pump(client: Upgraded, server: tokio::net::UnixStream) -> io::Result<()
     ended
 }
 
-/// Returns the TCP socket below an upgraded connection, and the bytes that hyper has read of it. axum and hyper-util's builder
-/// wrap it in a type of their own.
-fn into_tcp(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
-    match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
-        Ok(parts) => Ok((parts.io.into_inner(), parts.read_buf)),
-        Err(upgraded) => {
-            let parts = upgraded.downcast::<TokioIo<TcpStream>>()?;
-            Ok((parts.io.into_inner(), parts.read_buf))
-        }
+/// Returns the TCP socket below an upgraded connection, and the bytes that hyper has read of it.
+fn into_tcp(upgraded: Upgraded) -> Result<(io::Result<TcpStream>, Bytes), Upgraded> {
+    let upgraded = match into_io::<TokioIo<TcpStream>>(upgraded) {
+        Ok((io, read)) => return Ok((Ok(io.into_inner()), read)),
+        Err(upgraded) => upgraded,
+    };
+    let (io, read) = into_io::<TokioIo<LiveIo>>(upgraded)?;
+    Ok((io.into_inner().into_tcp(), read))
+}
+
+/// Returns what is below an upgraded connection if it is of this type. axum and hyper-util's builder wrap it in a type of their
+/// own.
+fn into_io<T: Read + Write + Unpin + 'static>(upgraded: Upgraded) -> Result<(T, Bytes), Upgraded> {
+    match hyper_util::server::conn::auto::upgrade::downcast::<T>(upgraded) {
+        Ok(parts) => Ok((parts.io, parts.read_buf)),
+        Err(upgraded) => upgraded.downcast::<T>().map(|parts| (parts.io, parts.read_buf)),
     }
 }
 
@@ -406,6 +477,12 @@ pub struct LiveBody(Content);
 
 enum Content {
     Whole(Option<Bytes>),
+    /// Event stream whose socket may be taken when its head is written.
+    Offered {
+        offer: Offer,
+        /// Whether hyper had a chance to write the head.
+        is_written: bool,
+    },
     /// End of a pair into which the server's loop writes.
     Pipe(tokio::net::UnixStream),
 }
@@ -430,8 +507,20 @@ impl Body for LiveBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if let Content::Offered { offer, is_written } = &mut self.0 {
+            if !mem::replace(is_written, true) {
+                // hyper writes the head before it asks again. Another caller may ask at once: the stream is copied then.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.0 = match offer.withdraw() {
+                None => Content::Whole(None),
+                Some(stream) => Content::Pipe(pair_for(stream)?),
+            };
+        }
         match &mut self.0 {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Offered { .. } => Poll::Pending,
             Content::Pipe(pipe) => Poll::Ready(match ready!(poll_piece(pipe, cx)) {
                 Ok(piece) if piece.is_empty() => None,
                 read => Some(read.map(|piece| Frame::data(piece.freeze()))),
@@ -448,7 +537,7 @@ impl Body for LiveBody {
             Content::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Content::Pipe(_) => SizeHint::default(),
+            Content::Offered { .. } | Content::Pipe(_) => SizeHint::default(),
         }
     }
 }

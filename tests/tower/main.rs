@@ -1,6 +1,9 @@
 //! The service for routers: WebSockets and event streams on the port of an axum or hyper app.
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod sockets;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -13,6 +16,7 @@ use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use axum::serve::Listener;
 use fanwire::auth::Claims;
 use fanwire::tower::live;
 use fanwire::{Bus, Event, Server, ServerConfig, ServerHandle};
@@ -51,9 +55,19 @@ const APP_TASKS: usize = 2;
 
 /// Serves an app, and returns its address and what ends it.
 fn start(runtime: &Runtime, app: Router) -> (SocketAddr, oneshot::Sender<()>) {
+    start_on(runtime, app, |listener| listener)
+}
+
+/// Serves an app on a listener that `wrap` changes.
+fn start_on<L: Listener<Addr = SocketAddr>>(
+    runtime: &Runtime,
+    app: Router,
+    wrap: impl FnOnce(TcpListener) -> L,
+) -> (SocketAddr, oneshot::Sender<()>) {
     let (end, ended) = oneshot::channel::<()>();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
     let addr = listener.local_addr().expect("it is bound");
+    let listener = wrap(listener);
     runtime.spawn(async move {
         let ended = async { drop(ended.await) };
         axum::serve(listener, app).with_graceful_shutdown(ended).await
@@ -403,10 +417,20 @@ fn a_unix_socket_is_pumped() {
 #[test]
 fn a_pumped_client_that_does_not_read_gets_a_gap() {
     let (runtime, bus) = (runtime(), Bus::new());
+    let server = serve_lagging(&bus);
+    let (addr, _end) = start(&runtime, app(&server));
+    await_gap(&bus, addr);
+}
+
+/// Returns a server whose clients fall behind by 10 events.
+fn serve_lagging(bus: &Bus) -> ServerHandle {
     let mut config = ServerConfig::default();
     config.max_lag_events = 10;
-    let server = Server::builder(&bus).config(config).spawn().expect("a server");
-    let (addr, _end) = start(&runtime, app(&server));
+    Server::builder(bus).config(config).spawn().expect("a server")
+}
+
+/// Publishes more than the sockets of a client at `/live` take while another one reads, and waits for the first one's gap.
+fn await_gap(bus: &Bus, addr: SocketAddr) {
     let mut slow = open_sse(addr, "/live?type=a", "");
     let mut other = open_sse(addr, "/live?type=a", "");
     let payload = serde_json::Value::String("x".repeat(64 * 1024)).to_string();

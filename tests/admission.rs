@@ -1,5 +1,5 @@
-//! Publications to kept logs: an ended log takes nothing until it is opened again, and nothing comes between an event and
-//! the one that its publisher expects before it.
+//! Publications to kept logs: an ended log accepts no event until it is reopened, and no event gets between an event
+//! and the one that its publisher expects before it.
 
 mod support;
 
@@ -49,7 +49,7 @@ fn an_ended_log_takes_nothing_until_it_is_opened_again() {
     let addr = server.addr;
     let mut reader = Ws::subscribed(addr, json!({}));
     let last = accepted(addr, &[event("run-1", 1), event("other", 2), end("run-1")]);
-    // A batch as a whole, and the line of the event.
+    // The batch is refused as a whole, and the error names the line of the event.
     let batch = [event("run-2", 3), event("other", 4), event("run-1", 5)];
     let answer = publish(addr, &batch);
     let told = answer.json();
@@ -64,7 +64,7 @@ fn an_ended_log_takes_nothing_until_it_is_opened_again() {
     let answer = http::post(addr, "/publish", "application/json", array.as_bytes()).json();
     assert_eq!((&answer["code"], &answer["line"]), (&json!("ended"), &json!(4)));
     assert_eq!(publish(addr, &[event("run-1", 6)]).json()["line"], 1);
-    // The next life, and its end.
+    // The log's next life, and its end.
     accepted(addr, &[with(event("run-1", 7), "reopen", true), event("run-1", 8)]);
     let answer = publish(addr, &[with(event("run-1", 9), "reopen", true)]);
     assert_eq!((answer.status, &answer.json()["code"]), (409, &json!("not_ended")));
@@ -75,7 +75,7 @@ fn an_ended_log_takes_nothing_until_it_is_opened_again() {
     let answer = publish(addr, &[with(end("run-1"), "reopen", true), event("run-1", 11)]).json();
     assert_eq!((&answer["code"], &answer["line"]), (&json!("ended"), &json!(2)), "its own end: {answer}");
     assert_eq!(answer["last_event_id"], Value::Null, "that has no id");
-    // A log that is not there may be opened.
+    // A log that does not exist may be opened.
     accepted(addr, &[with(event("run-3", 12), "reopen", true)]);
     let mut seen = Vec::new();
     while seen.last() != Some(&json!(12)) {
@@ -105,7 +105,7 @@ fn a_websocket_is_told_too_and_a_known_id_comes_before_the_end() {
     let again = ask(with(event("run-1", 1), "dedupe_id", "a"));
     assert_eq!(again, json!({"event_id": first["event_id"], "duplicate": true}));
     assert_eq!(ask(event("run-1", 2))["code"], "ended");
-    // A refused one leaves no id.
+    // A refused event leaves no dedupe id.
     assert_eq!(ask(with(event("run-1", 3), "dedupe_id", "b"))["code"], "ended");
     let reopened = ask(with(with(event("run-1", 3), "dedupe_id", "b"), "reopen", true));
     assert!(reopened.get("duplicate").is_none() && reopened["event_id"].is_string(), "{reopened}");
@@ -141,7 +141,7 @@ fn an_expected_last_event_must_be_the_last_one() {
     assert_eq!(answer.json()["last_event_id"], first, "the publisher can go on from it");
     let second = accepted(addr, &[with(event("run-1", 0), "expected_last_id", first.clone())]);
     assert_eq!(expect(&first).json()["last_event_id"], second);
-    // Only the first event of a log in a batch can know what is before it.
+    // Only the first event of each log in a batch may name the event before it.
     let batch =
         [with(event("run-2", 0), "expected_last_id", ""), with(event("run-2", 0), "expected_last_id", "")];
     assert_eq!(publish(addr, &batch).json()["line"], 2);
@@ -162,7 +162,7 @@ fn writers_that_expect_their_predecessor_make_one_chain() {
                 let mut last = json!("");
                 for _ in 0..EACH {
                     loop {
-                        // The payload says what the writer expects.
+                        // The payload holds the id that the writer expects.
                         let event = json!({"type": "run.token", "stream_id": "run-1", "expected_last_id": last, "payload": last});
                         let answer = publish(addr, &[event]);
                         last = answer.json()["last_event_id"].clone();
@@ -245,7 +245,7 @@ fn a_long_batch_has_its_logs_for_itself() {
         }
         accepted(addr, &batch);
     });
-    // Then the log is free again.
+    // After the batch the log accepts other publishers again.
     accepted(addr, &[with(json!({"type": "run.last", "stream_id": "run-1"}), "reopen", true)]);
     assert_eq!(reader.event()["event_type"], "run.finished");
     assert_eq!(reader.event()["event_type"], "run.last");

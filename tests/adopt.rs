@@ -21,7 +21,7 @@ fn accepted() -> (TcpStream, TcpStream) {
     (client, listener.accept().expect("the client").0)
 }
 
-/// Reads a request's head as a program does, and returns it with the bytes after it.
+/// Reads a request's head as an embedding program does. Returns it with the bytes received after it.
 fn read_request(socket: &mut TcpStream) -> (StreamRequest, Vec<u8>) {
     let mut head = Vec::new();
     let end = loop {
@@ -42,7 +42,7 @@ fn read_request(socket: &mut TcpStream) -> (StreamRequest, Vec<u8>) {
     (request, head[end..].to_vec())
 }
 
-/// Opens a WebSocket of a client at one end while the program handles the other end.
+/// Opens a client's WebSocket at one end of a connection while the program handles the other end.
 fn open_websocket(path: &str, program: impl FnOnce(TcpStream) + Send) -> WebSocket<TcpStream> {
     let (client, socket) = accepted();
     std::thread::scope(|scope| {
@@ -60,7 +60,7 @@ fn read_text(ws: &mut WebSocket<TcpStream>) -> String {
     }
 }
 
-/// Reads messages up to one that contains `part`.
+/// Reads messages up to the first one that contains `part`.
 fn read_until(ws: &mut WebSocket<TcpStream>, part: &str) -> String {
     loop {
         let text = read_text(ws);
@@ -87,7 +87,7 @@ fn event(kind: &str) -> Event {
     Event::builder(kind).stream("s").json("1").build().expect("an event")
 }
 
-/// Returns an event with a number that a reader finds as `<n>`, and a text of this length.
+/// Returns an event that contains `<n>`, by which a reader finds it, and a text of this length.
 fn numbered(n: usize, text_bytes: usize) -> Event {
     let text = "x".repeat(text_bytes);
     Event::builder("a").json(format!(r#"{{"n":"<{n}>","text":"{text}"}}"#)).build().expect("an event")
@@ -106,7 +106,7 @@ fn open_stream(acceptor: &Acceptor, request: StreamRequest) -> TcpStream {
     client
 }
 
-/// Starts a server that listens nowhere.
+/// Starts a server without a listener.
 fn serve(bus: &Bus) -> (ServerHandle, Acceptor) {
     let server = Server::builder(bus).spawn().expect("a server");
     let acceptor = server.acceptor();
@@ -130,7 +130,7 @@ fn a_server_without_a_listener_answers_an_adopted_websocket() {
     read_until(&mut ws, "\"ack\"");
     bus.publish(event("a"));
     assert!(read_until(&mut ws, "\"event\"").contains(r#""stream_id":"s""#));
-    // An adopted client ends as any other: with the code for a restart.
+    // An adopted client is closed as any other: with the code for a restart.
     server.drain(Duration::ZERO);
     loop {
         if let Message::Close(Some(frame)) = ws.read().expect("a close frame") {
@@ -152,7 +152,7 @@ fn bytes_that_the_program_has_read_come_first() {
         .header("Connection", "Upgrade")
         .header("Sec-WebSocket-Version", "13")
         .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
-    // A masked text frame with a key of zeros; the rest of the second one comes by the socket.
+    // Masked text frames with a key of zeros. The rest of the second one arrives by the socket.
     let message = br#"{"type":"ping"}"#;
     let mut frame = vec![0x81, 0x80 | message.len() as u8, 0, 0, 0, 0];
     frame.extend_from_slice(message);
@@ -165,7 +165,7 @@ fn bytes_that_the_program_has_read_come_first() {
     stop(server);
 }
 
-/// Reads until `part` came so many times.
+/// Reads until `part` has arrived `times` times.
 fn read_stream_lossy(mut stream: impl Read, part: &str, times: usize) -> String {
     let mut all = String::new();
     while all.matches(part).count() < times {
@@ -242,7 +242,7 @@ fn a_refusal_comes_before_the_response_or_as_one() {
         let body = String::from_utf8_lossy(response.body()).to_lowercase();
         assert!(body.contains(&word.to_lowercase()), "{name}: {body}");
     }
-    // The server writes the refusal where it answers itself, and closes.
+    // If the server answers itself, it writes the refusal and closes.
     let (mut client, socket) = accepted();
     acceptor.adopt(get("/nowhere"), socket, Vec::new()).expect("the server runs");
     let mut all = String::new();
@@ -301,7 +301,7 @@ fn adopted_connections_count_as_others_do() {
     stop(server);
 }
 
-/// A client over TCP goes on in another process. One behind a pump can't move and is closed: it comes again.
+/// A client over TCP moves to another process. A client behind a pump can't move: it is closed, and reconnects.
 #[test]
 fn an_adopted_client_moves_to_a_successor() {
     let bus = Bus::new();
@@ -335,7 +335,7 @@ fn an_adopted_client_that_does_not_read_gets_a_gap() {
     let server = Server::builder(&bus).config(config).spawn().expect("a server");
     let acceptor = server.acceptor();
     let [slow, other] = [(); 2].map(|()| open_stream(&acceptor, get("/sse?type=a")));
-    // The sockets take some; the rest falls off the feed's tail.
+    // The sockets' buffers take some; the feed evicts the oldest of the rest.
     for n in 0..400 {
         bus.publish(numbered(n, 64 * 1024));
         read_stream(&other, &format!("<{n}>"));
@@ -344,7 +344,7 @@ fn an_adopted_client_that_does_not_read_gets_a_gap() {
     stop(server);
 }
 
-/// A burst to several adopted clients is written from pages that they share.
+/// A burst to several adopted clients is written from shared memory pages.
 #[cfg(target_os = "linux")]
 #[test]
 fn adopted_clients_share_pages() {

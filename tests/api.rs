@@ -29,7 +29,7 @@ fn answers_to_made_up_requests_are_as_the_openapi_document_says() {
         .arg("run")
         .arg(in_project("docs/api/openapi.yaml"))
         .args(["--url", &format!("http://{}", server.addr), "--no-color"])
-        // A stream does not end, so only its head is checked. Nothing can be revoked without authentication.
+        // A stream does not end, so it is left out. Nothing can be revoked without authentication.
         .args(["--exclude-operation-id", "stream", "--exclude-operation-id", "revoke"])
         .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "30", "--generation-deterministic"])
         .args(["--checks", CHECKS])
@@ -46,6 +46,6 @@ fn answers_to_made_up_requests_are_as_the_openapi_document_says() {
     server.assert_serving();
 }
 
-/// Values that the document leaves open are not tried.
+/// Values that the document leaves undefined are not tried.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
                       response_schema_conformance,positive_data_acceptance,unsupported_method";

@@ -1,4 +1,4 @@
-//! Authentication from outside: each way in, each right, and each way out, as clients see them.
+//! Authentication from outside: each way to show a token, each right, and each way in which a client loses access.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::wire::{Wire, deadline};
 use support::ws::{Ws, upgrade_request};
 use support::{Server, eventually, fanwire, run};
 
-/// Wait after which an unwanted event would have come.
+/// Time within which an unwanted event would have arrived.
 const SILENCE: Duration = Duration::from_millis(200);
 
 const SECRET: &str = "only-this-test-and-its-server-know-it-3f9a";
@@ -22,7 +22,7 @@ fn guarded(options: &[&str]) -> Server {
     Server::with(&[&["--auth-jwt-hs256-secret", SECRET], options].concat())
 }
 
-/// Makes a token by `fanwire token` with these options.
+/// Makes a token with `fanwire token` and these options.
 fn token(options: &[&str]) -> String {
     support::token(SECRET, options)
 }
@@ -195,8 +195,7 @@ fn a_subscription_beyond_the_grant_is_an_error_that_names_it() {
     }
     let writer = token(&["--publish"]);
     assert_eq!(get(&server, "/sse", &bearer(&writer)).status, 403, "who may publish only sees nothing");
-    // A pattern asks for everything that exists. The client gets the part that its token lets it see, also from
-    // the past.
+    // A pattern requests all matching events. The client gets those that its token allows, also from the past.
     publish_all(
         &server,
         r#"[{"type":"task.a","stream_id":"b"},{"type":"task.b","stream_id":"a"},{"type":"alert","stream_id":"a"}]"#,
@@ -242,7 +241,7 @@ fn metrics_and_api_are_rights_of_their_own() {
             assert_eq!(get(&server, path, &bearer(one)).status, expected, "{path}");
         }
     }
-    // The refusal comes before any word on whether such an event exists.
+    // The refusal does not reveal whether such an event exists.
     let journey = "/api/explain?event_id=1-1";
     assert_eq!(get(&server, journey, &bearer(&all)).status, 403);
     assert_eq!(get(&server, journey, &bearer(&admin)).status, 404);
@@ -275,7 +274,7 @@ fn a_connection_ends_with_its_token_unless_it_is_refreshed() {
     assert_eq!((closed.event.as_deref(), &closed.json()["code"]), (Some("closed"), &json!("token_expired")));
     assert!(stream.block(deadline()).is_err(), "the stream ends");
 
-    // The refreshed connection is still there, with the rights of the newer token.
+    // The refreshed connection is still open, with the rights of the newer token.
     publish_all(&server, r#"[{"type":"x","stream_id":"b"},{"type":"y","stream_id":"a"}]"#);
     assert_eq!(kept.event()["event_type"], "y");
 }
@@ -348,7 +347,7 @@ fn api_keys_come_and_go_with_their_file() {
     assert_eq!(publish(&server, &reader, r#"{"type":"a"}"#).status, 403);
     assert_eq!(client.event()["event_type"], "a");
 
-    // A fault in the file changes nothing. Without its line, the key's holder is disconnected.
+    // A fault in the file changes nothing. When its line is removed, the key's holder is disconnected.
     std::fs::write(&file, format!("{writer_line}\nnonsense\n")).expect("a temporary file");
     server.signal("HUP");
     eventually("the log says so", || server.log().contains("line 2"));
@@ -507,12 +506,12 @@ fn autosdlc_authenticates_by_handshake_or_request() {
         assert_eq!((&answer["type"], &answer["data"]["code"]), (&json!("error"), &json!("forbidden")));
         let text = answer["data"]["error"].as_str().expect("a text");
         assert!(text.contains("entity 'agent:coder-2'"), "{answer}");
-        // A pattern asks for everything that exists. The client gets the part that its token lets it see.
+        // A pattern requests all matching events. The client gets those that its token allows.
         let all =
             json!({"type": "subscribe", "data": {"subscriptionId": "all", "pattern": "agent:*:status"}});
         assert_eq!(client.ask(&all)["type"], "subscription_update");
     }
-    // A token for one type gives access to that type, by each of its names, and to no other.
+    // A token for one type gives access to that type under each of its names, and to no other type.
     let typed = token(&["--entity", "agent:*", "--type", "agent_status"]);
     let mut one_type = ws(&server, &format!("/autosdlc?token={typed}"), "");
     one_type.message();
@@ -686,7 +685,7 @@ fn secrets_are_in_no_log_answer_or_count() {
     };
     let file = temp("logged-keys", &line);
     let file = file.to_str().expect("a path");
-    // Logs everything, as an operator does while looking for a fault.
+    // Logs everything, as an operator does to find a fault.
     let server = guarded(&["--auth-api-keys-file", file, "--log-level", "trace"]);
     let good = token(&["--stream", "*", "--admin", "--metrics", "--publish"]);
     let bad = support::token("another secret", &["--stream", "*"]);
@@ -723,7 +722,7 @@ fn secrets_are_in_no_log_answer_or_count() {
                 client.send_text(&slip);
             }
             client.send_text(&right);
-            // The answers to the faulty ones do not matter, but the server must accept the good ones at the end.
+            // The answers to the faulty tokens do not matter, but the server must accept the good ones at the end.
             if one != &bad {
                 loop {
                     let answer = client.message();
@@ -899,8 +898,8 @@ fn a_key_pair_signs_for_a_server_that_has_the_public_half() {
     }
 }
 
-/// Each holder reaches its own channel, by its name and by the template, at every door, and no other channel, whatever its
-/// subject is.
+/// Each holder can use its own channel, by its name and by the template, at every entrance, and no other channel, for
+/// any subject.
 #[test]
 fn a_personal_channel_is_for_its_subject_alone() {
     let server = guarded(&["--auth-grant-channels", "user:{sub}"]);
@@ -933,7 +932,7 @@ fn a_personal_channel_is_for_its_subject_alone() {
             assert_eq!(stream.event().json()["channel"], own, "{subject}");
             assert!(stream.is_silent_until(Instant::now() + SILENCE / 4), "{subject}");
         }
-        // Another's channel, by its name: a pattern is narrowed instead.
+        // Another holder's channel by its name is refused; a pattern is narrowed instead.
         for other in
             subjects.into_iter().filter(|other| *other != subject && !matches!(*other, "*" | "**" | "{sub}"))
         {
@@ -945,7 +944,7 @@ fn a_personal_channel_is_for_its_subject_alone() {
             let path = format!("/sse?channel=user:{other}&token={sub}");
             assert_eq!(get(&server, &path, "").status, 403, "{subject} of {other}");
         }
-        // Out and in again, by the template.
+        // The channel is removed and added again by the template.
         for (verb, count) in [("remove", "removed"), ("add", "added")] {
             let update = json!({"subscription_id": "s", verb: {"channels": ["user:{sub}"]}});
             let ack = by_template.ask(&json!({"type": "update", "payload": update}));
@@ -986,7 +985,7 @@ fn a_personal_channel_is_added_to_the_channels_of_a_token() {
         assert_eq!(client.event()["channel"], channel);
     }
     assert!(client.is_silent_for(SILENCE));
-    // The right to publish: in the channels of the token and its own. A token without any list has no bounds.
+    // The right to publish covers the token's channels and the holder's own. A token without any list has no limits.
     let post = |token: &str, channel: &str| {
         publish(&server, token, &json!({"type": "note", "channel": channel}).to_string()).status
     };

@@ -1,5 +1,5 @@
-//! Broken, hostile and lost clients, row by row: the answer is the expected one, no other client notices, and
-//! the server goes on.
+//! Broken, hostile and lost clients, row by row: the answer is the expected one, no other client is affected, and the
+//! server continues.
 
 mod support;
 
@@ -11,7 +11,7 @@ use support::wire::{Wire, deadline};
 use support::ws::{self, KEY, Ws};
 use support::{Server, eventually, numbered};
 
-/// A well-behaved client that must not notice anything.
+/// A well-behaved client that must not be affected.
 struct Witness {
     client: Ws,
     seen: usize,
@@ -22,7 +22,7 @@ impl Witness {
         Self { client: Ws::subscribed(server.addr, json!({})), seen: 0 }
     }
 
-    /// Panics unless the next event, and nothing else, still gets through.
+    /// Panics unless the client gets the next event, and nothing else.
     fn check(&mut self, server: &Server, row: &str) {
         server.assert_serving();
         server.publish(numbered(self.seen));
@@ -34,9 +34,9 @@ impl Witness {
 struct HttpRow {
     name: &'static str,
     input: Vec<u8>,
-    /// One of these statuses.
+    /// Expected status: one of these.
     status: &'static [u16],
-    /// A header of the answer, and a text within it.
+    /// A header that the answer must have, and a text within it.
     header: Option<(&'static str, &'static str)>,
 }
 
@@ -53,7 +53,7 @@ fn with_header(
     HttpRow { header: Some(header), ..row(name, input, status) }
 }
 
-/// Returns a request with no more than a host.
+/// Returns a request with no header except the host.
 fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n")
 }
@@ -323,10 +323,10 @@ fn http_rows() -> Vec<HttpRow> {
     ]
 }
 
-/// Time limit of the answer to a fault. A server that waits for more input has not seen the fault.
+/// Time limit of the answer to a fault. A server that waits for more input has not detected the fault.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Sends a row's input in two pieces, and returns what is wrong with the answer.
+/// Sends a row's input in two pieces. Returns the fault of the answer as an error.
 fn check_http(server: &Server, row: &HttpRow, cut: usize) -> Result<(), String> {
     let mut wire = Wire::connect(server.addr);
     wire.send_if_taken(&row.input[..cut]);
@@ -358,7 +358,7 @@ fn every_bad_request_has_its_status_and_the_server_goes_on() {
     let mut witness = Witness::new(&server);
     let mut wrong = Vec::new();
     for row in http_rows() {
-        // In one piece, and cut so that a parser sees only half of the fault.
+        // In one piece, and split so that a parser sees only half of the fault at first.
         for cut in [row.input.len(), row.input.len() / 2] {
             wrong.extend(check_http(&server, &row, cut).err().map(|why| format!("{}: {why}", row.name)));
         }
@@ -390,7 +390,7 @@ fn after_a_fault_nothing_of_the_connection_is_read_as_a_request() {
 
 const MASK: Option<[u8; 4]> = Some([0x37, 0xfa, 0x21, 0x3d]);
 
-/// Frames, each with the close code of its answer.
+/// Frames, each with the close code that must answer it.
 fn frame_rows() -> Vec<(&'static str, Vec<u8>, u16)> {
     let text = |payload: &[u8]| ws::frame(ws::TEXT, payload);
     let close = |payload: &[u8]| ws::frame(ws::CLOSE, payload);
@@ -444,7 +444,7 @@ fn frame_rows() -> Vec<(&'static str, Vec<u8>, u16)> {
         ("close code 2999", close(&2999_u16.to_be_bytes()), 1002),
         ("close code 5000", close(&5000_u16.to_be_bytes()), 1002),
         ("a close reason that is not UTF-8", close(b"\x03\xe8\xff"), 1007),
-        // These are no faults: the code comes back.
+        // These are no faults: the server answers with the same code.
         ("close code 1000", close(&1000_u16.to_be_bytes()), 1000),
         ("close code 4999", close(&4999_u16.to_be_bytes()), 4999),
     ]
@@ -461,7 +461,7 @@ fn every_bad_frame_has_its_close_code_and_the_server_goes_on() {
             client.wire.send_if_taken(&input[..cut]);
             client.wire.send_if_taken(&input[cut..]);
             match client.try_closed(Instant::now() + ANSWER) {
-                // The answer to a fault has a reason. A valid close gets its own code back.
+                // The answer to a fault has a reason. A valid close is answered with its own code.
                 Ok((got, reason)) if got == code && (matches!(code, 1000 | 4999) || !reason.is_empty()) => {}
                 other => wrong.push(format!("{name}: want {code}: {other:?}")),
             }
@@ -471,8 +471,8 @@ fn every_bad_frame_has_its_close_code_and_the_server_goes_on() {
     assert!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Payloads of `update` for a subscription `w` to `{"event_types":["quote"],"entities":["symbol:A"]}`, and the code of each
-/// answer; an empty code is an `ack` of nothing.
+/// Payloads of `update` for a subscription `w` to `{"event_types":["quote"],"entities":["symbol:A"]}`, and the code of
+/// each answer. An empty code stands for an `ack` without a change.
 fn update_rows() -> Vec<(&'static str, Value, &'static str)> {
     let add = |lists: Value| json!({"subscription_id": "w", "add": lists});
     let remove = |lists: Value| json!({"subscription_id": "w", "remove": lists});
@@ -610,7 +610,7 @@ fn a_slow_header_ends_with_the_handshakes_time() {
     let mut mute = Wire::connect(server.addr);
     let started = Instant::now();
     let mut request = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: y\r\n\r\n".iter();
-    // One byte a second. The limit is 5 s from the first byte, however many come.
+    // One byte a second. The limit is 5 s from the first byte, no matter how many follow.
     let answer = loop {
         if let Some(byte) = request.next() {
             slow.send_if_taken(&[*byte]);
@@ -647,7 +647,7 @@ fn half_open_peers_are_let_go() {
         [ws::upgrade_request("/ws", "").as_bytes(), &whole].concat(),
         [ws::upgrade_request("/ws", "").as_bytes(), &whole[..5]].concat(),
     ];
-    // Closed for writing in the middle, and gone without a close.
+    // One client closes its writing side in the middle, the other disconnects without a close.
     for half_close in [true, false] {
         let mut wires: Vec<Wire> = Vec::new();
         for beginning in &beginnings {
@@ -662,13 +662,13 @@ fn half_open_peers_are_let_go() {
             wire.take_rest(deadline()).expect("the server closes it");
         }
     }
-    // Reset in the middle of everything.
+    // Clients that reset the connection in the middle.
     for beginning in &beginnings {
         let mut wire = Wire::connect(server.addr);
         wire.send(beginning);
         socket2::SockRef::from(&wire.stream).set_linger(Some(Duration::ZERO)).expect("a socket");
     }
-    // The stream, and the connection that asks for it.
+    // Two connections are open: the stream, and the one that requests the metrics.
     eventually("every dead connection is forgotten", || open() <= 2.0);
     server.assert_serving();
 }
@@ -710,7 +710,7 @@ fn more_connections_than_allowed_are_closed_and_room_is_used_again() {
 
 #[test]
 fn running_out_of_descriptors_ends_with_the_shortage() {
-    // 40 descriptors for everything: some connections wait in the kernel.
+    // The process may have 40 descriptors, so some connections wait in the kernel.
     let mut server = Server::start();
     server.limit_files(40);
     let clients: Vec<Wire> = (0..60).map(|_| Wire::connect(server.addr)).collect();

@@ -1,5 +1,5 @@
-//! Handlers of other protocols' messages in an embedded server: slow handlers, broken handlers, and the clients
-//! that wait for them.
+//! Handlers of other protocols' messages in an embedded server: slow handlers, failing handlers, and the clients that
+//! wait for them.
 
 mod support;
 
@@ -47,7 +47,7 @@ impl Slow {
         http::exchange(self.addr, &request(protocol, body))
     }
 
-    /// Asks the slow route, and waits until its handler runs.
+    /// Sends a message to the slow route, and waits until its handler runs.
     fn ask(&self, body: &str) -> Wire {
         let mut wire = Wire::connect(self.addr);
         wire.send(&request("slow", body));
@@ -95,7 +95,7 @@ fn who_waits_too_long_is_told_and_may_go_on() {
     let late = answer(&mut wire);
     assert_eq!(late.status, 504, "{late:?}");
     assert!(late.json()["error"].as_str().is_some_and(|error| error.contains("in time")), "{late:?}");
-    // The answer comes after the client has stopped waiting for it.
+    // The handler answers after the client has got a timeout.
     slow.release.send(()).expect("the handler waits");
     wire.send(&request("a2a", r#"{"task_id":"next"}"#));
     assert_eq!(answer(&mut wire).json()["message_id"], "next");
@@ -107,7 +107,7 @@ fn too_many_messages_for_a_handler_are_refused_at_once() {
     let mut first = slow.ask(r#"{"n":1}"#);
     let mut second = Wire::connect(slow.addr);
     second.send(&request("slow", r#"{"n":2}"#));
-    // Another message may take the place until the second one waits.
+    // Another message may take the free place before the second one does.
     let refused = loop {
         let mut third = Wire::connect(slow.addr);
         third.send(&request("slow", r#"{"n":3}"#));

@@ -16,7 +16,7 @@ async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
     std::future::poll_fn(|cx| stream.as_mut().poll_next(cx)).await
 }
 
-/// The usual first line of user code, under the two traits that give streams a `next`.
+/// `next` compiles and means the stream's item with each of the two extension traits that define it.
 #[test]
 fn next_means_the_streams_with_either_ext_trait() {
     under_both(|| async {
@@ -117,7 +117,7 @@ fn what_select_drops_has_taken_nothing() {
     });
 }
 
-/// A task that was cancelled while it waited gets no wake-up, and its subscriber can wait in another way.
+/// A task that was cancelled while it waited gets no wake-up. Its subscriber can then wait in another way.
 #[test]
 fn a_wait_that_was_dropped_leaves_no_sleeper() {
     let bus = Bus::builder().carrying::<u64>().capacity(64).build().expect("valid");
@@ -125,7 +125,7 @@ fn a_wait_that_was_dropped_leaves_no_sleeper() {
     assert!(smol::block_on(smol::future::poll_once(sub.recv_async())).is_none());
     bus.publish(1);
     assert_eq!((bus.stats().wakes, sub.recv()), (0, Ok(Delivery::Event(1))));
-    // A poll without a withdrawal, then a blocking wait of the thread.
+    // A poll that is not cancelled, then a blocking wait of the thread.
     assert!(smol::block_on(smol::future::poll_once(next(&mut sub))).is_none());
     assert!(sub.recv_timeout(Duration::from_millis(1)).is_err());
     bus.publish(2);
@@ -227,7 +227,7 @@ fn the_adapter_calls_async_handlers_and_forwards_to_its_queue() {
         let id = adapter.subscribe_async(tasks.clone(), move |event: Event| {
             let count = Arc::clone(&count);
             async move {
-                // Not done at the first poll: the publisher waits until it is.
+                // The handler is not done at the first poll, so the publisher waits for it.
                 smol::future::yield_now().await;
                 assert!(event.event_type() != "task.bad", "as asked");
                 count.fetch_add(1, Ordering::SeqCst);

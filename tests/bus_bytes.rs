@@ -1,5 +1,5 @@
-//! The byte limit of a bus: the bytes held are counted exactly and stay under the limit, and events released
-//! early are reported as a gap.
+//! The byte limit of a bus: the held bytes are counted exactly and stay below the limit, and events that are evicted
+//! for it are reported as a gap.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ fn bus(capacity: usize, max_bytes: u64) -> Bus {
 
 #[test]
 fn what_is_held_is_counted_exactly() {
-    // Counted size of one event of this length, alone in a ring.
+    // Returns the counted size of one event of this length, alone in a ring.
     let weight = |bytes| {
         let bus = bus(1, 0);
         bus.publish(event("s", bytes));
@@ -70,11 +70,11 @@ fn a_ring_over_its_bound_lets_go_of_the_oldest_and_tells_it() {
     assert_eq!(missed + read, 100);
     let ledger = reader.ledger();
     assert_eq!((ledger.seen, ledger.missed, ledger.lag), (read, missed, 0));
-    // Everything from the oldest event on is there.
+    // Everything from the oldest event on is retained.
     let mut from_oldest = bus.subscribe_from(Filter::new(), &bus.oldest_position()).expect("there");
     let all: Vec<_> = std::iter::from_fn(|| from_oldest.try_recv().ok()).collect();
     assert!(all.iter().all(|one| matches!(one, Delivery::Event(_))) && all.len() as u64 == 100 - oldest);
-    // A replay of the whole past begins with the gap.
+    // A replay from the beginning starts with the gap.
     let start = fanwire::event::Position::new(bus.epoch(), [0]);
     let replay: Vec<_> = bus.replay(Filter::new(), &start).expect("this bus").collect();
     assert!(matches!(replay[0], Delivery::Gap(Gap { from: 0, .. })), "{replay:?}");
@@ -102,7 +102,7 @@ fn what_a_reader_has_got_is_whole_though_the_ring_let_go_of_it() {
     bus.publish(event("s", 40 << 10));
     let mut other = bus.subscribe(Filter::new());
     bus.publish(event("s", 10));
-    // The ring releases the event while the reader looks at it.
+    // The ring evicts the event while the reader visits it.
     let mut looks = 0;
     other.visit_batch(1, |visit| {
         let fanwire::bus::DeliveryRef::Event(event) = visit else { panic!("no event") };
@@ -198,19 +198,20 @@ fn a_storm_under_a_small_bound_keeps_every_promise() {
     for publisher in publishers {
         publisher.join().expect("no panic");
     }
-    // While they publish: one event of each publisher is on its way, besides those that readers look at or that
-    // are not released yet.
+    // While they publish, each publisher may hold one event more, and each reader the events that it visits or has not
+    // released.
     let most = most.load(Ordering::Relaxed);
     assert!(most <= MAX + 13 * (MIB + 20 * KIB) + 3 * 64 * 20 * KIB, "{most}");
     bus.close();
-    // A publisher that was stopped for a whole ring gave its sequence up: a claim without an event, told in a gap.
+    // A publisher that was stopped for a whole lap of the ring gave up its sequence: a claim without an event, reported
+    // in a gap.
     let claimed = bus.stats().published;
     assert!((12_000..12_120).contains(&claimed), "{claimed} claims");
     for reader in readers {
         let (events, missed) = reader.join().expect("no panic");
         assert_eq!(events + missed, claimed);
     }
-    // Not before the readers are done: each holds the span that it looks at.
+    // Checked after the readers are done, because each holds the range that it visits.
     let held = bus.stats().held_bytes;
     assert!(held <= MAX, "{held}");
 }

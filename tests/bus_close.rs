@@ -1,4 +1,4 @@
-//! Closing a bus: readers end after what was published before, whatever they wait with, and publishers are refused.
+//! Closing a bus: with every wait strategy, readers end after the events published before, and publishers are refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,7 +36,7 @@ fn a_closed_bus_shows_what_was_published_and_takes_nothing_more() {
     assert_eq!(reader.iter().collect::<Vec<_>>(), [Delivery::Event(2), Delivery::Event(3)]);
     assert_eq!((reader.try_recv(), reader.recv()), (Err(TryRecvError::Closed), Err(RecvError)));
     assert_eq!(reader.recv_timeout(Duration::MAX), Err(RecvTimeoutError::Closed));
-    // Joining later ends at once; the past is still there.
+    // A later subscriber ends immediately. The past is still available.
     let mut late = bus.subscribe(Predicate::all());
     assert_eq!(late.try_recv(), Err(TryRecvError::Closed));
     late.seek(&bus.oldest_position()).expect("this bus");
@@ -76,7 +76,7 @@ fn every_way_to_wait_is_ended_by_close() {
             let publishes = scope.spawn(|| full.publish_blocking(1));
             let publishes_in_time = scope.spawn(|| full.publish_timeout(2, Duration::MAX));
             let publishes_many = scope.spawn(|| full.publish_batch_blocking([3, 4]));
-            // Whether they sleep already or not: they end.
+            // They end whether or not they already sleep.
             if wait == WaitStrategy::Park {
                 thread::yield_now();
             }
@@ -110,7 +110,8 @@ fn a_handler_of_a_closed_bus_gets_the_rest_and_is_let_go_of() {
     drop(guard);
 }
 
-/// Publishers on several threads until they are refused, and readers until they end: each reader gets what was accepted.
+/// Several threads publish until they are refused, and readers read until they end: each reader gets exactly what was
+/// accepted.
 #[test]
 fn what_was_accepted_while_the_bus_was_closed_is_what_readers_get() {
     for round in 0..20 {

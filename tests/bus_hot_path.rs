@@ -1,4 +1,5 @@
-//! Publishing and receiving on a warm bus: no allocation, by an allocator that counts, and no system call, by strace.
+//! Publishing and receiving on a warm bus: no allocation (a counting allocator checks it) and no system call (strace
+//! checks it).
 #![allow(unsafe_code, reason = "an allocator of the test's own, which counts and calls the system's")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -8,7 +9,7 @@ use std::hint::black_box;
 use fanwire::bus::SharedValue;
 use fanwire::{Bus, Event, Filter, LosslessBus, Predicate};
 
-/// Rounds of each measurement, a multiple of every ring's capacity.
+/// Number of rounds of each measurement, a multiple of every ring's capacity.
 const ROUNDS: u64 = 4096;
 
 struct Counting;
@@ -19,12 +20,12 @@ thread_local!(static ALLOCATIONS: Cell<u64> = const { Cell::new(0) });
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller upholds the requirements.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller upholds the requirements.
         unsafe { System.dealloc(place, layout) }
     }
 }
@@ -32,7 +33,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Runs `round` until it is warm, then counts the allocations of this thread in as many rounds again.
+/// Runs `round` [`ROUNDS`] times to warm up, then counts this thread's allocations in as many further rounds.
 fn allocations(mut round: impl FnMut(u64)) -> u64 {
     (0..ROUNDS).for_each(&mut round);
     mark();
@@ -43,12 +44,13 @@ fn allocations(mut round: impl FnMut(u64)) -> u64 {
     after - before
 }
 
-/// Makes a system call that nothing else here makes, for the reader of strace's log.
+/// Makes a system call that nothing else here makes, as a mark in strace's log.
 fn mark() {
     let _ = std::fs::read_link("/measured");
 }
 
-/// Publishes and receives in every way that is said to be free of allocations; returns their number, by way.
+/// Publishes and receives in every way that is documented as free of allocations. Returns the name of each way with its
+/// number of allocations.
 fn measured() -> Vec<(&'static str, u64)> {
     let plain = Bus::builder().carrying::<[u64; 8]>().capacity(64).build().expect("valid");
     let mut publisher = plain.publisher();
@@ -163,7 +165,7 @@ fn a_warm_bus_allocates_nothing() {
     for (way, allocations) in measured() {
         assert_eq!(allocations, 0, "{way}");
     }
-    // The counter counts: the same with a value that is not shared yet.
+    // Proof that the counter works: a value that is not shared yet is allocated.
     let values = Bus::builder().of::<u64>().capacity(64).build().expect("valid");
     assert_eq!(allocations(|n| _ = values.publish(n)), ROUNDS);
 }
@@ -182,9 +184,9 @@ fn a_warm_bus_makes_no_system_call() {
     let is_mark = |call: &str| call.contains("readlink") && call.contains("/measured");
     let (thread, _) = lines.clone().find(|(_, call)| is_mark(call)).expect("a mark");
     let calls: Vec<&str> = lines.filter(|(of, _)| *of == thread).map(|(_, call)| call.trim()).collect();
-    // Between two marks is a measurement, and between the next two what prepares another.
+    // The parts between marks alternate: a measurement, then the preparation of the next one.
     let measurements: Vec<&[&str]> = calls.split(|call| is_mark(call)).skip(1).step_by(2).collect();
-    // The last one allocates, which may ask the system for memory.
+    // The last measurement allocates, which may cause a system call.
     let (_, warm) = measurements.split_last().expect("measurements");
     assert!(warm.len() >= 8 && warm.iter().all(|calls| calls.is_empty()), "{warm:?}");
 }

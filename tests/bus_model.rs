@@ -1,4 +1,4 @@
-//! The ring against a model that is obviously right: a plain list on one thread.
+//! The ring compared with a model that is obviously correct: a plain list on one thread.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use fanwire::event::Position;
 use fanwire::{Bus, Delivery, Gap, Predicate, Subscriber};
 use proptest::prelude::*;
 
-/// Everything published, the place of a reader, and what the ring still has.
+/// All published items, a reader's position, and the range that the ring retains.
 struct Model {
     capacity: u64,
     published: Vec<u32>,
@@ -17,10 +17,10 @@ impl Model {
         (self.published.len() as u64).saturating_sub(self.capacity)
     }
 
-    /// Returns what a reader at `next` gets, and its next place.
+    /// Returns what a reader at `next` gets, and its next position.
     fn read(&self, next: u64) -> Option<(Delivery<u32>, u64)> {
         if next < self.oldest() {
-            // A quarter of the ring ahead of the oldest, as documented.
+            // A lapped reader continues a quarter of the ring after the oldest item, as documented.
             let head = self.published.len() as u64;
             let to = head.saturating_sub(self.capacity - self.capacity / 4).max(next + 1);
             return Some((Delivery::Gap(Gap::new(0, next, to)), to));

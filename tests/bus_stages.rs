@@ -1,4 +1,4 @@
-//! Stages of a lossless bus: a subscriber that follows others sees an item when they have passed it, and not before.
+//! Stages of a lossless bus: a subscriber that follows others gets an item only after they have passed it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +35,7 @@ fn an_item_is_passed_when_its_reader_comes_again_or_its_visitor_returns() {
     assert_eq!(first.recv_batch(&mut batch, 9), Ok(2));
     assert_eq!(second.try_recv(), Err(TryRecvError::Empty));
     assert_eq!((first.try_recv(), second.try_recv()), (Err(TryRecvError::Empty), Ok(4)));
-    // A reader that left holds back no other, whatever takes its place.
+    // A dropped reader holds back no other, even if a new one reuses its slot.
     bus.try_publish(6).expect("room");
     drop(first);
     let idle = all(&bus);
@@ -63,7 +63,7 @@ fn a_subscriber_of_another_bus_is_not_followed() {
     drop(bus.subscribe_after(Predicate::all(), &[&all(&other)]));
 }
 
-/// Publishes to a diamond, whose last stage checks that the two before it are past each item.
+/// Publishes to a diamond of stages. Its last stage checks that the two before it have passed each item.
 fn diamond(wait: WaitStrategy, solo: bool) {
     const ITEMS: u64 = 20_000;
     let builder = LosslessBus::builder().carrying::<u64>().capacity(64);
@@ -171,7 +171,8 @@ fn the_first_of_several_subscribers_is_found_and_each_gets_its_turn() {
     let turns: Vec<_> =
         (0..4).map(|_| select.ready(&mut [&mut a, &mut b], Duration::MAX).expect("ready")).collect();
     assert!(turns == [0, 1, 0, 1] || turns == [1, 0, 1, 0], "{turns:?}");
-    // An item that the lossless one has read makes room for a publisher, though another one is read next.
+    // An item that the lossless subscriber has read makes room for a publisher, although another subscriber is read
+    // next.
     assert_eq!(b.try_recv(), Ok(9));
     assert_eq!(a.iter().take(3).count(), 3);
     other.try_publish(10).expect("room");

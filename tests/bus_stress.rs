@@ -1,6 +1,6 @@
-//! The bus at full speed: publishers, readers that keep up, readers that do not, readers that come and go.
-//! Every event has a checksum, and every publisher its own numbers: nothing is torn, duplicated, out of order,
-//! or lost without a gap.
+//! The bus at full speed: publishers, readers that keep up, readers that do not, and readers that join and leave. Every
+//! event has a checksum, and every publisher its own numbers: nothing is torn, duplicated, out of order, or lost
+//! without a gap.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +32,7 @@ impl Numbered {
 
 trait Checked: Item {
     fn make(publisher: u64, number: u64) -> Self;
-    /// Returns the publisher and its number if the event is whole.
+    /// Returns the event's publisher and number. Panics if the event is torn.
     fn check(&self) -> (usize, u64);
     fn everything() -> Self::Filter;
 }
@@ -99,7 +99,7 @@ impl Seen {
     }
 }
 
-/// Reads to the end of the bus, and compares the counts.
+/// Reads to the end of the bus, and compares the counts with the reader's ledger.
 fn read<T: Checked>(mut reader: Subscriber<T>, sleepy: bool) -> Seen {
     let mut seen = Seen::default();
     loop {
@@ -189,7 +189,7 @@ fn storm<T: Checked + Send>(bus: Bus<T>, publishers: u64) -> fanwire::bus::BusSt
         let seen = reader.join().expect("a reader");
         assert_eq!(seen.events + seen.missed, claimed, "an event is neither seen nor told as missed");
     }
-    // Places that were given up are the only claims without an event.
+    // Sequences that publishers gave up are the only claims without an event.
     assert!(
         claimed >= published && claimed - published < published / 100 + 10,
         "{claimed} claims, {published} events"

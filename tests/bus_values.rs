@@ -1,4 +1,4 @@
-//! Values of any type on a bus: each is dropped once, whoever lets go of it last and whatever its `Drop` does.
+//! Values of any type on a bus: each is dropped exactly once, whoever holds it last and whatever its `Drop` does.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use fanwire::{Bus, Delivery, LosslessBus, Predicate};
 /// Duration of the storm.
 const TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 500 } else { 2000 });
 
-/// How often each value was dropped, by number.
+/// Number of drops of each value, by the value's number.
 struct Drops(Vec<AtomicU32>);
 
 impl Drops {
@@ -24,7 +24,7 @@ impl Drops {
         Counted { number, text: number.to_string(), drops: Arc::clone(self) }
     }
 
-    /// Returns how many of the first `count` values were dropped; no value more than once.
+    /// Returns how many of the first `count` values were dropped. Panics if one was dropped twice.
     fn once(&self, count: usize) -> usize {
         let times = |drops: &AtomicU32| drops.load(Ordering::Relaxed) as usize;
         assert!(self.0.iter().all(|drops| times(drops) <= 1), "dropped twice");
@@ -32,7 +32,7 @@ impl Drops {
     }
 }
 
-/// A value with a heap of its own, that counts its drops.
+/// A value that owns heap memory and counts its drops.
 struct Counted {
     number: usize,
     text: String,
@@ -138,7 +138,7 @@ fn each_value_of_a_lossless_bus_is_dropped_once() {
     assert_eq!(drops.once(300), 217);
 }
 
-/// A value whose drop does what it was told.
+/// A value whose drop runs a closure.
 struct Acts(Option<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Drop for Acts {
@@ -198,7 +198,7 @@ fn a_value_may_publish_and_subscribe_when_it_is_dropped() {
         full.publish_batch_blocking((0..10).map(|_| acts(1))).map_err(|_| ()).expect("open");
     }
     assert!(bus.stats().published > 1100);
-    // The last values hold the bus that holds them: they are overwritten, so that both end.
+    // The last values hold the bus that holds them. They are overwritten, so that both are dropped.
     for _ in 0..2 * full.capacity() {
         full.publish_blocking(Acts(None)).map_err(|_| ()).expect("open");
     }

@@ -1,5 +1,5 @@
-//! Every event type in the documents of AutoSDLC and GatheRing, with the data that they print, as a subscriber
-//! gets it.
+//! Every event type in the documents of AutoSDLC and GatheRing, with the data of their examples, as a subscriber gets
+//! it.
 
 #![cfg(feature = "cli")]
 
@@ -156,7 +156,7 @@ fn each_type_of_autosdlc_comes_to_who_subscribed_to_its_resource_with_its_data()
         let wanted =
             json!({"subscriptionId": "s", "resource": resource, "resourceId": id, "events": [event]});
         assert_eq!(client.ask(&json!({"type": "subscribe", "data": wanted}))["type"], "subscription_update");
-        // Another event of the same resource comes first. It is not subscribed to.
+        // Another event of the same resource is published first. The client has not subscribed to it.
         let another = events.iter().find(|other| other.1 == *resource && other.0 != *kind);
         let data = merged(required, optional);
         let text = [another.map(|other| json!({"type": other.0, "data": merged(&other.3, &other.4)}))]
@@ -224,7 +224,7 @@ fn each_type_of_gathering_comes_to_its_channel_under_both_its_names() {
     for ((name, bus), is_circle) in
         all.chain(gathering::WORKSPACE.into_iter().zip(works).map(|pair| (pair, false)))
     {
-        // In the form of its event bus: the channel is only in the data, which comes whole.
+        // In the form of its event bus: the channel is only in the data, which is delivered unchanged.
         let data = if is_circle {
             json!({"circle_name": "dev-team", "agent_id": 3, "content": "hi"})
         } else {
@@ -253,7 +253,7 @@ fn each_type_of_gathering_comes_to_its_channel_under_both_its_names() {
     assert_eq!((&error["type"], error.get("channel")), (&json!("error"), Some(&Value::Null)));
     assert!(error["data"].is_object() && error["timestamp"].is_string(), "{error}");
 
-    // A channel without members costs nothing.
+    // A channel without members keeps no state.
     drop((circle, workspace, agent));
     eventually("all have left", || server.metric("fanwire_feed_feeds") == Some(0.0));
     let encodings = server.metric("fanwire_feed_encodings_total");

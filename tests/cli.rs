@@ -134,7 +134,7 @@ fn publish_takes_files_of_every_form() {
         let output = run(client(&server, "publish").arg(&file));
         assert!(output.status.success(), "{}", err(&output));
         assert!(out(&output).starts_with(&format!("accepted {count} event")), "{}", out(&output));
-        // Sampled: the server does not keep 30,000 events at once for a slow reader.
+        // Sampled, because the server does not retain 30,000 events for a slow reader.
         if count < 10 {
             (0..count).for_each(|n| assert_eq!(reader.event()["payload"]["n"], n));
         }
@@ -162,7 +162,7 @@ fn publish_sends_a_pipes_lines_as_they_come() {
 fn publish_tells_what_was_refused_and_where() {
     let server = Server::start();
     let file = std::env::temp_dir().join(format!("fanwire-test-bad-{}.ndjson", std::process::id()));
-    // Several batches come before the fault. Its line counts from the file's start.
+    // The fault is in a later batch. Its line number counts from the file's start.
     let lines: String = (0..20_000).map(numbered).collect();
     std::fs::write(&file, lines + "\n{\"source\":\"no type\"}\n" + &numbered(1)).expect("a temporary file");
     let output = run(client(&server, "publish").arg(&file));
@@ -245,7 +245,7 @@ fn tail_says_where_the_history_that_it_asked_for_is_cut_off() {
             assert!(tail.line().starts_with("-- gap: an unknown number"), "before the first event");
         }
         (0..8).for_each(|_| assert!(tail.line().contains("test.numbered")));
-        // A live event ends it.
+        // A live event ends the command.
         server.publish(numbered(9));
         assert!(tail.child.wait().expect("it ends by itself").success());
         let mut said = String::new();
@@ -266,7 +266,7 @@ fn tail_goes_on_where_a_restarted_servers_events_begin() {
         while !tail.line().contains("\"n\":1") {}
         drop(server);
         server = Server::at(&address, &[]);
-        // Another epoch: the loss has no known size, and the client learns of it before any new event.
+        // Another epoch: the size of the loss is unknown, and the gap is delivered before any new event.
         let gap = tail.line();
         assert!(
             gap.starts_with(r#"{"gap":{"missed":null,"#) && gap.contains(r#""recoverable":false"#),

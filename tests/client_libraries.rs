@@ -1,6 +1,6 @@
-//! The client libraries of `clients/` against this build's server. Each file of their own tests is a test here.
+//! The client libraries in `clients/` against this build's server. Each of their test files is a test here.
 //!
-//! `cargo xtask setup` installs what they need.
+//! `cargo xtask setup` installs their dependencies.
 
 mod support;
 
@@ -13,10 +13,10 @@ use fanwire::{Event, Filter, Pattern};
 use serde_json::value::RawValue;
 use support::script::{chromium, in_project, is_installed, missing, tool};
 
-/// Longest run of a test file.
+/// Time limit of a test file.
 const LIMIT: Duration = Duration::from_secs(150);
 
-/// Runs a command that must succeed to its end, and returns its output of any size.
+/// Runs a command, which must succeed, and returns its output of any size.
 fn succeed(name: &str, command: &mut Command) -> String {
     let path = in_project("target/tmp").join(format!("{name}-{}.log", std::process::id()));
     std::fs::create_dir_all(in_project("target/tmp")).expect("a place for logs");

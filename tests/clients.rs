@@ -1,6 +1,6 @@
 //! The server with other people's clients: Node's, Python's, curl, and a browser.
 //!
-//! The clients are the scripts in `tests/clients/`; `cargo xtask setup` installs what they need.
+//! The clients are the scripts in `tests/clients/`; `cargo xtask setup` installs their dependencies.
 
 mod support;
 
@@ -143,7 +143,7 @@ fn every_client_sees_what_curl_published_in_the_same_order() {
         assert_eq!(watcher.line().as_deref(), Some("ready"));
     }
     for n in 0..EVENTS / 4 {
-        // One by one, as a list, and as lines.
+        // One by one, as an array, and as lines.
         let first = 4 * n;
         assert!(curl(&stage.server, &["-d", &numbered(first)]).contains("\"accepted\":1"));
         curl(&stage.server, &["-d", &format!("[{},{}]", numbered(first + 1), numbered(first + 2))]);
@@ -156,7 +156,7 @@ fn every_client_sees_what_curl_published_in_the_same_order() {
         .iter_mut()
         .map(|watcher| (0..EVENTS).map(|_| watcher.line().expect("it sees all")).collect())
         .collect();
-    // They leave on their own, and clean up.
+    // The clients disconnect by themselves, and clean up.
     for watcher in &mut watchers {
         assert_eq!(watcher.line(), None);
     }
@@ -187,18 +187,18 @@ fn curl_publishes_in_every_way_it_knows() {
     assert_eq!(accepted(&["-d", r#"[{"type":"a"},{"type":"b"}]"#]), 2);
     assert_eq!(accepted(&["--json", r#"{"type":"hello"}"#]), 1);
     assert_eq!(accepted(&["-H", ndjson, "--data-binary", &data]), 20_000);
-    // The body is sent before and after the server asks for it.
+    // curl sends the body after the server's 100 Continue, and without it.
     assert_eq!(accepted(&["-H", ndjson, "-H", "Expect: 100-continue", "--data-binary", &data]), 20_000);
     assert_eq!(accepted(&["-H", ndjson, "-H", "Expect:", "--data-binary", &data]), 20_000);
     assert_eq!(accepted(&["-H", ndjson, "-H", "Transfer-Encoding: chunked", "--data-binary", &data]), 20_000);
     assert_eq!(accepted(&["-X", "POST", "-H", ndjson, "-T", &data[1..]]), 20_000);
-    // Versions older and newer than the server's.
+    // HTTP versions older and newer than the server's.
     assert_eq!(accepted(&["--http1.0", "-d", r#"{"type":"old"}"#]), 1);
     assert_eq!(accepted(&["--http2", "-d", r#"{"type":"new"}"#]), 1);
     assert_eq!(accepted(&["--compressed", "-d", r#"{"type":"small"}"#]), 1);
     let _ = std::fs::remove_file(&file);
 
-    // The 100 comes before the answer.
+    // The 100 precedes the answer.
     let said = curl(server, &["-i", "-H", "Expect: 100-continue", "-d", r#"{"type":"patient"}"#]);
     assert!(said.starts_with("HTTP/1.1 100") && said.contains("HTTP/1.1 200"), "{said}");
 

@@ -26,7 +26,7 @@ fn before(server: &Server) -> Nginx {
     })
 }
 
-/// curl reads a stream with `--compressed`. Each event arrives before the next one is published.
+/// Reads a stream with `curl --compressed`. Each event must arrive before the next one is published.
 fn curl_reads_live(server: &Server, through: SocketAddr) {
     let before = server.metric("fanwire_feed_deflates_total").unwrap_or_default();
     let mut child = tool("curl")

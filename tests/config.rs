@@ -200,11 +200,11 @@ fn what_autosdlc_and_gathering_count_on_is_the_default() {
     let output = run(fanwire().args(["check", "--json"]));
     let settings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     for (key, value) in [
-        // GatheRing's ping, AutoSDLC's window of limits and its cookie.
+        // GatheRing's ping interval, AutoSDLC's rate limit window and its cookie.
         ("heartbeat", r#""30s""#),
         ("limits.window", r#""1m""#),
         ("auth.cookie", r#""auth-token""#),
-        // All events in the order of their publishing. An old client may connect and publish without a change.
+        // All events are delivered in publishing order. An old client can connect and publish unchanged.
         ("bus.shards", "1"),
         ("allowed_origin", "[]"),
         ("schemas.autosdlc", "false"),
@@ -240,7 +240,7 @@ fn the_sum_of_memory_is_one_that_a_machine_has_and_says_what_is_not_in_it() {
     assert!(text.contains("max_memory_bytes is not set: no budget"), "{text}");
 }
 
-/// The time that an event may take follows the limit on what a client holds.
+/// The maximum matching time of an event depends on the limit of a client's subscriptions.
 #[test]
 fn the_longest_match_of_an_event_is_shown() {
     let shown = |args: &[&str]| out(&run(fanwire().arg("check").args(args)));

@@ -1,5 +1,5 @@
-//! Publications with an `Idempotency-Key`, and events with a `dedupe_id`: a second one is answered as the first, and is
-//! not delivered again.
+//! Publications with an `Idempotency-Key`, and events with a `dedupe_id`: a repeated one gets the first one's answer,
+//! and is not delivered again.
 
 mod support;
 
@@ -15,7 +15,7 @@ use support::{Server, eventually, token};
 
 const SECRET: &str = "only-this-test-and-its-server-know-it-4be0";
 
-/// Sends a body to publish, with more header lines, over a connection of its own.
+/// Publishes a body with additional header lines over a new connection.
 fn publish(addr: SocketAddr, headers: &str, body: &str) -> Response {
     let mut wire = Wire::connect(addr);
     wire.send(request(headers, body).as_bytes());
@@ -27,7 +27,7 @@ fn request(headers: &str, body: &str) -> String {
     format!("POST /publish HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
 }
 
-/// Publishes a body that is accepted, and returns the numbers of new events and of duplicates, and the last id.
+/// Publishes a body that must be accepted. Returns the number of new events, the number of duplicates, and the last id.
 fn counts(addr: SocketAddr, headers: &str, body: &str) -> (u64, u64, Value) {
     let answer = publish(addr, headers, body);
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -56,7 +56,7 @@ fn a_second_request_with_a_key_has_the_answer_of_the_first_and_is_not_delivered(
         let again = counts(server.addr, &format!("Idempotency-Key: {key}\r\n"), &body);
         assert_eq!(again, (0, 3, last.clone()), "{key}");
     }
-    // Another body, as another content type reads it too.
+    // Another body, and the same body with another content type.
     for (headers, body) in [("", event(9, "z")), ("Content-Type: application/x-ndjson\r\n", body)] {
         let answer = publish(server.addr, &format!("Idempotency-Key: k-1\r\n{headers}"), &body);
         assert_eq!((answer.status, &answer.json()["code"]), (422, &json!("idempotency_key_reused")));
@@ -110,7 +110,7 @@ fn a_websocket_publishes_once_too_and_shares_the_ids_with_http() {
     let id = first["payload"]["event_id"].clone();
     assert_eq!(second["payload"], json!({"event_id": id, "duplicate": true}));
     assert_eq!(counts(server.addr, "", &event(1, "a")), (0, 1, id));
-    // A burst of the same and others keeps its order.
+    // A burst of repeated and new events keeps its order.
     for n in 2..50 {
         client.send(&message(n, &n.to_string()));
         client.send(&message(n, &n.to_string()));
@@ -130,7 +130,7 @@ fn a_websocket_publishes_once_too_and_shares_the_ids_with_http() {
 #[test]
 fn of_requests_that_race_with_one_key_one_is_published() {
     let server = Server::with(&["--loops", "2", "--bus-shards", "1"]);
-    // Long enough that a loop publishes it in several turns, so that others come in between.
+    // The batch is so long that a loop publishes it in several turns, with other requests in between.
     let lines: Vec<String> = (0..3000)
         .map(|n| format!("{{\"type\":\"x\",\"stream_id\":\"s\",\"payload\":{{\"n\":{n}}}}}"))
         .collect();
@@ -213,7 +213,7 @@ fn node(url: &str) -> Server {
     server
 }
 
-/// Publishes a request with a key and ids at `first`, and checks that `second` knows it once it has read the log.
+/// Publishes a request with a key and ids at `first`, and checks that `second` recognizes it after it has read the log.
 fn is_known_elsewhere(first: SocketAddr, second: impl FnOnce() -> SocketAddr) {
     let body = [event(1, "a"), event(2, "b")].join("\n");
     let key = "Idempotency-Key: k\r\n";
@@ -270,12 +270,12 @@ fn a_publication_without_an_answer_is_found_by_its_name() {
     let mut reader = Ws::subscribed(server.addr, json!({}));
     assert_eq!(counts(server.addr, "", &event(0, "before")).0, 1);
     assert_eq!(numbers(&mut reader, 1), [0]);
-    // The server takes the bytes and answers nothing.
+    // The log's server receives the bytes and does not answer.
     service.pause(true);
     let answer = publish(server.addr, "", &event(1, "a"));
     assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("engine_unanswered")));
     service.pause(false);
-    // It was sent, so the log has it in the end, and the second one finds it.
+    // The request was sent, so the log contains it in the end, and the second request finds it.
     assert_eq!(numbers(&mut reader, 1), [1]);
     let (accepted, duplicates, _) = counts(server.addr, "", &event(1, "a"));
     assert_eq!((accepted, duplicates), (0, 1));

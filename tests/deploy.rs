@@ -1,5 +1,5 @@
-//! The files of deploy/, run as far as this machine can: the shipped nginx and Caddy files in a real nginx and
-//! Caddy, settings by the program itself.
+//! The files of deploy/, as far as this machine can run them: nginx and Caddy run the shipped files, and the program
+//! reads the shipped settings.
 
 mod support;
 
@@ -22,7 +22,7 @@ fn shipped(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Returns the text with each of these replaced. Each must occur.
+/// Returns the text with these replacements. Each replaced part must occur.
 fn replaced(mut text: String, places: &[(&str, String)]) -> String {
     for (place, with) in places {
         assert!(text.contains(place), "{place} is not in the shipped file");
@@ -31,7 +31,7 @@ fn replaced(mut text: String, places: &[(&str, String)]) -> String {
     text
 }
 
-/// A service that admits requests with the key, and records what it was asked.
+/// A service that accepts requests with the key, and records the requests.
 struct Verifier {
     addr: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -180,9 +180,9 @@ fn nginx_as_shipped_passes_streams_on_as_they_come() {
     );
     assert!(posted.contains(r#""accepted":1"#), "{posted}");
     assert_eq!(message(&mut ws)["payload"]["event_type"], "by.nginx");
-    // From this machine, the operators' paths too.
+    // From this machine, the operators' paths are reachable, too.
     assert!(get(&authority, nginx.addr, "/metrics", "").contains("fanwire_server_connections"));
-    // The client's last words get through, and its close reaches the server.
+    // The clients' last messages and closes reach the server.
     drop((ws, sse));
     eventually("the server learns that its clients went", || {
         server.metric("fanwire_server_subscriptions").is_some_and(|left| left < 0.5)
@@ -240,10 +240,10 @@ fn caddy_as_shipped_passes_streams_on_as_they_come() {
         assert_eq!(ws.event()["payload"]["n"], n);
         assert!(sse.event().data.is_some_and(|data| data.contains(&format!("{{\"n\":{n}}}"))));
     }
-    // From this machine, the operators' paths too.
+    // From this machine, the operators' paths are reachable, too.
     assert_eq!(http::get(addr, "/metrics").status, 200);
-    // A body that is too large is refused by the first to see it: the server closes after its answer, and
-    // Caddy, still sending, may report that as a bad gateway.
+    // A body that is too large is refused before it is read: the server closes after its answer, and Caddy, which still
+    // sends, may report that as a bad gateway.
     let large = http::post(addr, "/publish", "application/json", &vec![b' '; 5 << 20]).status;
     assert!([413, 502].contains(&large), "{large}");
     drop((ws, sse));
@@ -258,8 +258,8 @@ fn with_shipped_file() -> Server {
     Server::with(&["--config", file.to_str().expect("UTF-8")])
 }
 
-/// Asks for a stream and publishes, by a site's name and from a page of an origin. Returns both statuses and
-/// the text of the stream's refusal.
+/// Requests a stream and publishes, with a site's name as host and from a page of this origin. Returns both statuses
+/// and the text of the stream's refusal.
 fn as_page(ask: &dyn Fn(&str) -> String, host: &str, origin: &str) -> (u16, u16, String) {
     let headers = format!("Host: {host}\nOrigin: {origin}\nConnection: close\n");
     let head = ask(&format!("HEAD /sse HTTP/1.1\n{headers}\n"));
@@ -272,7 +272,7 @@ fn as_page(ask: &dyn Fn(&str) -> String, host: &str, origin: &str) -> (u16, u16,
     (status(&head), status(&posted), posted.clone())
 }
 
-/// Pages behind a proxy, with each configuration. The site's name is `events.example.com`, at the proxy's port.
+/// Checks pages behind a proxy with each configuration. The site's name is `events.example.com`, at the proxy's port.
 fn pages_through(
     server: &Server,
     addr: SocketAddr,
@@ -355,8 +355,7 @@ fn nginx_as_shipped_asks_another_service_who_may_come_in() {
 /// nginx configured as in Hive's document, except for addresses.
 #[test]
 fn nginx_of_hives_document_serves_its_clients_at_stream() {
-    // That file sends the upstream's name as Host, so the server must know that a proxy decides which requests
-    // come in.
+    // That file sends the upstream's name as Host, so the server must be configured to trust the proxy.
     let server = Server::with(&["--endpoint", "/stream=hive", "--limits-trusted-proxy", "127.0.0.1"]);
     let authority = Authority::new("deploy-hive");
     let verifier = Verifier::start();
@@ -443,7 +442,7 @@ fn every_variable_in_deploy_is_a_setting() {
     assert!(found > 5, "{found}");
 }
 
-/// Docker is not available here. The test performs the file's steps by hand, with this build's program.
+/// Docker is not available here, so the test performs the file's steps itself, with this build's program.
 #[test]
 #[cfg(target_os = "linux")]
 fn the_images_own_files_are_all_that_the_program_needs() {
@@ -472,7 +471,7 @@ fn the_images_own_files_are_all_that_the_program_needs() {
             command.args(["-r", "chroot"]);
             command
         };
-        // For `chroot` itself. The folder has no such file.
+        // The path is for `chroot` itself: the folder has no such directory.
         command.arg(&image).args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         for pair in step("ENV ").split(' ') {
             let (name, value) = pair.split_once('=').expect("NAME=value");
@@ -621,8 +620,8 @@ fn steps() -> Vec<String> {
     blocks
 }
 
-/// Performs the steps of deploy/README.md in a folder that stands for the machine, with this build's program
-/// instead of a release. systemd's part is done by hand.
+/// Performs the steps of deploy/README.md in a folder instead of the machine's root, with this build's program instead
+/// of a release. The test does systemd's part itself.
 #[test]
 #[cfg(target_os = "linux")]
 fn the_install_steps_give_a_server_that_runs_and_units_that_are_good() {
@@ -654,7 +653,7 @@ fn the_install_steps_give_a_server_that_runs_and_units_that_are_good() {
     assert!(called.contains("cargo build --profile dist --locked --bin fanwire"), "{called}");
     assert!(called.contains("systemctl enable --now fanwire.socket fanwire.service"), "{called}");
 
-    // Users that can read each file.
+    // Checks which users can read each file.
     let mode = |file: &str| {
         let meta = std::fs::metadata(machine.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
         std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777
@@ -663,7 +662,7 @@ fn the_install_steps_give_a_server_that_runs_and_units_that_are_good() {
     assert_eq!(mode("etc/fanwire/secrets.env"), 0o600);
     assert_eq!(mode("etc/systemd/system/fanwire.service"), 0o644);
 
-    // The units with their additions. `verify` looks for the program at the unit's path.
+    // The units with their drop-ins. `verify` looks for the program at the unit's path.
     let mut verify = Command::new("systemd-analyze");
     verify.args(["verify", "--man=no", "--root"]).arg(&machine).arg("fanwire.socket").arg("fanwire.service");
     if let Ok(output) = verify.output() {

@@ -13,7 +13,7 @@ use support::wire::Wire;
 use support::ws::{BINARY, PING, PONG, TEXT, Ws};
 use support::{Server, http};
 
-/// Wait after which an unwanted event would have come.
+/// Time within which an unwanted event would have arrived.
 const SILENCE: Duration = Duration::from_millis(200);
 
 fn open(server: &Server, path: &str) -> Ws {
@@ -32,14 +32,14 @@ fn agentos_sends_every_event_as_the_frozen_envelope_from_the_moment_of_connectin
     let server = Server::start();
     server.publish(r#"{"type":"task.started"}"#);
     let mut client = open(&server, "/ws/events");
-    // The document's examples, byte by byte except for white space.
+    // The document's examples, identical except for white space.
     for example in [
         r#"{"type":"task.progress","ts":"2026-01-27T10:21:33.123Z","source":"core","entity":{"kind":"task","id":"task_abc123"},"payload":{"progress":42,"message":"Indexing documents"}}"#,
         r#"{"type":"provider.status_changed","ts":"2026-01-27T11:45:23.456Z","source":"core","entity":{"kind":"provider","id":"ollama"},"payload":{"state":"READY","endpoint":"http://127.0.0.1:11434","latency_ms":45.2,"last_error":null}}"#,
     ] {
         server.publish(example);
         let frame = client.read_frame(support::wire::deadline()).expect("an event");
-        // Events before the connect do not come.
+        // Events from before the connect are not delivered.
         assert_eq!((frame.opcode(), String::from_utf8_lossy(&frame.payload).as_ref()), (TEXT, example));
     }
     server.publish(r#"{"type":"x"}"#);
@@ -214,7 +214,7 @@ fn gathering_keeps_channels_apart_and_passes_words_on_to_the_others() {
     assert_eq!(names(&message), ["channel", "data", "timestamp", "type"]);
     assert_eq!((&message["type"], &message["data"]), (&json!("file_changed"), &json!({"path": "a"})));
     assert_eq!(other.message()["data"]["content"], "hi");
-    // The client does not get its own event. The event bus's names apply to clients again.
+    // The client does not get its own event. The event bus's names are converted to the clients' names.
     let message = one.message();
     assert_eq!(
         (&message["type"], &message["data"]),
@@ -318,7 +318,7 @@ fn autosdlc_greets_subscribes_and_delivers_by_resource() {
     assert_eq!(event["data"], json!({"agentId": "coder-001", "status": "busy"}));
     assert_eq!(event["metadata"], json!({"version": "1.0", "source": "agent-monitor"}));
 
-    // Subscribes by pattern twice, like the Python client. Each event comes once.
+    // Subscribes by pattern twice, like the Python client. Each event is delivered once.
     client.ask(&json!({"type": "subscribe", "data": {"subscriptionId": "s2", "pattern": "agent:*:status"}}));
     server.publish(
         r#"[{"type":"agent_status","data":{"agentId":"coder-001","n":1}},{"type":"agent_status","data":{"agentId":"coder-009","n":2}}]"#,
@@ -358,7 +358,7 @@ fn an_operator_asks_what_an_autosdlc_client_is_subscribed_to() {
         (&json!("s1"), &json!(id), &json!(true))
     );
     assert!(its[0]["createdAt"].as_str().expect("a time") <= its[1]["createdAt"].as_str().expect("a time"));
-    // Events that did not count are not there.
+    // Events that the client was not subscribed to are not listed.
     let system = json!({"resource": "system", "resourceId": "*", "events": ["*"]});
     let pattern = json!({"subscriptionId": "s3", "pattern": ["agent:*:status"]});
     assert_eq!([&its[0]["config"], &its[1]["config"], &its[2]["config"]], [&s1, &system, &pattern]);
@@ -381,7 +381,7 @@ fn an_operator_asks_what_an_autosdlc_client_is_subscribed_to() {
     let others = other.message()["data"]["clientId"].as_str().expect("an id").to_owned();
     other.ask(&json!({"type": "subscribe", "data": s1}));
     assert_eq!((asked(&others).len(), asked(&id).len()), (1, 3));
-    // A number that belongs to the client only as a number removes the same subscription.
+    // `sub-01` has the same number as `sub-1`, so it removes that subscription.
     client.ask(&json!({"type": "unsubscribe", "data": {"subscriptionId": "sub-01"}}));
     client.ask(&json!({"type": "unsubscribe", "data": {"subscriptionId": "s3"}}));
     let its = asked(&id);
@@ -586,7 +586,7 @@ fn autosdlc_answers_pings_ignores_unknown_types_and_names_what_is_no_message() {
     }
     let pong = client.ask(&json!({"id": "p", "type": "ping", "data": {}}));
     assert_eq!(pong["type"], "pong", "an unknown type has no answer");
-    // A warning, but a client that goes on does not fill the log.
+    // It is a warning, but a client that repeats it does not fill the log.
     support::eventually("it is warned of", || server.log().contains("seen=2"));
     assert_eq!(server.log().matches("unknown message type").count(), 2, "{}", server.log());
     assert!(server.log().contains("fly"), "{}", server.log());
@@ -628,7 +628,7 @@ fn autosdlc_compresses_what_is_long_for_who_asked_and_reads_what_is_compressed()
     assert_eq!(message["data"]["message"], long);
     server.publish(r#"{"type":"agent_log","data":{"agentId":"a"}}"#);
     assert_eq!(client.message()["type"], "agent_log", "what is short stays text");
-    // A decompression bomb is refused, and the connection still serves.
+    // A decompression bomb is refused, and the connection remains usable.
     client.wire.send(&support::ws::frame(BINARY, &gzip(&vec![b' '; 30 << 20])));
     assert_eq!(client.message()["type"], "error");
     client.wire.send(&support::ws::frame(BINARY, &[0x1f, 0x8b, 0, 1, 2]));
@@ -697,7 +697,7 @@ fn one_event_reaches_clients_of_all_five_encoded_once_for_each() {
     assert!((after - before - 5.0).abs() < 0.5, "five encodings for fifteen clients, not {}", after - before);
 }
 
-/// Parses a cell's numbers, as `FCC-001..006, 010`.
+/// Parses the numbers in a table cell, as `FCC-001..006, 010`.
 fn numbers(cell: &str) -> Vec<(String, u32)> {
     let mut system = String::new();
     let mut all = Vec::new();

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use support::named;
 use support::script::in_project;
 
-/// Returns the `sh` blocks of a page, one after the other.
+/// Returns the `sh` blocks of a page, joined in their order.
 fn commands(page: &str) -> String {
     let mut inside = false;
     let mut script = String::new();
@@ -138,8 +138,8 @@ fn pages_link_to_what_exists() {
     }
 }
 
-/// The lines for a library's user in embedding.md and README name a package of this repository and existing
-/// features, and they resolve without a network.
+/// The dependency lines in embedding.md and README name a package of this repository and existing features, and they
+/// resolve without a network.
 #[test]
 fn the_line_for_an_embedders_manifest_resolves() {
     let folder = std::env::temp_dir().join(format!("fanwire-embedder-{}", std::process::id()));
@@ -166,7 +166,7 @@ fn the_line_for_an_embedders_manifest_resolves() {
             let output = tree.output().expect("cargo runs");
             assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
             let crates = String::from_utf8_lossy(&output.stdout).lines().count();
-            // The bus alone is small. One feature too many would show here.
+            // The bus without features has few dependencies. A feature that is on by mistake would add some.
             let is_bare = !line.contains("features = [");
             assert!(crates > 5 && (!is_bare || crates < 20), "{line}: {crates} crates");
             lines += 1;

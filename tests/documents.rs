@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use support::wire::Wire;
 use support::ws::Ws;
 
-/// A bus, and a server on it. Publishers on the bus do not know of the server.
+/// A bus, and a server on it. Code that publishes to the bus does not use the server.
 struct Within {
     bus: Bus,
     server: ServerHandle,
@@ -49,8 +49,8 @@ fn event(event_type: &str) -> Event {
 
 #[test]
 fn fccs_layers_work_alone_and_composed() {
-    // The document's forwarder: takes events from the bus and sends them, by the protocol, to every client with
-    // a matching subscription.
+    // The document's forwarder: it takes events from the bus and sends them, with the protocol, to every client with a
+    // matching subscription.
     let (bus, bridge) = (Bus::new(), SseBridge::default());
     let protocol = Arc::new(Mutex::new(Protocol::default()));
     let sent = Arc::new(Mutex::new(Vec::new()));
@@ -206,7 +206,7 @@ fn every_event_of_hives_table_arrives_with_its_data() {
         let got = &message["event"];
         assert_eq!((&message["type"], &got["data"]), (&json!("event"), &data));
         assert_eq!(got["type"], event_type.to_lowercase());
-        // If the event does not have the attribute, its data does.
+        // If the event has no such attribute, its data has the value.
         assert_eq!((&got["stream_id"], &got["execution_id"]), (&data["stream_id"], &data["execution_id"]));
     }
 }

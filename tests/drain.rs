@@ -1,4 +1,4 @@
-//! The end of a server, as its clients see it: one by one, each with its own time to come back.
+//! The end of a server, as its clients see it: they are disconnected one by one, each with its own reconnect delay.
 
 mod support;
 
@@ -11,7 +11,7 @@ use support::wire::deadline;
 use support::ws::Ws;
 use support::{Server, http, numbered};
 
-/// Messages of a drained WebSocket client: the delay in the message, and the close frame.
+/// Returns what a drained WebSocket client receives: the delay in the message, and the close frame.
 fn told(client: &mut Ws) -> (u64, (u16, String)) {
     let message = client.message();
     assert_eq!(message["type"], "reconnect", "{message}");
@@ -33,7 +33,7 @@ fn clients_leave_over_the_window_each_with_its_own_time_to_return() {
     }
     for mut stream in streams {
         let retry = loop {
-            // The first block is the stream's own beginning.
+            // The first block is the one that every stream begins with.
             match stream.block(deadline()) {
                 Ok(block) => stream.retry = block.retry.or(stream.retry),
                 Err(_) => break stream.retry,
@@ -43,7 +43,7 @@ fn clients_leave_over_the_window_each_with_its_own_time_to_return() {
     }
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
     assert!(started.elapsed() >= Duration::from_millis(800), "the last went at the window's end");
-    // Fifteen clients return at ten a second, after a window of a second, and no two at the same time.
+    // Fifteen clients reconnect at ten a second, after a window of a second, and no two at the same time.
     assert_eq!(delays.len(), 15, "{delays:?}");
     assert!(delays.iter().all(|delay| (1500..=3000).contains(delay)), "{delays:?}");
 }

@@ -1,7 +1,7 @@
-//! The embedder's code inside the bus: iterators, closures, wakers and `Drop`s that panic, return wrong sizes,
+//! The embedder's code that the bus calls: iterators, closures, wakers and `Drop`s that panic, return wrong sizes,
 //! publish, or own one another. Each cell of the table in docs/guarantees.md names its test here.
 //!
-//! Such a fault would wedge a thread for good, so each test runs under a time limit far beyond its needs.
+//! Such a fault would block a thread for ever, so each test has a time limit far beyond its needs.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
@@ -61,7 +61,7 @@ fn events(reader: &mut Subscriber<u64>) -> Vec<u64> {
 
 // Iterators.
 
-/// Claims one length, and has another.
+/// An iterator that reports a wrong length.
 struct Liar {
     says: usize,
     has: std::ops::Range<u64>,
@@ -85,7 +85,7 @@ impl ExactSizeIterator for Liar {
     }
 }
 
-/// Ends, and then goes on.
+/// An iterator that returns `None` once, and then more items.
 struct Stutterer(u64);
 
 impl Iterator for Stutterer {
@@ -127,7 +127,7 @@ fn of_a_batch_is_published_what_came_whatever_its_length_says() {
     });
 }
 
-/// An iterator of bodies, with which a slot that was never filled has none.
+/// Bodies are taken from the iterator first, so a slot that was not filled would have none.
 #[test]
 fn of_a_batch_of_events_is_published_what_came() {
     struct Fewer(usize);
@@ -192,7 +192,7 @@ fn an_iterator_may_publish_to_the_bus_that_takes_it() {
         assert_eq!(got.len(), 200);
         assert!(got.iter().filter(|n| **n < 1000).is_sorted());
 
-        // A full bus with a reader on another thread: nothing is claimed while the iterator waits for room.
+        // A full bus with a reader on another thread: no sequence is claimed while the iterator waits for room.
         let bus = lossless(4);
         let mut reader = bus.subscribe(Predicate::all());
         let reads = thread::spawn(move || reader.iter().take(200).collect::<Vec<_>>());
@@ -209,7 +209,7 @@ fn an_iterator_that_takes_its_time_holds_up_nobody_else() {
         let bus = lossless(64);
         let mut reader = bus.subscribe(Predicate::all());
         let other = bus.clone();
-        // In the middle of a batch another event is published and read before the iterator goes on.
+        // In the middle of a batch another event is published and read before the iterator continues.
         bus.publish_batch_blocking((0..3).inspect(|n| {
             if *n == 1 {
                 thread::scope(|scope| {
@@ -314,7 +314,7 @@ fn a_handler_that_panics_when_it_is_dropped_costs_nobody_anything() {
             drop(other);
         }
         assert_eq!(bus.stats().handler_panics, 3);
-        // In its own thread, and with the bus.
+        // The handler is dropped in its own thread, and with the bus.
         let own = OnDrop(|| panic!("as asked"));
         let guard = bus.on(Predicate::all(), move |_| _ = &own);
         drop(guard);
@@ -402,7 +402,7 @@ fn a_handler_that_blocks_holds_up_its_own_thread_only() {
         while count.load(Ordering::SeqCst) < 10 {
             thread::yield_now();
         }
-        // Ended while it is called: the end does not wait for it.
+        // A handler that is removed while it is called: the removal does not wait for the call.
         drop((slow, quick));
         drop(go_on);
     });
@@ -423,7 +423,7 @@ fn a_handler_that_is_ended_stops_though_events_keep_coming() {
         };
         let (dropped, hears) = mpsc::channel();
         let own = OnDrop(move || _ = dropped.send(()));
-        // The handler wants none of them.
+        // The handler's filter matches none of them.
         let guard = bus.on(|_: &u64| false, move |_| _ = &own);
         thread::sleep(Duration::from_millis(5));
         drop(guard);
@@ -511,7 +511,7 @@ fn a_subscriber_whose_filter_panics_goes_on_with_the_next_event() {
 #[test]
 fn a_filter_or_visitor_may_publish_to_the_bus_that_it_reads() {
     within_limit(|| {
-        // Two slots: the event under inspection is overwritten, but not released, meanwhile.
+        // The ring has two slots: the visited event is overwritten, but not released, while the visitor publishes.
         let bus = Bus::builder().capacity(2).build().expect("valid");
         let mut reader = bus.subscribe(Filter::new());
         bus.publish(Event::builder("a").json("\"kept\"").build().expect("valid"));
@@ -558,7 +558,7 @@ fn a_lossless_visitor_that_panics_leaves_its_gate_and_goes_on() {
 
 // Unwanted events keep coming. The limit counts visits, not time.
 
-/// A filter that counts its calls, publishes another event at each, and wants none of them.
+/// Returns a filter that counts its calls, publishes another event at each call, and matches none.
 fn flood(bus: &Bus<u64>, asked: &Arc<AtomicUsize>) -> Predicate<u64> {
     let (bus, asked) = (bus.clone(), Arc::clone(asked));
     Predicate::from(move |_: &u64| {
@@ -591,7 +591,7 @@ fn a_look_passes_over_at_most_256_events() {
             assert!(Pin::new(&mut reader).poll_next(&mut cx).is_pending());
             assert_eq!(woken.0.load(Ordering::SeqCst), 1, "it wakes itself");
         });
-        // A deadline that has passed is seen at the next check of the clock.
+        // A deadline that has passed is noticed at the next check of the clock.
         looks("recv_timeout", &mut || {
             assert!(reader.recv_timeout(Duration::ZERO).is_err());
         });
@@ -622,7 +622,7 @@ fn what_is_wanted_is_found_behind_any_number_that_are_not() {
         while taken.load(Ordering::SeqCst) != 7 {
             thread::yield_now();
         }
-        // The end comes after all of them.
+        // The bus's end is reported after all of them.
         drop(on);
         let mut last = bus.subscribe(wanted);
         bus.publish_batch((0..3000).map(|_| 0).chain([7]));
@@ -674,7 +674,7 @@ fn a_waker_that_panics_is_counted_and_those_behind_it_are_woken() {
         bus.publish(1);
         assert!(counts.iter().all(|count| count.0.load(Ordering::SeqCst) == 1));
         assert_eq!(bus.stats().waker_panics, 3);
-        // A thread that also sleeps, and the end of the bus.
+        // Also with a sleeping thread, and at the end of the bus.
         sleep_with(&mut streams[0].by_taking(), &bad);
         drop(streams);
 
@@ -682,7 +682,7 @@ fn a_waker_that_panics_is_counted_and_those_behind_it_are_woken() {
         sleep_with(&mut stream, &bad);
         drop(bus);
 
-        // Lossless bus: readers, and publishers that wait for room.
+        // On a lossless bus: readers, and publishers that wait for room.
         let bus = lossless(1);
         let mut reader = bus.subscribe(Predicate::all());
         sleep_with(&mut reader, &bad);
@@ -697,7 +697,7 @@ fn a_waker_that_panics_is_counted_and_those_behind_it_are_woken() {
     });
 }
 
-/// Reads what is there, so that the stream may sleep.
+/// Reads all available items, so that the stream can sleep.
 trait ByTaking {
     fn by_taking(&mut self) -> &mut Self;
 }
@@ -766,7 +766,7 @@ fn the_adapter_publishes_under_an_executor_that_polls_within_wake() {
     impl Inline {
         fn poll(self: &Arc<Self>) {
             let waker = Waker::from(Arc::clone(self));
-            // Taken out, so that a wake during its poll does not wait for it here.
+            // The task is taken out, so that a wake during its poll does not wait for the lock.
             let Some(mut task) = self.task.lock().expect("whole").take() else { return };
             match task.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(handled) => _ = self.done.send(handled),
@@ -776,7 +776,7 @@ fn the_adapter_publishes_under_an_executor_that_polls_within_wake() {
     }
     impl Wake for Inline {
         fn wake(self: Arc<Self>) {
-            // The polling thread may not have put it back yet.
+            // The polling thread may not have put the task back yet.
             while self.task.lock().expect("whole").is_none() {
                 thread::yield_now();
             }
@@ -852,7 +852,7 @@ thread_local! {
     static CLONES: Cell<usize> = const { Cell::new(0) };
 }
 
-/// A plain value with a `clone` of its own.
+/// A plain value with its own `Clone`.
 #[derive(Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(transparent)]
 struct Odd(u64);
@@ -950,7 +950,7 @@ fn a_bridges_handler_may_panic_publish_route_and_replace_itself() {
         let bus = Bus::new();
         let mut all = bus.subscribe(Filter::new());
         let bridge = fanwire::bridge::Bridge::new(&bus);
-        // On replacement, a value that it owns looks at the routes and panics.
+        // When the handler is replaced, a value that it owns reads the routes and panics.
         let (own, dropped) = (bridge.clone(), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&dropped);
         let owned = OnDrop(move || {

@@ -1,5 +1,5 @@
-//! Events that the rings no longer have, read from the engine's log: exactly the missed ones, in order, on each
-//! kind of log.
+//! Events that the rings have evicted, read from the engine's log: exactly the missed ones, in order, on each kind of
+//! log.
 
 mod support;
 
@@ -20,7 +20,7 @@ const EVENTS: usize = 3_000;
 
 const SECRET: &str = "a secret of thirty-two bytes or more";
 
-/// A log of some kind, for the time of the test.
+/// A log of some kind. Removed on drop.
 enum Log {
     Service(Service),
     File(PathBuf),
@@ -63,7 +63,7 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         if let Self::File(folder) = self {
-            // Server and files that the test made.
+            // The folder of the test's log.
             let _ = std::fs::remove_dir_all(folder);
         }
     }
@@ -103,8 +103,7 @@ fn publish_as(node: SocketAddr, token: Option<&str>, lines: &str) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-/// Publishes numbers, few at a time so that no ring laps its loop. Gaps of lapped loops are not the subject
-/// here.
+/// Publishes numbers, few at a time, so that no loop is lapped by its ring: these tests are not about such gaps.
 fn publish(node: &Server, numbers: std::ops::Range<usize>, streams: usize) {
     publish_with(node, None, numbers, streams);
 }
@@ -121,7 +120,7 @@ fn publish_with(node: &Server, token: Option<&str>, numbers: std::ops::Range<usi
         let before = followed(node);
         publish_as(node.addr, token, &lines);
         eventually("the node has them", || followed(node) >= before + some.len());
-        // Waits for its loop, too.
+        // Gives the loop time to read them, too.
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -160,7 +159,7 @@ fn a_client_resumes_where_the_ring_has_let_go(log: &Log) {
     publish(&node, EVENTS..EVENTS + 1, 1);
     assert_eq!(number(&ws.event()), EVENTS as u64, "and what is live behind it, once");
     assert_eq!(number(&sse.event().json()), EVENTS as u64);
-    // From before the first event, on another node if there can be one.
+    // Resumes from before the first event, on another node if the log can have one.
     let epoch = first.split('-').next().expect("an epoch");
     let other = matches!(log, Log::Service(_)).then(|| log.node(&[]));
     let addr = other.as_ref().map_or(node.addr, |other| other.addr);
@@ -174,7 +173,7 @@ fn a_client_resumes_where_the_ring_has_let_go(log: &Log) {
 fn the_newest_so_many_are_found_in_the_log(log: &Log) {
     let node = log.node(&[]);
     first_of_many(&node, 3);
-    // One stream in three, so that a thousand events reach three thousand back.
+    // The filter matches one stream of three, so a thousand events span three thousand.
     for (query, count) in [("stream=s1&history=700", 700), ("stream=s1&history=100000", 1000)] {
         let mut sse = Sse::open(node.addr, &format!("?{query}"));
         for n in (1_000 - count)..1_000u64 {
@@ -209,7 +208,7 @@ fn a_snapshot_has_what_only_the_log_has(log: &Log) {
 fn shards_come_whole_and_each_in_its_order(log: &Log) {
     const STREAMS: usize = 7;
     let node = log.node(&["--bus-shards", "3"]);
-    // A shard's place in the log is known once the shard has had an event.
+    // A shard's position in the log is known after its first event.
     for stream in 0..100 {
         publish_as(node.addr, None, &format!("{{\"type\":\"test.first\",\"stream_id\":\"f{stream}\"}}\n"));
     }
@@ -225,7 +224,7 @@ fn shards_come_whole_and_each_in_its_order(log: &Log) {
     let mut last = [None; STREAMS];
     for seen in 0..EVENTS {
         if seen % 1_000 == 999 {
-            // The client leaves, and returns with the last position that it was given.
+            // The client disconnects, and returns with its last position.
             ws = subscribe(&place);
         }
         let message = ws.message();
@@ -237,7 +236,7 @@ fn shards_come_whole_and_each_in_its_order(log: &Log) {
         *stream = Some(n);
     }
     assert!(last.iter().all(Option::is_some), "{last:?}");
-    // The newest events of all shards, far back in the log.
+    // The newest events of all shards, of which most are only in the log.
     let mut ws = Ws::subscribed(node.addr, json!({"event_types": ["test.numbered"], "history": 2_500}));
     let mut came: Vec<u64> = (0..2_500).map(|_| number(&ws.event())).collect();
     came.sort_unstable();
@@ -250,7 +249,7 @@ fn a_slow_reader_and_what_is_live_meanwhile(log: &Log) {
     let node = log.node(&[]);
     let first = id(&first_of_many(&node, 1));
     let mut ws = Ws::subscribed(node.addr, json!({"event_types": ["test.numbered"], "since": first}));
-    // The client reads nothing while as many events again are published: feed and ring are far ahead of it.
+    // The client reads nothing while the same number of events is published again: it is far behind feed and ring.
     publish(&node, EVENTS..2 * EVENTS, 1);
     std::thread::sleep(Duration::from_millis(300));
     for n in 1..2 * EVENTS as u64 {
@@ -326,7 +325,7 @@ fn what_redis_has_trimmed_is_a_gap_and_all_that_it_kept_comes() {
     let gap = ws.message();
     assert_eq!(gap["type"], "gap", "{gap}");
     let missed = gap["payload"]["missed"].as_u64().expect("the log knows how many");
-    // The log trims whole nodes of about a hundred entries.
+    // Redis trims whole nodes of about a hundred entries.
     assert!((1_500..2_000).contains(&missed), "{gap}");
     for n in missed + 1..EVENTS as u64 {
         assert_eq!(number(&ws.event()), n);

@@ -39,7 +39,7 @@ fn number(event: &Value) -> u64 {
 
 #[test]
 fn a_batch_larger_than_what_the_client_has_in_flight_is_taken_in_order() {
-    // With 5,000 messages without an answer, the client library would wait for ever.
+    // With 5,000 unanswered messages, the client library would wait for ever.
     const EVENTS: usize = 5_001;
     let service = Service::start(Kind::Nats);
     let node = node(&service, &["--engine-accept-timeout", "60s", "--engine-max-waiting-events", "100000"]);
@@ -91,7 +91,7 @@ fn remake(service: &Service, events: std::ops::Range<usize>) {
     }
 }
 
-/// Returns the ids of the events that come, by number, up to this one.
+/// Returns numbers and ids of the events that a client gets, up to this number.
 fn ids_until(client: &mut Ws, last: u64) -> Vec<(u64, String)> {
     let mut ids = Vec::new();
     while ids.last().is_none_or(|(n, _)| *n != last) {
@@ -111,14 +111,14 @@ fn an_answer_has_the_readers_id_after_the_stream_was_recreated_under_a_stopped_n
     let mut client = Ws::subscribed(node.addr, json!({}));
     assert_eq!(post(&node, &lines(0..1)).status, 200);
     let before = ids_until(&mut client, 0);
-    // Shorter than the interval at which the node would check before it appends.
+    // The stop is shorter than the interval of the node's check before an append.
     node.signal("STOP");
     let addr = node.addr;
     let publisher = std::thread::spawn(move || {
         http::post(addr, "/publish", "application/x-ndjson", lines(30..31).as_bytes())
     });
-    // More than the old stream had, so the new stream's next number is one that the node could expect of the
-    // old one.
+    // The new stream gets more events than the old one had, so the node could take its next number for one of the old
+    // stream.
     remake(&service, 1..30);
     node.signal("CONT");
     let answer = publisher.join().expect("an answer");
@@ -154,7 +154,7 @@ fn nodes_are_told_of_revocations_by_a_stream_that_was_made_anew() {
     let deleted = service.nats_ask("$JS.API.STREAM.DELETE.fanwire-notices", &json!({}));
     assert_eq!(deleted["success"], true, "{deleted}");
     let admin = support::token(SECRET, &["--sub", "root", "--admin"]);
-    // Made before: a token issued after the revocation is valid.
+    // The token is made before, because one issued after the revocation would be valid.
     let token = support::token(SECRET, &["--sub", "mallory", "--stream", "*"]);
     let body = r#"{"sub":"mallory"}"#;
     let request = format!(
@@ -164,7 +164,7 @@ fn nodes_are_told_of_revocations_by_a_stream_that_was_made_anew() {
     let answer = http::exchange(nodes[0].addr, request.as_bytes());
     assert_eq!(answer.status, 200, "{answer:?}");
     eventually("the other node knows it", || {
-        // Only its head: until the revocation is known, this is a stream that does not end.
+        // Only the head is read: until the node knows the revocation, the answer is a stream without an end.
         let mut wire = Wire::connect(nodes[1].addr);
         wire.send(format!("GET /sse?token={token}&type=none HTTP/1.1\r\nhost: t\r\n\r\n").as_bytes());
         http::read_head(&mut wire, deadline()).expect("an answer").status == 401
@@ -212,7 +212,7 @@ fn a_node_ends_in_time_although_the_log_hangs() {
     node.signal("TERM");
     assert!(node.wait().success());
     service.pause(false);
-    // An answer or a closed connection, never an acceptance.
+    // The publisher gets a 503 or a closed connection, never an acceptance.
     assert!(publisher.join().map_or(true, |status| status == 503));
 }
 
@@ -248,6 +248,6 @@ async fn a_server_with_nats_is_made_joined_and_dropped_in_async_code() {
     let liveness = server.liveness();
     server.drain(Duration::ZERO);
     server.join().expect("it ends");
-    // The last value that holds the engine.
+    // This is the last value that holds the engine.
     drop(liveness);
 }

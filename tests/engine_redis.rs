@@ -1,7 +1,7 @@
 //! A log in a real Redis that loses data, refuses writes, or holds entries that no node wrote.
 //!
-//! Always: an event answered with 200 reaches every reader once, or a gap takes its place. No id comes twice
-//! with another event.
+//! Always: an event answered with 200 is delivered to every reader once, or a gap takes its place. No id is used for
+//! two events.
 
 mod support;
 
@@ -48,7 +48,7 @@ fn number(event: &Value) -> u64 {
     event["payload"]["n"].as_u64().unwrap_or_else(|| panic!("not numbered: {event}"))
 }
 
-/// Returns what a client gets: numbers of events, and `None` for a gap. No id has two events.
+/// Reader of what a client gets: numbers of events, and `None` for a gap. Panics if an id has two events.
 #[derive(Default)]
 struct Ids(HashMap<String, u64>);
 
@@ -101,14 +101,14 @@ fn whatever_key_is_lost_numbers_go_on_in_another_epoch_and_clients_are_told() {
             n += 1;
         }
         service.redis_ask(loss);
-        // The node that has appended less since then, and that depends on the other.
+        // This node has appended fewer events since then, so it depends on what the other one reports.
         publish_patiently(&nodes[(round + 1) % 2], n);
         for client in &mut clients {
             ids.expect(client, &[None, Some(n)]);
         }
         n += 1;
     }
-    // A batch of several events after a complete log. A new node gets what is left of every epoch.
+    // A batch of several events after the log is complete again. A new node gets what is left of every epoch.
     let late = node(&service);
     publish_patiently(&late, n);
     for client in &mut clients {
@@ -134,7 +134,7 @@ fn a_node_to_come_has_the_history_of_the_epochs_before() {
     Ids::default().expect(&mut client, &[Some(2), Some(3), Some(4), None, Some(5), Some(6), Some(7)]);
 }
 
-/// A Redis that keeps its last save, and nothing after it.
+/// Starts a Redis that keeps its last save, and nothing after it.
 fn forgetful() -> Service {
     let folder =
         std::env::temp_dir().join(format!("fanwire-forgetful-{}-{}", std::process::id(), free_port()));
@@ -160,7 +160,7 @@ fn a_tail_that_only_a_node_saw_that_is_away_or_dead_gives_no_id_twice() {
         saw.signal(if dies { "KILL" } else { "STOP" });
         service.kill();
         service.resume();
-        // The node has not seen the tail, and no other node can report it.
+        // This node has not read the lost events, and no other node can report them.
         let other = node(&service);
         let mut late = Ws::subscribed(other.addr, json!({"history": 10}));
         publish_patiently(&other, 6);
@@ -197,7 +197,7 @@ fn a_server_that_lost_nothing_goes_on_in_its_epoch_once_all_nodes_have_said_so()
         }
     }
     assert_eq!(epoch(&service), before);
-    // A node that left in order is not waited for, and its absence is no reason to wait.
+    // The others do not wait for a node that ended in an orderly way.
     let [mut leaves, stays] = nodes;
     leaves.signal("TERM");
     assert!(leaves.wait().success());
@@ -219,7 +219,7 @@ fn an_epoch_is_above_every_id_that_is_there_whatever_the_clock_says() {
     Ids::default().expect(&mut client, &[None, Some(0)]);
     let begun = epoch(&service);
     assert!(begun > ahead);
-    // Lost with the data and begun again, the log has another epoch, although the clock is far behind.
+    // After all data is lost, the new log has another epoch, although the clock is far behind the old one.
     drop(server);
     service.redis_ask(&["HSET", META, "epoch", &ahead.to_string(), "s0", &format!("{ahead} 8 1")]);
     service.redis_ask(&["DEL", STREAM]);
@@ -256,7 +256,7 @@ fn entries_that_no_node_wrote_are_counted_and_end_an_epoch_at_most() {
         }
         assert!((1..=2).contains(&gaps), "{gaps} gaps for {foreign}");
     }
-    // Many entries without an event are counted, without a log line for each.
+    // Many entries that are no events are counted, without a log line for each.
     for _ in 0..500 {
         let id = format!("{}-*", epoch(&service));
         service.redis_ask(&["XADD", STREAM, &id, "other", "x"]);
@@ -280,7 +280,7 @@ fn a_batch_whose_memory_is_lost_is_not_appended_twice_and_its_publisher_is_told(
     let length = || service.redis_ask(&["XLEN", STREAM]);
     for (n, forgets) in [(1, false), (2, true)] {
         let before = length();
-        // The log takes the batch, and its answer is lost.
+        // The log accepts the batch, and its answer is lost.
         proxy.stall(true);
         let addr = server.addr;
         let publisher =
@@ -388,7 +388,7 @@ fn a_revocation_is_heard_although_the_notices_before_it_were_lost() {
         );
         assert_eq!(http::exchange(nodes[0].addr, request.as_bytes()).status, 200);
     };
-    // The id is in a future year: once it is lost, every other id is smaller.
+    // The id is in a future year, so every id after its loss is smaller.
     let notice = ["XADD", "{fanwire}:notices", "3000000000000-0", "e", "{}"];
     service.redis_ask(&notice);
     revoke("{\"sub\":\"somebody\"}");
@@ -418,7 +418,7 @@ fn a_user_without_dangerous_rights_is_enough() {
     eventually("it is not ready", || readiness(&nodes[0]).status == 503);
     let stats = http::get(nodes[0].addr, "/api/stats").json();
     let error = stats["engine"]["last_error"].as_str().unwrap_or_default();
-    // Versions of Redis have different messages for a script without a right.
+    // Versions of Redis have different messages for a script that lacks a right.
     assert!(error.contains("NOPERM") || error.contains("can't run this command"), "{stats}");
     assert!(!stats.to_string().contains("secret"), "{stats}");
     service.redis_ask(&["ACL", "SETUSER", "node", "+xadd", "+hset"]);
@@ -449,7 +449,7 @@ fn rediss_is_spoken_with_an_authority_of_ones_own() {
     service.resume();
     publish_patiently(&nodes[0], 2);
     ids.expect(&mut client, &[Some(2)]);
-    // Channels, too.
+    // The source of Redis channels uses TLS, too.
     let hears = Server::with(&["--ingest", &format!("{url}#channel"), ca[0], ca[1]]);
     eventually("the channel is heard", || {
         service.say("channel", &event(3));

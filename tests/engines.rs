@@ -1,5 +1,5 @@
-//! Several nodes with one log, in a real Redis and a real NATS: one order for all, nothing missed, nothing
-//! twice, whichever process dies.
+//! Several nodes with one log, in a real Redis and a real NATS: all clients get the same order, no event is missed or
+//! repeated, whichever process dies.
 
 mod support;
 
@@ -16,7 +16,7 @@ use support::ws::Ws;
 use support::{Server, eventually, http};
 
 fn node(service: &Service) -> Server {
-    // Clients here may read late. The test is about the log and the nodes.
+    // Clients may lag far behind, because the test is about the log and the nodes.
     node_with(service, &["--max-lag-events", "1000000", "--max-lag-bytes", "1GiB"])
 }
 
@@ -82,7 +82,7 @@ fn three_nodes_give_all_clients_each_event_once_in_one_order(kind: Kind) {
     const BATCH: usize = 10;
     let service = Service::start(kind);
     let nodes = nodes(&service, 3);
-    // A hundred clients on each node: some want everything, most want one stream.
+    // Each node has a hundred clients: some subscribe to everything, most to one stream.
     let mut all: Vec<Ws> = nodes.iter().map(|node| Ws::subscribed(node.addr, json!({}))).collect();
     let mut some: Vec<(usize, Ws)> = (0..297)
         .map(|n| (n % STREAMS, nodes[n % 3].addr))
@@ -97,7 +97,7 @@ fn three_nodes_give_all_clients_each_event_once_in_one_order(kind: Kind) {
         for (at, node) in nodes.iter().enumerate() {
             let (accepted, node) = (&accepted, node.addr);
             scope.spawn(move || {
-                // A stream's events go through one node, one request after the other, so they have an order.
+                // A stream's events are published through one node, one request after the other, so they have an order.
                 for batch in 0..EVENTS / STREAMS / BATCH {
                     for stream in (0..STREAMS).filter(|stream| stream % 3 == at) {
                         assert!(publish(node, stream, batch * BATCH..(batch + 1) * BATCH));
@@ -150,7 +150,7 @@ fn clients_that_hop_between_nodes_miss_nothing(kind: Kind) {
                     stays -= 1;
                     if stays == 0 {
                         stays = 1 + (n * 7 + at * 13) % 120;
-                        // The client's next turn, like an event stream's client.
+                        // The client reconnects, like an event stream's client.
                         *client = connect(at + n + 1, Some(&id(&event)));
                     }
                 }
@@ -302,7 +302,7 @@ fn a_node_without_its_log_says_so_and_refuses_in_time(kind: Kind) {
     assert_eq!(refused.status, 503, "{refused:?}");
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     assert!(refused.text().contains("nothing was accepted"), "{refused:?}");
-    // A connection that has sent everything and waits ends too.
+    // A connection that has sent everything and waits ends, too.
     let mut half = Wire::connect(server.addr);
     half.send(b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\n\r\n{\"type\":\"x\"}");
     half.half_close();
@@ -371,7 +371,7 @@ fn a_revocation_holds_on_every_node_and_on_those_to_come(kind: Kind) {
         assert_eq!(client.event()["event_type"], "before");
         revoke(&first, &format!(r#"{{"sub":"{sub}"}}"#));
         if kind == Kind::Redis {
-            // The subject is followed before this event in every node's order.
+            // Every node applies the revocation before this event.
             assert_eq!(post_as(&first, "/publish", &admin, r#"{"type":"after"}"#).status, 200);
         }
         let last = client.message();
@@ -423,7 +423,7 @@ fn plain_nats_shares_events_and_keeps_nothing() {
     let event = client.event();
     let mut client = Ws::subscribed(nodes[0].addr, json!({"since": id(&event)}));
     assert_eq!(number(&client.event()), number(&event) + 1);
-    // Another node does not know the place, and says so.
+    // Another node does not know the position, and reports that.
     let mut client = Ws::subscribed(nodes[1].addr, json!({"since": id(&event)}));
     assert_eq!(client.message()["type"], "gap");
 }
@@ -444,12 +444,13 @@ fn followed(node: &Server) -> u64 {
 #[test]
 fn a_node_asks_plain_nats_only_for_what_its_clients_want() {
     let service = Service::start(Kind::PlainNats);
-    // Clients here read late.
+    // Clients may lag far behind.
     let with =
         |more: &[&'static str]| [&["--bus-shards", "2", "--max-lag-events", "1000000"][..], more].concat();
     let all = node_with(&service, &with(&[]));
     let some = node_with(&service, &with(&["--engine-by-interest"]));
-    // From the ack on, whatever other nodes publish: each round has a type that no client has wanted before.
+    // From the ack on, the client gets what other nodes publish. Each round has a type that no client has subscribed to
+    // before.
     for round in 0..30 {
         let kind = format!("round.{round}");
         let mut client = Ws::subscribed(some.addr, json!({"event_types": [kind]}));
@@ -458,7 +459,8 @@ fn a_node_asks_plain_nats_only_for_what_its_clients_want() {
     }
     assert_eq!(followed(&some), 30, "no noise came");
 
-    // Several subjects of one publisher, some within others: in its order, and each once.
+    // Several subjects of one publisher, of which some include others: each event is delivered once, in the publisher's
+    // order.
     let few: Vec<Ws> =
         (0..4).map(|n| Ws::subscribed(some.addr, json!({"event_types": [format!("t.{n}")]}))).collect();
     let mut wide = Ws::subscribed(some.addr, json!({"event_types": ["t.*"], "stream_ids": ["s1"]}));
@@ -468,7 +470,7 @@ fn a_node_asks_plain_nats_only_for_what_its_clients_want() {
     publish_lines(&all, &lines);
     let of_list = |n: &usize| n % 5 < 4;
     for stream in 0..3 {
-        // A stream has one shard, and its order in it.
+        // A stream's events are in one shard, so they keep their order.
         let mut seen: Vec<usize> = Vec::new();
         if stream == 0 {
             let got: Vec<usize> = (0..3000).filter(of_list).map(|_| number(&list.event()) as usize).collect();
@@ -489,7 +491,7 @@ fn a_node_asks_plain_nats_only_for_what_its_clients_want() {
     assert_eq!(followed(&some), 30 + 2400 + 200);
     drop(few);
 
-    // A subscription to everything brings everything. On the other node it always did.
+    // A subscription to everything follows all events. The other node always follows them.
     let mut every = Ws::subscribed(some.addr, json!({}));
     publish_lines(&all, &typed("noise.loud", 7));
     assert_eq!(every.event()["event_type"], "noise.loud");
@@ -516,20 +518,20 @@ fn who_resumes_where_only_wants_are_followed_gets_all_it_missed_or_is_told() {
     for n in 1..50 {
         assert_eq!(number(&client.event()), n);
     }
-    // A client with an interest that was followed for others has missed nothing either.
+    // A client has missed nothing either if its interest was followed for other clients.
     let mut client =
         Ws::subscribed(stays.addr, json!({"event_types": ["x"], "stream_ids": ["s1"], "since": last}));
     for n in (1..50).filter(|n| n % 3 == 1) {
         assert_eq!(number(&client.event()), n);
     }
-    // Another interest was not followed then.
+    // An interest that was not followed then gets a gap.
     let mut client = Ws::subscribed(stays.addr, json!({"event_types": ["x", "y"], "since": last}));
     let gap = client.message();
     assert_eq!((&gap["type"], &gap["payload"]["recoverable"]), (&json!("gap"), &json!(false)), "{gap}");
     publish_lines(&all, &typed("y", 1));
     assert_eq!(client.event()["event_type"], "y");
 
-    // Without lingering, a client that was away gets a gap.
+    // Without lingering, a client that was disconnected gets a gap.
     let mut client = Ws::subscribed(forgets.addr, json!({"event_types": ["x"]}));
     let last = last_of(&mut client);
     drop(client);
@@ -561,8 +563,7 @@ fn nodes_with_other_shards_than_the_log_say_so() {
     assert!(!is_ready(&other));
 }
 
-/// Publishes one by one through a node, and again what it refused, as the answers ask. Returns the refused
-/// numbers.
+/// Publishes one by one through a node. Repeats refused events, as the answers request. Returns the refused numbers.
 fn publish_patiently(node: SocketAddr, numbers: std::ops::Range<usize>) -> Vec<usize> {
     let mut refused = Vec::new();
     for n in numbers {
@@ -626,8 +627,9 @@ fn nodes_go_to_another_nats_server_and_nothing_accepted_is_lost() {
         victim.resume();
         next += 60;
     }
-    // One publisher, one request after the other: accepted events come once, in that order. The publisher sent
-    // refused events again, under another message id, so these may come twice, between their neighbours.
+    // There is one publisher with one request after the other, so accepted events are delivered once, in that order.
+    // The publisher sent refused events again, under another message id, so these may be delivered twice, between their
+    // neighbours.
     let mut seen: Vec<usize> = Vec::new();
     let mut ids: HashSet<String> = HashSet::new();
     while seen.last() != Some(&(next - 1)) {
@@ -649,7 +651,7 @@ fn nodes_go_to_another_nats_server_and_nothing_accepted_is_lost() {
 fn messages_of_redis_channels_and_nats_subjects_become_events() {
     for kind in [Kind::Redis, Kind::PlainNats] {
         let service = Service::start(kind);
-        // Messages that the documents of AutoSDLC and GatheRing publish.
+        // Messages as in the documents of AutoSDLC and GatheRing.
         let channels = match kind {
             Kind::Redis => ["system:events", "agent.*", "workspace.*"],
             _ => ["system.events", "agent.>", "workspace.>"],
@@ -667,7 +669,7 @@ fn messages_of_redis_channels_and_nats_subjects_become_events() {
             r#"{"circle_name":"dev-team","content":"hi"}"#,
         );
         let say = |channel: &str, text: &str| service.say(channel, text);
-        // Until the server listens: such channels keep nothing.
+        // Repeats until the server listens, because such channels keep no message.
         eventually("both channels are heard", || {
             say(if kind == Kind::Redis { "system:events" } else { "system.events" }, r#"{"type":"first"}"#);
             say("agent.knock", r#"{"knock":true}"#);

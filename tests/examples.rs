@@ -1,4 +1,4 @@
-//! The examples do what their heads say.
+//! The examples do what their head comments say.
 
 mod support;
 
@@ -141,7 +141,7 @@ fn bars_of_typed_ticks_reach_a_screen() {
     let (server, ticks) = market_data::start("127.0.0.1:0").expect("it starts");
     let mut screen = Sse::open(server.local_addr(), "?type=bar&entity=symbol:BOLT&on_lag=conflate");
     let tick = |symbol, volume, price| _ = ticks.publish(Tick { symbol, volume, price });
-    // Another symbol, a tick without volume, and one of no symbol make no bar of this one.
+    // A tick of another symbol, one without volume and one without a symbol are not part of this symbol's bars.
     tick(0, 1, 5.0);
     tick(1, 0, 6.0);
     tick(9, 1, 7.0);
@@ -208,7 +208,7 @@ fn the_latency_table_to_a_socket_has_a_row_for_each_client() {
     assert!(table.lines().skip(2).all(|row| row.split('|').count() == 8), "{table}");
 }
 
-/// People start from an example: it is short, and CI runs it here.
+/// Users start from an example, so each is short and is run by a test here.
 #[test]
 fn each_example_has_fewer_than_80_lines_and_is_run() {
     let tests = std::fs::read_to_string(in_project("tests/examples.rs")).expect("this file");

@@ -27,7 +27,7 @@ fn a_panic_in_a_loop_ends_the_process_and_says_where() {
         Server::spawn(command.env("TEST_THREAD_TO_PANIC_FILE", &fault).env("NOTIFY_SOCKET", &notify));
     let mut clients: Vec<Sse> = (0..6).map(|_| Sse::open(server.addr, "")).collect();
     std::fs::write(&fault, "fanwire-loop-1").expect("a file of our own");
-    // A quiet loop looks only when there is work.
+    // A loop without work does not check, so it needs requests.
     eventually("the loop panics", || {
         let _ = std::net::TcpStream::connect(server.addr);
         server.try_wait().is_some()
@@ -45,7 +45,7 @@ fn a_panic_in_a_loop_ends_the_process_and_says_where() {
     }
     assert!(told.contains("STATUS=thread fanwire-loop-1 panicked at"), "{told}");
     for client in &mut clients {
-        // A reset is an end too.
+        // A reset is an end, too.
         let _ = client.wire.take_rest(support::wire::deadline());
     }
     let _ = (std::fs::remove_file(fault), std::fs::remove_file(notify));

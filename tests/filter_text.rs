@@ -1,4 +1,4 @@
-//! One filter language at every entrance: a text of docs/filters.md over WebSocket, SSE, `fanwire tail` and in
+//! Every entrance has the same filter language: a text of docs/filters.md over WebSocket, SSE, `fanwire tail` and in
 //! tokens selects the events that the library's own definition selects.
 
 mod support;
@@ -14,7 +14,7 @@ use support::wire::Wire;
 use support::ws::Ws;
 use support::{Server, fanwire, run};
 
-/// Wait after which an unwanted event would have come.
+/// Time within which an unwanted event would have arrived.
 const SILENCE: Duration = Duration::from_millis(200);
 
 const SECRET: &str = "only-this-test-and-its-server-know-it-51e5";
@@ -97,7 +97,7 @@ fn wanted(filter: &Filter) -> Vec<usize> {
         if let (Some(kind), Some(id)) = (event["entity"]["kind"].as_str(), event["entity"]["id"].as_str()) {
             builder = builder.entity(kind, id);
         }
-        // A payload of `null` is no payload, which means `{}`.
+        // A payload of `null` counts as absent, which means `{}`.
         if !event["payload"].is_null() {
             builder = builder.json(event["payload"].to_string());
         }
@@ -107,7 +107,7 @@ fn wanted(filter: &Filter) -> Vec<usize> {
     all.iter().enumerate().filter(|(_, event)| wants(event)).map(|(nth, _)| nth).collect()
 }
 
-/// The events, each with its number, and a last one that ends the row.
+/// Returns the events, each with its number, and a last one that ends the row.
 fn numbered() -> Value {
     let mut all = events();
     for (nth, event) in all.iter_mut().enumerate() {
@@ -151,7 +151,7 @@ fn each_text_means_at_every_door_what_the_library_says() {
     for (text, socket) in TEXTS.iter().zip(&mut sockets) {
         assert!(socket.is_silent_for(SILENCE / 20), "{text}");
     }
-    // The past is filtered by the text too, and `fanwire tail` sends an equal one.
+    // The past is filtered by the text, too, and `fanwire tail` sends an equal text.
     let url = format!("http://{}", server.addr);
     for (text, filter) in TEXTS.iter().zip(&filters) {
         let want = wanted(filter);
@@ -334,7 +334,7 @@ fn a_tokens_filter_narrows_what_its_holder_sees_and_publishes() {
         assert_eq!(answer["payload"]["code"], "forbidden", "{answer}");
     }
 
-    // The publisher must have the right to an event's attributes. Absent attributes need no right.
+    // A publisher needs a right for each attribute of the event. Absent attributes need no right.
     for (event, status) in [
         (r#"{"type":"a"}"#, 200),
         (r#"{"type":"a","source":"edge","payload":{"progress":50}}"#, 200),

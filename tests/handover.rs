@@ -1,5 +1,5 @@
-//! Successors that fail at each step of a handover, in every way: the predecessor takes everything back in
-//! time, and no client loses an event, gets one twice, or is closed.
+//! Successors that fail at each step of a handover, in every way: the predecessor takes everything back in time, and no
+//! client loses an event, gets one twice, or is disconnected.
 #![cfg(unix)]
 
 mod support;
@@ -22,10 +22,10 @@ use support::wire::{Wire, deadline};
 use support::ws::Ws;
 use support::{eventually, http, numbered};
 
-/// Longer than clients wait, and shorter than any single step's former limit. The machine may be busy.
+/// Maximum time for which clients may wait, with time for a busy machine.
 const FREEZE: Duration = Duration::from_secs(5);
 
-/// The successor's end: it sends and receives messages of the protocol, and others.
+/// The successor's end of a handover. It can send and receive valid messages of the protocol, and invalid ones.
 struct Successor(UnixStream);
 
 impl Successor {
@@ -36,11 +36,11 @@ impl Successor {
     }
 
     fn say_raw(&mut self, bytes: &[u8]) {
-        // A predecessor that has given up has closed its end.
+        // The write fails if the predecessor has given up and closed its end.
         let _ = self.0.write_all(bytes);
     }
 
-    /// Reads one message and drops its descriptors. `None` if the other end has closed.
+    /// Reads one message and drops its descriptors. Returns `None` if the other end is closed.
     fn hear(&mut self) -> Option<String> {
         let mut len = [0; 4];
         self.0.read_exact(&mut len).ok()?;
@@ -73,7 +73,7 @@ impl Successor {
 
 type Fault = fn(&mut Successor, &AtomicBool);
 
-/// Behaviour of a successor, and the error that the predecessor reports.
+/// Name of a fault, the error that the predecessor must report, and the successor's behaviour.
 const FAULTS: [(&str, &str, Fault); 19] = [
     ("ends before a word", "ended", |_, _| {}),
     ("is of another version", "version", |it, _| it.say(r#"{"Ready":{"version":2}}"#)),
@@ -168,7 +168,7 @@ fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
     let addr = server.local_addr();
     let mut sockets: Vec<Ws> = (0..20).map(|_| Ws::subscribed(addr, json!({}))).collect();
     let mut streams: Vec<Sse> = (0..20).map(|_| Sse::open(addr, "?type=test.*")).collect();
-    // Enough to fill a socket's buffer. Everything goes to the successor.
+    // Enough to fill a socket's buffer. All of it is handed over.
     for n in 0..200 {
         bus.publish(
             fanwire::Event::builder("big")
@@ -197,7 +197,7 @@ fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
         assert!(begun.elapsed() < FREEZE, "{what}: {:?}", begun.elapsed());
         over.store(true, Ordering::Relaxed);
         successor.join().expect("no panic");
-        // From now on, an event of one client reaches all, once, on their old connections.
+        // From now on, one client's event reaches all clients, once, on their old connections.
         poster.send(&post_request("/publish", "application/x-ndjson", numbered(next).as_bytes()));
         assert_eq!(read_response(&mut poster, deadline()).expect("an answer").status, 200, "{what}");
         for ws in &mut sockets {
@@ -208,7 +208,7 @@ fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
         }
         next += 1;
     }
-    // Then a correct successor takes over after all.
+    // Then a correct successor takes over.
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     let successor = std::thread::spawn(move || {
         let mut inheritance = Inheritance::claim(theirs).expect("it is given");
@@ -249,7 +249,7 @@ fn panic_while_giving_up(server: &Arc<ServerHandle>) {
     successor.join().expect("no panic");
 }
 
-/// The follower of the log stops while a server is handed over.
+/// The follower of the log stops during a handover. It must run again after the panic.
 #[test]
 fn a_caller_that_panics_leaves_the_engine_going_on() {
     let service = Service::start(Kind::Redis);
@@ -273,7 +273,7 @@ fn a_caller_that_panics_and_a_second_caller_leave_the_server_as_it_was() {
     panic_while_giving_up(&server);
     bus.publish(fanwire::Event::builder("x").build().expect("valid"));
     assert_eq!(client.event()["event_type"], "x");
-    // While one waits, another gets an error, and the first goes on.
+    // While one caller waits, another gets an error, and the first is not affected.
     let (first, mut first_end) = UnixStream::pair().expect("a pair");
     let slow = {
         let server = Arc::clone(&server);

@@ -13,7 +13,7 @@ use support::wire::{Wire, deadline};
 use support::ws::Ws;
 use support::{Server, eventually, fanwire, numbered, run};
 
-/// Wait after which an unwanted event would have come.
+/// Time within which an unwanted event would have arrived.
 const SILENCE: Duration = Duration::from_millis(200);
 
 fn lines(range: std::ops::Range<usize>) -> String {
@@ -40,7 +40,7 @@ fn one_event_an_array_and_lines_are_taken() {
         ),
         ("application/x-ndjson", lines(4..7), 3),
         ("application/x-ndjson", format!("\n{}\r\n\n{}", numbered(7).trim(), numbered(8).trim()), 2),
-        // A body of lines, whatever its content type.
+        // A body of lines, with the content type of JSON.
         ("application/json", lines(9..11), 2),
         // The content type of `curl -d`.
         ("application/x-www-form-urlencoded", numbered(11).trim().into(), 1),
@@ -117,7 +117,7 @@ fn a_body_may_come_in_chunks_and_after_a_continue() {
     let server = Server::start();
     let mut client = Ws::subscribed(server.addr, json!({}));
     let body = lines(0..3);
-    // Chunks of odd sizes, with extensions and a trailer, cut anywhere on their way.
+    // Chunks of irregular sizes, with extensions and a trailer, split anywhere between two writes.
     let mut request =
         b"POST /publish HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
     for chunk in body.as_bytes().chunks(11) {
@@ -158,8 +158,7 @@ fn one_connection_takes_many_requests_one_after_another_and_at_once() {
         wire.send(&post_request("/publish", "application/json", numbered(n).as_bytes()));
         assert_eq!(read_response(&mut wire, deadline()).expect("an answer").status, 200);
     }
-    // Pipelined requests, a chunked one and a refused one among them. The answers come in the order of the
-    // requests.
+    // Pipelined requests, including a chunked one and a refused one. The answers have the order of the requests.
     let mut requests = Vec::new();
     for n in 3..50 {
         requests.extend(post_request("/publish", "application/json", numbered(n).as_bytes()));
@@ -440,7 +439,7 @@ fn other_origins_may_read_only_where_configured() {
             .header("access-control-allow-headers")
             .is_some_and(|names| names.to_lowercase().contains("content-type"))
     );
-    // An error is readable too.
+    // An error is readable, too.
     assert_eq!(allowed(&ask(&server, "POST", "http://a.example")), Some("http://a.example".into()));
     assert_eq!(allowed(&ask(&server, "OPTIONS", "http://b.example")), None);
     let stream = Sse::with(server.addr, "", "Origin: http://a.example\r\n");
@@ -468,7 +467,7 @@ fn a_signal_drains_and_the_exit_code_is_zero() {
         server.signal(signal);
         let started = Instant::now();
         for mut client in sockets {
-            // Earlier events come first.
+            // Earlier events are delivered first.
             assert_eq!(client.event()["payload"]["n"], 1);
             let (code, _) = client.closed();
             assert!(matches!(code, 1001 | 1012), "closed with {code}");
@@ -578,7 +577,7 @@ fn cloud_events_are_published_in_their_three_forms() {
     assert_eq!((answer.status, answer.json()["line"].as_u64()), (400, Some(3)), "{answer:?}");
 }
 
-/// The examples of the JSON format (3.2, 4.3) and of the HTTP binding (3.1.3.2, 3.1.4), with data instead of
+/// The examples of the JSON format (3.2, 4.3) and of the HTTP binding (3.1.3.2, 3.1.4), with data instead of their
 /// dots.
 #[test]
 fn the_specifications_own_examples_are_taken() {
@@ -623,7 +622,7 @@ fn the_specifications_own_examples_are_taken() {
     let thrift = r#""datacontenttype" : "application/vnd.apache.thrift.binary", "data_base64" : "aGVsbG8=""#;
     let data = format!(r#""datacontenttype" : "application/json", "data" : {OBJECT}"#);
 
-    // Each as JSON, and again in the specification's form of headers and a body.
+    // Each example as JSON, and again in the specification's form of headers and a body.
     for (id, rest, content_type, body, payload) in [
         ("A234", thrift.to_owned(), "application/vnd.apache.thrift.binary", "hello", json!("aGVsbG8=")),
         (
@@ -706,7 +705,7 @@ fn an_events_journey_tells_who_wants_it_and_why_others_do_not() {
     assert_eq!((&journey["clients"], &journey["behind_newest"]), (&json!(4), &json!(0)), "{journey:#}");
     assert_eq!(journey["event"]["payload"], json!({"n": 1}));
     let interests = journey["interests"].as_array().expect("a list");
-    // Laggards of both loops together, the largest first.
+    // The interests of both loops together, the largest first.
     assert_eq!((interests.len(), &interests[0]["members"]), (3, &json!(3)), "{journey:#}");
     let agents = interests.iter().find(|one| one["wanted"] == false).expect("one that does not want it");
     let conditions = json!([

@@ -1,4 +1,5 @@
-//! Heap bytes of an idle client with its subscription, by an allocator that counts, as the slope between two numbers of clients.
+//! Heap bytes of an idle client with its subscription: a counting allocator measures two numbers of clients, and the
+//! difference gives the bytes of one.
 #![cfg(feature = "server")]
 #![allow(unsafe_code, reason = "an allocator of the test's own, which counts and calls the system's")]
 
@@ -12,7 +13,7 @@ struct Counting;
 
 thread_local!(static HELD: Cell<isize> = const { Cell::new(0) });
 
-/// Returns the bytes that glibc's allocator takes for a small block: its header, in steps of 16, and at least 32.
+/// Returns the bytes that glibc's allocator uses for a small block: with its header, in steps of 16, and at least 32.
 fn block(layout: Layout) -> isize {
     (layout.size() + 8).next_multiple_of(16).max(32) as isize
 }
@@ -21,13 +22,13 @@ fn block(layout: Layout) -> isize {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.with(|held| held.set(held.get() + block(layout)));
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller upholds the requirements.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         HELD.with(|held| held.set(held.get() - block(layout)));
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller upholds the requirements.
         unsafe { System.dealloc(place, layout) }
     }
 }
@@ -35,10 +36,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Clients of the smaller measurement; the larger has twice as many. Tables that double are as full in both.
+/// Number of clients of the smaller measurement; the larger has twice as many. Tables that grow by doubling are filled
+/// equally in both.
 const CLIENTS: u64 = 500;
 
-/// Returns the heap bytes of a loop with this many clients, whose subscriptions have these fields. Each has had an event.
+/// Returns the heap bytes of a loop with this many clients, whose subscriptions have these fields. Each client has
+/// received an event.
 fn held(clients: u64, fields: &dyn Fn(u64) -> String) -> isize {
     let before = HELD.with(Cell::get);
     let mut client = OneClient::subscribed(clients, fields);
@@ -52,15 +55,16 @@ fn held(clients: u64, fields: &dyn Fn(u64) -> String) -> isize {
     held
 }
 
-/// Returns the heap bytes of one more client. The in-memory socket's own are in it: about 110.
+/// Returns the heap bytes of one more client, including about 110 of the in-memory socket.
 fn slope(fields: &dyn Fn(u64) -> String) -> isize {
     (held(2 * CLIENTS, fields) - held(CLIENTS, fields)) / CLIENTS as isize
 }
 
-/// A personal channel costs few bytes more than an interest that all clients share, and a watch list what its values take.
+/// A personal channel costs few bytes more than an interest that all clients share. A watch list costs as much as its
+/// values.
 #[test]
 fn an_idle_client_takes_few_bytes_whatever_its_interest() {
-    // Tables of the thread and of the process are made once.
+    // A first measurement allocates the tables of the thread and of the process.
     held(10, &|n| format!(r#""channels":["user-{n}"]"#));
     let shared = slope(&|_| r#""event_types":["t"]"#.to_owned());
     let channel = slope(&|n| format!(r#""channels":["user-{n}"]"#));

@@ -17,7 +17,7 @@ fn ask(server: &Server, method: &str, path: &str, headers: &str) -> http::Respon
     http::exchange(server.addr, request.as_bytes())
 }
 
-/// A pool's connection may be used at once and then idle. The time limit of a handshake does not apply to it.
+/// A connection of a pool may be used immediately and then be idle. The time limit of a handshake does not apply to it.
 #[test]
 fn a_connection_that_was_answered_may_idle_however_soon_it_asked() {
     let server = Server::with(&["--handshake-timeout", "300ms", "--keep-alive", "1h"]);
@@ -36,7 +36,7 @@ fn a_connection_that_was_answered_may_idle_however_soon_it_asked() {
     assert_eq!(silent.take_rest(deadline()).expect("the end"), b"");
 }
 
-/// `event-source-polyfill` writes `lastEventId`, others its other spellings.
+/// `event-source-polyfill` sends `lastEventId`; other polyfills use other spellings.
 #[test]
 fn polyfills_resume_by_their_own_names_of_the_last_id() {
     let server = Server::start();
@@ -55,8 +55,8 @@ fn polyfills_resume_by_their_own_names_of_the_last_id() {
     assert_eq!(stream.event().event.as_deref(), Some("b"));
 }
 
-/// The loop in httpx-sse's manual keeps only the newest stream's `id`. A stream that breaks before its first
-/// event must have sent the place all the same, or the next loss goes unnoticed.
+/// The loop in httpx-sse's manual keeps only the newest stream's `id`. So a resumed stream must send its position
+/// before its first event, or a loss after a break before that event would be unnoticed.
 #[test]
 fn a_stream_that_resumes_names_its_place_before_its_first_event() {
     let server = Server::start();
@@ -65,7 +65,7 @@ fn a_stream_that_resumes_names_its_place_before_its_first_event() {
         let mut stream = Sse::with(server.addr, "", &format!("Last-Event-ID: {first}\r\n{more}"));
         let block = stream.block(deadline()).expect("what comes first");
         assert_eq!((block.id.as_deref(), block.retry, block.data), (Some(first.as_str()), Some(3000), None));
-        // The past has its own ids. An id that never existed is reported as a gap.
+        // The events of a past have ids. An id that never existed is reported as a gap.
         for from in ["?history=1", "?snapshot", "?last_event_id=no-such-id"] {
             let mut stream = Sse::with(server.addr, from, more);
             let block = stream.block(deadline()).expect("what comes first");
@@ -160,7 +160,7 @@ fn answers_are_what_the_rfcs_say() {
     let plain = ask(&server, "GET", "/ws", "");
     assert_eq!((plain.status, plain.header("upgrade")), (426, Some("websocket")));
     assert_eq!(plain.header("connection"), Some("upgrade, close"));
-    // 9.3.2: HEAD is answered like GET.
+    // 9.3.2: HEAD is answered like GET, without a body.
     let mut wire = Wire::connect(server.addr);
     wire.send(b"HEAD /ws HTTP/1.1\r\nhost: localhost\r\n\r\nHEAD /sse HTTP/1.1\r\nhost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert_eq!(http::read_head(&mut wire, deadline()).expect("a head").status, 426);
@@ -168,7 +168,7 @@ fn answers_are_what_the_rfcs_say() {
     assert_eq!((head.status, head.header("connection")), (200, Some("keep-alive")));
     assert_eq!(head.header("content-type"), Some("text/event-stream"));
     assert_eq!(read_response(&mut wire, deadline()).expect("what it says holds").status, 200);
-    // 6.6.1: an origin server with a clock sends a date, in its one form.
+    // 6.6.1: an origin server with a clock sends a date, in the one form that the RFC allows.
     for path in ["/", "/healthz", "/nowhere", "/ws"] {
         let answer = ask(&server, "GET", path, "");
         let date = answer.header("date").unwrap_or_else(|| panic!("{path}: {answer:?}"));
@@ -187,8 +187,8 @@ fn answers_are_what_the_rfcs_say() {
     assert_eq!(absolute.status, 200);
 }
 
-/// A first line that only a lenient reader accepts as JSON is an event all the same: it is published before the
-/// input's end.
+/// A first line that only a lenient parser accepts as JSON still counts as an event: it is published before the end of
+/// the input.
 #[test]
 fn lines_are_published_as_they_come_whatever_they_hold() {
     for first in [r#"{"type":"a","payload":1e400}"#, r#"{"type":"a","payload":"\ud800"}"#, &deep(128)] {

@@ -1,4 +1,4 @@
-//! Kept streams against the real server: a run from its beginning, its end, and what is no longer there.
+//! Kept streams against the real server: a run from its beginning, its end, and events that are no longer retained.
 
 mod support;
 
@@ -57,7 +57,8 @@ fn a_run_comes_from_its_start_and_goes_on_live() {
             json!({"subscription_id": "s", "stream_ids": ["run-3", "run-4"], "from": "start"}),
         );
         assert_eq!(ack["payload"]["history"], json!({"from": null, "complete": true}), "{ack}");
-        // Both runs in the order in which they were accepted: each number of both before the next.
+        // The events of both runs are delivered in the order in which they were accepted: a number of both runs before
+        // the next number.
         let mut came: Vec<u64> = Vec::new();
         for _ in 0..60 {
             let event = client.any_message();
@@ -76,7 +77,7 @@ fn a_run_comes_from_its_start_and_goes_on_live() {
     }
 }
 
-/// A resume from a place that the ring has forgotten.
+/// A resume from a position that the ring has evicted.
 #[test]
 fn a_resume_reaches_as_far_back_as_the_log() {
     for form in FORMS {
@@ -97,7 +98,7 @@ fn a_resume_reaches_as_far_back_as_the_log() {
         let mut stream =
             Sse::open(server.addr, &format!("?stream=run-3&history=1&from=start&last_event_id={last}"));
         assert_eq!(numbers(&mut stream, 40), (5..45).collect::<Vec<_>>());
-        // Half of what this filter matches is under no rule and was only in the ring.
+        // Half of the events that this filter matches are under no rule and were only in the ring.
         let mut stream = Sse::open(server.addr, &format!("?stream=run-3&stream=other&last_event_id={last}"));
         assert_eq!(stream.event().event.as_deref(), Some("gap"));
     }
@@ -114,7 +115,8 @@ fn what_is_under_no_rule_comes_from_the_ring() {
     let mut stream = Sse::open(server.addr, "?stream=run-1&stream=chat&from=start");
     let gap = stream.event();
     assert_eq!((gap.event.as_deref(), &gap.json()["recoverable"]), (Some("gap"), &json!(false)));
-    // 100 events in all, of which the ring has 64; the run is whole, and the chat between its events.
+    // The ring has 64 of 100 events: the run's log is complete, and the chat's events in the ring are delivered between
+    // the run's.
     let first = numbers(&mut stream, 18);
     assert_eq!(first, (0..18).collect::<Vec<_>>());
     let rest = numbers(&mut stream, 12 + 12 + 2);
@@ -141,7 +143,7 @@ fn a_log_that_lost_its_beginning_says_so() {
         assert_eq!(client.any_message()["payload"]["payload"]["n"], n);
     }
     assert_eq!(client.any_message()["payload"]["complete"], false);
-    // The least recently written log is let go.
+    // The least recently written log is evicted.
     publish(&server, "run-2", "token", 0);
     publish(&server, "run-3", "token", 0);
     let mut stream = Sse::open(server.addr, "?stream=run-1&from=start");
@@ -178,7 +180,7 @@ fn a_log_that_is_not_there_is_told_to_a_client_that_does_not_wait() {
     let status = |query: &str| http::get(server.addr, &format!("/sse{query}")).status;
     assert_eq!(status("?stream=run-1&from=start&absent=204"), 204);
     assert_eq!(status("?stream=run-1&absent=1"), 400);
-    // Other filters wait for what comes.
+    // Other filters wait for future events.
     for query in ["?absent=204", "?stream=run-1&stream=run-2&absent=204", "?stream=chat&absent=204"] {
         drop(Sse::open(server.addr, query));
     }
@@ -204,7 +206,7 @@ fn a_stream_of_a_run_is_told_of_its_end_and_closes() {
         publish(&server, "run-1", "token", 0);
         let mut live = Sse::open(server.addr, "?stream=run-1");
         let mut from_start = Sse::open(server.addr, "?stream=run-1&from=start");
-        // The type of the end is left out.
+        // The filter does not match the type of the end.
         let mut tokens = Sse::open(server.addr, "?stream=run-1&type=token&from=start");
         let mut pattern = Sse::open(server.addr, "?stream=run-1&stream=run.*");
         assert_eq!((numbers(&mut from_start, 1), numbers(&mut tokens, 1)), (vec![0], vec![0]));
@@ -224,13 +226,13 @@ fn a_stream_of_a_run_is_told_of_its_end_and_closes() {
         }
         publish(&server, "run.x", "token", 4);
         assert_eq!(numbers(&mut pattern, 1), [4], "with a pattern the stream goes on");
-        // A browser comes back with the place of the end, and is told that there is nothing more.
+        // A browser reconnects with the position of the end, and gets a 204, because there is nothing more.
         let status = |query: &str| http::get(server.addr, &format!("/sse{query}")).status;
         assert_eq!(status(&format!("?stream=run-1&from=start&last_event_id={place}")), 204);
         assert_eq!(status(&format!("?stream=run-1&type=token&last_event_id={place}")), 204);
         let mut other = Sse::open(server.addr, &format!("?stream=run-1&stream=run-2&last_event_id={place}"));
         assert_eq!(numbers(&mut other, 1), [3], "{form:?}");
-        // From the start, and live, of a run that is over.
+        // From the start and live, for a run that has ended.
         let mut again = Sse::open(server.addr, "?stream=run-1&from=start");
         assert_eq!(numbers(&mut again, 3), [0, 1, 2]);
         assert_eq!(again.event().json(), want);
@@ -275,7 +277,7 @@ fn a_subscription_is_over_when_all_its_runs_have_ended() {
         let again = json!({"type": "token", "stream_id": "run-1", "reopen": true, "payload": {"n": 3}});
         server.publish(again.to_string());
         assert_eq!(client.any_message()["payload"]["payload"]["n"], 3, "all goes on");
-        // The next life: from its first event, and its own end.
+        // The log's next life: from its first event to its own end.
         let ack = subscribe(
             &mut client,
             json!({"subscription_id": "next", "stream_ids": ["run-1"], "from": "start", "own_past": true}),
@@ -289,7 +291,7 @@ fn a_subscription_is_over_when_all_its_runs_have_ended() {
     }
 }
 
-/// The end comes while the client still reads its past.
+/// The end of the run is published while the client still reads its past.
 #[test]
 fn an_end_is_told_after_the_past() {
     let server = server(&[]);
@@ -341,7 +343,7 @@ fn a_reload_changes_what_comes_and_who_is_told() {
     let mut live = Sse::open(server.addr, "?stream=run-1");
     rules("[[retain]]\nmatch = \"stream=run-*\"\nby = \"stream\"\nend = [\"run.finished\"]\n");
     server.signal("HUP");
-    // A rule is in force when an absent log is told as one.
+    // The rule is active when a request for an absent log is answered with 204.
     eventually("the rule is in force", || {
         http::get(server.addr, "/sse?stream=run-9&absent=204").status == 204
     });

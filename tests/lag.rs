@@ -1,5 +1,5 @@
-//! Clients that do not keep up, each with its own policy: gaps, only the latest, a sample, an end. The counts
-//! of the ledger balance.
+//! Clients that do not keep up, each with its own policy: gaps, conflation, sampling, a disconnect. The counts of the
+//! ledger balance.
 
 mod support;
 
@@ -42,7 +42,7 @@ fn n(event: &Value) -> usize {
     event["payload"]["n"].as_u64().expect("a number") as usize
 }
 
-/// Reads to the event with this number. Returns all numbers, and the sum of the gaps.
+/// Reads up to the event with this number. Returns the numbers of all events, and the gaps.
 fn read_to(client: &mut Ws, last: usize) -> (Vec<usize>, Vec<Value>) {
     let (mut seen, mut gaps) = (Vec::new(), Vec::new());
     while seen.last() != Some(&last) {
@@ -233,12 +233,12 @@ fn when_memory_is_short_laggards_go_then_new_streams_and_never_publishers() {
     server.publish(r#"{"type":"tick","payload":{"n":99999}}"#);
     let (_, gaps) = read_to(&mut oldest, 99_999);
     assert!(!gaps.is_empty(), "the past was let go of");
-    // Only its end frees the memory that it holds.
+    // Only its disconnect frees the memory that it holds.
     loop {
         match newest.read_frame(deadline()) {
             Ok(frame) if frame.opcode() == 8 => break assert_eq!(frame.close().0, 1013),
             Ok(_) => {}
-            // Its socket was full for longer than the server waits with the close frame.
+            // Its socket was full for longer than the server waits to send the close frame.
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
             Err(error) => panic!("{error}"),
         }

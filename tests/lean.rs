@@ -1,4 +1,4 @@
-//! Lean events for clients that need few bytes: over WebSocket and in streams, live and past.
+//! Lean events for clients that need few bytes: over WebSocket and in event streams, live and past.
 
 mod support;
 
@@ -73,7 +73,7 @@ fn all_but_events_is_as_in_the_whole_form() {
     let ack = client.ask(&json!({"type": "subscribe", "message_id": "s"}));
     assert_eq!((&ack["type"], &ack["correlation_id"]), (&json!("ack"), &json!("s")));
     let ack = client.ask(&json!({"type": "publish", "message_id": "p", "payload": {"type": "x"}}));
-    // Its own event may come first.
+    // Its own event may arrive before the ack.
     let (ack, event) = if ack["type"] == "ack" { (ack, client.message()) } else { (client.message(), ack) };
     assert_eq!(ack["payload"]["event_id"], event["event_id"]);
     assert_eq!(client.ask(&json!({"type": "ping"}))["payload"]["last_event_id"], event["event_id"]);
@@ -216,7 +216,7 @@ fn a_streams_data_is_the_payload_alone() {
     assert_eq!(answer.status, 400);
     let error = answer.json()["error"].as_str().expect("words").to_owned();
     assert_eq!(error, "query: unknown key `leen`: did you mean `lean`?");
-    // A switch that was neither on nor off counted as off.
+    // Older versions treated a value that is neither on nor off as off.
     assert_eq!(http::get(server.addr, "/sse?lean=no").status, 400);
 }
 
@@ -274,7 +274,7 @@ fn who_wants_the_same_in_another_form_gets_its_own() {
         assert_eq!(stream.event().json()["event_id"], id);
         assert_eq!(lean_stream.event().json(), json!({"n": n}));
     }
-    // Encoded once for each form, with any number of loops.
+    // Each event is encoded once for each form, with any number of loops.
     assert_eq!(server.metric("fanwire_feed_encodings_total"), Some(4.0 * 3.0));
     let told = || {
         let stats = http::get(server.addr, "/api/stats").json();
@@ -296,7 +296,7 @@ fn a_lean_frame_is_less_than_half_of_a_whole_one() {
     let payload = format!("{{\"pad\":\"{}\"}}", "x".repeat(128 - 10));
     assert_eq!(payload.len(), 128);
     server.publish(format!(r#"{{"type":"task.progress","payload":{payload}}}"#));
-    // Each with a header of four bytes.
+    // Each frame has a header of four bytes.
     let [whole, lean] = [&mut whole, &mut lean].map(|ws| 4 + text(ws).len());
     stream.event();
     eprintln!("{whole} and {lean} bytes");
@@ -311,7 +311,7 @@ fn a_token_may_stand_beside_it() {
     let mut client = offering(&server, "/ws", &format!("fanwire.v1.lean, bearer.{token}"));
     assert_eq!(chosen(&client), Some(LEAN));
     assert_eq!(client.ask(&json!({"type": "subscribe"}))["type"], "ack");
-    // Without one it gets an error, and may send it then.
+    // Without a token the client gets an error, and may send the token after it.
     let mut late = offering(&server, "/ws", LEAN);
     assert_eq!(late.ask(&json!({"type": "subscribe"}))["type"], "error");
     assert_eq!(late.ask(&json!({"type": "auth", "payload": {"token": token}}))["type"], "ack");

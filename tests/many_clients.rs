@@ -1,4 +1,4 @@
-//! Thousands of clients, and one that sleeps: all get the same bytes, made once, and memory stays bounded.
+//! Thousands of clients, and one that does not read: all get the same bytes, encoded once, and memory stays bounded.
 
 mod support;
 
@@ -27,7 +27,7 @@ fn event(n: usize) -> String {
     json!({"type": "load.test", "source": "test", "stream_id": "s", "payload": payload(n)}).to_string() + "\n"
 }
 
-/// One client of many: the number of bytes that agree with the reference of its transport.
+/// One client of many. Its first bytes, this many, are equal to those of its transport's reference.
 struct Client {
     stream: mio::net::TcpStream,
     transport: usize,
@@ -44,7 +44,7 @@ struct Reference {
 }
 
 impl Reference {
-    /// Parses the complete new events. Each must be the next one.
+    /// Parses the complete new events, which must have consecutive numbers.
     fn check(&mut self, next_event: NextEvent) {
         while let Some((event, len)) = next_event(&self.bytes[self.parsed..]) {
             assert_eq!(event["payload"], payload(self.events), "event {} of the reference", self.events);
@@ -78,7 +78,7 @@ fn next_sse_event(bytes: &[u8]) -> Option<(Value, usize)> {
     Some((serde_json::from_str(data).expect("data is JSON"), end))
 }
 
-/// Returns the first whole event of some bytes, and its length.
+/// A function that returns the first complete event of some bytes, and its length.
 type NextEvent = fn(&[u8]) -> Option<(Value, usize)>;
 
 const NEXT_EVENT: [NextEvent; 2] = [next_ws_event, next_sse_event];
@@ -108,7 +108,7 @@ fn connect_all(addr: SocketAddr) -> Vec<Client> {
 
 #[test]
 fn two_thousand_clients_get_every_event_once_in_order_from_one_encoding() {
-    // No heartbeat comes between the events: every byte is accounted for.
+    // No heartbeat is sent between the events, because every byte is compared.
     let server = Server::with(&["--heartbeat", "10m"]);
     let mut clients = connect_all(server.addr);
     let encodings = || server.metric("fanwire_feed_encodings_total").expect("the metric is there");
@@ -139,7 +139,7 @@ fn two_thousand_clients_get_every_event_once_in_order_from_one_encoding() {
         assert_eq!((reference.events, reference.parsed), (EVENTS, reference.bytes.len()));
     }
 
-    // Nothing comes after the last event.
+    // Nothing is sent after the last event.
     std::thread::sleep(Duration::from_millis(200));
     for client in &mut clients {
         let more = client.stream.read(&mut [0; 16]).expect_err("no more bytes, and no end");
@@ -181,7 +181,7 @@ fn read_all(clients: &mut [Client]) -> [Reference; 2] {
             let reference = &mut references[client.transport];
             let leads = at % CLIENTS_OF_EACH == 0;
             while client.readable {
-                // No client reads further than the reference, the base of the comparison.
+                // No client reads further than the reference, so that every byte can be compared.
                 let room =
                     if leads { buffer.len() } else { buffer.len().min(reference.bytes.len() - client.read) };
                 if room == 0 {
@@ -212,12 +212,13 @@ fn read_all(clients: &mut [Client]) -> [Reference; 2] {
     references
 }
 
-/// Number of events while one client sleeps, and the other client's largest lag meanwhile.
+/// Events are published in rounds while one client does not read. The other client reads each round before the next
+/// one.
 const ROUNDS: usize = 200;
 const ROUND: usize = 200;
 
-/// Allowed growth of the server while a client sleeps through 30 MB. The kernel's buffers do not count; a
-/// feed's limit of 1 MiB does, and an allocator keeps the rest.
+/// Allowed growth of the server's memory while a client does not read 30 MB. It contains a feed's limit of 1 MiB, and
+/// pages that the allocator keeps, but not the kernel's buffers.
 const GROWTH_KIB_MAX: u64 = 12 * 1024;
 
 #[test]
@@ -247,7 +248,7 @@ fn a_client_that_never_reads_costs_nobody_anything_and_is_told_what_it_missed() 
                 format!("{{\"type\":\"sleep.on\",\"payload\":{{\"n\":{n},\"pad\":\"{padding}\"}}}}\n")
             });
             server.publish(lines.collect::<String>());
-            // The reader keeps pace, with or without a sleeper: all events of a round come in the round.
+            // The reader keeps up, with or without a sleeping client: it gets all events of a round within the round.
             count.recv_timeout(PATIENCE).expect("the other client gets its events");
         }
     };
@@ -266,7 +267,7 @@ fn a_client_that_never_reads_costs_nobody_anything_and_is_told_what_it_missed() 
     assert!(after < before + GROWTH_KIB_MAX, "{before} KiB before, {after} KiB after");
     eprintln!("server: {before} KiB before the sleepers, {after} KiB after");
 
-    // The sleepers wake, and their counts balance.
+    // The sleeping clients read again, and their counts balance.
     let (mut received, mut missed, mut next) = (0, 0, 0);
     while next < ROUNDS * ROUND {
         let frame = sleeper.read_frame(deadline()).expect("a frame");
@@ -293,7 +294,7 @@ fn a_client_that_never_reads_costs_nobody_anything_and_is_told_what_it_missed() 
     assert_eq!(ledger["dropped"].as_u64(), Some((missed_by_the_first + missed) as u64), "{ledger}");
 }
 
-/// Counts an event or a gap, which must be exactly where the numbers jump.
+/// Counts an event or a gap. A gap must be exactly where numbers are missing.
 fn take(kind: &Value, payload: &Value, received: &mut usize, missed: &mut usize, next: &mut usize) {
     if kind == "gap" {
         let count = payload["missed"].as_u64().expect("a gap in one epoch has its number") as usize;
@@ -318,7 +319,7 @@ fn a_client_that_writes_and_never_reads_its_answers_is_held_back() {
     let mut greedy = Ws::over(Wire::narrow(server.addr, 4096), "/ws", "");
     let ping = support::ws::frame(TEXT, b"{\"type\":\"request\",\"payload\":{\"action\":\"server_info\"}}");
     let requests = ping.repeat(1000);
-    // Far more than every buffer on the way holds. The server stops reading, so the write stops.
+    // Far more than all buffers on the way hold. The server stops reading, so the write blocks.
     greedy.wire.stream.set_write_timeout(Some(Duration::from_millis(500))).expect("a socket");
     let mut sent = 0;
     while sent < 200 << 20 {
@@ -345,7 +346,7 @@ fn clients_that_ask_for_history_and_do_not_read_it_pin_no_more_than_their_lag() 
             server.publish(line.repeat(1000));
         }
     };
-    // Everything is encoded once, ring and frames, before the measurement.
+    // The ring is filled with encoded events before the measurement.
     turn_the_ring_over();
     let _reader = Sse::open(server.addr, "?history=1000000");
     turn_the_ring_over();
@@ -387,7 +388,7 @@ fn a_server_without_descriptors_refuses_newcomers_and_serves_the_rest() {
         }
     }
     assert!(wires.len() < LIMIT && refused > LIMIT / 2, "{} taken, {refused} refused", wires.len());
-    // Existing clients, publishers among them, are served meanwhile.
+    // Existing clients, including publishers, are still served.
     let publisher = wires.last_mut().expect("some were taken");
     let body = "{\"type\":\"still.there\"}";
     publisher.send(

@@ -1,5 +1,4 @@
-//! Memory that strangers can make the server hold: the reported amount is the real one, and it stays within the
-//! budget.
+//! Memory that clients can make the server hold: the reported amount is the real one, and it stays within the budget.
 //!
 //! Real memory is the process's resident memory, so each attack is large enough to stand out from the
 //! allocator's overhead.
@@ -20,19 +19,19 @@ use support::{Server, eventually, fanwire};
 
 const MIB: u64 = 1 << 20;
 
-/// Allowed difference of resident memory for the allocator: pages that it keeps, tables that doubled.
+/// Allowed difference of resident memory for the allocator: pages that it keeps, and tables that grew by doubling.
 const SLACK: u64 = 12 * MIB;
 
 const SECRET: &str = "only-this-test-and-its-server-know-it-90f2";
 
-/// A server with an allocator that returns freed memory as far as it can.
+/// Starts a server whose allocator returns freed memory to the system as far as it can.
 fn server(options: &[&str]) -> Server {
     let mut command = fanwire();
     command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"]).args(options);
     Server::spawn(command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_TRIM_THRESHOLD_", "131072"))
 }
 
-/// Sends until the server takes no more, or has everything.
+/// Sends until the server accepts no more bytes, or has received all.
 fn pour(wire: &mut Wire, bytes: &[u8]) {
     wire.stream.set_write_timeout(Some(Duration::from_millis(150))).expect("a socket");
     let _ = wire.stream.write_all(bytes);
@@ -48,7 +47,7 @@ fn held(server: &Server) -> u64 {
     http::get(server.addr, "/api/stats").json()["held_bytes"].as_u64().expect("a number")
 }
 
-/// Returns the reported memory after the next count. The server walks its tables once a second.
+/// Returns the reported memory after the next count. The server counts it once a second.
 fn settled(server: &Server) -> u64 {
     std::thread::sleep(Duration::from_millis(2300));
     held(server)
@@ -59,7 +58,7 @@ impl Before {
         Self { held: settled(server), real: server.rss_kib() * 1024 }
     }
 
-    /// Checks the growth in reality and in the server's report. Each is at most twice the other.
+    /// Checks the growth of the real and of the reported memory: each may be at most twice the other, with some slack.
     fn check(&self, server: &Server, what: &str) -> (u64, u64) {
         let held = settled(server).saturating_sub(self.held);
         let real = (server.rss_kib() * 1024).saturating_sub(self.real);
@@ -130,7 +129,7 @@ fn pongs_have_a_bound_before_a_token_is_shown_too() {
 fn replays_that_stand_still_are_counted_and_end() {
     let server = server(&["--heartbeat", "1s"]);
     publish(&server, 8000, 500);
-    // The frames are the ring's: they existed before.
+    // A first client, so that the ring's frames exist before the measurement.
     let mut first = Sse::open(server.addr, "?history=8000");
     while first.event().json()["payload"]["n"] != 7999 {}
     drop(first);
@@ -145,7 +144,7 @@ fn replays_that_stand_still_are_counted_and_end() {
     std::thread::sleep(Duration::from_millis(300));
     let real = (server.rss_kib() * 1024).saturating_sub(before.real);
     assert!(real < 120 * MIB, "{real} bytes for 200 replays");
-    // None of them reads. All of them end, though they are event streams.
+    // None of the clients reads. All of them are disconnected, although they are event streams.
     eventually("they end", || server.metric("fanwire_server_shed_total") >= Some(200.0));
     eventually("and what they held is gone", || held(&server) < before.held + 2 * MIB);
 }
@@ -154,7 +153,7 @@ fn replays_that_stand_still_are_counted_and_end() {
 fn subscriptions_are_counted_and_a_client_has_a_share() {
     let server = server(&["--max-memory-bytes", "512MiB"]);
     let before = Before::new(&server);
-    // As many and as large as the limits allow.
+    // Subscriptions as many and as large as the limits allow.
     let mut clients: Vec<Ws> = (0..8).map(|_| Ws::connect(server.addr)).collect();
     for (at, client) in clients.iter_mut().enumerate() {
         let mut refused = Value::Null;
@@ -176,7 +175,7 @@ fn subscriptions_are_counted_and_a_client_has_a_share() {
     assert!(held < 8 * 64 * MIB, "{held}");
     drop(clients);
     eventually("what they held is gone", || settled(&server) < before.held + 4 * MIB);
-    // The longest names, from many clients.
+    // Subscriptions with the longest names, from many clients.
     let long = "n".repeat(200);
     let mut all = Vec::new();
     for client in 0..20 {
@@ -303,7 +302,7 @@ fn who_may_not_publish_is_told_by_the_head_alone() {
         wire.send(head.as_bytes());
         assert_eq!(read_head(&mut wire, deadline()).expect("an answer").status, 403, "{path}");
     }
-    // A body that nothing reads is skipped, and the connection goes on.
+    // A body that is not needed is skipped, and the connection remains usable.
     let mut wire = Wire::connect(server.addr);
     wire.send(
         format!("POST /ticket HTTP/1.1\r\nHost: localhost\r\n{reader}Content-Length: 2\r\n\r\n{{}}")
@@ -366,7 +365,7 @@ fn the_process_keeps_to_its_budget_whatever_comes() {
         all.push(wire);
     }
     look("the end");
-    // Room for a debug build's own needs and the allocator's overhead, beside the budget.
+    // In addition to the budget there is room for a debug build's own needs and the allocator's overhead.
     assert!(worst < budget + 32 * MIB, "{} MiB with a budget of {}", worst / MIB, budget / MIB);
     // An honest client is served.
     let published: Value = server.publish(r#"{"type":"a.b"}"#);
@@ -378,7 +377,7 @@ fn the_process_keeps_to_its_budget_whatever_comes() {
     });
 }
 
-/// Frames hang on the events of the ring: one for each encoding that clients use.
+/// The events of the ring hold their frames: one for each encoding that clients use.
 #[test]
 fn the_frames_of_events_in_several_encodings_are_counted_and_bounded() {
     let server = server(&["--bus-capacity", "512", "--bus-max-bytes", "16MiB", "--loops", "2"]);
@@ -413,7 +412,7 @@ fn the_frames_of_events_in_several_encodings_are_counted_and_bounded() {
         })
         .collect();
     for _ in 0..8 {
-        // One body may have 4 MiB.
+        // A body may have up to 4 MiB.
         publish(&server, 50, 60_000);
     }
     std::thread::sleep(Duration::from_millis(2300));

@@ -1,4 +1,5 @@
-//! Valid and invalid messages of each dialect, row by row: the answer, and that the connection goes on.
+//! Valid and invalid messages of each dialect, row by row: the answer is the expected one, and the connection remains
+//! open.
 
 mod support;
 
@@ -18,7 +19,7 @@ use Then::{Nothing, Says};
 
 type Row = (&'static str, Then);
 
-/// Returns whether `whole` has everything of `part`, at the same place.
+/// Returns whether `whole` contains everything in `part`, at the same place.
 fn has(whole: &Value, part: &Value) -> bool {
     match (whole, part) {
         (Value::Object(whole), Value::Object(part)) => {
@@ -28,8 +29,8 @@ fn has(whole: &Value, part: &Value) -> bool {
     }
 }
 
-/// Sends each row on one connection. A ping after each row shows that the connection goes on and that no other
-/// answer came.
+/// Sends all rows on one connection. A ping after each row shows that the connection is open and that there was no
+/// other answer.
 fn check(path: &str, ping: &Value, rows: Vec<Row>) {
     let server = Server::with(&["--limits-messages", "100000"]);
     let mut client = Ws::over(Wire::connect(server.addr), path, "");
@@ -83,7 +84,7 @@ fn native_messages_good_and_bad() {
                 r#"{"type":"subscribe","payload":{"subscription_id":"s3","correlation_ids":["a","b"],"entities":["task:*",{"kind":"agent","id":"7"}]}}"#,
                 says("ack"),
             ),
-            // An unknown key used to be ignored: a typo in a filter's name made a subscription to everything.
+            // Older versions ignored an unknown key, so a typo in a filter's name made a subscription to everything.
             (r#"{"type":"subscribe","payload":{"subscription_id":"s4","unknown":{}}}"#, coded("unknown_key")),
             (
                 r#"{"type":"request","payload":{"action":"subscription_count"}}"#,
@@ -152,7 +153,7 @@ fn agentos_messages_good_and_bad() {
                 Says(json!({"type": "authenticated"})),
             ),
             (r#"{"type":"auth"}"#, Says(json!({"type": "error", "error": "token is missing"}))),
-            // The stream goes one way. Other messages do no harm.
+            // AgentOS's protocol has no other client messages. They are ignored.
             (r#"{"type":"subscribe","filter":"x"}"#, Nothing),
             (r#"{"type":"task.started","payload":{}}"#, Nothing),
             (r#"{"type":null}"#, Nothing),
@@ -217,7 +218,7 @@ fn autosdlc_messages_good_and_bad() {
         "/autosdlc",
         &json!({"type": "ping"}),
         vec![
-            // Without a subscription the event does not come.
+            // Without a subscription the event is not delivered.
             (r#"{"type":"github_pr_update","data":{"number":5}}"#, Nothing),
             (
                 r#"{"id":"m1","type":"subscribe","timestamp":1,"data":{"subscriptionId":"s1","resource":"agent","resourceId":"coder-001","events":["status"]},"metadata":{"version":"1.0"}}"#,
@@ -292,7 +293,7 @@ fn gathering_messages_good_and_bad() {
     );
 }
 
-/// An answer, or the close code and the beginning of its reason.
+/// An answer, or a close code and the beginning of the close reason.
 type Answered = Result<Value, (u16, &'static str)>;
 
 #[test]

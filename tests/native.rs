@@ -10,7 +10,7 @@ use support::wire::{Wire, deadline};
 use support::ws::{self, Ws};
 use support::{Server, numbered};
 
-/// Wait after which an unwanted event would have come.
+/// Time within which an unwanted event would have arrived.
 const SILENCE: Duration = Duration::from_millis(200);
 
 fn request(action: &str) -> Value {
@@ -118,7 +118,7 @@ fn requests_are_answered_and_unknown_actions_named() {
         &json!({"type": "subscribe", "payload": {"subscription_id": "s1", "event_types": ["workflow.started"],
         "sources": ["sim"], "correlation_id": "run-42"}}),
     );
-    // `streams` was once ignored here and gave everything. The key is `stream_ids`.
+    // Older versions ignored `streams` and subscribed to everything. The key is `stream_ids`.
     let slip = client.ask(&json!({"type": "subscribe", "payload": {"streams": ["mine"]}}));
     assert_eq!(slip["payload"]["code"], "unknown_key", "{slip}");
     let ack = client.ask(&json!({"type": "subscribe", "payload": {}}));
@@ -402,7 +402,7 @@ fn since_gives_what_was_missed_and_history_the_newest() {
         assert_eq!(client.event()["payload"]["n"], n);
     }
 
-    // Another epoch: the loss has no known size, and the gap says so.
+    // Another epoch: the size of the loss is unknown, and the gap says so.
     let mut client = Ws::subscribed(server.addr, json!({"since": "abc-5"}));
     let gap = client.message();
     assert_eq!(gap["type"], "gap", "{gap}");
@@ -419,7 +419,7 @@ fn several_loops_share_the_clients_and_each_events_encodings() {
     let mut clients: Vec<Ws> = (0..60).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
     let mut streams: Vec<Sse> = (0..60).map(|_| Sse::open(server.addr, "")).collect();
     let metric = |name| server.metric(name).expect("the metric is there") as usize;
-    // Each loop has a feed of its own for its clients, and has some clients of both kinds.
+    // Each loop has a feed for each kind of client, and some clients of both kinds.
     assert_eq!(metric("fanwire_feed_feeds"), 2 * LOOPS, "a loop has no clients");
     for n in 0..EVENTS {
         server.publish(numbered(n));
@@ -434,7 +434,7 @@ fn several_loops_share_the_clients_and_each_events_encodings() {
             assert_eq!(stream.event().json()["payload"]["n"], n);
         }
     }
-    // The first loop that needs an encoding makes it for all loops.
+    // The first loop that needs an encoding creates it for all loops.
     assert_eq!(metric("fanwire_feed_encodings_total"), 2 * EVENTS);
 }
 

@@ -1,7 +1,7 @@
-//! Data of older versions opens unchanged: their logs in files, in Redis and in JetStream, their settings, and
+//! This version reads the data of older versions: their logs in files, in Redis and in JetStream, their settings, and
 //! their handover to a successor.
 //!
-//! Each folder of tests/fixtures is of one version. `make.py` there made it with that version's binary.
+//! Each folder of tests/fixtures has the data of one version. `make.py` in it made the data with that version's binary.
 
 mod support;
 
@@ -126,7 +126,7 @@ fn a_log_in_files_opens() {
     for version in versions() {
         let folder = Copy::of(&version.join("file"));
         holds(&format!("file://{}", folder.0.display()), &expected(&version, "file"));
-        // Once more, with the additions of this version.
+        // Opened once more, after this version has written to it.
         let node = serve(&format!("file://{}", folder.0.display()), &[]);
         let mut all = Ws::subscribed(node.addr, json!({"history": 100}));
         for one in expected(&version, "file") {
@@ -189,7 +189,7 @@ fn settings_load() {
     }
 }
 
-/// Sends a message as a predecessor does, with these descriptors.
+/// Sends a message with these descriptors, as a predecessor does.
 fn say(mut wire: &UnixStream, message: &str, descriptors: &[BorrowedFd<'_>]) {
     let length = u32::try_from(message.len()).expect("short").to_be_bytes();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
@@ -234,7 +234,7 @@ fn what_an_older_version_hands_over_is_taken() {
             &addr.to_string(),
             "--presence-channels",
             "room.*",
-            // The name by which the recorded client called the older version, which did not check names.
+            // The recorded client used this name for the older version, which did not check names.
             "--allowed-host",
             "test",
             "--log-level",
@@ -273,7 +273,7 @@ fn what_an_older_version_hands_over_is_taken() {
         };
         let response = || http::Response { status: 101, headers: Vec::new(), body: Vec::new() };
         let socket = |wire| Ws { wire, response: response() };
-        // The half of a request that came before is continued.
+        // The request of which half had arrived before is continued.
         half.send(b"st.half\"}");
         let answer = http::read_response(&mut half, deadline()).expect("an answer");
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -302,8 +302,8 @@ fn what_an_older_version_hands_over_is_taken() {
             (&json!("agent_status"), &json!(8)),
             "{message}"
         );
-        // Its pattern agent:coder*:status was saved as a text that says less. The original pattern is saved
-        // beside it.
+        // Its pattern agent:coder*:status was saved as a filter text that can't express it. The original pattern is
+        // saved beside it.
         let message = sdlc.message();
         assert_eq!(
             (&message["type"], &message["data"]["n"]),
@@ -312,7 +312,7 @@ fn what_an_older_version_hands_over_is_taken() {
         );
         let mut lean = socket(lean);
         assert_eq!(lean.message()["payload"]["n"], 6);
-        // The past came too, under its old ids.
+        // The past was handed over, too, under its old ids.
         let expected = expected(&version, "handover");
         let mut resumed =
             Ws::subscribed(addr, json!({"since": expected[2].0, "event_types": ["test.numbered"]}));

@@ -1,5 +1,6 @@
-//! A crate outside of the workspace that has the dependencies and the code of docs/embedding.md, and nothing else, compiles, and
-//! each piece of code does what the page says: the pieces that serve are asked by clients, the others have their own assertions.
+//! A crate outside of the workspace with only the dependencies and the code of docs/embedding.md compiles, and each
+//! piece of code does what the page says: clients send requests to the pieces that serve, and the others have their own
+//! assertions.
 
 mod support;
 
@@ -20,8 +21,8 @@ use support::{eventually, http, read_until};
 
 const CRATE: &str = "tests/outside_crate";
 
-/// Compiles the crate with the versions of our lock file, once, and returns the program. Dependencies are shared with this
-/// build where their features are the same.
+/// Compiles the crate once, with the versions of our lock file, and returns the program's path. It shares compiled
+/// dependencies with this build if their features are equal.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -35,7 +36,7 @@ fn program() -> &'static Path {
     })
 }
 
-/// A piece of a page that runs. It ends on drop.
+/// A running piece of a page. It is killed on drop.
 struct Piece(Child);
 
 impl Drop for Piece {
@@ -45,7 +46,7 @@ impl Drop for Piece {
     }
 }
 
-/// Starts the piece with this text, which serves, and waits until its port is open.
+/// Starts the piece that contains this text and serves, and waits until its port is open.
 fn serve(text: &str, folder: &Path) -> (Piece, SocketAddr) {
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let mut command = Command::new(program());
@@ -63,7 +64,7 @@ fn serve(text: &str, folder: &Path) -> (Piece, SocketAddr) {
     (piece, addr)
 }
 
-/// Checks that a WebSocket and an event stream at these paths see what a WebSocket publishes.
+/// Checks that a WebSocket and an event stream at these paths receive what a WebSocket publishes.
 fn check_streams(addr: SocketAddr, websocket: &str, events: &str) {
     let mut ws = Ws::over(Wire::connect(addr), websocket, "");
     assert_eq!(ws.ask(&json!({"type": "subscribe", "payload": {"event_types": ["a"]}}))["type"], "ack");
@@ -86,7 +87,7 @@ fn plain_hyper_serves_it() {
     check_streams(addr, "/live", "/live");
 }
 
-/// Also the server without a listener: the program's socket is the only one.
+/// This is also the server without a listener: the program's socket is the only one.
 #[test]
 fn a_socket_that_the_program_upgraded_is_adopted() {
     let (_piece, addr) = serve(".acceptor().check(", &std::env::temp_dir());
@@ -109,8 +110,8 @@ fn tls_is_ended_by_axum_server() {
     read_until(&mut sse, &mut all, "event: a");
 }
 
-/// Buses, handlers, values, ends, stages, latency, and both sides of the diff from tokio's broadcast: all pieces that end by
-/// themselves.
+/// Runs all pieces that end by themselves: buses, handlers, values, ends, stages, latency, and both sides of the diff
+/// from tokio's broadcast.
 #[test]
 fn the_other_pieces_run_to_their_end() {
     let mut command = Command::new("timeout");
@@ -131,7 +132,7 @@ fn the_other_pieces_run_to_their_end() {
     }
 }
 
-/// The crate's line is one of the page.
+/// The crate's dependency line is one of the page's lines.
 #[test]
 fn the_crate_depends_on_what_the_page_says() {
     let page = std::fs::read_to_string(in_project("docs/embedding.md")).expect("the page");

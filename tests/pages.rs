@@ -16,7 +16,7 @@ fn publish(server: &Server, streams: &[&str], count: usize) {
     let events: Vec<Value> = (0..count)
         .map(|n| json!({"type": "step", "stream_id": streams[n % streams.len()], "payload": {"n": n}}))
         .collect();
-    // Batches that a small ring holds.
+    // The batches are small enough for a small ring.
     for batch in events.chunks(20) {
         server.publish(Value::from(batch).to_string());
     }
@@ -94,16 +94,16 @@ fn a_page_has_a_hundred_events_and_the_filter_holds() {
     let some = page(&server, "filter=payload.n%3E%3D390+stream%3Drun-1&limit=1000");
     let (some, _, _) = match some["next"].as_str() {
         None => (numbers(&some), 1, true),
-        // A page ends early if its work is much.
+        // A page ends early if it costs much work.
         Some(_) => walk(&server, "filter=payload.n%3E%3D390+stream%3Drun-1&limit=1000", "asc"),
     };
     assert_eq!(some, [390, 392, 394, 396, 398]);
     assert_eq!(page(&server, "type=nothing")["events"], json!([]));
-    // An event's id is a place too.
+    // An event's id is a position, too.
     let id = first["events"][7]["event_id"].as_str().expect("an id");
     assert_eq!(numbers(&page(&server, &format!("after={id}&limit=2"))), [8, 9]);
     assert_eq!(numbers(&page(&server, &format!("before={id}&order=desc&limit=2"))), [6, 5]);
-    // A caught-up reader asks again later.
+    // A reader that has caught up asks again later.
     let id = page(&server, "order=desc&limit=1")["events"][0]["event_id"].as_str().expect("an id").to_owned();
     assert_eq!(page(&server, &format!("after={id}")), json!({"events": [], "next": null, "complete": true}));
     server.publish(r#"{"type":"step","stream_id":"run-1","payload":{"n":7}}"#);
@@ -138,10 +138,10 @@ fn what_was_let_go_is_told() {
             walk(&server, "stream=run-1", "asc").0 == (320..400).step_by(4).collect::<Vec<u64>>()
         });
         assert!(!walk(&server, "stream=run-1", "asc").2);
-        // The newest of the rest are in the ring.
+        // The newest events without a rule are in the ring.
         let (chat, _, complete) = walk(&server, "stream=chat", "desc");
         assert!(!complete && chat.len() >= 8 && chat.first() == Some(&397), "{chat:?}");
-        // The rest after a place that is still there is whole.
+        // The events after a position that is still retained are complete.
         let last = page(&server, "stream=run-1&limit=5");
         let next = last["next"].as_str().expect("more");
         let after = page(&server, &format!("stream=run-1&after={next}"));
@@ -226,7 +226,7 @@ fn much_work_ends_a_page_early() {
     assert_eq!(walk(&server, "type=step&limit=1000", "asc").0, (0..4_000).collect::<Vec<_>>());
 }
 
-/// A page of a huge event is made by a worker. The answers keep the order of the requests, and a `HEAD` has no body.
+/// A worker creates a page with a huge event. The answers keep the order of the requests, and a `HEAD` has no body.
 #[test]
 fn a_page_that_takes_long_keeps_its_place_among_the_answers() {
     let server = Server::start();
@@ -283,7 +283,7 @@ fn history_prints_what_was_published() {
     assert_eq!(print(&["--stream", "chat", "--filter", "payload.n<4"]), [1, 3]);
 }
 
-/// With an engine the node's ring is a part of the events only.
+/// With an engine, the node's ring holds only a part of the events.
 #[test]
 fn with_an_engine_there_are_no_pages_yet() {
     let folder = std::env::temp_dir().join(format!("fanwire-pages-{}", std::process::id()));

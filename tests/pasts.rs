@@ -1,5 +1,5 @@
-//! A past requested beside live subscriptions: it brings everything that they did not, and no event comes twice
-//! on one connection.
+//! A past requested on a connection with live subscriptions: it delivers every event that they did not, and no event is
+//! delivered twice on one connection.
 
 mod support;
 
@@ -48,14 +48,13 @@ fn sorted(mut numbers: Vec<u64>) -> Vec<u64> {
 
 fn a_past_beside_live_ones(server: &Server) {
     let ids = publish(server, 0..10);
-    // An accepted event is in the log, but this node may not have read it yet. It would then be live for a new
-    // subscriber.
+    // An accepted event is in the log, but if this node has not read it yet, it is live for a new subscriber.
     eventually("the node has read what was published", || {
         let mut reader = Ws::connect(server.addr);
         subscribe(&mut reader, json!({"history": 1000}));
         numbers(&mut reader).len() == 10
     });
-    // Everything live. Half of it has a past of its own.
+    // One subscription has everything live. Another one, for half of it, requests a past.
     let mut client = Ws::subscribed(server.addr, json!({"subscription_id": "live"}));
     publish(server, 10..14);
     let mut live = Vec::new();
@@ -77,7 +76,7 @@ fn a_past_beside_live_ones(server: &Server) {
         live.len() == 2
     });
     assert_eq!(sorted(live), [14, 15], "once, however many want it");
-    // By a place instead of a number of events. Another connection has got nothing yet.
+    // From a position instead of by a number of events, on a connection that has received nothing.
     let mut client = Ws::subscribed(server.addr, json!({"subscription_id": "live", "stream_ids": ["even"]}));
     subscribe(&mut client, json!({"subscription_id": "since", "since": ids[5]}));
     let came = sorted(numbers(&mut client));
@@ -85,7 +84,7 @@ fn a_past_beside_live_ones(server: &Server) {
     assert_eq!(came.iter().collect::<std::collections::HashSet<_>>().len(), came.len(), "{came:?}");
     subscribe(&mut client, json!({"subscription_id": "before", "history": 1000, "stream_ids": ["odd"]}));
     assert_eq!(sorted([came, numbers(&mut client)].concat()).len(), {
-        // Even events before the place were not asked for. All odd events have come by now.
+        // Even events before the position were not requested. All odd events have arrived by now.
         let even_before = (0..=5).filter(|n| n % 2 == 0).count();
         16 - even_before
     });
@@ -122,7 +121,7 @@ fn a_limited_past_is_the_newest_that_no_other_brought() {
     // Another subscription that begins earlier gets the rest.
     subscribe(&mut client, json!({"subscription_id": "more", "history": 3}));
     assert_eq!(numbers(&mut client), [4, 5, 6]);
-    // One that replaces another brings nothing again.
+    // A subscription that replaces another delivers nothing again.
     subscribe(&mut client, json!({"subscription_id": "more", "history": 1000}));
     assert_eq!(numbers(&mut client), [0, 1, 2, 3]);
 }
@@ -215,18 +214,18 @@ fn a_past_has_its_end() {
             assert_eq!(gone["type"], "ack", "what comes behind the end is answered: {gone}");
         }
     }
-    // Everything that ever existed is complete, for any requested number.
+    // If all events ever published are delivered, the past is complete for any requested number.
     let mut client = Ws::connect(server.addr);
     let (start, came, _) = asked(&mut client, json!({"subscription_id": "all", "history": 1_000_000}));
     assert_eq!((&start["complete"], came.len()), (&json!(true), 10));
-    // A server without any event has no past, and says so.
+    // A server without any event reports an empty past.
     let server = Server::start();
     let mut client = Ws::connect(server.addr);
     let (start, came, gaps) = asked(&mut client, json!({"subscription_id": "none", "history": 5}));
     assert_eq!((&start["complete"], came.len(), gaps.len()), (&json!(true), 0, 0));
 }
 
-/// Returns the end of a past as written in the stream.
+/// Returns the end of a past, as the event stream contains it.
 fn end_of_stream(addr: std::net::SocketAddr, query: &str) -> (String, usize) {
     let mut wire = support::wire::Wire::connect(addr);
     wire.send(format!("GET /sse{query} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
@@ -237,8 +236,8 @@ fn end_of_stream(addr: std::net::SocketAddr, query: &str) -> (String, usize) {
     (text[at..].trim_end().to_owned(), text.matches("event: gap").count())
 }
 
-/// The run of 2,000 among 20 others, of which the ring has a part: `history:100000` once returned that part
-/// without a word on the rest.
+/// A run of 2,000 events among 20 others, of which the ring has a part. An older version answered `history:100000` with
+/// that part and did not report the rest as missing.
 #[test]
 fn a_past_that_is_cut_off_says_so() {
     let server = Server::with(&["--bus-capacity", "256"]);
@@ -259,7 +258,7 @@ fn a_past_that_is_cut_off_says_so() {
     assert_eq!((end.as_str(), gaps), (": history_end events=128 complete=false", 1));
     let (end, gaps) = end_of_stream(server.addr, "?history=7&stream=even&lean");
     assert_eq!((end.as_str(), gaps), (": history_end events=7 complete=true", 0));
-    // From a place that the ring has released, and from one that never existed.
+    // From a position that the ring has evicted, and from one that never existed.
     for (since, events) in [(ids[3].as_str(), 256), ("zz-7", 0)] {
         let mut client = Ws::connect(server.addr);
         let (start, came, gaps) = asked(&mut client, json!({"subscription_id": "s", "since": since}));
@@ -274,7 +273,7 @@ fn a_past_that_is_cut_off_says_so() {
     );
 }
 
-/// 10,000 of 12,000 keys came, and nothing reported the others.
+/// An older version sent 10,000 of 12,000 keys, and did not report the others as missing.
 #[test]
 fn a_snapshot_that_is_cut_off_says_so() {
     let server = Server::with(&["--max-snapshot-keys", "10"]);
@@ -294,7 +293,7 @@ fn a_snapshot_that_is_cut_off_says_so() {
     assert_eq!(server.metric("fanwire_server_snapshot_keys_forgotten_total"), Some(2.0));
     let (end, gaps) = end_of_stream(server.addr, "?snapshot=1&entity=symbol:5");
     assert_eq!((end.as_str(), gaps), (": history_end events=1 complete=false", 1));
-    // Keys that were forgotten before the node began to record them are missing too.
+    // Keys that the ring had evicted before the node began to record them are missing, too.
     let server = Server::with(&["--bus-capacity", "8"]);
     publish(&server, 0..9);
     let (start, came, gaps) =

@@ -1,4 +1,4 @@
-//! A node with its own log in files: accepted events are there after a restart, however the process ended.
+//! A node with its own log in files: accepted events are retained over a restart, however the process ended.
 
 mod support;
 
@@ -111,7 +111,7 @@ fn kill_9_in_the_middle_of_publishing_loses_nothing_that_was_accepted() {
                 });
                 kill(server);
             });
-            // A sent event may be there without a confirmation. The next one then comes after it.
+            // An event that was sent but not confirmed may be in the log. The next one then follows it.
             let server = folder.serve(&options);
             let stats = http::get(server.addr, "/api/stats").json();
             assert_eq!(*epoch.get_or_insert_with(|| stats["epoch"].clone()), stats["epoch"], "one life");
@@ -141,7 +141,7 @@ fn kill_9_in_the_middle_of_publishing_loses_nothing_that_was_accepted() {
             }
             kill(server);
         }
-        // A client from before all of it gets everything it missed, over three ends of the server.
+        // A client that resumes from before the first event gets everything it missed, over three ends of the server.
         let server = folder.serve(&options);
         let mut client = Ws::subscribed(server.addr, json!({"since": first}));
         for _ in 1..accepted.iter().sum() {
@@ -192,7 +192,7 @@ fn a_gap_between_two_epochs_keeps_its_place_within_a_page_of_history() {
     let old: Vec<Value> = (0..5).map(|n| server.publish(event(0, n))["last_event_id"].clone()).collect();
     kill(server);
     folder.damage_last_record();
-    // With 8 events in the ring, the log brings the end of one epoch and the beginning of the next in one page.
+    // With 8 events in the ring, one page of the log contains the end of one epoch and the beginning of the next.
     for ring in ["8", "65536"] {
         let server = folder.serve(&["--bus-shards", "1", "--bus-capacity", ring]);
         if ring == "8" {
@@ -234,12 +234,13 @@ fn a_gap_between_two_epochs_keeps_its_place_within_a_page_of_history() {
         );
         assert_eq!(complete, true);
         let (numbers, gaps, complete) = past(json!({"history": 100}));
-        // `history` goes back over an epoch only in the ring. Beyond it, the gap stands for everything older.
+        // `history` goes back over an epoch only in the ring. Before that, the gap stands for everything older.
         let older = if ring == "8" { 0..0 } else { 0..4 };
         let want: Vec<Option<u64>> = older.map(Some).chain([None]).chain((5..40).map(Some)).collect();
         assert_eq!((numbers, gaps), (want, vec![Value::Null]), "ring of {ring}");
         assert_eq!(complete, false);
-        // That gap has no place before it, and asking again would not bring more.
+        // The gap is not recoverable: another request would deliver no more. With the small ring there is no event
+        // before it.
         let mut client = Ws::connect(server.addr);
         client.send(&json!({"type": "subscribe", "payload": {"history": 100}}));
         let gap = std::iter::repeat_with(|| client.any_message()).find(|message| message["type"] == "gap");
@@ -384,7 +385,7 @@ fn a_disk_that_is_full_anywhere_is_told_and_needs_no_restart() {
         assert_eq!(number(&client.event()), n as u64);
         n += 1;
     }
-    // Killed in the middle, and started without free space: everything accepted is there.
+    // The server is killed in the middle, and started without free space: everything accepted is in the log.
     let stats = http::get(server.addr, "/api/stats").json();
     disk.fill_but(2000);
     while http::post(server.addr, "/publish", "application/json", body(n, 700).as_bytes()).status == 200 {
@@ -396,7 +397,7 @@ fn a_disk_that_is_full_anywhere_is_told_and_needs_no_restart() {
     disk.empty();
     eventually("it is ready", || http::get(server.addr, "/readyz").status == 200);
     assert_eq!(http::get(server.addr, "/api/stats").json()["epoch"], stats["epoch"], "nothing was lost");
-    // An answer may come before the node has read the event back. The event would then come live, after the 20.
+    // An answer may arrive before the node has read the event back. The event is then delivered live, after the 20.
     let mut live = Ws::subscribed(server.addr, json!({}));
     server.publish(body(n, 10));
     assert_eq!(number(&live.event()), n as u64);

@@ -13,7 +13,7 @@ use support::{Server, eventually};
 
 const SECRET: &str = "only-this-test-and-its-server-know-it-77b1";
 
-/// A member's token: for room.1, and for the presence and messages in it.
+/// Returns a member's token: for room.1, and for the presence and messages in it.
 fn token(subject: &str, options: &[&str]) -> String {
     support::token(SECRET, &[&["--sub", subject], options].concat())
 }
@@ -121,7 +121,7 @@ fn who_may_not_see_a_channel_may_not_ask_who_is_there_nor_hear_it() {
             "{why}"
         );
     }
-    // A client cannot be in a channel that it may not see.
+    // A client cannot be a member of a channel that it may not see.
     let sees_presence_only = bearer(&token("sam", &["--channel", "room.1", "--type", "presence.*"]));
     let mut sam = Ws::over(Wire::connect(server.addr), "/ws", &sees_presence_only);
     let refused = sam.ask(&json!({"type": "subscribe", "payload": {"channels": ["room.2"]}}));
@@ -162,7 +162,7 @@ fn a_circles_clients_are_in_it_and_hear_who_joins() {
     let mut one = Ws::over(Wire::connect(server.addr), "/ws/circles/dev-team?user=ann", "");
     let hears = |client: &mut Ws, kind: &str, user: &str| loop {
         let message = client.message();
-        // Pings come at any time.
+        // Pings may arrive at any time.
         if message["type"] != "ping" {
             assert_eq!(
                 (&message["type"], &message["data"]["user"]),
@@ -208,7 +208,7 @@ fn one_reader_neither_fills_the_table_nor_empties_the_ring() {
         "--bus-capacity",
         "1024",
     ]);
-    // It may read, but not publish.
+    // The client may read, but not publish.
     let mut greedy = Ws::over(Wire::connect(server.addr), "/ws", &bearer(&token("eve", &["--stream", "*"])));
     for _ in 0..3 {
         for part in 0..8 {
@@ -233,7 +233,7 @@ fn one_reader_neither_fills_the_table_nor_empties_the_ring() {
     assert!(number("fanwire_presence_joins_total ") <= 200.0, "in a minute");
     let stats = look("/api/stats").json();
     assert_eq!(stats["shards"][0]["oldest"], 0, "the ring has all there ever was");
-    // The others notice nothing.
+    // Other clients are not affected.
     let ann = token("ann", &["--stream", "*"]);
     let mut honest = Ws::over(Wire::connect(server.addr), "/ws", &bearer(&ann));
     honest.ask(&json!({ "type": "subscribe", "payload": { "channels": ["room.1"] } }));
@@ -261,9 +261,9 @@ fn who_leaves_while_the_log_is_away_is_told_when_it_is_back() {
     assert_eq!(told(&mut watcher), ("presence.joined".to_owned(), "ann".to_owned()));
     redis.pause(true);
     drop(ann);
-    // Longer than a publisher may wait, so the submitted message is given up.
+    // The log is away for longer than a publisher may wait, so the submitted message is refused.
     eventually("it was refused", || server.metric("fanwire_engine_events_refused_total") >= Some(1.0));
-    // It joins and leaves unseen, which is no news.
+    // A user that joins and leaves unnoticed causes no presence event.
     drop(Sse::open(server.addr, "?channel=room.1&user=bob"));
     redis.pause(false);
     let mut heard = told(&mut watcher);

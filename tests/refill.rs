@@ -1,5 +1,5 @@
-//! Pasts that a client asks for again: a lost part of its stream, in order and complete, and the whole past of
-//! one subscription beside others.
+//! Pasts that a client requests again: a lost part of its stream, in order and complete, and the whole past of one
+//! subscription on a connection with others.
 
 mod support;
 
@@ -38,8 +38,8 @@ fn flood(server: &Server, numbers: std::ops::Range<usize>) {
     }
 }
 
-/// Reads like a client that refills each gap it can, until it has this many events. Returns their numbers, the
-/// gaps that it could not refill, and the number of requests.
+/// Reads like a client that refills each gap if it can, until it has this many events. Returns their numbers, the gaps
+/// that it could not refill, and the number of requests.
 fn read_refilling(client: &mut Ws, count: usize, mut place: Value) -> (Vec<usize>, Vec<Value>, usize, Value) {
     let (mut seen, mut gaps, mut refills) = (Vec::new(), Vec::new(), 0);
     let mut is_deaf = false;
@@ -60,8 +60,7 @@ fn read_refilling(client: &mut Ws, count: usize, mut place: Value) -> (Vec<usize
                     message["position"].clone()
                 };
             }
-            // After a burst beyond its limits a feed no longer knows the event before the gap, but the client
-            // does.
+            // After a burst beyond its limits the feed no longer has the event before the gap, but the client has.
             Some("gap")
                 if message["payload"]["recoverable"] == true || message["payload"]["from"].is_null() =>
             {
@@ -86,7 +85,7 @@ fn missed(gap: &Value) -> usize {
 const FLOOD: usize = 4_000;
 
 fn a_lost_part_comes_again(server: &Server, in_order: bool) {
-    // Its first subscription reads no more than the second. An event for both comes once.
+    // An event that matches both subscriptions is delivered once.
     let all = json!({"subscription_id": "all"});
     let mut client =
         slow(server.addr, &[json!({"event_types": ["even"]}), all, json!({"event_types": ["odd"]})]);
@@ -106,7 +105,7 @@ fn a_lost_part_comes_again(server: &Server, in_order: bool) {
     }
     assert_eq!(seen, numbers.collect::<Vec<_>>());
     server.balanced_ledger();
-    // Live events come after it, once.
+    // Live events follow, once.
     flood(server, 10 + FLOOD..13 + FLOOD);
     let mut live = read_refilling(&mut client, 3, place).0;
     live.sort_unstable();

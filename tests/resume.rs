@@ -1,4 +1,4 @@
-//! Resuming: exactly the missed events, or a gap that says they are gone.
+//! Resuming: a client gets exactly the missed events, or a gap in their place.
 
 mod support;
 
@@ -102,7 +102,7 @@ fn a_client_that_keeps_coming_back_gets_every_event_once_in_order() {
             if stays == 0 {
                 *client = Client::connect(server.addr, *sse, Some(&id));
                 lives += 1;
-                // After one event, or after many.
+                // The client disconnects after one event or after many.
                 stays = 1 + (lives * 37) % 90;
             }
         }
@@ -115,7 +115,7 @@ fn a_client_that_keeps_coming_back_gets_every_event_once_in_order() {
 fn what_is_told_as_missed_is_what_the_client_wanted() {
     let server = Server::with(&["--bus-capacity", "256"]);
     let first = server.publish(numbered(0))["last_event_id"].as_str().expect("an id").to_owned();
-    // Every hundredth event is an alarm, and the ring keeps the last ten.
+    // Every hundredth event is an alarm, and the ring holds the last ten.
     let alarm = |n: usize| numbered(n).replace("test.numbered", "alarm.fire");
     let lines: String = (1..=1000).map(|n| if n % 100 == 0 { alarm(n) } else { numbered(n) }).collect();
     server.publish(lines);
@@ -133,18 +133,19 @@ fn what_is_told_as_missed_is_what_the_client_wanted() {
             assert_eq!(message["type"], "gap", "{message}");
             message["payload"].take()
         };
-        // A client that wants everything has missed everything that is gone. Every client once got that number.
+        // A client that subscribes to everything has missed all evicted events. Older versions reported that number to
+        // every client.
         let all = gap(json!({}), "");
         let missed = all["missed"].as_u64().unwrap_or_else(|| panic!("{all}"));
         assert!((700..1000).contains(&missed) && all["at_most"].is_null(), "{all}");
-        // A client that wants some has missed those.
+        // A client that subscribes to some types has missed only those.
         let some = gap(json!({"event_types": ["alarm.*"]}), "?type=alarm.*");
         assert_eq!((&some["missed"], &some["at_most"]), (&json!(missed / 100), &Value::Null), "{some}");
-        // Correlations are not kept beside the events, so the number is an upper bound.
+        // Evicted events' correlations are not recorded, so the number is an upper bound.
         let some =
             gap(json!({"event_types": ["alarm.*"], "correlation_ids": ["c"]}), "?type=alarm.*&correlation=c");
         assert_eq!((&some["missed"], &some["at_most"]), (&Value::Null, &json!(missed / 100)), "{some}");
-        // A client that wanted nothing of what is gone has missed nothing, and gets no gap.
+        // A client that subscribes to none of the evicted events has missed nothing, and gets no gap.
         let event_type = if sse { "quiet.sse" } else { "quiet.ws" };
         let mut quiet = Client::of(server.addr, sse, event_type, &first);
         let id = server.publish(numbered(1).replace("test.numbered", event_type))["last_event_id"].take();
@@ -156,7 +157,7 @@ fn what_is_told_as_missed_is_what_the_client_wanted() {
 fn who_comes_back_too_late_is_told_and_gets_the_rest_without_a_hole() {
     let server = Server::start();
     let first = server.publish(numbered(0))["last_event_id"].as_str().expect("an id").to_owned();
-    // More than any default ring keeps, so the first event is certainly gone.
+    // More events than the default ring holds, so the first event is certainly evicted.
     let mut last = 0;
     while server.shard_oldest() == 0 {
         let lines: String = (last + 1..=last + 5000).map(numbered).collect();
@@ -193,7 +194,7 @@ fn a_resume_and_a_subscribe_with_other_filters_stand_side_by_side() {
     assert!(client.is_silent_for(Duration::from_millis(100)));
 }
 
-/// Returns the position in the bus that an answer gives the client.
+/// Returns the position in an answer.
 fn position(answer: &Value) -> String {
     answer["payload"]["last_event_id"].as_str().unwrap_or_else(|| panic!("no position: {answer}")).to_owned()
 }
@@ -246,7 +247,7 @@ fn with_any_number_of_shards_every_event_comes_once_over_many_reconnects() {
     for shards in ["1", "2", "4"] {
         let server = Server::with(&["--bus-shards", shards, "--loops", "2"]);
         let addr = server.addr;
-        // By the stream's ids, by the messages' positions, and by the events' ids alone.
+        // Clients resume by the stream's ids, by the messages' positions, and by the events' ids alone.
         let mut clients: Vec<(bool, bool, Client)> = [(true, true), (false, true), (false, false)]
             .map(|(sse, by_position)| (sse, by_position, Client::connect(server.addr, sse, None)))
             .into_iter()
@@ -346,7 +347,8 @@ fn a_place_in_another_number_of_shards_is_told_as_a_gap() {
     }
 }
 
-/// Ids and positions that no server made: of missing shards, of no epoch, at the end of all numbers.
+/// Returns ids and positions that no server made: with shards that do not exist, without an epoch, with the highest
+/// number.
 fn forged(told: &str) -> Vec<String> {
     let epoch = told.split(['~', '-']).next().expect("an epoch").to_owned();
     let mut all = Vec::new();
@@ -383,8 +385,8 @@ fn a_forged_place_is_told_as_a_gap_and_ends_no_loop() {
             for sse in [false, true] {
                 let mut client = Client::connect(server.addr, sse, Some(&since));
                 if is_there && is_own {
-                    // The id may be of an existing event, or of another node that has read the log further.
-                    // Then nothing need come.
+                    // The id may belong to an existing event, or to another node that has read further in the log. Then
+                    // no gap is due.
                     continue;
                 }
                 let Got::Gap(gap) = client.next() else { panic!("{since} is passed over in silence") };

@@ -1,6 +1,6 @@
-//! Every entrance for events, with every attribute that a payload can imply, and a grant without it: the event
-//! is refused in that entrance's words, and reaches no client. With the grant, it is accepted and routed by the
-//! attribute.
+//! Every entrance for events, with every attribute that a payload can imply. Without a right to the attribute, the
+//! event is refused in that entrance's error format, and no client receives it. With the right, it is accepted and
+//! routed by the attribute.
 
 mod support;
 
@@ -16,7 +16,7 @@ use support::wire::Wire;
 use support::ws::Ws;
 use support::{Server, eventually};
 
-/// Wait after which an unwanted event would have come.
+/// Time within which an unwanted event would have arrived.
 const SILENCE: Duration = Duration::from_millis(200);
 
 const SECRET: &str = "only-this-test-and-its-server-know-it-77c1";
@@ -28,7 +28,7 @@ struct Case {
     /// Form of the attribute in the delivered event.
     says: fn(&Value) -> Value,
     value: Value,
-    /// A grant with the attribute, and one without. The client's circle is `a`.
+    /// Options of a token with a right to the attribute, and of one without. The client's circle is `a`.
     with: [&'static str; 2],
     lacks: [&'static str; 2],
     /// Text that the refusal contains.
@@ -90,7 +90,7 @@ fn cases() -> Vec<Case> {
             "workspace-7",
             "channel 'workspace-7'",
         ),
-        // A channel of each token's own: `user:{sub}`. A subject that looks like a pattern is none.
+        // The channel of a token's subject, `user:{sub}`. A subject that looks like a pattern is an exact value.
         Case {
             with: ["--channel=team", "--sub=b"],
             lacks: ["--channel=team", "--sub=a"],
@@ -132,7 +132,7 @@ fn cases() -> Vec<Case> {
 enum Said {
     Taken,
     Refused(String),
-    /// This entrance cannot carry such an event.
+    /// This entrance has no form for such an event.
     NoDoor,
 }
 
@@ -149,7 +149,7 @@ const DOORS: [(&str, Door); 14] = [
         of_http(&post(addr, token, "Content-Type: text/plain\r\n", &body.to_string()))
     }),
     ("JSON with an escape", |addr, token, case| {
-        // Left to the reader that accepts every text.
+        // The fast parser leaves such a text to the one that accepts every JSON text.
         let body = json!({"type": case.event_type, "source": "a\tb".replace('\t', "\u{e9}\u{2028}"), "payload": case.payload});
         let body = body.to_string().replace("\"type\"", "\"\\u0074ype\"");
         of_http(&post(addr, token, "Content-Type: application/json\r\n", &body))
@@ -206,7 +206,7 @@ const DOORS: [(&str, Door); 14] = [
         let mut client = open(addr, "/autosdlc", token);
         assert_eq!(client.message()["type"], "connect");
         client.send(&json!({"id": "m", "type": case.event_type, "data": case.payload}));
-        // An accepted message has no answer, so the next answer is the ping's.
+        // An accepted message has no answer, so the next message is the answer to the ping.
         match client.ask(&json!({"id": "p", "type": "ping"})) {
             answer if answer["type"] == "pong" => Said::Taken,
             answer => {
@@ -223,8 +223,8 @@ const DOORS: [(&str, Door); 14] = [
     ("a workspace", |addr, token, case| say(addr, token, case, "/ws/workspaces/a")),
 ];
 
-/// Sends it in a channel. A payload that names a channel is in the path's channel anyway, so it is no case for
-/// this entrance.
+/// Sends the event in a channel. The path decides the channel, so a payload that names another one can't be tested
+/// here.
 fn say(addr: SocketAddr, token: &str, case: &Case, path: &str) -> Said {
     if case.beyond.starts_with("channel") {
         return Said::NoDoor;
@@ -279,7 +279,7 @@ fn token(options: &[&str]) -> String {
     support::token(SECRET, options)
 }
 
-/// A reader of everything, and the event by which it knows that it has read this far.
+/// A reader of all events, and the marker event up to which it reads.
 struct Reader {
     addr: SocketAddr,
     socket: Ws,
@@ -320,7 +320,7 @@ fn guarded(options: &[&str]) -> Server {
     )
 }
 
-/// The whole table, published through one server and read from another, which may be the same.
+/// Checks the whole table: events are published through one server and read from another, which may be the same.
 fn every_door_asks_for_every_attribute(publishing: SocketAddr, reading: SocketAddr) {
     let mut reader = Reader::new(reading);
     let mut doors = 0;
@@ -400,10 +400,11 @@ fn over_a_log(url: &str) {
     every_door_asks_for_every_attribute(nodes[0].addr, nodes[1].addr);
 }
 
-/// Removes an attribute from an event as delivered.
+/// Returns an attribute of an event as delivered.
 type AttributeOf = fn(&Value) -> Value;
 
-/// Bodies in which the publisher says that the attribute is absent, or that use an entrance that infers no attributes.
+/// Returns bodies in which the publisher sends the attribute as empty, although the payload names one. With each, how
+/// to read the attribute of the delivered event.
 fn unnamed() -> Vec<(Value, AttributeOf)> {
     vec![
         (json!({"type": "STATE_CHANGED", "stream_id": "", "payload": {"stream_id": "b"}}), stream_of),
@@ -427,7 +428,7 @@ fn what_was_checked_without_an_attribute_stays_without_it_over_a_log() {
         assert_eq!(come.len(), 1, "{come:?}");
         assert_eq!(says(&come[0]), Value::Null, "{come:?}");
     }
-    // A node that reads the log later delivers the same.
+    // A node that reads the log later delivers the same events.
     let later = guarded(&["--engine", &url]);
     eventually("the node follows the log", || http::get(later.addr, "/readyz").status == 200);
     let all = token(&["--stream", "*"]);

@@ -1,5 +1,4 @@
-//! Threats in the table of SECURITY.md that no other test covers. Also checks that the tests named in the table
-//! exist.
+//! Tests threats in SECURITY.md's table that no other test covers, and checks that the tests named in the table exist.
 
 mod support;
 
@@ -57,7 +56,7 @@ fn a_message_that_expands_without_end_costs_its_own_connection_alone() {
     client.wire.send(&raw_frame(0xc1, Some(MASK), bomb.len(), &bomb));
     let last = loop {
         let frame = client.read_frame(deadline()).expect("a farewell");
-        // On a slow machine a heartbeat comes first.
+        // On a slow machine a heartbeat may arrive first.
         if frame.opcode() != PING {
             break frame;
         }
@@ -72,7 +71,7 @@ fn json_that_nests_without_end_is_refused_at_every_door() {
     let server = Server::start();
     let mut client = Ws::connect(server.addr);
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
-        // Deeper than any stack, within the size limit of a message.
+        // Nested too deep for a recursive parser's stack, but within the size limit of a message.
         let nested = format!("{}1{}", open.repeat(9_000), close.repeat(9_000));
         let event = format!("{{\"type\":\"deep\",\"payload\":{nested}}}");
         for body in [&event, &nested, &format!("[{event}]")] {
@@ -92,7 +91,7 @@ fn json_that_nests_without_end_is_refused_at_every_door() {
     server.assert_serving();
 }
 
-/// Text that an attacker would add to a stream or a log.
+/// Texts that an attacker would use to inject lines into a stream or a log.
 const BREAKS: [&str; 5] = [
     "\r\n\r\nevent: evil\r\ndata: evil\r\n\r\n",
     "\nevent: evil\n\n",
@@ -116,7 +115,7 @@ fn nothing_in_an_event_or_a_request_breaks_out_of_its_place_in_a_stream() {
         let entity = json!({"type": "a.b", "entity": {"kind": "k", "id": text}});
         let answer = http::post(server.addr, "/publish", "application/json", entity.to_string().as_bytes());
         assert_eq!(answer.status, 400, "{answer:?}");
-        // A payload may hold anything. It stays in its line.
+        // A payload may contain any text. It stays within its line.
         server.publish(json!({"type": "a.b", "payload": {"text": text, text: 1}}).to_string());
         let block = all.event();
         assert_eq!((block.event.as_deref(), &block.json()["payload"]["text"]), (Some("a.b"), &json!(text)));
@@ -125,7 +124,7 @@ fn nothing_in_an_event_or_a_request_breaks_out_of_its_place_in_a_stream() {
     server.publish("{\"type\":\"a.b\",\"payload\":{\r\n\r\n\"n\":\n1\r}}");
     assert_eq!(all.event().json()["payload"], json!({"n": 1}));
 
-    // An id made up by a client comes back in a gap, if at all.
+    // An id that a client made up may be repeated in a gap only.
     for query in [
         "?last_event_id=1-1%0D%0A%0D%0Aevent:%20evil%0D%0Adata:%20x%0D%0A%0D%0A",
         "?type=%0D%0Aevent:%20evil%0D%0A%0D%0A",
@@ -245,17 +244,17 @@ fn a_silent_tenant_is_told_nothing_of_how_much_others_publish() {
         let mut client = connect();
         let begun = place_of_ack(&mut client, &json!({}));
         assert!(is_sealed(&begun), "{begun}");
-        // The reported position stays the same, whatever others publish.
+        // The reported position does not change when others publish.
         for _ in 0..3 {
             assert_eq!(place_of_pong(&mut client), begun);
             publish_of(&server, &writer, "rival", 7);
         }
-        // Its own event moves it.
+        // An event of its own changes it.
         publish_of(&server, &writer, "acme", 1);
         assert_eq!(client.message()["type"], "event");
         let moved = place_of_pong(&mut client);
         assert!(is_sealed(&moved) && moved != begun, "{moved}");
-        // Two positions of one time do not show that they are of one time.
+        // Two positions of the same time differ, so they do not reveal that they are equal.
         assert_ne!(place_of_ack(&mut connect(), &json!({})), place_of_ack(&mut connect(), &json!({})));
         let id = first_id(&server, &tenant);
         assert!(id.starts_with('~'), "{id}");
@@ -263,7 +262,7 @@ fn a_silent_tenant_is_told_nothing_of_how_much_others_publish() {
         let wide = support::token(SECRET, &["--stream", "*"]);
         assert!(!first_id(&server, &wide).starts_with('~'));
 
-        // From such a position comes everything of the tenant, and nothing else.
+        // A resume from such a position delivers all of the tenant's events, and no others.
         for since in [moved.as_str().expect("a text"), &id] {
             publish_of(&server, &writer, "rival", 3);
             publish_of(&server, &writer, "acme", 2);
@@ -282,7 +281,7 @@ fn a_silent_tenant_is_told_nothing_of_how_much_others_publish() {
             }
         }
 
-        // If the ring has forgotten later events, a tenant that missed nothing gets no gap.
+        // If the ring has evicted only other tenants' later events, a tenant gets no gap.
         let last = place_of_ack(&mut connect(), &json!({}));
         publish_of(&server, &writer, "rival", 2000);
         let mut back = connect();
@@ -291,8 +290,8 @@ fn a_silent_tenant_is_told_nothing_of_how_much_others_publish() {
         publish_of(&server, &writer, "acme", 1);
         assert_eq!(back.message()["type"], "event");
 
-        // If nothing can tell, the gap says so, without any number or position that counts other tenants'
-        // events.
+        // If the server can't know whether the tenant missed events, it sends a gap, without a number or position that
+        // counts other tenants' events.
         publish_of(&server, &writer, "rival", 100);
         publish_of(&server, &writer, "acme", 600);
         let mut back = connect();
@@ -311,7 +310,7 @@ fn a_silent_tenant_is_told_nothing_of_how_much_others_publish() {
         );
         assert!(gap["from"].is_null() || is_sealed(&gap["from"]), "{gap}");
 
-        // Before the token there is no position at all.
+        // Before the token, the client gets no position at all.
         let mut stranger = Ws::connect(server.addr);
         assert_eq!(place_of_pong(&mut stranger), Value::Null);
     }
@@ -338,7 +337,7 @@ fn a_tenant_sees_nothing_of_another_by_any_way_in() {
         publish(if n % 2 == 0 { "acme" } else { "rival" }, n);
     }
     let tenant = support::token(SECRET, &["--stream", "acme"]);
-    // The past, by each of its ways, and new events after it.
+    // Each way to request a past, and new events after it.
     let mut sockets: Vec<Ws> =
         [json!({"history": 100}), json!({"since": first}), json!({"snapshot": true}), json!({})]
             .into_iter()
@@ -352,7 +351,7 @@ fn a_tenant_sees_nothing_of_another_by_any_way_in() {
     let mut streams: Vec<Sse> =
         queries.iter().map(|query| Sse::open(server.addr, &format!("?token={tenant}&{query}"))).collect();
     for (at, client) in sockets.iter_mut().enumerate() {
-        // The ack may come before or after the past.
+        // The ack may arrive before or after the past.
         while client.message()["type"] != "ack" {
             assert!(at < 3, "nothing was asked for");
         }
@@ -379,7 +378,7 @@ fn a_tenant_sees_nothing_of_another_by_any_way_in() {
             }
         }
     }
-    // Not by the operators' routes, and not by asking for it by name.
+    // Neither an operator's route nor a filter on the other tenant's name reveals its events.
     for path in ["/api/stats", "/metrics", &format!("/api/explain?event_id={first}"), "/sse?stream=rival"] {
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {tenant}\r\nConnection: close\r\n\r\n"
@@ -394,7 +393,7 @@ fn a_tenant_sees_nothing_of_another_by_any_way_in() {
 fn of_a_million_random_events_a_narrow_grant_lets_its_own_through_and_no_other() {
     const ROUNDS: u64 = 1000;
     const A_ROUND: u64 = 1000;
-    // Like an allowed one, or not at all.
+    // Streams that resemble an allowed one, and others that do not.
     const STREAMS: [&str; 10] =
         ["", "acme", "acme.a", "acme.b", "acme.a.b", "acmes.a", "rival", "rival.acme.a", "Acme.a", "*"];
     const TYPES: [&str; 8] = [
@@ -417,7 +416,7 @@ fn of_a_million_random_events_a_narrow_grant_lets_its_own_through_and_no_other()
     let server = InProcess::builder(&bus).listen("127.0.0.1:0").config(config).spawn().expect("a free port");
     let addr = server.local_addr();
     let grant = support::token(SECRET, &["--stream", "acme.*", "--type", "task.*"]);
-    // It asks for everything, in two ways.
+    // The client subscribes to everything, in two ways.
     let mut socket = Ws::over(Wire::connect(addr), &format!("/ws?token={grant}"), "");
     assert_eq!(socket.ask(&json!({"type": "subscribe", "payload": {}}))["type"], "ack");
     let mut stream = Sse::open(addr, &format!("?token={grant}"));
@@ -438,7 +437,7 @@ fn of_a_million_random_events_a_narrow_grant_lets_its_own_through_and_no_other()
                 Event::builder(kind).stream(of).json(format!("{{\"n\":{n}}}")).build().expect("an event");
             bus.publish(event);
         }
-        // So that no client lags when the next thousand events come.
+        // This waits, so that no client lags when the next thousand events are published.
         let last = Event::builder("task.done").stream("acme.a").json("{\"n\":0}").build().expect("an event");
         bus.publish(last);
         allowed += wanted.len();

@@ -1,4 +1,4 @@
-//! Bursts written from memory pages that all clients of a feed share: bytes that wait in a socket never change.
+//! Bursts are written from memory pages that all clients of a feed share: bytes that wait in a socket must not change.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -14,7 +14,7 @@ const A_BURST: usize = 50;
 /// Number of clients of each transport.
 const CLIENTS: usize = 10;
 
-/// Returns the payload of an event. No two payloads share the content of a page.
+/// Returns the payload of an event. No two payloads fill a page with the same content.
 fn payload(n: usize) -> Value {
     let text: String =
         (0..1000).map(|at| char::from(b'a' + ((n * 131 + at * 7 + at / 26 * n) % 26) as u8)).collect();
@@ -47,7 +47,7 @@ fn what_waits_in_sockets_is_not_written_over_by_what_comes_later() {
         })
         .collect();
     let mut streams: Vec<Sse> = (0..CLIENTS).map(|_| Sse::open(server.addr, "")).collect();
-    // No client reads. Two leave while much is pending for them, which costs the others nothing.
+    // No client reads. Two disconnect with much pending for them, which must not affect the others.
     for burst in 0..BURSTS {
         publish(&server, burst);
         if burst == BURSTS / 2 {
@@ -64,7 +64,7 @@ fn what_waits_in_sockets_is_not_written_over_by_what_comes_later() {
             assert_eq!(stream.event().json()["payload"], payload(n), "event {n}");
         }
     }
-    // The first bursts fill the sockets, and wait there while the later ones are published.
+    // The first bursts fill the sockets, and remain there while the later ones are published.
     let shared = shared(&server);
     assert!(shared >= (2 * CLIENTS) as f64, "{shared} writes were of shared pages");
     server.balanced_ledger();
@@ -94,7 +94,7 @@ fn few_bytes_few_clients_and_the_setting_share_nothing() {
     publish(&server, 0);
     (0..A_BURST).for_each(|n| all_get(&mut clients, n));
     assert!((shared(&server) - CLIENTS as f64).abs() < 1.0, "a burst");
-    // One client would take eight times as many bytes.
+    // A single client would need eight times as many bytes to share pages.
     clients.truncate(1);
     support::eventually("the others are gone", || {
         server.metric("fanwire_server_connections").is_some_and(|open| open < 3.0)

@@ -35,7 +35,7 @@ impl Traced {
         Self { server: Server::spawn(&mut command), log }
     }
 
-    /// Returns what strace wrote: each line has a thread's number and a call.
+    /// Returns the lines of strace's log: a thread's id and a call.
     fn calls(&self) -> Vec<(String, String)> {
         let text = std::fs::read_to_string(&self.log).expect("strace writes there");
         let lines = text.lines().filter_map(|line| line.split_once(' '));
@@ -45,7 +45,8 @@ impl Traced {
 
 impl Drop for Traced {
     fn drop(&mut self) {
-        // The first call is the program's own start. If strace were killed, the program would go on without it.
+        // The first call is the program's own start. The program is killed too, because it would continue without
+        // strace.
         let process = self.calls().first().and_then(|(thread, _)| thread.parse().ok());
         if let Some(process) = process.and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
@@ -65,7 +66,7 @@ fn rounds(traced: &Traced, first: usize, last: usize) -> Vec<Vec<String>> {
             number = Some(number.map_or(0, |number| number + 1));
         }
         let Some(number) = number.filter(|number| (first..last).contains(number)) else { continue };
-        // The rest of a call that other threads interrupted in the log.
+        // The rest of a call whose log line was interrupted by other threads.
         if call.starts_with("<...") {
             continue;
         }
@@ -87,14 +88,14 @@ fn one_post_to_one_receiver_is_four_system_calls() {
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(client.event()["payload"]["n"], n);
     }
-    // The last POST's calls may not be written yet.
+    // The last POST's calls may not be in the log yet.
     let rounds = rounds(&traced, 50, POSTS - 1);
     let mut kinds: HashMap<String, usize> = HashMap::new();
     for round in &rounds {
         *kinds.entry(round.join(" ")).or_default() += 1;
     }
     let usual = kinds.get("recvfrom sendto sendto epoll_wait").copied().unwrap_or(0);
-    // In the others a timer was due.
+    // In the other rounds a timer was due.
     assert!(usual * 10 >= rounds.len() * 8, "{kinds:?}");
     let all = rounds.concat();
     for name in ["membarrier", "mprotect", "brk", "mmap"] {

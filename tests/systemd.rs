@@ -1,4 +1,4 @@
-//! A service manager's side of a server: the sockets that it holds, and the messages that it gets.
+//! A server under a service manager: the sockets that the manager holds, and the messages that it gets.
 
 mod support;
 
@@ -14,7 +14,7 @@ use support::service::free_port;
 use support::wire::{Wire, deadline};
 use support::{PATIENCE, Server, fanwire, http};
 
-/// Binds the ports that it is given, like systemd, and becomes the program.
+/// Binds the given ports, like systemd, and executes the program.
 const ACTIVATE: &str = "
 import fcntl, os, socket, sys
 ports, program = sys.argv[1].split(','), sys.argv[2:]
@@ -33,7 +33,7 @@ fn sockets_that_are_held_for_it_are_served_and_who_came_before_waits() {
     let text = ports.map(|port| port.to_string()).join(",");
     let mut command = Command::new("python3");
     command.args(["-c", ACTIVATE, &text, env!("CARGO_BIN_EXE_fanwire"), "serve", "--loops", "2"]);
-    // It goes on when its stdin ends, which is at once.
+    // The server continues when its stdin ends, which is immediately here.
     let server = Server::spawn(command.args(["--log-level", "warn"]));
     assert_eq!(server.addr.port(), ports[0]);
     for port in ports {
@@ -146,7 +146,7 @@ fn privileged_port() -> Option<u16> {
     (1..1024).rev().find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
 }
 
-/// As in the shipped unit: systemd binds port 443, and the server serves it without any right.
+/// As in the shipped unit, systemd binds a port below 1024, and the server serves it without any capability.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_port_below_1024_is_served_without_any_right_where_systemd_holds_it() {
@@ -166,7 +166,7 @@ fn a_port_below_1024_is_served_without_any_right_where_systemd_holds_it() {
     assert_eq!(http::get(server.addr, "/readyz").status, 200);
     drop(server);
 
-    // By itself it may not, and the error says what can.
+    // Without systemd the server may not bind the port, and the error names the ways to allow it.
     let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
     if first.trim().parse::<u16>().is_ok_and(|first| port >= first) {
         return;

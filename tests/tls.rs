@@ -1,4 +1,4 @@
-//! TLS from outside: a client made with rustls, with an authority made here.
+//! TLS from outside: a client made with rustls, and an authority created by the test.
 
 mod support;
 
@@ -121,7 +121,7 @@ fn a_reader_that_is_slow_gets_every_event_in_order() {
     let server = Tls::start(&authority, &["--max-lag-events", "100000", "--max-lag-bytes", "1GiB"]);
     let config = authority.client(rustls::ALL_VERSIONS);
     let mut ws = subscribed(server.connect(&config));
-    // Some megabytes: more than the sockets hold, so that many writes are cut short.
+    // Some megabytes, more than the sockets hold, so that many writes are partial.
     let count = 6000;
     let filler = "x".repeat(1000);
     for part in 0..6 {
@@ -155,7 +155,7 @@ fn who_speaks_no_tls_is_told_so_and_hurts_nobody() {
         tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         tcp.write_all(bytes).expect("written");
         let mut answer = Vec::new();
-        // A reset is an end too.
+        // A reset is an end, too.
         let _ = tcp.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
     };
@@ -260,7 +260,7 @@ fn our_own_commands_speak_it_and_check_whom_they_speak_to() {
     let (code, report, error) = ask(&verify);
     assert_eq!(code, Some(0), "{report}{error}");
 
-    // This machine does not trust its authority.
+    // This machine does not trust the test's authority.
     for command in ["publish", "verify"] {
         let output = run(fanwire().args([command, "--ca-file", "/nowhere.pem"]).env("FANWIRE_URL", &url));
         assert!(String::from_utf8_lossy(&output.stderr).contains("cannot read /nowhere.pem"), "{output:?}");
@@ -328,7 +328,7 @@ fn dev_cert_makes_what_curl_python_chromium_and_our_own_commands_take() {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--noproxy", "*", "-m", "20", "--cacert", &ca]);
         curl.args(["--resolve", &format!("events.test:{port}:127.0.0.1"), &url]);
-        // A debug build of the server accepts other names than the machine's only with a Host that it allows.
+        // The server accepts requests for `events.test` only with a `Host` that it allows.
         let output = run(curl.args(["-H", &format!("Host: 127.0.0.1:{port}")]));
         assert_eq!(text(&output.stdout), r#"{"status":"ok"}"#, "{host}: {output:?}");
     }
@@ -420,7 +420,7 @@ fn write_cert(
     std::fs::write(folder.file("key.pem"), key.serialize_pem()).expect("a file");
 }
 
-/// Every command ends with the reason and the next step. Old versions of `tail` tried again for ever.
+/// Checks that every command ends with the reason and the next step. Older versions of `tail` tried again for ever.
 fn all_end(url: &str, ca: &str, which: &[&[&str]], reason: &str, step: &str) {
     for words in which {
         let mut command = Command::new("timeout");
@@ -566,7 +566,7 @@ impl Tls {
     }
 }
 
-/// rustls holds what a peer has not sent whole, and what a peer does not read.
+/// rustls holds incomplete messages of a peer.
 #[test]
 fn what_tls_holds_for_a_client_is_counted() {
     let authority = Authority::new("held");
@@ -592,7 +592,7 @@ fn what_tls_holds_for_a_client_is_counted() {
     drop(strangers);
 }
 
-/// Bytes that a peer does not read stay in rustls when the sockets are full.
+/// rustls holds the bytes that a peer does not read when the sockets are full.
 #[test]
 fn what_tls_holds_for_a_client_that_does_not_read_is_counted() {
     let authority = Authority::new("unread");

@@ -1,4 +1,4 @@
-//! W3C trace context: it is delivered with its event, and it is in the log.
+//! W3C trace context: it is delivered with its event, and written to the log.
 
 mod support;
 
@@ -35,7 +35,7 @@ fn a_trace_goes_from_whoever_publishes_to_every_client_and_into_the_log() {
         assert_eq!(trace(&a), trace(&b));
         a
     };
-    // The request's context, for all its events except those with their own.
+    // The request's context applies to all its events except those with their own.
     let own = format!(r#"{{"type":"b","traceparent":"{OTHER}"}}"#);
     let both = format!("[{{\"type\":\"a\"}},{own}]");
     post(&server, &format!("traceparent: {PARENT}\r\ntracestate: v=1,w=2\r\n"), &both);

@@ -1,5 +1,5 @@
-//! A misspelt key at a client's entrance is an error that names the likely key: in messages, bodies and
-//! queries. Data from a log or another system is accepted as it is.
+//! A misspelt key from a client is an error that names the likely key: in messages, bodies and queries. Data from a log
+//! or another system may have unknown keys.
 
 mod support;
 
@@ -51,7 +51,7 @@ fn a_subscribe_with_a_slip_is_no_subscription() {
     }
     let count = client.ask(&json!({"type": "request", "payload": {"action": "subscription_count"}}));
     assert_eq!(count["payload"]["count"], 0, "{count}");
-    // Every field of FCC's message. Messages without a request may hold any field.
+    // All fields of FCC's message are accepted. A message that is no request may have any field.
     let whole = json!({"type": "subscribe", "message_id": "m", "timestamp": "2026-01-27T10:21:33Z", "correlation_id": null,
         "payload": {"subscription_id": "s", "event_types": [], "sources": null, "correlation_id": null}});
     assert_eq!(client.ask(&whole)["type"], "ack");
@@ -69,7 +69,7 @@ fn what_is_published_with_a_slip_is_refused_in_every_form() {
         ("text/plain", bad.to_owned(), 1),
         ("application/json", format!("[{{\"type\":\"a\"}},\n{bad}]"), 2),
         ("application/x-ndjson", format!("{{\"type\":\"a\"}}\n{bad}\n"), 2),
-        // By the reader that accepts every text, and by the fast one.
+        // Parsed by the parser that accepts every JSON text, and by the fast one.
         ("application/json", bad.replace("\"x\"", "\"\\u0078\""), 1),
         ("application/json", bad.replace("entitty", "entitt\\u0079"), 1),
     ] {
@@ -99,7 +99,7 @@ fn what_is_published_with_a_slip_is_refused_in_every_form() {
         cloud.json()["error"].as_str().is_some_and(|text| text.contains("application/cloudevents+json")),
         "{cloud:?}"
     );
-    // A payload belongs to its publisher, and a CloudEvent's extensions to their author.
+    // A payload may have any keys, and a CloudEvent any extensions.
     server.publish(r#"{"type":"x","payload":{"entitty":1}}"#);
     assert_eq!(reader.event()["payload"]["entitty"], 1);
     let extended = br#"{"specversion":"1.0","type":"y","source":"s","id":"1","entitty":"z"}"#;
@@ -194,7 +194,7 @@ fn a_query_with_a_slip_is_refused_and_what_others_add_is_passed_over() {
     let answer = post(server.addr, &format!("/publish?{added}"), "application/json", br#"{"type":"a"}"#);
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(stream.event().json()["event_type"], "a");
-    // Nothing reads the query of these routes, and scrapers and probes add their own.
+    // These routes ignore the query, and scrapers and probes add their own parameters.
     for path in ["/healthz?x=1", "/readyz?probe=lb", "/metrics?name[]=a", "/?ref=a"] {
         assert_eq!(get(server.addr, path).status, 200, "{path}");
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::ws::Ws;
 use support::{Server, numbered};
 
-/// Wait after which an unwanted event would have come.
+/// Time within which an unwanted event would have arrived.
 const SILENCE: Duration = Duration::from_millis(200);
 
 fn quote(symbol: &str, n: usize) -> String {
@@ -151,14 +151,14 @@ fn the_snapshot_of_what_was_added_follows_the_ack() {
     let end = client.any_message();
     let want = json!({"subscription_id": "w", "events": 2, "complete": true});
     assert_eq!((&end["type"], &end["payload"]), (&json!("history_end"), &want));
-    // Held values are not sent again, and nothing comes for a removal.
+    // Values that are already in the list are not sent again, and a removal sends nothing.
     let ack = updated(
         &mut client,
         &json!({"subscription_id": "w", "add": {"entities": ["symbol:B"]}, "remove": {"entities": ["symbol:C"]}}),
     );
     assert_eq!((&ack["added"], &ack["removed"]), (&json!(0), &json!(1)));
     assert_wanted(&server, &mut client, &["A", "B", "C"], &["A", "B"]);
-    // Two lists at once: everything that is new, and nothing that was known.
+    // A change of two lists sends everything that is new, and nothing that the client already got.
     server.publish(json!({"type": "trade", "entity": {"kind": "symbol", "id": "C"}}).to_string());
     let mut both =
         watch(&server, json!({"event_types": ["quote"], "entities": ["symbol:A"], "snapshot": true}));
@@ -170,7 +170,7 @@ fn the_snapshot_of_what_was_added_follows_the_ack() {
     assert_eq!(both.event()["event_type"], "quote");
     assert_eq!(both.event()["event_type"], "trade");
     assert!(both.is_silent_for(SILENCE));
-    // From nothing.
+    // From an empty list.
     updated(&mut both, &json!({"subscription_id": "w", "remove": {"entities": ["symbol:A", "symbol:C"]}}));
     updated(&mut both, &json!({"subscription_id": "w", "add": {"entities": ["symbol:B"]}}));
     assert_eq!(both.event()["entity"]["id"], "B");
@@ -256,7 +256,7 @@ fn a_list_of_a_thousand_values_is_one_subscription() {
     }
     assert_eq!(client.event()["entity"]["id"], symbol(999));
     assert_eq!(client.event()["entity"]["id"], symbol(1));
-    // Everything but one value goes, and then that one.
+    // All values but one are removed, and then that one.
     let mut rest: Vec<Value> = listed(&mut client)["entities"].as_array().expect("a list").clone();
     let one = rest.pop().expect("a value");
     let ack = updated(&mut client, &json!({"subscription_id": "w", "remove": {"entities": rest}}));
@@ -274,7 +274,7 @@ fn a_list_of_a_thousand_values_is_one_subscription() {
     assert_wanted(&server, &mut client, &[&first, &last], &[]);
 }
 
-/// Random updates of two clients with overlapping lists, of which some are equal for a while, beside a set.
+/// Random updates of two clients with overlapping and sometimes equal lists, compared with a model: a set.
 #[test]
 fn random_updates_leave_the_lists_that_they_say() {
     let server = Server::start();
@@ -323,8 +323,8 @@ fn random_updates_leave_the_lists_that_they_say() {
     server.balanced_ledger();
 }
 
-/// A publisher goes on while a client changes its list. Each event says which symbol it is about and its number, so the
-/// client can tell what it should have got.
+/// A publisher publishes while a client changes its list. Each event has its symbol and its number, so the client knows
+/// which events it should have received.
 #[test]
 fn nothing_is_lost_or_doubled_around_an_update() {
     let server = Server::start();

@@ -1,5 +1,5 @@
-//! Upgrades while clients are connected: a process hands its sockets, events and clients to the next, and no
-//! client notices.
+//! Upgrades while clients are connected: a process hands over its sockets, events and clients to the next, and no
+//! client is affected.
 
 mod support;
 
@@ -45,7 +45,7 @@ impl Generations {
         );
     }
 
-    /// Asks for an upgrade, and waits until the next process has everything.
+    /// Requests an upgrade, and waits until the next process has taken over.
     fn upgrade(&mut self) {
         self.signal("USR2");
         let count = self.pids.len();
@@ -62,7 +62,7 @@ impl Generations {
     }
 
     fn is_gone(pid: u32) -> bool {
-        // A zombie has ended too.
+        // A zombie has ended, too.
         std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
     }
 }
@@ -174,7 +174,7 @@ fn a_thousand_clients_live_through_ten_upgrades_without_a_close_or_a_gap() {
     for pid in &server.pids[..10] {
         eventually("every process but the last has ended", || Generations::is_gone(*pid));
     }
-    // The last process is as good as the first.
+    // The last process works as the first one did.
     server.signal("TERM");
     let pid = *server.pids.last().expect("eleven");
     eventually("the last one drains", || Generations::is_gone(pid));
@@ -184,7 +184,7 @@ fn a_thousand_clients_live_through_ten_upgrades_without_a_close_or_a_gap() {
 fn what_is_half_said_is_finished_behind_the_upgrade() {
     let mut server = Generations::start(&["--limits-message-kinds", "ping=3", "--max-lag-bytes", "16MiB"]);
     let addr = server.addr();
-    // A message cut in its header, one cut in its payload, one in fragments.
+    // A message cut in its header, one cut in its payload, and one in fragments.
     let message = json!({"type": "ping", "message_id": "p"}).to_string();
     let whole = frame(TEXT, message.as_bytes());
     let mut cut: Vec<(Ws, &[u8])> = [1, 4, 20]
@@ -198,7 +198,7 @@ fn what_is_half_said_is_finished_behind_the_upgrade() {
     for _ in 0..3 {
         assert_eq!(limited.ask(&json!({"type": "ping"}))["type"], "pong");
     }
-    // A request of which the head, half of a body, or half a chunk has come.
+    // Requests of which only the head, half of the body, or half a chunk has arrived.
     let body = numbered(7);
     let post = post_request("/publish", "application/json", body.as_bytes());
     let mut requests: Vec<(Wire, Vec<u8>)> = [10, post.len() - body.len(), post.len() - 3]
@@ -243,7 +243,7 @@ fn what_is_half_said_is_finished_behind_the_upgrade() {
         assert_eq!(number_of(&reader.event()), n);
     }
     assert_eq!(reader.event()["event_type"], "test.x");
-    // The past is there too, under its old ids.
+    // The past is handed over, too, under its old ids.
     let since = json!({"type": "subscribe", "payload": {"since": before, "event_types": ["test.numbered"]}});
     assert_eq!(resumes.ask(&since)["type"], "ack");
     for n in [2, 7, 7, 7] {
@@ -330,7 +330,7 @@ fn what_each_client_wants_is_exactly_that_behind_an_upgrade() {
     let [mut speaker, mut listener] = [(); 2].map(|()| Ws::over(Wire::connect(addr), "/ws/circles/dev", ""));
     speaker.send(&json!({"type": "hello"}));
     assert_eq!(listener.message()["type"], "hello");
-    // Filters of every form, some with more values, once joined, than a text from outside may have.
+    // Filters of every form. Some, when joined, have more values than a client's text may have.
     let mut native = Ws::connect(addr);
     let many: Vec<String> = (0..250).map(|n| format!("t.{n}")).collect();
     for payload in [
@@ -367,7 +367,7 @@ fn what_each_client_wants_is_exactly_that_behind_an_upgrade() {
     assert!(speaker.is_silent_for(Duration::from_millis(50)), "it does not hear itself");
 }
 
-/// Lists that `update` has changed, one of them empty now, go on in the next process, and can be changed there.
+/// Lists that `update` has changed, one of them now empty, are kept in the next process, and can be changed there.
 #[test]
 fn updated_lists_are_exact_behind_an_upgrade() {
     let mut server = Generations::start(&[]);
@@ -514,17 +514,17 @@ fn clients_with_tls_are_told_to_come_back_and_miss_nothing() {
     assert_eq!(hear(&mut again)["type"], "ack");
     let mut next = hear(&mut again);
     if next["type"] == "history_end" {
-        // The loop that took the event had not read it back, so it comes live.
+        // The loop that accepted the event had not read it back, so it is delivered live.
         next = hear(&mut again);
     }
     assert_eq!(next["payload"]["event_type"], "x");
 }
 
-/// A client in the middle of a past does not move: it is asked to reconnect, gets no end of its past, and gets
-/// the rest of the past from the next process.
+/// A client in the middle of a past is not handed over: it is asked to reconnect, gets no end of its past, and gets the
+/// rest of the past from the next process.
 #[test]
 fn a_past_that_is_under_way_goes_on_at_the_next_process() {
-    /// With 8 KiB each, twice the kernel's buffer for a client that does not read.
+    /// Number of events. With 8 KiB each they are twice the kernel's buffers for a client that does not read.
     const EVENTS: u64 = 2500;
     let mut server = Generations::start(&[]);
     let pad = "x".repeat(8000);
@@ -613,6 +613,6 @@ fn an_upgrade_is_no_news_of_who_is_there() {
     server.upgrade();
     assert_eq!(here(), before, "since when, too");
     drop(ann);
-    // The first presence event about them since: the move with their names was no news.
+    // This is the first presence event since the start: the handover of the members caused none.
     assert_eq!(told(), (json!("presence.left"), json!("ann")));
 }

@@ -1,5 +1,4 @@
-//! `fanwire verify`: it accepts a good server, and detects each fault that is planted on the way to its
-//! readers.
+//! `fanwire verify`: it passes a good server, and detects each fault planted between server and readers.
 
 mod support;
 
@@ -7,7 +6,7 @@ use serde_json::Value;
 use support::faulty::{Liar, Lie, On};
 use support::{Server, fanwire, run};
 
-/// A short run. Returns its exit code and its report.
+/// Runs a short check. Returns its exit code and its report.
 fn verify(url: &str, more: &[&str]) -> (Option<i32>, Value) {
     let mut command = fanwire();
     command
@@ -50,7 +49,7 @@ fn a_good_server_is_passed_and_a_slow_reader_is_told_its_gap() {
 fn several_shards_and_loops_keep_it_too() {
     let server = Server::with(&["--bus-shards", "4", "--loops", "2"]);
     let report = is_kept(verify(&format!("http://{}", server.addr), &["--slow", "0"]));
-    // A resume leaves nothing open there either.
+    // With several shards, too, a resume leaves no gap.
     assert!(
         report["readers"].as_array().expect("a list").iter().all(|reader| reader["gaps"] == 0),
         "{report:#}"
@@ -77,7 +76,7 @@ fn a_planted_fault_is_caught_and_told_with_its_event() {
             assert!(fault["reader"].as_str().expect("a name").starts_with(name), "{report:#}");
             assert_eq!(fault["kind"], kind, "{report:#}");
             assert!(fault["text"].as_str().expect("words").contains(words), "{report:#}");
-            // An event that came changed is also missing.
+            // An event that arrived changed also counts as missing.
             let others: Vec<_> = faults[1..].iter().map(|fault| &fault["kind"]).collect();
             assert_eq!(others, if lie == Lie::Change { vec!["lost"] } else { vec![] }, "{report:#}");
         }

@@ -1,5 +1,5 @@
 //! Attacks of web pages on a server without authentication: pages of other sites, pages with a name that resolves to
-//! this machine (DNS rebinding), pages without an origin. Also the pages that may use it.
+//! this machine (DNS rebinding), and pages without an origin. Also pages that may use the server.
 
 mod support;
 
@@ -80,7 +80,7 @@ fn upgrade(addr: SocketAddr, path: &str, host: &str, headers: &str) -> Response 
     Response { body, ..head }
 }
 
-/// Asks by every way, and returns the answers that are not 403.
+/// Sends a request in every way, and returns the answers that are not 403.
 fn not_refused(addr: SocketAddr, host: &str, headers: &str) -> Vec<String> {
     let gets = GETS.iter().flat_map(|path| ["GET", "HEAD"].map(|method| (method, *path, "")));
     let posts = POSTS.iter().map(|path| ("POST", *path, r#"{"type":"planted"}"#));
@@ -116,7 +116,7 @@ fn a_page_of_another_site_reads_nothing_hears_nothing_and_publishes_nothing() {
             "Origin: file://\r\n".to_owned(),
             "Origin: http://localhost.evil.com\r\n".to_owned(),
             format!("Origin: {EVIL}\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n"),
-            // An image or a script of any page: no origin at all.
+            // A request for an image or a script from any page has no origin.
             "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n".to_owned(),
         ] {
             assert_eq!(not_refused(server.addr, host, &headers), [""; 0], "{host} {headers}");
@@ -160,7 +160,7 @@ fn a_page_whose_name_became_this_machines_is_refused_everywhere() {
     {
         assert_eq!(ask(server.addr, "GET", "/api/stats", host, "", "").status, 200, "{host}");
     }
-    // The target's own host counts, and a health check over HTTP/1.0 may have none.
+    // A host in the request's target takes precedence, and a health check over HTTP/1.0 may have none.
     assert_eq!(ask(server.addr, "GET", "http://evil.com/api/stats", "localhost", "", "").status, 403);
     assert_eq!(http::exchange(server.addr, b"GET /readyz HTTP/1.0\r\n\r\n").status, 200);
     assert_eq!(
@@ -217,7 +217,7 @@ fn a_refusal_says_in_one_line_how_to_allow_it_and_the_log_stays_short() {
     eventually("the log says so", || server.log().contains("--allowed-origin https://evil.example:8443"));
     let lines = server.log().lines().count();
     assert!(lines < 100, "{lines} lines for 202 refusals\n{}", server.log());
-    // The step named by the error works.
+    // The step that the error names works.
     let opened = Server::with(&[
         "--allowed-origin",
         "https://evil.example:8443",
@@ -251,7 +251,7 @@ fn all_pages_may_come_in_where_that_is_said_and_the_log_says_it_once() {
     let mut guarded = fanwire();
     guarded.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"]);
     let guarded = Server::spawn(guarded.env("FANWIRE_AUTH_JWT_HS256_SECRET", secret));
-    // The token decides on access, not the page that has it.
+    // The token decides about access, not the page that sends it.
     let token = support::token(secret, &["--stream", "*"]);
     let headers = format!("Origin: {EVIL}\r\nAuthorization: Bearer {token}\r\n");
     assert_eq!(ask(guarded.addr, "GET", "/sse", "evil.com", &headers, "").status, 200);

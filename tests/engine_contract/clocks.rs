@@ -1,4 +1,4 @@
-//! The referee of time: nothing waits longer than it may, and readiness is reported correctly to publishers and
+//! The referee of time: no request waits longer than its limit, and readiness is reported correctly to publishers and
 //! readers.
 //!
 //! It has no side effects, like [`referee`](crate::referee).
@@ -16,16 +16,16 @@ pub(crate) struct Probe {
     pub(crate) is_ready: bool,
 }
 
-/// Time for which a node may still report that it is ready after it first refused a publisher, and for which
-/// the last refusal counts. A probe comes every 100 ms; the rest is for a busy machine.
+/// Time for which a node may report that it is ready after it first refused a publisher, and for which the last refusal
+/// counts. The node is probed every 100 ms; the rest is for a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// Time for which the reader of a ready node may get nothing while accepted events are on their way: the log's
-/// own timeouts, and more for a busy machine. A slow reader that makes progress is no fault.
+/// Time for which the reader of a ready node may get nothing although accepted events are due: the log's own timeouts,
+/// and more for a busy machine. A slow reader that makes progress is no fault.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// Returns every fault in the times of a node. `attempts` of its publisher and its `probes` are in order. A
-/// publisher may wait for `limit`.
+/// Returns every fault in the times of a node. Its publisher's `attempts` and its `probes` are in order. A publisher
+/// may wait for `wait_max`.
 pub(crate) fn judge(attempts: &[Attempt], probes: &[Probe], wait_max: Duration) -> Vec<String> {
     let mut faults = Vec::new();
     for attempt in attempts {
@@ -61,8 +61,8 @@ pub(crate) fn judge(attempts: &[Attempt], probes: &[Probe], wait_max: Duration) 
     faults
 }
 
-/// Returns whether the reader of a node got nothing for too long, while accepted events were on their way and
-/// the node reported that it was ready. `attempts` are those of all publishers.
+/// Returns a fault if the reader of a node got nothing for too long although accepted events were due and the node
+/// reported that it was ready. `attempts` are those of all publishers.
 pub(crate) fn judge_reader(attempts: &[Attempt], seen: &[Seen], probes: &[Probe]) -> Option<String> {
     let mut accepted: HashMap<(usize, u64), Duration> = HashMap::new();
     for attempt in attempts {

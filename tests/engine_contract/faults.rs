@@ -1,6 +1,6 @@
-//! The faults: the effect of each on a running trial, and its end.
+//! The faults: each function makes a fault in a running trial, and ends it.
 //!
-//! Always: a fault leaves the log as an operator's repair would. No node is restarted for it.
+//! Always: after a fault the log is in a state that an operator's repair could leave. No node is restarted for that.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use crate::support::service::Kind;
 use crate::support::wire::{Wire, deadline};
 use crate::support::ws::Ws;
 
-/// Redis keys and JetStream names of the log's first shard, and of the other data of the log.
+/// Redis keys and JetStream names of the log's first shard and of its metadata.
 const SHARD_KEY: &str = "{fanwire}:shard:0";
 const META_KEY: &str = "{fanwire}:log";
 const STREAM: &str = "fanwire-0";
 
-/// Enough events for a stopped node to fall behind.
+/// Number of events after which a stopped node is behind.
 const SOME: u64 = 10;
 
 /// Waits until a node has accepted this many more events.
@@ -38,7 +38,7 @@ pub(crate) fn paused(stage: &mut Stage) {
     stage.log().pause(false);
 }
 
-/// The log's server is killed and comes back with the data that it had written. With files, the node is killed.
+/// The log's server is killed and restarted with the data that it had written. With files, the node is killed.
 pub(crate) fn killed(stage: &mut Stage) {
     if stage.engine == Engine::File {
         return node_killed(stage);
@@ -48,12 +48,12 @@ pub(crate) fn killed(stage: &mut Stage) {
     stage.log_mut().resume();
 }
 
-/// A node is killed and comes back. Its reader resumes.
+/// A node is killed and restarted. Its reader resumes.
 pub(crate) fn node_killed(stage: &mut Stage) {
     stage.nodes[0].crash(|| {});
 }
 
-/// The log's server comes back without the feature that the log depends on, then with it.
+/// The log's server is restarted without the feature that the log depends on, then with it.
 pub(crate) fn without_its_feature(stage: &mut Stage) {
     stage.log_mut().kill();
     stage.log_mut().kind = Kind::PlainNats;
@@ -111,7 +111,7 @@ pub(crate) fn one_of_several_deleted_while_a_node_is_behind(stage: &mut Stage) {
     publishes_some(stage, 2);
     stage.nodes[1].pause(false);
     stage.flows("after one stream was deleted");
-    // A node that comes later has seen nothing of the streams before.
+    // A node that starts later has seen nothing of the previous streams.
     stage.nodes[2].crash(|| {});
 }
 
@@ -132,7 +132,7 @@ pub(crate) fn trimmed(stage: &mut Stage) {
     stage.nodes[1].pause(false);
 }
 
-/// The server forgets everything while it runs, or comes back without its files.
+/// The log's server deletes all data while it runs, or is restarted without its files.
 pub(crate) fn flushed(stage: &mut Stage) {
     if stage.engine == Engine::Redis {
         stage.log().redis_ask(&["FLUSHALL"]);
@@ -156,7 +156,7 @@ pub(crate) fn evicted(stage: &mut Stage) {
     let used = number("memory", "used_memory");
     log.redis_ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     log.redis_ask(&["CONFIG", "SET", "maxmemory", &(used + 400_000).to_string()]);
-    // The least used keys go first. After this many, the stream has gone more than once.
+    // The least recently used keys are evicted first. After this many, the stream has been evicted more than once.
     const KEYS: u64 = 10;
     let mut next = 0;
     while number("stats", "evicted_keys") < KEYS && next < 4_000 {
@@ -169,14 +169,14 @@ pub(crate) fn evicted(stage: &mut Stage) {
     stage.log().redis_ask(&["CONFIG", "SET", "maxmemory", "0"]);
 }
 
-/// The newest events are lost: one node has seen them and confirmed them to publishers, and the next publishing
-/// node does not know them.
+/// The newest events are lost: one node has read them and confirmed them to publishers, and the node that publishes
+/// next has not read them.
 pub(crate) fn tail_lost(stage: &mut Stage) {
     if stage.engine == Engine::File {
         return tail_of_file_lost(stage);
     }
     let (folder, older) = (stage.log().folder().to_owned(), Place::new());
-    // Only the first node knows the tail.
+    // Only the first node has read the newest events.
     for node in &stage.nodes[1..] {
         node.pause(true);
     }
@@ -205,7 +205,7 @@ fn tail_of_file_lost(stage: &mut Stage) {
 pub(crate) fn read_only(stage: &mut Stage) {
     match stage.engine {
         Engine::Redis => {
-            // A replica of a server that does not exist.
+            // The server becomes a replica of one that does not exist.
             stage.log().redis_ask(&["REPLICAOF", "127.0.0.1", "1"]);
             stage.suffers();
             stage.log().redis_ask(&["REPLICAOF", "NO", "ONE"]);
@@ -219,7 +219,7 @@ pub(crate) fn read_only(stage: &mut Stage) {
     }
 }
 
-/// Fills the open segment until the next one cannot begin.
+/// Publishes until the open segment is full and the next one cannot be created.
 fn publish_until_refused(stage: &mut Stage) {
     let publisher = stage.another_publisher();
     let is_refused = (0..200).any(|n| stage.nodes[0].publish_once(publisher, n, 1, 4_000) != 200);
@@ -228,7 +228,7 @@ fn publish_until_refused(stage: &mut Stage) {
     }
 }
 
-/// The log has no memory left for writes.
+/// The log's server has no memory left for writes.
 pub(crate) fn out_of_memory(stage: &mut Stage) {
     if stage.engine == Engine::Redis {
         stage.log().redis_ask(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -295,7 +295,7 @@ pub(crate) fn disk_full_at_a_segments_end(stage: &mut Stage) {
     stage.place().empty();
 }
 
-/// SIGTERM comes while the disk is full: the node ends in time, and its successor has every accepted event.
+/// A node gets SIGTERM while the disk is full: it ends in time, and its successor has every accepted event.
 pub(crate) fn ended_with_a_full_disk(stage: &mut Stage) {
     stage.place().fill();
     stage.suffers();
@@ -307,7 +307,7 @@ pub(crate) fn ended_with_a_full_disk(stage: &mut Stage) {
     stage.nodes[0].revive();
 }
 
-/// An event that the log's server can never take.
+/// An event that the log's server can never accept.
 pub(crate) fn oversized(stage: &mut Stage) {
     let marks: Vec<usize> = stage.nodes.iter().map(crate::node::Node::attempts).collect();
     let publisher = stage.another_publisher();
@@ -316,7 +316,7 @@ pub(crate) fn oversized(stage: &mut Stage) {
     if status != expected {
         stage.fault(format!("an oversized event was answered with {status}, not {expected}"));
     }
-    // One such event among others: none is accepted, and the answer says why.
+    // With one such event in a batch, none is accepted, and the answer gives the reason.
     let pad = |n: u64| if n == 2 { 1_200_000 } else { 10 };
     let publisher = stage.another_publisher();
     let status = stage.nodes[0].publish_padded(publisher, 0, 4, &pad);
@@ -343,7 +343,7 @@ pub(crate) fn large_batch(stage: &mut Stage) {
     }
 }
 
-/// The epoch is a day ahead of the clock, and the record of it is lost.
+/// The log's epoch is a day ahead of the clock, and its record is lost.
 pub(crate) fn clock_ahead(stage: &mut Stage) {
     if stage.engine == Engine::File {
         let newest = stage.place().segments().pop().expect("a segment");
@@ -367,7 +367,7 @@ pub(crate) fn slow(stage: &mut Stage) {
     stage.proxy.as_ref().expect("a proxy").delay(Duration::ZERO);
 }
 
-/// The log's answers do not reach one node for a while. The others go on.
+/// The log's answers do not reach one node for a while. The other nodes continue.
 pub(crate) fn cut_off(stage: &mut Stage) {
     stage.proxy.as_ref().expect("a proxy").stall(true);
     let mark = stage.nodes[1].attempts();
@@ -386,7 +386,7 @@ pub(crate) fn connections_cut(stage: &mut Stage) {
     }
 }
 
-/// The shards' keys hold other data for a while.
+/// The shards' keys hold data of another type for a while.
 pub(crate) fn of_another_type(stage: &mut Stage) {
     let keys: Vec<String> = (0..stage.shards).map(|shard| format!("{{fanwire}}:shard:{shard}")).collect();
     for key in &keys {
@@ -416,7 +416,7 @@ pub(crate) fn foreign_entries(stage: &mut Stage) {
             ]);
         }
     }
-    // The newest number of each reader still grows: nothing repeats.
+    // The highest number of each reader still grows: no event is repeated.
     let followed = stage.nodes[0].server.metric("fanwire_engine_events_followed_total").unwrap_or(0.0);
     std::thread::sleep(Duration::from_secs(1));
     let after = stage.nodes[0].server.metric("fanwire_engine_events_followed_total").unwrap_or(0.0);
@@ -425,7 +425,7 @@ pub(crate) fn foreign_entries(stage: &mut Stage) {
     }
 }
 
-/// The server forgets its consumers.
+/// The log's server deletes its consumers.
 pub(crate) fn readers_deleted(stage: &mut Stage) {
     let names = stage.log().nats_ask(&format!("$JS.API.CONSUMER.NAMES.{STREAM}"), &json!({}));
     let names = names["consumers"].as_array().cloned().unwrap_or_default();
@@ -437,7 +437,7 @@ pub(crate) fn readers_deleted(stage: &mut Stage) {
     }
 }
 
-/// A user leaves and another joins while the log is away: watchers on every node get the news, or a gap.
+/// A user leaves and another joins while the log is unavailable: watchers on every node get both events, or a gap.
 pub(crate) fn presence_changes(stage: &mut Stage) {
     let join = |stage: &Stage, at: usize, user: &str| {
         let mut ws = Ws::over(Wire::connect(stage.nodes[at].server.addr), &format!("/ws?user={user}"), "");
@@ -452,7 +452,7 @@ pub(crate) fn presence_changes(stage: &mut Stage) {
     stage.log_mut().kill();
     drop(ann);
     let bob = join(stage, 0, "bob");
-    // Longer than anything waits for the log.
+    // Longer than any wait for the log.
     stage.suffers_at(&[0, 1]);
     stage.log_mut().resume();
     stage.flows("after the log was away");
@@ -466,7 +466,7 @@ pub(crate) fn presence_changes(stage: &mut Stage) {
     drop(bob);
 }
 
-/// Reads on until a watcher gets this news of a user, or a gap. Returns whether it was the news.
+/// Reads until a watcher gets this presence event of a user, or a gap. Returns whether it was the event.
 fn presence(watcher: &mut Ws, what: &str, user: &str) -> bool {
     let end = deadline();
     while let Ok(frame) = watcher.read_frame(end) {

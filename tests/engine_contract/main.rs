@@ -5,13 +5,13 @@
 //! The referees ([`referee`], [`clocks`]) then compare the publishers' answers with the events that each node's
 //! reader received:
 //!
-//! - An event answered with 200 reaches each reader exactly once, or a gap takes its place. No id is used
+//! - An event answered with 200 is delivered to each reader exactly once, or a gap takes its place. No id is used
 //!   twice.
 //! - No publisher waits longer than `engine_accept_timeout`.
-//! - While a node refuses events, `/readyz` says so. It recovers without a restart.
+//! - While a node refuses events, `/readyz` reports that it is not ready. It recovers without a restart.
 //! - SIGTERM ends a node during the fault and after it. Its memory stays bounded.
 //!
-//! Each row is its own test, so that rows run side by side. `cargo xtask engines` runs long random sequences.
+//! Each row is its own test, so that rows run in parallel. `cargo xtask engines` runs long random sequences.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,6 +1,6 @@
 //! A node under trial: the built server, a publisher, a reader and a prober, each with its records.
 //!
-//! Always: every wait ends. A thread ends with its node.
+//! Always: every wait has a time limit. A thread ends with its node.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -23,10 +23,10 @@ use crate::support::{PATIENCE, Server, eventually, fanwire};
 /// Time that a publisher may wait for the log, as configured on the nodes.
 pub(crate) const ACCEPT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Allowance for a busy machine.
+/// Additional time for a busy machine.
 const ALLOWANCE: Duration = Duration::from_secs(8);
 
-/// Time that a node may take after SIGTERM: its drain, a last attempt on the log, and the allowance.
+/// Maximum time to the end of a node after SIGTERM: its drain, a last attempt on the log, and the allowance.
 const END_MAX: Duration = Duration::from_secs(15);
 
 /// Pause between two requests of a publisher, and between two probes.
@@ -43,7 +43,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// State that the threads of a node share.
 pub(crate) struct Shared {
     start: Instant,
-    /// Number of its publisher and reader.
+    /// Number of the node's publisher and reader.
     number: usize,
     /// Longest time that a publisher may wait for an answer.
     pub(crate) wait_max: Duration,
@@ -58,7 +58,7 @@ pub(crate) struct Shared {
     is_done: AtomicBool,
     /// Whether the test has stopped the process, so that it cannot answer now.
     is_away: AtomicBool,
-    /// Times at which the test stopped it.
+    /// Times from and to which the test had stopped the process.
     away: Mutex<Vec<(Duration, Option<Duration>)>>,
     pub(crate) attempts: Mutex<Vec<Attempt>>,
     pub(crate) seen: Mutex<Vec<Seen>>,
@@ -94,12 +94,12 @@ impl Shared {
         }
     }
 
-    /// Returns whether the test has stopped it at any time.
+    /// Returns whether the test has ever stopped the process.
     pub(crate) fn was_away(&self) -> bool {
         !lock(&self.away).is_empty()
     }
 
-    /// Returns the attempts that the node could have answered: those that no stop of its process touches.
+    /// Returns the attempts that the node could have answered: those during which its process was not stopped.
     pub(crate) fn answerable(&self) -> Vec<Attempt> {
         let away = lock(&self.away).clone();
         let touches = |attempt: &Attempt| {
@@ -111,8 +111,8 @@ impl Shared {
         lock(&self.attempts).iter().filter(|attempt| !touches(attempt)).cloned().collect()
     }
 
-    /// Publishes `count` events from this number on, each with this many more bytes, and records the answer.
-    /// Returns its status, 0 for none.
+    /// Publishes `count` events from this number on, each padded by this many bytes, and records the answer. Returns
+    /// its status, 0 for none.
     fn publish(
         &self,
         wire: &mut Option<Wire>,
@@ -146,7 +146,7 @@ impl Shared {
             None => wire.insert(Wire::new(TcpStream::connect_timeout(&self.addr(), PATIENCE)?)),
         };
         wire.send_if_taken(&post_request("/publish", "application/x-ndjson", body.as_bytes()));
-        // Longer than the limit, so that the referee can report a late answer.
+        // This waits longer than the limit, so that the referee can report a late answer.
         read_response(wire, Instant::now() + self.wait_max + ACCEPT_TIMEOUT)
     }
 
@@ -189,7 +189,7 @@ impl Shared {
     fn read_all(&self, ready: &AtomicBool) {
         let mut since = Value::Null;
         while !self.is_stopped() {
-            // A broken connection is no fault in itself: the next one shows what is missing.
+            // A broken connection alone is no fault: events that are lost by it are missing on the next one.
             let _ = self.read(&mut since, ready);
             std::thread::sleep(PACE);
         }
@@ -265,7 +265,7 @@ impl Shared {
     }
 }
 
-/// Returns the publisher's knowledge after an answer, or after none.
+/// Returns what the publisher knows after an answer, or without one.
 fn outcome_of(answer: io::Result<Response>) -> Outcome {
     let Ok(answer) = answer else { return Outcome::Unknown };
     let text = String::from_utf8_lossy(&answer.body);
@@ -287,7 +287,7 @@ pub(crate) struct Node {
     pub(crate) shared: Arc<Shared>,
     /// Another binary, instead of the one built here.
     program: Option<PathBuf>,
-    /// Process that took over from the server's. It is not this process's child.
+    /// Process id of the server's successor, which is not a child of this process.
     successor: Option<u32>,
     options: Vec<String>,
     threads: Vec<JoinHandle<()>>,
@@ -335,7 +335,7 @@ impl Node {
         Self { server, shared, program, successor: None, options, threads: vec![reader, prober], memory }
     }
 
-    /// Starts its publisher.
+    /// Starts the node's publisher.
     pub(crate) fn begin(&mut self) {
         let shared = Arc::clone(&self.shared);
         self.threads.push(std::thread::spawn(move || {
@@ -348,12 +348,12 @@ impl Node {
         self.shared.number
     }
 
-    /// Returns whether it reports that it is ready.
+    /// Returns whether the node reports that it is ready.
     pub(crate) fn is_ready(&self) -> bool {
         self.shared.probe() == Some(true)
     }
 
-    /// Stops its process, or lets it run again.
+    /// Stops the node's process, or continues it.
     pub(crate) fn pause(&self, paused: bool) {
         if paused {
             self.shared.set_away(true);
@@ -364,7 +364,7 @@ impl Node {
         }
     }
 
-    /// Kills its process, runs a function, and starts it again with the same options.
+    /// Kills the node's process, runs a function, and restarts the process with the same options.
     pub(crate) fn crash(&mut self, meanwhile: impl FnOnce()) {
         self.shared.set_away(true);
         self.server.signal("KILL");
@@ -373,7 +373,7 @@ impl Node {
         self.revive();
     }
 
-    /// Ends it by SIGTERM and starts another binary in its place. Returns the faults of its end.
+    /// Ends the process with SIGTERM and starts another binary in its place. Returns the faults of the end.
     pub(crate) fn replace(&mut self, program: Option<PathBuf>) -> Option<String> {
         let told = self.terminate();
         self.program = program;
@@ -381,7 +381,7 @@ impl Node {
         told
     }
 
-    /// Puts another binary in the place of its own, and has the process hand over to it.
+    /// Replaces the node's binary by another one, and makes the process hand over to it.
     pub(crate) fn hand_over(&mut self, to: &Path) {
         let program = self.program.as_ref().expect("a binary of its own");
         std::fs::remove_file(program).expect("it is there");
@@ -403,7 +403,7 @@ impl Node {
             |name: &str| Command::new("kill").args([name, &pid.to_string()]).stderr(Stdio::null()).status();
         let _ = signal("-TERM");
         let end = Instant::now() + END_MAX;
-        // A zombie has ended too.
+        // A zombie has ended, too.
         let is_gone = || {
             std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
         };
@@ -417,7 +417,7 @@ impl Node {
         None
     }
 
-    /// Sends it SIGTERM, and returns the faults of its end.
+    /// Ends the process with SIGTERM, and returns the faults of the end.
     pub(crate) fn terminate(&mut self) -> Option<String> {
         self.shared.set_away(true);
         if let Some(successor) = self.successor.take() {
@@ -436,7 +436,7 @@ impl Node {
         }
     }
 
-    /// Returns the growth of its memory, in KiB.
+    /// Returns the growth of the process's resident memory, in KiB.
     pub(crate) fn growth(&self) -> u64 {
         if self.successor.is_some() {
             return 0;
@@ -444,28 +444,28 @@ impl Node {
         self.server.rss_kib().saturating_sub(self.memory)
     }
 
-    /// Has its publisher finish.
+    /// Makes the node's publisher finish.
     pub(crate) fn finish_publishing(&self) {
         self.shared.stop_publishing.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether its publisher has the answer to its last request.
+    /// Returns whether the node's publisher has the answer to its last request.
     pub(crate) fn has_finished(&self) -> bool {
         self.shared.is_done.load(Ordering::SeqCst)
     }
 
-    /// Returns its publisher's attempts.
+    /// Returns the attempts of the node's publisher.
     pub(crate) fn records(&self) -> Vec<Attempt> {
         lock(&self.shared.attempts).clone()
     }
 
-    /// Returns the number of its publisher's answered requests.
+    /// Returns the number of attempts of the node's publisher.
     pub(crate) fn attempts(&self) -> usize {
         lock(&self.shared.attempts).len()
     }
 
-    /// Returns the first event of its publisher's first accepted request since this one that was asked after
-    /// now.
+    /// Returns the first event of the node's own publisher's first accepted request that has at least index `at` and
+    /// was not sent before `after`.
     pub(crate) fn accepted_after(&self, at: usize, after: Duration) -> Option<u64> {
         let attempts = lock(&self.shared.attempts);
         let own =
@@ -473,7 +473,7 @@ impl Node {
         own.filter(|one| matches!(one.outcome, Outcome::Accepted { .. })).map(|one| one.first).next()
     }
 
-    /// Returns whether a request since this one was refused.
+    /// Returns whether a request from index `at` on was refused.
     pub(crate) fn has_refused_from(&self, at: usize) -> bool {
         lock(&self.shared.attempts)
             .iter()
@@ -481,22 +481,22 @@ impl Node {
             .any(|one| !matches!(one.outcome, Outcome::Accepted { .. }))
     }
 
-    /// Like [`has_refused_from`](Self::has_refused_from), for its own publisher only.
+    /// Like [`has_refused_from`](Self::has_refused_from), for the node's own publisher only.
     pub(crate) fn has_refused_from_own(&self, at: usize) -> bool {
         let attempts = lock(&self.shared.attempts);
         let mut own = attempts.iter().skip(at).filter(|one| one.publisher == self.shared.number);
         own.any(|one| !matches!(one.outcome, Outcome::Accepted { .. }))
     }
 
-    /// Returns the newest accepted event of its publisher.
+    /// Returns the newest accepted event of the node's publisher.
     pub(crate) fn last_accepted(&self) -> Option<u64> {
         let attempts = lock(&self.shared.attempts);
         let mut own = attempts.iter().rev().filter(|one| one.publisher == self.shared.number);
         own.find(|one| matches!(one.outcome, Outcome::Accepted { .. })).map(|one| one.first + one.count - 1)
     }
 
-    /// Publishes `count` events of another publisher in one request, each of this length. Returns the answer's
-    /// status, 0 for none.
+    /// Publishes `count` events of another publisher in one request, each padded by this many bytes. Returns the
+    /// answer's status, 0 for none.
     pub(crate) fn publish_once(&self, publisher: usize, first: u64, count: u64, pad: usize) -> u16 {
         self.publish_padded(publisher, first, count, &|_| pad)
     }
@@ -512,27 +512,27 @@ impl Node {
         self.shared.publish(&mut None, publisher, first, count, pad).1
     }
 
-    /// Pauses its publisher, or lets it go on.
+    /// Pauses the node's publisher, or continues it.
     pub(crate) fn hold(&self, held: bool) {
         self.shared.is_held.store(held, Ordering::SeqCst);
-        // A request in flight has its answer by then.
+        // After this, a request in flight has its answer.
         eventually("the publisher is between two requests", || !self.shared.is_asking.load(Ordering::SeqCst));
     }
 
-    /// Starts it again after its end.
+    /// Restarts the node after its end.
     pub(crate) fn revive(&mut self) {
         self.server = serve(self.program.as_deref(), &self.options);
         *lock(&self.shared.addr) = self.server.addr;
         self.shared.set_away(false);
     }
 
-    /// Returns whether its reader has this event of this publisher, or a later one.
+    /// Returns whether the node's reader has this event of this publisher, or a later one.
     pub(crate) fn has_seen(&self, publisher: usize, from: u64) -> bool {
         let is_it = |one: &Seen| matches!(one.what, What::Event { publisher: p, n, .. } if p == publisher && n >= from);
         lock(&self.shared.seen).iter().rev().any(is_it)
     }
 
-    /// Ends its threads.
+    /// Ends the node's threads.
     pub(crate) fn stop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
@@ -552,7 +552,7 @@ impl Drop for Node {
 
 fn serve(program: Option<&Path>, options: &[String]) -> Server {
     let mut command = program.map_or_else(fanwire, Command::new);
-    // A handover is logged at this level.
+    // Handovers are logged at level info.
     let level = if program.is_some() { "info" } else { "warn" };
     command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", level]).args(options);
     Server::spawn(&mut command)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A folder, on its own file system if it is to be small.
+/// A folder. A small one is a file system of its own.
 pub(crate) struct Place {
     path: PathBuf,
     /// Number of mounts at the folder.
@@ -21,7 +21,7 @@ impl Place {
         Self { path, mounts: 0 }
     }
 
-    /// Returns a folder on a file system of this size, in KiB.
+    /// Creates a folder on a file system of this size, in KiB.
     ///
     /// # Panics
     /// If this process may not mount a file system: these tests need that right (root in CI's container).
@@ -74,7 +74,7 @@ impl Place {
         while ballast.write_all(&chunk).is_ok() {}
     }
 
-    /// Frees the space.
+    /// Frees the space again.
     pub(crate) fn empty(&self) {
         fs::remove_file(self.path.join("ballast")).expect("it is there");
     }
@@ -94,7 +94,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         while self.mounts > 0 {
-            // Lazily: a process that a failed test left behind may still have files open.
+            // The unmount is lazy, because a process that a failed test left behind may still have files open.
             self.unmount(&["-l"]);
         }
         let _ = fs::remove_dir_all(&self.path);

@@ -60,7 +60,7 @@ fn a_lost_event_is_reported_and_a_gap_in_its_place_excuses_it() {
     records.readers[1].remove(3);
     let lost = Fault::Lost { reader: 1, publisher: 0, first: 2, last: 2 };
     assert!(records.faults().contains(&lost), "{:?}", records.faults());
-    // Too early and too late: the gap is where nothing is missing.
+    // A gap that is too early or too late is at a position where nothing is missing.
     for place in [1, 5] {
         let mut misplaced = records.readers.clone();
         misplaced[1].insert(place, GAP);
@@ -97,7 +97,7 @@ fn a_doubled_event_is_reported() {
     let again = records.readers[0][2].clone();
     records.readers[0].insert(3, again);
     assert!(records.faults().contains(&Fault::Twice { reader: 0, publisher: 1, n: 0 }));
-    // Under an id of its own, it is another fault too.
+    // If the second one has another id, that is another fault, too.
     let mut records = Records::good();
     records.readers[0].push(event(8, 1, 0));
     let other = Fault::OtherId { publisher: 1, n: 0, one: "e-2".into(), other: "e-8".into() };
@@ -110,7 +110,7 @@ fn an_id_that_is_given_twice_is_reported() {
     records.readers[1][7] = event(6, 1, 1);
     let twice = Fault::IdTwice { id: "e-6".into(), one: (0, 5), other: (1, 1) };
     assert!(records.faults().contains(&twice), "{:?}", records.faults());
-    // Also if the first of the two reached no reader: its publisher got the id.
+    // Also if no reader received the first of the two: its publisher got the id.
     let mut records = Records::good();
     for reader in &mut records.readers {
         reader.truncate(6);
@@ -126,7 +126,7 @@ fn ids_of_a_nodes_own_may_meet_those_of_another_node() {
     for attempt in &mut records.attempts {
         attempt.outcome = Outcome::Accepted { last_id: None };
     }
-    // The second reader has another order.
+    // The second reader has the events in another order.
     records.readers[1].clone_from(
         &[(1, 0), (0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (1, 1)]
             .map(|(p, n)| event(0, p, n))
@@ -146,7 +146,7 @@ fn ids_of_a_nodes_own_may_meet_those_of_another_node() {
 #[test]
 fn a_missing_gap_between_epochs_or_sequences_is_reported() {
     let mut records = Records::good();
-    // The outcome of this request is unknown, so only the ids show its absence.
+    // The outcome of this request is unknown, so only the ids show that it is missing.
     records.attempts[4].outcome = Outcome::Unknown;
     records.attempts.push(attempt(1, 2, 1, accepted(8)));
     for reader in &mut records.readers {

@@ -1,6 +1,6 @@
-//! Random sequences of faults in one trial, from a seed that is printed and can be given again.
+//! Random sequences of faults in one trial. The seed is printed, and a run can be repeated with it.
 //!
-//! By default, one short sequence for each engine. `cargo xtask engines` sets more by the environment:
+//! By default, one short sequence runs for each engine. `cargo xtask engines` sets more by the environment:
 //! `FANWIRE_ENGINES_MINUTES` and `FANWIRE_ENGINES_SEED`.
 
 use std::time::{Duration, Instant};

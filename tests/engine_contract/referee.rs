@@ -1,8 +1,8 @@
 //! The referee: compares the publishers' answers with the events that the readers of every node received.
 //!
-//! It takes records and returns faults, without side effects, so its own tests can plant each fault. It holds
-//! for every engine:
-//! - An event answered with 200 reaches each reader exactly once, or a gap takes its place.
+//! It takes records and returns faults, without side effects, so its own tests can plant each fault. It checks for
+//! every engine:
+//! - An event answered with 200 is delivered to each reader exactly once, or a gap takes its place.
 //! - An event that was certainly refused is never delivered.
 //! - No two events have the same id, neither for readers nor in the answers to publishers.
 //! - The ids of one epoch grow without holes, or a gap fills the hole. Another epoch begins with a gap.
@@ -16,9 +16,9 @@ use std::time::Duration;
 pub(crate) enum Outcome {
     /// 200, with the id of the last event if the engine gives one.
     Accepted { last_id: Option<String> },
-    /// The log does not have the events. Holds the reason.
+    /// The log does not contain the events, for this reason.
     Refused { why: String },
-    /// The log may have the events or not.
+    /// The log may or may not contain the events.
     Unknown,
 }
 
@@ -42,11 +42,11 @@ pub(crate) enum What {
         publisher: usize,
         n: u64,
     },
-    /// An event outside the publishers' records, such as presence. Its id counts.
+    /// An event that no publisher of the trial sent, such as presence. Its id is checked, too.
     Other {
         id: String,
     },
-    /// A gap, with its shard if the notice names one.
+    /// A gap, with its shard if it names one.
     Gap {
         shard: Option<u16>,
     },
@@ -67,7 +67,7 @@ pub(crate) enum Fault {
     Lost { reader: usize, publisher: usize, first: u64, last: u64 },
     /// A reader received an event twice.
     Twice { reader: usize, publisher: usize, n: u64 },
-    /// Accepted events of one publisher came in another order.
+    /// Accepted events of one publisher were delivered in another order.
     Reordered { reader: usize, publisher: usize, n: u64, after: u64 },
     /// Two events have one id.
     IdTwice { id: String, one: (usize, u64), other: (usize, u64) },
@@ -77,9 +77,9 @@ pub(crate) enum Fault {
     Refused { reader: usize, publisher: usize, n: u64, why: String },
     /// No publisher sent this event.
     Stranger { reader: usize, publisher: usize, n: u64 },
-    /// Ids do not follow one another, and no gap is between them.
+    /// Ids are not consecutive, and there is no gap between them.
     Hole { reader: usize, before: String, after: String },
-    /// More gaps than any fault explains.
+    /// More gaps than the faults can explain.
     Gaps { reader: usize, count: usize },
     /// An unreadable id.
     Unreadable { reader: usize, id: String },
@@ -140,7 +140,7 @@ pub(crate) fn parts(id: &str) -> Option<(&str, u64, u16)> {
     Some((epoch, sequence.parse().ok()?, shard.parse().ok()?))
 }
 
-/// Gaps that a reader may get in a trial of some faults. A node that sends gap after gap has lost its place.
+/// Maximum number of gaps that a reader may get in a trial. A node that sends more has lost its position.
 const GAPS_MAX: usize = 60;
 
 /// Returns every broken promise.
@@ -172,7 +172,7 @@ struct Ids<'a> {
 }
 
 impl<'a> Ids<'a> {
-    /// Records a pair of id and event. Returns the fault if either already has another partner.
+    /// Records a pair of id and event. Returns a fault if either is already paired with another.
     fn take(&mut self, scope: usize, id: &'a str, event: Key) -> Option<Fault> {
         let known = *self.events.entry((scope, id)).or_insert(event);
         if known != event {
@@ -204,7 +204,7 @@ fn ids(trial: Trial<'_>, faults: &mut Vec<Fault>) {
     }
 }
 
-/// Checks that the ids of each shard follow one another, or that a gap is between them.
+/// Checks that the ids of each shard are consecutive, or that there is a gap between them.
 fn order_of_ids(reader: usize, seen: &[Seen], faults: &mut Vec<Fault>) {
     let mut last: HashMap<u16, &str> = HashMap::new();
     for one in seen {

@@ -35,7 +35,7 @@ pub(crate) fn connections_cut(engine: Engine) {
 }
 
 pub(crate) fn oversized(engine: Engine) {
-    // Redis takes up to 512 MB by default.
+    // Redis accepts up to 512 MB by default.
     let options: &[&str] = if engine == Engine::Redis { &["--proto-max-bulk-len", "1mb"] } else { &[] };
     trial(Setup::of(engine).server(options), faults::oversized);
 }
@@ -77,7 +77,7 @@ pub(crate) fn read_only(engine: Engine) {
 
 pub(crate) fn disk_full(engine: Engine) {
     let (kib, server): (_, &[&str]) = match engine {
-        // With `always`, a Redis ends when it cannot write.
+        // With `always`, Redis exits when it cannot write.
         Engine::Redis => (4 << 10, &["--appendfsync", "everysec"]),
         Engine::JetStream => (24 << 10, &[]),
         Engine::File | Engine::PlainNats | Engine::Memory => (2 << 10, &[]),

@@ -1,7 +1,7 @@
 //! Effects of a machine's crash, or of a fast clock, on a segment of the log in files.
 //!
-//! Knows the format as the engine's docs state it: `"fanwire1" | frame | epoch u64 | boot u64 | safe u8 | ...`.
-//! A frame is a length, its checksum and the checksum of the content.
+//! This code follows the format in the engine's docs: `"fanwire1" | frame | epoch u64 | boot u64 | safe u8 | ...`. A
+//! frame is a length, its checksum and the checksum of the content.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! A trial: a log, nodes with their publishers and readers, a fault, and the referees at the end.
 //!
-//! Always: events flow before the fault. After it they flow again without a restart of any node, or the trial
-//! fails.
+//! Always: events are delivered before the fault. The trial fails unless they are delivered again after it without a
+//! restart of any node.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ pub(crate) enum Engine {
     JetStream,
     PlainNats,
     File,
-    /// No engine: order and history are in the node's ring.
+    /// No engine: the node's ring keeps order and history.
     Memory,
 }
 
@@ -122,9 +122,9 @@ pub(crate) struct Stage {
     pub(crate) proxy: Option<Proxy>,
     /// The log's files, if the test changes them.
     pub(crate) place: Option<Place>,
-    /// Nodes that ended during the trial. Their publishers' records count, their readers' do not.
+    /// Nodes that ended during the trial. Their publishers' records are checked, their readers' are not.
     gone: Vec<Node>,
-    /// Whether nodes stay even if a fault would end one.
+    /// Whether all nodes stay, even with a fault that otherwise ends one.
     pub(crate) keeps_nodes: bool,
     /// Rings and streams of the log.
     pub(crate) shards: usize,
@@ -134,7 +134,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Starts the log and the nodes, and waits until events flow.
+    /// Starts the log and the nodes, and waits until events are delivered.
     pub(crate) fn begin(setup: Setup) -> Self {
         let place = match (setup.disk, setup.engine) {
             (Some(kib), _) => Some(Place::small(kib)),
@@ -164,8 +164,8 @@ impl Stage {
                     }
                     _ => url.clone(),
                 };
-                // Readers may be late: the trial is about the log. The drain is short, because the test waits
-                // for it.
+                // Readers may lag far behind, because the trial tests the log. The drain is short, because the test
+                // waits for it.
                 let mut options: Vec<String> = [
                     "--engine",
                     &url,
@@ -231,7 +231,7 @@ impl Stage {
         !self.faults.is_empty()
     }
 
-    /// Records a fault. The trial goes on.
+    /// Records a fault. The trial continues.
     pub(crate) fn fault(&mut self, what: impl Into<String>) {
         self.faults.push(what.into());
     }
@@ -255,7 +255,7 @@ impl Stage {
         true
     }
 
-    /// Waits until every running node is ready, accepts events, and has them delivered to every reader.
+    /// Waits until every running node is ready and accepts events, and every reader receives them.
     pub(crate) fn flows(&mut self, when: &str) {
         let since = self.start.elapsed();
         let marks: Vec<usize> = self.nodes.iter().map(Node::attempts).collect();
@@ -305,7 +305,7 @@ impl Stage {
         if nodes.len() == self.nodes.len() && self.nodes.len() > 2 && !self.keeps_nodes {
             self.end_one();
         }
-        // The referee of time checks the nodes' reports meanwhile.
+        // Meanwhile the referee of time checks what the nodes report.
         std::thread::sleep(Duration::from_millis(1500));
     }
 
@@ -326,7 +326,7 @@ impl Stage {
         self.eventually("the publishers have their last answers", 2 * self.wait_max(), |stage| {
             stage.nodes.iter().all(Node::has_finished)
         });
-        // Accepted events are on their way to the readers.
+        // Accepted events may not have reached the readers yet.
         let end = Instant::now() + RECOVERY;
         let mut faults = self.judge();
         while !faults.is_empty()
@@ -342,7 +342,7 @@ impl Stage {
         }
         self.faults.append(&mut told);
         let all: Vec<Attempt> = self.nodes.iter().chain(&self.gone).flat_map(Node::records).collect();
-        // A reader waits if the test has stopped its node.
+        // The reader of a node that the test had stopped had to wait.
         for node in self.nodes.iter().filter(|node| !node.shared.was_away()) {
             let late = clocks::judge_reader(&all, &lock(&node.shared.seen), &lock(&node.shared.probes));
             self.faults.extend(late.into_iter().map(|fault| format!("node {}: {fault}", node.number())));

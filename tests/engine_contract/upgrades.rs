@@ -1,8 +1,8 @@
 //! From an older version to this one under load: nodes of both on one log, and a process that hands over to the
 //! next.
 //!
-//! The older version is the binary that `FANWIRE_OLD` names (`cargo xtask engines --old PATH` sets it). Without
-//! it, the binary built here plays both parts.
+//! The older version is the binary that `FANWIRE_OLD` names (`cargo xtask engines --old PATH` sets it). Without it,
+//! both processes run the binary built here.
 
 use std::path::{Path, PathBuf};
 

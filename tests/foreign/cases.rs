@@ -1,14 +1,14 @@
-//! Plans of a proxy for each of a client's stream requests, counted from 0.
+//! The cases: what a proxy does with each of a client's stream requests, counted from 0.
 
 use std::time::Duration;
 
 use crate::support::hostile::{Cut, Own, Pieces, Plan, RetryAfter, Rewrite};
 
-/// One way in which a proxy treats its clients.
+/// One way in which a proxy handles its clients' requests.
 pub(crate) struct Case {
     pub name: &'static str,
     pub plan: fn(usize) -> Plan,
-    /// Number of the first request from which nothing is cut or refused any more.
+    /// Number of the first request from which on no answer is cut or refused.
     pub calm_from: usize,
 }
 
@@ -35,7 +35,7 @@ const PLAIN: Plan = Plan {
     idle: None,
 };
 
-/// A plan: the first stream ends after five events, and the next requests get these answers.
+/// Returns a plan: the first stream ends after five events, and the next requests get these answers.
 fn refusing(request: usize, answers: &[Own]) -> Plan {
     match request.checked_sub(1).map(|at| answers.get(at)) {
         None => Plan { cut: Some(Cut::Behind(5)), ..PLAIN },
@@ -58,12 +58,12 @@ fn cdn(request: usize) -> Plan {
 }
 
 fn single_bytes(request: usize) -> Plan {
-    // Compressed if the client asks for it, so the cut can be anywhere.
+    // The answer is compressed if the client accepts that, so the cut can be anywhere.
     let cut = (request < 2).then_some(Cut::Bytes(1003 + 57 * request));
     Plan { cut, pieces: Pieces::Single(1500), rewrite: Rewrite::default(), ..PLAIN }
 }
 
-/// Informational answers. None at the end, for clients that give up at them.
+/// Returns a plan with informational answers; the last requests get none, for clients that give up at them.
 fn informed(request: usize, interim: &'static [u16]) -> Plan {
     if request < 2 { Plan { cut: Some(Cut::Behind(3)), interim, ..PLAIN } } else { PLAIN }
 }
@@ -120,7 +120,7 @@ fn slow(request: usize) -> Plan {
     Plan { cut, delay: Duration::from_millis(250), ..PLAIN }
 }
 
-/// Browsers' pages have another origin than the proxy here.
+/// In this case the browser's page has another origin than the proxy.
 pub(crate) const CROSS_ORIGIN: &str = "cross-origin";
 
 fn cross_origin(request: usize) -> Plan {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::script::in_project;
 
-/// Form in which a client names its place.
+/// Form in which a client sends its last position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// The `Last-Event-ID` header.
@@ -15,23 +15,23 @@ pub(crate) enum Place {
     Query,
     /// The program's `since` in its subscription.
     Since,
-    /// No form: the client learns where it begins again.
+    /// The client sends no position: it learns where the new stream begins.
     Nowhere,
 }
 
-/// Answers that end a client for good, so that its program makes another one.
+/// Answers after which a client does not reconnect, so that its program creates another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GivesUp {
     Never,
     /// Any answer except a stream.
     Refused,
-    /// Chromium's answers. It also reads an answer with half a head.
+    /// Chromium: any answer except a stream. It also accepts an answer with half a head.
     RefusedOrHalf,
-    /// Any answer except a stream, 500, and 502 to 504. It takes informational answers for the answer.
+    /// Any answer except a stream, 500, and 502 to 504. It treats an informational answer as the final one.
     Unforeseen,
 }
 
-/// Place where a client's version is pinned.
+/// Source of a client's version.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Version {
     Npm(&'static str),
@@ -47,7 +47,7 @@ pub(crate) struct Client {
     pub version: Version,
     pub place: Place,
     pub gives_up: GivesUp,
-    /// Shortest time before it returns.
+    /// Minimum time before it reconnects.
     pub floor: Duration,
     /// Name in the guide, and the way it reconnects and resumes.
     pub title: &'static str,
@@ -57,7 +57,7 @@ pub(crate) struct Client {
 const NODE: &str = "foreign_node.mjs";
 const CHROMIUM: &str = "browser_foreign.mjs";
 const PYTHON: &str = "foreign_python.py";
-/// A second, with the error of timers of whole milliseconds.
+/// A second, less the error of timers with whole milliseconds.
 const SECOND: Duration = Duration::from_millis(950);
 
 pub(crate) const CLIENTS: &[Client] = &[
@@ -157,7 +157,7 @@ pub(crate) const CLIENTS: &[Client] = &[
         version: Version::Pip("websockets"),
         place: Place::Since,
         gives_up: GivesUp::Unforeseen,
-        // It waits only after failures, and then for a random part of five seconds.
+        // It waits only after failures, and then for a random time up to five seconds.
         floor: Duration::ZERO,
         title: "`websockets` (Python)",
         habit: "by its loop, `async for`, which 1xx and 200 end; subscribes anew on each connection, with `since`",
@@ -184,7 +184,7 @@ pub(crate) const CLIENTS: &[Client] = &[
     },
 ];
 
-/// Pools that keep connections, next to streams.
+/// Clients with connection pools, which the guide lists next to streams.
 const POOLS: &[(&str, Version, &str)] = &[
     ("`requests.Session` (Python)", Version::Pip("requests"), "as it is"),
     (

@@ -5,9 +5,9 @@
 //! time. The [`referee`] then compares each client's report with the published events and with the proxy's
 //! record:
 //!
-//! - Every event came once, in order. A client that cannot resume learned where it begins again.
-//! - A client that resumes named its place in its library's form.
-//! - No client returned sooner than its library's own waiting time.
+//! - Every event arrived once, in order. A client that cannot resume learned where the new stream begins.
+//! - A client that resumes sent its position in its library's form.
+//! - No client reconnected sooner than after its library's own waiting time.
 //!
 //! [`restart`] ends the server under all of them, and starts another. [`pools`] keep connections idle for 6 and
 //! for 60 seconds. docs/front-end.md has the table of clients.

@@ -1,4 +1,4 @@
-//! Pools of connections that idle between requests: no request fails, and the connection is used again.
+//! Pools of connections that are idle between requests: no request fails, and the connection is reused.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -63,7 +63,7 @@ fn use_nginx(proxy: &Hostile) {
     assert_eq!(proxy.connections(), 1, "nginx opened another connection");
 }
 
-/// All side by side: the test takes as long as the longest pause.
+/// Runs all pools in parallel: the test takes as long as the longest pause.
 pub(crate) fn idle() {
     let server = Server::start();
     let addr = server.addr;

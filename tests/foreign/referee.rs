@@ -13,13 +13,13 @@ use crate::support::Server;
 use crate::support::hostile::{Cut, Hostile, Own, Plan, RetryAfter, Seen};
 use crate::support::script::Script;
 
-/// Longest time for the table. On two free cores it takes under 40 s.
+/// Time limit of the table. On two free cores it takes less than 40 s.
 pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
 /// Time between two events.
 pub(crate) const PACE: Duration = Duration::from_millis(200);
 
-/// Longer than the proxy of the case `idle` waits for a byte.
+/// Time without events, longer than the proxy of the case `idle` waits for a byte.
 const QUIET: Duration = Duration::from_secs(7);
 
 /// Lines that each client reported in each case.
@@ -28,7 +28,7 @@ pub(crate) type Told = Arc<Mutex<BTreeMap<(String, String), Vec<String>>>>;
 /// All clients' scripts, and their reports.
 pub(crate) struct Stage {
     pub(crate) told: Told,
-    /// Last words of scripts that ended before the test.
+    /// Last output of scripts that ended before the test.
     ended: Arc<Mutex<Vec<String>>>,
 }
 
@@ -80,7 +80,7 @@ struct Pair<'a> {
     client: &'a Client,
     case: &'a Case,
     proxy: &'a Hostile,
-    /// Number of events at its first request that is no longer cut.
+    /// Number of events published by the time of its first request that is not cut.
     calm: Option<usize>,
 }
 
@@ -92,7 +92,7 @@ impl Pair<'_> {
         lines.and_then(|lines| lines.iter().rev().find_map(|line| got(line))).map_or(0, |(n, _)| n)
     }
 
-    /// Returns whether it has finished its case, and gets the events published now.
+    /// Returns whether the client has finished its case, and receives the events published now.
     fn is_through(&mut self, told: &Told, published: usize) -> bool {
         if self.calm.is_none() && self.proxy.seen(self.client.name).len() > self.case.calm_from {
             self.calm = Some(published);
@@ -107,7 +107,8 @@ pub(crate) fn got(line: &str) -> Option<(usize, &str)> {
 }
 
 pub(crate) fn run() {
-    // A heartbeat that keeps the proxy of the case `idle` awake, as 30 s do with nginx's 60.
+    // The heartbeat is shorter than the time limit of the proxy of the case `idle`, as 30 s is shorter than nginx's 60
+    // s.
     let elsewhere = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let page = format!("http://localhost:{}", elsewhere.local_addr().expect("bound").port());
     let server = Server::with(&["--retry", "1s", "--heartbeat", "2s", "--cors-origin", &page]);
@@ -184,8 +185,8 @@ fn report(pair: &Pair<'_>, fault: &str, lines: &[String], seen: &[Seen]) -> Stri
 }
 
 fn judge(pair: &Pair<'_>, lines: &[String], seen: &[Seen], ids: &[String]) -> Result<(), String> {
-    // The client keeps an id before the last line end of its event has come. A cut between the two, possible
-    // only within bytes, loses the event.
+    // The client stores an id before the last line end of its event has arrived. A cut between the two, possible only
+    // at single bytes, loses the event.
     let hits = seen.iter().filter(|seen| matches!(seen.plan.cut, Some(Cut::Bytes(_)))).count();
     let lost_max = if pair.client.name == "fetch-event-source" { hits } else { 0 };
     events_are_whole(pair.client, lines, ids, lost_max)?;
@@ -205,14 +206,14 @@ fn gives_up(client: &Client, plan: &Plan) -> bool {
     match client.gives_up {
         GivesUp::Never => false,
         GivesUp::Refused => is_page || matches!(plan.own, Some(Own::Refused { .. })),
-        // Chromium takes half a head for a whole one.
+        // Chromium accepts half a head as a whole one.
         GivesUp::RefusedOrHalf => is_page || matches!(plan.own, Some(Own::Refused { .. } | Own::HalfAHead)),
         GivesUp::Unforeseen => is_page || !plan.interim.is_empty(),
     }
 }
 
-/// Checks that every event came once and in order, from the first to the last, or that the client learned where
-/// it began again.
+/// Checks that every event arrived once and in order, from the first to the last, or that the client learned where the
+/// new stream began.
 fn events_are_whole(
     client: &Client,
     lines: &[String],
@@ -221,7 +222,7 @@ fn events_are_whole(
 ) -> Result<(), String> {
     let mut lost = 0;
     let mut before: Option<usize> = None;
-    // Place where the client learned that it begins.
+    // Number at which the new stream begins, as the client learned it.
     let mut from: Option<usize> = None;
     for line in lines {
         if let Some(id) = line.strip_prefix("from ") {
@@ -248,8 +249,8 @@ fn events_are_whole(
     Ok(())
 }
 
-/// Checks that each request after the first names an event, in the library's form, and never an older one than
-/// before.
+/// Checks that each request after the first names an event, in the library's form, and never an older one than the
+/// previous request.
 fn places_are_named(client: &Client, seen: &[Seen], ids: &[String]) -> Result<(), String> {
     let mut before = 0;
     for (at, seen) in seen.iter().enumerate() {
@@ -266,7 +267,7 @@ fn places_are_named(client: &Client, seen: &[Seen], ids: &[String]) -> Result<()
             }
         };
         let place = match &named {
-            // The client had seen no event by then. A place that it failed to name shows as missing events.
+            // The client had received no event by then. If it failed to send its position, events are missing.
             None if before == 0 => 0,
             None => return Err(format!("request {at} names no event")),
             Some(id) => {
@@ -281,11 +282,11 @@ fn places_are_named(client: &Client, seen: &[Seen], ids: &[String]) -> Result<()
     Ok(())
 }
 
-/// Checks that no request came sooner than the library waits, or than `Retry-After` asks if the library obeys
-/// it.
+/// Checks that no request was sent sooner than after the library's waiting time, or the time in `Retry-After` if the
+/// library obeys it.
 fn waits_are_kept(client: &Client, seen: &[Seen]) -> Result<(), String> {
     for (at, pair) in seen.windows(2).enumerate() {
-        // A client starts to wait after its request was seen, so it waited at least this long.
+        // A client starts to wait after the proxy has seen its request, so it waited no longer than this.
         let waited = pair[1].began - pair[0].began;
         let asked = match pair[0].plan.own {
             Some(Own::Refused { retry_after: Some(RetryAfter::Seconds(seconds)), .. }) => seconds,
@@ -294,8 +295,8 @@ fn waits_are_kept(client: &Client, seen: &[Seen]) -> Result<(), String> {
             _ => 0,
         };
         let asked = if client.name == "curl" { Duration::from_secs(asked.into()) } else { Duration::ZERO };
-        // A GET that was closed without an answer may be sent again at once (RFC 9112, 9.3.1). aiohttp does so,
-        // and so does Chromium on a connection that was already open.
+        // A GET that was closed without an answer may be repeated immediately (RFC 9112, 9.3.1). aiohttp does so, and
+        // so does Chromium on a connection that was already open.
         let is_repeat = matches!(pair[0].plan.own, Some(Own::Nothing));
         if waited < client.floor.max(asked) && !is_repeat {
             return Err(format!("request {} came {waited:?} after the one before", at + 1));

@@ -1,4 +1,4 @@
-//! A server ends and comes back under all clients: each client survives, and learns that its place is gone.
+//! A server is restarted with all clients connected: each client survives, and learns that its position is gone.
 
 use std::time::Instant;
 
@@ -72,8 +72,8 @@ pub(crate) fn run() {
     }
 }
 
-/// In order, and each once within each life of the server. Between the two, the client learns that its place is
-/// gone.
+/// Checks that events arrived in order, and each once within each life of the server, and that between the two lives
+/// the client learned that its position is gone.
 fn judge(client: &Client, lines: &[String], ids: &[String], before: usize) -> Result<(), String> {
     let mut newest: Option<usize> = None;
     let (mut gap, mut from) = (None, None);

@@ -1,4 +1,4 @@
-//! Takes the pieces of Rust from the pages for embedders, and writes a module with each as a program.
+//! Takes the pieces of Rust code from the pages for embedders, and writes a module that has each piece as a program.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -36,7 +36,7 @@ fn main() {
     fs::write(Path::new(&out).join("pieces.rs"), module).expect("a file");
 }
 
-/// Returns the blocks of code of a page: the word after the fence, and the lines.
+/// Returns the code blocks of a page: the word after the fence, and the lines.
 fn blocks(page: &str) -> Vec<(&str, Vec<&str>)> {
     let mut blocks: Vec<(&str, Vec<&str>)> = Vec::new();
     let mut is_inside = false;
@@ -64,7 +64,8 @@ fn side(lines: &[&str], gone: char) -> String {
     kept.map(|line| line.get(1..).unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns a program with a `main` that another module can call, as rustdoc makes one where a piece has none.
+/// Returns the program with a `main` that another module can call. A piece without `main` is wrapped in one, as rustdoc
+/// does.
 fn callable(program: &str) -> String {
     let program = program.replace(ADDRESS, "crate::listen()");
     for main in ["async fn main()", "fn main()"] {

@@ -9,7 +9,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::PATIENCE;
 
-/// A client's side of a TLS connection.
+/// The client's side of a TLS connection.
 pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
 
 /// An authority, and a folder for its certificates that is removed on drop.
@@ -59,7 +59,7 @@ impl Authority {
         Arc::new(config)
     }
 
-    /// Connects with TLS 1.3, for HTTP/1.1 alone.
+    /// Connects with TLS 1.3, for HTTP/1.1 only.
     pub fn connect_http1(&self, addr: SocketAddr) -> TlsStream {
         let mut config = self.client(&[&rustls::version::TLS13]);
         Arc::make_mut(&mut config).alpn_protocols = vec![b"http/1.1".to_vec()];

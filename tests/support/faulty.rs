@@ -1,4 +1,4 @@
-//! A faulty network: passes bytes between clients and the server, and corrupts one event on its way.
+//! A faulty network: it passes bytes between clients and the server, and corrupts one event.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Fault, made once.
+/// The fault. It is made once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
     Drop,
@@ -17,14 +17,14 @@ pub enum Lie {
     Change,
 }
 
-/// Transport of the streams that get the fault.
+/// Transport of the stream that gets the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
     WebSocket,
     Sse,
 }
 
-/// Corrupts the event with this number on the first connection of the right kind.
+/// Number of the event that is corrupted, on the first connection of the right kind.
 const EVENT: usize = 3;
 
 /// Listens on a port of its own until the test ends.
@@ -75,7 +75,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// Takes received bytes, keeps an incomplete message back, and writes the rest.
+    /// Moves the complete messages of received bytes to `out`. An incomplete one remains in `bytes`.
     fn take(&mut self, bytes: &mut Vec<u8>, out: &mut Vec<u8>) {
         if self.head {
             let Some(end) = find(bytes, b"\r\n\r\n") else { return };
@@ -146,7 +146,8 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// Passes bytes on. `change` moves bytes from the first buffer to the second.
+/// Passes bytes from one socket to the other. `change` moves bytes from the received ones (first) to those to send
+/// (second).
 fn pass(mut from: TcpStream, mut to: TcpStream, mut change: impl FnMut(&mut Vec<u8>, &mut Vec<u8>)) {
     let (mut kept, mut chunk) = (Vec::new(), [0; 16 * 1024]);
     while let Ok(len @ 1..) = from.read(&mut chunk) {

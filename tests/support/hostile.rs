@@ -1,9 +1,9 @@
 //! A proxy that treats requests and answers as nginx, load balancers and CDNs do: it refuses, delays, cuts and
 //! rewrites.
 //!
-//! Requests for streams (`/sse`, `/ws`) are numbered for each client. The client names itself by `_client` in
-//! the query. Each request gets the treatment that the test's [`Plan`] has for its number. All other requests
-//! pass unchanged. Always: every wait has an end.
+//! Requests for streams (`/sse`, `/ws`) are numbered for each client. The client names itself by `_client` in the
+//! query. Each request is handled as the test's [`Plan`] for its number says. All other requests pass unchanged.
+//! Always: every wait has a time limit.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::wire::{Wire, deadline};
 
-/// Longest wait of a connection for its next request, or of a stream for its next byte.
+/// Maximum wait of a connection for its next request, or of a stream for its next byte.
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Changes to one request and its answer. The default is none.
@@ -28,9 +28,9 @@ pub struct Plan {
     pub cut: Option<Cut>,
     pub pieces: Pieces,
     pub rewrite: Rewrite,
-    /// Host and Origin as the server sees them.
+    /// `Host` and `Origin` that the server gets.
     pub names: Option<(&'static str, &'static str)>,
-    /// Silence of the server after which the stream ends.
+    /// Time without bytes from the server after which the stream is closed.
     pub idle: Option<Duration>,
 }
 
@@ -56,7 +56,7 @@ pub enum RetryAfter {
     Date(u32),
 }
 
-/// Place where a stream ends.
+/// Position at which a stream is cut.
 #[derive(Clone, Copy, Debug)]
 pub enum Cut {
     /// After this many bytes of the body, wherever that is.
@@ -87,17 +87,17 @@ pub struct Rewrite {
     pub lower_case: bool,
     /// Joins headers of one name with commas.
     pub merged: bool,
-    /// Removes lines for caches and proxies, and adds `Via` and `Server`.
+    /// Removes headers meant for caches and proxies, and adds `Via` and `Server`.
     pub stripped: bool,
     /// Sends streams in chunks, and removes `Connection: keep-alive`.
     pub chunked: bool,
     /// Asks the server in HTTP/1.0, which is nginx's default.
     pub old: bool,
-    /// Hides from the server that the client takes compressed bytes.
+    /// Hides from the server that the client accepts compressed bytes.
     pub plain: bool,
 }
 
-/// A request for a stream, as received.
+/// A request for a stream, as the proxy received it.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub client: String,
@@ -131,13 +131,12 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    /// Starts a proxy before a server. `plans` returns the treatment of each client's stream requests, counted
-    /// from 0.
+    /// Starts a proxy before a server. `plans` returns the plan for each client's stream requests, counted from 0.
     pub fn before(server: SocketAddr, plans: impl Fn(usize) -> Plan + Send + Sync + 'static) -> Self {
         Self::at(TcpListener::bind("127.0.0.1:0").expect("a free port"), server, plans)
     }
 
-    /// Like [`before`](Self::before), at an address that had to be known earlier.
+    /// Like [`before`](Self::before), with a listener whose address is already known.
     pub fn at(
         listener: TcpListener,
         server: SocketAddr,
@@ -151,7 +150,7 @@ impl Hostile {
             for client in listener.incoming().map_while(Result::ok) {
                 with.connections.fetch_add(1, Ordering::Relaxed);
                 let shared = Arc::clone(&with);
-                // An error ends one side. The close ends the other.
+                // An error ends one side. The drop closes the other.
                 std::thread::spawn(move || drop(serve(client, &shared)));
             }
         });
@@ -171,7 +170,7 @@ impl Hostile {
 }
 
 impl Shared {
-    /// Records a request for a stream, and returns its treatment.
+    /// Records a request for a stream, and returns its plan.
     fn note(&self, request: &Head) -> Plan {
         let target = request.word(1).to_owned();
         let client = target.split_once("_client=").map_or("", |(_, rest)| rest);
@@ -282,7 +281,7 @@ fn pass(client: &mut Wire, server: &mut Wire, request: Head, body: &[u8], plan: 
     client.stream.write_all(&rest)
 }
 
-/// Returns a request as the server gets it.
+/// Returns the request that is sent to the server.
 fn to_server(mut request: Head, plan: Plan) -> Head {
     let upgrades = request.get("upgrade").is_some();
     if let Some((host, origin)) = plan.names {
@@ -385,7 +384,7 @@ fn stream(client: &mut Wire, request: Head, plan: Plan, shared: &Shared) -> io::
         let rest = server.take(answer.length(), deadline())?;
         return client.stream.write_all(&rest);
     }
-    // Passes the client's bytes on as they come, and its end too.
+    // Passes the client's bytes on as they arrive, and its end, too.
     let first = client.buffered().to_vec();
     let (from, to) = (client.stream.try_clone()?, server.stream.try_clone()?);
     from.set_read_timeout(None)?;
@@ -420,7 +419,7 @@ struct Relay<'a> {
 impl Relay<'_> {
     fn run(mut self) -> io::Result<()> {
         let end = |events: usize| events + usize::from(self.is_socket);
-        // A socket's first message is the answer to the subscription.
+        // A WebSocket's first message is the answer to the subscription.
         let (behind, inside, half) = match self.plan.cut {
             Some(Cut::Behind(events)) => (Some(end(events)), None, None),
             Some(Cut::Inside(event)) => (None, Some(end(event)), None),
@@ -489,7 +488,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Ends both directions, and waits for the client to leave.
+    /// Half-closes both connections, and waits until the server closes its own.
     fn half_close(mut self) -> io::Result<()> {
         self.out.finish()?;
         self.out.to.shutdown(Shutdown::Write)?;

@@ -1,6 +1,6 @@
 //! Shared by the outside tests: the built server as a child process, and raw clients that know only the RFCs.
 //!
-//! Uses nothing of the crate, so that one fault cannot hide on both sides. Always: every wait has an end.
+//! Uses nothing of the crate, so that one fault cannot hide on both sides. Always: every wait has a time limit.
 
 #![allow(
     dead_code,
@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Longest time for any single wait, enough for a debug build on a busy machine.
+/// Time limit of any single wait, enough for a debug build on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Raises the number of files and sockets that this process can have open.
@@ -40,7 +40,7 @@ pub fn raise_file_limit(limit: u64) {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).expect("the hard limit is higher");
 }
 
-/// A `fanwire serve` of the test, on a free port. Killed on drop.
+/// A process `fanwire serve` on a free port. Killed on drop.
 pub struct Server {
     child: Child,
     pub addr: SocketAddr,
@@ -154,7 +154,7 @@ impl Server {
         self.stdout.try_iter().collect()
     }
 
-    /// Publishes a body that the server must accept whole, and returns the answer.
+    /// Publishes a body, all of which the server must accept, and returns the answer.
     pub fn publish(&self, body: impl AsRef<[u8]>) -> Value {
         let answer = http::post(self.addr, "/publish", "application/json", body.as_ref());
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -167,7 +167,7 @@ impl Server {
         (!values.is_empty()).then(|| values.iter().map(|(_, value)| value).sum())
     }
 
-    /// Returns the ledger once nothing is pending: matched is then the sum of the other numbers.
+    /// Waits until nothing is pending, and returns the ledger. Panics unless matched is the sum of the other numbers.
     pub fn balanced_ledger(&self) -> serde_json::Value {
         let mut ledger = serde_json::Value::Null;
         let number = |ledger: &serde_json::Value, name: &str| ledger[name].as_u64().expect("a number");
@@ -229,7 +229,7 @@ pub fn fanwire() -> Command {
     command
 }
 
-/// Makes a token by `fanwire token` with these options, signed with this secret.
+/// Makes a token with `fanwire token` and these options, signed with this secret.
 pub fn token(secret: &str, options: &[&str]) -> String {
     let mut command = fanwire();
     let out = run(command.arg("token").args(options).env("FANWIRE_AUTH_JWT_HS256_SECRET", secret));
@@ -260,7 +260,7 @@ pub fn numbered(n: usize) -> String {
     format!("{{\"type\":\"test.numbered\",\"source\":\"test\",\"payload\":{{\"n\":{n}}}}}\n")
 }
 
-/// Reads a stream into `all` until that contains `part`.
+/// Reads a stream into `all` until `all` contains `part`.
 pub fn read_until(stream: &mut impl Read, all: &mut String, part: &str) {
     let mut piece = [0; 4096];
     while !all.contains(part) {
@@ -270,7 +270,7 @@ pub fn read_until(stream: &mut impl Read, all: &mut String, part: &str) {
     }
 }
 
-/// Waits until `done`, or panics with `what`.
+/// Waits until `done` returns true. Panics with `what` after [`PATIENCE`].
 pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !done() {

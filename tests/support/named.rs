@@ -24,8 +24,8 @@ fn rust_files(folder: &Path, text: &mut String) {
     }
 }
 
-/// Returns whether the code has a test of this name: a function marked as one, or one of those that run for
-/// each kind of log.
+/// Returns whether the code has a test of this name: a function with the attribute, or one that a macro runs for each
+/// kind of log.
 pub fn is_test(name: &str, code: &str) -> bool {
     code.match_indices(&format!("fn {name}(")).any(|(at, _)| {
         let marks = code[..at].lines().rev().take_while(|line| !line.is_empty() && !line.starts_with('}'));

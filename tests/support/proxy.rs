@@ -1,4 +1,4 @@
-//! A failing network: passes bytes between clients and the server, and cuts connections when asked.
+//! A failing network: it passes bytes between clients and the server, and cuts connections on request.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -32,7 +32,7 @@ impl Proxy {
         let late = Arc::clone(&delay);
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                // The server is away: the client sees a closed connection.
+                // The server is not running: the client's connection is closed.
                 let Ok(upstream) = TcpStream::connect(server) else { continue };
                 let copy = |stream: &TcpStream| stream.try_clone().expect("a descriptor");
                 all.lock().expect("no panic holds it").extend([copy(&client), copy(&upstream)]);
@@ -65,7 +65,7 @@ impl Proxy {
         self.stalled.store(stalled, Ordering::Relaxed);
     }
 
-    /// From now on, cuts each connection after this many bytes to its client, wherever that is.
+    /// From now on, cuts each connection after this many bytes to its client, at any position.
     pub fn cut_after(&self, bytes: usize) {
         self.allowance.store(bytes, Ordering::Relaxed);
     }

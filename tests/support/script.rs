@@ -1,8 +1,8 @@
 //! Other people's clients: runs the scripts in `tests/clients/`, and answers their requests to the test.
 //!
 //! A script prints `ok …` for each check that passed, and `passed N` at its end. A line `ask …` is a request to
-//! [`Stage`], which answers with one line on the script's stdin. Always: a missing tool fails the test, and
-//! every script has an end.
+//! [`Stage`], which answers with one line on the script's stdin. Always: a missing tool fails the test, and every
+//! script has a time limit.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 use super::Server;
 use super::proxy::Proxy;
 
-/// Longest run of a whole script. Scripts need 20 to 60 s; the rest is for slow or busy machines.
+/// Time limit of a whole script. Scripts need 20 to 60 s; the rest is for slow or busy machines.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Fails the test because something is not installed.
+/// Fails the test because a tool is not installed.
 pub fn missing(what: &str) -> ! {
     panic!("{what} is missing: run `cargo xtask setup`")
 }
 
-/// Returns a file of the project, wherever the test runs.
+/// Returns the path of a file of the project, independent of the current folder.
 pub fn in_project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
@@ -141,7 +141,7 @@ impl Script {
         let _ = writeln!(self.stdin, "{line}").and_then(|()| self.stdin.flush());
     }
 
-    /// Answers the script's requests to its end. The script must pass exactly `checks` checks.
+    /// Answers the script's requests until it ends. It must pass exactly `checks` checks.
     pub fn finish(mut self, stage: &mut Stage, checks: usize) {
         let mut passed = None;
         while let Some(line) = self.line() {
@@ -180,7 +180,7 @@ impl Drop for Script {
     }
 }
 
-/// A server with a proxy before it. A script can ask for changes of both while clients are connected.
+/// A server with a proxy before it. A script can request changes of both while clients are connected.
 pub struct Stage {
     pub server: Server,
     options: Vec<String>,
@@ -226,7 +226,7 @@ impl Stage {
                 self.server.signal("TERM");
                 self.server.wait().code().map_or("none".into(), |code| code.to_string())
             }
-            // Another server at the same address: at once, or after `terminate`.
+            // Another server at the same address: immediately, or after `terminate`.
             "restart" => {
                 if self.server.try_wait().is_none() {
                     self.server.signal("TERM");
@@ -235,7 +235,7 @@ impl Stage {
                 self.server = Server::at(&self.server.addr.to_string(), &refs(&self.options));
                 "done".into()
             }
-            // An additional server that wants tokens signed with this secret.
+            // An additional server that requires tokens signed with this secret.
             "guarded" => {
                 let secret = "a secret of thirty-two bytes, no less";
                 let guarded = Server::with(&["--auth-jwt-hs256-secret", secret]);

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::eventually;
 use super::wire::{Wire, deadline};
 
-/// Server that keeps order and history for several nodes.
+/// Kind of a server that keeps order and history for several nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Redis,
@@ -90,7 +90,7 @@ impl Service {
         service
     }
 
-    /// Returns a server that is not running yet: nothing listens at its address before [`Self::resume`].
+    /// Returns a server that is not running: nothing listens at its address before [`Self::resume`].
     pub fn absent(kind: Kind) -> Self {
         let mut service = Self::start(kind);
         service.kill();
@@ -134,7 +134,7 @@ impl Service {
             Kind::Nats | Kind::PlainNats => ("nats-server", vec!["-a", "127.0.0.1", "-p", &port]),
         };
         args.extend(match self.kind {
-            // A crash must lose nothing that was accepted.
+            // With these options a crash loses nothing that was accepted.
             Kind::Redis => vec!["--appendonly", "yes", "--appendfsync", "always", "--save", ""],
             Kind::Nats => vec!["-js", "-sd", &folder],
             Kind::PlainNats => vec![],

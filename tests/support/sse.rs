@@ -1,4 +1,4 @@
-//! A client of event streams, written by hand from the WHATWG's grammar.
+//! A client of event streams, written from the WHATWG's grammar.
 
 use std::io;
 use std::net::SocketAddr;
@@ -81,12 +81,12 @@ impl Sse {
         Self::from_wire(wire, response)
     }
 
-    /// A stream after its head.
+    /// Creates a stream whose response head has been read.
     pub fn from_wire(wire: Wire, response: Response) -> Self {
         Self { wire, response, text: Vec::new(), retry: None }
     }
 
-    /// Returns the next block of any kind. An error at the end of the stream.
+    /// Returns the next block of any kind. Fails at the end of the stream.
     pub fn block(&mut self, until: Instant) -> io::Result<Block> {
         if self.response.header("transfer-encoding") != Some("chunked") {
             let text = self.wire.take_until(b"\n\n", until)?;
@@ -116,7 +116,7 @@ impl Sse {
         }
     }
 
-    /// Returns whether no event comes until then.
+    /// Returns whether no event arrives until then.
     pub fn is_silent_until(&mut self, until: Instant) -> bool {
         loop {
             match self.block(until) {

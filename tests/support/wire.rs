@@ -19,7 +19,7 @@ impl Wire {
         Self::new(TcpStream::connect_timeout(&addr, PATIENCE).expect("the server takes connections"))
     }
 
-    /// Connects with a receive buffer of this many bytes, so that the kernel takes little of what is not read.
+    /// Connects with a receive buffer of this many bytes, so that the kernel accepts few bytes that are not read.
     pub fn narrow(addr: SocketAddr, receive_buffer: usize) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.set_recv_buffer_size(receive_buffer).expect("a socket");
@@ -38,7 +38,7 @@ impl Wire {
         self.stream.write_all(bytes).expect("the peer reads");
     }
 
-    /// Writes as much as the peer takes. The peer may have closed in the middle.
+    /// Writes as much as the peer accepts. The peer may close in the middle.
     pub fn send_if_taken(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }
@@ -111,7 +111,7 @@ impl Wire {
         }
     }
 
-    /// Returns whether nothing comes for this long.
+    /// Returns whether no bytes arrive for this long.
     pub fn is_silent_for(&mut self, time: Duration) -> bool {
         self.buffered().is_empty()
             && self.fill(Instant::now() + time).is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)

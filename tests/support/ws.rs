@@ -1,4 +1,4 @@
-//! A WebSocket client, written by hand from RFC 6455, that can break every rule.
+//! A WebSocket client, written from RFC 6455, that can break every rule of it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -148,20 +148,20 @@ impl Ws {
         }
     }
 
-    /// Sends a message and returns the next one that comes.
+    /// Sends a message and returns the next one received.
     pub fn ask(&mut self, message: &Value) -> Value {
         self.send(message);
         self.message()
     }
 
-    /// Returns the next message, which must be an event: its payload's `payload`, which is the published data.
+    /// Returns the next message's payload. The message must be an event.
     pub fn event(&mut self) -> Value {
         let message = self.message();
         assert_eq!(message["type"], "event", "{message}");
         message["payload"].clone()
     }
 
-    /// Returns whether no message comes for this long. Pings and the end of a past don't count.
+    /// Returns whether no message arrives for this long. Pings and the end of a past don't count.
     pub fn is_silent_for(&mut self, time: Duration) -> bool {
         let until = Instant::now() + time;
         loop {
@@ -177,7 +177,7 @@ impl Ws {
         }
     }
 
-    /// Reads on to the close frame and the end of the connection. Returns code and reason.
+    /// Reads to the close frame and the end of the connection. Returns code and reason.
     pub fn closed(&mut self) -> (u16, String) {
         self.try_closed(deadline()).expect("a close frame, and nothing behind it")
     }

@@ -1,5 +1,5 @@
-//! Runs pieces of code of docs/embedding.md and docs/migrating.md: `outside-crate TEXT` the one that contains the text, and
-//! `outside-crate` all that need no port and end by themselves. Prints each before it runs.
+//! Runs pieces of code of docs/embedding.md and docs/migrating.md: `outside-crate TEXT` runs the one that contains the
+//! text, and `outside-crate` runs all that need no port and end by themselves. Prints each piece before it runs.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ mod pieces {
     include!(concat!(env!("OUT_DIR"), "/pieces.rs"));
 }
 
-/// Returns the address for a server of a piece, instead of the page's.
+/// Returns the address that a piece's server listens on, instead of the page's.
 fn listen() -> &'static str {
     std::env::var("LISTEN").expect("the test sets it").leak()
 }

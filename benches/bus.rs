@@ -1,5 +1,5 @@
-//! The bus on one thread: publishing without a reader and with sleeping readers, reading, and both at once.
-//! `cargo bench --bench bus`. Throughput between threads, compared with other crates, is in `benches/peers`.
+//! The bus on one thread: publishing without a reader and with sleeping readers, reading, and both together. `cargo
+//! bench --bench bus`. Throughput between threads, compared with other crates, is in `benches/peers`.
 
 use std::hint::black_box;
 
@@ -60,7 +60,7 @@ fn publish(criterion: &mut Criterion) {
     let mut publisher = events.publisher();
     let make =
         || Event::builder("task.progress").source("core").json(r#"{"progress":42}"#).build().expect("valid");
-    // As many at once as a thread's pool holds, so the next event reuses the memory that a publication evicts.
+    // A batch is as large as a thread's pool, so the next event reuses the memory that a publication evicts.
     group.bench_function("event from the pool, nobody reads", |bencher| {
         bencher.iter_batched(make, |event| publisher.publish(event), BatchSize::NumIterations(128));
     });

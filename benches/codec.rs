@@ -1,5 +1,5 @@
-//! Cost of the codecs: frames out and in, UTF-8 checks, event streams, heads of requests. `cargo bench --bench
-//! codec`. tungstenite and fastwebsockets run the same work for comparison.
+//! Cost of the codecs: encoding and decoding of frames, UTF-8 checks, event streams, heads of requests. `cargo bench
+//! --bench codec`. tungstenite and fastwebsockets run the same work for comparison.
 
 mod common;
 
@@ -22,14 +22,14 @@ use tungstenite::protocol::frame::coding::{Data, OpCode as Code};
 
 const SIZES: [usize; 5] = [16, 128, 1024, 8192, 65_536];
 
-/// A socket with endless input: the same frames again and again. Writes are discarded.
+/// A socket with endless input: the same frames repeat. Writes are discarded.
 struct Source {
     bytes: Vec<u8>,
     at: usize,
 }
 
 impl Source {
-    /// About 256 KiB of such frames.
+    /// Creates a source with about 256 KiB of this frame.
     fn new(frame: &[u8]) -> Self {
         Self { bytes: frame.repeat((256 << 10) / frame.len() + 1), at: 0 }
     }

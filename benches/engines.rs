@@ -1,8 +1,8 @@
-//! Cost of resume, engines and persistence, each compared with a bare client that does the same work in the
-//! same run.
+//! Cost of resume, engines and persistence, each compared with a minimal client that does the same work in the same
+//! run.
 //!
-//! Drives the built server from outside, over loopback. Redis and NATS are real servers, started for it. `cargo
-//! bench --bench engines -- [resume] [past] [redis] [nats] [file]`. Every run checks that all events came.
+//! It drives the built server from outside, over loopback, and starts real Redis and NATS servers. `cargo bench --bench
+//! engines -- [resume] [past] [redis] [nats] [file]`. Every run checks that all events arrived.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -59,7 +59,7 @@ fn publish_all(addr: SocketAddr) {
     }
 }
 
-/// Reads this many frames without looking into them: the client is not measured.
+/// Reads this many frames without parsing their content, because the client is not measured.
 fn read_frames(ws: &mut Ws, count: usize) {
     for _ in 0..count {
         ws.read_frame(support::wire::deadline()).expect("an event");
@@ -70,7 +70,7 @@ fn rate(count: usize, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
 }
 
-/// Returns events a second, from the first publish until a client of `to` has all.
+/// Returns events a second, from the first publish until a client of `to` has received all.
 fn throughput(from: SocketAddr, to: SocketAddr) -> f64 {
     let mut client = Ws::subscribed(to, json!({}));
     let begin = Instant::now();
@@ -81,8 +81,8 @@ fn throughput(from: SocketAddr, to: SocketAddr) -> f64 {
     rate(EVENTS, begin.elapsed())
 }
 
-/// Returns p50 and p99 of single events in microseconds. `send` publishes one and returns the time of its
-/// arrival.
+/// Returns p50 and p99 of the latency of single events in microseconds. `send` publishes one, and `came` receives the
+/// time of its arrival.
 fn latency(mut send: impl FnMut(usize), came: &Receiver<Instant>) -> (f64, f64) {
     let mut times: Vec<f64> = (0..SINGLES)
         .map(|n| {
@@ -96,7 +96,7 @@ fn latency(mut send: impl FnMut(usize), came: &Receiver<Instant>) -> (f64, f64) 
     (times[SINGLES / 2], times[SINGLES * 99 / 100])
 }
 
-/// Single events through two nodes.
+/// Returns the latency of single events through two nodes.
 fn node_latency(from: SocketAddr, to: SocketAddr) -> (f64, f64) {
     let mut client = Ws::subscribed(to, json!({"event_types": ["task.*"]}));
     let mut publisher = Ws::connect(from);
@@ -172,7 +172,7 @@ fn resume() {
             let mut client = Ws::subscribed(server.addr, json!({"since": told}));
             read_frames(&mut client, MISSED);
         });
-        // A thread sends prepared answers of these bytes, after one read.
+        // A thread sends prepared answers of the same number of bytes, after one read.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let addr = listener.local_addr().expect("bound");
         std::thread::spawn(move || {
@@ -199,13 +199,13 @@ fn resume() {
     println!("  bare: one thread that writes the same bytes, ready-made, after one read\n");
 }
 
-/// Number of clients that resume at once, and their lag in events: `FANWIRE_PAST_CLIENTS`,
-/// `FANWIRE_PAST_EVENTS`.
+/// Returns a number from the environment, or its default: `FANWIRE_PAST_CLIENTS` is the number of clients that resume
+/// at the same time, `FANWIRE_PAST_EVENTS` their lag in events.
 fn asked_for(name: &str, usual: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
-/// Clients that resume far behind, out of the log: the effect on other clients and on memory.
+/// Clients that resume far behind, from the log: the effect on other clients and on memory.
 fn past() {
     let (clients, behind) =
         (asked_for("FANWIRE_PAST_CLIENTS", 1_000), asked_for("FANWIRE_PAST_EVENTS", 50_000));
@@ -246,7 +246,7 @@ fn past() {
             .map(|_| {
                 let mut stream = TcpStream::connect(server.addr).expect("it listens");
                 stream.write_all(request.as_bytes()).expect("it reads");
-                // On machines of their own, these clients would not take the server's time.
+                // In production these clients would run on other machines, and would not take the server's CPU time.
                 let read_all = move || {
                     let _lower = rustix::process::nice(15);
                     read_blocks(&mut stream, behind + 1);

@@ -1,4 +1,4 @@
-//! Cost of a delivery without the kernel's part: match, encode, append, seal, and one write call that takes
+//! Cost of a delivery without the kernel's part: match, encode, append, seal, and one write call that accepts
 //! everything. `cargo bench --bench fanout`. Times are for one delivery (one event to one client).
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -1,8 +1,8 @@
 //! Small operations, each repeated a given number of times. `cargo xtask instructions` counts the instructions
 //! of one under callgrind: times vary with the machine's load, counts do not.
 //!
-//! `instructions OPERATION TIMES`; `instructions machine`; without arguments the operations' names. Nothing
-//! here may depend on chance, except for the seed of the matcher's hash tables.
+//! `instructions OPERATION TIMES`; `instructions machine`; without arguments the operations' names. No operation may
+//! depend on random numbers, except for the seed of the matcher's hash tables.
 
 mod common;
 
@@ -23,7 +23,7 @@ const HEAD: &[u8] =
     b"POST /publish HTTP/1.1\r\nHost: 127.0.0.1:8765\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\n\
     Content-Type: application/json\r\nContent-Length: 120\r\n\r\n";
 
-/// One frame, again and again.
+/// Decodes one frame repeatedly.
 fn decode(op: OpCode, len: usize, times: u64) {
     let frame = masked(op, len);
     let mut bytes = frame.clone();
@@ -159,7 +159,7 @@ fn matching(pattern: bool, times: u64) {
     }
 }
 
-/// Matches events of one payload against these filters. This many of them match.
+/// Matches events with the same payload against these filters. `want` of them match.
 fn matching_payloads(filters: impl Iterator<Item = String>, want: usize, times: u64) {
     let mut matcher = Matcher::new(FilterLimits::default());
     for filter in filters {
@@ -245,9 +245,8 @@ fn turn_for_watch_lists(times: u64) {
     }
 }
 
-/// Fills turns of a loop with the most expensive messages of a kind, again and again. `cargo xtask
-/// instructions` limits the most expensive turn of each to 6 million instructions, and to 300,000 if the client
-/// has shown no token.
+/// Fills turns of a loop with the most expensive messages of a kind. `cargo xtask instructions` limits the most
+/// expensive turn of each to 6 million instructions, and to 300,000 if the client has shown no token.
 fn turns(mut client: OneClient, endless: &[u8], times: u64) {
     client.forget();
     client.repeats(endless);
@@ -267,7 +266,7 @@ fn messages(mut client: OneClient, says: impl Fn(u64) -> Vec<u8>, times: u64) {
     }
 }
 
-/// A client that was disconnected would make turns without cost.
+/// Checks that the client is connected: turns of a disconnected one would cost nothing.
 fn answered(client: &mut OneClient) {
     assert!(client.forget() > 0, "the client is not answered");
 }
@@ -299,7 +298,7 @@ fn deep(n: u64) -> Vec<u8> {
     ))
 }
 
-/// Sets with a product of 256, so the index has as many paths.
+/// Returns a `subscribe` whose lists have 256 combinations, so the index has as many paths.
 fn product(n: u64) -> Vec<u8> {
     let list = |name: &str| (0..16).map(|at| format!("\"{name}{at}.{n}\"")).collect::<Vec<_>>().join(",");
     text(&format!(
@@ -348,7 +347,7 @@ fn change(held: usize, times: u64) {
     }
 }
 
-/// Asks for pages of a ring with 1,000 events that have this payload. No page is left to a worker.
+/// Requests pages of a ring with 1,000 events that have this payload. No page is created by a worker.
 fn pages(payload: String, query: &str, times: u64) {
     let client = OneClient::new(false);
     for _ in 0..1_000 {
@@ -358,7 +357,8 @@ fn pages(payload: String, query: &str, times: u64) {
     messages(client, |_| request.clone(), times);
 }
 
-/// Changes one of 1,000 values of a list, again and again, among events on all of them if the subscription has snapshots.
+/// Changes one of 1,000 values of a list repeatedly. If the subscription has snapshots, there are events for all
+/// values.
 fn update_one(has_snapshot: bool, times: u64) {
     let mut client = native();
     let symbol = |n: u64| format!("symbol:S{n:04}");
@@ -432,7 +432,7 @@ fn autosdlc_events(n: u64) -> Vec<u8> {
     ))
 }
 
-/// Asks again and again for a list of 1,000 subscriptions with 100 values each: 1.2 MB.
+/// Requests a list of 1,000 subscriptions with 100 values each (1.2 MB) repeatedly.
 fn lists(times: u64) {
     let mut client = native();
     for n in 0..1_000 {
@@ -471,7 +471,7 @@ fn matches_one(filters: impl Iterator<Item = String>, event_type: &str, payload:
     let mut client = native();
     for (n, filter) in filters.chain(["type=*,b.**".to_owned()]).enumerate() {
         if n % 200 == 199 {
-            // A client holds 32,768 values at most.
+            // A client may hold at most 32,768 values, so there are several.
             client.another("/ws");
         }
         client.says(&format!(
@@ -487,7 +487,7 @@ fn matches_one(filters: impl Iterator<Item = String>, event_type: &str, payload:
     }
 }
 
-/// Matches an event of 64 KiB with 6,000 fields that 1,000 filters ask for. None of them matches it.
+/// Matches an event of 64 KiB with 6,000 fields against 1,000 filters on these fields, of which none matches.
 fn matches_fields(times: u64) {
     let fields: Vec<String> = (0..6_000).map(|n| format!("\"a{n}\":{n}")).collect();
     let one = |n: usize| format!("payload.a{n}>=0");
@@ -498,7 +498,7 @@ fn matches_fields(times: u64) {
     matches_one((0..1_000).map(filter), "a", &format!("{{{}}}", fields.join(",")), times);
 }
 
-/// Matches an event of a megabyte, as a body may have, with one condition on it.
+/// Matches an event of a megabyte, which a body may contain, against one condition.
 fn matches_1m(times: u64) {
     let payload = format!("[{}1]", "[],".repeat(330_000));
     matches_one(std::iter::once("payload.x==1".to_owned()), "a", &payload, times);
@@ -516,13 +516,14 @@ fn stranger(open: &str) -> Vec<u8> {
     stranger_with(open, "[],")
 }
 
-/// As [`stranger`], filled with other values.
+/// Like [`stranger`], filled with other values.
 fn stranger_with(open: &str, value: &str) -> Vec<u8> {
     let list = value.repeat((8_700 - open.len()) / value.len());
     text(&format!("{open}[{list}0]}}"))
 }
 
-/// The dialect of `path` lets a stranger go at the first message that is no token, so each comes on a connection of its own.
+/// Sends messages of a client without a token. The dialect of `path` disconnects it at the first one that is no token,
+/// so each message has a new connection.
 fn strangers(path: &str, message: &[u8], times: u64) {
     let mut client = OneClient::at(path, true);
     for _ in 0..times {
@@ -545,7 +546,7 @@ fn body(n: u64) -> Vec<u8> {
 
 type Operation = (&'static str, fn(u64));
 
-/// Returns an update of 1,024 values that fill 64 KiB. Every other one removes what the one before has added.
+/// Returns an update of 1,024 values that fill 64 KiB. Every other update removes what the previous one has added.
 fn wide_update(n: u64) -> Vec<u8> {
     let pad = "x".repeat(45);
     let values: Vec<String> = (0..1_024).map(|at| format!("\"{pad}{at}.{}\"", n / 2)).collect();
@@ -673,7 +674,7 @@ const OPERATIONS: &[Operation] = &[
     }),
 ];
 
-/// CPU features that libraries check when they choose their code.
+/// Returns the CPU features by which libraries choose their code.
 fn machine() -> String {
     let mut words = vec![std::env::consts::ARCH];
     #[cfg(target_arch = "x86_64")]
@@ -693,7 +694,7 @@ fn main() {
         if args.first().is_some_and(|arg| arg == "machine") {
             println!("{}", machine());
         } else {
-            // Cargo passes `--bench`.
+            // Cargo passes the argument `--bench`.
             for (name, _) in OPERATIONS {
                 println!("{name}");
             }

@@ -1,5 +1,5 @@
-//! The matcher: `cargo bench --bench matcher`. A scan of all filters and a hash map of exact pairs run for
-//! comparison. The matchers of other crates are in `benches/peers-matcher`.
+//! The matcher: `cargo bench --bench matcher`. For comparison, it also runs a scan of all filters and a hash map of
+//! exact pairs. The matchers of other crates are in `benches/peers-matcher`.
 //!
 //! Times are for one event. "hot" cycles through 1,000 events with results in the memo, "random" through
 //! 65,536.
@@ -55,7 +55,7 @@ fn matching(criterion: &mut Criterion) {
                 group.bench_function(format!("{kind}, {subscriptions}"), |bencher| {
                     bencher.iter(|| {
                         let event = next.next().expect("a cycle");
-                        // The event was made with its values' hashes. From strings they cost this much.
+                        // The event already has its values' hashes. This adds the cost of computing them from strings.
                         black_box((value_hash(event.event_type()), event.stream().map(value_hash)));
                         matcher.matches(event, &mut out);
                         black_box(out.len())
@@ -177,7 +177,7 @@ fn adversary(criterion: &mut Criterion) {
             (many <= 2).then(|| Filter::new().types([segments.join(".")]))
         })
         .collect();
-    // Prefixes that all match, with suffixes that never do.
+    // Patterns with prefixes that all match, and suffixes that never match.
     let mut ends = Vec::new();
     for nth in 0..5000 {
         ends.push(Filter::new().types([format!("**.b.**.x{nth}")]));
@@ -207,7 +207,7 @@ fn adversary(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One class for any number of holders.
+/// One class of subscribers, for any number of them.
 fn dashboards(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("matcher, equal dashboards");
     for holders in [1, 1000, 100_000] {

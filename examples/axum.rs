@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 const PAGE: &str = include_str!("dashboard.html");
 
-/// Serves the app until `stop`, and returns its address, Fanwire's handle and the app's task.
+/// Starts the app, which runs until `stop`. Returns its address, Fanwire's handle and the app's task.
 pub(crate) async fn start(
     listen: &str,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -44,7 +44,7 @@ pub(crate) async fn start(
     Ok((addr, server, tokio::spawn(async { serving.await })))
 }
 
-/// Lets in users with the app's cookie. They see agents, and nothing else.
+/// Accepts users with the app's cookie, and gives them the right to see agents only.
 async fn give_rights(mut request: Request, next: Next) -> Response {
     let cookie = request.headers().get(COOKIE).and_then(|cookie| cookie.to_str().ok());
     let Some(user) = cookie.and_then(|cookie| cookie.strip_prefix("user=")) else {
@@ -57,7 +57,7 @@ async fn give_rights(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// A handler of the app. Every dashboard sees its effect.
+/// A handler of the app, which publishes an event to every dashboard.
 async fn ask(State(bus): State<Bus>, Path(name): Path<String>) -> Response {
     let Ok(event) = Event::builder("agent.asked").source("app").entity("agent", &name).build() else {
         return (StatusCode::BAD_REQUEST, "no attribute can have this name").into_response();
@@ -72,7 +72,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         start("127.0.0.1:3000", async { drop(tokio::signal::ctrl_c().await) }).await?;
     println!("listening on http://{addr}; Ctrl-C ends it");
     tokio::signal::ctrl_c().await?;
-    // Streams end here, and axum when its requests have.
+    // This ends the event streams. axum ends when its requests have ended.
     server.drain(Duration::from_secs(5));
     serving.await??;
     Ok(server.join()?)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fanwire::{Bus, Delivery, Event, Filter, Server, ServerHandle};
 
-/// Starts the server and a thread that hands what it reads to `show`.
+/// Starts the server, and a thread that passes each event and gap to `show`.
 pub(crate) fn start(
     listen: &str,
     mut show: impl FnMut(String) + Send + 'static,

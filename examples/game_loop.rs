@@ -1,5 +1,5 @@
-//! A game loop: a thread that draws frames at its own pace, and takes what the network sent since the last one. It never waits
-//! for a message, and a flood of messages takes no more of a frame than its share.
+//! A game loop: a thread draws frames at its own pace, and reads the messages that arrived since the last frame. It
+//! never waits for a message, and a flood of messages takes only a limited part of a frame.
 //!
 //! `cargo run --example game_loop`.
 
@@ -10,10 +10,10 @@ use fanwire::bus::DeliveryRef;
 use fanwire::{Bus, Predicate, Subscriber};
 
 const FRAME: Duration = Duration::from_millis(16);
-/// Maximum number of moves that a frame takes.
+/// Maximum number of moves that are read in a frame.
 const MOVES_A_FRAME: usize = 256;
 
-/// Place of a player, as the network thread decodes it.
+/// Position of a player, as the network thread decodes it.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Move {
@@ -31,7 +31,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Takes the moves that are there, and draws a frame.
+    /// Reads the available moves, and draws a frame.
     pub(crate) fn frame(&mut self, moves: &mut Subscriber<Move>) {
         moves.visit_batch(MOVES_A_FRAME, |delivery| match delivery {
             DeliveryRef::Event(new) => {
@@ -55,7 +55,7 @@ fn main() {
         }
     });
     let mut world = World::default();
-    // The end of the bus ends the game: nothing was left to read before.
+    // The game ends when the bus is closed and all moves are read.
     while !(reader.is_closed() && reader.lag() == 0) {
         let begun = Instant::now();
         world.frame(&mut reader);

@@ -35,7 +35,8 @@ pub(crate) fn table(items: usize) -> String {
     table
 }
 
-/// Returns the sorted times from before `publish` to after `recv`, in nanoseconds. One item is on its way at a time.
+/// Returns the sorted times from before `publish` to after `recv`, in nanoseconds. Each item is published after the
+/// previous one has arrived.
 fn measure(wait: WaitStrategy, core: usize, items: usize) -> Vec<u64> {
     let bus = Bus::builder().carrying::<u64>().build().expect("valid");
     let mut reader = bus.subscribe(Predicate::all()).with_wait(wait);
@@ -56,7 +57,7 @@ fn measure(wait: WaitStrategy, core: usize, items: usize) -> Vec<u64> {
     let publishing = thread::spawn(move || {
         stay_on(0);
         for _ in 0..items.max(1) {
-            // Long enough for the reader to be back, and to sleep if it does.
+            // Long enough for the reader to wait again, and to sleep if it does.
             thread::sleep(Duration::from_micros(50));
             bus.publish(now());
         }
@@ -65,7 +66,7 @@ fn measure(wait: WaitStrategy, core: usize, items: usize) -> Vec<u64> {
     reading.join().expect("no panic")
 }
 
-/// Keeps this thread on a core, where the system can.
+/// Pins this thread to a core, if the system supports it.
 #[cfg_attr(not(target_os = "linux"), allow(unused_variables, reason = "the system places threads"))]
 fn stay_on(core: usize) {
     #[cfg(target_os = "linux")]

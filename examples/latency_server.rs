@@ -32,7 +32,8 @@ pub(crate) fn table(events: usize) -> Result<String, Box<dyn Error>> {
     Ok(table)
 }
 
-/// Returns the sorted times from before `publish` to after the client's `read`, in nanoseconds. One event is on its way at a time.
+/// Returns the sorted times from before `publish` to after the client's `read`, in nanoseconds. Each event is published
+/// after the previous one has arrived.
 fn measure(polls: bool, core: usize, events: usize) -> Result<Vec<u64>, Box<dyn Error>> {
     let bus = Bus::new();
     stay_on(core); // and so does the loop's thread, which begins here
@@ -65,7 +66,7 @@ fn measure(polls: bool, core: usize, events: usize) -> Result<Vec<u64>, Box<dyn 
     Ok(times)
 }
 
-/// Keeps this thread on a core, where the system can.
+/// Pins this thread to a core, if the system supports it.
 fn stay_on(core: usize) {
     let _ = core;
     #[cfg(target_os = "linux")]

@@ -1,4 +1,5 @@
-//! A market-data service: ticks of a plain type on a typed bus, bars on a bus of events, and screens that get what they can take.
+//! A market-data service: ticks of a plain type on a typed bus, bars on a bus of events, and screens that each get as
+//! many bars as they can read.
 //!
 //! `cargo run --example market_data`, then `curl -N 'http://127.0.0.1:8765/sse?type=bar&entity=symbol:ACME&on_lag=conflate'`.
 
@@ -11,7 +12,7 @@ use serde::Serialize;
 
 const SYMBOLS: [&str; 4] = ["ACME", "BOLT", "CROW", "DUNE"];
 
-/// A trade, as the feed handler decodes it: copied into the ring, no allocation.
+/// A trade, as the feed handler decodes it. It is copied into the ring without an allocation.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Tick {
@@ -37,7 +38,7 @@ pub(crate) fn start(listen: &str) -> Result<(ServerHandle, Bus<Tick>), Box<dyn E
         let mut missed = 0;
         loop {
             let mut bars = [Bar::default(); SYMBOLS.len()];
-            // All ticks that are there make one bar of each symbol: the faster they come, the more each bar holds.
+            // All available ticks make one bar for each symbol: the faster they arrive, the more ticks a bar contains.
             let count = reader.visit_batch(4096, |delivery| match delivery {
                 DeliveryRef::Event(tick) => {
                     if let Some(bar) = bars.get_mut(tick.symbol as usize) {

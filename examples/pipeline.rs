@@ -1,5 +1,5 @@
-//! Plain threads of std: orders go through a journal and a copy, then through matching. Nothing is lost, and matching sees an
-//! order when both are past it.
+//! Threads of std: orders go through a journal and a copy, then through matching. No order is lost, and matching gets
+//! an order after both have processed it.
 //!
 //! `cargo run --example pipeline`.
 
@@ -15,7 +15,7 @@ pub(crate) struct Order {
     pub(crate) text: String,
 }
 
-/// Runs orders through the stages, and reports each that was matched with the number of journal writes until then.
+/// Runs orders through the stages, and reports each matched order with the number of journal writes at that time.
 pub(crate) fn run(
     orders: impl Iterator<Item = Order>,
     matched: Sender<(u64, usize)>,
@@ -30,7 +30,7 @@ pub(crate) fn run(
     let mut unwritten = Vec::new();
     let journal = journal.handle(HandlerThread::new().named("journal"), move |next| match next {
         BatchItem::Item(order) => unwritten.push(format!("{} {}", order.id, order.text)),
-        // One write for all orders that were there.
+        // One write for all orders of the batch.
         BatchItem::End => file.lock().expect("no panic").append(&mut unwritten),
     })?;
     let mut kept = Vec::<SharedValue<Order>>::new();

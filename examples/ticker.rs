@@ -1,6 +1,5 @@
-//! A trading ticker: many symbols, many quotes a second, and screens of any speed. A client that is too slow
-//! for every quote gets the latest one of each symbol, which is enough for a screen. A client that asks for few
-//! a second gets few.
+//! A trading ticker: many symbols, many quotes a second, and screens of any speed. A client that is too slow for every
+//! quote gets the latest one of each symbol, which is enough for a screen. A client can also request a maximum rate.
 //!
 //! `cargo run --example ticker`, then `curl -N 'http://127.0.0.1:8765/sse?type=quote&snapshot=1&on_lag=conflate'`.
 

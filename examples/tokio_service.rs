@@ -1,4 +1,4 @@
-//! A tokio service: one task that waits for orders, for a clock and for its own end, and orders of its own type.
+//! A tokio service: one task waits for orders of the program's own type, for a clock, and for its end.
 //!
 //! `cargo run --example tokio_service`; Ctrl-C ends it.
 
@@ -13,7 +13,7 @@ pub(crate) enum Order {
     Cancel(u64),
 }
 
-/// Sums of what the task has seen.
+/// Sums over the orders that the task has received.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Totals {
     pub(crate) bought: u32,
@@ -21,7 +21,7 @@ pub(crate) struct Totals {
     pub(crate) missed: u64,
 }
 
-/// Takes orders until the bus is closed.
+/// Processes orders until the bus is closed.
 pub(crate) async fn take_orders(orders: Bus<fanwire::bus::SharedValue<Order>>) -> Totals {
     let mut reader = orders.subscribe(Predicate::all());
     // A handle would keep the bus open.

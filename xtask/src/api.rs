@@ -14,7 +14,7 @@ const KEPT: &str = "public-api.txt";
 /// Target folder of the nightly compiler, which builds the listing.
 const TARGET: &str = "target/public-api";
 
-/// Foreign crates in signatures, each with its reason. An embedder has to use a compatible version.
+/// Foreign crates in signatures, each with the reason for it. An embedder has to use a compatible version.
 const FOREIGN: &[(&str, &str)] = &[
     ("axum", "`tower`'s listener is one of `axum::serve`"),
     ("bytemuck", "plain values that a bus carries are `Pod`"),
@@ -74,7 +74,7 @@ fn listing() -> Result<String, String> {
     String::from_utf8(output.stdout).map_err(|error| format!("cargo public-api: {error}"))
 }
 
-/// Lists the lines that went (`-`) and came (`+`).
+/// Lists the removed lines (`-`) and the added ones (`+`).
 fn changes(kept: &str, now: &str) -> Vec<String> {
     let (kept, now): (BTreeSet<&str>, BTreeSet<&str>) = (kept.lines().collect(), now.lines().collect());
     let gone = kept.difference(&now).map(|line| format!("-{line}"));

@@ -38,7 +38,7 @@ fn fast_cases() -> Vec<String> {
 /// Runs all cases and writes the summary, or runs only the fast cases.
 pub(crate) fn check(fast: bool) -> Outcome {
     let wstest = install()?;
-    // Only what the example needs: engines and the program take long to build.
+    // Only the features that the example needs, because engines and the program take long to compile.
     let features = ["--no-default-features", "--features", "deflate"];
     cargo(&[&["build", "--release", "--example", "echo"], &features[..]].concat())?;
     let cases = if fast { fast_cases() } else { vec!["*".to_owned()] };

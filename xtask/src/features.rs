@@ -1,8 +1,8 @@
 //! The cost of each feature of the library in crates and in CPU seconds of the compiler; prints the table of
 //! docs/embedding.md.
 //!
-//! Always: `cargo tree` counts the crates. Seconds are CPU time, which a busy machine changes little: one fresh build of
-//! the program with all features is timed, crate by crate. The library's own time is left out.
+//! Always: `cargo tree` counts the crates. Seconds are CPU time, which depends little on the load of the machine: one
+//! fresh build of the program with all features is timed, crate by crate. The library's own time is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,4 @@
-//! Counts how readable the code is, each count beside its aim: prose, names, circles, widths and lengths.
+//! Measures how readable the code is, and prints each count with its aim: prose, names, circles, widths and lengths.
 //!
 //! Test code counts for the prose only.
 
@@ -13,10 +13,10 @@ use crate::prose;
 use crate::run::Outcome;
 use crate::source::{self, Tree};
 
-/// Fields beyond which a struct holds more than one thing.
+/// Maximum number of fields of a struct. One with more has more than one purpose.
 const FIELDS_MAX: usize = 15;
 
-/// Lines beyond which a function does more than one thing.
+/// Maximum number of lines of a function. A longer one does more than one thing.
 const FUNCTION_LINES_MAX: usize = 80;
 
 /// Structs that are flat lists by nature: each field is a counter, a setting, or a key of a documented message.
@@ -46,7 +46,7 @@ pub(crate) const ELSEWHERE: &[&str] = &[
 const NOT_OURS: &[&str] =
     &["target", "node_modules", "fixtures", "corpus", "artifacts", "__pycache__", "dist"];
 
-/// One count: its name, its value beside the aim, and its places.
+/// One count: its name, its value with the aim, and the places that it counts.
 struct Count {
     name: &'static str,
     what: String,
@@ -203,7 +203,7 @@ struct Definition {
     line: usize,
     /// True if nothing outside its file can name the type.
     private: bool,
-    /// True if a `cfg` on the type or its module decides whether it is there.
+    /// True if the type or its module is compiled conditionally (`cfg`).
     cfg: bool,
 }
 

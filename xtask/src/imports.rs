@@ -1,7 +1,7 @@
 //! The import graph of the files: which file names items of which other, and the circles in it.
 //!
-//! An edge leads to the file that defines the item, whichever re-exports lie between. A re-export alone is no edge:
-//! a `mod.rs` that passes its children's names on does not depend on them. Test code is left out.
+//! An edge leads to the file that defines the item, also through re-exports. A re-export alone is no edge: a `mod.rs`
+//! that passes its children's names on does not depend on them. Test code is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,7 +31,7 @@ pub(crate) struct Edge<'a> {
     pub(crate) name: &'a str,
 }
 
-/// Files that reach each other, and the edges among them.
+/// Files that all reach each other, and the edges among them.
 pub(crate) struct Circle<'a> {
     files: Vec<&'a str>,
     edges: Vec<Edge<'a>>,

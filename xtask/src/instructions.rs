@@ -17,28 +17,28 @@ const HEAD: &str = "\
 # Instructions that each operation of benches/instructions.rs takes, by `cargo xtask instructions`, which fails where one
 # takes 10 % more (and 10 more). `cargo xtask instructions keep` writes this file: say in the commit why it had to change.
 ";
-/// Operations in the shorter run. The longer has twice as many; the difference leaves out start and end.
+/// Number of operations in the shorter run. The longer run has twice as many; the difference excludes start and end.
 const TIMES: u64 = 2000;
-/// Measurements of an operation whose hash tables have random seeds; the median counts. The two runs of a measurement fill
-/// tables of different seeds, and the difference of a thousand insertions is up to a tenth of a match.
+/// Number of measurements of an operation whose hash tables have random seeds; the median counts. The two runs of a
+/// measurement fill tables with different seeds, so their difference varies by up to a tenth of a match.
 const MEASUREMENTS_BY_CHANCE: usize = 5;
-/// Turns of each kind; the most expensive counts.
+/// Number of turns of each kind; the most expensive one counts.
 const TIMES_OF_TURNS: u64 = 8;
 /// Function that runs one turn per call, as callgrind names it.
 const TURN: &str = "fanwire::server::harness::OneClient::counted_turn";
-/// Instruction limit of one turn of a loop, whatever was kept: about 2 ms.
+/// Instruction limit of one turn of a loop, independent of the kept count: about 2 ms.
 const TURN_MAX: u64 = 6_000_000;
 /// Instruction limit of a turn for a client without a token: about 0.1 ms.
 const STRANGER_TURN_MAX: u64 = 300_000;
-/// Highest cost of a change to one of 1,000 subscriptions, as a multiple of a change to a lone one.
+/// Maximum cost of a change to one of 1,000 subscriptions, as a multiple of the cost with a single subscription.
 const CHANGE_RATIO_MAX: u64 = 2;
-/// Tolerance. The compiler's inlining changes with code that is far from an operation.
+/// Tolerance in percent. Changes in unrelated code can change what the compiler inlines.
 const PERCENT: u64 = 10;
-/// Smallest tolerance: small operations change by a few instructions with each compiler.
+/// Minimum tolerance in instructions: small operations change by a few instructions with each compiler.
 const LEAST: u64 = 10;
-/// Tolerance where hash tables have random seeds.
+/// Tolerance in percent for operations whose hash tables have random seeds.
 const PERCENT_BY_CHANCE: u64 = 25;
-/// Tolerance on another kind of machine.
+/// Tolerance in percent on another kind of machine.
 const PERCENT_ELSEWHERE: u64 = 50;
 /// Setting that keeps the C library from choosing its copy functions by the processor.
 const PLAIN_COPIES: (&str, &str) =
@@ -96,7 +96,7 @@ impl Counts {
             if name.starts_with("turn-") && *count > most {
                 faults.push(format!("{name} takes {count} instructions; the limit of a turn is {most}"));
             }
-            // An operation that fills a turn has the turn's limit; a kept count is optional.
+            // An operation that fills a turn has the turn's limit, so it needs no kept count.
             let is_limited = name.starts_with("turn-") || name.starts_with("change-");
             if is_limited && !kept.operations.iter().any(|(known, _)| known == name) {
                 continue;

@@ -1,6 +1,6 @@
-//! `cargo xtask`: every chore of the project as one command.
+//! `cargo xtask`: every maintenance task of the project as a command.
 //!
-//! Always: a step that can't run fails; no step is skipped in silence.
+//! Always: a step that can't run fails; no step is skipped silently.
 
 mod api;
 mod autobahn;
@@ -135,7 +135,7 @@ const SLOW_TESTS: [&str; 20] = [
 fn quick(name: Option<&str>, totals: &mut Totals) -> Outcome {
     let start = std::time::Instant::now();
     cargo(&["fmt", "--all", "--check"])?;
-    // The house rules take seconds of one core, and so does clippy.
+    // The house rules and clippy each take seconds on one core, so they run in parallel.
     std::thread::scope(|scope| {
         let rules = scope.spawn(tidy::check);
         let lints = cargo(&["clippy", "--all-features", "--", "-D", "warnings"]);
@@ -168,7 +168,8 @@ fn lint() -> Outcome {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
     cargo(&["clippy", "--no-default-features", "--lib", "--", "-D", "warnings"])?;
-    // Its unit tests too: they fail to compile if they use a helper that only the server has; the library does not.
+    // With the unit tests: they do not compile if they use a helper that only the server has, although the library
+    // does.
     cargo(&["clippy", "--no-default-features", "--lib", "--profile", "test", "--", "-D", "warnings"])?;
     for features in ["server", "server,dialects", "tower"] {
         cargo(&["clippy", "--no-default-features", "--features", features, "--lib", "--", "-D", "warnings"])?;
@@ -184,7 +185,7 @@ fn loom(name: Option<&str>, totals: &mut Totals) -> Outcome {
     run::tests(&args, &env, totals)
 }
 
-/// Runs the stress test where a use after free stops it; models and plain runs can miss one.
+/// Runs the stress test with AddressSanitizer, which detects a use after free that models and plain runs can miss.
 fn asan(totals: &mut Totals) -> Outcome {
     let env = [
         ("RUSTFLAGS", "-Zsanitizer=address"),
@@ -294,7 +295,7 @@ const QUICK_BENCHES: [(&str, &str); 2] =
 /// A part of CI: its name and its check.
 type Part = (&'static str, fn(&mut Totals) -> Outcome);
 
-/// Everything that CI runs, in its order. `.github/workflows/ci.yml` runs the same parts side by side.
+/// Everything that CI runs, in its order. `.github/workflows/ci.yml` runs the same parts in parallel.
 const CI: [Part; 12] = [
     ("lint", |_| lint()),
     ("tidy", |_| tidy::check()),
@@ -321,11 +322,11 @@ fn ci(part: Option<&str>, totals: &mut Totals) -> Outcome {
     parts.try_for_each(|(_, check)| check(totals))
 }
 
-/// Checks that need a release build and no command of their own.
+/// Checks that need a release build and have no other command.
 fn release(totals: &mut Totals) -> Outcome {
-    // Opens and closes ten million streams: too many for a debug build.
+    // This test opens and closes ten million streams, too many for a debug build.
     run::tests(&["test", "--release", "--lib", "streams_that_come_and_go"], &[], totals)?;
-    // Checks only that the benchmarks compile.
+    // Only checks that the benchmarks compile.
     run::command("cargo", &["bench", "--no-run"], &QUICK_BENCHES, ".")
 }
 

@@ -1,4 +1,4 @@
-//! Breaks the source in each way that `loom-tests/README.md` lists, and checks that a model fails.
+//! Makes each fault that `loom-tests/README.md` lists in a copy of the source, and checks that a model fails.
 
 use std::fs;
 use std::path::Path;

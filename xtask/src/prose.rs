@@ -8,7 +8,7 @@ pub(crate) struct Line {
     pub(crate) text: String,
 }
 
-/// A sentence that begins with a word that names no subject.
+/// A sentence that begins with a word that is no subject.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Opener {
     pub(crate) line: usize,
@@ -60,7 +60,7 @@ fn rust_comments(text: &str) -> Vec<Vec<Line>> {
     blocks
 }
 
-/// The construct around the next character of Rust source.
+/// The construct that contains the next character of Rust source.
 enum State {
     Code,
     /// A string; a raw one with its number of hashes.

@@ -1,6 +1,7 @@
-//! Installs the programs that the tests need beside Rust: a browser, nginx, Caddy, engines, Node's and Python's clients.
+//! Installs the programs that the tests need in addition to Rust: a browser, nginx, Caddy, engines, and the clients for
+//! Node and Python.
 //!
-//! Always: installed programs stay as they are; a step that fails names its command.
+//! Always: installed programs are not changed; a step that fails names its command.
 
 use std::process::Command;
 
@@ -70,7 +71,7 @@ impl Missing {
         }
     }
 
-    /// Lists what [`install`] is about to do, one step a line.
+    /// Lists what [`install`] will do, one step a line.
     fn steps(&self) -> Vec<String> {
         let mut steps = Vec::new();
         if !self.debian.is_empty() {
@@ -103,7 +104,7 @@ pub(crate) fn install() -> Outcome {
             return Err("chromium is installed but does not start: try `chromium --version`".into());
         }
     }
-    // Node's and Python's environments are looked at again: apt may just have installed their programs.
+    // The environments of Node and Python are checked again, because apt may just have installed their programs.
     let missing = Missing::find();
     for folder in missing.node {
         node_modules(folder)?;
@@ -150,7 +151,7 @@ fn lock_of(folder: &str) -> String {
     format!("{folder}/package-lock.json")
 }
 
-/// Copy of the lockfile that the installed packages are of.
+/// Copy of the lockfile from which the packages were installed.
 fn installed_lock_of(folder: &str) -> String {
     format!("{folder}/node_modules/.installed-lock.json")
 }
@@ -190,6 +191,6 @@ pub(crate) fn cargo_tool(package: &str, command: &str) -> Outcome {
     if answers("cargo", &[command, "--version"]) {
         return Ok(());
     }
-    // An optimized build takes longer than it saves.
+    // An optimized build would cost more time than it saves.
     cargo(&["install", "--locked", "--debug", package])
 }

@@ -1,5 +1,5 @@
-//! The soak: a server on Redis for a long time, with clients that come and go, slow readers, and an engine that is killed
-//! now and then. `fanwire verify` accounts for every event; memory and descriptors are sampled.
+//! The soak: a server on Redis for a long time, with clients that connect and disconnect, slow readers, and an engine
+//! that is killed at intervals. `fanwire verify` accounts for every event; memory and descriptors are sampled.
 //!
 //! Always: the run is bounded in time and ends the processes that it started; a fault, growth or a ledger that does not
 //! balance fails it.
@@ -18,13 +18,13 @@ use serde_json::Value;
 use crate::run::{Outcome, cargo};
 use report::{Account, Sample};
 
-/// Variable that names a program to soak instead of the one built here.
+/// Environment variable with the path of a program to run instead of the one built here.
 const GIVEN: &str = "FANWIRE_PROGRAM";
 /// Time between two samples.
 const EVERY: Duration = Duration::from_secs(5);
 /// Length of a round of `fanwire verify`.
 const ROUND: Duration = Duration::from_secs(60);
-/// Time for the last clients to leave.
+/// Time for the last clients to disconnect.
 const QUIET: Duration = Duration::from_secs(8);
 /// Time between a kill of the engine and its restart.
 const OUTAGE: Duration = Duration::from_secs(2);
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     Ok(())
 }
 
-/// A soak that is under way.
+/// A running soak.
 struct Soak {
     program: String,
     server: Server,
@@ -144,7 +144,7 @@ impl Clock {
     }
 }
 
-/// Client commands that run beside each other until shortly before the end.
+/// Client commands that run in parallel until shortly before the end.
 struct Clients<'a> {
     program: &'a str,
     url: &'a str,
@@ -154,7 +154,7 @@ struct Clients<'a> {
 
 impl Clients<'_> {
     fn verify(&self) {
-        // A round takes some seconds more than its time.
+        // A round takes some seconds longer than its publishing time.
         while self.clock.left() > Duration::from_secs(25) {
             let time = ROUND.min(self.clock.left().saturating_sub(Duration::from_secs(20)));
             let seconds = time.as_secs().max(1).to_string();

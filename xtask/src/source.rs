@@ -14,7 +14,7 @@ pub(crate) struct Module {
     pub(crate) parent: Option<ModuleId>,
     /// True if the module is compiled for tests, fuzzing or loom only.
     pub(crate) test: bool,
-    /// True if a `cfg` on this module or an ancestor decides whether it is compiled.
+    /// True if this module or an ancestor is compiled conditionally (`cfg`).
     pub(crate) cfg: bool,
     pub(crate) items: Vec<syn::Item>,
     pub(crate) children: BTreeMap<String, ModuleId>,
@@ -107,7 +107,7 @@ impl Tree {
                     self.add_file(&path, Some(id), test, cfg)?
                 }
             };
-            // If `cfg` chooses between twins, the first stands for both.
+            // If `cfg` selects one of two modules with the same name, the first one is used for both.
             self.modules[id].children.entry(name).or_insert(child);
         }
         self.modules[id].items = items;
@@ -134,7 +134,7 @@ impl Tree {
             "self" => return self.within(module, rest, depth),
             "super" => {
                 let Some(parent) = self.modules[module].parent else { return Found::Nothing };
-                // `super::super` is read as the parent's own `super`.
+                // `super::super` is resolved as the parent's `super`.
                 return match rest.first().map(String::as_str) {
                     Some("super") => self.resolve(parent, rest, depth + 1),
                     _ => self.within(parent, rest, depth),

@@ -1,4 +1,4 @@
-//! The house rules as a check, so that no reviewer has to look for them.
+//! Checks the house rules, so that no reviewer has to.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,7 +34,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("cli", 7),
 ];
 
-/// The layers within a room: its modules (a folder or a file; `mod` is the room's own `mod.rs`), by that same rule.
+/// The layers within a room: its modules (a folder or a file; `mod` is the room's own `mod.rs`), with the same rule.
 ///
 /// Each module of these rooms needs a row.
 const ROOMS: &[(&str, &[(&str, u8)])] = &[("server", SERVER), ("engine", ENGINE)];
@@ -108,16 +108,16 @@ const UNSAFE_FILES: &[&str] = &[
 
 const GLOSSARY: &str = "docs/glossary.md";
 
-/// Words that a reader can keep in mind.
+/// Maximum number of words, which a reader can remember.
 const WORDS_MAX: usize = 40;
 
-/// Lines beyond which a file holds a second idea.
+/// Maximum number of lines of a file. A longer file has more than one subject.
 const LINES_MAX: usize = 800;
 
-/// Lines above an atomic ordering among which its comment must be.
+/// Number of lines above an atomic ordering within which its comment must be.
 const COMMENT_LINES: usize = 6;
 
-/// Words with a better one in this project, as they appear in code.
+/// Words for which this project has a better one, as they appear in code.
 const BANNED: &[(&str, &str)] = &[
     ("topic", "channel or type"),
     ("consumer", "subscriber"),
@@ -125,7 +125,8 @@ const BANNED: &[(&str, &str)] = &[
     ("shutdown_", "drain"),
 ];
 
-/// Words that a file may use, because a library that it calls, or an option that users know from elsewhere, has them.
+/// Banned words that a file may use, because a library that it calls, or an option that users know from other programs,
+/// has them.
 const FOREIGN: &[(&str, &str)] = &[
     ("src/cli/bench/keys.rs", "topic"),
     ("src/cli/verify/mod.rs", "topic"),
@@ -135,7 +136,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("src/engine/nats/link.rs", "shutdown_"),
 ];
 
-/// Rooms that start threads by `src/threads.rs` only: a panic in any other thread would be silent.
+/// Rooms that start threads with `src/threads.rs` only, because a panic in any other thread would be unnoticed.
 const WATCHED_ROOMS: &[&str] = &["engine", "bridge", "server"];
 
 /// Marks of unfinished work.
@@ -231,7 +232,7 @@ fn check_layers(graph: &Graph, faults: &mut Vec<String>) {
     }
 }
 
-/// The module of a room that a file belongs to: `conn` for `src/server/conn/effect.rs`.
+/// Returns the module of a room that a file belongs to: `conn` for `src/server/conn/effect.rs`.
 fn module_of(file: &str) -> &str {
     let mut parts = file.strip_prefix("src/").unwrap_or(file).split('/');
     parts.next();

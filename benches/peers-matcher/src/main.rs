@@ -1,7 +1,7 @@
 //! Fanwire's matcher compared with others. `cargo run --release -- [--quick] [SUBSCRIPTIONS...]` prints
 //! markdown tables, and one line of CSV for each measurement on stderr.
 //!
-//! Each event is made just before it is matched (64 at a time, outside the measured time), as in a server. The
+//! As in a server, each event is created just before it is matched (64 together, outside the measured time). The
 //! results of all peers are compared before anything is measured.
 
 mod counting;
@@ -105,8 +105,8 @@ fn add_and_remove(peer: &mut dyn Peer, subscriptions: usize) -> (f64, f64) {
     best
 }
 
-/// `--count EVENTS HOT`: builds a million exact subscriptions and matches this many events, random ones or (HOT
-/// = 1) a thousand in turn, for cachegrind. The difference of two runs is the cost of the events.
+/// `--count EVENTS HOT`, for cachegrind: builds a million exact subscriptions and matches this many events, random ones
+/// or (HOT = 1) a thousand in turn. The difference of two runs is the cost of the events.
 fn count() {
     let mut numbers = std::env::args().skip(2).map(|text| text.parse::<usize>().expect("a number"));
     let events = numbers.next().expect("how many events");

@@ -1,4 +1,4 @@
-//! The measured matchers, each behind four methods.
+//! The measured matchers, all with the same trait.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use mqtt_topic_tree::{QoS, TopicFilter, TopicName, TopicTree};
 
 use crate::mix::{Said, Want};
 
-/// Keys by which a matcher looks up events, made in advance for all.
+/// An event with the keys by which matchers look it up, created in advance for all matchers.
 pub struct Sent {
     pub said: Said,
     pub event: Event,
@@ -30,11 +30,11 @@ pub trait Peer {
     fn remove(&mut self, want: &Want, subscriber: u32);
     /// Appends the subscribers that want the event.
     fn find(&mut self, sent: &Sent, out: &mut Vec<u32>);
-    /// Number of subscribers, for a matcher with classes that stand for subscribers.
+    /// Returns the number of classes, for a matcher that groups equal subscribers in classes.
     fn classes(&self) -> Option<usize> {
         None
     }
-    /// Bytes of the matcher alone, if the peer also keeps data that its users would keep elsewhere.
+    /// Returns the bytes of the matcher alone, if the peer also keeps data that its users would keep elsewhere.
     fn own_bytes(&self) -> Option<usize> {
         None
     }

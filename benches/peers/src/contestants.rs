@@ -1,4 +1,4 @@
-//! The contestants. Each reader checks every item's checksum, and that the numbers of a publisher only grow.
+//! The contestants. Each reader checks every item's checksum, and that each publisher's numbers increase.
 
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +16,7 @@ const BATCH: u64 = 32;
 
 pub struct Contestant {
     pub name: &'static str,
-    /// Whether it takes several publishers, and whether several readers each get everything.
+    /// Whether it accepts several publishers, and whether each of several readers gets everything.
     pub publishers: bool,
     pub broadcasts: bool,
     pub run: fn(usize, usize, Duration) -> Run,
@@ -56,7 +56,7 @@ pub const CONTESTANTS: &[Contestant] = &[
     contestant("rtrb", false, false, |_, _, t| rtrb_ring(t)),
 ];
 
-/// Spins, and yields now and then. All spinning contestants share it.
+/// Spins, and yields every 500 turns. All spinning contestants use it.
 #[derive(Default)]
 struct Spin(u32);
 
@@ -90,7 +90,8 @@ fn number(publisher: usize, n: u64) -> u64 {
     (publisher as u64) << 56 | n
 }
 
-/// One publisher has a core, and its readers share the other. The system places several publishers.
+/// Pins the thread: a single publisher has one core, and its readers share the other. Several publishers are placed by
+/// the system.
 fn pin(publishers: usize, core: usize) {
     if publishers == 1 {
         pin_to(core);
@@ -103,7 +104,7 @@ pub fn pin_to(core: usize) {
     rustix::thread::sched_setaffinity(None, &cores).expect("two cores");
 }
 
-/// Runs publishers for a time, and readers until they see the end.
+/// Runs publishers for a time, and readers until the end.
 fn run<P: Send, R: Send>(
     time: Duration,
     publishers: Vec<P>,
@@ -124,7 +125,7 @@ fn run<P: Send, R: Send>(
                     pin(count, 0);
                     start.wait();
                     let (mut n, begun) = (1, Instant::now());
-                    // The clock is read only now and then: it costs more than a publication.
+                    // The clock is read once for many publications, because it costs more than one.
                     while begun.elapsed() < time {
                         let until = n + 2048;
                         while n < until {
@@ -162,7 +163,7 @@ fn run<P: Send, R: Send>(
 
 pub fn fanwire_plain(publishers: usize, readers: usize, time: Duration, wait: WaitStrategy, batch: u64, shards: usize) -> Run {
     let bus = Bus::builder().carrying::<Item>().capacity(CAPACITY).shards(shards);
-    // A publisher's items stay in order. With shards, publishers go to different ones.
+    // A publisher's items stay in order. With several shards, publishers use different ones.
     let bus = bus.ordering_key(|item| item.0[0] >> 56);
     let bus = bus.build().expect("valid");
     let readers = (0..readers).map(|_| bus.subscribe(Predicate::all()).with_wait(wait)).collect();
@@ -199,8 +200,8 @@ pub fn fanwire_plain(publishers: usize, readers: usize, time: Duration, wait: Wa
     )
 }
 
-/// Events are made in advance, because the bus is measured. Each publication needs a copy of its own: here the
-/// publisher builds it. The comparable peer makes an `Arc` for each.
+/// Events are created in advance, because only the bus is measured. Each publication needs its own copy, which the
+/// publisher builds here. The comparable peer creates an `Arc` for each.
 fn fanwire_events(publishers: usize, readers: usize, time: Duration, wait: WaitStrategy) -> Run {
     let bus = Bus::builder().capacity(CAPACITY).build().expect("valid");
     let readers = (0..readers).map(|_| bus.subscribe(Filter::new()).with_wait(wait)).collect();
@@ -384,7 +385,7 @@ fn disruptor_events(readers: usize, time: Duration, batch: u64) -> Run {
         let mut check = Check::default();
         move |item: &Item, _: i64, _: bool| {
             check.take(item);
-            // A cache line of its own, which nothing reads before the end.
+            // The counter has its own cache line, which no thread reads before the end.
             count.store(check.seen, Ordering::Relaxed);
         }
     };
@@ -392,7 +393,7 @@ fn disruptor_events(readers: usize, time: Duration, batch: u64) -> Run {
     let builder = builder.pin_at_core(1).handle_events_with(handler(0));
     macro_rules! go {
         ($builder:expr) => {{
-            // Like `pin`, in a thread of its own, so that nothing of it remains.
+            // Like `pin`, but in a new thread, so that this thread is not pinned.
             thread::scope(|scope| scope.spawn(|| {
             let mut producer = $builder.build();
             pin(1, 0);

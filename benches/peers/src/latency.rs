@@ -1,5 +1,5 @@
-//! Round trips: a thread publishes a number, another answers with it. Both poll without sleeping, or wait by
-//! their default. Also the effect of shards and readers on a publisher.
+//! Round trips: a thread publishes a number, another answers with it. Both poll without sleeping, or use their default
+//! wait. It also measures the effect of shards and readers on a publisher.
 
 use std::hint::spin_loop;
 use std::thread;
@@ -112,7 +112,7 @@ pub fn print(time: Duration, range: Option<Range>) {
         ("crossbeam-channel", crossbeam),
     ];
     for (name, make) in contestants {
-        // The second of two runs: the first warms up.
+        // The second of two runs counts: the first one warms up.
         trips(make());
         let times = line::within(range, || trips(make()));
         let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
@@ -122,7 +122,7 @@ pub fn print(time: Duration, range: Option<Range>) {
     for (shards, readers) in [(1, 0), (8, 0), (64, 0), (1, 1), (1, 8)] {
         let bus = Bus::builder().carrying::<Item>().capacity(8192).shards(shards).ordering_key(|item| item.0[0]);
         let bus = bus.build().expect("valid");
-        // The readers exist, and sleep after they have read. The publisher pays only for its own writes.
+        // The readers exist, but do not read, so the publisher pays only for its own writes.
         let _readers: Vec<_> = (0..readers).map(|_| bus.subscribe(Predicate::all())).collect();
         let mut publisher = bus.publisher();
         let (begun, mut n) = (Instant::now(), 0);

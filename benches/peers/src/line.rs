@@ -1,6 +1,6 @@
-//! Time of a cache line from core to core, which every contestant waits for. Under a hypervisor that moves the
-//! two cores, it changes from one second to the next, and a table mixes two machines. `line=LOW-HIGH`
-//! (nanoseconds, one way) accepts only runs before and after which it was in that range.
+//! Time of a cache line from core to core, which every contestant waits for. Under a hypervisor that moves the two
+//! cores, the time changes within seconds, so a table would mix two machines. `line=LOW-HIGH` (nanoseconds, one way)
+//! accepts only runs before and after which it was in that range.
 
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,7 +62,7 @@ pub fn one_way() -> u64 {
     })
 }
 
-/// Runs `run` until the line was in the range before and after it.
+/// Repeats `run` until the line's time was in the range before and after it.
 pub fn within<R>(range: Option<Range>, mut run: impl FnMut() -> R) -> R {
     let Some(range) = range else { return run() };
     for _ in 0..TRIES {

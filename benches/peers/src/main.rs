@@ -1,8 +1,8 @@
-//! Speed of buses that carry a 64-byte item with a checksum from publishers to readers, all in this process,
-//! one after the other, round by round. `cargo run --release -- [ROUNDS] [MILLISECONDS] [NAME | SHAPE]...`
-//! prints a table of medians and writes SVG. With parts of names, or shapes like `1:4`, it runs only those, and
-//! writes no SVG. `line=LOW-HIGH` accepts only runs while a cache line takes that many ns (see `line`).
-//! `latency`, `stages`, `stages-real-time` and `scaling` (against shards, publishers and readers, with an SVG) are names, too.
+//! Speed of buses that carry a 64-byte item with a checksum from publishers to readers within this process. All
+//! contestants run one after the other, round by round. `cargo run --release -- [ROUNDS] [MILLISECONDS] [NAME |
+//! SHAPE]...` prints a table of medians and writes SVG. With parts of names, or shapes like `1:4`, it runs only those,
+//! and writes no SVG. `line=LOW-HIGH` accepts only runs while a cache line takes that many ns (see `line`). `latency`,
+//! `stages`, `stages-real-time` and `scaling` (against shards, publishers and readers, with an SVG) are names, too.
 
 mod contestants;
 mod latency;

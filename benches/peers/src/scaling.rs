@@ -10,7 +10,7 @@ use super::contestants::{fanwire_plain, tokio_broadcast};
 use super::line::{self, Range};
 use super::{Run, median};
 
-/// The quantity along an axis, and its steps.
+/// A measured axis: the quantity that changes, and its steps.
 struct Axis {
     name: &'static str,
     steps: &'static [usize],
@@ -43,7 +43,7 @@ const AXES: [Axis; 3] = [
     },
 ];
 
-/// Published, and delivered to each reader, in millions a second.
+/// Items published, and items delivered to each reader, in millions a second.
 type Rates = (f64, f64);
 
 /// Runs everything, prints the table and writes `docs/bus-scaling.svg`.

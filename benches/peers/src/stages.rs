@@ -1,6 +1,6 @@
-//! Stages that depend on each other, lossless, one publisher: a pipeline of three, and a diamond, beside `disruptor`.
-//! The publisher has one core, all stages share the other: each in a thread of its own, or all polled by one thread. Each stage
-//! checks each item.
+//! Lossless stages that depend on each other, with one publisher, compared with `disruptor`: a pipeline of three, and a
+//! diamond. The publisher has one core, and all stages share the other: each in its own thread, or all polled by one
+//! thread. Each stage checks each item.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +29,7 @@ struct Shape {
     batch: u64,
 }
 
-/// Wait of a stage that gives its turn to the others, for threads that share a core.
+/// Wait strategy of a stage that yields, for threads that share a core.
 #[derive(Clone, Copy)]
 struct Yields;
 
@@ -39,7 +39,8 @@ impl DisruptorWait for Yields {
     }
 }
 
-/// Publishes for a time with `publish`, which gets the number of the first item; returns how many were published, and the seconds.
+/// Publishes for a time with `publish`, which gets the number of the first item. Returns how many items were published,
+/// and the seconds.
 fn publish_for(time: Duration, batch: u64, mut publish: impl FnMut(u64)) -> (u64, f64) {
     let begun = Instant::now();
     let mut n = 1;
@@ -78,7 +79,7 @@ fn publish_theirs(time: Duration, batch: u64, mut producer: impl Producer<Item>)
     })
 }
 
-/// Makes a bus with its three readers.
+/// Creates a bus with its three readers.
 fn ours(shape: Shape) -> (SoloPublisher<Item>, [LosslessSubscriber<Item>; 3]) {
     let publisher = LosslessBus::builder().carrying::<Item>().capacity(CAPACITY).build_lossless_solo().expect("valid");
     let first = publisher.subscribe(Predicate::all());
@@ -94,7 +95,7 @@ fn ours(shape: Shape) -> (SoloPublisher<Item>, [LosslessSubscriber<Item>; 3]) {
     (publisher, [first, second, third])
 }
 
-/// Starts a stage that sums up what it sees, and returns its thread.
+/// Starts a stage that sums up its items, and returns its thread.
 fn stage(reader: LosslessSubscriber<Item>, seen: &Arc<AtomicU64>) -> JoinHandle<u64> {
     let seen = Arc::clone(seen);
     let mut count = 0;
@@ -164,7 +165,7 @@ fn disruptor<W: DisruptorWait + 'static>(time: Duration, shape: Shape, wait: W) 
     published as f64 / seconds
 }
 
-/// Polls three stages in turn on the second core, until each has come to its end, while `publish` runs on the first.
+/// Polls three stages in turn on the second core until each has ended, while `publish` runs on the first.
 fn polled(publish: impl FnOnce() -> (u64, f64) + Send, mut poll: impl FnMut(usize) -> Option<u64> + Send) -> Rate {
     thread::scope(|scope| {
         let publishing = scope.spawn(|| {
@@ -245,8 +246,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Prints medians, and the median of the ratios of neighbouring runs. `real_time`: without threads that spin for ever on a core
-/// that they share, which real-time ones would keep.
+/// Prints medians, and the median of the ratios of neighbouring runs. `real_time`: without contestants that spin on the
+/// shared core, because a real-time thread that spins would never yield it.
 pub fn print(rounds: usize, time: Duration, real_time: bool) {
     println!("\nStages, one publisher, millions a second: all stages get every item. The ratio is to the faster `disruptor`.\n");
     println!("| | fanwire | disruptor, busy spin | disruptor, yields | ratio |\n|---|---|---|---|---|");
@@ -270,7 +271,7 @@ pub fn print(rounds: usize, time: Duration, real_time: bool) {
                 (_, true) => None,
                 (_, false) => Some(disruptor(time, shape, Yields)),
             };
-            // In turn, each first in every third round.
+            // The three take turns: each is first in every third round.
             let mut rates = [None; 3];
             for which in (0..3).map(|at| (at + round) % 3) {
                 rates[which] = run(which);

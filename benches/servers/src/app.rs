@@ -7,7 +7,7 @@ use axum::serve::ListenerExt as _;
 pub async fn serve(port: u16, app: Router) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     let listener = listener.tap_io(|stream| {
-        // Like fanwire: frames are small, and nothing waits for a full packet.
+        // As in fanwire: frames are small, and must not wait for a full packet.
         let _ = stream.set_nodelay(true);
     });
     axum::serve(listener, app).await

@@ -1,4 +1,5 @@
-//! User-space instructions of a server for each delivery, counted by valgrind where the machine has no counters for them.
+//! User-space instructions of a server for each delivery, counted by valgrind because the machine may have no counters
+//! for them.
 //!
 //! A load runs twice, for a short and a long time: the difference has neither start nor connects in it. Its rate is four
 //! bursts a second, or 200 single events, because valgrind makes a server some fifty times slower.
@@ -44,11 +45,11 @@ fn run(load: &Load, peer: &Peer, seconds: &str, port: u16) -> Result<(f64, f64),
         command.args(["--publish-to", address]);
     }
     let output = command.stdin(Stdio::null()).stderr(Stdio::piped()).output().map_err(|e| e.to_string())?;
-    // Time to see all clients leave, so that both runs have the cost of it.
+    // Time for the server to process all disconnects, so that both runs contain their cost.
     std::thread::sleep(Duration::from_secs(3));
     running.end()?;
     let text = fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
-    // Nothing else needs the remains.
+    // The folder is not needed any more.
     let _ = fs::remove_dir_all(&folder);
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned());
@@ -59,7 +60,7 @@ fn run(load: &Load, peer: &Peer, seconds: &str, port: u16) -> Result<(f64, f64),
     Ok((total, result["delivered"].as_f64().unwrap_or(0.0)))
 }
 
-/// Prints the instructions a delivery of each contestant.
+/// Prints each contestant's instructions for each delivery.
 pub fn count(names: &[String]) -> Result<(), String> {
     let only = names.iter().position(|name| name == "--only").and_then(|at| names.get(at + 1));
     let mut port = 10_000 + (std::process::id() as u16 % 200) * 50;

@@ -7,11 +7,11 @@ pub struct Load {
     pub name: &'static str,
     pub title: &'static str,
     pub args: &'static str,
-    /// Event streams, for the servers that have them.
+    /// Whether clients use event streams, which not all servers have.
     sse: bool,
-    /// Whether bare loops take part.
+    /// Whether bare loops are measured, too.
     bare: bool,
-    /// Whether each client has topics of its own.
+    /// Whether each client has its own topics.
     pub topics: bool,
     /// Whether contestants are parts of an app.
     in_app: bool,
@@ -299,7 +299,7 @@ pub const LOADS: &[Load] = &[
     },
 ];
 
-/// Idle loads of two sizes, whose slope is the memory of a connection.
+/// Pairs of idle loads with two sizes. The slope between them is the memory of a connection.
 pub const SLOPES: &[(&str, &str, &str)] = &[
     ("own channel each, 2,000 to 10,000", "idle-own-2000", "idle-own-10000"),
     ("rooms of 20, 1,000 to 4,000", "idle-rooms-1000", "idle-rooms-4000"),

@@ -26,7 +26,7 @@ fn results() -> PathBuf {
 fn run(load: &Load, peer: &Peer, round: usize) -> Result<Value, String> {
     let folder = std::env::temp_dir().join(format!("fanwire-servers-{}", std::process::id()));
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    // A new port each time, so that no server waits for one that was just closed.
+    // A new port each time, because a port that was just closed may not be free yet.
     let port = 20_000 + (std::process::id() as u16 % 200) * 50 + (round as u16 * 2) % 50;
     let running = peer.start(&Ground { port, folder: folder.clone() }, &[])?;
     let mut command = Command::new("taskset");
@@ -46,7 +46,7 @@ fn run(load: &Load, peer: &Peer, round: usize) -> Result<Value, String> {
         .output()
         .map_err(|error| format!("fanwire bench: {error}"))?;
     drop(running);
-    // Nothing else needs the remains.
+    // The folder is not needed any more.
     let _ = fs::remove_dir_all(&folder);
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

@@ -76,7 +76,7 @@ fn serve(ground: &Ground) -> Command {
     command(fanwire(), &["serve", "--listen", &listen, "--log-level", "warn"])
 }
 
-/// Settings that most of them share, above all fanwire.
+/// Settings that most contestants share.
 const PEER: Peer =
     Peer { name: "", speak: "fanwire", more: &[], sse: false, start: serve, own_port: false, is_bare: false };
 
@@ -169,7 +169,7 @@ pub const PEERS: &[Peer] = &[
     },
 ];
 
-/// Contestants where each client has topics of its own. Bun's first row is the one that ratios name.
+/// Contestants of loads in which each client has its own topics. Ratios are relative to Bun's first row.
 pub const TOPIC_PEERS: &[Peer] = &[
     Peer {
         name: BARE_TOPICS,
@@ -222,7 +222,7 @@ pub const TOPIC_PEERS: &[Peer] = &[
     },
 ];
 
-/// Contestants within an app that serves their clients on its own port. The first is what the others are compared with.
+/// Contestants in an app that serves clients on its own port. The others are compared with the first one.
 pub const APP_PEERS: &[Peer] = &[
     Peer {
         name: "fanwire, a port of its own",
@@ -261,7 +261,8 @@ pub const APP_PEERS: &[Peer] = &[
 ];
 
 impl Peer {
-    /// Returns whether `--only` wants it: its list names the contestant, or a part of its name and no contestant.
+    /// Returns whether `--only` selects the contestant: an entry of its list is the contestant's name, or a part of it
+    /// that is no contestant's full name.
     pub fn is_wanted(&self, only: Option<&str>) -> bool {
         let is_name =
             |part: &str| PEERS.iter().chain(TOPIC_PEERS).chain(APP_PEERS).any(|peer| peer.name == part);
@@ -270,14 +271,14 @@ impl Peer {
     }
 }
 
-/// Contestants beside which others are measured, round by round.
+/// Contestants with which others are compared, round by round.
 pub const BARE_TOPICS: &str = "bare loop";
 pub const BUN_TOPICS: &str = "Bun, WebSocket";
 
 const BY_WS: &[&str] = &["--publish", "ws"];
 const NO_ACKS: &[&str] = &["--publish", "ws-no-ack"];
 
-/// Fanwire in an app, with clients that come this way.
+/// Starts fanwire in an app, with clients that connect in this way.
 fn embedded(ground: &Ground, way: &str) -> Command {
     command(sibling("embedded"), &[way, &ground.port.to_string()])
 }
@@ -336,7 +337,7 @@ fn nginx(ground: &Ground) -> Command {
     command("nginx", &["-c", &file.to_string_lossy(), "-p", &folder.to_string()])
 }
 
-/// A running peer. It ends on drop.
+/// A running peer. It is killed on drop.
 pub struct Running {
     child: Child,
     pub url: String,
@@ -350,7 +351,7 @@ impl Running {
 }
 
 impl Running {
-    /// Asks it to end, and waits for that.
+    /// Ends the peer with a signal, and waits for its end.
     pub fn end(mut self) -> Result<(), String> {
         let asked = Command::new("kill").arg(self.pid().to_string()).status();
         asked.and_then(|_| self.child.wait()).map(drop).map_err(|error| error.to_string())
@@ -359,14 +360,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The peer may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Peer {
-    /// Starts it on the first core, under another program if `under` names one, and waits until its port is open.
+    /// Starts the peer on the first core, under another program if `under` names one, and waits until its port is open.
     pub fn start(&self, ground: &Ground, under: &[String]) -> Result<Running, String> {
         let inner = (self.start)(ground);
         let mut command = Command::new("taskset");

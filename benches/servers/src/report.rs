@@ -146,14 +146,14 @@ pub fn write(path: &Path) -> Result<(), String> {
             );
         }
     }
-    // The plots are of loads whose clients want the same.
+    // The plots need the loads in which all clients get the same events.
     if results.rounds("single", "fanwire") == 0 {
         return Ok(());
     }
     plot::write(&results)
 }
 
-/// Prints the table of a load whose clients have topics of their own.
+/// Prints the table of a load whose clients have their own topics.
 fn topic_table(results: &Results, load: &Load) {
     if TOPIC_PEERS.iter().all(|peer| results.rounds(load.name, peer.name) == 0) {
         return;

@@ -1,6 +1,6 @@
 //! Bytes that the bare loops write: answers to a client's request, and frames.
 
-/// Answer to the only key that the load sends.
+/// Answer to the WebSocket key that the load always sends.
 pub const UPGRADE: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                            Sec-WebSocket-Accept: M0RbqYHuQSeLmq7DMbJUHNnJUrI=\r\n\r\n";
 /// Answer that begins an event stream.

@@ -1,4 +1,4 @@
-//! The report of a soak: a page and a picture, from counted numbers.
+//! The report of a soak: a page with the counts, and a chart.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -44,10 +44,10 @@ pub(crate) struct Account {
     broken: Vec<String>,
 }
 
-/// Growth of memory allowed from the middle third of the time to the last, in percent and KiB.
+/// Maximum growth of memory from the middle third of the time to the last third, in percent and in KiB.
 const GROWTH_PERCENT: u64 = 10;
 const GROWTH_KIB: u64 = 4096;
-/// Descriptors that the end may have beyond the beginning: to the engine, and xtask's own.
+/// Maximum number of descriptors that the server may have more at the end: connections to the engine and to xtask.
 const DESCRIPTORS_MORE: u64 = 4;
 
 impl Account {
@@ -193,7 +193,7 @@ const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 110.0;
 const LEFT: f64 = 70.0;
 
-/// Getter of a charted number.
+/// A function that returns a charted number.
 type Charted = fn(&Sample) -> f64;
 
 /// Draws three charts over the time, one below the other.

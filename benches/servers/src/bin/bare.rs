@@ -1,4 +1,4 @@
-//! Cost of the kernel alone: loops that parse as little as possible and write the same bytes to every client.
+//! The kernel's cost alone: loops that parse as little as possible and write the same bytes to every client.
 //!
 //! `bare each PORT`: one write for each event and client. `bare together PORT`: one contiguous write for each
 //! burst and client. `bare uring PORT`: like `each` or, with bursts, like `together`, but the writes of a burst
@@ -36,9 +36,9 @@ enum Kind {
 struct Client {
     socket: TcpStream,
     kind: Kind,
-    /// Bytes of a publisher that are not complete yet.
+    /// Incomplete input of a publisher.
     input: Vec<u8>,
-    /// Bytes that the socket has not taken.
+    /// Bytes that the socket has not accepted.
     rest: Vec<u8>,
 }
 
@@ -86,12 +86,12 @@ impl Pages {
             assert_eq!(rustix::io::write(&self.held.1, burst)?, burst.len(), "a pipe takes a burst");
             return Ok(());
         }
-        // Other pages than those that sockets still hold.
+        // New pages, because sockets may still hold the old ones.
         self.file.set_len(0)?;
         self.file.write_all_at(burst, 0)
     }
 
-    /// Returns the number of bytes that a socket took.
+    /// Returns the number of bytes that a socket accepted.
     fn send(&self, mode: Mode, len: usize, socket: &TcpStream) -> usize {
         if mode == Mode::Sendfile {
             return sendfile(socket, &self.file, Some(&mut 0), len).unwrap_or(0);
@@ -112,7 +112,7 @@ impl Pages {
 
 struct Loop {
     mode: Mode,
-    /// Minimal content of a frame.
+    /// Minimum size of a frame's content, in bytes.
     bytes: usize,
     clients: Vec<Option<Client>>,
     /// The clients.
@@ -163,7 +163,7 @@ impl Loop {
         }
     }
 
-    /// Sends to every member by submissions of a full queue each, and records the bytes that were not taken.
+    /// Sends to every member, a full queue in each submission, and records the bytes that were not accepted.
     fn submit(&mut self, burst: &[u8], kind: Kind) {
         let mut under_way = 0;
         let all = self.members.clone();
@@ -209,7 +209,7 @@ impl Loop {
         }
     }
 
-    /// Reads what came. Returns false if the client is gone.
+    /// Reads all available input. Returns false if the client has disconnected.
     fn input(&mut self, number: usize, buffer: &mut [u8]) -> bool {
         loop {
             let Some(client) = &mut self.clients[number] else { return false };

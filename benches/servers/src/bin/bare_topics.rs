@@ -1,9 +1,10 @@
-//! Cost of the kernel where each client has topics of its own: a loop with a table from topic to sockets.
+//! The kernel's cost if each client has its own topics: a loop with a table from topic to sockets.
 //!
 //! `bare-topics each|together|uring PORT [BYTES]`. A line of the publisher, a WebSocket message to /publish, is `TOPIC
 //! PAYLOAD`. `together` puts frames into a buffer for each client and makes one `send` for each client and read of the
-//! publisher; `each` makes one for each event and client; `uring` gives the sends of `together` to the kernel as one
-//! io_uring submission. No HTTP beyond the upgrade, no JSON, nothing is checked or kept. BYTES pads each frame to a size.
+//! publisher; `each` makes one for each event and client; `uring` makes the sends of `together` as one io_uring
+//! submission. There is no HTTP except the upgrade and no JSON, and nothing is checked or retained. BYTES pads each
+//! frame to a size.
 
 #[path = "../wire.rs"]
 mod wire;
@@ -37,9 +38,9 @@ enum Mode {
 struct Client {
     socket: TcpStream,
     kind: Kind,
-    /// Bytes that are not a whole message yet.
+    /// Start of an incomplete message.
     input: Vec<u8>,
-    /// Frames of this read of the publisher, and bytes that the socket has not taken.
+    /// Frames from the current read of the publisher, and bytes that the socket has not accepted.
     out: Vec<u8>,
     /// Whether the socket was full.
     is_blocked: bool,
@@ -64,7 +65,7 @@ impl Client {
 
 struct Loop {
     mode: Mode,
-    /// Minimal size of a frame.
+    /// Minimum size of a frame, in bytes.
     bytes: usize,
     clients: Vec<Option<Client>>,
     /// By topic: the clients' numbers.
@@ -126,7 +127,7 @@ impl Loop {
         }
     }
 
-    /// Sends to all dirty clients by submissions of a full queue each.
+    /// Sends to all clients with pending frames, a full queue in each submission.
     fn submit(&mut self) {
         let dirty = std::mem::take(&mut self.dirty);
         for part in dirty.chunks(1024) {
@@ -155,7 +156,7 @@ impl Loop {
         self.dirty.clear();
     }
 
-    /// Reads what came. Returns false if the client is gone.
+    /// Reads all available input. Returns false if the client has disconnected.
     fn input(&mut self, number: usize, buffer: &mut [u8], frames: &mut [Vec<u8>; 2]) -> bool {
         loop {
             let Some(client) = &mut self.clients[number] else { return false };

@@ -1,6 +1,6 @@
-//! Fanwire in an app: `embedded WAY PORT`. WAY says how clients come to it at PORT: `own`, a port of the server's; `tower`, a route of
-//! axum; `adopt`, sockets that the program accepts itself. Events are published at PORT + 1, a port of the server's in each case,
-//! so that the difference is the clients'.
+//! Fanwire in an app: `embedded WAY PORT`. WAY is how clients connect at PORT: `own`, to a listener of the server;
+//! `tower`, to a route of axum; `adopt`, over sockets that the program accepts itself. Events are published at PORT +
+//! 1, a listener of the server in each case, so that only the clients' connections differ.
 
 #[path = "../app.rs"]
 mod app;
@@ -17,7 +17,7 @@ fn listen(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::bind(("127.0.0.1", port))
 }
 
-/// Serves clients by a route of an axum app.
+/// Serves clients with a route of an axum app.
 fn serve_by_axum(server: &ServerHandle, port: u16) -> Result<(), Box<dyn Error>> {
     let live = fanwire::tower::live(server);
     let app = Router::new().route_service("/ws", live.clone()).route_service("/sse", live);
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "adopt" => {
             let acceptor = server.acceptor();
             for socket in listen(port)?.incoming() {
-                // A load connects its clients one after the other.
+                // One after the other, as a load connects its clients.
                 adopt(&acceptor, socket?)?;
             }
             Ok(())

@@ -1,4 +1,4 @@
-//! Socket.IO in axum, by socketioxide: clients join a room for each topic, and a publisher emits to rooms.
+//! Socket.IO in axum, with socketioxide: clients join a room for each topic, and a publisher emits to rooms.
 
 #[path = "../app.rs"]
 mod app;

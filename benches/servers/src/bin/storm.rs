@@ -1,10 +1,12 @@
-//! Storms: thousands of clients that connect, or resume, at once, while others are served; and idle clients' heartbeats.
+//! Storms: thousands of clients that connect or resume at the same time while others are served; and heartbeats of idle
+//! clients.
 //!
-//! `storm NAME --pid PID --to HOST:PORT [--ca FILE] [-n CLIENTS] [--others CLIENTS] [--rate EVENTS]` puts the storm on a running
-//! server and prints a line of JSON. `storm pings PORT SECONDS` is the bare loop beside the heartbeats.
+//! `storm NAME --pid PID --to HOST:PORT [--ca FILE] [-n CLIENTS] [--others CLIENTS] [--rate EVENTS]` runs the storm on
+//! a running server and prints a line of JSON. `storm pings PORT SECONDS` is the bare loop with which heartbeats are
+//! compared.
 //!
-//! Always: the clients of the storm have a process of their own with the lowest priority, so that the latency of the others is
-//! the server's, not the load's.
+//! Always: the clients of the storm run in another process with the lowest priority, so that the measured latency of
+//! the others is the server's, not the load's.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Read, Write};
@@ -56,7 +58,7 @@ struct Options {
     others: usize,
     rate: u64,
     seconds: f64,
-    /// Events of the past that each client of the storm asks for.
+    /// Number of past events that each client of the storm requests.
     past: u64,
     /// Priority of the storm's process: 19 is the lowest.
     nice: u64,
@@ -127,7 +129,7 @@ struct Client {
     tcp: TcpStream,
     tls: Option<ClientConnection>,
     step: Step,
-    /// Bytes that were read and not used.
+    /// Bytes that were read and not yet processed.
     input: Vec<u8>,
     output: VecDeque<u8>,
     events: u64,
@@ -147,7 +149,7 @@ impl Client {
         Ok(Self { tcp, tls, step: Step::Upgrading, input: Vec::new(), output, events: 0, pings: 0 })
     }
 
-    /// Writes what waits.
+    /// Writes pending bytes.
     fn push(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             if !tls.is_handshaking() && !self.output.is_empty() {
@@ -175,7 +177,7 @@ impl Client {
         Ok(())
     }
 
-    /// Reads what has come, into `input`. Returns false at the end.
+    /// Reads all available bytes into `input`. Returns false at the end.
     fn pull(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         loop {
             let read = match &mut self.tls {
@@ -206,8 +208,8 @@ impl Client {
         }
     }
 
-    /// Uses what has come: upgrades, subscribes, counts events and answers pings. Calls `due` with the time at which each
-    /// event was due.
+    /// Processes the input: upgrades, subscribes, counts events and answers pings. Calls `due` with the time at which
+    /// each event was due.
     fn go_on(&mut self, subscribe: &[u8], mut due: impl FnMut(u64)) {
         if self.step == Step::Upgrading {
             let Some(end) = self.input.windows(4).position(|four| four == b"\r\n\r\n") else { return };
@@ -240,7 +242,7 @@ fn memmem(text: &[u8], mark: &[u8]) -> Option<usize> {
     text.windows(mark.len()).position(|window| window == mark)
 }
 
-/// Returns the operation and the payload's place of the first whole frame.
+/// Returns the opcode and the payload's range of the first whole frame.
 fn frame(bytes: &[u8]) -> Option<(u8, std::ops::Range<usize>)> {
     let (first, second) = (*bytes.first()?, *bytes.get(1)?);
     let (start, len) = match second & 0x7f {
@@ -280,7 +282,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Waits for readiness, and serves it.
+    /// Waits until sockets are ready, and reads and writes them.
     fn turn(&mut self, timeout: Duration, mut due: impl FnMut(u64)) -> Result<()> {
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.into()),
@@ -309,8 +311,8 @@ impl Crowd {
     }
 }
 
-/// The process with the clients of the storm: on a line of input they connect at once, and a line of JSON tells when all are
-/// subscribed and have their past.
+/// The process with the clients of the storm: after a line of input they all connect, and a line of JSON reports when
+/// all are subscribed and have their past.
 fn newcomers(options: &Options) -> Result<()> {
     let tls = options.tls()?;
     let mut crowd = Crowd::new(options.subscribe())?;
@@ -360,7 +362,7 @@ fn newcomers(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The storm's process, seen from the other clients'.
+/// The storm's process, as a child of this one.
 struct Storm {
     child: Child,
     input: ChildStdin,
@@ -393,7 +395,7 @@ impl Drop for Storm {
     }
 }
 
-/// The clients that are there before the storm, and the publisher.
+/// The clients that are connected before the storm, and the publisher.
 struct Others {
     crowd: Crowd,
     publisher: Client,
@@ -438,14 +440,15 @@ impl Others {
         );
         self.publisher.output.extend(request.bytes());
         self.publisher.push()?;
-        // Answers are not looked at.
+        // Answers are ignored.
         self.publisher.pull(&mut self.crowd.buffer)?;
         self.publisher.push()?;
         self.publisher.input.clear();
         Ok(())
     }
 
-    /// Publishes and reads until `end` says so. Returns the latencies in microseconds, sorted, and the server's CPU time.
+    /// Publishes and reads until `end` returns true. Returns the latencies in microseconds, sorted, and the server's
+    /// CPU time.
     fn serve(&mut self, pid: u32, mut end: impl FnMut() -> bool) -> Result<(Vec<u64>, Duration, Duration)> {
         self.latencies.clear();
         let (start, before) = (Instant::now(), cpu(pid));
@@ -476,7 +479,7 @@ fn percentile(sorted: &[u64], percent: usize) -> f64 {
 fn storm(options: &Options) -> Result<()> {
     let mut others = Others::connect(options)?;
     if options.past > 0 {
-        // The past that the clients of the storm will ask for.
+        // The past that the clients of the storm will request.
         let mut left = options.past + 10;
         let rate = std::mem::replace(&mut others.every, 200_000);
         others.serve(options.pid, || {

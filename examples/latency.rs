@@ -35,8 +35,7 @@ pub(crate) fn table(items: usize) -> String {
     table
 }
 
-/// Returns the sorted times from before `publish` to after `recv`, in nanoseconds. Each item is published after the
-/// previous one has arrived.
+/// Returns the sorted nanoseconds from `publish` to after `recv`. An item is published after the previous one's arrival.
 fn measure(wait: WaitStrategy, core: usize, items: usize) -> Vec<u64> {
     let bus = Bus::builder().carrying::<u64>().build().expect("valid");
     let mut reader = bus.subscribe(Predicate::all()).with_wait(wait);

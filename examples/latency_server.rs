@@ -32,8 +32,7 @@ pub(crate) fn table(events: usize) -> Result<String, Box<dyn Error>> {
     Ok(table)
 }
 
-/// Returns the sorted times from before `publish` to after the client's `read`, in nanoseconds. Each event is published
-/// after the previous one has arrived.
+/// Returns the sorted nanoseconds from `publish` to after the client's `read`. One event is on its way at a time.
 fn measure(polls: bool, core: usize, events: usize) -> Result<Vec<u64>, Box<dyn Error>> {
     let bus = Bus::new();
     stay_on(core); // and so does the loop's thread, which begins here

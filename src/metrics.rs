@@ -91,6 +91,7 @@ metrics! {
     dropped: Counter, "feed_events_dropped", "Events that clients did not get because they lagged or disconnected";
     conflated: Counter, "feed_events_conflated", "Events left out for a later one of the same key, as clients requested";
     grants_ended: Family<Kind, Counter>, "server_grants_ended", "Connections closed because their token expired or was revoked, by reason";
+    catch_ups: Counter, "server_catch_ups", "Times that a client fell behind and read on from the past, as it requested";
     lag_closed: Counter, "server_lag_closed", "Connections closed because they lagged, as clients requested";
     shed: Family<Kind, Counter>, "server_shed", "Freed for memory, by kind: bytes of feeds, the largest connections and unfinished bodies, stalled clients";
     gaps: Counter, "feed_gaps", "Gap messages sent";
@@ -131,7 +132,7 @@ const REFUSED: [&str; 4] = ["draining", "too_many", "address", "no_descriptors"]
 const ENDED: [&str; 2] = ["token_expired", "token_revoked"];
 const SHED: [&str; 4] = ["feed_bytes", "connections", "bodies", "stalled"];
 const FAULTS: [&str; 3] = ["timeout", "heartbeat_missed", "invalid_event"];
-const PASTS: [&str; 5] = ["since", "history", "snapshot", "start", "refill"];
+const PASTS: [&str; 6] = ["since", "history", "snapshot", "start", "refill", "catch_up"];
 
 impl Metrics {
     fn with_zeros(self) -> Self {

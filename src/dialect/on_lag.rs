@@ -14,6 +14,8 @@ pub(crate) enum OnLag {
     DropNewest,
     /// The latest event of each key is sent; earlier ones are left out.
     Conflate,
+    /// Nothing is dropped that is kept: the client reads on from the kept logs or the ring.
+    CatchUp,
     /// At most this many events per second are sent, whether the client lags or not. The rate is at least 1.
     Sample { per_second: u32 },
     /// The connection is closed.
@@ -31,12 +33,24 @@ impl OnLag {
             None | Some("drop_oldest") => Self::DropOldest,
             Some("drop_newest") => Self::DropNewest,
             Some("conflate") => Self::Conflate,
+            Some("catch_up") => Self::CatchUp,
             Some("sample") => Self::Sample { per_second: rate },
             Some("disconnect") => Self::Disconnect,
             Some(other) => {
-                let words = "drop_oldest, drop_newest, conflate, sample or disconnect";
+                let words = "drop_oldest, drop_newest, catch_up, conflate, sample or disconnect";
                 return Err(format!("on_lag '{}' is none of {words}", shortened(other)));
             }
         })
+    }
+
+    /// Returns whether events may be left out without a gap.
+    pub(crate) fn may_omit(self) -> bool {
+        matches!(self, Self::Conflate | Self::Sample { .. })
+    }
+
+    /// Returns whether one connection can have subscriptions with both policies.
+    pub(crate) fn fits(self, other: Self) -> bool {
+        let is_apart = |one: Self, other: Self| one == Self::CatchUp && other.may_omit();
+        !is_apart(self, other) && !is_apart(other, self)
     }
 }

@@ -44,6 +44,8 @@ pub(crate) enum LagPolicy {
     DropOldest,
     /// The newest events; the events that waited first are still written.
     DropNewest,
+    /// None that is kept: the connection leaves the feed's frames out, and a replay delivers them.
+    CatchUp,
     /// Everything: the connection is closed.
     Disconnect,
 }
@@ -53,7 +55,7 @@ impl From<OnLag> for Conflation {
         match on_lag {
             OnLag::Conflate => Self::LatestPerKey,
             OnLag::Sample { per_second } => Self::Sample((1_000_000 / per_second).max(1)),
-            OnLag::DropOldest | OnLag::DropNewest | OnLag::Disconnect => Self::None,
+            OnLag::DropOldest | OnLag::DropNewest | OnLag::CatchUp | OnLag::Disconnect => Self::None,
         }
     }
 }
@@ -62,6 +64,7 @@ impl From<OnLag> for LagPolicy {
     fn from(on_lag: OnLag) -> Self {
         match on_lag {
             OnLag::DropNewest => Self::DropNewest,
+            OnLag::CatchUp => Self::CatchUp,
             OnLag::Disconnect => Self::Disconnect,
             OnLag::DropOldest | OnLag::Conflate | OnLag::Sample { .. } => Self::DropOldest,
         }

@@ -35,7 +35,7 @@ pub(crate) use interest::{Change, FeedInterest, FilterSelection};
 pub(crate) use keys::{ConnIndex, FeedKey, MovedMember};
 pub(crate) use outbox::saved::SavedOutbox;
 pub(crate) use outbox::tail::{ByteSink, FeedTail};
-pub(crate) use outbox::{Flushed, Lag, Outbox, OutboxContext, REPLY_COST, ResumeLookup, Tally};
+pub(crate) use outbox::{Flushed, HeldReplies, Lag, Outbox, OutboxContext, REPLY_COST, ResumeLookup, Tally};
 pub(crate) use snapshot::Snapshot;
 
 #[cfg(all(test, feature = "deflate"))]

@@ -10,6 +10,7 @@
 //!   conflated, and is counted as such.
 
 mod backlog;
+mod catch_up;
 mod flush;
 mod gap;
 mod membership;
@@ -27,17 +28,26 @@ use super::fanout::Fanout;
 use super::feed::Feed;
 use super::keys::Membership;
 use crate::codec::sse::HEARTBEAT;
-use crate::event::{EventId, Since, Timestamp};
+use crate::event::{EventId, Position, Since, Timestamp};
 use backlog::{Inserted, OutboxBacklog};
 
 pub(crate) use backlog::REPLY_COST;
+pub(crate) use catch_up::HeldReplies;
 
-/// Lookup that a gap notice needs.
+/// Loop of an outbox: the lookup that a gap notice needs, and the loop's places.
 pub(crate) trait ResumeLookup {
     /// Returns what a client can resume with after event `id`, if every event after it can still be read again.
     fn resume_after(&self, id: EventId) -> Option<Since>;
     /// Returns the current time.
     fn now(&self) -> Timestamp;
+    /// Returns the place of a client that has received all events in the feeds, if clients of the loop catch up.
+    fn place(&self) -> Option<&Position> {
+        None
+    }
+    /// Returns the place of a client that had received all events before the newest batch, if clients of the loop catch up.
+    fn place_before_batch(&self) -> Option<&Position> {
+        None
+    }
 }
 
 /// Counters and resume lookup of the loop that an outbox belongs to.
@@ -63,6 +73,8 @@ pub(crate) enum Flushed {
     Budget,
     /// The connection has lost frames, and its lag policy is to close it.
     Lagged,
+    /// The connection has lost frames, and its policy is to read them elsewhere.
+    Behind,
     /// The connection is broken.
     Failed,
 }
@@ -121,7 +133,12 @@ impl Outbox {
     }
 
     fn drop_empty_backlog(&mut self) {
-        if self.backlog.as_ref().is_some_and(|backlog| backlog.is_empty()) {
+        let is_replaying = self.replaying;
+        let is_over = |backlog: &OutboxBacklog| {
+            // Frames of the feed wait for the end of the replay, so the place before them is still needed.
+            backlog.is_empty() && !(is_replaying && backlog.place.is_some())
+        };
+        if self.backlog.as_deref().is_some_and(is_over) {
             self.backlog = None;
         }
     }
@@ -240,6 +257,7 @@ impl Outbox {
             fanout.seal(membership.feed());
         }
         let feed = self.membership.map(|m| fanout.feed(m.feed()));
+        self.hold_place(feed, cx.lookup);
         let live = feed.filter(|_| !self.replaying);
         if let Some(feed) = live {
             // A reply may confirm that all events so far were delivered, so lost ones must be reported before it.

@@ -1,5 +1,6 @@
 //! Feeds with sockets that take any number of bytes at any time.
 
+mod catch_up;
 mod changes;
 mod own_sets;
 

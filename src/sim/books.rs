@@ -53,6 +53,7 @@ impl Entry {
 pub(super) enum Policy {
     DropOldest,
     DropNewest,
+    CatchUp,
     Conflate,
     Sample(u32),
     Disconnect,
@@ -63,6 +64,7 @@ impl Policy {
         match self {
             Self::DropOldest => "drop_oldest",
             Self::DropNewest => "drop_newest",
+            Self::CatchUp => "catch_up",
             Self::Conflate => "conflate",
             Self::Sample(_) => "sample",
             Self::Disconnect => "disconnect",

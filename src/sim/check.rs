@@ -14,6 +14,9 @@ type Checked = Result<(), String>;
 pub(super) fn check(seen: &[Seen], log: &Log, complete: bool) -> Checked {
     once_and_in_order(seen, log)?;
     check_ends(seen, complete)?;
+    if log.len() <= log.capacity {
+        nothing_is_lost(seen, log.by_shard.len(), |_| true)?;
+    }
     if log.by_shard.len() > 1 {
         return totals(seen, log, complete);
     }
@@ -57,6 +60,32 @@ fn once_and_in_order(seen: &[Seen], log: &Log) -> Checked {
                 }
             }
             Seen::Gap { .. } | Seen::UpTo(_) | Seen::PastEnd { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a client that always catches up has no gap, if everything that its filters match is still there: `is_kept` returns
+/// whether it is for a filter.
+pub(super) fn nothing_is_lost(seen: &[Seen], shards: usize, is_kept: impl Fn(u8) -> bool) -> Checked {
+    let mut catches_up = false;
+    for item in seen {
+        match item {
+            Seen::Change { interest, from, .. } => {
+                let is_safe =
+                    |(filter, policy): &(u8, Policy)| *policy == Policy::CatchUp && is_kept(*filter);
+                // An event names no place in the other shards once the ring has forgotten it.
+                let reads_all = |past: &Past| match past.from {
+                    From::After(_) => shards == 1,
+                    From::Start => true,
+                    _ => false,
+                };
+                catches_up = interest.0.iter().all(is_safe) && from.as_ref().is_none_or(reads_all);
+            }
+            Seen::Gap { .. } if catches_up => {
+                return Err(format!("a gap for a client that catches up: {item:?}"));
+            }
+            _ => {}
         }
     }
     Ok(())

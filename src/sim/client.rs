@@ -359,6 +359,14 @@ impl Client {
         was_told || self.asked.iter().any(is_asked)
     }
 
+    /// Returns whether the client may be catching up, so that the drain finds events that were not written yet.
+    pub(super) fn catches_up(&self) -> bool {
+        self.seen.iter().any(|seen| match seen {
+            Seen::Change { interest, .. } => interest.0.iter().any(|(_, p)| *p == Policy::CatchUp),
+            _ => false,
+        })
+    }
+
     pub(super) fn awaits_answers(&self) -> bool {
         self.outcome.is_none() && (!self.asked.is_empty() || !self.posts.is_empty())
     }

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use bytes::{Bytes, BytesMut};
 
 use crate::dialect::Missed;
-use crate::event::{EventId, Timestamp};
+use crate::event::{EventId, Position, Timestamp};
 
 /// Largest frame of a replay that is copied for its connection, in bytes.
 ///
@@ -68,6 +68,9 @@ pub(super) struct OutboxBacklog {
     pub(super) dropped_missed: Missed,
     /// Last event of those frames.
     pub(super) dropped_last: Option<EventId>,
+    /// Place of the loop before the next frame of the feed, of a connection that catches up: everything after it is in
+    /// the feed's frames from there on.
+    pub(super) place: Option<Box<Position>>,
     /// Time at which the connection began to lag.
     pub(super) lagging_since: Option<Timestamp>,
 }
@@ -127,6 +130,19 @@ impl OutboxBacklog {
         std::mem::take(&mut self.inserted)
     }
 
+    /// Takes out the inserted bytes from this position on.
+    pub(super) fn split_off(&mut self, at: usize) -> VecDeque<Inserted> {
+        let rest = self.inserted.split_off(at);
+        for inserted in &rest {
+            self.inserted_bytes -= inserted.bytes.len();
+            if inserted.is_shared {
+                self.shared_bytes -= inserted.bytes.len();
+            }
+            self.inserted_events -= u64::from(inserted.events);
+        }
+        rest
+    }
+
     /// Drops everything pending, except the first `count` pieces of inserted bytes, which hold no events.
     pub(super) fn truncate(&mut self, count: usize) {
         self.inserted.truncate(count);
@@ -144,7 +160,8 @@ impl OutboxBacklog {
         let entries = self.inserted.capacity() * size_of::<Inserted>() + self.inserted.len() * PIECE_BYTES;
         let bytes = self.inserted_bytes - self.shared_bytes + self.copies.capacity();
         let partial = if self.partial.is_unique() { self.partial.len() } else { 0 };
-        size_of::<Self>() + entries + bytes + partial
+        let place = if self.place.is_some() { size_of::<Position>() } else { 0 };
+        size_of::<Self>() + entries + bytes + partial + place
     }
 
     /// Returns the number of waiting bytes that are also retained elsewhere.

@@ -46,6 +46,10 @@ impl Outbox {
         if self.should_disconnect(fanout) {
             return Flushed::Lagged;
         }
+        self.hold_place(feed, cx.lookup);
+        if self.is_behind(fanout) {
+            return Flushed::Behind;
+        }
         let mut left = budget;
         loop {
             if let Some(feed) = feed.filter(|_| !self.replaying) {
@@ -116,6 +120,7 @@ impl Outbox {
             Err(_) => return Err(Flushed::Failed),
         };
         cx.tally.bytes += written as u64;
+        self.hold_place(feed, cx.lookup);
         self.advance(feed, written, cx.tally);
         if written == wanted {
             return Ok(written);
@@ -309,6 +314,7 @@ impl Outbox {
                 written -= bytes.len();
                 tally.events += piece_end - first;
                 self.count_required(feed, first, piece_end);
+                self.pass_frames(feed, first, piece_end);
                 self.next = piece_end;
                 self.record_last(feed);
                 continue;
@@ -335,6 +341,7 @@ impl Outbox {
             }
             tally.events += next - first;
             self.count_required(feed, first, next);
+            self.pass_frames(feed, first, next);
             self.next = next;
             self.record_last(feed);
             return;

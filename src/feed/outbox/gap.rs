@@ -67,6 +67,7 @@ impl Outbox {
             return self.skip_trimmed_conflated(is_unknown, feed, cx);
         }
         self.in_sync = false;
+        self.forget_place();
         let stood = self.next;
         self.next = feed.base();
         cx.tally.dropped += feed.base() - stood;

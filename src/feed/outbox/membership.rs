@@ -46,7 +46,7 @@ impl Outbox {
         }
         self.lag_policy = lag_policy;
         let form = self.form(encoding);
-        match fanout.revise(self.membership, form, changes) {
+        let moved = match fanout.revise(self.membership, form, changes) {
             Revised::Same => {
                 self.drop_empty_backlog();
                 self.queue_pending_first();
@@ -60,7 +60,9 @@ impl Outbox {
                 }
                 moved
             }
-        }
+        };
+        self.note_place(fanout, cx.lookup);
+        moved
     }
 
     /// Leaves the feed. Frames that were pending there become the connection's own bytes.
@@ -124,6 +126,7 @@ impl Outbox {
         let feed = fanout.feed(membership.feed());
         self.close_newest_gap(feed, cx);
         self.skip_to_end(fanout);
+        self.note_place(fanout, cx.lookup);
     }
 
     /// Skips the feed's pending frames, which the caller delivers in another way. Returns `false` if the connection has no
@@ -187,6 +190,7 @@ impl Outbox {
                     max_events -= events.min(max_events);
                     self.count_conflated(first, tally);
                     self.count_required(feed, first, end);
+                    self.pass_frames(feed, first, end);
                     self.next = end;
                     let last = feed.id_of(end - 1);
                     let (events, is_shared) = (events as u32, !bytes.is_unique());

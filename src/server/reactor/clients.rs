@@ -103,6 +103,8 @@ pub(super) struct Clients<S> {
     pub(super) wanted: HashMap<Token, HashMap<Filter, InterestGuard>>,
     /// Connections to close because they lag.
     pub(super) lagged: Vec<Token>,
+    /// Connections that are behind and are to catch up.
+    pub(super) behind: Vec<Token>,
     /// Connections to close because their grants have ended.
     pub(super) denied: Vec<(Token, Denied)>,
     /// Channels that clients are in.
@@ -120,6 +122,7 @@ impl<S> Default for Clients<S> {
             addresses: HashMap::new(),
             wanted: HashMap::new(),
             lagged: Vec::new(),
+            behind: Vec::new(),
             denied: Vec::new(),
             present: Present::default(),
             ends: EndWatch::default(),

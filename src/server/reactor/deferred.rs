@@ -29,8 +29,14 @@ impl<S: Socket> LoopState<S> {
     /// Applies a connection's effects in order. An effect that has to wait is deferred, with all effects after it.
     pub(super) fn apply_effects(&mut self, token: Token, effects: impl IntoIterator<Item = Effect>) {
         let mut rest = effects.into_iter();
+        let was_catching_up = self.is_catching_up(token);
         while let Some(effect) = rest.next() {
             let Some(slot) = self.find(token) else { return };
+            if !was_catching_up && self.is_catching_up(token) {
+                // It fell behind by an effect before this one.
+                let effects = std::iter::once(effect).chain(rest).collect();
+                return self.defer_until_caught_up(token, effects);
+            }
             if let Some(wait) = self.wait_for(&effect) {
                 self.put_off(slot, wait, std::iter::once(effect).chain(rest.by_ref()).collect());
             } else {
@@ -69,9 +75,12 @@ impl<S: Socket> LoopState<S> {
         self.put_off(slot, Wait::Turn, std::iter::once(later).chain(rest).collect());
     }
 
-    /// Returns whether some effects wait only for the next turn.
+    /// Returns whether some effects wait for nothing but the next turn.
     pub(super) fn has_unfinished(&self) -> bool {
-        self.requests.deferred.iter().any(|put_off| matches!(put_off.wait, Wait::Turn))
+        let is_ready = |put_off: &DeferredEffects| {
+            matches!(put_off.wait, Wait::Turn | Wait::CaughtUp) && !self.is_catching_up(put_off.token)
+        };
+        self.requests.deferred.iter().any(is_ready)
     }
 
     /// Returns the condition that this effect has to wait for.
@@ -102,7 +111,7 @@ impl<S: Socket> LoopState<S> {
 
     fn is_over(&self, wait: &Wait) -> bool {
         match wait {
-            Wait::Turn => true,
+            Wait::Turn | Wait::CaughtUp => true,
             Wait::Log(since) => !self.is_not_yet(since),
             Wait::Interest(filters, _) => {
                 let interest = self.shared.engine.as_ref().and_then(|engine| engine.interest());
@@ -117,7 +126,7 @@ impl<S: Socket> LoopState<S> {
         })
     }
 
-    fn put_off(&mut self, slot: usize, wait: Wait, effects: Vec<Effect>) {
+    pub(super) fn put_off(&mut self, slot: usize, wait: Wait, effects: Vec<Effect>) {
         let conn = &mut self.clients.conns[slot];
         conn.pending_answers += 1;
         let token = conn.token(slot);
@@ -151,8 +160,8 @@ impl<S: Socket> LoopState<S> {
             looks -= 1;
             let is_gone = self.find(put_off.token).is_none();
             let waits = match put_off.wait {
-                _ if self.delivery.in_hand.is_some() => true,
-                Wait::Turn => self.turn.spending.is_spent(),
+                _ if self.delivery.in_hand.is_some() || self.is_catching_up(put_off.token) => true,
+                Wait::Turn | Wait::CaughtUp => self.turn.spending.is_spent(),
                 ref wait => self.turn.tick < put_off.until && !self.is_over(wait),
             };
             if waits && !is_gone {

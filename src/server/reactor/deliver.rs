@@ -126,6 +126,7 @@ impl<S: Socket> LoopState<S> {
         let mut any = false;
         for _ in 0..batches {
             let batch = self.append_batch(worked);
+            self.note_places();
             if batch.lost {
                 self.snapshot_is_made();
             }
@@ -160,6 +161,7 @@ impl<S: Socket> LoopState<S> {
             self.delivery.in_hand = Some(in_hand);
             return;
         }
+        self.note_places();
         self.report_deliveries();
         self.end_grants();
         if let Some(end) = &in_hand.ended {
@@ -276,7 +278,7 @@ impl<S: Socket> LoopState<S> {
             for place in 0..members {
                 let slot = self.delivery.fanout.feed(feed).members[place] as usize;
                 let conn = &mut self.clients.conns[slot];
-                let ring = self.turn.resume_lookup(&self.shared);
+                let ring = self.turn.resume_lookup(&self.shared, &self.places);
                 if conn.blocked {
                     all_done = false;
                     self.delivery.fanout.seal(feed);
@@ -284,9 +286,7 @@ impl<S: Socket> LoopState<S> {
                         &self.delivery.fanout,
                         &mut OutboxContext::new(&mut self.delivery.tally, &ring),
                     );
-                    if conn.outbox.should_disconnect(&self.delivery.fanout) {
-                        self.clients.lagged.push(conn.token(slot));
-                    }
+                    self.note_loss(slot);
                     continue;
                 }
                 let budget = self.turn.config.write_budget_bytes;
@@ -304,9 +304,8 @@ impl<S: Socket> LoopState<S> {
                         self.block(slot);
                         all_done = false;
                     }
-                    Flushed::Lagged => {
-                        let token = conn.token(slot);
-                        self.clients.lagged.push(token);
+                    Flushed::Lagged | Flushed::Behind => {
+                        self.note_loss(slot);
                         all_done = false;
                     }
                     Flushed::Budget => {
@@ -335,9 +334,21 @@ impl<S: Socket> LoopState<S> {
                 self.close_lagged(slot);
             }
         }
+        self.begin_catch_ups();
         let written = self.delivery.tally.events.saturating_sub(before);
         self.count();
         written
+    }
+
+    /// Notes a connection that has lost frames, if its policy is to be closed or to catch up.
+    fn note_loss(&mut self, slot: usize) {
+        let conn = &self.clients.conns[slot];
+        let token = conn.token(slot);
+        if conn.outbox.should_disconnect(&self.delivery.fanout) {
+            self.clients.lagged.push(token);
+        } else if conn.outbox.is_behind(&self.delivery.fanout) {
+            self.clients.behind.push(token);
+        }
     }
 
     pub(super) fn count(&mut self) {

@@ -101,7 +101,7 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn send(&mut self, slot: usize, bytes: Bytes) {
         self.accounts.bytes_since_count =
             self.accounts.bytes_since_count.saturating_add(bytes.len() + REPLY_COST);
-        let ring = self.turn.resume_lookup(&self.shared);
+        let ring = self.turn.resume_lookup(&self.shared, &self.places);
         self.clients.conns[slot].outbox.send(
             &mut self.delivery.fanout,
             bytes,
@@ -124,9 +124,11 @@ impl<S: Socket> LoopState<S> {
                 |wish: &FilterSelection| (wish.filter.clone(), interest.want(std::iter::once(&wish.filter)));
             let _old = self.clients.wanted.insert(token, wishes.iter().map(want).collect());
         }
+        self.keep_places_for(lag_policy);
         let conn = &mut self.clients.conns[slot];
         conn.outbox.set_lag_policy(lag_policy);
         conn.outbox.join(&mut self.delivery.fanout, encoding, wishes, slot as ConnIndex);
+        conn.outbox.note_place(&self.delivery.fanout, &self.turn.resume_lookup(&self.shared, &self.places));
         conn.outbox.set_replaying(conn.replay.is_some());
         conn.connection.share_filters(usize::MAX, |filter| self.delivery.fanout.interned(filter));
     }
@@ -156,7 +158,8 @@ impl<S: Socket> LoopState<S> {
                 wanted.remove(from);
             }
         }
-        let ring = self.turn.resume_lookup(&self.shared);
+        self.keep_places_for(lag_policy);
+        let ring = self.turn.resume_lookup(&self.shared, &self.places);
         let conn = &mut self.clients.conns[slot];
         let moved = conn.outbox.change(
             &mut self.delivery.fanout,
@@ -172,7 +175,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     pub(super) fn leave_feed(&mut self, slot: usize) {
-        let ring = self.turn.resume_lookup(&self.shared);
+        let ring = self.turn.resume_lookup(&self.shared, &self.places);
         let moved = self.clients.conns[slot]
             .outbox
             .leave(&mut self.delivery.fanout, &mut OutboxContext::new(&mut self.delivery.tally, &ring));

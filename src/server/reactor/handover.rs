@@ -110,7 +110,7 @@ impl<S: Socket> LoopState<S> {
             let name = self.name_of(slot);
             let conn = &mut self.clients.conns[slot];
             let interest = conn.outbox.interest(&self.delivery.fanout);
-            let ring = self.turn.resume_lookup(&self.shared);
+            let ring = self.turn.resume_lookup(&self.shared, &self.places);
             let (outbox, moved) = conn
                 .outbox
                 .save(&mut self.delivery.fanout, &mut OutboxContext::new(&mut self.delivery.tally, &ring));

@@ -128,6 +128,8 @@ impl<S: Socket> LoopState<S> {
             std::mem::take(&mut self.clients.ends.pending)
         {
             let Some(slot) = self.find(token) else { continue };
+            // The end may close the connection, and what its feed has dropped comes before that.
+            self.catch_up_if_behind(slot);
             if let Some(replay) = &mut self.clients.conns[slot].replay {
                 replay.note_ends(ends);
                 continue;

@@ -34,6 +34,7 @@ use crate::server::limits::budget::Budget;
 use crate::server::session::effect::Effect;
 use crate::server::shared::Shared;
 use crate::server::shared::report::ClientTransport;
+use crate::server::shared::resume::LoopPlaces;
 use crate::server::tick::Tick;
 
 pub(crate) const READ_BYTES: usize = 64 * 1024;
@@ -53,6 +54,7 @@ pub(crate) struct LoopState<S> {
     pub(super) turn: Turn,
     pub(super) clients: Clients<S>,
     pub(super) delivery: EventFlow,
+    pub(super) places: LoopPlaces,
     pub(super) requests: PendingRequests,
     pub(super) accounts: Accounts,
     pub(super) departures: Departures,
@@ -71,6 +73,7 @@ impl<S: Socket> LoopState<S> {
         }
         Self {
             delivery: EventFlow::new(&shared.bus, reader, fanout, shared.engine.is_some()),
+            places: LoopPlaces::default(),
             turn,
             shared,
             clients: Clients::default(),
@@ -366,7 +369,7 @@ impl<S: Socket> LoopState<S> {
             self.queue(slot);
         }
         let conn = &mut self.clients.conns[slot];
-        let ring = self.turn.resume_lookup(&self.shared);
+        let ring = self.turn.resume_lookup(&self.shared, &self.places);
         let budget = self.turn.config.write_budget_bytes;
         let mut out = FanoutSocket { socket: &mut conn.socket, pages: &mut self.delivery.pages };
         let written = self.delivery.tally.bytes;
@@ -406,6 +409,10 @@ impl<S: Socket> LoopState<S> {
                 self.queue(slot);
             }
             Flushed::Lagged => return self.close_lagged(slot),
+            Flushed::Behind => {
+                self.clients.behind.push(self.clients.token(slot));
+                self.begin_catch_ups();
+            }
             Flushed::Failed => {
                 self.remove(slot);
                 return false;
@@ -421,7 +428,7 @@ impl<S: Socket> LoopState<S> {
         if let Some(replay) = &mut conn.replay {
             replay.drop_page();
         }
-        let ring = self.turn.resume_lookup(&self.shared);
+        let ring = self.turn.resume_lookup(&self.shared, &self.places);
         conn.outbox.enforce_drop_newest(
             &self.delivery.fanout,
             &mut OutboxContext::new(&mut self.delivery.tally, &ring),

@@ -5,6 +5,7 @@
 mod accounts;
 mod admit;
 mod answers;
+mod catch_up;
 mod channels;
 pub(crate) mod clients;
 mod commit;

@@ -31,7 +31,7 @@ use super::token::Token;
 use crate::dialect::{Encoding, GapNotice, Missed, PastStart, Stamp};
 use crate::engine::{LogPlace, Ticket};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
-use crate::feed::{Fanout, Outbox, OutboxContext, Snapshot, Tally};
+use crate::feed::{Fanout, HeldReplies, Outbox, OutboxContext, Snapshot, Tally};
 use crate::filter::Filter;
 use crate::kept::KeptCursor;
 use crate::metrics::Kind;
@@ -48,7 +48,7 @@ use kept::KeptPast;
 use newest::Newest;
 use selector::ReplaySelector;
 pub(super) use state::ClientReplay;
-use state::ReplayWork;
+use state::{CATCH_UP, ReplayWork};
 
 /// Approximate size of a page, in bytes.
 pub(super) const PAGE_BYTES: usize = 64 * 1024;
@@ -94,7 +94,7 @@ impl<S: Socket> LoopState<S> {
                 ReplayWork::Snapshot { filters, next: 1, to, is_waiting: false, is_followed }
             }
             ReplayFrom::After(since) => {
-                let work = self.work_after(since.clone(), &filters);
+                let work = self.work_after(since.clone(), &filters, false);
                 start = Some(PastStart { from: Some(since), complete: work.is_complete() });
                 work
             }
@@ -124,8 +124,8 @@ impl<S: Socket> LoopState<S> {
         filters: Vec<Filter>,
         since: Since,
     ) {
-        let work = self.work_after(since, &filters);
-        let ring = self.turn.resume_lookup(&self.shared);
+        let work = self.work_after(since, &filters, false);
+        let ring = self.turn.resume_lookup(&self.shared, &self.places);
         let conn = &mut self.clients.conns[slot];
         conn.connection.note_refill(work.places().into_iter());
         conn.outbox.skip_for_replay(
@@ -135,6 +135,25 @@ impl<S: Socket> LoopState<S> {
         conn.outbox.set_replaying(true);
         let selector = ReplaySelector::any(filters, Vec::new());
         conn.replay = Some(Box::new(ClientReplay::new(encoding, selector, work, "refill")));
+    }
+
+    /// Begins to deliver what a client's feed has dropped, after the place up to which it was written. `held` are replies that come after
+    /// these events.
+    pub(super) fn begin_catch_up_replay(
+        &mut self,
+        slot: usize,
+        encoding: Encoding,
+        filters: Vec<Filter>,
+        since: Option<Since>,
+        held: HeldReplies,
+    ) {
+        let work = match since {
+            Some(since) => self.work_after(since, &filters, true),
+            None => ReplayWork::Unknown(None),
+        };
+        let selector = ReplaySelector::any(filters, Vec::new());
+        let replay = ClientReplay { held, ..ClientReplay::new(encoding, selector, work, CATCH_UP) };
+        self.clients.conns[slot].replay = Some(Box::new(replay));
     }
 
     /// Returns the search for the newest `count` events that one of the filters matches.
@@ -202,12 +221,13 @@ impl<S: Socket> LoopState<S> {
         Forward { lanes: lanes.collect(), at: None, partial_since: None, unread_first: false }
     }
 
-    /// Returns the work for everything after the places that a client names, up to the loop's own place.
-    fn work_after(&mut self, since: Since, filters: &[Filter]) -> ReplayWork {
+    /// Returns the work for everything after the places that a client names, up to the loop's own place. A client `is_slow` that
+    /// has fallen behind: the ring may not wait for it.
+    fn work_after(&mut self, since: Since, filters: &[Filter], is_slow: bool) -> ReplayWork {
         let shards = self.shared.bus.shards();
         let has_log = self.shared.engine_with_past().is_some();
         let mut marks = marks(&self.shared, &since);
-        if let Some(work) = self.work_in_logs(&marks, filters) {
+        if let Some(work) = self.work_in_logs(&marks, filters, is_slow) {
             return work;
         }
         // Events from before the node subscribed to them are unknown to it.
@@ -261,8 +281,8 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Returns the work for everything in kept logs after these places, if the logs have all events that the filters
-    /// match and the rings do not.
-    fn work_in_logs(&mut self, marks: &[EventId], filters: &[Filter]) -> Option<ReplayWork> {
+    /// match and the rings do not, or may not have them for long.
+    fn work_in_logs(&mut self, marks: &[EventId], filters: &[Filter], is_slow: bool) -> Option<ReplayWork> {
         let (shared, bus) = (&self.shared, &self.shared.bus);
         if !shared.kept.is_on() || marks.len() < bus.shards() {
             return None;
@@ -272,7 +292,7 @@ impl<S: Socket> LoopState<S> {
             |place: &RetainedAfter| matches!(place, RetainedAfter::All(_) | RetainedAfter::Some(..));
         let places: SmallVec<[RetainedAfter; 1]> = marks.iter().map(place).collect();
         let is_lost = places.iter().any(|place| matches!(place, RetainedAfter::Some(..)));
-        if !is_lost || !places.iter().all(is_known) {
+        if !(is_lost || is_slow) || !places.iter().all(is_known) {
             return None;
         }
         let logs = shared.kept.lock()?;
@@ -280,6 +300,9 @@ impl<S: Socket> LoopState<S> {
             return None;
         }
         let cursor = logs.cursor(filters, marks, self.turn.now).ok()?;
+        if cursor.has_gap() && !is_lost {
+            return None;
+        }
         // About 100 instructions for each look at a name or log.
         self.turn.work.spend((logs.looks(filters) / 10) as u32);
         Some(ReplayWork::Kept(Box::new(KeptPast::new(cursor, filters, self.ends(), None))))
@@ -437,7 +460,7 @@ impl<S: Socket> LoopState<S> {
         let now = self.turn.now;
         let conn = &mut self.clients.conns[slot];
         let token = conn.token(slot);
-        let ClientReplay { encoding, selector, work, ticket, arrived, events, has_gap, .. } = replay;
+        let ClientReplay { encoding, selector, work, ticket, arrived, events, has_gap, held, .. } = replay;
         let mut store = Store { shared: &self.shared, arrived, now };
         let mut spent = 0;
         let seals = conn.connection.grant().is_some_and(Grant::narrows);
@@ -458,6 +481,7 @@ impl<S: Socket> LoopState<S> {
             ReplayWork::Newest(_) => false,
             ReplayWork::Unknown(id) => {
                 out.gap(&notice(Missed::Unknown, id.take(), None, now));
+                self.send_held(slot, held);
                 true
             }
             ReplayWork::Snapshot { filters, next, to, is_followed, .. } => {
@@ -508,13 +532,16 @@ impl<S: Socket> LoopState<S> {
                     *ticket = self.ask_log(token, shard, from);
                     false
                 }
-                // The feed has dropped live events of the client. They are also read by the replay, if all of them
-                // belong to it.
-                Step::Over if selector.is_alone() && self.skip_live(slot) => {
-                    forward.extend(|shard| self.end_of(shard));
-                    false
+                Step::Over => {
+                    self.send_held(slot, held);
+                    // The feed may have dropped live events of the client. They are also read by the replay, if all of them
+                    // belong to it.
+                    let goes_on = selector.is_alone() && self.skip_live(slot);
+                    if goes_on {
+                        forward.extend(|shard| self.end_of(shard));
+                    }
+                    !goes_on
                 }
-                Step::Over => true,
             },
             ReplayWork::Kept(past) => match past.step(&mut store, &mut out, budget) {
                 Step::More => false,
@@ -522,11 +549,14 @@ impl<S: Socket> LoopState<S> {
                     *ticket = self.ask_log(token, shard, from);
                     false
                 }
-                Step::Over if selector.is_alone() && self.skip_live(slot) => {
-                    past.extend(&self.shared, |shard| self.end_of(shard), now);
-                    false
+                Step::Over => {
+                    self.send_held(slot, held);
+                    let goes_on = selector.is_alone() && self.skip_live(slot);
+                    if goes_on {
+                        past.extend(&self.shared, |shard| self.end_of(shard), now);
+                    }
+                    !goes_on
                 }
-                Step::Over => true,
             },
         };
         budget.spend(spent);
@@ -558,10 +588,20 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
+    /// Queues the replies that waited for the events of a replay.
+    fn send_held(&mut self, slot: usize, held: &mut HeldReplies) {
+        self.clients.conns[slot].outbox.send_held(std::mem::take(held));
+    }
+
     /// Skips a connection's pending events if its feed has dropped some of them. Returns whether it did.
     fn skip_live(&mut self, slot: usize) -> bool {
         let outbox = &mut self.clients.conns[slot].outbox;
-        outbox.has_lost_frames(&self.delivery.fanout) && outbox.skip_to_end(&mut self.delivery.fanout)
+        let skips =
+            outbox.has_lost_frames(&self.delivery.fanout) && outbox.skip_to_end(&mut self.delivery.fanout);
+        if skips {
+            outbox.note_place(&self.delivery.fanout, &self.turn.resume_lookup(&self.shared, &self.places));
+        }
+        skips
     }
 
     /// Requests a page of the log. The client holds the ticket while it waits.

@@ -12,7 +12,7 @@ use crate::server::rng::Rng;
 use crate::server::session::context::{Context, LoopView};
 use crate::server::session::effect::Effect;
 use crate::server::shared::Shared;
-use crate::server::shared::resume::RetainedLookup;
+use crate::server::shared::resume::{LoopPlaces, RetainedLookup};
 use crate::server::tick::Tick;
 
 /// Interval at which an idle loop looks at the wall clock, if grants may end.
@@ -94,7 +94,7 @@ impl Turn {
     }
 
     /// Returns the look-up of retained events, for outboxes.
-    pub(super) fn resume_lookup<'a>(&self, shared: &'a Shared) -> RetainedLookup<'a> {
-        RetainedLookup { shared, now: self.now }
+    pub(super) fn resume_lookup<'a>(&self, shared: &'a Shared, places: &'a LoopPlaces) -> RetainedLookup<'a> {
+        RetainedLookup { shared, now: self.now, places }
     }
 }

@@ -87,7 +87,18 @@ impl Session {
             return Err(ClientError::new(ErrorCode::TooManySubscriptions, text));
         }
         self.check_values_held(weight, replaced, cx)?;
+        self.check_on_lag(subscribe.on_lag, replaced)?;
         self.check_weight(subscribe, cx)
+    }
+
+    /// Checks that a connection can have this policy beside those of its other subscriptions.
+    fn check_on_lag(&self, on_lag: OnLag, replaced: &Range<usize>) -> Result<(), ClientError> {
+        let others = self.subscriptions.iter().enumerate().filter(|(at, _)| !replaced.contains(at));
+        if others.map(|(_, other)| other.on_lag).all(|other| other.fits(on_lag)) {
+            return Ok(());
+        }
+        let text = "on_lag catch_up delivers every event: it can't stand beside conflate or sample on one connection; open another connection";
+        Err(ClientError::new(ErrorCode::InvalidOnLag, text))
     }
 
     /// Checks that the client may hold values of this weight instead of those in `replaced`.

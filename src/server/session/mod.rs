@@ -99,7 +99,8 @@ const TOLD_TICKS: Tick = 100;
 
 /// Capabilities of this server that older ones lack, or that a client must not request from a server without them. A
 /// server that sends no list has none.
-const CAPABILITIES: [&str; 9] = [
+const CAPABILITIES: [&str; 10] = [
+    "catch_up",
     "filter",
     "from_start",
     "history_end",

@@ -92,6 +92,18 @@ fn resume_behind(shared: &Shared, id: EventId) -> Option<Since> {
 pub(crate) struct RetainedLookup<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) now: Timestamp,
+    pub(crate) places: &'a LoopPlaces,
+}
+
+/// Places of a loop among the events, kept if some of its clients catch up.
+#[derive(Debug, Default)]
+pub(crate) struct LoopPlaces {
+    /// Whether they are kept.
+    pub(crate) are_kept: bool,
+    /// Place of a client that has received all events in the feeds.
+    pub(crate) now: Option<Position>,
+    /// Place of a client that had received all events before the newest batch.
+    pub(crate) before_batch: Option<Position>,
 }
 
 impl ResumeLookup for RetainedLookup<'_> {
@@ -101,6 +113,14 @@ impl ResumeLookup for RetainedLookup<'_> {
 
     fn now(&self) -> Timestamp {
         self.now
+    }
+
+    fn place(&self) -> Option<&Position> {
+        self.places.now.as_ref()
+    }
+
+    fn place_before_batch(&self) -> Option<&Position> {
+        self.places.before_batch.as_ref()
     }
 }
 

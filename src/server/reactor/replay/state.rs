@@ -12,6 +12,7 @@ use super::selector::ReplaySelector;
 use crate::dialect::{Encoding, PastStart};
 use crate::engine::Ticket;
 use crate::event::{EventId, Since};
+use crate::feed::HeldReplies;
 use crate::filter::Filter;
 use crate::kept::LogEnd;
 use crate::server::session::past::PastReport;
@@ -37,7 +38,12 @@ pub(crate) struct ClientReplay {
     pub(super) arrived: Option<Arrived>,
     /// Ends of logs to report after the past.
     pub(super) ends: Vec<Arc<LogEnd>>,
+    /// Replies of a client that catches up, which say that all events up to the loop's place at the begin were delivered.
+    pub(super) held: HeldReplies,
 }
+
+/// Kind of the past of a client that catches up.
+pub(super) const CATCH_UP: &str = "catch_up";
 
 #[derive(Debug)]
 pub(super) enum ReplayWork {
@@ -95,7 +101,13 @@ impl ClientReplay {
             ticket: None,
             arrived: None,
             ends: Vec::new(),
+            held: HeldReplies::default(),
         }
+    }
+
+    /// Returns whether its client fell behind, and did not ask for it.
+    pub(crate) fn is_catch_up(&self) -> bool {
+        self.kind == CATCH_UP
     }
 
     /// Returns whether it waits for a page of the log or for the snapshot.
@@ -139,6 +151,6 @@ impl ClientReplay {
         };
         let report = self.report.as_ref().map_or(0, PastReport::held_bytes);
         let ends = self.ends.capacity() * size_of::<Arc<LogEnd>>();
-        size_of::<Self>() + ends + self.selector.held_bytes() + report + work
+        size_of::<Self>() + ends + self.held.held_bytes() + self.selector.held_bytes() + report + work
     }
 }

@@ -1,0 +1,120 @@
+//! Catching up: a connection that falls off its feed reads what it lost in a replay, and comes back to the feed's end.
+//!
+//! Invariants, for a connection with [`LagPolicy::CatchUp`]:
+//! - Without a backlog, the connection has been written everything before the newest batch.
+//! - With one, its place is that before the next frame of the feed, whatever else waits. Without a place, it was lost with the
+//!   frames after it, and the loss is told.
+//! - A reply that stands after frames that are left out waits until the replay has delivered them.
+
+use std::collections::VecDeque;
+
+use super::backlog::Inserted;
+use super::{Outbox, ResumeLookup};
+use crate::event::Since;
+use crate::feed::conflate::LagPolicy;
+use crate::feed::fanout::Fanout;
+use crate::feed::feed::Feed;
+
+/// Replies of a connection that wait for events of its replay.
+#[derive(Debug, Default)]
+pub(crate) struct HeldReplies(VecDeque<Inserted>);
+
+impl HeldReplies {
+    /// Returns the memory of the replies, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let bytes: usize = self.0.iter().map(|inserted| inserted.bytes.len()).sum();
+        self.0.capacity() * size_of::<Inserted>() + bytes
+    }
+}
+
+impl Outbox {
+    /// Notes the place before the next frame, if the connection was caught up before this batch. Called before any of the batch is
+    /// written, or anything is queued.
+    pub(super) fn hold_place(&mut self, feed: Option<&Feed>, lookup: &impl ResumeLookup) {
+        if self.lag_policy != LagPolicy::CatchUp || self.backlog.is_some() {
+            return;
+        }
+        let Some(feed) = feed else { return };
+        let is_at_end = self.next == feed.next + feed.unsealed();
+        let place = if is_at_end { lookup.place() } else { lookup.place_before_batch() };
+        self.backlog(Some(feed)).place = place.cloned().map(Box::new);
+    }
+
+    /// Notes the place of a connection at its feed's end. Does nothing for one that has frames of the feed pending.
+    pub(crate) fn note_place(&mut self, fanout: &Fanout, lookup: &impl ResumeLookup) {
+        if self.lag_policy != LagPolicy::CatchUp {
+            return;
+        }
+        let Some(feed) = self.membership.map(|membership| fanout.feed(membership.feed())) else { return };
+        if self.next == feed.next + feed.unsealed() {
+            self.backlog(Some(feed)).place = lookup.place().cloned().map(Box::new);
+        }
+    }
+
+    /// Moves the place past frames of the feed.
+    pub(super) fn pass_frames(&mut self, feed: &Feed, first: u64, end: u64) {
+        let Some(place) = self.backlog.as_mut().and_then(|backlog| backlog.place.as_mut()) else { return };
+        // In one shard the last frame says it all.
+        let first = if place.sequences().len() == 1 { end.saturating_sub(1) } else { first };
+        for id in (first..end).filter_map(|index| feed.id_of(index)) {
+            place.advance_past(id);
+        }
+    }
+
+    /// Forgets the place: frames after it were lost.
+    pub(super) fn forget_place(&mut self) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.place = None;
+        }
+    }
+
+    /// Returns whether the connection has lost frames that it is to read in a replay.
+    pub(crate) fn is_behind(&self, fanout: &Fanout) -> bool {
+        let may_catch_up = self.lag_policy == LagPolicy::CatchUp && !self.replaying;
+        let feed = self.membership.filter(|_| may_catch_up).map(|membership| fanout.feed(membership.feed()));
+        feed.is_some_and(|feed| self.next < feed.base() && !feed.conflates())
+    }
+
+    /// Returns whether the connection is behind once its feed is sealed.
+    pub(crate) fn falls_behind(&self, fanout: &mut Fanout) -> bool {
+        if self.lag_policy != LagPolicy::CatchUp {
+            return false;
+        }
+        if let Some(membership) = self.membership {
+            fanout.seal(membership.feed());
+        }
+        self.is_behind(fanout)
+    }
+
+    /// Leaves out all frames of the feed that are pending, and holds new ones back until the replay is over that delivers them.
+    /// Returns the place to replay from, and the replies that stand after such frames.
+    pub(crate) fn begin_catch_up(
+        &mut self,
+        fanout: &mut Fanout,
+        lookup: &impl ResumeLookup,
+    ) -> (Option<Since>, HeldReplies) {
+        self.hold_place(self.membership.map(|membership| fanout.feed(membership.feed())), lookup);
+        let next = self.next;
+        let (mut since, mut held) = (None, HeldReplies::default());
+        if let Some(backlog) = &mut self.backlog {
+            held.0 = backlog.split_off(backlog.position_after(next));
+            if backlog.place.is_none() {
+                eprintln!("DBG none {backlog:?} {next}");
+            }
+            let place = backlog.place.take().map(|place| Since::Position(*place));
+            since = place.or(backlog.last.map(Since::Event));
+        }
+        self.skip_to_end(fanout);
+        self.note_place(fanout, lookup);
+        self.replaying = true;
+        (since, held)
+    }
+
+    /// Queues held replies after everything that waits.
+    pub(crate) fn send_held(&mut self, held: HeldReplies) {
+        let before = self.next;
+        for inserted in held.0 {
+            self.backlog(None).push(Inserted { before, ..inserted });
+        }
+    }
+}

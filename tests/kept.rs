@@ -257,6 +257,9 @@ fn a_subscription_is_over_when_all_its_runs_have_ended() {
         let told = |message: &Value| {
             let payload = &message["payload"];
             assert_eq!(message["type"], "end", "{message}");
+            // One of two runs is left.
+            let is_over = payload["value"] != "run-2";
+            assert_eq!(payload.get("over"), is_over.then_some(&json!(true)), "{message}");
             (
                 payload["subscription_id"].as_str().expect("a name").to_owned(),
                 payload["value"].as_str().expect("a run").to_owned(),

@@ -139,6 +139,10 @@ fn requests_are_answered_and_unknown_actions_named() {
     let answer = client.ask(&request("server_info"));
     assert_is_a_message(&answer, "response", &json!("q"));
     assert_eq!(answer["payload"]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(answer["payload"]["dedupe_seconds"], 120.0);
+    // Clients without a WebSocket ask by HTTP.
+    let over_http = support::http::get(server.addr, "/api/server_info");
+    assert_eq!((over_http.status, over_http.json()), (200, answer["payload"].clone()));
 
     let answer = client.ask(&request("unknown"));
     assert_is_a_message(&answer, "error", &json!("q"));

@@ -315,6 +315,8 @@ pub(crate) struct LogEnded<'a> {
     pub(crate) last_event_id: EventId,
     /// Whether the log was kept from its first event on.
     pub(crate) complete: bool,
+    /// Whether the subscription is over with it.
+    pub(crate) is_over: bool,
 }
 
 /// Reason for refusing a client.

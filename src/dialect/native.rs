@@ -651,14 +651,17 @@ impl WireProtocol for Native {
     }
 
     fn log_end(&self, end: &LogEnded<'_>, stamp: &Stamp) -> Option<Bytes> {
-        let LogEnded { subscription_id, by, value, last_event_id, complete } = end;
-        let payload = json!({
+        let LogEnded { subscription_id, by, value, last_event_id, complete, is_over } = end;
+        let mut payload = json!({
             "subscription_id": subscription_id,
             "by": by,
             "value": value,
             "last_event_id": last_event_id.to_string(),
             "complete": complete,
         });
+        if *is_over {
+            payload["over"] = true.into();
+        }
         Some(message("end", &payload.to_string(), &ReplyTag::None, stamp))
     }
 

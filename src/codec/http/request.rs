@@ -16,8 +16,6 @@ pub enum Method {
     Post,
     /// OPTIONS.
     Options,
-    /// DELETE.
-    Delete,
     /// Any other method. None of them is supported.
     Other,
 }

@@ -17,9 +17,8 @@ use super::{Denied, Fault};
 
 /// Names of the claims that a line may hold beside `id` and `hash`. Any other name is an error, because a misspelt claim must
 /// not widen a grant.
-const CLAIMS: [&str; 12] = [
-    "sub", "exp", "nbf", "streams", "types", "channels", "entities", "filter", "publish", "purge", "metrics",
-    "admin",
+const CLAIMS: [&str; 11] = [
+    "sub", "exp", "nbf", "streams", "types", "channels", "entities", "filter", "publish", "metrics", "admin",
 ];
 
 /// Prefix of a hash in the file.

@@ -609,7 +609,7 @@ impl Connection {
                 for end in told.ends {
                     let at = if told.is_late { cx.place(grant.as_deref()) } else { Some(end.at.clone()) };
                     let at = at.map(|at| at.to_string());
-                    Encoding::put_sse_log_end(&end.report(""), at.as_deref(), &mut out);
+                    Encoding::put_sse_log_end(&end.report("", false), at.as_deref(), &mut out);
                 }
                 if told.is_over {
                     self.close_with(out.into(), cx);

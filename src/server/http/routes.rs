@@ -1,7 +1,7 @@
 //! Routes of HTTP requests, and the responses that need no connection of their own.
 //!
 //! [`streams`] has the requests that become streams, [`events`] pages of the past, [`posts`] the requests that change something,
-//! [`purge`] lets kept logs go, [`query`] has the checks of queries.
+//! [`query`] the checks of queries.
 //!
 //! Always:
 //! - A response is complete and has its length, except a stream's head.
@@ -10,7 +10,6 @@
 
 mod events;
 mod posts;
-mod purge;
 mod query;
 mod streams;
 
@@ -27,7 +26,7 @@ use super::page;
 use super::refusal::FaultStatus;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
-use crate::dialect::{Dialect, Encoding, ErrorCode, HttpFault, Opening, shortened};
+use crate::dialect::{Dialect, Encoding, ErrorCode, HttpFault, Opening, native, shortened};
 use crate::event::{Timestamp, held_frame_bytes};
 use crate::metrics::Exposition;
 use crate::server::auth::{Denied, Grant, Shown};
@@ -37,6 +36,7 @@ use crate::server::limits::rates::address_key;
 use crate::server::origin;
 use crate::server::session::context::Context;
 use crate::server::session::presence_query;
+use crate::server::session::server_info::server_info;
 
 /// Effect of a request on its connection.
 #[derive(Debug)]
@@ -230,11 +230,6 @@ impl Route {
     const fn with_query(self, names: &'static [&'static str]) -> Self {
         Self { query: Some(names), ..self }
     }
-
-    /// Adds the method `DELETE` to a route with `GET`.
-    const fn and_delete(self) -> Self {
-        Self { methods: RouteMethods::GetDelete, ..self }
-    }
 }
 
 /// Methods of a route; `OPTIONS` is one of each.
@@ -242,8 +237,6 @@ impl Route {
 enum RouteMethods {
     /// `GET` and `HEAD`.
     Get,
-    /// `GET`, `HEAD` and `DELETE`.
-    GetDelete,
     Post,
 }
 
@@ -252,7 +245,6 @@ impl RouteMethods {
     const fn allowed(self) -> &'static str {
         match self {
             Self::Get => "GET, HEAD, OPTIONS",
-            Self::GetDelete => "GET, HEAD, DELETE, OPTIONS",
             Self::Post => "POST, OPTIONS",
         }
     }
@@ -260,7 +252,6 @@ impl RouteMethods {
     fn take(self, method: Method) -> bool {
         match self {
             Self::Get => matches!(method, Method::Get | Method::Head),
-            Self::GetDelete => matches!(method, Method::Get | Method::Head | Method::Delete),
             Self::Post => method == Method::Post,
         }
     }
@@ -310,17 +301,18 @@ const ROUTES: &[Route] = &[
     })
     .with_query(&[]),
     get("/api/explain", RouteRight::Admin, |answer, _| answer.explain()).with_query(&["event_id", "filter"]),
+    get("/api/server_info", RouteRight::Known, |answer, _| {
+        let info = server_info(native::PROTOCOL, answer.cx);
+        answer.json(200, &info)
+    })
+    .with_query(&[]),
     get("/api/subscriptions", RouteRight::Handler, |answer, _| answer.subscriptions())
         .with_query(&["client_id"]),
     get(PRESENCE, RouteRight::Handler, |answer, _| answer.presence(&answer.request.path[PRESENCE.len()..]))
         .with_query(&[]),
     get("/sse", RouteRight::Handler, |answer, _| answer.sse(Encoding::NativeSse)),
     get("/sse/events", RouteRight::Handler, |answer, _| answer.sse(Encoding::NativeSseUnnamed)),
-    get("/events", RouteRight::Handler, |answer, _| match answer.request.method {
-        Method::Delete => answer.purge(),
-        _ => answer.events(),
-    })
-    .and_delete(),
+    get("/events", RouteRight::Handler, |answer, _| answer.events()),
     get("/bridge", RouteRight::Known, |answer, _| {
         let routes = answer.cx.shared.bridge.list_routes();
         answer.json(200, &json!({ "routes": routes }))

@@ -8,7 +8,6 @@ use slab::Slab;
 
 use super::channels::Present;
 use super::end_watch::EndWatch;
-use super::purge_news::PurgeNews;
 use super::queues::{Queued, Queues};
 use super::replay::ClientReplay;
 use super::token::{Token, token_of};
@@ -112,8 +111,6 @@ pub(super) struct Clients<S> {
     pub(super) present: Present,
     /// Logs whose ends are reported to clients.
     pub(super) ends: EndWatch,
-    /// Purges that clients are told of.
-    pub(super) purges: PurgeNews,
 }
 
 impl<S> Default for Clients<S> {
@@ -129,7 +126,6 @@ impl<S> Default for Clients<S> {
             denied: Vec::new(),
             present: Present::default(),
             ends: EndWatch::default(),
-            purges: PurgeNews::default(),
         }
     }
 }

@@ -26,14 +26,15 @@ pub(crate) struct LogsEnded<'a> {
 }
 
 impl LogEnd {
-    /// Returns the report for a subscription, or for a stream with an empty id.
-    pub(crate) fn report<'a>(&'a self, subscription_id: &'a str) -> LogEnded<'a> {
+    /// Returns the report for a subscription, which may be over with it, or for a stream with an empty id.
+    pub(crate) fn report<'a>(&'a self, subscription_id: &'a str, is_over: bool) -> LogEnded<'a> {
         LogEnded {
             subscription_id,
             by: self.name.by.name(),
             value: &self.name.value,
             last_event_id: self.id,
             complete: self.complete,
+            is_over,
         }
     }
 }
@@ -74,7 +75,7 @@ impl Session {
                 }
                 let Some(is_over) = self.is_over(parts, &end.name, cx) else { continue };
                 let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: None };
-                if let Some(frame) = self.encoding.protocol().log_end(&end.report(&id), &stamp) {
+                if let Some(frame) = self.encoding.protocol().log_end(&end.report(&id, is_over), &stamp) {
                     cx.send(frame);
                 }
                 if is_over {

@@ -17,6 +17,7 @@ mod pending;
 pub(crate) mod presence_query;
 pub(crate) mod rights;
 pub(super) mod saved;
+pub(crate) mod server_info;
 mod subscription;
 mod unfinished;
 mod update;
@@ -44,6 +45,7 @@ use crate::dialect::{
 use crate::event::{EventId, Since};
 use crate::filter::Filter;
 use pending::{Narrowing, Unfinished};
+use server_info::server_info;
 use subscription::{ALL, SessionSubscription};
 use weight::Weight;
 
@@ -96,21 +98,6 @@ struct SentPlace {
 /// clock renews the place, so its bytes do not reveal whether others have published. It is renewed so that a quiet
 /// client does not resume from a place that the ring has dropped.
 const TOLD_TICKS: Tick = 100;
-
-/// Capabilities of this server that older ones lack, or that a client must not request from a server without them. A
-/// server that sends no list has none.
-const CAPABILITIES: [&str; 10] = [
-    "catch_up",
-    "filter",
-    "from_start",
-    "history_end",
-    "lean",
-    "own_past",
-    "publish_once",
-    "publish_unacked",
-    "refill",
-    "update",
-];
 
 /// Instructions for one byte of a message that is parsed for its type only.
 const GLANCE_INSTRUCTIONS: usize = 12;
@@ -538,17 +525,9 @@ impl Session {
     fn request(&self, action: &str, cx: &mut Context<'_>) -> Result<String, ClientError> {
         let answer = match action {
             "subscription_count" => json!({ "count": self.subscription_count() }),
-            "server_info" => json!({
-                "name": "fanwire",
-                "version": env!("CARGO_PKG_VERSION"),
-                "protocol": if self.encoding.is_lean() { lean::PROTOCOL } else { native::PROTOCOL },
-                "dialect": "native",
-                "capabilities": CAPABILITIES,
-                "epoch": cx.shared.bus.epoch().to_string(),
-                "max_message_bytes": cx.config.max_message_bytes,
-                "max_subscriptions": cx.config.max_subscriptions,
-                "heartbeat_seconds": cx.config.heartbeat.as_secs_f64(),
-            }),
+            "server_info" => {
+                server_info(if self.encoding.is_lean() { lean::PROTOCOL } else { native::PROTOCOL }, cx)
+            }
             other => {
                 let text = format!("Unknown action: {}", shortened(other));
                 return Err(ClientError::new(ErrorCode::UnknownAction, text));

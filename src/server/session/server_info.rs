@@ -1,0 +1,37 @@
+//! The answer of `server_info`: what clients have to know of a server before they ask it for something.
+
+use serde_json::{Value, json};
+
+use super::context::Context;
+
+/// Abilities of this server that older ones lack, or that a client must not request from a server without them. A
+/// server that sends no list has none.
+const CAPABILITIES: [&str; 11] = [
+    "catch_up",
+    "filter",
+    "from_start",
+    "history_end",
+    "lean",
+    "own_past",
+    "pages",
+    "publish_once",
+    "publish_unacked",
+    "refill",
+    "update",
+];
+
+/// Returns the properties of the server for a client that speaks this protocol.
+pub(crate) fn server_info(protocol: &str, cx: &Context<'_>) -> Value {
+    json!({
+        "name": "fanwire",
+        "version": env!("CARGO_PKG_VERSION"),
+        "protocol": protocol,
+        "dialect": "native",
+        "capabilities": CAPABILITIES,
+        "epoch": cx.shared.bus.epoch().to_string(),
+        "max_message_bytes": cx.config.max_message_bytes,
+        "max_subscriptions": cx.config.max_subscriptions,
+        "heartbeat_seconds": cx.config.heartbeat.as_secs_f64(),
+        "dedupe_seconds": cx.config.dedupe.window.as_secs_f64(),
+    })
+}

@@ -1,5 +1,5 @@
 // The client: subscriptions and waiting jobs, over links that come and go.
-import { STABLE, closed, type Host, type Job, type Link, type Loss } from './link.js';
+import { STABLE, closed, uncertain, type Host, type Job, type Link, type Loss } from './link.js';
 import { dial, socketLink } from './socket.js';
 import { Subscription } from './subscription.js';
 import {
@@ -16,11 +16,11 @@ import {
   type SubscribeOptions,
 } from './types.js';
 
-/** Returns whether an item is a gap, not an event. */
-export const isGap = (item: FanwireEvent | Gap): item is Gap => item.event_type === undefined;
-
 /** Longest delay of a timer: with a longer one it fires at once. */
 const LONGEST = 2 ** 31 - 1;
+
+/** Returns whether an item is a gap, not an event. */
+export const isGap = (item: FanwireEvent | Gap): item is Gap => item.event_type === undefined;
 
 export class Fanwire<M extends EventMap = EventMap> {
   #base: URL;
@@ -43,10 +43,11 @@ export class Fanwire<M extends EventMap = EventMap> {
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** Whether the server gave this client a time to come back. */
   #slot = false;
-  /** Ends the check for WebSockets, which runs while the fallback serves. */
-  #unprobe: (() => void) | undefined;
   #ended = new AbortController();
-  #renewal: ReturnType<typeof setTimeout> | undefined;
+  /** Loaded if a function gives the tokens. */
+  #tokens: typeof import('./token.js') | undefined;
+  /** Ends the renewal of the token. */
+  #unrenew: (() => void) | undefined;
   #number = 0;
 
   /** Creates a client of the server at a URL (`https://events.example.com/`). Opens nothing before there is something to do. */
@@ -149,8 +150,9 @@ export class Fanwire<M extends EventMap = EventMap> {
   }
 
   /**
-   * Publishes an event and returns its id. While offline it waits. Fails with `queue_full` if too many wait,
-   * and with `uncertain` if the connection broke before the answer: the event may have been published or not.
+   * Publishes an event and returns its id. While offline it waits. If the connection breaks before the answer, it is sent
+   * again under the same name, so that it is published once. Fails with `queue_full` if too many wait, and with `uncertain` if
+   * it may have been published or not: the server knows no names or has forgotten this one, or the client was closed meanwhile.
    *
    * With `ack: false` it returns nothing, once the event is handed to the socket: the server answers only an
    * error, which goes to `onError`, and an event that is lost with the connection is not reported.
@@ -175,7 +177,6 @@ export class Fanwire<M extends EventMap = EventMap> {
         settle(value);
       };
       const job: Job = { type, payload, ack, resolve: done(resolve), reject: done(reject) };
-      const { queue = 1_000 } = this.#options;
       const abort = () => {
         const at = this.#outbox.indexOf(job);
         if (at >= 0) this.#outbox.splice(at, 1);
@@ -185,6 +186,7 @@ export class Fanwire<M extends EventMap = EventMap> {
       if (signal?.aborted) return abort();
       signal?.addEventListener('abort', abort);
       if (this.#open) return this.#link!.send(job);
+      const { queue = 1_000 } = this.#options;
       if (this.#outbox.length >= queue) return job.reject(new FanwireError('queue_full', `${queue} wait`));
       this.#outbox.push(job);
       this.#start();
@@ -222,6 +224,11 @@ export class Fanwire<M extends EventMap = EventMap> {
     if (this.#status === 'idle') this.connect();
   }
 
+  /** @internal For verbs of other entries. */
+  get parts() {
+    return [this.#base, this.#options, () => this.#token()] as const;
+  }
+
   /** Opens the connection now, also out of a wait. */
   connect(): void {
     if (this.#status !== 'idle' && this.#status !== 'waiting') return;
@@ -240,73 +247,31 @@ export class Fanwire<M extends EventMap = EventMap> {
     if (this.#status === 'waiting' && !this.#slot) this.connect();
   };
 
-  /** Returns a token, or the reason why there is none. A function that does not answer in time gives none. */
+  /** Returns a token, or the reason why there is none. */
   async #token(): Promise<string | undefined> {
     const { token, heartbeat: { timeout = 10_000 } = {} } = this.#options;
     if (typeof token !== 'function') return token;
-    const { signal } = this.#ended;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    let end!: () => void;
-    try {
-      const late = new Promise<never>((_, reject) => {
-        end = () => reject(new Error(`none within ${timeout} ms`));
-        timer = setTimeout(end, timeout);
-        signal.addEventListener('abort', end);
-      });
-      return await Promise.race([token(), late]);
-    } catch (cause) {
-      throw new FanwireError('token', 'no token', cause);
-    } finally {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', end);
-    }
+    this.#tokens = await import('./token.js');
+    return this.#tokens.ask(token, timeout, this.#ended.signal);
   }
 
   async #dial(): Promise<void> {
-    const { WebSocket = globalThis.WebSocket, transports = ['ws', 'sse'], path = 'ws' } = this.#options;
+    const { WebSocket = globalThis.WebSocket, transports = ['ws', 'sse'] } = this.#options;
     const usable = transports.filter((kind) => kind !== 'ws' || WebSocket);
     const kind = usable[this.#transport % usable.length];
-    if (!kind) return this.#end(new FanwireError('no_transport', 'no WebSocket'));
+    if (!kind) return this.#end(new FanwireError('no_transport', 'none'));
     this.#proven = false;
     try {
       const token = await this.#token();
       // The fallback is loaded only when it is needed.
       const stream = kind === 'sse' && (await import('./stream.js'));
       if (this.#status !== 'connecting') return;
-      this.#link = stream ? stream.streamLink(this.#host(), this.#base, token) : socketLink(this.#host(), new URL(path, this.#base), token);
-      this.#renew(token);
-      if (stream && usable.includes('ws')) this.#probeSocket();
+      const host = this.#host();
+      this.#link = stream ? stream.streamLink(host, this.#base, token) : socketLink(host, token);
+      this.#unrenew = this.#tokens?.renew(token, this.#link, host, () => this.#token());
     } catch (cause) {
       this.#lost({ error: cause instanceof FanwireError ? cause : new FanwireError('no_transport', `${cause}`, cause) });
     }
-  }
-
-  /** One failure, of a slow server for example, proves little about a network. WebSockets are tried again, at growing intervals. */
-  #probeSocket(wait = 10 * (this.#options.backoff?.base ?? 500)): void {
-    const { path = 'ws', backoff: { max = 30_000 } = {} } = this.#options;
-    const timer = setTimeout(() => {
-      const socket = dial(this.#options, new URL(path, this.#base));
-      const fail = () => {
-        this.#unprobe!();
-        this.#probeSocket(Math.min(2 * wait, 10 * max));
-      };
-      const late = setTimeout(fail, this.#options.heartbeat?.timeout ?? 10_000);
-      this.#unprobe = () => {
-        clearTimeout(late);
-        socket.onopen = socket.onclose = null;
-        socket.close(1000);
-      };
-      socket.onerror = () => {};
-      socket.onclose = fail;
-      socket.onopen = () => {
-        this.#link!.close();
-        this.#unlink();
-        this.#transport = 0;
-        this.#set('waiting');
-        this.connect();
-      };
-    }, wait * (0.5 + Math.random()));
-    this.#unprobe = () => clearTimeout(timer);
   }
 
   #host(): Host {
@@ -321,7 +286,7 @@ export class Fanwire<M extends EventMap = EventMap> {
         this.#open = true;
         this.#since = performance.now();
         // Waiting jobs go before the publishes of a listener.
-        for (const job of this.#outbox.splice(0)) this.#link?.send(job);
+        this.#flush();
         this.#set('open');
       },
       proven: () => (this.#proven = true),
@@ -332,37 +297,25 @@ export class Fanwire<M extends EventMap = EventMap> {
         this.#tell('gap', gap);
         for (const one of of ? [of] : all()) if (one.active) one.tell(gap);
       },
-      again: (job) => this.#outbox.push(job),
+      again: (job) => {
+        this.#outbox.push(job);
+        // Not to the link that is ending.
+        queueMicrotask(() => this.#open && this.#flush());
+      },
+      dial: () => dial(this.#options, this.#base),
+      through: () => {
+        this.#unlink();
+        this.#transport = 0;
+        this.#set('waiting');
+        this.connect();
+      },
       failed: (error) => this.#tell('error', error),
       lost: (loss) => this.#lost(loss),
     };
   }
 
-  /** Replaces a token while the connection lives: some seconds before its end, or at half its life. */
-  #renew(token: string | undefined): void {
-    clearTimeout(this.#renewal);
-    if (typeof this.#options.token !== 'function' || !token) return;
-    let left = 0;
-    try {
-      const [, claims] = token.split('.');
-      left = JSON.parse(atob(claims!.replace(/-/g, '+').replace(/_/g, '/'))).exp * 1000 - Date.now();
-    } catch {
-      // Not a JWT: its end is unknown.
-    }
-    // A longer timer would fire at once.
-    if (!(left > 0 && left <= LONGEST)) return;
-    const renew = async () => {
-      try {
-        const next = (await this.#token())!;
-        if (!this.#link) return;
-        if (this.#link.refresh(next)) return this.#renew(next);
-        this.#link.close();
-        this.#lost({});
-      } catch (error) {
-        if (this.#status !== 'closed') this.#tell('error', error);
-      }
-    };
-    this.#renewal = setTimeout(renew, Math.max(left / 2, left - 30_000));
+  #flush(): void {
+    for (const job of this.#outbox.splice(0)) this.#link?.send(job);
   }
 
   #lost({ error, delay, exact }: Loss): void {
@@ -394,9 +347,7 @@ export class Fanwire<M extends EventMap = EventMap> {
   #unlink(): void {
     this.#link = undefined;
     this.#open = false;
-    clearTimeout(this.#renewal);
-    this.#unprobe?.();
-    this.#unprobe = undefined;
+    this.#unrenew?.();
     for (const one of this.#subscriptions.values()) one.active = one.recalls = false;
   }
 
@@ -410,7 +361,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     this.#ended.abort();
     for (const child of this.#children) child.close();
     for (const one of [...this.#subscriptions.values()]) one.end(error);
-    for (const job of this.#outbox.splice(0)) job.reject(error ?? closed());
+    for (const job of this.#outbox.splice(0)) job.reject(job.until ? uncertain(error) : (error ?? closed()));
   }
 
   #set(status: Status): void {

@@ -1,6 +1,6 @@
 // The interface between a client and its connection. A link lives once: after `lost` it reports nothing.
 import type { Subscription } from './subscription.js';
-import { FanwireError, type FanwireEvent, type Gap, type Options } from './types.js';
+import { FanwireError, type FanwireEvent, type Gap, type NewEvent, type Options, type SocketLike } from './types.js';
 
 type Any = Subscription<any, any>;
 
@@ -12,6 +12,8 @@ export interface Job {
   of?: Any;
   /** False if only an error is to be answered. */
   ack?: boolean | undefined;
+  /** Set once it was sent with an id by which the server recognizes it: until then it may be sent again. */
+  until?: number;
   resolve(payload: any): void;
   reject(error: FanwireError): void;
 }
@@ -39,13 +41,37 @@ export interface Host {
   apart(one: Any): void;
   /** Whether the client has ended. */
   readonly ended: AbortSignal;
-  /** A job for the next link. */
+  /** A job for the next link, or for the present one if there is one. */
   again(job: Job): void;
+  /** Opens a WebSocket without a message. */
+  dial(): SocketLike;
+  /** A WebSocket gets through: the fallback is closed. */
+  through(): void;
   failed(error: FanwireError): void;
   lost(loss: Loss): void;
 }
 
 export const closed = () => new FanwireError('closed', 'client closed');
+
+export const uncertain = (cause?: unknown) => new FanwireError('uncertain', 'no answer', cause);
+
+/**
+ * Gives a publish a name, if the server knows names, so that it may be sent again. Returns whether it may be sent now: not if it was
+ * sent so long ago that the server may have forgotten it.
+ */
+export function named(job: Job, { capabilities, dedupe_seconds = 120 }: ServerInfo): boolean {
+  if (!capabilities?.includes('publish_once')) return !job.until;
+  const { dedupe_id = `${[0, 0, 0].map(Math.random)}` } = job.payload as NewEvent;
+  job.payload = { ...job.payload, dedupe_id };
+  // The server counts from its answer. Half of that time leaves room for a slow network.
+  return performance.now() <= (job.until ??= performance.now() + dedupe_seconds * 500);
+}
+
+/** The part of `server_info` that the client reads. */
+export interface ServerInfo {
+  capabilities?: readonly string[];
+  dedupe_seconds?: number;
+}
 
 /** Life after which a link counts as good, and the next waits start short again. */
 export const STABLE = 5_000;

@@ -1,6 +1,7 @@
-// React: `useFanwire` for a Fanwire server, `useWebSocket` for any socket with JSON messages.
+// React: `useFanwire` and `useRun` for a Fanwire server, `useWebSocket` for any socket with JSON messages.
 import { useCallback, useEffect, useRef, useState } from 'react';
 import { Fanwire, isGap } from './client.js';
+import { run, type RunEnd, type RunOptions } from './runs.js';
 import type { EventMap, EventOf, FanwireEvent, Filter, Gap, Matching, NewEvent, Options, SocketLike, Status, SubscribeOptions } from './types.js';
 
 /** Clients that components share, by URL. The last component to leave closes the client. */
@@ -101,6 +102,95 @@ export function useFanwire<M extends EventMap = EventMap, P extends string = str
     return client.current ? client.current.publish(event) : Promise.reject(new Error('the component is not mounted'));
   }, []);
   return { ...state, last: state.events.at(-1) ?? null, status, error, publish };
+}
+
+export interface UseRunOptions extends Options, Omit<RunOptions, 'signal'> {
+  /** The text that an event adds. Default: its `payload.delta`, if that is a text. */
+  text?: (event: FanwireEvent) => string | undefined;
+  /** Number of newest events to keep. Default: all. */
+  limit?: number;
+}
+
+export interface UseRun<M extends EventMap> {
+  /** The events so far, oldest first. */
+  events: readonly EventOf<M>[];
+  /** The texts of the events, put together. */
+  text: string;
+  /** Parts of the run that are lost. */
+  gaps: readonly Gap[];
+  /** The end of the run; null until then. */
+  ended: RunEnd | null;
+  /** The state of the connection. */
+  status: Status;
+  /** Error that ended it. */
+  error: Error | null;
+}
+
+const deltaOf = ({ payload }: FanwireEvent): string | undefined => {
+  const delta = (payload as { delta?: unknown } | null)?.delta;
+  return typeof delta === 'string' ? delta : undefined;
+};
+
+/**
+ * Follows a run from its first event to its end, also after a reload of the page; renders at most once a frame. Shares connections as
+ * `useFanwire` does. Without a stream (null) it waits for one.
+ */
+export function useRun<M extends EventMap = EventMap>(source: string | Fanwire<M>, stream: string | null, options: UseRunOptions = {}): UseRun<M> {
+  type Shown = Pick<UseRun<M>, 'events' | 'text' | 'gaps' | 'ended' | 'error'>;
+  const empty: Shown = { events: [], text: '', gaps: [], ended: null, error: null };
+  const [state, setState] = useState(empty);
+  const [status, setStatus] = useState<Status>('idle');
+  const { text = deltaOf, limit = Infinity, event_types, sources, correlation_ids, execution_ids, entities, channels, absent, buffer, ...connection } = options;
+  const wanted = JSON.stringify({ event_types, sources, correlation_ids, execution_ids, entities, channels, absent, buffer });
+  const textOf = useRef(text);
+  textOf.current = text;
+
+  useEffect(() => {
+    setState(empty);
+    if (stream === null) return setStatus('idle');
+    const { client, giveBack } = borrow(source, connection);
+    const off = client.onStatus(setStatus);
+    setStatus(client.status);
+    const own = run<M>(client, stream, JSON.parse(wanted));
+    let fresh: (EventOf<M> | Gap)[] = [];
+    let last: Partial<Shown> = {};
+    let frame: (() => void) | undefined;
+    let isGone = false;
+    const show = () => {
+      frame = undefined;
+      const [events, gaps] = [fresh.filter((item): item is EventOf<M> => !isGap(item as FanwireEvent | Gap)), fresh.filter((item): item is Gap => isGap(item as FanwireEvent | Gap))];
+      fresh = [];
+      const more = events.map((event) => textOf.current(event as FanwireEvent) ?? '').join('');
+      setState((old) => ({
+        ...old,
+        events: events.length ? [...old.events, ...events].slice(-limit) : old.events,
+        gaps: gaps.length ? [...old.gaps, ...gaps].slice(-100) : old.gaps,
+        text: old.text + more,
+        ...last,
+      }));
+    };
+    const plan = () => isGone || (frame ??= nextFrame(show));
+    void (async () => {
+      try {
+        for await (const item of own) {
+          fresh.push(item);
+          plan();
+        }
+        last = { ended: own.end ?? null };
+      } catch (cause) {
+        last = { error: cause as Error };
+      }
+      plan();
+    })();
+    return () => {
+      isGone = true;
+      frame?.();
+      off();
+      own.close();
+      giveBack();
+    };
+  }, [source, stream, wanted, limit]);
+  return { ...state, status };
 }
 
 /** Runs a function once per frame. A hidden page has no frames, so a timer runs too. Returns a function that cancels. */

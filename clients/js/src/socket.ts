@@ -1,20 +1,21 @@
 // The native protocol over one WebSocket: all subscriptions, publishes and requests.
-import { refillable, type Host, type Job, type Link } from './link.js';
+import { named, refillable, uncertain, type Host, type Job, type Link, type ServerInfo } from './link.js';
 import { distance, sequence } from './position.js';
 import type { Subscription } from './subscription.js';
-import { FanwireError, type FanwireEvent, type Gap, type Options, type Past, type SocketLike } from './types.js';
+import { FanwireError, type FanwireEvent, type Gap, type LogEnd, type Options, type Past, type SocketLike } from './types.js';
 
 type Any = Subscription<any, any>;
 type Answer = (payload: any, error?: FanwireError) => void;
+type Ended = LogEnd & { subscription_id: string };
 
 /** Opens a WebSocket without a message. */
-export function dial({ WebSocket = globalThis.WebSocket, lean }: Options, url: URL): SocketLike {
-  const address = new URL(url);
+export function dial({ WebSocket = globalThis.WebSocket, lean, path = 'ws' }: Options, base: URL): SocketLike {
+  const address = new URL(path, base);
   address.protocol = address.protocol.replace('http', 'ws');
   return new WebSocket(address.href, lean ? ['fanwire.v1.lean', 'fanwire.v1'] : ['fanwire.v1']);
 }
 
-export function socketLink(host: Host, url: URL, token: string | undefined): Link {
+export function socketLink(host: Host, token: string | undefined): Link {
   const { heartbeat: { interval = 25_000, timeout = 10_000 } = {} } = host.options;
   const answers = new Map<string, Answer>();
   let number = 0;
@@ -22,10 +23,12 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   let merging: (FanwireEvent | Gap)[] | undefined;
   /** Position at which the newest subscription began. */
   let began: string | undefined;
-  /** Capabilities of the server that older ones lack, once it has named them. */
-  let abilities: readonly string[] | undefined;
-  /** Subscriptions that need one of them. */
-  let held: Any[] = [];
+  /** Ends of kept streams that came meanwhile. */
+  const ends: Ended[] = [];
+  /** The server's description of itself, once it has come, with its capabilities that older ones lack. */
+  let info: ServerInfo | undefined;
+  /** Work that waits for it: subscriptions that need a capability, and publishes, which depend on one. */
+  const held: (() => void)[] = [];
   /** The subscription with a past under way. Until the end of that past, no event is for others. */
   let recalling: Any | undefined;
   /** Position up to which everything has come. */
@@ -40,6 +43,10 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   let over = false;
   let timer: ReturnType<typeof setTimeout>;
 
+  const proceed = () => held.splice(0).forEach((go) => go());
+
+  const can = (ability: string) => info?.capabilities?.includes(ability);
+
   const ask = (type: string, payload: object, answer?: Answer, ack?: boolean): void => {
     const message_id = `${(number += 1)}`;
     if (answer) answers.set(message_id, answer);
@@ -52,10 +59,13 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
       const merged = merging;
       merging = undefined;
       inOrder(merged ?? []).forEach((item) => pass(item));
+      ends.splice(0).forEach(ended);
       reach(pong.last_event_id);
     });
 
   const active = () => host.subscriptions().filter((one) => one.active);
+
+  const find = (name: string) => host.subscriptions().find(({ id }) => id === name);
 
   const reach = (place?: string) => {
     if (deaf || !place) return;
@@ -63,28 +73,27 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     active().forEach((one) => one.reach(place));
   };
 
-  const subscribe = (one: Any, resume?: string): void => {
-    const { since, history, snapshot, ...rest } = one.wire;
-    const past = resume ? { since: resume } : { since, history, snapshot };
+  const subscribe = (one: Any, resume?: string, alone?: boolean): void => {
+    const { since, history, snapshot, from, absent, ...rest } = one.wire;
+    const past = resume ? { since: resume } : { since, history, snapshot, from, absent };
     const hasPast = Object.values(past).some(Boolean);
     // Beside other subscriptions it needs its own past: on one connection an event comes only once.
-    const isOwn = !resume && hasPast && host.subscriptions().length > 1;
-    if (isOwn || one.filter.filter) {
-      if (!abilities) return void held.push(one);
-      if (one.filter.filter && !abilities.includes('filter')) {
-        return one.end(new FanwireError('unsupported', 'server takes no filter texts'));
-      }
-      if (isOwn && !['own_past', 'history_end'].every((ability) => abilities!.includes(ability))) return host.apart(one);
+    const isOwn = alone || (!resume && hasPast && host.subscriptions().length > 1);
+    const needs = [one.filter.filter && 'filter', past.from && 'from_start'].filter(Boolean);
+    if (isOwn || needs[0]) {
+      if (!info) return void held.push(() => add(one));
+      const lacks = needs.find((need) => !can(need!));
+      if (lacks) return one.end(new FanwireError('unsupported', `unsupported: ${lacks}`));
+      if (isOwn && !(can('own_past') && can('history_end'))) return host.apart(one);
     }
-    const own = isOwn ? { own_past: true } : {};
-    ask('subscribe', { subscription_id: one.id, ...one.filter, ...one.kept, ...rest, ...past, ...own }, (ack, error) => {
+    ask('subscribe', { subscription_id: one.id, ...one.filter, ...one.kept, ...rest, ...past, ...(isOwn && { own_past: true }) }, (ack, error) => {
       if (error) {
         if (!over) one.end(error);
         return;
       }
       began = ack.last_event_id;
       one.taken();
-      if (!abilities?.includes('history_end') || !hasPast) one.passed();
+      if (!can('history_end') || !hasPast) one.passed();
       // The past comes first.
       if (isOwn) recalling = one;
       else if (!hasPast) {
@@ -94,21 +103,31 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     });
   };
 
+  /** Handles the end of a kept stream. A refill brings nothing to a subscription that is over, so that reads its past again. */
+  const ended = (end: Ended): void => {
+    const one = find(end.subscription_id);
+    if (!one) return;
+    one.ended = end;
+    if (!end.over) return;
+    if (!deaf) return one.end();
+    one.active = false;
+    subscribe(one, one.position, true);
+  };
+
   /** A past is over. Live events come next. */
   const passed = ({ subscription_id, ...past }: Past & { subscription_id: string }): void => {
-    const one = host.subscriptions().find(({ id }) => id === subscription_id);
     if (recalling?.id === subscription_id) {
+      recalling.recalls = false;
+      recalling.reach(began);
       recalling = undefined;
-      if (one) one.recalls = false;
-      one?.reach(began);
     }
-    one?.passed(past);
+    find(subscription_id)?.passed(past);
   };
 
   /** Asks for the content of a gap, if it is available and was not asked for in vain. */
   const refill = (gap: Gap): boolean => {
     const since = reached ?? gap.from;
-    if (!abilities?.includes('refill') || !since || since === refilled || !refillable(host, active(), gap)) return false;
+    if (!can('refill') || !since || since === refilled || !refillable(host, active(), gap)) return false;
     refilled = since;
     deaf = true;
     ask('refill', { since }, (_, error) => {
@@ -122,22 +141,23 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     const start = (): void => {
       const all = host.subscriptions();
       // After another transport they may have different positions. Resume from the first of them.
-      let first: string | undefined;
-      for (const { fresh, position } of all) {
-        if (!fresh && position && (!first || distance(position, first)! < 0)) first = position;
-      }
-      if (first && all[1]) merging = [];
-      for (const one of all) subscribe(one, one.fresh ? undefined : distance(first, one.position) === undefined ? one.position : first);
+      const resumed = all.filter(({ fresh, position }) => !fresh && position);
+      const first = resumed.reduce((a, { position: b }) => (distance(b, a)! < 0 ? b : a), resumed[0]?.position);
+      if (resumed[1]) merging = [];
+      for (const one of resumed) subscribe(one, distance(first, one.position) === undefined ? one.position : first);
+      // Pasts of their own come after what is merged.
+      if (merging) ping();
+      for (const one of all) if (!resumed.includes(one)) subscribe(one);
       ping();
       host.opened();
     };
     // All resume together. A text resumes only if this server, too, takes it.
     const waits = host.subscriptions().some(({ fresh, filter }) => !fresh && filter.filter);
-    ask('request', { action: 'server_info' }, (info) => {
+    ask('request', { action: 'server_info' }, (answer) => {
       if (over) return;
-      abilities = info?.capabilities ?? [];
+      info = answer ?? {};
       if (waits) start();
-      for (const one of held.splice(0)) add(one);
+      proceed();
     });
     if (!waits) start();
   };
@@ -170,7 +190,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   };
 
   const add = (one: Any): void => {
-    if (one.isOver) return;
+    if (over || one.isOver) return;
     subscribe(one);
     // The past that it asked for comes before the pong.
     if (one.wire.history || one.wire.snapshot) ping();
@@ -184,7 +204,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     try {
       message = JSON.parse(`${data}`);
     } catch (cause) {
-      return host.failed(new FanwireError('protocol', 'no message', cause));
+      return host.failed(new FanwireError('protocol', 'no JSON', cause));
     }
     const { position, ...event } = message;
     // A lean event has no message around it.
@@ -195,6 +215,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
       else pass(payload, position);
     } else if (type === 'reconnect') slot = payload.delay_ms;
     else if (type === 'history_end') passed(payload);
+    else if (type === 'end') merging ? ends.push(payload) : ended(payload);
     else {
       const error = type === 'error' ? new FanwireError(payload.code, payload.error) : undefined;
       const answer = answers.get(correlation_id);
@@ -219,8 +240,9 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     over = true;
     clearTimeout(timer);
     socket.close(1000);
-    for (const answer of answers.values()) answer(0, new FanwireError('uncertain', 'disconnected'));
+    for (const answer of answers.values()) answer(0, uncertain());
     answers.clear();
+    proceed();
   };
 
   const end = (error: FanwireError, delay?: number): void => {
@@ -229,7 +251,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     host.lost({ error, delay: slot ?? delay, exact: slot !== undefined });
   };
 
-  const socket = dial(host.options, url);
+  const socket = host.dial();
   socket.onopen = () => (token === undefined ? begin() : login(token, begin));
   socket.onmessage = ({ data }) => take(data);
   socket.onerror = () => {};
@@ -241,30 +263,36 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   };
   watch(timeout, 0);
 
+  const send = (job: Job): void => {
+    if (job.ack === false) {
+      // An error goes to the host, as it has no receiver here. An older server answers always, which is ignored.
+      ask(job.type, job.payload, undefined, can('publish_unacked') ? false : undefined);
+      return job.resolve({});
+    }
+    if (over) return host.again(job);
+    if (job.type === 'publish') {
+      if (!info) return void held.push(() => send(job));
+      if (!named(job, info)) return job.reject(uncertain());
+    }
+    ask(job.type, job.payload, (payload, error) => {
+      // The past of what was added comes next.
+      if (job.of && payload.history) {
+        (recalling = job.of).recalls = true;
+        began = payload.last_event_id;
+      }
+      if (!error) job.resolve(payload);
+      // Asking again is harmless. Publishing again would make a second event, if the server does not know the first one's name.
+      else if (over && (job.type === 'request' || job.until)) host.again(job);
+      else job.reject(error);
+    });
+  };
+
   return {
     add,
     remove(one) {
-      held = held.filter((other) => other !== one);
       if (socket.readyState === 1) ask('unsubscribe', { subscription_id: one.id }, () => {});
     },
-    send(job: Job) {
-      if (job.ack === false) {
-        // An error goes to the host, as it has no receiver here. An older server answers always, which is ignored.
-        ask(job.type, job.payload, undefined, abilities?.includes('publish_unacked') ? false : undefined);
-        return job.resolve({});
-      }
-      ask(job.type, job.payload, (payload, error) => {
-        // The past of what was added comes next.
-        if (job.of && payload.history) {
-          (recalling = job.of).recalls = true;
-          began = payload.last_event_id;
-        }
-        if (!error) job.resolve(payload);
-        // Asking again is harmless. Publishing again would make a second event.
-        else if (over && job.type === 'request') host.again(job);
-        else job.reject(error);
-      });
-    },
+    send,
     refresh: (token) => (login(token), true),
     close,
   };

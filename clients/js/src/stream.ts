@@ -1,18 +1,11 @@
 // The fallback: a `/sse` stream for each subscription, and `POST /publish`.
-import { fields, pairs, values } from './filter.js';
-import { STABLE, refillable, type Host, type Link, type Loss } from './link.js';
+import { STABLE, closed, named, refillable, uncertain, type Host, type Job, type Link, type Loss, type ServerInfo } from './link.js';
+import { query } from './query.js';
 import { parser } from './sse.js';
 import type { Subscription } from './subscription.js';
 import { FanwireError, type Filter, type Gap } from './types.js';
 
 type Any = Subscription<any, any>;
-
-/** Writes the query of `/sse` that asks for the same events. */
-function query(filter: Filter, into: URLSearchParams): void {
-  for (const [name, field] of Object.entries(fields)) for (const value of values(filter, field)) into.append(name, value);
-  for (const pair of pairs(filter)) into.append('entity', pair.join(':'));
-  if (filter.filter) into.set('filter', filter.filter);
-}
 
 export function streamLink(host: Host, base: URL, token: string | undefined): Link {
   const { heartbeat: { interval = 25_000, timeout = 10_000 } = {}, fetch = globalThis.fetch } = host.options;
@@ -50,9 +43,9 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
   /** Reads a stream to its end. The result has further details. */
   const read = async (one: Any, abort: AbortController): Promise<Loss | void> => {
     const url = new URL('sse', base);
-    const { since, ...rest } = one.wire;
+    const { since, absent, ...rest } = one.wire;
     query({ ...one.filter, ...one.kept }, url.searchParams);
-    for (const [name, value] of Object.entries({ ...rest, last_event_id: one.position ?? since })) {
+    for (const [name, value] of Object.entries({ ...rest, absent: absent && one.fresh && '204', last_event_id: one.position ?? since })) {
       if (value) url.searchParams.set(name, `${value}`);
     }
     // The server's heartbeat is a comment each 30 s, by default.
@@ -69,14 +62,20 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
         return { error, delay: /^\d+$/.test(after) ? +after * 1000 : Date.parse(after) - Date.now() };
       }
       // The server will never have more for this subscription (HTML, 9.2.3).
-      if (answer.status === 204) return one.end();
+      if (answer.status === 204) {
+        if (absent && one.fresh) return one.end(new FanwireError('no_such_log', 'nothing is kept there'));
+        // The end itself was lost with the connection.
+        one.ended ??= { by: '', value: '', last_event_id: one.position ?? since ?? '', complete: true };
+        return one.end();
+      }
       // A login page or a proxy's own answer, for example.
       const kind = `${answer.headers.get('content-type')}`;
       if (!/^text\/event-stream\b/i.test(kind)) return { error: new FanwireError('protocol', `not an event stream: ${kind}`) };
       one.taken();
-      if (!(one.wire.since ?? one.wire.history ?? one.wire.snapshot)) one.passed();
+      if (!(one.wire.since ?? one.wire.history ?? one.wire.snapshot ?? one.wire.from)) one.passed();
       opened();
       let end: Loss | undefined;
+      let isOver = false;
       const feed = parser(({ event, data, id, retry: wait = '', '': comment = '' }) => {
         // It has ended for a refill.
         if (abort.signal.aborted) return;
@@ -89,8 +88,12 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
         } catch (cause) {
           host.failed(new FanwireError('protocol', 'no event', cause));
         }
+        isOver = false;
         if (item.event_type !== undefined) host.event(item, one);
-        else if (event === 'gap') {
+        else if (event === 'end') {
+          one.ended = item;
+          isOver = namesOne(one);
+        } else if (event === 'gap') {
           if (refill(one, item)) return;
           host.gap(item, one);
           id = item.to;
@@ -104,7 +107,14 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
       const decoder = new TextDecoder();
       const reader = answer.body!.getReader();
       for (;;) {
-        const { value, done } = await reader.read();
+        // In Node a read of an aborted stream may never settle.
+        const { value, done } = await new Promise<ReadableStreamReadResult<Uint8Array>>((resolve, reject) => {
+          abort.signal.onabort = () => reject(abort.signal.reason);
+          if (abort.signal.aborted) throw abort.signal.reason;
+          reader.read().then(resolve, reject);
+        });
+        // A stream ends after the end of all that its filter names.
+        if (done && isOver) return one.end();
         if (done || over) return end;
         if (refills.has(one) && performance.now() - began > STABLE) refills.delete(one);
         clearTimeout(timer);
@@ -135,10 +145,86 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
       });
   };
 
+  /** Publishes that wait for their next attempt. */
+  const waits = new Map<Job, ReturnType<typeof setTimeout>>();
+  let unprobe: (() => void) | undefined;
+
   const close = (): void => {
     over = true;
+    unprobe?.();
+    for (const [job, timer] of waits) {
+      clearTimeout(timer);
+      host.again(job);
+    }
+    waits.clear();
     for (const { timer } of refills.values()) clearTimeout(timer);
     for (const abort of streams.values()) abort.abort();
+  };
+
+  /** One failure, of a slow server for example, proves little about a network. WebSockets are tried again, at growing intervals. */
+  const { WebSocket = globalThis.WebSocket, transports = ['ws'], backoff: { base: first = 500, max = 30_000 } = {} } = host.options;
+  const probe = (wait: number): void => {
+    const timer = setTimeout(() => {
+      const socket = host.dial();
+      const fail = () => {
+        unprobe!();
+        probe(Math.min(2 * wait, 10 * max));
+      };
+      const late = setTimeout(fail, timeout);
+      unprobe = () => {
+        clearTimeout(late);
+        socket.onopen = socket.onclose = null;
+        socket.close(1000);
+      };
+      socket.onerror = () => {};
+      socket.onclose = fail;
+      socket.onopen = () => {
+        close();
+        host.through();
+      };
+    }, wait * (0.5 + Math.random()));
+    unprobe = () => clearTimeout(timer);
+  };
+  if (WebSocket && transports.includes('ws')) probe(10 * first);
+
+  /** A request with a limit, which ends with the client. */
+  const limited = async <T>(path: string, init: RequestInit, headers: Record<string, string>, use: (answer: Response) => Promise<T>): Promise<T> => {
+    const abort = new AbortController();
+    const stop = () => abort.abort();
+    host.ended.addEventListener('abort', stop);
+    const timer = setTimeout(stop, timeout);
+    try {
+      return await use(await request(new URL(path, base), { ...init, signal: abort.signal }, headers));
+    } finally {
+      clearTimeout(timer);
+      host.ended.removeEventListener('abort', stop);
+    }
+  };
+
+  /** Asks the server once for its description. One that is too old has none. */
+  let info: Promise<ServerInfo> | undefined;
+  const describe = (): Promise<ServerInfo> =>
+    (info ??= limited('api/server_info', {}, {}, async (answer) => (answer.ok ? answer.json() : {})).catch(() => ((info = undefined), {})));
+
+  const publish = async (job: Job, attempt = 0): Promise<void> => {
+    const { ack, resolve } = job;
+    const reject = ack === false ? host.failed : job.reject;
+    try {
+      if (ack !== false && !named(job, await describe())) return reject(uncertain());
+      // It goes on when the streams are lost, but not when the client ends.
+      if (host.ended.aborted) throw closed();
+      const init = { method: 'POST', body: JSON.stringify(job.payload) };
+      await limited('publish', init, { 'content-type': 'application/json' }, async (answer) => {
+        if (!answer.ok) return reject(await refusal(answer));
+        host.proven();
+        resolve({ event_id: (await answer.json()).last_event_id });
+      });
+    } catch (cause) {
+      if (!job.until || host.ended.aborted) return reject(uncertain(cause));
+      if (over) return host.again(job);
+      const wait = Math.random() * Math.min(max, first * 2 ** attempt);
+      waits.set(job, setTimeout(() => (waits.delete(job), void publish(job, attempt + 1)), wait));
+    }
   };
 
   const all = host.subscriptions();
@@ -156,7 +242,8 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
   return {
     add,
     remove,
-    send({ type, payload, of, ack, resolve, reject }) {
+    send(job) {
+      const { type, of, resolve, reject } = job;
       if (type === 'update') {
         resolve({});
         if (!of) return;
@@ -166,26 +253,20 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
         return add(of);
       }
       if (type === 'request') return reject(new FanwireError('no_transport', 'requests need a WebSocket'));
-      if (ack === false) {
-        resolve({});
-        reject = host.failed;
-      }
-      const abort = new AbortController();
-      const stop = () => abort.abort();
-      // A publish goes on when the streams are lost, but not when the client ends.
-      host.ended.addEventListener('abort', stop);
-      const timer = setTimeout(stop, timeout);
-      const init = { method: 'POST', body: JSON.stringify(payload), signal: abort.signal };
-      request(new URL('publish', base), init, { 'content-type': 'application/json' })
-        .then(async (answer) => {
-          if (!answer.ok) return reject(await refusal(answer));
-          host.proven();
-          resolve({ event_id: (await answer.json()).last_event_id });
-        })
-        .catch((cause) => reject(new FanwireError('uncertain', 'disconnected before the answer', cause)))
-        .finally(() => (clearTimeout(timer), host.ended.removeEventListener('abort', stop)));
+      void publish(job);
+      if (job.ack === false) resolve({});
     },
     refresh: () => false,
     close,
   };
+}
+
+const LISTS: Record<string, keyof Filter> = {
+  stream: 'stream_ids', channel: 'channels', entity: 'entities', execution: 'execution_ids', correlation: 'correlation_ids', type: 'event_types',
+};
+
+/** Returns whether a filter's lists name one kept stream and no other: the one that has ended. */
+function namesOne({ ended, filter }: Any): boolean {
+  const list: unknown[] = [filter[LISTS[ended!.by]!] ?? []].flat();
+  return list.length === 1 && list[0] === ended!.value;
 }

@@ -2,7 +2,7 @@
 import { matcher } from './filter.js';
 import type { Job } from './link.js';
 import { distance } from './position.js';
-import type { Change, EventMap, EventOf, FanwireError, FanwireEvent, Filter, Gap, Past, SubscribeOptions, Updated } from './types.js';
+import type { Change, EventMap, EventOf, FanwireError, FanwireEvent, Filter, Gap, LogEnd, Past, SubscribeOptions, Updated } from './types.js';
 
 /** Events and gaps in order. Leaving the loop ends it; so does `close`, the signal, or the end of the client. */
 export class Subscription<M extends EventMap = EventMap, T extends string = Extract<keyof M, string>>
@@ -36,6 +36,10 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
   declare resumed: (() => void) | undefined;
   /** @internal Whether the past of added values is coming. Events before the position are new. */
   declare recalls: boolean | undefined;
+  /** @internal The last end of a kept stream that it was told. */
+  declare ended: LogEnd | undefined;
+  /** @internal Called when its buffer is full, instead of losing the oldest. */
+  declare full: (() => void) | undefined;
   /** @internal Sends a message about it. */
   declare send: (job: Job) => void;
 
@@ -76,14 +80,11 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
     const { signal, buffer = 10_000, ...wire } = options;
     this.wire = wire;
     this.#buffer = buffer;
-    if (!signal) return;
     const abort = () => this.close();
-    if (signal.aborted) abort();
-    else {
-      signal.addEventListener('abort', abort);
-      // A signal may outlive many subscriptions.
-      this.over.then(() => signal.removeEventListener('abort', abort));
-    }
+    if (signal?.aborted) abort();
+    signal?.addEventListener('abort', abort);
+    // A signal may outlive many subscriptions.
+    this.over.then(() => signal?.removeEventListener('abort', abort));
   }
 
   /** Whether it has ended. */
@@ -131,18 +132,20 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
     if (this.#over) return;
     if (this.handler) return this.handler(item);
     this.#items.push(item);
-    if (this.#items.length > this.#buffer) {
-      const oldest = this.#items.shift()!;
-      const lost = (this.#lost ??= { missed: 0, from: this.#given, to: null, recoverable: true });
-      const [known, more] = [lost.missed, oldest.event_id ? 1 : oldest.missed!];
-      const bound = (known ?? lost.at_most)! + (more ?? oldest.at_most)!;
-      lost.missed = known === null || more === null ? null : known + more;
-      delete lost.at_most;
-      // A missing number makes the sum unknown.
-      if (lost.missed === null && bound >= 0) lost.at_most = bound;
-      lost.to = oldest.event_id ?? oldest.to!;
-    }
+    if (this.#items.length > this.#buffer) this.full ? this.full() : this.#drop(this.#items.shift()!);
     this.#waiting.shift()?.();
+  }
+
+  /** Adds the oldest item to the gap before those that wait. */
+  #drop(oldest: FanwireEvent | Gap): void {
+    const lost = (this.#lost ??= { missed: 0, from: this.#given, to: null, recoverable: true });
+    const [known, more] = [lost.missed, oldest.event_id ? 1 : oldest.missed!];
+    const bound = (known ?? lost.at_most)! + (more ?? oldest.at_most)!;
+    lost.missed = known === null || more === null ? null : known + more;
+    delete lost.at_most;
+    // A missing number makes the sum unknown.
+    if (lost.missed === null && bound >= 0) lost.at_most = bound;
+    lost.to = oldest.event_id ?? oldest.to!;
   }
 
   /** Waits for the next item. Throws if the server refused the subscription. */

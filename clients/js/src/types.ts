@@ -48,6 +48,15 @@ export interface NewEvent<T extends string = string, P = unknown> {
   execution_id?: string;
   entity?: { kind: string; id: string };
   channel?: string;
+  /**
+   * Name of this event. A second one with it is not published: the answer is that of the first. The client gives each
+   * event one, for its own retries.
+   */
+  dedupe_id?: string;
+  /** Begins the next life of a kept stream that has ended. */
+  reopen?: boolean;
+  /** The last event of its kept stream so far; an empty text if there is none. Refused if another came in between. */
+  expected_last_id?: string;
 }
 
 type Values = string | readonly string[];
@@ -95,14 +104,30 @@ export interface SubscribeOptions {
   history?: number;
   /** Starts with the latest event of each key. */
   snapshot?: boolean;
+  /** Starts with everything that is kept of the streams that the filter names. */
+  from?: 'start';
+  /** Fails with `no_such_log` if the kept stream that the filter names is not there. */
+  absent?: 'error';
   /** The server's action when this client is too slow. Default `drop_oldest`. */
-  on_lag?: 'drop_oldest' | 'drop_newest' | 'conflate' | 'sample' | 'disconnect';
+  on_lag?: 'drop_oldest' | 'drop_newest' | 'catch_up' | 'conflate' | 'sample' | 'disconnect';
   /** For `sample`. */
   max_per_second?: number;
   /** Ends the subscription. */
   signal?: AbortSignal;
   /** Items that wait for a slow loop before the oldest become a gap. Default 10,000. */
   buffer?: number;
+}
+
+/** The end of a kept stream, as the server reports it. */
+export interface LogEnd {
+  by: string;
+  value: string;
+  /** The event that ended it. */
+  last_event_id: string;
+  /** Whether it was kept from its first event on. */
+  complete: boolean;
+  /** Whether the subscription is over with it. */
+  over?: boolean;
 }
 
 /** The state of the connection: `waiting` is between two attempts. */

@@ -29,7 +29,7 @@ const faults = [];
 
 before(async () => {
   assert(executablePath, `none of ${names} is there`);
-  server = await Server.start('--cors-origin', '*');
+  server = await Server.start('--cors-origin', '*', '--retain', 'by=stream; end=run.finished; match=stream=run-*');
   proxy = await Proxy.to(server);
   const { outputFiles } = await build({
     entryPoints: [here('page.jsx')], bundle: true, format: 'esm', jsx: 'automatic', write: false, define: { 'process.env.NODE_ENV': '"development"' },
@@ -109,6 +109,28 @@ test('useFanwire shows, bounds, follows its filter, shares a connection and come
   await until('a gap', async () => (await text('#one .gaps')) === '1' && (await text('#two .gaps')) === '1');
   await server.publish({ type: 'list.again', payload: 'again' });
   await until('the event', async () => (await text('#two .last')) === 'list.again');
+});
+
+test('useRun has a run whole, over cuts, its text and its end', { timeout: 60_000 }, async () => {
+  const words = Array.from({ length: 2_000 }, (_, n) => `word${n} `);
+  const publish = (from, to) => server.publish(words.slice(from, to).map((delta) => ({ type: 'token', stream_id: 'run-1', payload: { delta } })));
+  await publish(0, 1_000);
+  await page.click('#run');
+  await until('the past', async () => (await text('#answer .count')) === '1000');
+  for (let n = 1_000; n < 2_000; n += 100) {
+    await publish(n, n + 100);
+    if (n % 300 === 0) proxy.cut(n);
+  }
+  await server.publish({ type: 'run.finished', stream_id: 'run-1' });
+  await until('the end', async () => (await text('#answer .ended')) === 'run.finished true');
+  assert.equal(await page.locator('#answer .text').evaluate((node) => node.textContent), words.join(''));
+  assert.deepEqual([await text('#answer .gaps'), await text('#answer .error')], ['0', '']);
+  const renders = await page.evaluate(() => window.runRenders);
+  assert(renders < 2_000, `${renders} renders for 2,001 events`);
+  await page.click('#next');
+  await until('an empty run', async () => (await text('#answer .count')) === '0');
+  await server.publish({ type: 'token', stream_id: 'run-2', payload: { delta: 'other' } });
+  await until('its text', async () => (await text('#answer .text')) === 'other');
 });
 
 test('useWebSocket connects, keeps what came, sends, and comes back', { timeout: 60_000 }, async () => {

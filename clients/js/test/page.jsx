@@ -3,7 +3,7 @@
 import { StrictMode, useState } from 'react';
 import { createRoot } from 'react-dom/client';
 import { Fanwire, isGap } from '../dist/index.js';
-import { useFanwire, useWebSocket } from '../dist/react.js';
+import { useFanwire, useRun, useWebSocket } from '../dist/react.js';
 
 const quick = { backoff: { base: 5, max: 40 } };
 
@@ -49,13 +49,29 @@ function Socket({ url }) {
   );
 }
 
+function Answer({ url, run }) {
+  const { events, text, gaps, ended, error, status } = useRun(url, run, quick);
+  window.runRenders = (window.runRenders ?? 0) + 1;
+  return (
+    <div id="answer">
+      <b className="status">{status}</b> <i className="count">{events.length}</i> <u className="gaps">{gaps.length}</u>
+      <s className="ended">{ended && `${ended.status} ${ended.complete}`}</s> <em className="error">{error?.code}</em>
+      <p className="text">{text}</p>
+    </div>
+  );
+}
+
 function App({ url }) {
   const [shown, setShown] = useState(true);
   const [filter, setFilter] = useState('list.*');
+  const [run, setRun] = useState(null);
   return (
     <>
       <button id="toggle" onClick={() => setShown(!shown)}>toggle</button>
       <button id="other" onClick={() => setFilter('other.*')}>other</button>
+      <button id="run" onClick={() => setRun('run-1')}>run</button>
+      <button id="next" onClick={() => setRun('run-2')}>another</button>
+      {shown && <Answer url={url} run={run} />}
       {shown && <List name="one" url={url} filter={filter} options={{ ...quick, limit: 5 }} />}
       {shown && <List name="two" url={url} filter={{ event_types: ['list.*'] }} />}
       {shown && <Socket url={`${url.replace('http', 'ws')}/ws`} />}

@@ -21,8 +21,12 @@ class Hostile {
   heard = [];
   losses = 0;
 
-  constructor(t, { state, reason, losses = 0, capabilities = ABLE, answer } = {}) {
-    Object.assign(this, { state, reason, left: losses, capabilities, answer });
+  /** Accepted events, and their answers by name. */
+  published = 0;
+  names = new Map();
+
+  constructor(t, { state, reason, losses = 0, capabilities = ABLE, answer, once } = {}) {
+    Object.assign(this, { state, reason, left: losses, capabilities, answer, once });
     this.http = http.createServer((request, response) => this.#request(request, response));
     this.ws = new WebSocketServer({ noServer: true });
     this.http.on('upgrade', (request, socket, head) => {
@@ -60,6 +64,20 @@ class Hostile {
     return true;
   }
 
+  get info() {
+    return { name: 'fanwire', ...(this.capabilities && { capabilities: this.capabilities }), dedupe_seconds: this.once?.dedupe_seconds ?? 120 };
+  }
+
+  /** Accepts an event, once if it has a name. The connection is lost before that or after, if that is due. */
+  #publish({ dedupe_id: name }, answer, lose) {
+    const { lose: when } = this.once ?? { lose: this.state === 'publishing' && 'before' };
+    if (when === 'before' && lose()) return;
+    const id = this.names.get(name) ?? `p-${(this.published += 1)}`;
+    if (name) this.names.set(name, id);
+    if (when === 'after' && lose()) return;
+    answer(id);
+  }
+
   #socket(socket) {
     const say = (type, payload, correlation_id = null) => socket.mute || socket.send(JSON.stringify({ type, payload, correlation_id }));
     const events = (since) => {
@@ -74,9 +92,9 @@ class Hostile {
       if (this.answer?.(type, say, message_id, payload)) return;
       if (type === 'request') {
         if (this.state === (payload.action === 'server_info' ? 'asking' : 'requesting') && this.#lose(socket)) return;
-        say('response', { name: 'fanwire', ...(this.capabilities && { capabilities: this.capabilities }) }, message_id);
+        say('response', this.info, message_id);
       } else if (type === 'ping') say('pong', { last_event_id: `a-${this.log}` }, message_id);
-      else if (type === 'publish') this.state === 'publishing' && this.#lose(socket) ? 0 : say('ack', { event_id: 'p-1' }, message_id);
+      else if (type === 'publish') this.#publish(payload, (event_id) => say('ack', { event_id }, message_id), () => this.#lose(socket));
       else if (type === 'refill') {
         if (this.#lose(socket)) return;
         say('ack', {}, message_id);
@@ -109,9 +127,12 @@ class Hostile {
   #request(request, response) {
     const raw = request.socket;
     if (request.method === 'POST') {
-      if (this.state === 'publishing' && this.#lose({}, raw)) return;
-      return response.end('{"accepted":1,"last_event_id":"p-1"}');
+      let body = '';
+      request.on('data', (bytes) => (body += bytes));
+      const answer = (last_event_id) => response.end(JSON.stringify({ accepted: 1, last_event_id }));
+      return void request.on('end', () => this.#publish(JSON.parse(body), answer, () => this.#lose({}, raw)));
     }
+    if (request.url === '/api/server_info') return void response.writeHead(this.capabilities ? 200 : 404).end(JSON.stringify(this.info));
     this.attempts.push(performance.now());
     if (this.state === 'connecting' && this.#lose({}, raw)) return;
     response.writeHead(200, { 'content-type': 'text/event-stream' }).flushHeaders();
@@ -235,6 +256,29 @@ for (const transport of ['ws', 'sse']) {
         await sleep(3 * BASE);
         assert.equal(server.attempts.length, attempts, 'it is over');
         assert.equal(statuses.at(-1), 'closed');
+      });
+    }
+  }
+
+  for (const { name, reasons, losses = 1, able = true, dedupe_id, close, want, published, ...once } of cases.once) {
+    for (const reason of reasons[transport]) {
+      test(`${transport}, ${reason}: a publish is ${name}`, async (t) => {
+        const server = await new Hostile(t, { reason, losses, once, capabilities: able ? [...ABLE, 'publish_once'] : ABLE }).listen();
+        const used = inUse(t);
+        const client = new Fanwire(server.url, {
+          WebSocket, transports: [transport], backoff: { base: 5, max: 40 }, heartbeat: { interval: 100, timeout: reason === 'mute' ? 400 : 10_000 },
+        });
+        t.after(() => client.close());
+        client.onError(() => {});
+        await client.subscribe('x').ready;
+        const outcome = client.publish({ type: 'y', ...(dedupe_id && { dedupe_id }) }).catch(({ code }) => code);
+        await until('the losses', () => server.left === 0);
+        if (close) client.close();
+        assert.equal(await outcome, want);
+        assert.equal(server.published, published);
+        if (dedupe_id) assert.deepEqual([...server.names.keys()], [dedupe_id]);
+        client.close();
+        await leavesNothing(used);
       });
     }
   }

@@ -68,6 +68,8 @@ export class Proxy {
   down = false;
   /** Requests with this in their first bytes get no answer. */
   blocks = null;
+  /** Whether nothing comes back from the server. */
+  swallows = false;
 
   static async to(server) {
     const proxy = new Proxy();
@@ -90,6 +92,7 @@ export class Proxy {
       server.write(bytes);
     });
     server.on('data', (bytes) => {
+      if (this.swallows) return;
       // A cut leaves any part of a frame.
       if (pair.allowance !== undefined && (pair.allowance -= bytes.length) < 0) {
         client.write(bytes.subarray(0, Math.max(0, pair.allowance + bytes.length)), end);

@@ -1,0 +1,228 @@
+// Runs from their start to their end, and the past in pages. An entry of its own: the client with two more verbs.
+import { Fanwire as Client, isGap } from './client.js';
+import { closed } from './link.js';
+import { query } from './query.js';
+import type { Subscription } from './subscription.js';
+import { FanwireError, type EventMap, type EventOf, type FanwireEvent, type Filter, type Gap, type Options, type Past, type SubscribeOptions } from './types.js';
+
+export { isGap } from './client.js';
+export { FanwireError } from './types.js';
+
+/** The end of a run. */
+export interface RunEnd {
+  /** The type of the event that ended it, as `run.finished`; null if the filter leaves that event out. */
+  status: string | null;
+  /** The event that ended it. */
+  last_event_id: string;
+  /** Whether everything came, from the run's first event to its end. */
+  complete: boolean;
+}
+
+export interface RunOptions extends Omit<Filter, 'stream_ids' | 'filter'>, Pick<SubscribeOptions, 'signal'> {
+  /** `error`: fails with `no_such_log` if nothing of the run is kept. Default `wait`: the run may begin later. */
+  absent?: 'wait' | 'error';
+  /** Items that wait for a slow loop. Beyond it the rest waits at the server. Default 10,000. */
+  buffer?: number;
+}
+
+/** A run: an iterator over its events and gaps that ends with it. */
+export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator<EventOf<M> | Gap, RunEnd | undefined> {
+  /** The end, once the loop is there. Undefined before, and if it was closed. */
+  end: RunEnd | undefined;
+  /** Settles when everything that was kept has come, before live events. */
+  readonly past: Promise<Past | undefined>;
+  #one: Subscription<M>;
+  #subscribe: (since?: string) => Subscription<M>;
+  #last: FanwireEvent | undefined;
+  #complete = true;
+  #isOver = false;
+  /** Whether the buffer is full: the rest is at the server. */
+  #isFull = false;
+
+  /** @internal */
+  constructor(client: Client<M>, stream: string, { signal, absent, buffer = 10_000, ...filter }: RunOptions) {
+    this.#subscribe = (since) => {
+      const start: SubscribeOptions = since ? { since } : { from: 'start', ...(absent === 'error' ? { absent } : {}) };
+      const one = client.subscribe({ ...filter, stream_ids: [stream] }, { ...start, ...(signal ? { signal } : {}), buffer });
+      // Its position includes the event that filled it only after this turn.
+      one.full = () => queueMicrotask(() => ((this.#isFull ||= !one.isOver), one.close()));
+      return one;
+    };
+    this.#one = this.#subscribe();
+    this.past = this.#one.past;
+  }
+
+  /** Waits for the next item. At the end its value is that end. Throws if the server refused the run or the client ended with an error. */
+  async next(): Promise<IteratorResult<EventOf<M> | Gap, RunEnd | undefined>> {
+    for (;;) {
+      const one = this.#one;
+      const { value } = await one.next().catch((error) => {
+        if (error.code !== 'unsupported') throw error;
+        throw new FanwireError('unsupported', 'this server is too old for runs: it can start no subscription at the beginning of a stream', error);
+      });
+      if (value && isGap(value)) {
+        this.#complete = false;
+        return { value, done: false };
+      }
+      if (value) {
+        this.#last = value;
+        return { value, done: false };
+      }
+      if (this.#isOver) return { value: this.end, done: true };
+      // Another call may have gone on already.
+      if (one !== this.#one) continue;
+      if (this.#isFull) {
+        this.#isFull = false;
+        this.#one = this.#subscribe(one.position);
+        // Its end may have come already.
+        this.#one.ended = one.ended;
+        continue;
+      }
+      this.#isOver = true;
+      if (one.ended) {
+        const { last_event_id, complete } = one.ended;
+        const status = this.#last && this.#last.event_id === last_event_id ? this.#last.event_type : null;
+        this.end = { status, last_event_id, complete: complete && this.#complete };
+      }
+      return { value: this.end, done: true };
+    }
+  }
+
+  /** Ends it here. The run itself goes on. */
+  close(): void {
+    this.#isOver = true;
+    this.#one.close();
+  }
+
+  async return(): Promise<IteratorResult<EventOf<M> | Gap, RunEnd | undefined>> {
+    this.close();
+    await this.#one.return();
+    return { value: this.end, done: true };
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+}
+
+export interface HistoryOptions extends Filter {
+  /** `asc`, the default: the oldest event first. */
+  order?: 'asc' | 'desc';
+  /** Events of a page, 1 to 1,000. Default 100. */
+  limit?: number;
+  /** The first page: events after this place (with `asc`) or before it (with `desc`): `next` of a page, or an event's id. */
+  after?: string;
+  before?: string;
+  /** Only events since this time: ISO 8601, milliseconds since 1970, or a Date. */
+  since?: string | number | Date;
+  /** Ends the walk. */
+  signal?: AbortSignal;
+}
+
+/** A page of the past. It may have fewer events than asked for, or none, and more pages after it. */
+export interface Page<M extends EventMap = EventMap> {
+  events: EventOf<M>[];
+  /** The place of the next page; null if there is none. */
+  next: string | null;
+  /** Whether nothing that the walk asked for was let go. */
+  complete: boolean;
+}
+
+/** Answers that may be others later: the server is busy, restarts, or is behind a proxy that cannot reach it. */
+const BUSY = [429, 502, 503, 504];
+/** Attempts for one page, if the client has no limit of its own. */
+const ATTEMPTS = 5;
+
+/** Walks the past, page by page, as long as the loop goes on. A lost connection is tried again from the same page. */
+export async function* history<M extends EventMap>(
+  client: Client<M>,
+  { order = 'asc', limit, after, before, since, signal, ...filter }: HistoryOptions = {},
+): AsyncGenerator<Page<M>, void, undefined> {
+  const [base] = client.parts;
+  const url = new URL('events', base);
+  query(filter, url.searchParams);
+  const place = order === 'desc' ? 'before' : 'after';
+  const given = { order, limit, after, before, since: since instanceof Date ? since.getTime() : since };
+  for (const [name, value] of Object.entries(given)) if (value !== undefined) url.searchParams.set(name, `${value}`);
+  for (;;) {
+    const page = await read<M>(client, url, signal);
+    yield page;
+    const { next } = page;
+    if (next === null) return;
+    if (next === url.searchParams.get(place)) throw new FanwireError('protocol', 'the next page is the same one');
+    url.searchParams.set(place, next);
+  }
+}
+
+async function read<M extends EventMap>(client: Client<M>, url: URL, signal: AbortSignal | undefined): Promise<Page<M>> {
+  const [, options, getToken] = client.parts;
+  const { fetch = globalThis.fetch, attempts = ATTEMPTS, backoff: { base = 500, max = 30_000 } = {}, heartbeat: { timeout = 10_000 } = {} } = options;
+  for (let attempt = 1; ; attempt += 1) {
+    let error: FanwireError;
+    let delay = Math.random() * Math.min(max, base * 2 ** (attempt - 1));
+    const abort = new AbortController();
+    const stop = () => abort.abort();
+    const timer = setTimeout(stop, timeout);
+    signal?.addEventListener('abort', stop);
+    try {
+      if (client.status === 'closed') throw closed();
+      if (signal?.aborted) throw new FanwireError('aborted', 'aborted');
+      const token = await getToken();
+      const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+      const answer = await fetch(url, { headers, cache: 'no-store', signal: abort.signal });
+      const said = await answer.json().catch(() => ({}));
+      if (answer.ok && said.events) return said;
+      const codes: Record<number, string> = { 401: 'unauthorized', 403: 'forbidden', 404: 'unsupported', 501: 'unsupported' };
+      const text = answer.status === 404 ? 'this server has no pages' : (said.error ?? answer.statusText);
+      error = new FanwireError(answer.ok ? 'protocol' : (codes[answer.status] ?? said.code ?? `http_${answer.status}`), text);
+      if (!BUSY.includes(answer.status)) throw error;
+      const after = answer.headers.get('retry-after') ?? '';
+      delay += /^\d+$/.test(after) ? Math.min(+after * 1000, max) : 0;
+    } catch (cause) {
+      if (cause instanceof FanwireError && cause.code !== 'token') throw cause;
+      if (signal?.aborted) throw new FanwireError('aborted', 'aborted', cause);
+      error = cause instanceof FanwireError ? cause : new FanwireError('disconnected', `${cause}`, cause);
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', stop);
+    }
+    if (attempt >= attempts) throw error;
+    await pause(delay, signal);
+  }
+}
+
+/** Waits, or less if the signal comes. */
+function pause(time: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', done);
+      resolve();
+    };
+    const timer = setTimeout(done, time);
+    signal?.addEventListener('abort', done);
+  });
+}
+
+/** Follows a run from its start to its end, over all reconnects. */
+export const run = <M extends EventMap>(client: Client<M>, stream: string, options: RunOptions = {}): Run<M> => new Run(client, stream, options);
+
+/** The client, with runs and history. */
+export class Fanwire<M extends EventMap = EventMap> extends Client<M> {
+  constructor(url: string | URL, options: Options = {}) {
+    super(url, options);
+  }
+
+  /**
+   * Follows a run, the kept stream of this id: its events from the first on, each once and in order over all reconnects, until it
+   * has ended. Ended runs come too. The server has to keep it (`[[retain]]`), or the loop throws `unsupported`.
+   */
+  run(stream: string, options?: RunOptions): Run<M> {
+    return run(this, stream, options);
+  }
+
+  /** Returns the past in pages: `for await (const { events } of client.history({ event_types: 'audit.**', order: 'desc' }))`. */
+  history(options?: HistoryOptions): AsyncGenerator<Page<M>, void, undefined> {
+    return history(this, options);
+  }
+}

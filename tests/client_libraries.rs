@@ -145,7 +145,12 @@ fn javascript_survives_faulty_servers_clocks_and_callers() {
 
 #[test]
 fn javascript_keeps_its_promises_under_a_referee() {
-    node_test("referee.test.mjs", 78);
+    node_test("referee.test.mjs", 96);
+}
+
+#[test]
+fn javascript_follows_runs_and_walks_the_past() {
+    node_test("runs.test.mjs", 38);
 }
 
 #[test]
@@ -160,12 +165,12 @@ fn javascript_reads_streams_in_any_pieces() {
 
 #[test]
 fn javascript_is_small_and_whole_as_a_package() {
-    node_test("package.test.mjs", 5);
+    node_test("package.test.mjs", 7);
 }
 
 #[test]
 fn javascript_and_its_hooks_work_in_chromium() {
-    node_test("browser.test.mjs", 6);
+    node_test("browser.test.mjs", 7);
 }
 
 #[test]
@@ -190,12 +195,17 @@ fn python_survives_faulty_servers_and_callers() {
 
 #[test]
 fn python_keeps_its_promises_under_a_referee() {
-    python_test("test_referee.py", 3);
+    python_test("test_referee.py", 4);
+}
+
+#[test]
+fn python_follows_runs_and_walks_the_past() {
+    python_test("test_runs.py", 6);
 }
 
 #[test]
 fn python_is_typed_and_its_examples_run() {
-    python_test("test_package.py", 5);
+    python_test("test_package.py", 6);
 }
 
 #[test]

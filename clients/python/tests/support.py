@@ -88,6 +88,8 @@ class Proxy:
         proxy.down = False
         # Requests with this in their first bytes get no answer.
         proxy.blocks = None
+        # Nothing comes back from the server.
+        proxy.swallows = False
         # Bytes for the clients before a cut.
         proxy.allowance = None
         proxy.listener = await asyncio.start_server(proxy._take, "127.0.0.1", 0)
@@ -115,6 +117,8 @@ class Proxy:
         while chunk := await reader.read(4096):
             if not down and self.blocks and self.blocks in chunk:
                 raise ConnectionResetError
+            if down and self.swallows:
+                continue
             if down and self.allowance is not None:
                 part, self.allowance = chunk[: self.allowance], self.allowance - len(chunk)
                 if self.allowance < 0:

@@ -11,7 +11,7 @@ import tomllib
 import unittest
 from pathlib import Path
 
-from support import HERE, PATIENCE, Case, until
+from support import HERE, PATIENCE, Case, Server, until
 
 ROOT = HERE.parent
 ENV = {name: value for name, value in os.environ.items() if not name.startswith("FANWIRE_")} | {"PYTHONPATH": str(ROOT / "src")}
@@ -28,6 +28,13 @@ class Package(unittest.TestCase):
                 "        if isinstance(item, Gap):\n"
                 "            return str(item.missed)\n"
                 "        return item.source\n"
+                "    run = client.run('run-42', absent='error', event_types=['token'])\n"
+                "    async for part in run:\n"
+                "        print(part)\n"
+                "    print(run.end and run.end.status)\n"
+                "    async for page in client.history('audit.**', order='desc', limit=5):\n"
+                "        print(page.next, [event.event_id for event in page.events])\n"
+                "    client.run('run-42', stream_ids=['x'])\n"
                 "    client.subscribe(colours=['red'])\n"
                 "    client.on('x', lambda event: event.payloud)\n"
                 "    return None\n"
@@ -35,9 +42,8 @@ class Package(unittest.TestCase):
             command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--cache-dir", str(ROOT.parents[1] / "target/mypy"), "src", "examples", str(use)]
             result = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=120)
         faults = [line for line in result.stdout.splitlines() if ": error:" in line]
-        self.assertEqual(len(faults), 2, result.stdout + result.stderr)
-        self.assertIn("colours", faults[0])
-        self.assertIn("payloud", faults[1])
+        self.assertEqual(len(faults), 3, result.stdout + result.stderr)
+        self.assertIn("stream_ids", faults.pop(0))
 
     def test_its_project_file_says_what_it_is(self) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -75,6 +81,17 @@ class Programs(Case):
         process = await self.run_python("-c", found[1].replace("http://127.0.0.1:8765", self.server.url))
         self.assertEqual(await self.line(process), "task.progress {'progress': 42}")
         self.assertEqual(await asyncio.wait_for(process.wait(), PATIENCE), 0)
+
+    async def test_the_run_of_the_readme_has_its_text_and_its_end(self) -> None:
+        readme = (ROOT / "README.md").read_text()
+        [example] = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "client.run(" in code]
+        server = await Server.start("--retain", "by=stream; end=run.finished; match=stream=run-*")
+        self.addAsyncCleanup(server.stop)
+        for delta in ("Hel", "lo"):
+            await server.publish({"type": "token", "stream_id": "run-42", "payload": {"delta": delta}})
+        last = await server.publish({"type": "run.finished", "stream_id": "run-42"})
+        process = await self.run_python("-c", example.replace("http://127.0.0.1:8765", server.url))
+        self.assertEqual(await self.line(process), f"Hello RunEnd(status='run.finished', last_event_id='{last}', complete=True)")
 
     async def test_the_monitor_alerts_and_survives_a_restart(self) -> None:
         monitor = await self.run_python(str(ROOT / "examples/hive_monitor.py"), self.proxy.url)

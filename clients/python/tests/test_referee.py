@@ -47,6 +47,28 @@ class Hostile:
         self.capabilities: list[str] | None = ABLE
         self.refills = 0
         self.gap: dict[str, Any] | None = None
+        self.once: dict[str, Any] = {}
+        # Accepted events, and their answers by name.
+        self.published = 0
+        self.names: dict[str, str] = {}
+
+    def info(self) -> dict[str, Any]:
+        able = {} if self.capabilities is None else {"capabilities": self.capabilities}
+        return {"name": "fanwire", "dedupe_seconds": self.once.get("dedupe_seconds", 120)} | able
+
+    def publish(self, event: dict[str, Any], is_stream: bool) -> str | None:
+        """Accepts an event, once if it has a name. Returns its id; None if the connection is lost before that or after."""
+        when = self.once.get("lose", "before" if self.state == "publishing" else None)
+        if when == "before" and self.due(is_stream):
+            return None
+        name = event.get("dedupe_id")
+        id = self.names.get(name) if name else None
+        if id is None:
+            self.published += 1
+            id = f"p-{self.published}"
+        if name:
+            self.names[name] = id
+        return None if when == "after" and self.due(is_stream) else id
 
     def due(self, is_stream: bool = True) -> bool:
         """Returns whether a connection is to be broken now. An event is published meanwhile."""
@@ -101,14 +123,14 @@ class Hostile:
         if kind == "request":
             if self.state == ("asking" if payload["action"] == "server_info" else "requesting") and self.due():
                 return await self.drop(socket)
-            able = {} if self.capabilities is None else {"capabilities": self.capabilities}
-            await say("response", {"name": "fanwire"} | able, id)
+            await say("response", self.info(), id)
         elif kind == "ping":
             await say("pong", {"last_event_id": f"a-{self.log}"}, id)
         elif kind == "publish":
-            if self.state == "publishing" and self.due():
+            event_id = self.publish(payload, is_stream=True)
+            if event_id is None:
                 return await self.drop(socket)
-            await say("ack", {"event_id": "p-1"}, id)
+            await say("ack", {"event_id": event_id}, id)
         elif kind == "refill":
             if self.due():
                 return await self.drop(socket)
@@ -186,13 +208,15 @@ class Hostile:
             writer.write(f"{name}\ndata: {json.dumps(what)}\n\n".encode())
 
         with contextlib.suppress(OSError, EOFError):
-            method, target, _ = (await reader.readuntil(b"\r\n\r\n")).decode().split(" ", 2)
+            method, target, head = (await reader.readuntil(b"\r\n\r\n")).decode().split(" ", 2)
             if method == "POST":
-                if self.state == "publishing" and self.due(is_stream=False):
+                length = int(head.lower().split("content-length: ")[1].split("\r")[0])
+                event_id = self.publish(json.loads(await reader.readexactly(length)), is_stream=False)
+                if event_id is None:
                     return await self.cut(reader, writer)
-                body = b'{"accepted":1,"last_event_id":"p-1"}'
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-                return writer.close()
+                return self.answer(writer, {"accepted": 1, "last_event_id": event_id})
+            if target == "/api/server_info":
+                return self.answer(writer, self.info(), "404 Not Found" if self.capabilities is None else "200 OK")
             self.attempts.append(time.monotonic())
             if self.state == "connecting" and self.due():
                 return await self.cut(reader, writer)
@@ -221,6 +245,11 @@ class Hostile:
                 return await self.cut(reader, writer)
             await writer.drain()
             await reader.read()
+        writer.close()
+
+    def answer(self, writer: asyncio.StreamWriter, said: Any, status: str = "200 OK") -> None:
+        body = json.dumps(said).encode()
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         writer.close()
 
     async def cut(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -350,6 +379,38 @@ class Referee(unittest.IsolatedAsyncioTestCase):
 
     async def test_whatever_ends_a_stream_the_promises_hold(self) -> None:
         await self.losses("sse")
+
+    async def test_a_publish_is_accepted_once_or_uncertain(self) -> None:
+        for transport in ("ws", "sse"):
+            for case in CASES["once"]:
+                for reason in case["reasons"][transport]:
+                    with self.subTest(f"{transport}, {reason}: a publish is {case['name']}"):
+                        await asyncio.wait_for(self.once(transport, reason, case), 40)
+
+    async def once(self, transport: str, reason: str, case: dict[str, Any]) -> None:
+        server = Hostile("", reason, case.get("losses", 1))
+        server.once = case
+        server.capabilities = [*ABLE, "publish_once"] if case.get("able", True) else ABLE
+        await self.start(server, transport)
+        timers = Timers()
+        heartbeat = (0.1, 0.4 if reason == "mute" else 10.0)
+        client = self.client(server, transport, backoff=(0.005, 0.04), heartbeat=heartbeat)
+        await client.subscribe("x").ready()
+        own = {"dedupe_id": case["dedupe_id"]} if "dedupe_id" in case else {}
+        outcome = asyncio.create_task(client.publish({"type": "y"} | own))
+        await until("the losses", lambda: server.left == 0)
+        if case.get("close"):
+            await client.close()
+        try:
+            said: str | None = await outcome
+        except FanwireError as error:
+            said = error.code
+        self.assertEqual((said, server.published), (case["want"], case["published"]))
+        if own:
+            self.assertEqual(list(server.names), [case["dedupe_id"]])
+        await client.close()
+        self.assertEqual(timers.in_use(), [])
+        timers.stop()
 
     async def test_a_gap_is_filled_or_told(self) -> None:
         for transport in ("ws", "sse"):

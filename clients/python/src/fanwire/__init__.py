@@ -10,7 +10,11 @@
 
 from ._client import Fanwire, Status
 from ._filter import Entity, pattern
+from ._run import Run
 from ._subscription import Subscription
-from ._types import Event, FanwireError, Gap, Past, Updated
+from ._types import Event, FanwireError, Gap, Page, Past, RunEnd, Updated
 
-__all__ = ["Entity", "Event", "Fanwire", "FanwireError", "Gap", "Past", "Status", "Subscription", "Updated", "pattern"]
+__all__ = [
+    "Entity", "Event", "Fanwire", "FanwireError", "Gap", "Page", "Past", "Run", "RunEnd", "Status", "Subscription", "Updated",
+    "pattern",
+]  # fmt: skip

@@ -11,21 +11,25 @@ import random
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Unpack, overload
+from datetime import datetime
+from typing import Any, Literal, Unpack, cast, overload
 from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from ._filter import Entity, Filter, wire
+from ._filter import Entity, Filter, RunFilter, wire
+from ._history import Walk
 from ._http import wait_of
 from ._link import Link
-from ._sse import StreamLink
+from ._once import Once, uncertain
+from ._run import Run
+from ._sse import StreamLink, query
 from ._subscription import Answered, Subscription
-from ._types import Event, FanwireError, Gap, Item
+from ._types import Event, FanwireError, Gap, Item, Page
 
 Status = Literal["idle", "connecting", "open", "waiting", "closed"]
 Token = str | Callable[[], str | Awaitable[str]]
@@ -52,6 +56,8 @@ class _Job:
     answer: asyncio.Future[Any] = field(repr=False)
     ack: bool = True
     """False if only an error is to be answered."""
+    once: Once | None = None
+    """An event that is answered."""
 
 
 class Fanwire:
@@ -142,7 +148,7 @@ class Fanwire:
         since: str | None = None,
         history: int | None = None,
         snapshot: bool = False,
-        on_lag: Literal["drop_oldest", "drop_newest", "conflate", "sample", "disconnect"] | None = None,
+        on_lag: Literal["drop_oldest", "drop_newest", "catch_up", "conflate", "sample", "disconnect"] | None = None,
         max_per_second: int | None = None,
         buffer: int = 10_000,
         **filter: Unpack[Filter],
@@ -162,6 +168,45 @@ class Fanwire:
         }  # fmt: skip
         options = {key: value for key, value in given.items() if value is not None}
         return self._subscribe(wire(wanted), options, buffer)
+
+    def run(
+        self, stream: str, *, absent: Literal["wait", "error"] = "wait", buffer: int = 10_000, **filter: Unpack[RunFilter]
+    ) -> Run:
+        """Follows a run, the kept stream of this id: its events from the first on, each once and in order over all
+        reconnects, until it has ended. Ended runs come too. The server has to keep it (`[[retain]]`).
+
+        `absent`: `error` raises `no_such_log` if nothing of the run is kept; `wait` waits for it. `buffer`: items that wait
+        for a slow loop; beyond it the rest waits at the server. Raises `unsupported` if the server is too old."""
+        wanted = wire({"stream_ids": [stream], **cast(Filter, filter)})
+        start = {"from": "start"} | ({"absent": "error"} if absent == "error" else {})
+        return Run(lambda options: self._subscribe(wanted, options, buffer), start)
+
+    def history(
+        self,
+        types: str | Sequence[str] | None = None,
+        *,
+        order: Literal["asc", "desc"] = "asc",
+        limit: int | None = None,
+        since: str | int | datetime | None = None,
+        after: str | None = None,
+        before: str | None = None,
+        **filter: Unpack[Filter],
+    ) -> AsyncGenerator[Page, None]:
+        """Walks the past, page by page, as long as the loop goes on: `async for page in client.history("audit.**", order="desc")`.
+
+        `limit`: events of a page, 1 to 1,000. `since`: only events since this time (a text in ISO 8601, milliseconds since
+        1970, or an aware datetime). `after` (with `asc`) or `before` (with `desc`): a place to begin at, `next` of a page or an
+        event's id. A lost connection is tried again. Raises `unsupported` if the server has no pages."""
+        wanted: Filter = {**filter}
+        if types is not None:
+            wanted["event_types"] = types
+        moment = int(since.timestamp() * 1000) if isinstance(since, datetime) else since
+        given = {"order": order, "limit": limit, "since": moment, "after": after, "before": before}
+        asked = query(wire(wanted)) + [(key, str(value)) for key, value in given.items() if value is not None]
+        walk = Walk(
+            self._base, self._connect_options.get("ssl"), self._ask_token, self.is_closed, self._backoff, self._attempts, self._heartbeat[1]
+        )  # fmt: skip
+        return walk.pages(asked, "before" if order == "desc" else "after")
 
     def _subscribe(self, filter: Mapping[str, Any], options: Mapping[str, Any], buffer: int) -> Subscription:
         self._number += 1
@@ -262,9 +307,10 @@ class Fanwire:
     @overload
     async def publish(self, event: Mapping[str, Any], *, ack: Literal[False]) -> None: ...
     async def publish(self, event: Mapping[str, Any], *, ack: bool = True) -> str | None:
-        """Publishes an event (`type`, and its other fields) and returns its id. While offline it waits without a limit.
-        Raises FanwireError: `queue_full` if too many wait, `uncertain` if the connection broke before the answer: the
-        event may have been published or not.
+        """Publishes an event (`type`, and its other fields) and returns its id. While offline it waits without a limit. If
+        the connection breaks before the answer, it is sent again under the same name (`dedupe_id`), so that it is published
+        once. Raises FanwireError: `queue_full` if too many wait, `uncertain` if it may have been published or not: the server
+        knows no names or has forgotten this one, or the client was closed meanwhile.
 
         With `ack=False` it returns None, once the event is handed to the connection: the server answers only an error,
         which goes to `on_error`, and an event that is lost with the connection is not reported."""
@@ -276,10 +322,12 @@ class Fanwire:
         Needs a WebSocket."""
         return await self._send("request", {"action": action, **({"channel": channel} if channel is not None else {})})
 
-    async def _send(self, kind: Literal["publish", "request"], payload: object, ack: bool = True) -> Any:
+    async def _send(self, kind: Literal["publish", "request"], payload: dict[str, Any], ack: bool = True) -> Any:
         if self._status == "closed":
             raise FanwireError("closed", "the client is closed")
         job = _Job(kind, payload, asyncio.get_running_loop().create_future(), ack)
+        if kind == "publish" and ack:
+            job.once = Once(payload)
         if self._link and self._status == "open":
             self._give(job)
         elif len(self._outbox) >= self._queue:
@@ -299,14 +347,19 @@ class Fanwire:
                 return
             if error is None:
                 job.answer.set_result(payload)
-            elif error.code == "uncertain" and job.kind == "request" and self._status != "closed":
-                # Asking again is harmless. Publishing again would make a second event.
+            elif error.code == "uncertain" and self._status != "closed" and (not job.once or job.once.may_be_sent_again()):
+                # Asking again is harmless. Publishing again would make a second event, if the server does not know the
+                # first one's name.
                 self._outbox.append(job)
+                # Not to the link that is ending.
+                asyncio.get_running_loop().call_soon(self._flush)
             else:
                 job.answer.set_exception(error)
 
         assert self._link
-        if job.ack:
+        if job.once:
+            self._link.publish(job.once, answered)
+        elif job.ack:
             self._link.ask(job.kind, job.payload, answered)
         else:
             self._link.tell(job.kind, job.payload)
@@ -343,7 +396,7 @@ class Fanwire:
             error.__cause__ = cause
             self._failed(error)
             self._end(error)
-        elif not self._is_closed():
+        elif not self.is_closed():
             self._end(FanwireError("closed", "the client's task was cancelled"))
 
     async def close(self) -> None:
@@ -357,12 +410,12 @@ class Fanwire:
     async def _run(self) -> None:
         attempt = 0
         # A cancellation that meets the end of a connection may be lost, so the state is checked too.
-        while not self._is_closed():
+        while not self.is_closed():
             self._set("connecting")
             self._wake.clear()
             opened = time.monotonic()
             error, delay, exact = await self._live()
-            if self._is_closed():
+            if self.is_closed():
                 return
             if isinstance(error, _GetsThrough):
                 self._transport = attempt = 0
@@ -394,7 +447,8 @@ class Fanwire:
             except TimeoutError:
                 pass
 
-    def _is_closed(self) -> bool:
+    def is_closed(self) -> bool:
+        """@private"""
         return self._status == "closed"
 
     async def _live(self) -> tuple[FanwireError, float, bool]:
@@ -518,11 +572,18 @@ class Fanwire:
         if self._status == "open":
             return
         # Waiting jobs go before the publishes of a listener.
+        self._give_all()
+        self._set("open")
+
+    def _flush(self) -> None:
+        if self._link and not self._link.over and self._status == "open":
+            self._give_all()
+
+    def _give_all(self) -> None:
         jobs, self._outbox = self._outbox, deque()
         for job in jobs:
             if not job.answer.done():
                 self._give(job)
-        self._set("open")
 
     def fills(self) -> bool:
         """@private"""
@@ -584,7 +645,8 @@ class Fanwire:
             child._end(error)
         for job in self._outbox:
             if not job.answer.done():
-                job.answer.set_exception(error or FanwireError("closed", "the client is closed"))
+                was_sent = job.once and job.once.was_sent
+                job.answer.set_exception(uncertain() if was_sent else error or FanwireError("closed", "the client is closed"))
         self._outbox.clear()
 
 

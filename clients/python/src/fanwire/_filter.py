@@ -30,6 +30,17 @@ class Filter(TypedDict, total=False):
     """The text form, which must match in addition to the other fields: `payload.progress >= 50`."""
 
 
+class RunFilter(TypedDict, total=False):
+    """Lists that narrow a run."""
+
+    event_types: Values
+    sources: Values
+    correlation_ids: Values
+    execution_ids: Values
+    entities: Sequence[Entity]
+    channels: Values
+
+
 def pattern(text: str) -> Callable[[str], bool]:
     """Returns whether a value matches a pattern: `.`, `:` and `/` cut it into segments, `*` stands for one
     segment, `**` for any number of them, including none. An asterisk beside other characters means itself."""

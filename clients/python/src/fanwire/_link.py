@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 from websockets.asyncio.client import ClientConnection
 
+from ._once import Once, uncertain
 from ._position import distance, place
 from ._subscription import Answered, Subscription
 from ._types import Event, FanwireError, Gap, Item, Past
 
 # Options of a subscription that ask for a past.
-PAST = ("since", "history", "snapshot")
+PAST = ("since", "history", "snapshot", "from", "absent")
 
 
 class Host(Protocol):
@@ -29,6 +30,7 @@ class Host(Protocol):
         """Whether gaps are to be refilled."""
         ...
 
+    def is_closed(self) -> bool: ...
     def apart(self, one: Subscription) -> None:
         """The subscription needs its own connection: the server cannot separate its past from the others'
         events."""
@@ -53,11 +55,16 @@ class Link:
         self._number = 0
         # Past events of several subscriptions, held until all have come. Then they are sorted.
         self._merging: list[Item] | None = None
+        # Ends of kept streams that came meanwhile.
+        self._ends: list[Any] = []
         # Position at which the newest subscription began.
         self._began: str | None = None
-        # Capabilities of the server, once it has named them, and subscriptions that need one of them.
+        # The server's description of itself and its capabilities, once it has named them; subscriptions that need one of
+        # them, and publishes, which depend on one.
+        self._info: dict[str, Any] = {}
         self._abilities: frozenset[str] | None = None
         self._held: list[Subscription] = []
+        self._early: list[tuple[Once, Answered]] = []
         # The subscription with a past under way. Until the end of that past, no event is for others.
         self._recalling: Subscription | None = None
         # Position up to which everything has come.
@@ -87,8 +94,9 @@ class Link:
         finally:
             self.over = True
             answers, self._answers = self._answers, {}
-            for answer in answers.values():
-                answer(None, FanwireError("uncertain", "the connection broke before the answer"))
+            early, self._early = self._early, []
+            for answer in (*answers.values(), *(answer for _, answer in early)):
+                answer(None, uncertain())
 
     async def _write(self) -> None:
         while True:
@@ -119,6 +127,15 @@ class Link:
         self._answers[message_id] = answer
         self._out.put_nowait(json.dumps({"type": kind, "payload": payload, "message_id": message_id}))
 
+    def publish(self, once: Once, answer: Answered) -> None:
+        """Publishes an event under its name, once it is known whether the server knows names."""
+        if self._abilities is None:
+            self._early.append((once, answer))
+        elif once.name(self._info):
+            self.ask("publish", once.event, answer)
+        else:
+            answer(None, uncertain())
+
     def tell(self, kind: str, payload: object) -> None:
         """Sends a message of which only an error is answered; the host gets it. An older server answers always."""
         quiet = {"ack": False} if "publish_unacked" in (self._abilities or ()) else {}
@@ -139,10 +156,14 @@ class Link:
         waits = any(not one._fresh and "filter" in one.filter for one in self._host.subscriptions())
 
         def able(info: Any, _: FanwireError | None) -> None:
-            listed = info.get("capabilities") if isinstance(info, dict) else None
-            self._abilities = frozenset(listed if isinstance(listed, list) else ())
             if self.over:
                 return
+            self._info = info if isinstance(info, dict) else {}
+            listed = self._info.get("capabilities")
+            self._abilities = frozenset(listed if isinstance(listed, list) else ())
+            early, self._early = self._early, []
+            for job in early:
+                self.publish(*job)
             if waits:
                 self._resume()
             held, self._held = self._held, []
@@ -157,15 +178,21 @@ class Link:
     def _resume(self) -> None:
         subscriptions = list(self._host.subscriptions())
         # They may have different positions. Resume from the first of them.
+        resumed = [one for one in subscriptions if not one._fresh and one._position]
         first: str | None = None
-        for one in subscriptions:
-            if not one._fresh and one._position and (first is None or (distance(one._position, first) or 0) < 0):
+        for one in resumed:
+            if first is None or (distance(one._position, first) or 0) < 0:
                 first = one._position
-        if first and len(subscriptions) > 1:
+        if len(resumed) > 1:
             self._merging = []
+        for one in resumed:
+            self._subscribe(one, one._position if distance(first, one._position) is None else first)
+        # Pasts of their own come after what is merged.
+        if self._merging is not None:
+            self._ping()
         for one in subscriptions:
-            since = one._position if distance(first, one._position) is None else first
-            self._subscribe(one, None if one._fresh else since)
+            if one not in resumed:
+                self._subscribe(one, None)
         self._ping()
         self._host.opened()
 
@@ -175,20 +202,22 @@ class Link:
         if one._options.get("history") or one._options.get("snapshot"):
             self._ping()
 
-    def _subscribe(self, one: Subscription, resume: str | None) -> None:
+    def _subscribe(self, one: Subscription, resume: str | None, alone: bool = False) -> None:
         options: dict[str, Any] = dict(one._options)
         past: dict[str, Any] = {key: options.pop(key) for key in PAST if key in options}
         if resume:
             past = {"since": resume}
         has_past = any(past.values())
         # Beside other subscriptions it needs its own past: on one connection an event comes only once.
-        is_own = resume is None and has_past and len(list(self._host.subscriptions())) > 1
-        if is_own or "filter" in one.filter:
+        is_own = alone or (resume is None and has_past and len(list(self._host.subscriptions())) > 1)
+        if is_own or "filter" in one.filter or "from" in past:
             if self._abilities is None:
                 self._held.append(one)
                 return
             if "filter" in one.filter and "filter" not in self._abilities:
                 return one._end(FanwireError("unsupported", "this server takes no filter as a text"))
+            if "from" in past and "from_start" not in self._abilities:
+                return one._end(FanwireError("unsupported", "this server lacks from_start"))
             if is_own and not self._abilities >= {"own_past", "history_end"}:
                 return self._host.apart(one)
         if is_own:
@@ -229,6 +258,20 @@ class Link:
 
         self.ask("update", payload, answered)
 
+    def _log_ended(self, payload: Any) -> None:
+        """Handles the end of a kept stream. A refill brings nothing to a subscription that is over, so that reads its past
+        again."""
+        for one in self._host.subscriptions():
+            if one.id != payload["subscription_id"]:
+                continue
+            one._ended = payload
+            if payload.get("over") and self._deaf:
+                one._active = False
+                self._subscribe(one, one._position, alone=True)
+            elif payload.get("over"):
+                one._end()
+            return
+
     def _past_ended(self, payload: Any) -> None:
         """Live events come next."""
         past = Past(payload["events"], payload["complete"])
@@ -254,6 +297,9 @@ class Link:
             merged, self._merging = self._merging, None
             for item in _in_order(merged or []):
                 self._pass(item)
+            ends, self._ends = self._ends, []
+            for end in ends:
+                self._log_ended(end)
             self._reach(pong.get("last_event_id"))
 
         self.ask("ping", {}, answer)
@@ -283,6 +329,8 @@ class Link:
                 return self._came(Gap.from_dict(payload))
             if kind == "history_end":
                 return self._past_ended(payload)
+            if kind == "end":
+                return self._log_ended(payload) if self._merging is None else self._ends.append(payload)
             if kind == "reconnect":
                 self.slot = payload["delay_ms"] / 1000
                 return

@@ -9,12 +9,13 @@ import random
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Literal
 from urllib.parse import urlencode
 
 from ._http import WAIT_MAX, Answer, request, wait_of
 from ._link import PAST, Host, is_fillable
+from ._once import Once, uncertain
 from ._subscription import Answered, Subscription
 from ._types import Event, FanwireError, Gap, Past
 
@@ -29,6 +30,19 @@ def query(filter: Any) -> list[tuple[str, str]]:
     pairs = [(_NAMES[key], value) for key, values in filter.items() if key in _NAMES for value in values]
     pairs += [("filter", filter["filter"])] if "filter" in filter else []
     return pairs + [("entity", f"{one['kind']}:{one['id']}") for one in filter.get("entities", ())]
+
+
+_LISTS = {
+    "stream": "stream_ids", "channel": "channels", "entity": "entities", "execution": "execution_ids",
+    "correlation": "correlation_ids", "type": "event_types",
+}  # fmt: skip
+
+
+def _names_one(one: Subscription) -> bool:
+    """Returns whether a filter's lists name one kept stream and no other: the one that has ended."""
+    ended = one._ended or {}
+    values = one.filter.get(_LISTS.get(str(ended.get("by")), ""), ())
+    return list(values) == [ended.get("value")]
 
 
 _HISTORY_END = re.compile(r"history_end events=([0-9]+) complete=(\w+)")
@@ -88,6 +102,12 @@ class StreamLink:
         self._streams: dict[Subscription, asyncio.Task[None]] = {}
         self._work: set[asyncio.Task[None]] = set()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # The server's description of itself, once it was asked for.
+        self._info: dict[str, Any] | None = None
+        # Set when the link has ended: publishes that wait for their next attempt are for the next one.
+        self._closing = asyncio.Event()
+        # Streams whose last block was the end of all that they name.
+        self._complete: set[Subscription] = set()
         # The end of the token, if the server reported it.
         self._denied: FanwireError | None = None
         # Refills of one stream in a row, and the position of the last one.
@@ -109,6 +129,7 @@ class StreamLink:
             await self._ended
         finally:
             self.over = True
+            self._closing.set()
             # Running publishes have connections of their own, and go on.
             streams = list(self._streams.values())
             for task in streams:
@@ -175,7 +196,10 @@ class StreamLink:
         return True
 
     async def _read_once(self, one: Subscription) -> bool:
-        options = {key: value for key, value in one._options.items() if key != "since"}
+        options = {key: value for key, value in one._options.items() if key not in ("since", "absent")}
+        is_absent_over = "absent" in one._options and one._fresh
+        if is_absent_over:
+            options["absent"] = "204"
         since = one._position or one._options.get("since")
         more = [(key, str(value).lower()) for key, value in options.items()] + ([("last_event_id", since)] if since else [])
         path = f"sse?{urlencode(query({**one.filter, **one._kept}) + more)}"
@@ -185,6 +209,11 @@ class StreamLink:
             if answer.status == 204:
                 # The server will never have more for this subscription (HTML, 9.2.3).
                 self._streams.pop(one, None)
+                if is_absent_over:
+                    one._end(FanwireError("no_such_log", "nothing is kept there"))
+                    return False
+                # The end itself was lost with the connection.
+                one._ended = one._ended or {"last_event_id": since or "", "complete": True}
                 one._end()
                 return False
             if answer.status != 200:
@@ -212,6 +241,10 @@ class StreamLink:
                     try:
                         piece = await anext(pieces)
                     except StopAsyncIteration:
+                        # A stream ends after the end of all that its filter names.
+                        if one in self._complete:
+                            self._streams.pop(one, None)
+                            one._end()
                         return False
                 self._host.proven()
                 if time.monotonic() - began > STABLE:
@@ -220,6 +253,7 @@ class StreamLink:
                     if self._take(one, block):
                         return True
         finally:
+            self._complete.discard(one)
             answer.close()
 
     def _take(self, one: Subscription, block: dict[str, str]) -> bool:
@@ -230,6 +264,7 @@ class StreamLink:
         if retry.isascii() and retry.isdigit():
             self.delay = min(float(retry[:12]) / 1000, WAIT_MAX) * random.random()
         place = block.get("id")
+        self._complete.discard(one)
         try:
             raw = json.loads(block.get("data") or "{}")
             if "event_type" in raw:
@@ -240,6 +275,10 @@ class StreamLink:
                     return True
                 self._host.deliver(gap, one)
                 place = gap.to_id
+            elif block.get("event") == "end":
+                one._ended = raw
+                if _names_one(one):
+                    self._complete.add(one)
             elif block.get("event") == "closed":
                 code = str(raw.get("code"))
                 # The next thing is the end of the stream.
@@ -262,28 +301,77 @@ class StreamLink:
         if kind == "request":
             return answered(None, FanwireError("no_transport", "requests need a WebSocket"))
 
-        async def post() -> None:
-            uncertain = FanwireError("uncertain", "the connection broke before the answer")
-            try:
-                body = json.dumps(payload).encode()
-                async with asyncio.timeout(self._timeout):
-                    answer = await self._ask("POST", "publish", {"Content-Type": "application/json"}, body)
-                    try:
-                        if answer.status != 200:
-                            return answered(None, await self._refusal(answer))
-                        said = json.loads(await answer.body())
-                    finally:
-                        answer.close()
-                self._host.proven()
-                answered({"event_id": said["last_event_id"]}, None)
-            except (OSError, EOFError, TimeoutError, ValueError, FanwireError, asyncio.CancelledError) as cause:
-                answered(None, uncertain)
-                if isinstance(cause, asyncio.CancelledError):
-                    raise
+        self._start(self._post(payload, answered))
 
-        task = asyncio.get_running_loop().create_task(post())
+    def publish(self, once: Once, answered: Answered) -> None:
+        """Publishes an event under its name, if the server knows names, and again if there was no answer."""
+
+        async def post() -> None:
+            attempt = 0
+            while once.name(await self._describe()):
+                lost = False
+
+                def note(payload: Any, error: FanwireError | None) -> None:
+                    nonlocal lost
+                    lost = error is not None and error.code == "uncertain"
+                    if not lost or self.over or self._host.is_closed() or not once.may_be_sent_again():
+                        lost = False
+                        answered(payload, error)
+
+                await self._post(once.event, note)
+                if not lost:
+                    return
+                base, most = self._backoff
+                wait = random.random() * min(most, base * 2 ** min(attempt, 60))
+                attempt += 1
+                try:
+                    async with asyncio.timeout(wait):
+                        await self._closing.wait()
+                    # The next link sends it.
+                    return answered(None, uncertain())
+                except TimeoutError:
+                    pass
+            answered(None, uncertain())
+
+        self._start(post())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
+
+    async def _describe(self) -> dict[str, Any]:
+        """Asks the server once for its description. One that is too old has none."""
+        if self._info is None:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    answer = await self._ask("GET", "api/server_info", {"Accept": "application/json"}, None)
+                    try:
+                        said = json.loads(await answer.body()) if answer.status == 200 else {}
+                    finally:
+                        answer.close()
+                self._info = said if isinstance(said, dict) else {}
+            except (OSError, EOFError, TimeoutError, ValueError, FanwireError):
+                return {}
+        return self._info
+
+    async def _post(self, event: object, answered: Answered) -> None:
+        try:
+            body = json.dumps(event).encode()
+            async with asyncio.timeout(self._timeout):
+                answer = await self._ask("POST", "publish", {"Content-Type": "application/json"}, body)
+                try:
+                    if answer.status != 200:
+                        return answered(None, await self._refusal(answer))
+                    said = json.loads(await answer.body())
+                finally:
+                    answer.close()
+            self._host.proven()
+            answered({"event_id": said["last_event_id"]}, None)
+        except (OSError, EOFError, TimeoutError, ValueError, FanwireError, asyncio.CancelledError) as cause:
+            answered(None, uncertain())
+            if isinstance(cause, asyncio.CancelledError):
+                raise
 
     def tell(self, kind: str, payload: object) -> None:
         """Publishes an event of which only an error is reported."""

@@ -74,6 +74,10 @@ class Subscription:
         self._past: Past | None = None
         self._has_passed = asyncio.Event()
         self._more = asyncio.Event()
+        # The last end of a kept stream that it was told.
+        self._ended: Mapping[str, Any] | None = None
+        # Called when its buffer is full, instead of losing the oldest.
+        self._full: Callable[[], object] | None = None
 
     async def ready(self) -> None:
         """Waits until the server has confirmed it: events published from then on will come."""
@@ -215,7 +219,9 @@ class Subscription:
         if self._over:
             return
         self._items.append(item)
-        if len(self._items) > self._buffer:
+        if len(self._items) > self._buffer and self._full:
+            self._full()
+        elif len(self._items) > self._buffer:
             oldest = self._items.popleft()
             lost = self._lost or Gap(0, self._given, None, True)
             both = (lost, oldest) if isinstance(oldest, Gap) else (lost, Gap(1, None, oldest.event_id, True))

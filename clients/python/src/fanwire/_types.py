@@ -81,6 +81,29 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
+class RunEnd:
+    """The end of a run."""
+
+    status: str | None
+    """The type of the event that ended it, as `run.finished`; None if the filter leaves that event out."""
+    last_event_id: str
+    """The event that ended it."""
+    complete: bool
+    """Whether everything came, from the run's first event to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of the past. It may have fewer events than asked for, or none, and more pages after it."""
+
+    events: list[Event]
+    next: str | None
+    """The place of the next page; None if there is none."""
+    complete: bool
+    """Whether nothing that the walk asked for was let go."""
+
+
+@dataclass(frozen=True, slots=True)
 class Updated:
     """Values that an update of a subscription has changed."""
 

@@ -1,0 +1,101 @@
+"""Runs: kept streams from their start to their end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from ._subscription import Subscription
+from ._types import Event, FanwireError, Gap, Item, Past, RunEnd
+
+
+class Run:
+    """A run's events and gaps, for `async for`, which ends with the run. `close` ends it here; the run itself goes on."""
+
+    def __init__(self, subscribe: Callable[[dict[str, Any]], Subscription], start: dict[str, Any]) -> None:
+        self._subscribe = subscribe
+        # Whether the buffer is full: the rest is at the server.
+        self._is_full = False
+        self._is_over = False
+        self._complete = True
+        self._last: Event | None = None
+        self._end: RunEnd | None = None
+        self._one = self._follow(start)
+        self._first = self._one
+
+    def _follow(self, start: dict[str, Any]) -> Subscription:
+        one = self._subscribe(start)
+
+        def pause() -> None:
+            self._is_full = self._is_full or not one.is_over
+            one.close()
+
+        # Its position includes the event that filled it only after this turn.
+        one._full = lambda: asyncio.get_running_loop().call_soon(pause)
+        return one
+
+    @property
+    def end(self) -> RunEnd | None:
+        """The end, once the loop is there. None before, and if it was closed."""
+        return self._end
+
+    async def past(self) -> Past | None:
+        """Waits until everything that was kept has come, before live events."""
+        return await self._first.past()
+
+    def __aiter__(self) -> Run:
+        return self
+
+    async def __anext__(self) -> Item:
+        """Returns the next item. Raises FanwireError if the server refused the run or the client ended with an error."""
+        while True:
+            one = self._one
+            try:
+                item = await anext(one)
+            except StopAsyncIteration:
+                if self._is_over:
+                    raise
+                # Another call may have gone on already.
+                if one is not self._one:
+                    continue
+                if self._is_full:
+                    self._is_full = False
+                    self._one = self._follow({"since": one._position} if one._position else dict(one._options))
+                    # Its end may have come already.
+                    self._one._ended = one._ended
+                    continue
+                self._is_over = True
+                self._note_end(one)
+                raise
+            except FanwireError as error:
+                if error.code != "unsupported":
+                    raise
+                text = "this server is too old for runs: it can start no subscription at the beginning of a stream"
+                raise FanwireError("unsupported", text) from error
+            if isinstance(item, Gap):
+                self._complete = False
+            else:
+                self._last = item
+            return item
+
+    def _note_end(self, one: Subscription) -> None:
+        if one._ended is None:
+            return
+        id = str(one._ended.get("last_event_id"))
+        status = self._last.event_type if self._last and self._last.event_id == id else None
+        self._end = RunEnd(status, id, bool(one._ended.get("complete")) and self._complete)
+
+    def close(self) -> None:
+        """Ends it. A loop gets the items that have come, then its end."""
+        self._is_over = True
+        self._one.close()
+
+    async def aclose(self) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Run:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()

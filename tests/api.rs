@@ -42,7 +42,7 @@ fn answers_to_made_up_requests_are_as_the_openapi_document_says() {
         .expect("it runs");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("14 selected / 16 total"), "{said}");
+    assert!(said.contains("15 selected / 17 total"), "{said}");
     server.assert_serving();
 }
 

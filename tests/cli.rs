@@ -217,6 +217,51 @@ fn tail_shows_events_as_lines_over_both_transports() {
 }
 
 #[test]
+fn tail_prints_a_run_from_its_start_and_exits_at_its_end() {
+    let rule = "by=stream; end=run.finished; match=stream=run-*";
+    let server = Server::with(&["--retain", rule, "--bus-capacity", "64"]);
+    let publish = |event_type: &str, n: u32| {
+        let event = format!(r#"{{"type":"{event_type}","stream_id":"run-1","payload":{{"n":{n}}}}}"#);
+        server.publish(event);
+    };
+    (0..3).for_each(|n| publish("token", n));
+    (0..100).for_each(|_| drop(server.publish(r#"{"type":"noise"}"#)));
+    let tails: Vec<Running> = [&[][..], &["--sse"]]
+        .map(|transport| {
+            let command = ["--stream", "run-1", "--from", "start", "--no-reconnect"];
+            Running::start(client(&server, "tail").args(command).args(transport))
+        })
+        .into();
+    let is_token = |line: &str, n: u32| line.contains("token") && line.contains(&format!("{{\"n\":{n}}}"));
+    for tail in &tails {
+        (0..3).for_each(|n| assert!(is_token(&tail.line(), n)));
+    }
+    publish("token", 3);
+    publish("run.finished", 4);
+    for mut tail in tails {
+        assert!(is_token(&tail.line(), 3));
+        assert!(tail.line().contains("run.finished"));
+        assert_eq!(tail.line(), "-- end of stream run-1 --");
+        assert!(tail.child.wait().expect("it ends by itself").success());
+    }
+    // A run that is over, as JSON.
+    let output = run(client(&server, "tail").args(["--stream", "run-1", "--from", "start", "--json"]));
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(text.lines().count(), 6, "{text}");
+    let end: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    assert_eq!((&end["end"]["value"], &end["end"]["complete"]), (&"run-1".into(), &true.into()), "{end}");
+    assert!(output.status.success());
+    // At its limit `history` names the place to go on from.
+    let url = format!("http://{}", server.addr);
+    let output = run(fanwire().args(["history", &url, "stream=run-1", "--limit", "2"]));
+    let said = String::from_utf8(output.stderr).expect("text");
+    let place = said.split_once("--after ").expect(&said).1.trim();
+    let output = run(fanwire().args(["history", &url, "stream=run-1", "--after", place]));
+    let lines = String::from_utf8(output.stdout).expect("text");
+    assert!(lines.lines().count() == 3 && is_token(lines.lines().next().expect("a line"), 2), "{lines}");
+}
+
+#[test]
 fn tail_as_json_prints_each_event_as_it_came() {
     let server = Server::start();
     let payload = r#"{"z":1.50,"a":"\u0041"}"#;

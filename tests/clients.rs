@@ -105,6 +105,19 @@ fn the_operators_view_tells_what_the_server_does() {
 }
 
 #[test]
+fn the_page_shows_a_run_from_its_start_to_its_end() {
+    let rules = [
+        "--bus-capacity",
+        "64",
+        "--retain",
+        "by=stream; end=run.finished; match=stream=run-*",
+        "--retain",
+        "by=stream; end=run.finished; events=10; match=stream=short-*",
+    ];
+    script("browser_run.mjs", &rules, 10);
+}
+
+#[test]
 fn the_page_holds_still_for_a_reader_at_any_rate() {
     script("browser_reading.mjs", &[], 15);
 }

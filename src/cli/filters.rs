@@ -65,6 +65,14 @@ impl Filters {
         self.lists().into_iter().flat_map(pairs).chain(filter).collect()
     }
 
+    /// Returns whether the options name exactly one stream by value, and nothing else that may be kept.
+    pub(super) fn names_one_stream(&self) -> bool {
+        let others = [&self.execution, &self.correlation, &self.entity, &self.channel];
+        self.filter.is_none()
+            && others.iter().all(|values| values.is_empty())
+            && matches!(self.stream.as_slice(), [one] if !one.contains('*'))
+    }
+
     /// Returns the fields of a `subscribe` payload. Options that were not given are left out.
     pub(super) fn payload(&self) -> Map<String, Value> {
         let lists = self.lists().into_iter().filter(|(_, _, values)| !values.is_empty());

@@ -35,6 +35,12 @@ pub(super) struct HistoryArgs {
     /// Print events since this time only, as 2026-01-27T10:21:33Z, or in milliseconds since 1970
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
+    /// Begin after this place: an event's id, or the place that an earlier walk named at its limit
+    #[arg(long, value_name = "PLACE", conflicts_with = "desc")]
+    after: Option<String>,
+    /// With --desc: begin before this place
+    #[arg(long, value_name = "PLACE", requires = "desc")]
+    before: Option<String>,
     /// Print each event as the JSON it came as, one a line
     #[arg(long)]
     json: bool,
@@ -66,7 +72,7 @@ pub(super) fn run(args: HistoryArgs) -> Result<(), CliError> {
     query.extend(text.as_deref().map(|text| ("filter", text)));
     let mut printer = Printer::new(args.json, args.limit);
     let (order, onward) = if args.desc { ("desc", "before") } else { ("asc", "after") };
-    let mut place: Option<String> = None;
+    let mut place: Option<String> = args.after.clone().or(args.before.clone());
     let mut has_said = false;
     let mut left = args.limit;
     while !printer.is_done() {
@@ -111,6 +117,9 @@ pub(super) fn run(args: HistoryArgs) -> Result<(), CliError> {
             Some(_) => return Err(CliError::new(format!("{}: the next page is the same one", args.url))),
             None => return Ok(()),
         }
+    }
+    if let Some(place) = place {
+        anstream::eprintln!("{DIM}there is more: --{onward} {place}{DIM:#}");
     }
     Ok(())
 }

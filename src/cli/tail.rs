@@ -13,13 +13,13 @@ use fanwire::sse::SseParser;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tungstenite::Message;
+use tungstenite::{Message, WebSocket};
 
-use self::print::LossNotice;
 pub(super) use self::print::Printer;
+use self::print::{LossNotice, StreamEnd};
 use super::error::CliError;
 use super::filters::Filters;
-use super::remote::{Access, NotOpened, Remote};
+use super::remote::{Access, Link, NotOpened, Remote};
 use super::style::DIM;
 use super::target::{Target, error_text};
 use super::trust;
@@ -38,6 +38,9 @@ pub(super) struct TailArgs {
     /// First show the newest N matching events that the server still keeps
     #[arg(long, value_name = "N")]
     history: Option<u32>,
+    /// First show everything that is kept of the streams that the filter names, and exit when they have ended
+    #[arg(long, value_name = "start", conflicts_with = "history")]
+    from: Option<TailFrom>,
     /// Print each event as the JSON it came as, one a line
     #[arg(long)]
     json: bool,
@@ -49,6 +52,12 @@ pub(super) struct TailArgs {
     no_reconnect: bool,
     #[command(flatten)]
     filters: Filters,
+}
+
+/// Beginning of `fanwire tail --from`.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum TailFrom {
+    Start,
 }
 
 /// Silence after which a connection counts as dead. A server's heartbeats come every 30 s.
@@ -132,6 +141,13 @@ struct HistoryEnd {
     complete: bool,
 }
 
+/// The part of a server's description that `tail` reads.
+#[derive(Deserialize)]
+struct TailServerInfo {
+    #[serde(default)]
+    capabilities: Vec<String>,
+}
+
 impl EventTail {
     fn web_socket(&mut self) -> Result<(), TailEnd> {
         let opened = self.remote.web_socket(IDLE_MAX, None);
@@ -142,10 +158,14 @@ impl EventTail {
         })?;
         let mut payload = self.args.filters.payload();
         payload.insert("subscription_id".into(), json!("tail"));
-        match (&self.since, self.args.history) {
-            (Some(since), _) => drop(payload.insert("since".into(), json!(since))),
-            (None, Some(history)) => drop(payload.insert("history".into(), json!(history))),
-            (None, None) => {}
+        match (&self.since, self.args.history, self.args.from) {
+            (Some(since), ..) => drop(payload.insert("since".into(), json!(since))),
+            (None, Some(history), _) => drop(payload.insert("history".into(), json!(history))),
+            (None, None, Some(TailFrom::Start)) => {
+                self.check_from_start(&mut socket)?;
+                payload.insert("from".into(), json!("start"));
+            }
+            (None, None, None) => {}
         }
         let subscribe = json!({"type": "subscribe", "message_id": "tail-subscribe", "payload": payload});
         socket.send(Message::text(subscribe.to_string())).map_err(TailEnd::lost)?;
@@ -162,6 +182,29 @@ impl EventTail {
         }
     }
 
+    /// Asks the server whether it can begin at the start of a stream: an older one would begin with the next event.
+    fn check_from_start(&self, socket: &mut WebSocket<Link>) -> Result<(), TailEnd> {
+        let request =
+            json!({"type": "request", "message_id": "tail-info", "payload": {"action": "server_info"}});
+        socket.send(Message::text(request.to_string())).map_err(TailEnd::lost)?;
+        loop {
+            let Message::Text(text) = socket.read().map_err(TailEnd::lost)? else { continue };
+            let Ok(message) = serde_json::from_str::<TailMessage<'_>>(&text) else { continue };
+            if message.r#type == "error" {
+                return Err(TailEnd::Refused(CliError::new(error_text(message.payload.get()))));
+            }
+            if message.r#type != "response" {
+                continue;
+            }
+            let info = serde_json::from_str::<TailServerInfo>(message.payload.get());
+            if info.is_ok_and(|info| info.capabilities.iter().any(|one| one == "from_start")) {
+                return Ok(());
+            }
+            let text = format!("{} is too old for --from: it keeps no streams", self.args.url);
+            return Err(TailEnd::Refused(CliError::new(text)));
+        }
+    }
+
     fn message(&mut self, text: &str) -> Result<(), TailEnd> {
         let Ok(message) = serde_json::from_str::<TailMessage<'_>>(text) else {
             return Err(TailEnd::Refused(CliError::new(format!(
@@ -173,6 +216,10 @@ impl EventTail {
             "event" => self.event(message.payload.get(), message.position),
             "gap" => self.gap(message.payload.get()),
             "history_end" => Self::past_end(message.payload.get()),
+            "end" => match self.end(message.payload.get())? {
+                end if end.over => Err(TailEnd::Done),
+                _ => Ok(()),
+            },
             "ack" => {
                 self.connected = true;
                 Ok(())
@@ -205,6 +252,12 @@ impl EventTail {
         self.printer.gap(&gap, json).map_err(|_| TailEnd::Done)
     }
 
+    fn end(&mut self, json: &str) -> Result<StreamEnd, TailEnd> {
+        let end: StreamEnd = serde_json::from_str(json).map_err(TailEnd::lost)?;
+        self.printer.end(&end, json).map_err(|_| TailEnd::Done)?;
+        Ok(end)
+    }
+
     /// Reports that the requested history is incomplete. A gap printed before shows where events are missing.
     fn past_end(json: &str) -> Result<(), TailEnd> {
         let end: HistoryEnd = serde_json::from_str(json).map_err(TailEnd::lost)?;
@@ -220,15 +273,20 @@ impl EventTail {
     fn sse(&mut self) -> Result<(), TailEnd> {
         let mut request = self.remote.get("/sse").header("accept", "text/event-stream");
         request = request.query_pairs(self.args.filters.query());
-        match (&self.since, self.args.history) {
-            (Some(since), _) => request = request.header("last-event-id", since),
-            (None, Some(history)) => request = request.query("history", history.to_string()),
-            (None, None) => {}
+        match (&self.since, self.args.history, self.args.from) {
+            (Some(since), ..) => request = request.header("last-event-id", since),
+            (None, Some(history), _) => request = request.query("history", history.to_string()),
+            (None, None, Some(TailFrom::Start)) => request = request.query("from", "start"),
+            (None, None, None) => {}
         }
         let mut answer = request.call().map_err(|error| match trust::refusal(&error, &self.args.url) {
             Some(refusal) => TailEnd::Refused(refusal),
             None => TailEnd::Lost(format!("cannot connect: {error}")),
         })?;
+        if answer.status().as_u16() == 204 {
+            // All has come, and the streams have ended.
+            return Err(TailEnd::Done);
+        }
         if answer.status().as_u16() != 200 {
             let body = answer.body_mut().read_to_string().unwrap_or_default();
             return Err(refused(&self.args.url, answer.status().as_u16(), &body));
@@ -254,17 +312,30 @@ impl EventTail {
             }
         });
         let mut parser = SseParser::new(EVENT_BYTES_MAX);
+        // Whether the last thing that came was the end of a stream.
+        let mut has_ended = false;
         loop {
             let chunk = chunks
                 .recv_timeout(IDLE_MAX)
                 .map_err(|_| TailEnd::lost("no sign of life"))?
                 .map_err(TailEnd::lost)?;
             if chunk.is_empty() {
-                return Err(TailEnd::lost("the server ended the stream"));
+                // With more streams to come it is a lost connection: the next answer is 204 if there are none.
+                let has_one = self.args.filters.names_one_stream();
+                return Err(if has_ended && has_one {
+                    TailEnd::Done
+                } else {
+                    TailEnd::lost("the server ended the stream")
+                });
             }
             let mut chunk = chunk.as_slice();
             while let Some(event) = parser.feed(&mut chunk).map_err(TailEnd::lost)? {
+                has_ended = event.event == "end" && !event.data.contains("\"event_type\"");
                 match event.event.as_str() {
+                    "end" if has_ended => {
+                        self.end(&event.data)?;
+                        self.since = Some(event.id).filter(|id| !id.is_empty()).or(self.since.take());
+                    }
                     "gap" => self.gap(&event.data)?,
                     "closed" => return Err(TailEnd::Lost(error_text(&event.data))),
                     _ => self.event(&event.data, Some(event.id).filter(|id| !id.is_empty()))?,

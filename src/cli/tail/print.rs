@@ -24,6 +24,17 @@ pub(super) struct LossNotice {
     pub(super) recoverable: bool,
 }
 
+/// The end of a kept stream, as reported by the server.
+#[derive(Debug, Deserialize)]
+pub(super) struct StreamEnd {
+    pub(super) by: String,
+    pub(super) value: String,
+    pub(super) complete: bool,
+    /// Whether the subscription is over with it.
+    #[serde(default)]
+    pub(super) over: bool,
+}
+
 /// The fields of an event that a line shows.
 #[derive(Deserialize)]
 struct EventLine<'a> {
@@ -90,6 +101,18 @@ impl Printer {
         self.out.flush()?;
         self.left = self.left.map(|left| left.saturating_sub(1));
         Ok(shown.ok().and_then(|event| event.event_id).map(Cow::into_owned))
+    }
+
+    /// Prints the end of a kept stream, given with its JSON.
+    pub(super) fn end(&mut self, end: &StreamEnd, json: &str) -> io::Result<()> {
+        if self.json {
+            writeln!(self.out, "{{\"end\":{json}}}")?;
+        } else {
+            let (by, value) = (&end.by, &end.value);
+            let part = if end.complete { "" } else { ", of which a part is no longer kept" };
+            writeln!(self.out, "{DIM}-- end of {by} {value}{part} --{DIM:#}")?;
+        }
+        self.out.flush()
     }
 
     /// Prints a gap, given with its JSON.

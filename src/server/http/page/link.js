@@ -94,6 +94,7 @@ function opened() {
   isLive = false;
   state('open', transport === 'ws' ? 'live by WebSocket' : 'live by SSE');
   measureFirst();
+  openWantedRun();
 }
 
 function lost(reason) {
@@ -305,7 +306,7 @@ place();
 
 addEventListener('keydown', (key) => {
   if (key.key === 'Escape' && $('more').classList.contains('open')) { openMenu(false); $('menu').focus(); }
-  if ($('view-events').hidden || $('journey').open || !$('login').hidden) return;
+  if ($('view-events').hidden || $('journey').open || $('run').open || !$('login').hidden) return;
   if (key.ctrlKey || key.metaKey || key.altKey || key.target.tagName === 'INPUT') return;
   if (key.key === ' ' && key.target.tagName === 'BUTTON') return;
   const act = { ' ': pause, c: clear, p: ping, '/': () => $('filter').focus() }[key.key];

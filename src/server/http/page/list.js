@@ -72,7 +72,7 @@ function draw() {
 
 // ---- holding still: rows stay where they are while a person reads them ----------------------------------------------
 let isUnderPointer = false, isTouched = false;
-const isHeld = () => paused || openItems.size > 0 || isUnderPointer || isTouched || scroller.scrollTop > 4 || $('journey').open
+const isHeld = () => paused || openItems.size > 0 || isUnderPointer || isTouched || scroller.scrollTop > 4 || $('journey').open || $('run').open
   || list.querySelector(':focus-visible') !== null || isSelected();
 function isSelected() {
   const selection = getSelection();
@@ -328,6 +328,14 @@ function chips(event) {
       setFilter(condition(name, value));
     };
     box.append(chip);
+    if (name !== 'stream') continue;
+    const whole = button('Whole run');
+    whole.title = `The stream ${plain(value)} from its start, its text and its end`;
+    whole.onclick = () => {
+      $('journey').close();
+      openRun(value);
+    };
+    box.append(whole);
   }
   return box;
 }

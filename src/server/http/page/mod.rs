@@ -22,6 +22,7 @@ pub(crate) const INDEX: &str = concat!(
     include_str!("list.js"),
     include_str!("link.js"),
     include_str!("operator.js"),
+    include_str!("run.js"),
     include_str!("journey.js"),
     "</script>\n</body>\n</html>\n",
 );

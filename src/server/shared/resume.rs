@@ -130,7 +130,8 @@ fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> RetainedAf
         return RetainedAfter::Unknown;
     }
     let end = end.min(bus.head(id.shard));
-    let oldest = bus.oldest(id.shard);
+    // In a busy moment the ring may have gone on by a lap from the caller's place.
+    let oldest = bus.oldest(id.shard).min(end);
     let Some(newest_epoch) = log else {
         return match Some(id.next_sequence()).filter(|next| id.epoch == bus.epoch() && *next <= end) {
             Some(next) if next >= oldest => RetainedAfter::All(next),
@@ -272,6 +273,12 @@ mod tests {
                 RetainedAfter::Some(1, 12),
                 RetainedAfter::Unknown
             ]
+        );
+        // Up to a place that the ring has passed: events after it are not the caller's.
+        let up_to_10 = |sequence| search(&bus, None, EventId { epoch: bus.epoch(), shard: 0, sequence }, 10);
+        assert_eq!(
+            [up_to_10(3), up_to_10(9), up_to_10(10)],
+            [RetainedAfter::Some(6, 10), RetainedAfter::All(10), RetainedAfter::Unknown]
         );
         let other = EventId { epoch: bus.epoch() + 1, shard: 0, sequence: 11 };
         assert_eq!(search(&bus, None, other, 20), RetainedAfter::Unknown);

@@ -230,8 +230,9 @@ impl ShardSearch {
             Some(_) if store.has_log() => self.search_older_page(),
             oldest => {
                 let first = oldest.map(|id| id.sequence);
-                // Without an engine, the first event of all has the sequence 0.
-                let has_first = first == Some(0) && store.shared.engine.is_none();
+                // Without an engine, the first event of all has the sequence 0. A search from there has nothing to find.
+                let is_at_first = first == Some(0) || self.place == SearchPlace::Ring(0);
+                let has_first = is_at_first && store.shared.engine.is_none();
                 let has_all = has_first || is_complete_from(store.shared, self.shard, first);
                 let is_first = has_all && self.followed == (0, 0);
                 self.ended = Some(if is_first { Ended::Beginning } else { Ended::Forgotten });

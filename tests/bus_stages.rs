@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use fanwire::bus::{BatchItem, HandlerThread, LosslessSubscriber, Select, TryRecvError, WaitStrategy};
+use fanwire::bus::{
+    BatchItem, HandlerThread, LosslessSubscriber, Select, SoloPublisher, TryRecvError, WaitStrategy,
+};
 use fanwire::{Bus, Delivery, LosslessBus, Predicate};
 
 fn lossless(capacity: usize) -> LosslessBus<u64> {
@@ -42,6 +44,78 @@ fn an_item_is_passed_when_its_reader_comes_again_or_its_visitor_returns() {
     bus.try_publish(7).expect("room");
     assert_eq!(second.iter().take(3).collect::<Vec<_>>(), [5, 6, 7]);
     drop((second, idle));
+}
+
+/// A stage goes on to where the one before it was at its last look, and looks again after that.
+#[test]
+fn a_stage_reads_in_runs_what_the_one_before_it_has_passed() {
+    for solo in [false, true] {
+        let builder = LosslessBus::builder().carrying::<u64>().capacity(1024);
+        let (mut publisher, bus) = if solo {
+            (Some(builder.build_lossless_solo().expect("valid")), None)
+        } else {
+            (None, Some(builder.build_lossless().expect("valid")))
+        };
+        let publish = |publisher: &mut Option<SoloPublisher<u64>>, n: u64| match (publisher, &bus) {
+            (Some(publisher), _) => drop(publisher.try_publish(n).expect("room")),
+            (None, Some(bus)) => drop(bus.try_publish(n).expect("room")),
+            (None, None) => {}
+        };
+        let (mut first, mut second) = match (&publisher, &bus) {
+            (Some(publisher), _) => {
+                let first = publisher.subscribe(Predicate::all());
+                let second = publisher.subscribe_after(Predicate::all(), &[&first]);
+                (first, second)
+            }
+            (None, Some(bus)) => {
+                let first = all(bus);
+                let second = bus.subscribe_after(Predicate::all(), &[&first]);
+                (first, second)
+            }
+            (None, None) => continue,
+        };
+        (0..300).for_each(|n| publish(&mut publisher, n));
+        assert_eq!(first.visit_batch(200, |_| ()), 200);
+        let mut seen = Vec::new();
+        assert_eq!(second.visit_batch(150, |n| seen.push(*n)), 150);
+        // Known since its first look; and what was passed afterwards, by a new one.
+        assert_eq!(first.visit_batch(usize::MAX, |_| ()), 100);
+        assert_eq!(second.visit_batch(usize::MAX, |n| seen.push(*n)), 50);
+        assert_eq!(second.visit_batch(usize::MAX, |n| seen.push(*n)), 100);
+        assert_eq!(second.visit_batch(usize::MAX, |n| seen.push(*n)), 0);
+        // One that has nobody before it any more follows the publishers.
+        publish(&mut publisher, 300);
+        drop(first);
+        assert_eq!(second.visit_batch(usize::MAX, |n| seen.push(*n)), 1);
+        assert!(seen.iter().copied().eq(0..301), "{seen:?}");
+    }
+}
+
+/// A poller that follows its publishers closely finds everything, however it paces its looks, and learns of the end.
+#[test]
+fn a_poller_sees_all_items_and_the_end() {
+    const ITEMS: u64 = 300_000;
+    let mut publisher =
+        LosslessBus::builder().carrying::<u64>().capacity(1024).build_lossless_solo().expect("valid");
+    let mut reader = publisher.subscribe(Predicate::all());
+    let publishing = thread::spawn(move || (0..ITEMS).for_each(|n| _ = publisher.publish_blocking(n)));
+    let mut next = 0;
+    loop {
+        // Before the visit: nothing comes after it.
+        let is_closed = reader.is_closed();
+        let visit = |n: &u64| {
+            assert_eq!(*n, next);
+            next += 1;
+        };
+        if reader.visit_batch(usize::MAX, visit) == 0 {
+            if is_closed && reader.lag() == 0 {
+                break;
+            }
+            thread::yield_now();
+        }
+    }
+    publishing.join().expect("no panic");
+    assert_eq!(next, ITEMS);
 }
 
 #[test]

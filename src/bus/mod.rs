@@ -24,6 +24,7 @@ mod item;
 #[cfg(feature = "server")]
 mod loop_reader;
 mod lossless;
+mod lossless_subscriber;
 mod on;
 #[cfg(feature = "server")]
 mod order;
@@ -73,9 +74,8 @@ pub use handler::{HandlerGuard, HandlerId};
 pub use item::{Item, Predicate};
 #[cfg(feature = "server")]
 pub(crate) use loop_reader::{LoopReader, ReaderItem};
-pub use lossless::{
-    LosslessBus, LosslessIntoIter, LosslessIter, LosslessSubscriber, SoloPublisher, TryPublishError,
-};
+pub use lossless::{LosslessBus, SoloPublisher, TryPublishError};
+pub use lossless_subscriber::{LosslessIntoIter, LosslessIter, LosslessSubscriber};
 #[cfg(feature = "server")]
 pub(crate) use panics::catch_panic;
 pub use position::PositionError;

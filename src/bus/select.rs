@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::item::Item;
-use super::lossless::LosslessSubscriber;
+use super::lossless_subscriber::LosslessSubscriber;
 use super::subscriber::Subscriber;
 use super::wait::{AdaptiveWait, WaitStrategy};
 use super::waitable::{AnyOf, Waitable};

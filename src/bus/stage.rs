@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 
 use super::item::Item;
-use super::lossless::LosslessSubscriber;
+use super::lossless_subscriber::LosslessSubscriber;
 use super::panics::catch_panic;
 
 /// Thread of a handler: its name, and the core that it stays on.

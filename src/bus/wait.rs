@@ -50,6 +50,60 @@ pub enum WaitStrategy {
     Park,
 }
 
+/// Spins before a look of a poller that follows a publisher closely: about 0.3 us.
+const POLL_SPINS: u32 = 16;
+/// Items that must come during them to make them worth while.
+const POLL_ENOUGH: u64 = 4;
+/// Items beyond which a poller is slow itself, and needs no wait: no publisher publishes more during the spins.
+const POLL_MANY: u64 = 128;
+/// Looks that find fewer items, between two attempts; twice as many after each attempt that was in vain.
+const LOOKS_PER_ATTEMPT: u32 = 64;
+const LOOKS_PER_ATTEMPT_MAX: u32 = 1 << 16;
+
+/// Pace of a poller's looks. Each look takes the cache line that the publisher writes. Where items come faster than that, a look
+/// that comes a moment later finds several.
+#[derive(Clone, Debug)]
+pub(super) struct PollPace {
+    is_held: bool,
+    few: u32,
+    attempt_at: u32,
+}
+
+impl Default for PollPace {
+    fn default() -> Self {
+        Self { is_held: false, few: 0, attempt_at: LOOKS_PER_ATTEMPT }
+    }
+}
+
+impl PollPace {
+    /// Spins, if that was worth while the last time, or if it is time to try.
+    #[inline]
+    pub(super) fn before_look(&self) {
+        if self.is_held {
+            (0..POLL_SPINS).for_each(|_| hint::spin_loop());
+        }
+    }
+
+    /// Learns from the number of items that the look found.
+    #[inline]
+    pub(super) fn after_look(&mut self, found: u64) {
+        if self.is_held {
+            self.is_held = (POLL_ENOUGH..=POLL_MANY).contains(&found);
+            self.attempt_at = if found >= POLL_ENOUGH {
+                LOOKS_PER_ATTEMPT
+            } else {
+                (self.attempt_at * 2).min(LOOKS_PER_ATTEMPT_MAX)
+            };
+        } else if (1..POLL_ENOUGH).contains(&found) {
+            self.few += 1;
+            if self.few >= self.attempt_at {
+                self.few = 0;
+                self.is_held = true;
+            }
+        }
+    }
+}
+
 /// Deliveries that a task may take without a wait before other tasks get a turn.
 #[cfg(feature = "async")]
 const BUDGET: u32 = 256;
@@ -242,5 +296,51 @@ impl AdaptiveWait {
             hint::spin_loop();
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Number of looks at one item each until a poller waits before a look.
+    fn looks_to_attempt(pace: &mut PollPace) -> u32 {
+        let mut looks = 0;
+        while !pace.is_held {
+            pace.after_look(1);
+            looks += 1;
+        }
+        looks
+    }
+
+    #[test]
+    fn a_poller_holds_back_while_that_brings_items() {
+        let mut pace = PollPace::default();
+        // Nothing to gain: no items, or enough of them already.
+        (0..10_000).for_each(|n| pace.after_look(if n % 2 == 0 { 0 } else { POLL_ENOUGH }));
+        assert!(!pace.is_held);
+        assert_eq!(looks_to_attempt(&mut pace), LOOKS_PER_ATTEMPT);
+        (0..100).for_each(|_| pace.after_look(POLL_ENOUGH));
+        assert!(pace.is_held);
+        // A poller that comes seldom finds many in any case.
+        pace.after_look(POLL_MANY + 1);
+        assert!(!pace.is_held);
+        assert_eq!(looks_to_attempt(&mut pace), LOOKS_PER_ATTEMPT);
+        // In vain: attempts become rare, and never end.
+        for times in [2, 4, 8] {
+            pace.after_look(POLL_ENOUGH - 1);
+            assert!(!pace.is_held);
+            assert_eq!(looks_to_attempt(&mut pace), LOOKS_PER_ATTEMPT * times);
+        }
+        (0..20).for_each(|_| {
+            pace.after_look(0);
+            looks_to_attempt(&mut pace);
+        });
+        pace.after_look(0);
+        assert_eq!(looks_to_attempt(&mut pace), LOOKS_PER_ATTEMPT_MAX);
+        // It was worth while: the next ones come soon again.
+        pace.after_look(POLL_ENOUGH);
+        pace.after_look(0);
+        assert_eq!(looks_to_attempt(&mut pace), LOOKS_PER_ATTEMPT * 2);
     }
 }

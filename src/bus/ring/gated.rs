@@ -433,7 +433,8 @@ pub(crate) struct GatedReader<C: SlotCodec> {
     ring: Arc<Gated<C>>,
     participant: Count<Participant>,
     next: Sequence,
-    /// With one publisher: its head at the last look.
+    /// Items before this were there at the last look: published, and passed by the readers that it follows. Not used with several
+    /// publishers and nobody to follow, where stamps say it.
     known: Sequence,
     /// Place of the gate.
     passed: Sequence,
@@ -501,10 +502,32 @@ impl<C: SlotCodec> GatedReader<C> {
     /// Returns whether there is an item to look at.
     #[inline]
     pub(crate) fn has_next(&self) -> bool {
-        match self.limit() {
-            IDLE => self.next < self.known || self.ring.is_published(self.next),
-            limit => self.next < limit,
+        self.next < self.known
+            || match self.limit() {
+                IDLE => self.ring.is_published(self.next),
+                limit => self.next < limit,
+            }
+    }
+
+    /// Returns whether the next look takes a line that publishers write: nobody is before it, and all that it knows of is read.
+    #[inline]
+    pub(crate) fn looks_at_publishers(&self) -> bool {
+        self.after.is_empty() && self.next >= self.known
+    }
+
+    /// Returns the sequence before which items can be looked at, by a new look at the head or at gates if the last one is used up.
+    /// `None`: each item's stamp says it.
+    #[inline(always)]
+    fn known_to(&mut self) -> Option<Sequence> {
+        if self.next >= self.known {
+            self.known = match self.limit() {
+                // G1.
+                IDLE if self.ring.solo => self.ring.head.load(Ordering::Acquire),
+                IDLE => return None,
+                limit => limit,
+            };
         }
+        Some(self.known)
     }
 
     /// Shows items in order until `visit` returns false, there are no more, or a run is over, and returns whether any was
@@ -538,23 +561,14 @@ impl<C: SlotCodec> GatedReader<C> {
     /// Shows at most `most` items, as [`Self::look`] does, and returns their number.
     #[inline]
     pub(crate) fn look_at(&mut self, most: u64, mut visit: impl FnMut(&C::Item) -> bool) -> u64 {
-        // With one publisher, or others to follow: items before this are published.
-        let mut whole_to = self.limit();
-        let Self { ring, next, known, .. } = self;
+        let known = self.known_to();
+        let Self { ring, next, .. } = self;
         let ring = &**ring;
         let first = *next;
-        if whole_to == IDLE && ring.solo {
-            if first >= *known {
-                // G1.
-                *known = ring.head.load(Ordering::Acquire);
-            }
-            whole_to = *known;
-        }
-        let is_whole = whole_to != IDLE;
-        let end = (first + most.min(PIN_SPAN)).min(whole_to);
+        let end = (first + most.min(PIN_SPAN)).min(known.unwrap_or(IDLE));
         // A visitor that panics leaves the gate where it was; the next call moves it.
         let mut place = Place { next, at: first };
-        while place.at < end && (is_whole || ring.is_published(place.at)) {
+        while place.at < end && (known.is_some() || ring.is_published(place.at)) {
             let sequence = place.at;
             place.at += 1;
             // SAFETY: L3: published, as packed, and our gate holds it until we move it.
@@ -565,7 +579,7 @@ impl<C: SlotCodec> GatedReader<C> {
         let at = place.at;
         drop(place);
         // Judged by the last look: another look at a head or a gate that is being written would slow both threads.
-        self.is_done = if is_whole { at >= whole_to } else { !ring.is_published(at) };
+        self.is_done = known.map_or_else(|| !ring.is_published(at), |known| at >= known);
         at - first
     }
 

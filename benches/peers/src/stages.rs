@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use disruptor::wait_strategies::WaitStrategy as DisruptorWait;
 use disruptor::{BusySpin, Polling, ProcessorSettings, Producer};
 use disruptor::{Sequence, build_single_producer};
-use fanwire::bus::{BatchItem, HandlerThread, LosslessSubscriber, SoloPublisher, TryRecvError, WaitStrategy};
+use fanwire::bus::{BatchItem, HandlerThread, LosslessSubscriber, SoloPublisher, WaitStrategy};
 use fanwire::{LosslessBus, Predicate};
 
 use super::Item;
@@ -197,12 +197,10 @@ fn fanwire_polled(time: Duration, shape: Shape) -> Rate {
         || publish_ours(time, shape.batch, publisher),
         move |at| {
             let reader = &mut readers[at];
+            // Before the visit: nothing comes after it.
+            let is_closed = reader.is_closed();
             match reader.visit_batch(usize::MAX, |item| _ = item.check()) {
-                0 => match reader.try_recv() {
-                    Ok(item) => Some(item.check()).map(|_| 1),
-                    Err(TryRecvError::Empty) => Some(0),
-                    Err(TryRecvError::Closed) => None,
-                },
+                0 if is_closed && reader.lag() == 0 => None,
                 count => Some(count as u64),
             }
         },
@@ -247,8 +245,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Prints medians, and the median of the ratios of neighbouring runs. `real_time`: without contestants that spin on the
-/// shared core, because a real-time thread that spins would never yield it.
-pub fn print(rounds: usize, time: Duration, real_time: bool) {
+/// shared core, because a real-time thread that spins would never yield it. `only_polled`: without contestants that have a thread for each stage.
+pub fn print(rounds: usize, time: Duration, real_time: bool, only_polled: bool) {
     println!("\nStages, one publisher, millions a second: all stages get every item. The ratio is to the faster `disruptor`.\n");
     println!("| | fanwire | disruptor, busy spin | disruptor, yields | ratio |\n|---|---|---|---|---|");
     for (name, diamond, batch, is_polled) in [
@@ -259,6 +257,9 @@ pub fn print(rounds: usize, time: Duration, real_time: bool) {
         ("diamond, a thread each", true, 1, false),
         ("diamond, a thread each, batches of 32", true, BATCH, false),
     ] {
+        if only_polled && !is_polled {
+            continue;
+        }
         let shape = Shape { diamond, batch };
         let mut columns: [Vec<f64>; 3] = Default::default();
         let mut ratios = Vec::new();

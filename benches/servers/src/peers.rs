@@ -239,6 +239,13 @@ pub const APP_PEERS: &[Peer] = &[
         ..PEER
     },
     Peer {
+        name: "fanwire, a route of axum, its listener wrapped",
+        sse: true,
+        start: |ground| embedded(ground, "listener"),
+        own_port: true,
+        ..PEER
+    },
+    Peer {
         name: "fanwire, adopted sockets",
         sse: true,
         start: |ground| embedded(ground, "adopt"),

@@ -1,5 +1,6 @@
 //! Fanwire in an app: `embedded WAY PORT`. WAY is how clients connect at PORT: `own`, to a listener of the server;
-//! `tower`, to a route of axum; `adopt`, over sockets that the program accepts itself. Events are published at PORT +
+//! `tower`, to a route of axum; `listener`, to a route of axum whose listener is wrapped; `adopt`, over sockets that
+//! the program accepts itself. Events are published at PORT +
 //! 1, a listener of the server in each case, so that only the clients' connections differ.
 
 #[path = "../app.rs"]
@@ -17,13 +18,21 @@ fn listen(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::bind(("127.0.0.1", port))
 }
 
-/// Serves clients with a route of an axum app.
-fn serve_by_axum(server: &ServerHandle, port: u16) -> Result<(), Box<dyn Error>> {
+/// Serves clients with a route of an axum app, whose event streams take their sockets if its listener is `wrapped`.
+fn serve_by_axum(server: &ServerHandle, port: u16, wrapped: bool) -> Result<(), Box<dyn Error>> {
     let live = fanwire::tower::live(server);
-    let app = Router::new().route_service("/ws", live.clone()).route_service("/sse", live);
+    let app = Router::new().route_service("/ws", live.clone()).route_service("/sse", live.clone());
     // By default, a worker for each available core, which is one.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    Ok(runtime.block_on(app::serve(port, app))?)
+    if !wrapped {
+        return Ok(runtime.block_on(app::serve(port, app))?);
+    }
+    let serving = async {
+        let listener = live.listener(tokio::net::TcpListener::bind(("127.0.0.1", port)).await?);
+        // The loop sets the options that the others' `tap_io` does.
+        axum::serve(listener, app).await
+    };
+    Ok(runtime.block_on(serving)?)
 }
 
 /// Reads a request and gives its socket to the server.
@@ -50,7 +59,7 @@ fn adopt(acceptor: &Acceptor, mut socket: TcpStream) -> Result<(), Box<dyn Error
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().collect();
-    let [_, way, port] = args.as_slice() else { return Err("embedded own|tower|adopt PORT".into()) };
+    let [_, way, port] = args.as_slice() else { return Err("embedded own|tower|listener|adopt PORT".into()) };
     let port: u16 = port.parse()?;
     let mut sockets = vec![listen(port + 1)?];
     if way == "own" {
@@ -60,7 +69,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder(&bus).sockets(sockets).spawn()?;
     match way.as_str() {
         "own" => Ok(server.join()?),
-        "tower" => serve_by_axum(&server, port),
+        "tower" => serve_by_axum(&server, port, false),
+        "listener" => serve_by_axum(&server, port, true),
         "adopt" => {
             let acceptor = server.acceptor();
             for socket in listen(port)?.incoming() {

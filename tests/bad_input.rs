@@ -101,6 +101,13 @@ fn http_rows() -> Vec<HttpRow> {
         row("a page after a place in other shards", get("/events?after=a~1.2"), &[400]),
         row("a page with two limits", get("/events?limit=1&limit=2"), &[400]),
         row("a page with a slip", get("/events?limt=1"), &[400]),
+        row("a purge without a value", "DELETE /events HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
+        row("a purge of a pattern", "DELETE /events?stream=** HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
+        row(
+            "a purge of a page",
+            "DELETE /events?stream=a&limit=1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400],
+        ),
         row("a start that is none", get("/sse?stream=run-1&from=begin"), &[400]),
         row("another answer for nothing", get("/sse?stream=run-1&absent=404"), &[400]),
         row("garbage bytes", (0..=255).rev().cycle().take(4000).collect::<Vec<u8>>(), &[400]),

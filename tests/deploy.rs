@@ -163,7 +163,7 @@ fn both_are_live(server: &Server, ws: &mut tungstenite::WebSocket<Stream>, sse: 
 
 #[test]
 fn nginx_as_shipped_passes_streams_on_as_they_come() {
-    let server = Server::start();
+    let server = Server::with(&["--retain", "by=stream; match=stream=run-*"]);
     let authority = Authority::new("deploy");
     let nginx = nginx(&server, &authority, None);
     let mut ws = subscribed(&authority, nginx.addr, "");
@@ -180,6 +180,12 @@ fn nginx_as_shipped_passes_streams_on_as_they_come() {
     );
     assert!(posted.contains(r#""accepted":1"#), "{posted}");
     assert_eq!(message(&mut ws)["payload"]["event_type"], "by.nginx");
+    let deleted = ask(
+        &authority,
+        nginx.addr,
+        "DELETE /events?stream=run-1 HTTP/1.1\nHost: localhost\nConnection: close\n\n",
+    );
+    assert!(deleted.contains(r#"{"events":0,"logs":0}"#), "{deleted}");
     // From this machine, the operators' paths are reachable, too.
     assert!(get(&authority, nginx.addr, "/metrics", "").contains("fanwire_server_connections"));
     // The clients' last messages and closes reach the server.
@@ -230,7 +236,7 @@ fn caddy(server: &Server) -> (Caddy, SocketAddr) {
 
 #[test]
 fn caddy_as_shipped_passes_streams_on_as_they_come() {
-    let server = Server::start();
+    let server = Server::with(&["--retain", "by=stream; match=stream=run-*"]);
     let (_caddy, addr) = caddy(&server);
     let mut ws = Ws::subscribed(addr, json!({}));
     let mut sse = Sse::open(addr, "");
@@ -242,6 +248,8 @@ fn caddy_as_shipped_passes_streams_on_as_they_come() {
     }
     // From this machine, the operators' paths are reachable, too.
     assert_eq!(http::get(addr, "/metrics").status, 200);
+    let delete = b"DELETE /events?stream=run-1 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    assert_eq!(http::exchange(addr, delete).json(), json!({"logs": 0, "events": 0}));
     // A body that is too large is refused before it is read: the server closes after its answer, and Caddy, which still
     // sends, may report that as a bad gateway.
     let large = http::post(addr, "/publish", "application/json", &vec![b' '; 5 << 20]).status;

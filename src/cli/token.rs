@@ -63,6 +63,9 @@ struct TokenRights {
     /// Allow publishing: everything, or only these types, as --publish=task.*
     #[arg(long, value_name = "PATTERN", num_args = 0.., require_equals = true, value_delimiter = ',')]
     publish: Option<Vec<String>>,
+    /// Allow purging kept logs that it may see whole (DELETE /events)
+    #[arg(long)]
+    purge: bool,
     /// Allow reading /metrics
     #[arg(long)]
     metrics: bool,
@@ -130,6 +133,7 @@ impl TokenArgs {
             Some([]) => PublishRight::All,
             Some(types) => PublishRight::Types(types.to_vec()),
         };
+        claims.purge = self.rights.purge;
         claims.metrics = self.rights.metrics;
         claims.admin = self.rights.admin;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
@@ -185,7 +189,8 @@ pub(super) fn run(args: &TokenArgs) -> Result<(), CliError> {
         lists.iter().all(|list| list.is_empty()) && args.rights.filter.as_ref().is_none_or(says_nothing);
     // A server with `auth.grant.channels` adds channels for a subject.
     let is_for_nobody = args.sub.is_none();
-    let may_nothing = args.rights.publish.is_none() && !args.rights.metrics && !args.rights.admin;
+    let may_nothing =
+        args.rights.publish.is_none() && !args.rights.purge && !args.rights.metrics && !args.rights.admin;
     if sees_nothing && is_for_nobody && may_nothing {
         return Err(CliError::new("the token would allow nothing").hint(
             "Choose the visible events with --stream, --type, --channel, --entity or --filter (--stream '*' is everything), \

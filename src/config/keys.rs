@@ -233,6 +233,8 @@ pub(super) const GROUPS: &[KeyGroup] = &[
             |c| text(&mut c.server.auth.anonymous.filter, "FILTER", filter)),
         row("auth.anonymous.publish", LIVE, "Types that clients without a token may publish; `*` is every type",
             |c| list(&mut c.server.auth.anonymous.publish, "PATTERN", any, Clone::clone)),
+        row("auth.anonymous.purge", LIVE, "Let clients without a token purge kept logs that they may see whole",
+            |c| switch(&mut c.server.auth.anonymous.purge)),
     ]},
     KeyGroup { heading: "Presence: users in a channel (docs/presence.md)", rows: &[
         row("presence.channels", LIVE, "Channels with presence, such as lobby, room.* or **; none = presence is off",

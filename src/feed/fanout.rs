@@ -293,7 +293,10 @@ impl Fanout {
     /// receive the notice at one of their own events, because its position must not reveal an event that their members
     /// may not see.
     pub(crate) fn append_gap(&mut self, id: EventId, gap: &GapNotice, to_some: &GapNotice, hides: bool) {
-        for (key, feed) in &mut self.feeds {
+        let mut from = 0;
+        while let Some(key) = self.feed_from(from) {
+            from = key + 1;
+            let feed = &self.feeds[key as usize];
             let matcher = &self.index.matcher;
             let filters = || feed.classes.iter().filter_map(|(class, _)| matcher.filter(*class));
             if filters().all(Filter::is_nothing) {
@@ -302,19 +305,45 @@ impl Fanout {
             let wants_all = filters().any(Filter::is_everything);
             let gap = if wants_all { gap } else { to_some };
             let own = feed.newest_appended(&self.log).unwrap_or(EventId::before(id.epoch, id.shard, 0));
-            let id = if hides && !wants_all { own } else { id };
-            // Events that a feed would have left out are not missing.
-            let missed = if feed.conflates() { gap.missed.as_bound() } else { gap.missed };
-            let frame = feed.form.encoding.gap(&GapNotice { missed, ..gap.clone() });
-            // The notice has an index in the feed, so the totals count it as an event.
-            self.totals.matched += feed.members.len() as u64;
-            let now = self.pool.now;
-            let before = feed.conflator_mut().map(|conflator| conflator.samplers.release_all(now));
-            let was_clean = feed.append_all(before.unwrap_or_default());
-            let frame = feed.form.compression.own(frame);
-            if feed.append_gap(&mut self.log, frame, id, missed) || was_clean {
-                self.dirty.push(key as FeedKey);
-            }
+            self.append_notice(key, if hides && !wants_all { own } else { id }, gap);
+        }
+    }
+
+    /// Returns the key of the first feed from this one on.
+    pub(crate) fn feed_from(&self, from: FeedKey) -> Option<FeedKey> {
+        (from..self.feeds.capacity() as FeedKey).find(|key| self.feeds.contains(*key as usize))
+    }
+
+    /// Appends a gap notice to a feed if it `concerns` one of its filters, at the feed's newest event, or at `before` if it has
+    /// none.
+    pub(crate) fn append_gap_to(
+        &mut self,
+        feed: FeedKey,
+        before: EventId,
+        gap: &GapNotice,
+        concerns: impl FnMut(&Filter) -> bool,
+    ) {
+        let Feed { classes, .. } = &self.feeds[feed as usize];
+        if classes.iter().filter_map(|(class, _)| self.index.matcher.filter(*class)).any(concerns) {
+            let id = self.newest_appended(feed).unwrap_or(before);
+            self.append_notice(feed, id, gap);
+        }
+    }
+
+    /// Appends a gap notice to a feed.
+    fn append_notice(&mut self, key: FeedKey, id: EventId, gap: &GapNotice) {
+        let feed = &mut self.feeds[key as usize];
+        // Events that a feed would have left out are not missing.
+        let missed = if feed.conflates() { gap.missed.as_bound() } else { gap.missed };
+        let frame = feed.form.encoding.gap(&GapNotice { missed, ..gap.clone() });
+        // The notice has an index in the feed, so the totals count it as an event.
+        self.totals.matched += feed.members.len() as u64;
+        let now = self.pool.now;
+        let before = feed.conflator_mut().map(|conflator| conflator.samplers.release_all(now));
+        let was_clean = feed.append_all(before.unwrap_or_default());
+        let frame = feed.form.compression.own(frame);
+        if feed.append_gap(&mut self.log, frame, id, missed) || was_clean {
+            self.dirty.push(key);
         }
     }
 

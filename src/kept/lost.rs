@@ -1,13 +1,18 @@
-//! The names of evicted logs, in a fixed amount of memory.
+//! The names of evicted logs, in a fixed amount of memory, and the newest purges.
 //!
-//! Invariant: a name that was added is found. A name that was not added may be found too (a Bloom filter): then a
-//! complete log is reported as incomplete.
+//! Invariants:
+//! - A name that was added is found. A name that was not added may be found too (a Bloom filter): then a complete log is
+//!   reported as incomplete.
+//! - Each loop can ask for the purges since the last one that it knows, and is told if some of them are forgotten.
 
+use std::collections::VecDeque;
 use std::hash::BuildHasher as _;
+use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
 use super::rule::RetainBy;
+use crate::filter::Filter;
 
 /// Bits of a set: 128 KiB. With 100,000 names, one in 90 other names is found by mistake.
 const BITS: usize = 1 << 20;
@@ -51,5 +56,71 @@ impl LostNames {
 
     pub(super) fn held_bytes(&self) -> usize {
         size_of_val(&*self.bits)
+    }
+}
+
+/// Purges that are remembered for loops that are behind.
+const PURGES_MAX: usize = 64;
+
+/// Newest purges, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Purges {
+    /// Number of purges so far.
+    count: u64,
+    /// For each, a filter of the events of its logs.
+    newest: VecDeque<Arc<Filter>>,
+}
+
+impl Purges {
+    /// Adds a purge of the events that this filter matches.
+    pub(super) fn add(&mut self, purged: Filter) {
+        self.count += 1;
+        self.newest.push_back(Arc::new(purged));
+        if self.newest.len() > PURGES_MAX {
+            self.newest.pop_front();
+        }
+    }
+
+    /// Returns the number of purges so far.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Returns filters of the events that were purged after the purge with this number, from 1; everything instead of purges
+    /// that are forgotten.
+    pub(super) fn after(&self, seen: u64) -> Vec<Arc<Filter>> {
+        let new = usize::try_from(self.count.saturating_sub(seen)).unwrap_or(usize::MAX);
+        let newest = &self.newest;
+        let forgotten = (new > newest.len()).then(|| Arc::new(Filter::new()));
+        forgotten.into_iter().chain(newest.iter().skip(newest.len().saturating_sub(new)).cloned()).collect()
+    }
+
+    /// Returns the memory of the purges, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.newest.iter().map(|purged| size_of::<Filter>() + purged.held_bytes()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_that_is_behind_is_told_of_all_purges() {
+        let mut purges = Purges::default();
+        assert!(purges.after(0).is_empty());
+        let filter = |n: u64| Filter::new().streams([format!("run-{n}")]);
+        for n in 1..=100 {
+            purges.add(filter(n));
+        }
+        assert_eq!(purges.count(), 100);
+        assert!(purges.after(100).is_empty());
+        let after = |seen| purges.after(seen).iter().map(|filter| (**filter).clone()).collect::<Vec<_>>();
+        assert_eq!(after(98), [filter(99), filter(100)]);
+        assert_eq!(after(36), (37..=100).map(filter).collect::<Vec<_>>());
+        // Some are forgotten: it is told of everything.
+        let all = after(35);
+        assert!(all[0].is_everything());
+        assert_eq!(all.len(), 65);
     }
 }

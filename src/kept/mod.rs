@@ -15,6 +15,7 @@ mod log;
 mod lost;
 mod named;
 mod page;
+mod purge;
 mod rule;
 mod store;
 #[cfg(test)]
@@ -23,6 +24,8 @@ mod tests;
 pub(crate) use admission::{LogRefusal, refuse_all_unkept};
 pub(crate) use cursor::{KeptContent, KeptCursor, KeptItem};
 pub(crate) use log::{LogEnd, LogName};
+pub(crate) use named::{excludes, implies};
 pub(crate) use page::{OrderPlace, OrderRange, order_place};
+pub(crate) use purge::PurgedLogs;
 pub use rule::{RetainBy, RetainConfig, RetainRule};
 pub(crate) use store::{KeptLogs, TooManyLogs};

@@ -86,7 +86,7 @@ fn is_apart((first, second): PairRef<'_>, (firsts, seconds): PairRef<'_>) -> boo
 }
 
 /// Returns whether every event that `filter` matches is one that `rule` matches.
-pub(super) fn implies(filter: &Filter, rule: &Filter) -> bool {
+pub(crate) fn implies(filter: &Filter, rule: &Filter) -> bool {
     rule.clauses().all(|clause| match clause {
         Clause::Set(wanted) if !wanted.negated => sets(filter, wanted.about, false)
             .any(|set| set.members().all(|one| wanted.members().any(|all| is_within(one, all)))),
@@ -104,7 +104,7 @@ pub(super) fn implies(filter: &Filter, rule: &Filter) -> bool {
 }
 
 /// Returns whether no event that `filter` matches is one that `rule` matches.
-pub(super) fn excludes(filter: &Filter, rule: &Filter) -> bool {
+pub(crate) fn excludes(filter: &Filter, rule: &Filter) -> bool {
     let abouts = Attribute::ALL.iter().map(|attribute| attribute.index() as u8).chain([ENTITY]);
     let are_apart = |about: u8| {
         sets(filter, about, false).any(|one| {

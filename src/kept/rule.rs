@@ -43,7 +43,7 @@ impl RetainBy {
     }
 
     /// Returns the attribute, or `None` for entities, which have two.
-    const fn attribute(self) -> Option<Attribute> {
+    pub(super) const fn attribute(self) -> Option<Attribute> {
         match self {
             Self::Stream => Some(Attribute::Stream),
             Self::Channel => Some(Attribute::Channel),

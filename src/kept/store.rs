@@ -13,7 +13,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::log::{Entry, KeptLog, LOG_BYTES, Links, LogEnd, LogLife, LogName};
-use super::lost::LostNames;
+use super::lost::{LostNames, Purges};
 use super::named::{NamedValues, excludes, implies, named_values, requires};
 use super::rule::{RetainBy, RetainConfig, RetainRule};
 use crate::event::{Event, EventId, Sequence, Since, Timestamp};
@@ -107,7 +107,7 @@ pub(crate) struct KeptLogs {
     is_whole: bool,
     /// Memory of the logs, in bytes.
     bytes: usize,
-    past: PastLogs,
+    pub(super) past: PastLogs,
     accepted: HashMap<LogName, AcceptedEntry>,
     /// Logs that refuse events until a long batch is published.
     pub(super) held: HashSet<LogName>,
@@ -157,7 +157,8 @@ impl Holes {
 
 /// Traces of evicted logs, and of lives that ended.
 #[derive(Debug, Default)]
-struct PastLogs {
+pub(super) struct PastLogs {
+    pub(super) purges: Purges,
     /// Logs that were evicted while they were open.
     open: LostNames,
     /// All evicted logs.
@@ -194,7 +195,8 @@ impl PastLogs {
 
     fn held_bytes(&self) -> usize {
         let end = size_of::<(EventId, Arc<LogEnd>)>() + size_of::<LogEnd>() + size_of::<EventId>();
-        self.open.held_bytes() + self.all.held_bytes() + self.ends.len() * end + self.garbage_bytes
+        let purges = self.purges.held_bytes();
+        self.open.held_bytes() + self.all.held_bytes() + self.ends.len() * end + self.garbage_bytes + purges
     }
 }
 
@@ -515,6 +517,28 @@ impl KeptLogs {
         self.past.all.add(log.name.by, &log.name.value);
         self.past.garbage_bytes += log.bytes;
         self.past.garbage.push_back(log.entries);
+    }
+
+    /// Evicts a log, so that it is never complete again. Returns the number of its events.
+    pub(super) fn let_go_by_name(&mut self, name: &LogName, now: Timestamp) -> Option<usize> {
+        let events = self.find(name, now)?.entries.len();
+        let at = *self.names[name.by as usize].get(&name.value)?;
+        self.let_go(at);
+        self.past.open.add(name.by, &name.value);
+        Some(events)
+    }
+
+    /// Returns the attributes by which rules keep events, or have kept some that are there.
+    pub(super) fn attributes(&self) -> Vec<RetainBy> {
+        let mut attributes: Vec<RetainBy> = self.rules.iter().map(|(_, in_force)| in_force.rule.by).collect();
+        attributes.sort_unstable();
+        attributes.dedup();
+        attributes
+    }
+
+    /// Returns the maximum number of logs of one request.
+    pub(super) fn max_logs_read(&self) -> usize {
+        self.limits.max_logs_read
     }
 
     /// Evicts logs that have expired, and frees some memory. Each rule's logs expire in the order of their last writes.

@@ -115,6 +115,7 @@ fn read_head(parsed: &httparse::Request<'_, '_>, limits: &HttpLimits) -> Result<
         "HEAD" => Method::Head,
         "POST" => Method::Post,
         "OPTIONS" => Method::Options,
+        "DELETE" => Method::Delete,
         _ => Method::Other,
     };
     let RequestTarget { authority, path, query } = read_target(parsed.path.unwrap_or_default(), method)?;

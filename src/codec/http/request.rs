@@ -16,6 +16,8 @@ pub enum Method {
     Post,
     /// OPTIONS.
     Options,
+    /// DELETE.
+    Delete,
     /// Any other method. None of them is supported.
     Other,
 }

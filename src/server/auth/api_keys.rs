@@ -17,8 +17,9 @@ use super::{Denied, Fault};
 
 /// Names of the claims that a line may hold beside `id` and `hash`. Any other name is an error, because a misspelt claim must
 /// not widen a grant.
-const CLAIMS: [&str; 11] = [
-    "sub", "exp", "nbf", "streams", "types", "channels", "entities", "filter", "publish", "metrics", "admin",
+const CLAIMS: [&str; 12] = [
+    "sub", "exp", "nbf", "streams", "types", "channels", "entities", "filter", "publish", "purge", "metrics",
+    "admin",
 ];
 
 /// Prefix of a hash in the file.

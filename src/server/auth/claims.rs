@@ -57,6 +57,9 @@ pub struct Claims {
     /// Right to publish.
     #[serde(skip_serializing_if = "PublishRight::is_none")]
     pub publish: PublishRight,
+    /// Whether the holder may purge kept logs all of whose events it may see.
+    #[serde(deserialize_with = "flag", skip_serializing_if = "is_false")]
+    pub purge: bool,
     /// Whether the holder may read `/metrics`.
     #[serde(deserialize_with = "flag", skip_serializing_if = "is_false")]
     pub metrics: bool,
@@ -200,6 +203,8 @@ mod tests {
             r#"{"streams":["a",5]}"#,
             r#"{"publish":1}"#,
             r#"{"admin":"true"}"#,
+            r#"{"purge":"true"}"#,
+            r#"{"purge":["run-1"]}"#,
             r#"{"exp":"soon"}"#,
             r#"{"sub":["a"]}"#,
             r#"{"streams":["a",null]}"#,

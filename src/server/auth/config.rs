@@ -118,6 +118,8 @@ pub struct AnonymousConfig {
     pub filter: String,
     /// `auth.anonymous.publish`: types that may be published; `*` is every type. Default: none.
     pub publish: Vec<String>,
+    /// `auth.anonymous.purge`: whether kept logs may be purged, all of whose events are visible. Default: false.
+    pub purge: bool,
 }
 
 impl AnonymousConfig {
@@ -130,6 +132,7 @@ impl AnonymousConfig {
             channels: some(&self.channels),
             entities: some(&self.entities),
             filter: (!self.filter.is_empty()).then(|| self.filter.clone()),
+            purge: self.purge,
             ..Claims::default()
         };
         if !self.publish.is_empty() {

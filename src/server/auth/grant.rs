@@ -22,6 +22,7 @@ pub(crate) struct Grant {
     /// Filter of the claim `filter`; matches everything if there is none.
     condition: Filter,
     publishes: Publishes,
+    purges: bool,
     metrics: bool,
     admin: bool,
     /// Second from which the grant is invalid, leeway included.
@@ -153,6 +154,7 @@ impl Grant {
             lists,
             condition,
             publishes,
+            purges: claims.purge,
             metrics: claims.metrics,
             admin: claims.admin,
             expires,
@@ -204,6 +206,7 @@ impl Grant {
                 .own_channels
                 .and_then(|own| Some(texts(channels)?.into_iter().take(own).collect())),
             entities: entities.as_ref().map(|list| list.iter().map(pair).collect()),
+            purge: self.purges,
             metrics: self.metrics,
             admin: self.admin,
             publish: match &self.publishes {
@@ -229,6 +232,7 @@ impl Grant {
         let closed = Claims {
             types: Some(Vec::new()),
             publish: PublishRight::None,
+            purge: false,
             metrics: false,
             admin: false,
             filter: None,
@@ -398,6 +402,11 @@ impl Grant {
     /// Returns the subject; empty if the token has none.
     pub(crate) fn subject(&self) -> &str {
         &self.subject
+    }
+
+    /// Returns whether the holder may purge kept logs.
+    pub(crate) fn purges(&self) -> bool {
+        self.purges
     }
 
     pub(crate) fn sees_metrics(&self) -> bool {
@@ -629,7 +638,7 @@ mod tests {
         for claims in [
             "{}",
             r#"{"publish":true}"#,
-            r#"{"streams":["*"],"metrics":true,"admin":true}"#,
+            r#"{"streams":["*"],"purge":true,"metrics":true,"admin":true}"#,
             r#"{"sub":"ann","jti":"t-1","iat":5,"streams":["a.*","b",""],"types":[],"publish":["x.*"]}"#,
             r#"{"user_id":"bob","entities":["task:t-1","agent"],"channels":["c"],"publish":[]}"#,
             r#"{"entities":["task:t-1","",":x","agent:","*:a:b"],"types":["a","a","**"]}"#,
@@ -677,13 +686,13 @@ mod tests {
     /// Older versions ignore the claim, so the saved form grants them nothing.
     #[test]
     fn a_grant_with_a_filter_is_nothing_to_an_older_version() {
-        let text =
-            r#"{"filter":"payload.n >= 5","streams":["*"],"publish":true,"metrics":true,"admin":true}"#;
+        let text = r#"{"filter":"payload.n >= 5","streams":["*"],"publish":true,"purge":true,"metrics":true,"admin":true}"#;
         let mut saved = serde_json::to_value(grant(text).save()).expect("texts and numbers");
         saved.as_object_mut().expect("an object").remove("filtered");
         let older: SavedGrant = serde_json::from_value(saved).expect("the form of before");
         let older = Grant::new(older.claims(), None, 0, &Templates::default()).expect("a grant");
         assert!(older.sees_nothing() && !older.publishes() && !older.is_admin() && !older.sees_metrics());
+        assert!(!older.purges());
     }
 
     #[test]

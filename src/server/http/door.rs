@@ -179,11 +179,13 @@ impl<'a> Door<'a> {
         self.config.presets.iter().any(|preset| preset.has_file_pages())
     }
 
-    /// Returns whether a request opens a stream or publishes.
+    /// Returns whether a request opens a stream, publishes or purges.
     fn is_speech(&self, request: &Request) -> bool {
         let path = request.path.as_str();
         request.method != Method::Options
             && (path == "/publish"
+                || path.starts_with("/runs/")
+                || request.method == Method::Delete
                 || path.starts_with("/bridge")
                 || path.starts_with("/sse")
                 || self.config.endpoint(path).is_some())

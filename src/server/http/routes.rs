@@ -1,7 +1,7 @@
 //! Routes of HTTP requests, and the responses that need no connection of their own.
 //!
 //! [`streams`] has the requests that become streams, [`events`] pages of the past, [`posts`] the requests that change something,
-//! [`query`] the checks of queries.
+//! [`purge`] lets kept logs go, [`query`] has the checks of queries.
 //!
 //! Always:
 //! - A response is complete and has its length, except a stream's head.
@@ -10,6 +10,7 @@
 
 mod events;
 mod posts;
+mod purge;
 mod query;
 mod streams;
 
@@ -230,6 +231,11 @@ impl Route {
     const fn with_query(self, names: &'static [&'static str]) -> Self {
         Self { query: Some(names), ..self }
     }
+
+    /// Adds the method `DELETE` to a route with `GET`.
+    const fn and_delete(self) -> Self {
+        Self { methods: RouteMethods::GetDelete, ..self }
+    }
 }
 
 /// Methods of a route; `OPTIONS` is one of each.
@@ -237,6 +243,8 @@ impl Route {
 enum RouteMethods {
     /// `GET` and `HEAD`.
     Get,
+    /// `GET`, `HEAD` and `DELETE`.
+    GetDelete,
     Post,
 }
 
@@ -245,6 +253,7 @@ impl RouteMethods {
     const fn allowed(self) -> &'static str {
         match self {
             Self::Get => "GET, HEAD, OPTIONS",
+            Self::GetDelete => "GET, HEAD, DELETE, OPTIONS",
             Self::Post => "POST, OPTIONS",
         }
     }
@@ -252,6 +261,7 @@ impl RouteMethods {
     fn take(self, method: Method) -> bool {
         match self {
             Self::Get => matches!(method, Method::Get | Method::Head),
+            Self::GetDelete => matches!(method, Method::Get | Method::Head | Method::Delete),
             Self::Post => method == Method::Post,
         }
     }
@@ -312,7 +322,11 @@ const ROUTES: &[Route] = &[
         .with_query(&[]),
     get("/sse", RouteRight::Handler, |answer, _| answer.sse(Encoding::NativeSse)),
     get("/sse/events", RouteRight::Handler, |answer, _| answer.sse(Encoding::NativeSseUnnamed)),
-    get("/events", RouteRight::Handler, |answer, _| answer.events()),
+    get("/events", RouteRight::Handler, |answer, _| match answer.request.method {
+        Method::Delete => answer.purge(),
+        _ => answer.events(),
+    })
+    .and_delete(),
     get("/bridge", RouteRight::Known, |answer, _| {
         let routes = answer.cx.shared.bridge.list_routes();
         answer.json(200, &json!({ "routes": routes }))

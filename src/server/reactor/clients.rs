@@ -8,6 +8,7 @@ use slab::Slab;
 
 use super::channels::Present;
 use super::end_watch::EndWatch;
+use super::purge_news::PurgeNews;
 use super::queues::{Queued, Queues};
 use super::replay::ClientReplay;
 use super::token::{Token, token_of};
@@ -111,6 +112,8 @@ pub(super) struct Clients<S> {
     pub(super) present: Present,
     /// Logs whose ends are reported to clients.
     pub(super) ends: EndWatch,
+    /// Purges that clients are told of.
+    pub(super) purges: PurgeNews,
 }
 
 impl<S> Default for Clients<S> {
@@ -126,6 +129,7 @@ impl<S> Default for Clients<S> {
             denied: Vec::new(),
             present: Present::default(),
             ends: EndWatch::default(),
+            purges: PurgeNews::default(),
         }
     }
 }

@@ -262,7 +262,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Writes the feeds' new frames to their members. Returns the number of events written.
-    fn flush_dirty(&mut self) -> u64 {
+    pub(super) fn flush_dirty(&mut self) -> u64 {
         let before = self.delivery.tally.events;
         let mut dirty = std::mem::take(&mut self.delivery.dirty);
         self.delivery.fanout.take_dirty(&mut dirty);

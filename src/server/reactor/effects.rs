@@ -68,6 +68,7 @@ impl<S: Socket> LoopState<S> {
             }
             Effect::TellEnded { subscription } => self.note_ended(slot, &subscription, &[]),
             Effect::Publish { events, once, answer } => self.publish(slot, events, once, answer),
+            Effect::Purge { names, answer } => self.purge(slot, &names, answer),
             Effect::Work(work) => self.work(slot, work),
             Effect::Count(counted) => {
                 self.clients.addresses.insert(self.clients.token(slot), counted);

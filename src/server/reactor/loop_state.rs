@@ -99,6 +99,7 @@ impl<S: Socket> LoopState<S> {
             || self.can_build_snapshot()
             || !self.clients.denied.is_empty()
             || !self.clients.ends.pending.is_empty()
+            || self.clients.purges.is_pending()
     }
 
     /// Returns the number of ticks until a timer may fire.
@@ -148,6 +149,7 @@ impl<S: Socket> LoopState<S> {
         self.turn.tick = self.turn.tick.max(tick);
         self.look_at_the_clock();
         self.pump_unless_held(1);
+        self.tell_purges();
         self.take_mail();
         self.resume_deferred();
         self.commit();

@@ -30,6 +30,8 @@ pub(crate) mod loop_state;
 mod mailbox;
 mod once;
 mod presence;
+mod purge;
+mod purge_news;
 mod queues;
 mod ready;
 mod replay;

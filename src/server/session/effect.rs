@@ -14,7 +14,7 @@ use crate::engine::Refused;
 use crate::event::{EventId, Since};
 use crate::feed::{Change, Compression, LagPolicy};
 use crate::filter::Filter;
-use crate::kept::LogRefusal;
+use crate::kept::{LogName, LogRefusal, PurgedLogs};
 use crate::server::dedupe::PublishOnce;
 use crate::server::limits::rates::CountedConnection;
 use crate::server::tick::Tick;
@@ -50,6 +50,8 @@ pub(crate) enum Effect {
     /// Publishes these events in order, and writes the response that `answer` makes from the outcome. `once` is set if
     /// the request has a key, or events have ids, by which they may have been published before.
     Publish { events: Vec<Complete>, once: Option<Box<PublishOnce>>, answer: PublishAnswer },
+    /// Lets these kept logs go, all of one attribute, and writes the response that `answer` makes of the outcome.
+    Purge { names: Vec<LogName>, answer: PurgeAnswer },
     /// Gives a job to a worker, and writes the response when it is ready.
     Work(Work),
     /// Counts the connection for its address.
@@ -67,6 +69,15 @@ pub(crate) enum Effect {
 pub(crate) struct PublishAnswer(pub(crate) MakeAnswer);
 
 type MakeAnswer = Box<dyn FnOnce(Result<Acceptance, PublishRefusal>) -> Option<Bytes> + Send>;
+
+/// Makes the response to a purge: `None` if events from before it are not in the logs yet, and nothing was purged.
+pub(crate) struct PurgeAnswer(pub(crate) Box<dyn FnOnce(Option<PurgedLogs>) -> Bytes + Send>);
+
+impl fmt::Debug for PurgeAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PurgeAnswer")
+    }
+}
 
 /// Outcome of an accepted publication.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

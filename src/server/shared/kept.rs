@@ -2,9 +2,12 @@
 //!
 //! Invariant: without a rule, the cost is one look at a flag.
 
-use crate::event::Sequence;
-use crate::kept::{KeptLogs, LogName, RetainConfig};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use crate::event::{Sequence, Timestamp};
+use crate::filter::Filter;
+use crate::kept::{KeptLogs, LogName, PurgedLogs, RetainConfig};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// Kept logs, and whether there are any.
@@ -12,6 +15,8 @@ use crate::sync::{Mutex, MutexGuard, lock};
 pub(crate) struct KeptStore {
     is_on: AtomicBool,
     logs: Mutex<KeptLogs>,
+    /// Number of purges, readable without the lock.
+    purges: AtomicU64,
 }
 
 impl KeptStore {
@@ -19,6 +24,7 @@ impl KeptStore {
         Self {
             is_on: AtomicBool::new(!config.rules.is_empty()),
             logs: Mutex::new(KeptLogs::new(config, shards)),
+            purges: AtomicU64::new(0),
         }
     }
 
@@ -35,6 +41,28 @@ impl KeptStore {
         {
             logs.release(names);
         }
+    }
+
+    /// Lets these logs go. Returns `None`, and does nothing, if that has to wait: see [`KeptLogs::purge`]. Wake the loops
+    /// afterwards, which tell their clients.
+    pub(crate) fn purge(&self, names: &[LogName], heads: &[Sequence], now: Timestamp) -> Option<PurgedLogs> {
+        let mut logs = self.lock()?;
+        let purged = logs.purge(names, heads, now);
+        // Relaxed: a hint; the loops are woken after it is set, and look under the lock.
+        self.purges.store(logs.purge_count(), Ordering::Relaxed);
+        purged
+    }
+
+    /// Returns the filters of what was purged since a loop saw this number of purges, and moves the number on.
+    pub(crate) fn purged_since(&self, seen: &mut u64) -> Vec<Arc<Filter>> {
+        // Relaxed: as above.
+        if self.purges.load(Ordering::Relaxed) == *seen {
+            return Vec::new();
+        }
+        let Some(logs) = self.lock() else { return Vec::new() };
+        let purged = logs.purged_after(*seen);
+        *seen = logs.purge_count();
+        purged
     }
 
     /// Locks the logs; `None` if there never was a rule.

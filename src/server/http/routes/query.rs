@@ -15,9 +15,13 @@ impl FilterQuery {
     /// Names of the lists.
     const LISTS: [&str; 7] = ["type", "source", "stream", "execution", "correlation", "channel", "entity"];
 
+    /// Names of the query that belong to the filter.
+    pub(super) const NAMES: [&str; 8] =
+        ["type", "source", "stream", "execution", "correlation", "channel", "entity", "filter"];
+
     /// Returns whether a name of the query belongs to the filter.
     pub(super) fn takes(name: &str) -> bool {
-        name == "filter" || Self::LISTS.contains(&name)
+        Self::NAMES.contains(&name)
     }
 
     /// Reads the filter.

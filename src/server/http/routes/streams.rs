@@ -110,7 +110,7 @@ impl Answer<'_, '_> {
 
     /// Returns a request's filter with the client's own channels, or the refusal of one that is over a limit or beyond the
     /// grant.
-    fn allowed(&mut self, filter: Filter, grant: Option<&Grant>) -> Result<Filter, RouteOutcome> {
+    pub(super) fn allowed(&mut self, filter: Filter, grant: Option<&Grant>) -> Result<Filter, RouteOutcome> {
         if let Err(error) = filter.check(&self.cx.config.filter_limits()) {
             return Err(self.bad_query(&error.into()));
         }

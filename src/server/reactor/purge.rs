@@ -1,0 +1,76 @@
+//! Purges of kept logs, and the gap that tells clients of them.
+//!
+//! Invariants:
+//! - A purge lets everything go that was published before its request.
+//! - Each client whose filters may match events of a purged log, and that was there, is told with a gap.
+//! - A turn tells a bounded number of feeds.
+
+use smallvec::SmallVec;
+
+use super::delivery::BATCHES_A_TURN;
+use super::loop_state::LoopState;
+use super::socket::Socket;
+use crate::dialect::{GapNotice, Missed};
+use crate::event::{EventId, Sequence};
+use crate::filter::Filter;
+use crate::kept::{LogName, excludes};
+use crate::server::session::effect::PurgeAnswer;
+
+/// Comparisons of values that a turn makes to find the feeds to tell: about 100 instructions each.
+const LOOKS_A_TURN: usize = 10_000;
+
+/// Comparisons that stand for a feed beside its values, and for its gap.
+const LOOKS_A_FEED: usize = 10;
+
+impl<S: Socket> LoopState<S> {
+    /// Lets kept logs go, and sends the answer.
+    pub(super) fn purge(&mut self, slot: usize, names: &[LogName], answer: PurgeAnswer) {
+        let token = self.clients.token(slot);
+        let shards = 0..self.shared.bus.shards() as u16;
+        let heads: SmallVec<[Sequence; 4]> = shards.map(|shard| self.shared.bus.head(shard)).collect();
+        // Delivery records. The client may be gone afterwards.
+        self.delivery.reader.notify_others();
+        self.pump(BATCHES_A_TURN);
+        let purged = self.shared.kept.purge(names, &heads, self.turn.now);
+        if let Some(purged) = purged.filter(|purged| purged.logs > 0) {
+            tracing::info!(logs = purged.logs, events = purged.events, "kept logs purged");
+            self.shared.wake_loops();
+        }
+        if let Some(slot) = self.find(token) {
+            self.send(slot, (answer.0)(purged));
+        }
+    }
+
+    /// Tells the next clients of purges.
+    pub(super) fn tell_purges(&mut self) {
+        let news = &mut self.clients.purges;
+        news.pending.extend(self.shared.kept.purged_since(&mut news.seen));
+        if !news.is_pending() {
+            return;
+        }
+        let at = self.turn.now;
+        let gap = GapNotice { missed: Missed::Unknown, from: None, to: None, recoverable: false, at };
+        let before = EventId::before(self.shared.bus.epoch(), 0, 0);
+        let mut left = LOOKS_A_TURN;
+        while let Some(purged) = news.pending.front() {
+            while left > 0
+                && let Some(feed) = self.delivery.fanout.feed_from(news.next)
+            {
+                let mut looks = LOOKS_A_FEED;
+                let concerns = |filter: &Filter| {
+                    looks += filter.members_count() * purged.members_count();
+                    !excludes(filter, purged)
+                };
+                self.delivery.fanout.append_gap_to(feed, before, &gap, concerns);
+                left = left.saturating_sub(looks);
+                news.next = feed + 1;
+            }
+            if left == 0 {
+                break;
+            }
+            news.pending.pop_front();
+            news.next = 0;
+        }
+        self.flush_dirty();
+    }
+}

@@ -198,14 +198,21 @@ impl Bus<Event> {
         published.ok().and_then(|published| published.id)
     }
 
-    /// Publishes an event that got its id elsewhere, in the log of an engine: it keeps that id, whatever its sequence in the
-    /// ring. For one thread at a time.
+    /// Publishes an event under an id that it got elsewhere. See [`publish_identified`](Self::publish_identified).
     pub(crate) fn publish_placed(&self, event: Event, id: EventId) {
+        let event = event.into_publishable();
+        event.set_id(id);
+        self.publish_identified(event);
+    }
+
+    /// Publishes an event that has its id from elsewhere, the log of an engine: it keeps that id, whatever its sequence in the ring.
+    /// The event may have other handles. For one thread at a time.
+    pub(crate) fn publish_identified(&self, event: Event) {
         let inner = &*self.0;
-        let shard = usize::from(id.shard).min(self.shards() - 1);
+        let shard = event.id().map_or(0, |id| usize::from(id.shard)).min(self.shards() - 1);
         // A closed bus takes nothing more, and its server ends.
-        let _ = inner.publish_in(shard, event.into_publishable(), |shard, event| {
-            inner.with_writer(|writer| writer.publish(shard, event, |event, _| event.set_id(id)))
+        let _ = inner.publish_in(shard, event, |shard, event| {
+            inner.with_writer(|writer| writer.publish(shard, event, |_, _| ()))
         });
     }
 }

@@ -121,6 +121,8 @@ pub(super) const GROUPS: &[KeyGroup] = &[
             |c| bytes(&mut c.server.retain.max_bytes, MIB..=TIB)),
         row("retain_max_logs_read", LIVE, "Logs that one request may read from the start; over it an error",
             |c| count(&mut c.server.retain.max_logs_read, 1..=10_000)),
+        row("retain_read_timeout", LIVE, "With an engine, longest time for reading its log at start to make kept logs again; what is not read then is missing from them",
+            |c| time(&mut c.server.retain.read_timeout, 1..=HOUR)),
     ]},
     KeyGroup { heading: "Ingest: other systems' publishers", rows: &[
         row("ingest", FIXED, "Channels to publish here: redis://HOST:PORT#CHANNEL (* matches any text) or nats://HOST:PORT#SUBJECT",

@@ -186,8 +186,12 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_beside_rules_is_refused() {
-        let text = fault("engine = \"file:///tmp/x\"\n[[retain]]\nmatch = \"\"\nby = \"stream\"\n");
-        assert!(text.contains("retain: kept logs live in memory so far"), "{text}");
+    fn rules_that_an_engine_cannot_keep_are_refused() {
+        let engine = "engine = \"nats://localhost\"\n";
+        let rule = "[[retain]]\nmatch = \"\"\nby = \"stream\"\n";
+        let text = fault(&format!("{engine}bus.shards = 2\n{rule}"));
+        assert!(text.contains("retain: the shards of an engine's log"), "{text}");
+        let text = fault(&format!("{engine}engine_by_interest = true\n{rule}"));
+        assert!(text.contains("retain: with engine_by_interest"), "{text}");
     }
 }

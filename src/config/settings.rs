@@ -133,7 +133,8 @@ impl Config {
             let what = format!("bus.capacity = {}: is not a power of two, as {near}", self.bus.capacity);
             faults.push(("bus.capacity", what));
         }
-        if let Some(fault) = self.server.retain.fault(!self.engine.url.is_empty()) {
+        let log = (!self.engine.url.is_empty()).then_some((self.bus.shards, self.engine.by_interest));
+        if let Some(fault) = self.server.retain.fault(log) {
             faults.push((RETAIN, fault));
         }
         if let Some(budget) = self.server.max_memory_bytes

@@ -15,6 +15,7 @@ use super::backoff::Backoff;
 use super::error::EngineError;
 use super::log::{Append, AppendBatch, Log, Record};
 use super::queue::{AppendQueue, QueueItems, Refused};
+use super::recorder::EntryRecorder;
 use super::status::Status;
 use crate::event::EventId;
 use crate::threads;
@@ -33,9 +34,10 @@ const PROBE: Duration = Duration::from_secs(2);
 const LAST_TRIES: Duration = Duration::from_secs(3);
 
 /// Appends until the queue is closed and empty.
-pub(super) fn run(log: &dyn Log, queue: &AppendQueue, status: &Status) {
+pub(super) fn run(log: &dyn Log, queue: &AppendQueue, status: &Status, recorder: &dyn EntryRecorder) {
     let mut appender = AppendLoop {
         log,
+        recorder,
         connection: None,
         backoff: Backoff::new(PAUSE_MAX),
         queue,
@@ -84,6 +86,7 @@ enum AppendOutcome {
 
 struct AppendLoop<'a> {
     log: &'a dyn Log,
+    recorder: &'a dyn EntryRecorder,
     connection: Option<Box<dyn Append>>,
     backoff: Backoff,
     queue: &'a AppendQueue,
@@ -128,10 +131,14 @@ impl AppendLoop<'_> {
             match self.append(&records[span.clone()], first + span.start as u64, &part) {
                 AppendOutcome::Appended(ids) => {
                     self.status.metrics.engine_appended.inc_by(span.len() as u64);
+                    let was_read = self.await_reading(&part, &ids);
                     for at in part {
-                        let last = ends[at + 1].checked_sub(1).filter(|last| *last >= ends[at]);
-                        let id = last.and_then(|last| ids.get(last - span.start).copied());
-                        self.queue.answer(at, Ok(id));
+                        if !was_read && self.queue.awaits_reading(at..at + 1) {
+                            self.refuse(at, Refused::Unanswered, ends[at + 1] - ends[at]);
+                            continue;
+                        }
+                        let of_part = ends[at] - span.start..ends[at + 1] - span.start;
+                        self.queue.answer(at, Ok(ids.get(of_part).unwrap_or_default()));
                     }
                 }
                 AppendOutcome::Refused(refused) if part.len() == 1 => {
@@ -175,6 +182,15 @@ impl AppendLoop<'_> {
     ) -> Option<(usize, Refused)> {
         let connection = self.connection.as_ref()?;
         part.into_iter().find_map(|at| Some((at, Refused::by(&connection.check(records(at)).err()?))))
+    }
+
+    /// Waits until this node has read the events of a part from the log, if an answer to it waits for that. Returns whether it has.
+    fn await_reading(&self, part: &Range<usize>, ids: &[EventId]) -> bool {
+        let Some(last) = ids.last().filter(|_| self.queue.awaits_reading(part.clone())) else { return true };
+        self.queue.set_in_doubt(true);
+        let was_read = self.recorder.await_read(*last, self.queue.last_deadline());
+        self.queue.set_in_doubt(self.is_in_doubt);
+        was_read
     }
 
     /// Appends, over as many connections as needed, while at least one publisher still has time.

@@ -45,6 +45,8 @@ pub enum EngineError {
     /// The log has changed its kind, for example because a NATS server was restarted without JetStream. The node is
     /// not ready until the log is back.
     OtherKind(String),
+    /// The log keeps nothing, as NATS without JetStream, and there are rules of retention. The node is not ready.
+    KeepsNothing,
     /// The log began another epoch because it lost some or all of its events. The operation had no effect; appender and
     /// follower attach again.
     OtherEpoch,
@@ -62,6 +64,7 @@ impl EngineError {
             Self::TakesNothing(_) => "the log takes nothing",
             Self::OtherKind(_) => "the log is not of the kind that it was",
             Self::Shards { .. } => "the log has another number of shards",
+            Self::KeepsNothing => "the log keeps nothing, and retain needs one that does",
             _ => "the log can't be reached",
         }
     }
@@ -99,6 +102,9 @@ impl fmt::Display for EngineError {
             }
             Self::Unfit(error) => write!(f, "the log can't take the event: {error}"),
             Self::OtherKind(error) => write!(f, "the log is not of the kind that it was: {error}"),
+            Self::KeepsNothing => f.write_str(
+                "the log keeps nothing, so there can be no kept logs: use NATS with JetStream, Redis or files, or leave out retain",
+            ),
             Self::OtherEpoch => f.write_str("the log began another life"),
         }
     }

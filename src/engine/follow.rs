@@ -12,10 +12,11 @@ use super::backoff::Backoff;
 use super::error::EngineError;
 use super::log::{Log, LogEntry, Places, SEQUENCE_MAX, stamp_of};
 use super::queue::AppendQueue;
+use super::recorder::{EntryRecorder, read_past};
 use super::status::Status;
 use crate::bus::Bus;
 use crate::dialect::envelope;
-use crate::event::{EventId, Position};
+use crate::event::Position;
 use crate::threads;
 
 /// Maximum wait for entries before the follower checks whether it should end.
@@ -24,6 +25,9 @@ const WAIT: Duration = Duration::from_millis(500);
 /// A read that returns less than this has reached the end of the log, or nearly so.
 const READ_SOME: usize = 100;
 const READ_SOME_BYTES: usize = 1 << 20;
+
+/// Age after which a connection is made again before it is read.
+const STALE: Duration = Duration::from_secs(1);
 
 /// Maximum pause before a log that can't be followed is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -39,7 +43,7 @@ const COMPLAIN: Duration = Duration::from_secs(10);
 pub(super) struct FollowTarget<'a> {
     pub(super) status: &'a Status,
     pub(super) bus: &'a Bus,
-    pub(super) on_stamp: &'a dyn Fn(&str, EventId),
+    pub(super) recorder: &'a dyn EntryRecorder,
 }
 
 /// Counter of entries that no node wrote, of which one log line reports many.
@@ -95,9 +99,17 @@ fn follow(
     unreadable: &mut Unreadable,
     on_read: &mut dyn FnMut(),
 ) -> Result<(), EngineError> {
-    let FollowTarget { status, bus, .. } = *target;
+    let FollowTarget { status, bus, recorder } = *target;
     let past = bus.capacity() as u64;
-    let (mut connection, start) = log.follower(known.as_ref(), past)?;
+    let (mut connection, mut start) = log.follower(known.as_ref(), past)?;
+    let began = Instant::now();
+    read_past(log, recorder, &start, || queue.is_closed())?;
+    if began.elapsed() > STALE {
+        // Entries that came meanwhile would wait in memory.
+        drop(connection);
+        (connection, start) = log.follower(Some(&start), past)?;
+    }
+    recorder.end_past(&start);
     let places = known.insert(start);
     status.set_attached(places);
     status.pause.pass(places, || queue.is_closed(), || ());
@@ -135,7 +147,7 @@ fn publish(
     unreadable: &mut Unreadable,
     is_closed: impl Fn() -> bool,
 ) {
-    let FollowTarget { status, bus, on_stamp } = *target;
+    let FollowTarget { status, bus, recorder } = *target;
     let Some(place) = next.next.get_mut(usize::from(entry.id.shard)) else { return };
     if entry.id.sequence < *place {
         return;
@@ -148,11 +160,14 @@ fn publish(
     status.metrics.engine_followed.inc();
     let json = std::str::from_utf8(entry.json).ok();
     let event = json.and_then(|json| envelope::read_stored(json).ok());
-    if let Some(stamp) = json.filter(|_| event.is_some()).and_then(stamp_of) {
-        on_stamp(stamp, entry.id);
-    }
     match event {
-        Some(event) => status.pause.pass(next, is_closed, || bus.publish_placed(event, entry.id)),
+        Some(event) => status.pause.pass(next, is_closed, || {
+            let event = event.into_publishable();
+            event.set_id(entry.id);
+            if recorder.record(&event, json.and_then(stamp_of)) {
+                bus.publish_identified(event);
+            }
+        }),
         // No node wrote this: a node checks events before it writes them.
         None => unreadable.found(entry, status),
     }

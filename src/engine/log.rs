@@ -39,9 +39,6 @@ pub(super) fn stamp_of(json: &str) -> Option<&str> {
     Some(&json[STAMP.len()..end])
 }
 
-/// Callback for the stamp of an event that was read from the log.
-pub(crate) type OnStamp = Arc<dyn Fn(&str, EventId) + Send + Sync>;
-
 /// Event to append.
 #[derive(Debug)]
 pub(crate) struct Record {

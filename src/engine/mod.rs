@@ -9,9 +9,10 @@
 //!   answers publishers at their deadline, even if the other two hang.
 //!
 //! `log` defines what a log must do; `redis`, `nats` and `file` implement it. `queue` holds the events that wait to be
-//! appended, `append` and `follow` are the two threads' loops, `status` is their report, `runtime` starts them. With
-//! plain NATS a node may subscribe only to what its clients want (`interest`, `subject`). `ingest` publishes messages
-//! of other systems. The rings of the bus hold the newest part of the log: a client resumes from them on any node.
+//! appended, `append` and `follow` are the two threads' loops, `recorder` receives what is read, `status` is their
+//! report, `runtime` starts them. With plain NATS a node may subscribe only to what its clients want (`interest`,
+//! `subject`). `ingest` publishes messages of other systems. The rings of the bus hold the newest part of the log: a
+//! client resumes from them on any node.
 
 mod address;
 mod append;
@@ -34,6 +35,7 @@ mod log;
 mod nats;
 mod pause;
 mod queue;
+mod recorder;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "nats")]
@@ -52,6 +54,7 @@ pub(crate) use address::check_url;
 pub(crate) use history::{Handed, History, LogPage, LogPlace, PAGE_EVENTS, Ticket, log_place_of};
 pub(crate) use interest::InterestGuard;
 pub(crate) use log::Places;
-pub(crate) use queue::Refused;
+pub(crate) use queue::{Done, Refused};
+pub(crate) use recorder::EntryRecorder;
 pub(crate) use runtime::{Engine, EngineHooks};
 pub(crate) use status::{NotReady, Status};

@@ -94,18 +94,20 @@ impl Refused {
     }
 }
 
-/// Callback that is called once: with the id of the last event, or the reason why none was accepted.
-pub(crate) type Done = Box<dyn FnOnce(Result<Option<EventId>, Refused>) + Send>;
+/// Callback that is called once: with the ids of the events, or the reason why none was accepted.
+pub(crate) type Done = Box<dyn FnOnce(Result<&[EventId], Refused>) + Send>;
 
 /// Pending answer to a publisher.
 struct Promise {
     deadline: Instant,
     events: usize,
+    /// Whether the answer waits until this node has read the events from the log.
+    awaits_reading: bool,
     done: Option<Done>,
 }
 
 impl Promise {
-    fn answer(mut self, outcome: Result<Option<EventId>, Refused>) {
+    fn answer(mut self, outcome: Result<&[EventId], Refused>) {
         if let Some(done) = self.done.take() {
             done(outcome);
         }
@@ -132,8 +134,8 @@ pub(crate) struct Submission {
 const RECORD_BYTES: usize = size_of::<Record>() + 16;
 
 impl Submission {
-    pub(crate) fn new(records: Vec<Record>, deadline: Instant, done: Done) -> Self {
-        let promise = Promise { deadline, events: records.len(), done: Some(done) };
+    pub(crate) fn new(records: Vec<Record>, deadline: Instant, awaits_reading: bool, done: Done) -> Self {
+        let promise = Promise { deadline, events: records.len(), awaits_reading, done: Some(done) };
         let bytes = records.iter().map(|record| record.json.len() + RECORD_BYTES).sum();
         Self { records, bytes, promise }
     }
@@ -202,11 +204,17 @@ impl AppendQueue {
         waiting.bytes + waiting.flight_bytes
     }
 
-    /// Queues these records, or refuses them and returns their number. `done` is called once, at the accept timeout
-    /// at the latest; a refusal calls it before this returns.
-    pub(crate) fn push(&self, records: Vec<Record>, done: Done) -> Result<(), usize> {
+    /// Queues these records, or refuses them and returns `done` uncalled. `done` is called once, at the accept timeout at the
+    /// latest. `awaits_reading`: the answer waits until this node has read the events from the log.
+    pub(crate) fn push(
+        &self,
+        records: Vec<Record>,
+        awaits_reading: bool,
+        done: Done,
+    ) -> Result<(), (Refused, Done)> {
         let count = records.len();
-        let submission = Submission::new(records, Instant::now() + self.accept_timeout, done);
+        let mut submission =
+            Submission::new(records, Instant::now() + self.accept_timeout, awaits_reading, done);
         let refused = {
             let mut waiting = lock(&self.waiting);
             if waiting.closed.is_some() {
@@ -225,8 +233,8 @@ impl AppendQueue {
                 return Ok(());
             }
         };
-        submission.promise.answer(Err(refused));
-        Err(count)
+        let done = submission.promise.done.take().unwrap_or_else(|| Box::new(|_| ()));
+        Err((refused, done))
     }
 
     /// Takes the oldest submissions, at most `max_events` events or one submission. Waits up to `timeout` for the
@@ -262,9 +270,16 @@ impl AppendQueue {
     }
 
     /// Answers a submission that was taken. Returns whether it had no answer yet.
-    pub(super) fn answer(&self, at: usize, outcome: Result<Option<EventId>, Refused>) -> bool {
+    pub(super) fn answer(&self, at: usize, outcome: Result<&[EventId], Refused>) -> bool {
         let promise = lock(&self.waiting).flight.get_mut(at).and_then(Option::take);
         promise.map(|promise| promise.answer(outcome)).is_some()
+    }
+
+    /// Returns whether the answer to one of these taken submissions waits until this node has read its events.
+    pub(super) fn awaits_reading(&self, range: Range<usize>) -> bool {
+        let waiting = lock(&self.waiting);
+        let mut flight = waiting.flight.get(range).unwrap_or_default().iter().flatten();
+        flight.any(|promise| promise.awaits_reading)
     }
 
     /// Returns whether all of these taken submissions have their answers.

@@ -11,10 +11,11 @@ use super::error::EngineError;
 use super::follow::FollowTarget;
 use super::history::History;
 use super::interest::InterestRegistry;
-use super::log::{Log, OnNotice, OnStamp, Places, Record, put_stamp};
+use super::log::{Log, OnNotice, Places, Record, put_stamp};
 #[cfg(feature = "nats")]
 use super::nats;
-use super::queue::{AppendQueue, Done};
+use super::queue::{AppendQueue, Done, Refused};
+use super::recorder::SharedRecorder;
 #[cfg(feature = "redis")]
 use super::redis;
 use super::status::Status;
@@ -31,7 +32,8 @@ pub(crate) struct EngineHooks {
     pub(crate) notice: OnNotice,
     /// Called when the node follows further subjects that its clients want.
     pub(crate) followed: Callback,
-    pub(crate) stamp: OnStamp,
+    /// Receives what is read of the log, before it is published.
+    pub(crate) recorder: SharedRecorder,
 }
 
 /// Engine of a bus: its connection to the log.
@@ -65,14 +67,14 @@ impl Engine {
         hooks: EngineHooks,
         known: Option<Places>,
     ) -> Result<Self, EngineError> {
-        let EngineHooks { notice: on_notice, followed: on_followed, stamp: on_stamp } = hooks;
+        let EngineHooks { notice: on_notice, followed: on_followed, recorder } = hooks;
         let interest = Arc::new(InterestRegistry::new(config.interest_linger, on_followed));
         let log: Arc<dyn Log> = open(&config, bus.shards(), alarm, on_notice, &interest)?;
         if let Some(known) = &known {
             log.expect(known);
         }
         let by_interest = config.by_interest;
-        let mut engine = Self::start_with(config, bus, metrics, alarm, &log, on_stamp, known);
+        let mut engine = Self::start_with(config, bus, metrics, alarm, &log, recorder, known);
         engine.interest = by_interest.then_some(interest);
         Ok(engine)
     }
@@ -83,7 +85,7 @@ impl Engine {
         metrics: &Arc<Metrics>,
         alarm: &Alarm,
         log: &Arc<dyn Log>,
-        on_stamp: OnStamp,
+        recorder: SharedRecorder,
         known: Option<Places>,
     ) -> Self {
         let queue = Arc::new(AppendQueue::new(
@@ -100,13 +102,14 @@ impl Engine {
         alarm.on_raised(Arc::new(move || stopping.close()));
         let appender = {
             let (log, queue, status) = (Arc::clone(log), Arc::clone(&queue), Arc::clone(&status));
-            spawn("append", Box::new(move || append::run(&*log, &queue, &status)))
+            let recorder = Arc::clone(&recorder);
+            spawn("append", Box::new(move || append::run(&*log, &queue, &status, &*recorder)))
         };
         let follower = {
             let (log, queue, status, bus) =
                 (Arc::clone(log), Arc::clone(&queue), Arc::clone(&status), bus.clone());
             let work = move || {
-                let target = FollowTarget { status: &status, bus: &bus, on_stamp: &*on_stamp };
+                let target = FollowTarget { status: &status, bus: &bus, recorder: &*recorder };
                 follow::run(&*log, &queue, &target, known);
             };
             spawn("follow", Box::new(work))
@@ -140,11 +143,18 @@ impl Engine {
         }
     }
 
-    /// Queues events for the log. Does not block. `done` is called once, on another thread or before this returns, with
-    /// the id of the last event after the log has all of them, or with the reason for the refusal. `stamps` is empty,
-    /// or has an item for each event, as JSON; every node that reads the event passes its stamp to its server.
+    /// Queues events for the log. Does not block. `done` is called once, on another thread or before this returns: with the ids of
+    /// the events after the log has all of them (none if it gives no ids), or with the reason why it has none. `stamps` is empty,
+    /// or has an item for each event, as JSON: every node that reads the event passes it to its server.
     pub(crate) fn submit(&self, events: &[Event], stamps: &[Option<Box<str>>], done: Done) {
-        let records = events.iter().enumerate().map(|(at, event)| {
+        if let Err((refused, done)) = self.submit_records(self.records(events.iter()), stamps, false, done) {
+            done(Err(refused));
+        }
+    }
+
+    /// Returns the log's form of events.
+    pub(crate) fn records<'e>(&self, events: impl Iterator<Item = &'e Event>) -> Vec<Record> {
+        let record = |event: &Event| {
             // The log assigns the id; an id of another bus is left out.
             let mut json = String::with_capacity(256 + event.payload().len());
             if event.id().is_none() {
@@ -152,14 +162,31 @@ impl Engine {
             } else {
                 envelope::write_stored(&event.clone().into_publishable(), &mut json);
             }
-            if let Some(Some(stamp)) = stamps.get(at) {
-                put_stamp(stamp, &mut json);
-            }
             Record { shard: self.bus.log_shard_of(event), json }
-        });
-        if let Err(refused) = self.queue.push(records.collect(), done) {
-            self.status.metrics.engine_refused.inc_by(refused as u64);
+        };
+        events.map(record).collect()
+    }
+
+    /// Queues events in the log's form, as [`submit`](Self::submit) does, or refuses them and returns `done` uncalled.
+    /// `awaits_reading` delays `done` until this node has read them from the log.
+    pub(crate) fn submit_records(
+        &self,
+        mut records: Vec<Record>,
+        stamps: &[Option<Box<str>>],
+        awaits_reading: bool,
+        done: Done,
+    ) -> Result<(), (Refused, Done)> {
+        let count = records.len() as u64;
+        for (Record { json, .. }, stamp) in records.iter_mut().zip(stamps) {
+            if let Some(stamp) = stamp {
+                put_stamp(stamp, json);
+            }
         }
+        let pushed = self.queue.push(records, awaits_reading, done);
+        if pushed.is_err() {
+            self.status.metrics.engine_refused.inc_by(count);
+        }
+        pushed
     }
 
     /// Returns the registry of clients' interest, if the node does not follow everything.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::error::EngineError;
+use super::history::LogPlace;
 use super::log::Places;
 use super::pause::FollowerPause;
 use crate::event::Sequence;
@@ -115,6 +116,14 @@ impl Status {
     /// Returns the place at which the follower began in a shard, or `None` before it reached the log.
     pub(crate) fn began_at(&self, shard: u16) -> Option<Sequence> {
         lock(&self.began).as_ref()?.next.get(usize::from(shard)).copied()
+    }
+
+    /// Returns the place at which the follower began in a shard; the beginning before it reached the log.
+    pub(crate) fn began_at_place(&self, shard: u16) -> LogPlace {
+        let began = lock(&self.began);
+        let place =
+            began.as_ref().and_then(|began| Some((began.epoch, *began.next.get(usize::from(shard))?)));
+        place.unwrap_or_default()
     }
 
     pub(super) fn set_attached(&self, places: &Places) {

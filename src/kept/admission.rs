@@ -6,57 +6,27 @@
 //! - The caller holds the logs from the admission until its events have their ids and are noted, so the order of admissions
 //!   is the order of the events.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::log::LogName;
+use super::refusal::LogRefusal;
 use super::store::{KeptLogs, LogHead};
 use crate::dialect::{Complete, ErrorCode, ExpectedLast};
 use crate::event::{EventId, Timestamp};
 
-/// Reason why a kept log refuses an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LogRefusal {
-    pub(crate) code: ErrorCode,
-    /// Number of the event in its publication, from 0.
-    pub(crate) at: usize,
-    /// Log; `None` if no rule keeps the event.
-    pub(crate) name: Option<LogName>,
-    /// Newest event of the log, if it already has an id.
-    pub(crate) last: Option<EventId>,
-}
-
-impl LogRefusal {
-    /// Returns the text for people.
-    pub(crate) fn text(&self) -> Cow<'static, str> {
-        let log = self.name.as_ref();
-        let log = log.map_or_else(String::new, |name| format!("{} {:?}", name.by.name(), name.value));
-        match self.code {
-            ErrorCode::Ended => {
-                format!("the log of {log} has ended: an event with \"reopen\": true begins its next life")
-            }
-            ErrorCode::NotEnded => format!("the log of {log} has not ended: publish without reopen"),
-            ErrorCode::UnexpectedLastId => {
-                format!("the log of {log} has another last event than expected_last_id")
-            }
-            _ => "no rule keeps this event, so it can't have reopen or expected_last_id (docs/runs.md)"
-                .to_owned(),
-        }
-        .into()
-    }
-}
-
 /// State of a log within a publication.
 #[derive(Clone, Copy)]
 struct AdmittedHead {
-    /// Newest event; `None` if it is one of the publication, which has no id yet.
+    /// Newest event; `None` if it has no id yet.
     last: Option<EventId>,
     is_ended: bool,
+    /// Whether that is an event of another publication, on its way to an engine.
+    is_sent: bool,
 }
 
 impl From<LogHead> for AdmittedHead {
     fn from(head: LogHead) -> Self {
-        Self { last: Some(head.last), is_ended: head.is_ended }
+        Self { last: head.last, is_ended: head.is_ended, is_sent: head.last.is_none() }
     }
 }
 
@@ -76,6 +46,12 @@ impl KeptLogs {
             };
             let last = head.and_then(|head| head.last);
             let refuse = |code| Err(LogRefusal { code, at, name: Some(name.clone()), last });
+            if self.is_reading() {
+                return refuse(ErrorCode::EngineUnreachable);
+            }
+            if event.expected_last_id().is_some() && head.is_some_and(|head| head.is_sent) {
+                return refuse(ErrorCode::PublishInFlight);
+            }
             if let Some(ExpectedLast(expected)) = event.expected_last_id()
                 // An event of this publication has no id yet, so nothing can expect it.
                 && expected.map(Some) != head.map(|head| head.last)
@@ -87,25 +63,25 @@ impl KeptLogs {
                 (Some(false), true) => return refuse(ErrorCode::NotEnded),
                 _ => {}
             }
-            *head = Some(AdmittedHead { last: None, is_ended: is_end });
+            *head = Some(AdmittedHead { last: None, is_ended: is_end, is_sent: false });
         }
         Ok(heads.into_keys().collect())
     }
 
     /// Returns whether a log is held for a long batch.
     pub(crate) fn is_held(&self, name: &LogName) -> bool {
-        self.held.contains(name)
+        self.publishing.held.contains(name)
     }
 
     /// Holds logs for a long batch.
     pub(crate) fn hold(&mut self, names: &[LogName]) {
-        self.held.extend(names.iter().cloned());
+        self.publishing.held.extend(names.iter().cloned());
     }
 
     /// Releases logs after a long batch.
     pub(crate) fn release(&mut self, names: &[LogName]) {
         for name in names {
-            self.held.remove(name);
+            self.publishing.held.remove(name);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use smallvec::SmallVec;
 
-use super::log::{KeptLog, LogName};
+use super::log::{KeptLog, LogName, place_after, place_at};
 use super::store::{Hole, KeptLogs, TooManyLogs};
 use crate::dialect::Missed;
 use crate::event::{Event, EventId, Timestamp};
@@ -74,7 +74,7 @@ impl KeptCursor {
         }
         let of_shard = self.after.iter().find(|after| after.shard == id.shard);
         // In a shard without a place, the reader begins at the current end, so the events there are before it.
-        of_shard.is_none_or(|after| after.epoch == id.epoch && id.sequence < after.next_sequence())
+        of_shard.is_none_or(|after| place_at(id) < place_after(*after))
     }
 
     /// Returns the places after which the reader began; none for the beginning.

@@ -8,7 +8,20 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::rule::RetainBy;
-use crate::event::{Event, EventId, Since, Timestamp};
+use crate::event::{Event, EventId, Sequence, Since, Timestamp};
+
+/// Place in a shard: an epoch and a sequence. Places grow along the shard.
+pub(crate) type ShardPlace = (u64, Sequence);
+
+/// Returns the place of an event.
+pub(super) fn place_at(id: EventId) -> ShardPlace {
+    (id.epoch, id.sequence)
+}
+
+/// Returns the place after an event.
+pub(crate) fn place_after(id: EventId) -> ShardPlace {
+    (id.epoch, id.next_sequence())
+}
 
 /// Name of a log: an attribute, and the value that all its events have of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
-use foldhash::quality::RandomState;
+use foldhash::quality::FixedState;
 
 use super::rule::RetainBy;
 use crate::filter::Filter;
@@ -24,7 +24,8 @@ const BITS_A_NAME: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct LostNames {
     bits: Box<[u64]>,
-    hasher: RandomState,
+    /// Equal on every node, so that all find the same names by mistake.
+    hasher: FixedState,
 }
 
 impl LostNames {

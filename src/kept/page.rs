@@ -48,8 +48,8 @@ impl KeptLog {
 
 impl KeptLogs {
     /// Returns the next sequence of each shard that will be recorded.
-    pub(crate) fn recorded(&self) -> &[Sequence] {
-        &self.next
+    pub(crate) fn recorded(&self) -> impl Iterator<Item = Sequence> {
+        self.next.iter().map(|(_, sequence)| *sequence)
     }
 
     /// Reads up to `max` events of these logs in a range into `out`, from its beginning on, or backwards from its end.

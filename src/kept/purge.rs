@@ -76,7 +76,7 @@ impl KeptLogs {
         heads: &[Sequence],
         now: Timestamp,
     ) -> Option<PurgedLogs> {
-        let is_recorded = self.next.iter().zip(heads).all(|(next, head)| next >= head);
+        let is_recorded = self.next.iter().zip(heads).all(|(next, head)| next.1 >= *head);
         if !is_recorded || names.iter().any(|name| self.is_held(name)) {
             return None;
         }

@@ -194,15 +194,24 @@ pub struct RetainConfig {
     /// `retain_max_logs_read`: maximum number of logs that one request reads from the start. Beyond it, the request
     /// fails. Default: 100.
     pub max_logs_read: usize,
+    /// `retain_read_timeout`: with an engine, maximum time for reading the engine's log at start, to make the logs again. Events
+    /// that are not read then are missing from the logs. Default: 1 min.
+    pub read_timeout: Duration,
 }
 
 impl RetainConfig {
-    /// Returns the fault of the rules and its remedy, if they have one. `has_engine`: the server's order and history
-    /// are in a log outside the process.
-    pub(crate) fn fault(&self, has_engine: bool) -> Option<String> {
-        if has_engine && !self.rules.is_empty() {
-            let what = "retain: kept logs live in memory so far, and an engine keeps order and history elsewhere: leave out one of both";
-            return Some(what.to_owned());
+    /// Returns the fault of the rules and its remedy, if they have one. `engine` has the number of shards of the
+    /// engine's log if there is one, and whether a node reads only what its clients want.
+    pub(crate) fn fault(&self, engine: Option<(usize, bool)>) -> Option<String> {
+        if let Some((shards, by_interest)) = engine.filter(|_| !self.rules.is_empty()) {
+            if by_interest {
+                let what = "retain: with engine_by_interest a node does not read every event, so it can keep no log: leave out one of both";
+                return Some(what.to_owned());
+            }
+            if shards > 1 {
+                let what = "retain: the shards of an engine's log have no order among them that all nodes see, so kept logs need bus.shards = 1 there";
+                return Some(what.to_owned());
+            }
         }
         self.rules.iter().find_map(|rule| Some(format!("retain {}: {}", rule.matching(), rule.fault()?)))
     }
@@ -210,6 +219,12 @@ impl RetainConfig {
 
 impl Default for RetainConfig {
     fn default() -> Self {
-        Self { rules: Vec::new(), max_logs: 10_000, max_bytes: 256 << 20, max_logs_read: 100 }
+        Self {
+            rules: Vec::new(),
+            max_logs: 10_000,
+            max_bytes: 256 << 20,
+            max_logs_read: 100,
+            read_timeout: Duration::from_secs(60),
+        }
     }
 }

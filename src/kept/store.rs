@@ -1,7 +1,8 @@
 //! All kept logs of a server: records events by rule, and evicts logs by count, bytes and time.
 //!
 //! Invariants:
-//! - Each event is recorded once, whichever loop reads it first, in the order that all loops read.
+//! - Each event is recorded once, whichever loop reads it first, in the order that all loops read; with an engine by its
+//!   follower, in the log's order (`followed`).
 //! - A hole in that order is recorded: each reader that passes it receives a gap, and no log with a hole in its newest
 //!   life is complete.
 //! - Publishers see events that were accepted and not recorded yet, so two of them can't both append after the same
@@ -11,13 +12,15 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use slab::Slab;
+use smallvec::{SmallVec, smallvec};
 
-use super::log::{Entry, KeptLog, LOG_BYTES, Links, LogEnd, LogLife, LogName};
+use super::follow_state::FollowedLog;
+use super::log::{
+    Entry, KeptLog, LOG_BYTES, Links, LogEnd, LogLife, LogName, ShardPlace, place_after, place_at,
+};
 use super::lost::{LostNames, Purges};
-use super::named::{NamedValues, excludes, implies, named_values, requires};
 use super::rule::{RetainBy, RetainConfig, RetainRule};
-use crate::event::{Event, EventId, Sequence, Since, Timestamp};
-use crate::filter::Filter;
+use crate::event::{Event, EventId, Since, Timestamp};
 
 /// Maximum number of entries that one call frees, besides those that it evicts.
 const FREED_A_CALL: usize = 64;
@@ -28,33 +31,48 @@ const ENDS_MAX: usize = 4096;
 /// Maximum number of holes in the order of recording that are kept apart.
 const HOLES_MAX: usize = 64;
 
+/// Memory of a log's name among those with publications that are not recorded, in bytes.
+const ACCEPTED_BYTES: usize = size_of::<LogName>() + 64;
+
 /// Rule that is in force, or was.
 #[derive(Debug)]
-struct RuleInForce {
-    rule: RetainRule,
-    /// Next sequence of each shard when it came into force.
-    since: Box<[Sequence]>,
+pub(super) struct RuleInForce {
+    pub(super) rule: RetainRule,
+    /// Place of the next event of each shard when it came into force.
+    pub(super) since: Box<[ShardPlace]>,
     /// Whether it was in force from the first event on.
     is_whole: bool,
     /// Whether it still applies to new events. A rule that no longer applies stays while it has logs.
-    is_active: bool,
+    pub(super) is_active: bool,
     /// Its logs, from the least to the most recently written.
     oldest: Option<usize>,
     newest: Option<usize>,
 }
 
-/// Event that a publisher had accepted and that is not recorded yet.
+/// Last event of a publication in a log, which was accepted and is not recorded yet.
 #[derive(Clone, Copy, Debug)]
-struct AcceptedEntry {
-    id: EventId,
-    is_end: bool,
+pub(super) struct AcceptedEntry {
+    /// Number of the publication, if it is on its way to an engine.
+    pub(super) ticket: u64,
+    /// Id, once the engine has given it.
+    pub(super) id: Option<EventId>,
+    pub(super) is_end: bool,
+}
+
+/// Logs with publications that are under way.
+#[derive(Debug, Default)]
+pub(super) struct LogsInUse {
+    /// By log: publications that are not recorded yet, in their order.
+    pub(super) accepted: HashMap<LogName, SmallVec<[AcceptedEntry; 1]>>,
+    /// Logs that take nothing until a long batch is published.
+    pub(super) held: HashSet<LogName>,
 }
 
 /// State of a log for publishers, including events that were accepted and not recorded yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogHead {
-    /// Newest event.
-    pub(crate) last: EventId,
+    /// Newest event; `None` while it is on its way to an engine and has no id.
+    pub(crate) last: Option<EventId>,
     /// Whether that event ended the log.
     pub(crate) is_ended: bool,
 }
@@ -88,29 +106,29 @@ pub(crate) struct NamedLogs {
 /// Logs in the order of recording, and what is known of evicted logs.
 #[derive(Debug)]
 pub(crate) struct KeptLogs {
-    rules: Slab<RuleInForce>,
+    pub(super) rules: Slab<RuleInForce>,
     /// Rules in force, in the order of the settings.
     active: Vec<usize>,
-    limits: RetainConfig,
-    names: [HashMap<Arc<str>, usize>; RetainBy::ALL.len()],
-    logs: Slab<KeptLog>,
+    pub(super) limits: RetainConfig,
+    pub(super) names: [HashMap<Arc<str>, usize>; RetainBy::ALL.len()],
+    pub(super) logs: Slab<KeptLog>,
     /// Number of logs made so far.
     serials: u64,
     /// Number of the next recorded event, from 1.
     number: u64,
-    /// Next sequence of each shard.
-    pub(super) next: Box<[Sequence]>,
-    holes: Holes,
+    /// Place of the next event of each shard.
+    pub(super) next: Box<[ShardPlace]>,
+    pub(super) holes: Holes,
     /// Whether a loop has begun to read.
     has_begun: bool,
-    /// Whether every event since the bus began was recorded.
-    is_whole: bool,
+    /// Whether every event since the bus, or the engine's log, began was recorded.
+    pub(super) is_whole: bool,
     /// Memory of the logs, in bytes.
     bytes: usize,
     pub(super) past: PastLogs,
-    accepted: HashMap<LogName, AcceptedEntry>,
-    /// Logs that refuse events until a long batch is published.
-    pub(super) held: HashSet<LogName>,
+    pub(super) publishing: LogsInUse,
+    /// State of logs that are made from an engine's log; `None` without one.
+    pub(super) followed: Option<Box<FollowedLog>>,
 }
 
 /// Place in the order of recording at which events are missing.
@@ -203,7 +221,7 @@ impl PastLogs {
 impl KeptLogs {
     /// Creates a store without logs, for a bus of this many shards.
     pub(crate) fn new(config: &RetainConfig, shards: usize) -> Self {
-        let next: Box<[Sequence]> = vec![0; shards].into();
+        let next: Box<[ShardPlace]> = vec![(0, 0); shards].into();
         let mut store = Self {
             rules: Slab::new(),
             active: Vec::new(),
@@ -218,8 +236,8 @@ impl KeptLogs {
             is_whole: true,
             bytes: 0,
             past: PastLogs::default(),
-            accepted: HashMap::new(),
-            held: HashSet::new(),
+            publishing: LogsInUse::default(),
+            followed: None,
         };
         store.set_rules(config, None);
         store
@@ -230,25 +248,27 @@ impl KeptLogs {
         self.active_rules().any(|(_, in_force)| !in_force.rule.end.is_empty())
     }
 
-    fn active_rules(&self) -> impl Iterator<Item = (usize, &RuleInForce)> {
+    pub(super) fn active_rules(&self) -> impl Iterator<Item = (usize, &RuleInForce)> {
         self.active.iter().filter_map(|&rule| Some((rule, self.rules.get(rule)?)))
     }
 
     /// Sets where the first loop begins to read, before anything is recorded. Events before that place are not known.
-    pub(crate) fn begin_at(&mut self, next: impl Iterator<Item = Sequence>) {
-        if std::mem::replace(&mut self.has_begun, true) || self.number > 1 {
+    pub(crate) fn begin_at(&mut self, next: impl Iterator<Item = ShardPlace>) {
+        if self.followed.is_some() || std::mem::replace(&mut self.has_begun, true) || self.number > 1 {
             return;
         }
         self.next = next.collect();
-        self.is_whole = self.next.iter().all(|next| *next == 0);
+        self.is_whole = self.next.iter().all(|next| next.1 == 0);
         for (_, in_force) in &mut self.rules {
             in_force.since.clone_from(&self.next);
         }
     }
 
-    /// Replaces the rules and limits for later events. `heads` has the next sequence of each shard; `None` when the
-    /// store is created.
-    pub(crate) fn set_rules(&mut self, config: &RetainConfig, heads: Option<&[Sequence]>) {
+    /// Replaces the rules and limits for later events. `heads` has the place of the next event of each shard; `None` when
+    /// the store is created.
+    pub(crate) fn set_rules(&mut self, config: &RetainConfig, heads: Option<&[ShardPlace]>) {
+        let followed = self.next_followed();
+        let heads = followed.as_deref().filter(|_| heads.is_some()).or(heads);
         self.limits = RetainConfig { rules: Vec::new(), ..config.clone() };
         let mut before = std::mem::take(&mut self.active);
         for rule in &config.rules {
@@ -283,20 +303,41 @@ impl KeptLogs {
     pub(crate) fn record(&mut self, event: &Event, now: Timestamp) -> Option<Arc<LogEnd>> {
         let id = event.id()?;
         let next = self.next.get_mut(usize::from(id.shard))?;
-        if id.sequence < *next {
+        if self.followed.is_some() || place_at(id) < *next {
             return self.past.ends.get(&id).cloned();
         }
-        *next = id.next_sequence();
+        *next = place_after(id);
         self.tend(now);
         let (rule, value) = self.rule_of(event)?;
+        let found = self.live(rule, &value, now);
         let by = self.rules[rule].rule.by;
-        let mut found = self.names[by as usize].get(&*value).copied();
+        let is_from_start = found.is_none() && self.is_known_from_start(by, &value);
+        self.keep(event, (rule, &value), found, now, is_from_start)
+    }
+
+    /// Returns the log of a value, after it was let go if its time is over.
+    pub(super) fn live(&mut self, rule: usize, value: &str, now: Timestamp) -> Option<usize> {
+        let mut found = self.names[self.rules[rule].rule.by as usize].get(value).copied();
         if let Some(expired) = found.take_if(|at| self.is_expired(&self.logs[*at], now)) {
             self.let_go(expired);
         }
-        let at = found.unwrap_or_else(|| self.make(rule, &value, id));
-        if !self.accepted.is_empty() {
-            self.settle(by, &value, id);
+        found
+    }
+
+    /// Appends an event to its log, which is made if it is not there. Returns the end of the log if the event ends it.
+    pub(super) fn keep(
+        &mut self,
+        event: &Event,
+        (rule, value): (usize, &str),
+        found: Option<usize>,
+        written: Timestamp,
+        is_from_start: bool,
+    ) -> Option<Arc<LogEnd>> {
+        let id = event.id()?;
+        let by = self.rules[rule].rule.by;
+        let at = found.unwrap_or_else(|| self.make(rule, value, id, is_from_start));
+        if !self.publishing.accepted.is_empty() {
+            self.settle(by, value, id);
         }
         let number = self.number;
         self.number += 1;
@@ -310,7 +351,7 @@ impl KeptLogs {
         let before = log.bytes;
         log.push(Entry { number, event: event.clone() });
         log.number = number;
-        log.written = now;
+        log.written = written;
         let limits = &self.rules[rule].rule;
         for _ in 0..FREED_A_CALL {
             if log.entries.len() <= limits.events && log.bytes <= limits.bytes {
@@ -335,16 +376,22 @@ impl KeptLogs {
     /// Notes that a loop lost the events of a shard up to this one. They are missing from the logs unless they were recorded.
     pub(crate) fn note_gap(&mut self, last: EventId) {
         let Some(next) = self.next.get_mut(usize::from(last.shard)) else { return };
-        if last.next_sequence() > *next {
-            *next = last.next_sequence();
-            self.holes.add(Hole { number: self.number, last });
-            self.is_whole = false;
-            self.accepted.clear();
+        // A follower misses no event because a loop is slow.
+        if self.followed.is_none() && place_after(last) > *next {
+            *next = place_after(last);
+            self.add_hole(last);
         }
     }
 
+    /// Notes that events up to this one are missing.
+    pub(super) fn add_hole(&mut self, last: EventId) {
+        self.holes.add(Hole { number: self.number, last });
+        self.is_whole = false;
+        self.publishing.accepted.clear();
+    }
+
     /// Returns the rule that keeps an event, and the value by which it does.
-    fn rule_of<'a>(&self, event: &'a Event) -> Option<(usize, std::borrow::Cow<'a, str>)> {
+    pub(super) fn rule_of<'a>(&self, event: &'a Event) -> Option<(usize, std::borrow::Cow<'a, str>)> {
         let (at, in_force) =
             self.active_rules().find(|(_, in_force)| in_force.rule.filter().matches(event))?;
         Some((at, in_force.rule.by.value_of(event)?))
@@ -354,7 +401,7 @@ impl KeptLogs {
     pub(crate) fn covers_event(&self, event: &Event) -> bool {
         let Some((rule, _)) = self.rule_of(event) else { return false };
         let is_since = |id: EventId| {
-            self.rules[rule].since.get(usize::from(id.shard)).is_some_and(|since| id.sequence >= *since)
+            self.rules[rule].since.get(usize::from(id.shard)).is_some_and(|since| place_at(id) >= *since)
         };
         event.id().is_some_and(is_since)
     }
@@ -369,25 +416,33 @@ impl KeptLogs {
     /// Notes that an event of a log is published under this id and will be recorded.
     pub(crate) fn note_accepted(&mut self, name: LogName, id: EventId, is_end: bool) {
         // A loop may have recorded it already.
-        if self.next.get(usize::from(id.shard)).is_some_and(|next| id.sequence >= *next) {
-            self.accepted.insert(name, AcceptedEntry { id, is_end });
+        if self.next.get(usize::from(id.shard)).is_some_and(|next| place_at(id) >= *next) {
+            self.publishing
+                .accepted
+                .insert(name, smallvec![AcceptedEntry { ticket: 0, id: Some(id), is_end }]);
         }
     }
 
-    fn settle(&mut self, by: RetainBy, value: &str, id: EventId) {
+    /// Forgets publications in a log that were recorded with this event.
+    pub(super) fn settle(&mut self, by: RetainBy, value: &str, id: EventId) {
         let name = LogName::new(by, value);
-        if self.accepted.get(&name).is_some_and(|accepted| accepted.id == id) {
-            self.accepted.remove(&name);
+        if let Some(entries) = self.publishing.accepted.get_mut(&name) {
+            entries.retain(|entry| entry.id.is_none_or(|known| place_at(known) > place_at(id)));
+            if entries.is_empty() {
+                self.publishing.accepted.remove(&name);
+            }
         }
     }
 
     /// Returns the state of a log for publishers; `None` if the log does not exist.
     pub(crate) fn head(&self, name: &LogName, now: Timestamp) -> Option<LogHead> {
-        if let Some(AcceptedEntry { id, is_end }) = self.accepted.get(name) {
+        if let Some(AcceptedEntry { id, is_end, .. }) =
+            self.publishing.accepted.get(name).and_then(|all| all.last())
+        {
             return Some(LogHead { last: *id, is_ended: *is_end });
         }
         let log = self.find(name, now)?;
-        Some(LogHead { last: log.newest, is_ended: log.end.is_some() })
+        Some(LogHead { last: Some(log.newest), is_ended: log.end.is_some() })
     }
 
     /// Returns the end of a log's newest life; `None` while it is open, or if there is no such log.
@@ -411,7 +466,7 @@ impl KeptLogs {
         (!self.is_expired(log, now)).then_some(log)
     }
 
-    fn is_expired(&self, log: &KeptLog, now: Timestamp) -> bool {
+    pub(super) fn is_expired(&self, log: &KeptLog, now: Timestamp) -> bool {
         let keep_for = i64::try_from(self.rules[log.rule].rule.keep_for.as_micros()).unwrap_or(i64::MAX);
         now.0.saturating_sub(log.written.0) >= keep_for
     }
@@ -426,11 +481,19 @@ impl KeptLogs {
         !self.is_whole || !self.past.all.is_empty()
     }
 
-    fn is_known_from_start(&self, by: RetainBy, value: &str) -> bool {
-        let rules = self.active_rules().filter(|(_, in_force)| in_force.rule.by == by);
-        self.is_whole
-            && rules.into_iter().all(|(_, in_force)| in_force.is_whole)
-            && !self.past.open.may_have(by, value)
+    pub(super) fn is_known_from_start(&self, by: RetainBy, value: &str) -> bool {
+        self.is_whole && self.is_all_told(by, value)
+    }
+
+    /// Returns whether no log of this name is known to have been let go while it was open, and no rule came into force later.
+    pub(super) fn is_all_told(&self, by: RetainBy, value: &str) -> bool {
+        let mut rules = self.active_rules().filter(|(_, in_force)| in_force.rule.by == by);
+        rules.all(|(_, in_force)| in_force.is_whole) && !self.was_let_go_open(by, value)
+    }
+
+    /// Returns whether a log of this name may have been let go while it was open.
+    pub(super) fn was_let_go_open(&self, by: RetainBy, value: &str) -> bool {
+        self.past.open.may_have(by, value)
     }
 
     /// Returns the places where events were not recorded.
@@ -444,9 +507,8 @@ impl KeptLogs {
     }
 
     /// Creates a log for its first event.
-    fn make(&mut self, rule: usize, value: &str, id: EventId) -> usize {
+    fn make(&mut self, rule: usize, value: &str, id: EventId, is_from_start: bool) -> usize {
         let by = self.rules[rule].rule.by;
-        let is_from_start = self.is_known_from_start(by, value);
         let name = LogName::new(by, value);
         self.serials += 1;
         let log = KeptLog {
@@ -544,10 +606,13 @@ impl KeptLogs {
     /// Evicts logs that have expired, and frees some memory. Each rule's logs expire in the order of their last writes.
     pub(crate) fn tend(&mut self, now: Timestamp) {
         self.past.free();
-        self.expire(now);
+        // With an engine the log's own clock decides.
+        if self.followed.is_none() {
+            self.expire(now);
+        }
     }
 
-    fn expire(&mut self, now: Timestamp) {
+    pub(super) fn expire(&mut self, now: Timestamp) {
         // Evicts up to two for each rule: more than one event can add.
         for rule in 0..self.rules.capacity() {
             for _ in 0..2 {
@@ -579,149 +644,17 @@ impl KeptLogs {
         }
     }
 
-    /// Returns the rules that may keep events of a filter, in their order, up to the first one that keeps all remaining
-    /// events.
-    fn rules_for(&self, filter: &Filter) -> impl Iterator<Item = (&RuleInForce, bool)> {
-        let mut is_over = false;
-        let asked = filter.clone();
-        self.active_rules()
-            .map_while(move |(_, in_force)| {
-                if is_over {
-                    return None;
-                }
-                if excludes(&asked, in_force.rule.filter()) {
-                    return Some(None);
-                }
-                is_over = implies(&asked, in_force.rule.filter());
-                Some(Some((in_force, is_over)))
-            })
-            .flatten()
-    }
-
-    /// Returns whether every retained event that one of the filters matches is in a log, so that none is in a ring
-    /// alone. `oldest` returns the oldest sequence of a shard's ring.
-    pub(crate) fn cover(&self, filters: &[Filter], oldest: impl Fn(u16) -> Sequence) -> bool {
-        let covers = |filter: &Filter| {
-            let mut is_covered = false;
-            for (in_force, is_last) in self.rules_for(filter) {
-                let is_since =
-                    in_force.since.iter().enumerate().all(|(shard, since)| *since <= oldest(shard as u16));
-                let by = in_force.rule.by;
-                if !is_since || !(requires(filter, by) || requires(in_force.rule.filter(), by)) {
-                    return false;
-                }
-                is_covered = is_last;
-            }
-            is_covered
-        };
-        !filters.is_empty() && filters.iter().all(|filter| filter.is_nothing() || covers(filter))
-    }
-
-    /// Returns the names of the logs that the filters name by value, existing or not, and of those that they match by
-    /// pattern. Fails if they are more than a request may read.
-    pub(crate) fn matched(&self, filters: &[Filter], now: Timestamp) -> Result<Vec<LogName>, TooManyLogs> {
-        let max = self.limits.max_logs_read;
-        let mut found: Vec<LogName> = Vec::new();
-        for filter in filters {
-            let mut attributes: Vec<RetainBy> =
-                self.rules_for(filter).map(|(in_force, _)| in_force.rule.by).collect();
-            let retired = self.rules.iter().filter(|(_, rule)| !rule.is_active);
-            attributes.extend(retired.map(|(_, rule)| rule.rule.by));
-            attributes.sort_unstable();
-            attributes.dedup();
-            for by in attributes {
-                let is_kept = |value: &str| {
-                    self.names[by as usize].contains_key(value)
-                        || self.rules_for(filter).any(|(in_force, _)| {
-                            in_force.rule.by == by && by.accepts(in_force.rule.filter(), value)
-                        })
-                };
-                match named_values(filter, by) {
-                    NamedValues::Exactly(values) => {
-                        let kept = values.iter().filter(|value| is_kept(value)).take(max + 1);
-                        found.extend(kept.map(|value| LogName::new(by, value)));
-                    }
-                    NamedValues::Open(_) => {
-                        let live = self.names[by as usize].iter().filter(|(value, at)| {
-                            by.accepts(filter, value) && !self.is_expired(&self.logs[**at], now)
-                        });
-                        let names = live.map(|(value, _)| LogName { by, value: Arc::clone(value) });
-                        found.extend(names.take(max + 1));
-                    }
-                }
-            }
-            if found.len() > max {
-                found.sort_unstable();
-                found.dedup();
-                if found.len() > max {
-                    return Err(TooManyLogs { max });
-                }
-            }
-        }
-        found.sort_unstable();
-        found.dedup();
-        Ok(found)
-    }
-
-    /// Returns the number of names and logs that [`matched`](Self::matched) looks at.
-    pub(crate) fn looks(&self, filters: &[Filter]) -> usize {
-        let looks =
-            |filter: &Filter| if self.is_open(filter) { self.logs.len() } else { filter.members_count() };
-        filters.iter().map(looks).sum()
-    }
-
-    /// Returns the log that a filter names, if it is exactly one.
-    pub(crate) fn single(&self, filter: &Filter) -> Option<LogName> {
-        let mut single = None;
-        for (in_force, _) in self.rules_for(filter) {
-            let by = in_force.rule.by;
-            let NamedValues::Exactly(values) = named_values(filter, by) else { return None };
-            for value in values.iter().filter(|value| by.accepts(in_force.rule.filter(), value)) {
-                let name = LogName::new(by, value);
-                if single.as_ref().is_some_and(|single| *single != name) {
-                    return None;
-                }
-                single = Some(name);
-            }
-        }
-        single
-    }
-
-    /// Returns whether a filter selects logs by pattern, or does not restrict them.
-    pub(super) fn is_open(&self, filter: &Filter) -> bool {
-        self.rules_for(filter)
-            .any(|(in_force, _)| matches!(named_values(filter, in_force.rule.by), NamedValues::Open(_)))
-    }
-
-    /// Returns the logs that a filter names by value and that can end.
-    pub(crate) fn named_with_end(&self, filter: &Filter) -> NamedLogs {
-        let mut named = NamedLogs { names: Vec::new(), is_closed: true };
-        let mut is_last = false;
-        for (in_force, is_implied) in self.rules_for(filter) {
-            let RetainRule { by, end, .. } = &in_force.rule;
-            let (values, is_exact) = match named_values(filter, *by) {
-                NamedValues::Exactly(values) => (values, true),
-                NamedValues::Open(values) => (values, false),
-            };
-            let kept = |value: &&std::borrow::Cow<'_, str>| by.accepts(in_force.rule.filter(), value);
-            let count = values.iter().filter(kept).count();
-            named.is_closed &= is_exact && !end.is_empty() && count == values.len();
-            if !end.is_empty() {
-                named.names.extend(values.iter().filter(kept).map(|value| LogName::new(*by, value)));
-            }
-            is_last = is_implied;
-        }
-        named.is_closed &= is_last && !named.names.is_empty();
-        named.names.sort_unstable();
-        named.names.dedup();
-        named
-    }
-
     /// Returns the memory of all logs, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.bytes
             + self.past.held_bytes()
-            + self.accepted.len() * (size_of::<(LogName, AcceptedEntry)>() + 64)
+            + self
+                .publishing
+                .accepted
+                .values()
+                .map(|all| ACCEPTED_BYTES + size_of_val(all.as_slice()))
+                .sum::<usize>()
+            + self.followed.as_ref().map_or(0, |followed| followed.held_bytes())
     }
 
     /// Returns the number of logs and of the events in them.

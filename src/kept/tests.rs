@@ -298,7 +298,7 @@ fn a_reload_keeps_logs_and_says_that_new_ones_may_lack_their_beginning() {
     logs.record(&event(0, "run-1", "token"), Timestamp(0));
     let mut other = RetainRule::new("stream=chat-*", RetainBy::Stream).expect("valid");
     other.keep_for = Duration::from_secs(5);
-    logs.set_rules(&config(vec![other, runs()]), Some(&[3]));
+    logs.set_rules(&config(vec![other, runs()]), Some(&[(EPOCH, 3)]));
     logs.record(&event(3, "run-1", "token"), Timestamp(0));
     logs.record(&event(4, "chat-1", "token"), Timestamp(0));
     assert_eq!(from_start(&logs, "stream=run-1", 5, 0), events(&[0, 3]));
@@ -307,7 +307,7 @@ fn a_reload_keeps_logs_and_says_that_new_ones_may_lack_their_beginning() {
         Got { events: vec![4], gaps: vec![Missed::Unknown] }
     );
     // The logs of a removed rule are kept until they expire.
-    logs.set_rules(&config(vec![runs()]), Some(&[5]));
+    logs.set_rules(&config(vec![runs()]), Some(&[(EPOCH, 5)]));
     logs.record(&event(5, "chat-1", "token"), Timestamp(1));
     assert_eq!(from_start(&logs, "stream=chat-1", 6, 2).events, [4]);
     logs.tend(Timestamp(6_000_000));
@@ -384,20 +384,20 @@ fn a_filter_is_covered_if_every_event_of_it_is_in_a_log() {
         ("stream!=run-1", false),
         ("type=audit.*", false),
     ] {
-        assert_eq!(logs.cover(&[filter(text)], |_| 0), is_covered, "{text}");
+        assert_eq!(logs.cover(&[filter(text)], |_| (EPOCH, 0)), is_covered, "{text}");
     }
-    assert!(!logs.cover(&[filter("stream=run-1"), Filter::new()], |_| 0));
+    assert!(!logs.cover(&[filter("stream=run-1"), Filter::new()], |_| (EPOCH, 0)));
     // A rule without a condition on its attribute keeps only events that have it.
     let catch_all = RetainRule::new("", RetainBy::Channel).expect("valid");
     let logs = KeptLogs::new(&config(vec![catch_all]), 1);
-    assert!(logs.cover(&[filter("channel=a")], |_| 0));
-    assert!(logs.cover(&[filter("channel=a.*")], |_| 0));
-    assert!(!logs.cover(&[filter("type=x")], |_| 0));
+    assert!(logs.cover(&[filter("channel=a")], |_| (EPOCH, 0)));
+    assert!(logs.cover(&[filter("channel=a.*")], |_| (EPOCH, 0)));
+    assert!(!logs.cover(&[filter("type=x")], |_| (EPOCH, 0)));
     // Events that are older than the rule may be in the ring only.
     let mut logs = KeptLogs::new(&config(Vec::new()), 1);
-    logs.set_rules(&config(vec![runs()]), Some(&[100]));
-    assert!(!logs.cover(&[filter("stream=run-1")], |_| 50));
-    assert!(logs.cover(&[filter("stream=run-1")], |_| 100));
+    logs.set_rules(&config(vec![runs()]), Some(&[(EPOCH, 100)]));
+    assert!(!logs.cover(&[filter("stream=run-1")], |_| (EPOCH, 50)));
+    assert!(logs.cover(&[filter("stream=run-1")], |_| (EPOCH, 100)));
 }
 
 #[test]
@@ -432,7 +432,7 @@ fn publishers_see_what_is_accepted_and_not_recorded_yet() {
     assert_eq!(logs.log_of(&event(0, "chat", "end")), None);
     logs.note_accepted(made, id(0), is_end);
     let head = logs.head(&log, now).expect("accepted");
-    assert_eq!((head.last, head.is_ended), (id(0), true));
+    assert_eq!((head.last, head.is_ended), (Some(id(0)), true));
     assert_eq!(logs.status(&log, now), None);
     logs.record(&event(0, "run-1", "end"), now);
     assert_eq!(logs.head(&log, now), Some(head));

@@ -166,8 +166,8 @@ impl ServerBuilder {
         if auth.is_open() && !config.insecure && !is_guarded {
             return Err(ServerError::unguarded(doing()));
         }
-        let has_engine = engine.is_some();
-        if let Some(fault) = config.retain.fault(has_engine) {
+        let log = engine.as_ref().map(|engine| (bus.shards(), engine.by_interest));
+        if let Some(fault) = config.retain.fault(log) {
             return Err(ServerError::configuration(io::Error::other(fault)));
         }
         let config = Prepared::new(config).map_err(ServerError::configuration)?;

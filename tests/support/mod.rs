@@ -12,6 +12,7 @@ pub mod authority;
 pub mod faulty;
 pub mod hostile;
 pub mod http;
+pub mod log_home;
 pub mod named;
 pub mod nginx;
 pub mod proxy;

@@ -80,6 +80,7 @@ const ENGINE: &[(&str, u8)] = &[
     ("history", 2),
     ("pause", 2),
     ("queue", 2),
+    ("recorder", 3),
     ("status", 3),
     ("file", 3),
     ("nats", 3),

@@ -1,10 +1,12 @@
 //! Tests of the appending thread over a log that a test scripts.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Condvar};
 
+use super::super::history::LogPlace;
 use super::super::log::{Follow, Places};
 use super::*;
+use crate::event::Event;
 use crate::sync::{Mutex, lock};
 
 type Answer = Result<Option<EventId>, Refused>;
@@ -19,6 +21,35 @@ struct Fake {
     /// Called for each connection.
     connect: Arc<Mutex<Box<dyn FnMut() + Send>>>,
     kept: Arc<Mutex<Vec<String>>>,
+    /// Number of events that the follower has read.
+    read: Arc<(Mutex<u64>, Condvar)>,
+}
+
+impl EntryRecorder for Fake {
+    fn wants_past(&self, _: u16) -> Option<(LogPlace, Duration)> {
+        None
+    }
+
+    fn record(&self, _: &Event, _: Option<&str>) -> bool {
+        true
+    }
+
+    fn end_past(&self, places: &Places) {
+        *lock(&self.read.0) = places.next[0];
+        self.read.1.notify_all();
+    }
+
+    fn await_read(&self, id: EventId, until: Instant) -> bool {
+        let mut read = lock(&self.read.0);
+        while *read <= id.sequence {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            read = self.read.1.wait_timeout(read, left).expect("no thread panicked").0;
+        }
+        true
+    }
 }
 
 /// Maximum length of an event, known before it is sent.
@@ -30,6 +61,7 @@ impl Fake {
             script: Arc::new(Mutex::new(Box::new(script))),
             connect: Arc::new(Mutex::new(Box::new(|| ()))),
             kept: Arc::default(),
+            read: Arc::default(),
         }
     }
 
@@ -45,7 +77,7 @@ impl Fake {
 }
 
 fn run_on(log: &Fake, queue: &AppendQueue, status: &Status) {
-    run(log, queue, status);
+    run(log, queue, status, log);
 }
 
 fn watch_on(_: &Fake, queue: &AppendQueue, status: &Status) {
@@ -94,15 +126,19 @@ struct Rig {
 
 impl Rig {
     fn push(&self, texts: &[&str]) -> Receiver<Answer> {
+        self.submit(texts, false)
+    }
+
+    fn submit(&self, texts: &[&str], awaits_reading: bool) -> Receiver<Answer> {
         let (tell, answer) = channel();
         let records = texts.iter().map(|text| Record { shard: 0, json: (*text).to_owned() }).collect();
-        let _ = self.queue.push(
-            records,
-            Box::new(move |outcome| {
-                // An error means that the test has ended.
-                let _ = tell.send(outcome);
-            }),
-        );
+        let done = move |outcome: Result<&[EventId], Refused>| {
+            // An error means that the test has ended.
+            let _ = tell.send(outcome.map(|ids| ids.last().copied()));
+        };
+        if let Err((refused, done)) = self.queue.push(records, awaits_reading, Box::new(done)) {
+            done(Err(refused));
+        }
         answer
     }
 
@@ -281,5 +317,25 @@ fn what_waits_at_the_end_is_answered() {
     rig.queue.close();
     assert_eq!(answer(&rig.push(&["b"])), Err(Refused::Closed));
     assert_eq!(answer(&one), Err(Refused::Closed));
+    rig.end();
+}
+
+/// Another node's event may come before one that was appended, and make it refused.
+#[test]
+fn an_answer_that_waits_for_the_reading_comes_after_it() {
+    let log = Fake::new(|_| Ok(()));
+    let rig = log.start(FOREVER);
+    let waits = rig.submit(&["a", "b"], true);
+    let others = rig.push(&["c"]);
+    assert_eq!(waits.try_recv(), Err(TryRecvError::Empty));
+    log.end_past(&Places { epoch: 7, next: vec![1], kept: None });
+    assert_eq!(waits.try_recv(), Err(TryRecvError::Empty), "one of both");
+    log.end_past(&Places { epoch: 7, next: vec![3], kept: None });
+    assert_eq!((sequence(&waits), sequence(&others)), (Some(1), Some(2)));
+    rig.end();
+    // A node that does not read its log does not know.
+    let rig = log.start(Duration::from_millis(50));
+    assert_eq!(answer(&rig.submit(&["d"], true)), Err(Refused::Unanswered));
+    assert!(answer(&rig.push(&["e"])).is_ok());
     rig.end();
 }

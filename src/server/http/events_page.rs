@@ -282,8 +282,8 @@ impl<'a> PageWalk<'a> {
         if let Some(logs) = shared.kept.lock() {
             let filters = std::slice::from_ref(&request.filter);
             names = logs.matched(filters, now)?;
-            recorded = logs.recorded().into();
-            is_covered = logs.cover(filters, |shard| shared.bus.oldest(shard));
+            recorded = logs.recorded().collect();
+            is_covered = logs.cover(filters, |shard| (shared.bus.epoch(), shared.bus.oldest(shard)));
         }
         units += u32::try_from(names.len()).unwrap_or(u32::MAX);
         let rings = (0..shared.bus.shards()).map(|shard| {
@@ -427,7 +427,7 @@ impl<'a> PageWalk<'a> {
             if !logs.is_whole_after(filter, &self.names, after, *since, self.now) {
                 return false;
             }
-            if logs.cover(std::slice::from_ref(filter), |shard| bus.oldest(shard)) {
+            if logs.cover(std::slice::from_ref(filter), |shard| (bus.epoch(), bus.oldest(shard))) {
                 return true;
             }
         }

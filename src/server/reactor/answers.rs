@@ -10,7 +10,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::delivery::{BATCHES_A_TURN, PUBLISHED_A_BATCH, SNAPSHOT};
-use super::kept_logs::{into_events, refusal_of};
 use super::loop_state::LoopState;
 use super::mailbox::{Awaited, MailboxItem};
 use super::socket::Socket;
@@ -19,7 +18,7 @@ use crate::dialect::Complete;
 use crate::engine::Refused;
 use crate::event::{Event, EventId};
 use crate::feed::ConnIndex;
-use crate::kept::{LogName, refuse_all_unkept};
+use crate::kept::LogName;
 use crate::server::dedupe::PublishOnce;
 use crate::server::session::effect::{Acceptance, Made, NotDone, PublishAnswer, PublishRefusal, Work};
 use crate::server::tick::Tick;
@@ -87,25 +86,10 @@ impl<S: Socket> LoopState<S> {
         answer: PublishAnswer,
     ) {
         log(&events);
-        let Some(engine) = &self.shared.engine else {
+        if self.shared.engine.is_none() {
             return self.publish_in_logs(self.clients.token(slot), events, answer);
-        };
-        // With an engine there are no rules.
-        if let Err(refusal) = refuse_all_unkept(&events) {
-            let refused = Err(refusal_of(refusal, &events));
-            return self.answer_publisher(self.clients.token(slot), refused, answer);
         }
-        let events = into_events(events);
-        let conn = &mut self.clients.conns[slot];
-        conn.pending_answers += 1;
-        let token = conn.token(slot);
-        let mailbox = Arc::clone(&self.requests.mailbox);
-        let leave = move |outcome: Result<Option<EventId>, Refused>| {
-            let outcome = outcome.map(|last| Acceptance { last, duplicates: 0 });
-            let answer = (answer.0)(outcome.map_err(PublishRefusal::Engine));
-            mailbox.leave(token, MailboxItem::Engine(answer));
-        };
-        engine.submit(&events, &stamps, Box::new(leave));
+        self.send_to_engine(slot, events, &stamps, answer);
     }
 
     /// Publishes events on the bus, and sends the answer. `held` has the kept logs that are held for a long batch.

@@ -20,7 +20,7 @@ use crate::server::limits::budget;
 use crate::server::session::effect::Effect;
 use crate::server::session::past::ReplayFrom;
 use crate::server::shared::resume::{RetainedAfter, marks, retained_after};
-use crate::server::tick::Tick;
+use crate::server::tick::{Tick, ticks};
 
 /// Maximum time that a client waits for this node to catch up.
 const PATIENCE_TICKS: Tick = 50;
@@ -86,6 +86,10 @@ impl<S: Socket> LoopState<S> {
     /// Returns the condition that this effect has to wait for.
     fn wait_for(&self, effect: &Effect) -> Option<Wait> {
         let engine = self.shared.engine.as_ref()?;
+        if matches!(effect, Effect::Replay { .. } | Effect::TellEnded { .. }) && self.shared.kept.is_reading()
+        {
+            return Some(Wait::KeptLogs);
+        }
         if let Effect::Replay { from: ReplayFrom::After(since), .. } | Effect::Refill { since, .. } = effect
             && self.is_not_yet(since)
         {
@@ -112,6 +116,7 @@ impl<S: Socket> LoopState<S> {
     fn is_over(&self, wait: &Wait) -> bool {
         match wait {
             Wait::Turn | Wait::CaughtUp => true,
+            Wait::KeptLogs => !self.shared.kept.is_reading(),
             Wait::Log(since) => !self.is_not_yet(since),
             Wait::Interest(filters, _) => {
                 let interest = self.shared.engine.as_ref().and_then(|engine| engine.interest());
@@ -130,10 +135,14 @@ impl<S: Socket> LoopState<S> {
         let conn = &mut self.clients.conns[slot];
         conn.pending_answers += 1;
         let token = conn.token(slot);
+        let patience = match wait {
+            Wait::KeptLogs => ticks(self.turn.config.retain.read_timeout) + PATIENCE_TICKS,
+            _ => PATIENCE_TICKS,
+        };
         self.requests.deferred.push(DeferredEffects {
             token,
             wait,
-            until: self.turn.tick + PATIENCE_TICKS,
+            until: self.turn.tick + patience,
             effects,
         });
     }

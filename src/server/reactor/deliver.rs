@@ -195,7 +195,10 @@ impl<S: Socket> LoopState<S> {
             let came = reader.poll_batch(step, |item| match item {
                 ReaderItem::Event(event) => {
                     batch.oldest.get_or_insert_with(|| event.made());
-                    if let Some(mut gap) = continuity.as_mut().and_then(|c| c.gap_before(event, now)) {
+                    let gap = continuity.as_mut().and_then(|c| c.gap_before(event, now));
+                    // Events that no node delivers are not missing.
+                    let is_missing = |gap: &GapNotice| !kept.were_refused(gap);
+                    if let Some(mut gap) = gap.filter(is_missing) {
                         // After a lap of the ring, the log still has the overwritten events.
                         let is_of_one_epoch = gap.from.as_ref().zip(gap.to).is_some_and(
                             |(from, to)| matches!(from, Since::Event(from) if from.epoch == to.epoch),

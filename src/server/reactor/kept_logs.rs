@@ -1,19 +1,23 @@
-//! Publications to kept logs: admitted and published under the lock of the logs.
+//! Publications to kept logs: admitted and published under the lock of the logs, or admitted and sent to the engine.
 //!
 //! Invariants:
 //! - An event of a kept log gets its id under the lock under which it was admitted, or its log is held for its batch.
 //!   So an ended log accepts nothing, and no event comes between `expected_last_id` and its event.
+//! - With an engine, the order of admissions is the order in which this node sends. If events of other nodes come in
+//!   between, the log's order decides, and a publisher whose event it may refuse is answered once this node has read it.
 //! - The lock is held for at most [`PUBLISHED_A_BATCH`] events, and never while the loop delivers, because delivery records.
 
 use std::sync::Arc;
 
 use super::delivery::{BATCHES_A_TURN, PUBLISHED_A_BATCH};
 use super::loop_state::LoopState;
+use super::mailbox::MailboxItem;
 use super::socket::Socket;
 use super::token::Token;
 use crate::dialect::Complete;
+use crate::engine::Done;
 use crate::event::{Event, EventId};
-use crate::kept::{KeptLogs, LogRefusal, refuse_all_unkept};
+use crate::kept::{KeptLogs, LogRefusal, SentPublication, refuse_all_unkept};
 use crate::server::session::effect::{Acceptance, PublishAnswer, PublishRefusal};
 
 /// Returns the refusal of a publication because of a log.
@@ -62,6 +66,77 @@ impl<S: Socket> LoopState<S> {
                 self.answer_publisher(token, Ok(Acceptance { last, duplicates: 0 }), answer);
             }
         }
+    }
+
+    /// Sends events to the engine, if the kept logs take them as far as this node knows. `stamps` is empty, or has an item for
+    /// each.
+    pub(super) fn send_to_engine(
+        &mut self,
+        slot: usize,
+        events: Vec<Complete>,
+        stamps: &[Option<Box<str>>],
+        answer: PublishAnswer,
+    ) {
+        let shared = Arc::clone(&self.shared);
+        let Some(engine) = &shared.engine else { return };
+        let records = engine.records(events.iter().map(|event| &**event));
+        let mut logs = shared.kept.lock();
+        let admitted = match &mut logs {
+            Some(logs) => logs.admit_sent(&events, stamps, self.turn.now),
+            None => refuse_all_unkept(&events).map(|()| None),
+        };
+        let mut sent = match admitted {
+            Ok(sent) => sent,
+            Err(refusal) => {
+                drop(logs);
+                let refusal = refusal_of(refusal, &events);
+                shared.metrics.fault(refusal.code().name());
+                return self.answer_publisher(self.clients.token(slot), Err(refusal), answer);
+            }
+        };
+        // Events without a log wait for nothing, and their order is the queue's alone.
+        logs = logs.filter(|_| sent.is_some());
+        let conn = &mut self.clients.conns[slot];
+        conn.pending_answers += 1;
+        let token = conn.token(slot);
+        let is_conditional = sent.as_ref().is_some_and(|sent| sent.is_conditional);
+        let marked = sent.as_mut().map(|sent| std::mem::take(&mut sent.stamps));
+        let done = self.answer_of_engine(token, &events, sent, answer);
+        let stamps = marked.as_deref().unwrap_or(stamps);
+        let refused = engine.submit_records(records, stamps, is_conditional, done);
+        drop(logs);
+        if let Err((refused, done)) = refused {
+            done(Err(refused));
+        }
+    }
+
+    /// Returns the callback that answers a publisher with the outcome of its publication.
+    fn answer_of_engine(
+        &self,
+        token: Token,
+        events: &[Complete],
+        sent: Option<SentPublication>,
+        answer: PublishAnswer,
+    ) -> Done {
+        let lines: Vec<u32> = events.iter().map(Complete::line).collect();
+        let (shared, mailbox) = (Arc::downgrade(&self.shared), Arc::clone(&self.requests.mailbox));
+        Box::new(move |outcome| {
+            let refusal = sent.and_then(|sent| {
+                let shared = shared.upgrade()?;
+                let refusal = shared.kept.lock()?.settle_sent(&sent, outcome.unwrap_or_default())?;
+                shared.metrics.fault(refusal.code.name());
+                Some(refusal)
+            });
+            let outcome = match (outcome, refusal) {
+                (Err(refused), _) => Err(PublishRefusal::Engine(refused)),
+                (Ok(_), Some(refusal)) => {
+                    let line = lines.get(refusal.at).copied().unwrap_or(0);
+                    Err(PublishRefusal::Log(Box::new(refusal), line))
+                }
+                (Ok(ids), None) => Ok(Acceptance { last: ids.last().copied(), duplicates: 0 }),
+            };
+            mailbox.leave(token, MailboxItem::Engine((answer.0)(outcome)));
+        })
     }
 
     /// Publishes a part of a batch with held logs.

@@ -83,7 +83,7 @@ impl<S: Socket> LoopState<S> {
 
     /// Returns whether this loop has read an event.
     fn has_read(&self, id: EventId) -> bool {
-        id.sequence < self.delivery.reader.position(id.shard)
+        (id.epoch, id.sequence) < self.next_place(id.shard)
     }
 
     /// Reports the end of a log to the clients that name it. The event that ended it is in the feeds.

@@ -69,7 +69,8 @@ impl<S: Socket> LoopState<S> {
         fanout.share_frames(shared.loops.count > 1);
         fanout.observe(|encoding| encoding.protocol().observes());
         if let Some(mut kept) = shared.kept.lock() {
-            kept.begin_at((0..shared.bus.shards()).map(|shard| reader.position(shard as u16)));
+            let epoch = shared.bus.epoch();
+            kept.begin_at((0..shared.bus.shards()).map(|shard| (epoch, reader.position(shard as u16))));
         }
         Self {
             delivery: EventFlow::new(&shared.bus, reader, fanout, shared.engine.is_some()),

@@ -84,6 +84,8 @@ pub(super) struct WaitingPublish {
 pub(super) enum Wait {
     /// The loop has read the engine's log up to this place.
     Log(Since),
+    /// The kept logs are read from the engine's log.
+    KeptLogs,
     /// The next turn begins. A long change has used up the budget of this one.
     Turn,
     /// The client has caught up.

@@ -243,7 +243,7 @@ impl<S: Socket> LoopState<S> {
         let presence = Arc::clone(&self.shared.clients.presence);
         match &self.shared.engine {
             Some(engine) => {
-                let done = move |outcome: Result<Option<EventId>, Refused>| {
+                let done = move |outcome: Result<&[EventId], Refused>| {
                     let mut presence = lock(&presence);
                     match outcome {
                         Err(why) if why.may_pass_later() => presence.retry_news(news),

@@ -33,7 +33,7 @@ use crate::engine::{LogPlace, Ticket};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::feed::{Fanout, HeldReplies, Outbox, OutboxContext, Snapshot, Tally};
 use crate::filter::Filter;
-use crate::kept::KeptCursor;
+use crate::kept::{KeptCursor, place_after};
 use crate::metrics::Kind;
 use crate::server::limits::budget;
 use crate::server::limits::budget::Budget;
@@ -41,7 +41,7 @@ use crate::server::rng::Rng;
 use crate::server::session::began::DeliveredElsewhere;
 use crate::server::session::past::PastReport;
 use crate::server::session::past::ReplayFrom;
-use crate::server::shared::resume::{RetainedAfter, event_id, marks, retained_after};
+use crate::server::shared::resume::{RetainedAfter, event_id, marks, oldest_place, retained_after};
 pub(super) use forward::{Arrived, EventSink, Forward, Step, Store};
 use forward::{ReadPlace, ShardLane, is_complete_from, notice};
 use kept::KeptPast;
@@ -267,10 +267,9 @@ impl<S: Socket> LoopState<S> {
     /// Returns the work for everything retained in the logs that the filters name or match, and for the rings if some
     /// of their events may be under no rule.
     fn work_from_start(&self, filters: &[Filter]) -> ReplayWork {
-        let bus = &self.shared.bus;
         let (cursor, is_covered) = match self.shared.kept.lock() {
             Some(logs) => match logs.cursor(filters, &[], self.turn.now) {
-                Ok(cursor) => (cursor, logs.cover(filters, |shard| bus.oldest(shard))),
+                Ok(cursor) => (cursor, logs.cover(filters, |shard| oldest_place(&self.shared, shard))),
                 // The number of logs has grown since the request was checked.
                 Err(_) => return ReplayWork::Unknown(None),
             },
@@ -296,11 +295,12 @@ impl<S: Socket> LoopState<S> {
             return None;
         }
         let logs = shared.kept.lock()?;
-        if !logs.cover(filters, |shard| bus.oldest(shard)) {
+        if !logs.cover(filters, |shard| oldest_place(shared, shard)) {
             return None;
         }
         let cursor = logs.cursor(filters, marks, self.turn.now).ok()?;
-        if cursor.has_gap() && !is_lost {
+        if cursor.has_gap() && (!is_lost || shared.engine.is_some()) {
+            // An engine's log may still have the events.
             return None;
         }
         // About 100 instructions for each look at a name or log.
@@ -309,8 +309,21 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Returns the place of the next live event in each shard.
-    fn ends(&self) -> impl Iterator<Item = Sequence> {
-        (0..self.shared.bus.shards()).map(|shard| self.delivery.reader.position(shard as u16))
+    fn ends(&self) -> impl Iterator<Item = LogPlace> {
+        (0..self.shared.bus.shards()).map(|shard| self.next_place(shard as u16))
+    }
+
+    /// Returns the place of the next event that this loop reads of a shard, as ids count.
+    pub(super) fn next_place(&self, shard: u16) -> LogPlace {
+        let Some(continuity) = &self.delivery.continuity else {
+            return (self.shared.bus.epoch(), self.delivery.reader.position(shard));
+        };
+        match continuity.newest(shard) {
+            Some(newest) => place_after(newest),
+            None => {
+                self.shared.engine.as_ref().map_or((0, 0), |engine| engine.status().began_at_place(shard))
+            }
+        }
     }
 
     /// Moves places forward to where the node began to follow a filter, if it follows only its clients' interest.
@@ -553,7 +566,7 @@ impl<S: Socket> LoopState<S> {
                     self.send_held(slot, held);
                     let goes_on = selector.is_alone() && self.skip_live(slot);
                     if goes_on {
-                        past.extend(&self.shared, |shard| self.end_of(shard), now);
+                        past.extend(&self.shared, self.ends(), |shard| self.end_of(shard), now);
                     }
                     !goes_on
                 }

@@ -8,6 +8,7 @@ use super::effect::Effect;
 use crate::dialect::{ClientError, ErrorCode};
 use crate::event::{EventId, Since};
 use crate::filter::Filter;
+use crate::kept::place_after;
 use crate::server::shared::resume::marks;
 
 /// Number of logs or names looked at for a unit of work: about 100 instructions each, once for the check and once for
@@ -27,7 +28,7 @@ pub(crate) fn check_from_start(filters: &[Filter], cx: &mut Context<'_>) -> Resu
 /// not name exactly one log always pass.
 pub(crate) fn check_absent(filters: &[Filter], cx: &Context<'_>) -> Result<(), ClientError> {
     let ([filter], Some(logs)) = (filters, cx.shared.kept.lock()) else { return Ok(()) };
-    let Some(name) = logs.single(filter) else { return Ok(()) };
+    let Some(name) = logs.single(filter).filter(|_| !logs.is_reading()) else { return Ok(()) };
     if logs.head(&name, cx.now).is_some() {
         return Ok(());
     }
@@ -52,9 +53,8 @@ pub(crate) fn has_received_ends(filter: &Filter, since: &Since, cx: &Context<'_>
     }
     let marks = marks(cx.shared, since);
     let has_received = |end: EventId| {
-        let is_after = |mark: &EventId| {
-            (mark.epoch, mark.shard) == (end.epoch, end.shard) && mark.next_sequence() > end.sequence
-        };
+        let is_after =
+            |mark: &EventId| mark.shard == end.shard && place_after(*mark) > (end.epoch, end.sequence);
         marks.iter().any(is_after)
     };
     logs.have_ended(&named.names, cx.now, |end| has_received(end.id))

@@ -1,14 +1,19 @@
-//! The kept logs, shared by all loops.
+//! The kept logs, shared by all loops and the engine's threads.
 //!
 //! Invariant: without a rule, the cost is one look at a flag.
 
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::event::{Sequence, Timestamp};
+use crate::dialect::GapNotice;
+use crate::engine::{EntryRecorder, LogPlace, Places};
+use crate::event::{Event, EventId, Sequence, Since, Timestamp};
 use crate::filter::Filter;
-use crate::kept::{KeptLogs, LogName, PurgedLogs, RetainConfig};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::kept::{KeptLogs, LogName, PurgedLogs, RetainConfig, ShardPlace, place_after};
+use crate::server::dedupe::Dedupe;
+use crate::server::tick::TICK_MS;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Callback, Mutex, MutexGuard, lock};
 
 /// Kept logs, and whether there are any.
 #[derive(Debug)]
@@ -17,6 +22,8 @@ pub(crate) struct KeptStore {
     logs: Mutex<KeptLogs>,
     /// Number of purges, readable without the lock.
     purges: AtomicU64,
+    /// Longest time of reading the engine's log, in milliseconds.
+    read_timeout: AtomicU64,
 }
 
 impl KeptStore {
@@ -25,7 +32,18 @@ impl KeptStore {
             is_on: AtomicBool::new(!config.rules.is_empty()),
             logs: Mutex::new(KeptLogs::new(config, shards)),
             purges: AtomicU64::new(0),
+            read_timeout: AtomicU64::new(config.read_timeout.as_millis() as u64),
         }
+    }
+
+    /// Makes the logs from what is read of an engine's log.
+    pub(crate) fn follow_engine(&self) {
+        lock(&self.logs).follow_engine();
+    }
+
+    /// Returns whether the past of the engine's log is still being read for the logs.
+    pub(crate) fn is_reading(&self) -> bool {
+        self.lock().is_some_and(|logs| logs.is_reading())
     }
 
     /// Returns whether there ever was a rule.
@@ -65,6 +83,12 @@ impl KeptStore {
         purged
     }
 
+    /// Returns whether the events of a gap of an engine's log were refused by every node.
+    pub(crate) fn were_refused(&self, gap: &GapNotice) -> bool {
+        let (Some(Since::Event(from)), Some(to)) = (&gap.from, gap.to) else { return false };
+        self.lock().is_some_and(|logs| logs.were_refused(*from, to))
+    }
+
     /// Locks the logs; `None` if there never was a rule.
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, KeptLogs>> {
         self.is_on().then(|| lock(&self.logs))
@@ -75,8 +99,10 @@ impl KeptStore {
         self.lock().filter(|logs| logs.has_ends())
     }
 
-    /// Replaces the rules for later events. `heads` has the next sequence of each shard.
-    pub(crate) fn set_rules(&self, config: &RetainConfig, heads: &[Sequence]) {
+    /// Replaces the rules for later events. `heads` has the place of the next event of each shard.
+    pub(crate) fn set_rules(&self, config: &RetainConfig, heads: &[ShardPlace]) {
+        // Relaxed: as where it is read.
+        self.read_timeout.store(config.read_timeout.as_millis() as u64, Ordering::Relaxed);
         let mut logs = lock(&self.logs);
         if !config.rules.is_empty() && !self.is_on.load(Ordering::Relaxed) {
             // Events before this point were not recorded.
@@ -89,5 +115,87 @@ impl KeptStore {
     /// Returns the memory of the logs, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.lock().map_or(0, |logs| logs.held_bytes())
+    }
+}
+
+/// Recorder of what the engine's follower reads: into the kept logs, and the names of publications.
+pub(crate) struct LogRecorder {
+    pub(crate) kept: Arc<KeptStore>,
+    pub(crate) dedupe: Dedupe,
+    pub(crate) started: Instant,
+    /// Wakes the loops.
+    pub(crate) wake: Callback,
+    /// Number of threads that wait for an event to be read.
+    waiting: AtomicUsize,
+    /// Locked while one of them looks whether it was.
+    looking: Mutex<()>,
+    changed: Condvar,
+}
+
+impl LogRecorder {
+    pub(crate) fn new(kept: &Arc<KeptStore>, dedupe: Dedupe, started: Instant, wake: Callback) -> Self {
+        Self {
+            kept: Arc::clone(kept),
+            dedupe,
+            started,
+            wake,
+            waiting: AtomicUsize::new(0),
+            looking: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Returns whether an event was read.
+    fn was_read(&self, id: EventId) -> bool {
+        self.kept.lock().is_none_or(|logs| logs.next_place(id.shard) >= place_after(id))
+    }
+}
+
+impl EntryRecorder for LogRecorder {
+    fn wants_past(&self, shard: u16) -> Option<(LogPlace, Duration)> {
+        // Relaxed: a setting on its own.
+        let limit = Duration::from_millis(self.kept.read_timeout.load(Ordering::Relaxed));
+        Some((self.kept.lock()?.next_place(shard), limit))
+    }
+
+    fn record(&self, event: &Event, stamp: Option<&str>) -> bool {
+        let is_published = self.kept.lock().is_none_or(|mut logs| logs.record_followed(event, stamp));
+        // Relaxed: the lock of the logs orders it after the number of one who looked in vain.
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            drop(lock(&self.looking));
+            self.changed.notify_all();
+        }
+        if let (true, Some(stamp), Some(id)) = (is_published, stamp, event.id()) {
+            let tick = self.started.elapsed().as_millis() as u64 / TICK_MS;
+            self.dedupe.learn((tick, Timestamp::now()), stamp, id);
+        }
+        is_published
+    }
+
+    fn end_past(&self, places: &Places) {
+        let Some(mut logs) = self.kept.lock().filter(|logs| logs.is_reading()) else { return };
+        logs.end_reading(places.next.iter().map(|next| (places.epoch, *next)));
+        drop(logs);
+        (self.wake)();
+    }
+
+    fn await_read(&self, id: EventId, until: Instant) -> bool {
+        // Relaxed: as above.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut looking = lock(&self.looking);
+        let was_read = loop {
+            if self.was_read(id) {
+                break true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break false;
+            }
+            looking = self.changed.wait_timeout(looking, left).unwrap_or_else(PoisonError::into_inner).0;
+        };
+        drop(looking);
+        // Relaxed: a number on its own.
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        was_read
     }
 }

@@ -18,7 +18,7 @@ use crate::bridge::{Bridge, BridgeAnswer};
 use crate::bus::Bus;
 use crate::dialect::{ErrorCode, Observers};
 use crate::engine::{Engine, EngineConfig, EngineError, EngineHooks, History, NotReady, Places};
-use crate::event::{Event, EventId, Timestamp};
+use crate::event::{Event, Timestamp};
 use crate::held::HeldBytes;
 use crate::metrics::{Kind, Metrics};
 use crate::server::auth::{Auth, Notice, Revocation};
@@ -27,7 +27,6 @@ use crate::server::dedupe::Dedupe;
 use crate::server::limits::bodies::Bodies;
 use crate::server::limits::rates::{Addresses, Callers};
 use crate::server::presence::Presence;
-use crate::server::tick::TICK_MS;
 use crate::server::workers::Workers;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{CachePadded, Callback, Mutex, lock};
@@ -36,7 +35,7 @@ use adoption::Adoptions;
 #[cfg(unix)]
 use barrier::HandoverBarrier;
 use history::{Counts, MinuteHistory};
-use kept::KeptStore;
+use kept::{KeptStore, LogRecorder};
 use refusals::Refusals;
 use report::LoopReport;
 
@@ -61,7 +60,7 @@ pub(crate) struct Shared {
     pub(crate) loops: Loops,
     pub(crate) monitor: Monitor,
     /// Logs of events kept by rule.
-    pub(crate) kept: KeptStore,
+    pub(crate) kept: Arc<KeptStore>,
 }
 
 /// Settings in force.
@@ -167,7 +166,7 @@ impl Shared {
         let clients = ClientTables::default();
         clients.dedupe.configure(&config.dedupe);
         Self {
-            kept: KeptStore::new(&config.retain, bus.shards()),
+            kept: Arc::new(KeptStore::new(&config.retain, bus.shards())),
             bridge: Bridge::create_default(&bus),
             workers: Workers::new(&alarm, &held),
             alarm,
@@ -212,13 +211,10 @@ impl Shared {
         let wake = Arc::clone(&self.loops.wake);
         let on_followed: Callback = Arc::new(move || wake_all(&wake));
         let (bus, metrics, alarm) = (&self.bus, &self.metrics, &self.alarm);
-        let (dedupe, started) = (self.clients.dedupe.clone(), self.monitor.started);
-        let on_stamp = move |stamp: &str, id: EventId| {
-            let tick = started.elapsed().as_millis() as u64 / TICK_MS;
-            dedupe.learn((tick, Timestamp::now()), stamp, id);
-        };
-        let hooks =
-            EngineHooks { notice: Arc::new(on_notice), followed: on_followed, stamp: Arc::new(on_stamp) };
+        self.kept.follow_engine();
+        let (dedupe, wake) = (self.clients.dedupe.clone(), Callback::clone(&on_followed));
+        let recorder = Arc::new(LogRecorder::new(&self.kept, dedupe, self.monitor.started, wake));
+        let hooks = EngineHooks { notice: Arc::new(on_notice), followed: on_followed, recorder };
         self.engine = Some(Engine::start(config, bus, metrics, alarm, hooks, known)?);
         Ok(self)
     }
@@ -227,7 +223,10 @@ impl Shared {
     pub(crate) fn publish_detached(&self, event: Event) {
         match &self.engine {
             // The engine counts the events that it refuses: there is no caller to report them to.
-            Some(engine) => engine.submit(&[event], &[], Box::new(|_| {})),
+            Some(engine) => {
+                let stamp = self.kept.lock().and_then(|logs| logs.stamp_free(&event, Timestamp::now()));
+                engine.submit(&[event], &[stamp], Box::new(|_| {}));
+            }
             None => {
                 self.bus.publish(event);
             }
@@ -351,11 +350,13 @@ impl Shared {
         self.clients.dedupe.configure(&self.config().1.dedupe);
         let retain = &self.config().1.retain;
         if *retain != current.1.retain {
-            if let Some(fault) = retain.fault(self.engine.is_some()) {
+            let log = self.engine.as_ref().map(|engine| (self.bus.shards(), engine.interest().is_some()));
+            if let Some(fault) = retain.fault(log) {
                 tracing::error!(fault, "the rules of retention stay as they were");
                 return;
             }
-            let heads: Vec<_> = (0..self.bus.shards()).map(|shard| self.bus.head(shard as u16)).collect();
+            let head = |shard: usize| (self.bus.epoch(), self.bus.head(shard as u16));
+            let heads: Vec<_> = (0..self.bus.shards()).map(head).collect();
             self.kept.set_rules(retain, &heads);
         }
     }

@@ -8,7 +8,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::Shared;
 use crate::bus::Bus;
-use crate::engine::{Engine, Status};
+use crate::engine::{Engine, LogPlace, Status};
 use crate::event::{EventId, Position, Sequence, Since, Timestamp};
 use crate::feed::ResumeLookup;
 
@@ -183,6 +183,19 @@ pub(crate) fn place_of(shared: &Shared, id: EventId) -> Option<Sequence> {
     match retained_after(shared, before, Sequence::MAX) {
         RetainedAfter::All(at) => Some(at),
         _ => None,
+    }
+}
+
+/// Returns the place of the oldest event in a ring, as ids count; the place of the next one if there is none.
+pub(crate) fn oldest_place(shared: &Shared, shard: u16) -> LogPlace {
+    let bus = &shared.bus;
+    let oldest = bus.oldest(shard);
+    if shared.engine.is_none() {
+        return (bus.epoch(), oldest);
+    }
+    match event_id(bus, shard, oldest, bus.head(shard)) {
+        Some((_, id)) => (id.epoch, id.sequence),
+        None => shared.engine.as_ref().map_or((0, 0), |engine| engine.status().began_at_place(shard)),
     }
 }
 

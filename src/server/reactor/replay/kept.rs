@@ -28,7 +28,7 @@ pub(super) struct KeptPast {
     cursor: KeptCursor,
     filters: Vec<Filter>,
     /// Place of the client's first live event in each shard.
-    until: SmallVec<[Sequence; 1]>,
+    until: SmallVec<[LogPlace; 1]>,
     rings: Option<Forward>,
     /// Last event of the logs that was passed on.
     last: Option<EventId>,
@@ -40,10 +40,10 @@ impl KeptPast {
     pub(super) fn new(
         cursor: KeptCursor,
         filters: &[Filter],
-        until: impl Iterator<Item = Sequence>,
+        until: impl Iterator<Item = LogPlace>,
         rings: Option<Forward>,
     ) -> Self {
-        let until: SmallVec<[Sequence; 1]> = until.collect();
+        let until: SmallVec<[LogPlace; 1]> = until.collect();
         let unread_first = until.len() > 1;
         let rings = rings.map(|rings| Forward { unread_first, ..rings });
         Self { cursor, filters: filters.to_vec(), until, rings, last: None, has_told_unread: false }
@@ -64,10 +64,11 @@ impl KeptPast {
     pub(super) fn extend(
         &mut self,
         shared: &Shared,
+        until: impl Iterator<Item = LogPlace>,
         end: impl Fn(u16) -> (Sequence, LogPlace),
         now: Timestamp,
     ) {
-        self.until = (0..self.until.len()).map(|shard| end(shard as u16).0).collect();
+        self.until = until.collect();
         if let Some(logs) = shared.kept.lock() {
             logs.extend(&mut self.cursor, &self.filters, now);
         }
@@ -119,7 +120,7 @@ struct MergedLogs<'a> {
     now: Timestamp,
     cursor: &'a mut KeptCursor,
     last: &'a mut Option<EventId>,
-    until: &'a [Sequence],
+    until: &'a [LogPlace],
     /// Next items of the logs.
     items: VecDeque<KeptItem>,
     /// Whether the logs have no more.
@@ -140,8 +141,9 @@ impl MergedLogs<'_> {
         // About 100 instructions for each log and each event.
         budget.spend(2 + (self.cursor.len() / 10) as u32);
         let until = self.until;
-        let is_past =
-            |id: EventId| until.get(usize::from(id.shard)).is_some_and(|until| id.sequence < *until);
+        let is_past = |id: EventId| {
+            until.get(usize::from(id.shard)).is_some_and(|until| (id.epoch, id.sequence) < *until)
+        };
         logs.read(self.cursor, is_past, self.now, CHUNK, &mut self.items);
         budget.spend((self.items.len() / 10) as u32);
         self.is_over = self.items.is_empty();

@@ -1,0 +1,316 @@
+//! Kept logs that are made from an engine's log.
+//!
+//! Every node, and every later process, reads one log. So lives, ends, last events and completeness are a function of the
+//! log's order, from the place on at which the reading began.
+//!
+//! Invariants:
+//! - No clock of a reading node decides. The time of an event is the one in its mark, and the clock of the logs is the newest
+//!   such time.
+//! - The log's order decides about admission: each node checks an event's conditions when it reads the event. An event that
+//!   a node had accepted while another node changed its log is refused by every node, and its publisher learns that.
+//! - A log's first life is complete only if its first event says that there was no log, and everything since the accepting
+//!   node looked was read.
+
+use std::collections::HashMap;
+#[cfg(test)]
+use std::collections::HashSet;
+
+use super::follow_state::FollowedLog;
+use super::log::{LogName, ShardPlace, place_after, place_at};
+use super::mark::{KeptMark, StampParts, put_mark};
+use super::refusal::LogRefusal;
+use super::store::{AcceptedEntry, KeptLogs};
+use crate::dialect::{Complete, ErrorCode, ExpectedLast};
+use crate::event::{Event, EventId, Timestamp};
+
+/// Publication to kept logs on its way to an engine.
+#[derive(Debug)]
+pub(crate) struct SentPublication {
+    ticket: u64,
+    /// Logs of its events, with the number of the last event in each.
+    logs: Vec<(LogName, usize)>,
+    /// Stamps of its events, as JSON.
+    pub(crate) stamps: Vec<Option<Box<str>>>,
+    /// Whether another node's event can make one of them refused.
+    pub(crate) is_conditional: bool,
+}
+
+impl KeptLogs {
+    /// Makes the logs from what is read of an engine's log. For a store without events.
+    pub(crate) fn follow_engine(&mut self) {
+        let known_from = vec![None; self.next.len()].into();
+        self.followed =
+            Some(Box::new(FollowedLog { known_from, is_reading: true, ..FollowedLog::default() }));
+    }
+
+    /// Returns the place of the next event of each shard, if the logs are made from an engine's log. Before the first event that
+    /// is the end of all places.
+    pub(super) fn next_followed(&self) -> Option<Box<[ShardPlace]>> {
+        let followed = self.followed.as_ref()?;
+        let next = |(next, from): (&ShardPlace, &Option<ShardPlace>)| {
+            if from.is_some() { *next } else { (u64::MAX, u64::MAX) }
+        };
+        Some(self.next.iter().zip(&followed.known_from).map(next).collect())
+    }
+
+    /// Returns whether the past of the engine's log is still being read.
+    pub(crate) fn is_reading(&self) -> bool {
+        self.followed.as_ref().is_some_and(|followed| followed.is_reading)
+    }
+
+    /// Returns the place of the next event of a shard. Before the first that is the beginning.
+    pub(crate) fn next_place(&self, shard: u16) -> ShardPlace {
+        self.next.get(usize::from(shard)).copied().unwrap_or_default()
+    }
+
+    /// Notes that the past of the engine's log was read up to these places, or is gone.
+    pub(crate) fn end_reading(&mut self, places: impl Iterator<Item = ShardPlace>) {
+        for (shard, place) in places.enumerate() {
+            self.begin_followed(shard, place);
+        }
+        if let Some(followed) = &mut self.followed {
+            followed.is_reading = false;
+        }
+    }
+
+    /// Sets where the reading of a shard began, unless it has begun.
+    fn begin_followed(&mut self, shard: usize, place: ShardPlace) {
+        let Some(followed) = &mut self.followed else { return };
+        let Some(from) = followed.known_from.get_mut(shard).filter(|from| from.is_none()) else { return };
+        *from = Some(place);
+        self.next[shard] = place;
+        self.is_whole &= place.1 == 0;
+        for (_, in_force) in &mut self.rules {
+            in_force.since[shard] = place;
+        }
+    }
+
+    /// Notes a hole before an event: the log had events there that this node did not read.
+    fn pass_hole(&mut self, id: EventId) {
+        let last = if id.sequence == 0 { id } else { EventId::before(id.epoch, id.shard, id.sequence) };
+        self.add_hole(last);
+        if let Some(followed) = &mut self.followed {
+            followed.known_from[usize::from(id.shard)] = Some(place_at(id));
+            followed.known_since = None;
+        }
+    }
+
+    /// Records an event of the engine's log, with its stamp. Returns false if the event is refused: then nobody gets it.
+    pub(crate) fn record_followed(&mut self, event: &Event, stamp: Option<&str>) -> bool {
+        let Some(id) = event.id().filter(|id| usize::from(id.shard) < self.next.len()) else { return true };
+        let shard = usize::from(id.shard);
+        if self.followed.is_none() || place_at(id) < self.next[shard] {
+            return self.refusal_of(id).is_none();
+        }
+        self.begin_followed(shard, place_at(id));
+        if self.next[shard] != place_at(id) {
+            self.pass_hole(id);
+        }
+        self.next[shard] = place_after(id);
+        let parts = stamp.and_then(|stamp| serde_json::from_str::<StampParts>(stamp).ok());
+        let clock = self.advance_clock(parts.as_ref().map(|parts| Timestamp(parts.at)));
+        self.tend(clock);
+        self.expire(clock);
+        let Some((rule, value)) = self.rule_of(event) else { return true };
+        let has_time = parts.is_some();
+        let mark = parts.and_then(|parts| parts.kept);
+        let found = self.live(rule, &value, clock);
+        let by = self.rules[rule].rule.by;
+        if let Some(mark) = &mark
+            && let Some(code) = self.find_unmet(found, mark, id)
+        {
+            self.settle(by, &value, id);
+            let last = found.map(|at| self.logs[at].newest);
+            let refusal = LogRefusal { code, at: 0, name: Some(LogName::new(by, &value)), last };
+            if let Some(followed) = &mut self.followed {
+                followed.refuse(id, refusal);
+            }
+            return false;
+        }
+        // The timestamp is the publisher's, so it moves no clock.
+        let before = found.map_or(Timestamp::default(), |at| self.logs[at].written);
+        let written = if has_time { clock } else { before.max(event.timestamp()) };
+        let is_from_start = found.is_none() && self.begins_log(rule, &value, mark.as_ref(), id);
+        self.keep(event, (rule, &value), found, written, is_from_start);
+        true
+    }
+
+    /// Moves the clock of the logs to the time of an event, and returns it.
+    fn advance_clock(&mut self, at: Option<Timestamp>) -> Timestamp {
+        let Some(followed) = &mut self.followed else { return Timestamp::default() };
+        if let Some(at) = at {
+            followed.clock = followed.clock.max(at);
+            followed.known_since.get_or_insert(followed.clock);
+        }
+        followed.clock
+    }
+
+    /// Returns the condition of an event that its log does not meet.
+    fn find_unmet(&self, found: Option<usize>, mark: &KeptMark, id: EventId) -> Option<ErrorCode> {
+        if mark.free {
+            return None;
+        }
+        let log = found.map(|at| &self.logs[at]);
+        if let Some(after) = &mark.after {
+            let expected: Option<EventId> = after.parse().ok();
+            let is_met = match (log, expected) {
+                (None, None) => true,
+                (Some(log), Some(expected)) => log.newest == expected,
+                (Some(_), None) => false,
+                // It may have been let go before the reading began: the accepting node knew it.
+                (None, Some(expected)) => !self.was_read(expected, id.shard),
+            };
+            if !is_met {
+                return Some(ErrorCode::UnexpectedLastId);
+            }
+        }
+        match (log.map(|log| log.end.is_some()), mark.reopen) {
+            (Some(true), false) => Some(ErrorCode::Ended),
+            (Some(false), true) => Some(ErrorCode::NotEnded),
+            _ => None,
+        }
+    }
+
+    /// Returns whether everything from an event on was read.
+    fn was_read(&self, id: EventId, shard: u16) -> bool {
+        self.is_known_after(shard, place_at(id))
+    }
+
+    /// Returns whether everything of a shard from a place on was read.
+    fn is_known_after(&self, shard: u16, place: ShardPlace) -> bool {
+        let from =
+            self.followed.as_ref().and_then(|followed| *followed.known_from.get(usize::from(shard))?);
+        from.is_some_and(|from| from <= place)
+    }
+
+    /// Returns whether an event is the first one that a log ever had.
+    fn begins_log(&self, rule: usize, value: &str, mark: Option<&KeptMark>, id: EventId) -> bool {
+        let by = self.rules[rule].rule.by;
+        // No node looked for an earlier one.
+        let Some(mark) = mark else { return self.is_known_from_start(by, value) };
+        let is_since = |seen: ShardPlace| {
+            let mut rules = self.active_rules().filter(|(_, in_force)| in_force.rule.by == by);
+            rules.all(|(_, in_force)| in_force.since[usize::from(id.shard)] <= seen)
+        };
+        mark.first.is_some_and(|seen| self.is_known_after(id.shard, seen) && is_since(seen))
+            && !self.was_let_go_open(by, value)
+    }
+
+    /// Returns whether it is known that no log of this name was there before: since the log's beginning, or for so long that an
+    /// earlier one is over.
+    fn knows_no_log(&self, rule: usize, value: &str, now: Timestamp) -> bool {
+        let in_force = &self.rules[rule].rule;
+        let keep_for = i64::try_from(in_force.keep_for.as_micros()).unwrap_or(i64::MAX);
+        let since = self.followed.as_ref().and_then(|followed| followed.known_since);
+        let is_long = since.is_some_and(|since| now.0.saturating_sub(since.0) >= keep_for);
+        (self.is_whole || is_long) && self.is_all_told(in_force.by, value)
+    }
+
+    /// Admits a publication that goes to an engine, by the state of the logs that this node has read and what it has sent. `stamps`
+    /// is empty, or has an item for each event. Returns `None` if no rule keeps any of the events.
+    pub(crate) fn admit_sent(
+        &mut self,
+        events: &[Complete],
+        stamps: &[Option<Box<str>>],
+        now: Timestamp,
+    ) -> Result<Option<SentPublication>, LogRefusal> {
+        let names = self.admit(events, now)?;
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let mut sent = SentPublication {
+            ticket: self.next_ticket(),
+            logs: Vec::new(),
+            stamps: Vec::new(),
+            is_conditional: false,
+        };
+        let mut last: HashMap<LogName, (usize, bool)> = HashMap::new();
+        for (at, event) in events.iter().enumerate() {
+            let stamp = stamps.get(at).and_then(Option::as_deref);
+            let Some((rule, value)) = self.rule_of(event) else {
+                sent.stamps.push(stamp.map(Into::into));
+                continue;
+            };
+            let in_force = &self.rules[rule].rule;
+            let name = LogName::new(in_force.by, &value);
+            let is_new = !last.contains_key(&name) && self.head(&name, now).is_none();
+            let expected = event.expected_last_id();
+            let mark = KeptMark {
+                reopen: event.reopens(),
+                after: expected.map(|ExpectedLast(id)| id.map_or_else(String::new, |id| id.to_string())),
+                first: (is_new && self.knows_no_log(rule, &value, now)).then(|| self.next_place(0)),
+                free: false,
+            };
+            sent.is_conditional |= mark.reopen || expected.is_some() || !in_force.end.is_empty();
+            last.insert(name, (at, in_force.is_end(event)));
+            sent.stamps.push(put_mark(stamp, &mark, now));
+        }
+        for (name, (at, is_end)) in last {
+            let entry = AcceptedEntry { ticket: sent.ticket, id: None, is_end };
+            self.publishing.accepted.entry(name.clone()).or_default().push(entry);
+            sent.logs.push((name, at));
+        }
+        Ok(Some(sent))
+    }
+
+    fn next_ticket(&mut self) -> u64 {
+        let Some(followed) = &mut self.followed else { return 0 };
+        followed.tickets += 1;
+        followed.tickets
+    }
+
+    /// Returns the stamp of an event that is published without a look at its log; `None` if no rule keeps it.
+    pub(crate) fn stamp_free(&self, event: &Event, now: Timestamp) -> Option<Box<str>> {
+        let (rule, value) = self.rule_of(event)?;
+        let name = LogName::new(self.rules[rule].rule.by, &value);
+        let is_new = self.head(&name, now).is_none() && self.knows_no_log(rule, &value, now);
+        let first = is_new.then(|| self.next_place(0));
+        put_mark(None, &KeptMark { first, free: true, ..KeptMark::default() }, now)
+    }
+
+    /// Notes the outcome of a publication: its events have these ids, or none. Returns the first refusal of one of its events, as
+    /// far as this node has read them.
+    pub(crate) fn settle_sent(&mut self, sent: &SentPublication, ids: &[EventId]) -> Option<LogRefusal> {
+        for (name, at) in &sent.logs {
+            let id = ids.get(*at).copied().filter(|id| place_at(*id) >= self.next_place(id.shard));
+            let Some(entries) = self.publishing.accepted.get_mut(name) else { continue };
+            match id {
+                // Read, refused by the engine, or unknown.
+                None => entries.retain(|entry| entry.ticket != sent.ticket),
+                Some(_) => {
+                    entries
+                        .iter_mut()
+                        .filter(|entry| entry.ticket == sent.ticket)
+                        .for_each(|entry| entry.id = id);
+                }
+            }
+            if entries.is_empty() {
+                self.publishing.accepted.remove(name);
+            }
+        }
+        let refused = ids.iter().enumerate().find_map(|(at, id)| Some((at, self.refusal_of(*id)?)));
+        refused.map(|(at, refusal)| LogRefusal { at, ..refusal.clone() })
+    }
+
+    /// Returns why an event was refused when it was read, if it was and that is not long ago.
+    fn refusal_of(&self, id: EventId) -> Option<&LogRefusal> {
+        self.followed.as_ref()?.refused.get(&id)
+    }
+
+    /// Returns whether all events between two, of one shard and epoch, were refused: then none is missing.
+    pub(crate) fn were_refused(&self, after: EventId, before: EventId) -> bool {
+        let count = before.sequence.saturating_sub(after.next_sequence());
+        let Some(followed) = self.followed.as_ref().filter(|_| after.epoch == before.epoch) else {
+            return false;
+        };
+        count <= followed.refused.len() as u64
+            && (after.next_sequence()..before.sequence)
+                .all(|sequence| followed.refused.contains_key(&EventId { sequence, ..after }))
+    }
+
+    /// Returns the names of the logs with publications that were sent and not read yet.
+    #[cfg(test)]
+    pub(super) fn sent(&self) -> HashSet<LogName> {
+        self.publishing.accepted.keys().cloned().collect()
+    }
+}

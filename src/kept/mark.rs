@@ -1,0 +1,44 @@
+//! Statements about an event of a kept log that stand beside it in an engine's log.
+//!
+//! Always: readers of events ignore them, and a node of an earlier version writes none.
+
+use serde::{Deserialize, Serialize};
+
+use super::log::ShardPlace;
+use crate::event::Timestamp;
+
+/// Statement of the node that accepted an event, in the engine's log beside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeptMark {
+    /// Whether it begins the log's next life.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) reopen: bool,
+    /// Last event that its publisher expects in the log; empty for no log yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) after: Option<String>,
+    /// Place up to which the node had read when it knew that there was no such log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) first: Option<ShardPlace>,
+    /// Whether it was published without a look at its log.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) free: bool,
+}
+
+/// Parts of a stamp that concern kept logs.
+#[derive(Debug, Deserialize)]
+pub(super) struct StampParts {
+    /// Time when the event was accepted, in microseconds since 1970.
+    pub(super) at: i64,
+    #[serde(default)]
+    pub(super) kept: Option<KeptMark>,
+}
+
+/// Adds a mark to the stamp of an event, or makes one. `now` is the time at which the event is accepted.
+pub(super) fn put_mark(stamp: Option<&str>, mark: &KeptMark, now: Timestamp) -> Option<Box<str>> {
+    let mark = serde_json::to_string(mark).ok()?;
+    let stamp = match stamp.and_then(|stamp| stamp.strip_suffix('}')) {
+        Some(before) => format!("{before},\"kept\":{mark}}}"),
+        None => format!("{{\"at\":{},\"kept\":{mark}}}", now.0),
+    };
+    Some(stamp.into())
+}

@@ -1,0 +1,234 @@
+//! Kept logs made from an engine's log: over a restart, on several nodes, and where nodes race.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+use support::http::{self, Response};
+use support::log_home::LogHome;
+use support::sse::Sse;
+use support::wire::deadline;
+use support::ws::Ws;
+use support::{Server, eventually};
+
+const RULE: &str = "by=stream; end=run.finished; match=stream=run-*";
+const KINDS: [&str; 3] = ["files", "redis", "nats"];
+const SHARED: [&str; 2] = ["redis", "nats"];
+
+fn node(home: &LogHome, more: &[&str]) -> Server {
+    home.node(&[&["--retain", RULE, "--bus-capacity", "16"], more].concat())
+}
+
+fn post(addr: SocketAddr, events: &[Value]) -> Response {
+    let lines: Vec<String> = events.iter().map(Value::to_string).collect();
+    http::post(addr, "/publish", "application/x-ndjson", lines.join("\n").as_bytes())
+}
+
+/// Publishes events that are accepted, and returns the last id.
+fn publish(addr: SocketAddr, events: &[Value]) -> String {
+    let answer = post(addr, events);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["last_event_id"].as_str().expect("an id").to_owned()
+}
+
+fn event(stream: &str, event_type: &str, n: u64) -> Value {
+    json!({"type": event_type, "stream_id": stream, "payload": {"n": n}})
+}
+
+fn token(stream: &str, n: u64) -> Value {
+    event(stream, "token", n)
+}
+
+fn with(mut event: Value, key: &str, value: impl Into<Value>) -> Value {
+    event[key] = value.into();
+    event
+}
+
+/// Returns the numbers of the next `count` events of a stream. Anything else is a fault.
+fn numbers(stream: &mut Sse, count: usize) -> Vec<u64> {
+    let number = |event: support::sse::Block| match event.json()["payload"]["n"].as_u64() {
+        Some(number) => number,
+        None => panic!("not an event of the run: {event:?}"),
+    };
+    (0..count).map(|_| number(stream.event())).collect()
+}
+
+/// Reads the end of a log and of the connection. Returns its data.
+fn end(stream: &mut Sse) -> Value {
+    let event = stream.event();
+    assert_eq!(event.event.as_deref(), Some("end"), "{event:?}");
+    let rest = stream.wire.take_rest(deadline()).expect("it closes");
+    assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+    event.json()
+}
+
+fn from_start(server: &Server, run: &str) -> Sse {
+    Sse::open(server.addr, &format!("?stream={run}&from=start"))
+}
+
+#[test]
+fn a_run_half_written_goes_on_after_a_restart() {
+    for kind in KINDS {
+        let home = LogHome::new(kind);
+        let mut first = node(&home, &[]);
+        let addr = first.addr;
+        for n in 0..30 {
+            // Many others, so that the ring forgets it.
+            publish(addr, &[token("run-1", n), token("run-2", 100 + n), token("other", n)]);
+        }
+        let last = publish(addr, &[event("run-2", "run.finished", 130)]);
+        let mut reader = from_start(&first, "run-1");
+        assert_eq!(numbers(&mut reader, 30), (0..30).collect::<Vec<_>>(), "{kind}");
+        first.signal("KILL");
+        first.wait();
+        let second = node(&home, &[]);
+        let mut run = from_start(&second, "run-1");
+        assert_eq!(numbers(&mut run, 30), (0..30).collect::<Vec<_>>(), "{kind}");
+        let mut over = from_start(&second, "run-2");
+        assert_eq!(numbers(&mut over, 31), (100..131).collect::<Vec<_>>(), "{kind}");
+        let told = json!({"by": "stream", "value": "run-2", "last_event_id": last, "complete": true});
+        assert_eq!(end(&mut over), told, "{kind}");
+        // A browser that had read everything is told that there is no more.
+        let query = format!("/sse?stream=run-2&from=start&last_event_id={last}");
+        assert_eq!(http::get(second.addr, &query).status, 204, "{kind}");
+        let refused = post(second.addr, &[token("run-2", 131)]);
+        assert_eq!((refused.status, &refused.json()["last_event_id"]), (409, &json!(last)), "{kind}");
+        let end_of_run = publish(second.addr, &[token("run-1", 30), event("run-1", "run.finished", 31)]);
+        assert_eq!(numbers(&mut run, 2), [30, 31], "{kind}");
+        let told = end(&mut run);
+        assert_eq!((&told["last_event_id"], &told["complete"]), (&json!(end_of_run), &json!(true)), "{kind}");
+        // The next life, over one more restart.
+        publish(second.addr, &[with(token("run-1", 40), "reopen", true), token("run-1", 41)]);
+        drop(second);
+        let third = node(&home, &[]);
+        assert_eq!(numbers(&mut from_start(&third, "run-1"), 2), [40, 41], "{kind}");
+        assert_eq!(post(third.addr, &[with(token("run-1", 42), "reopen", true)]).json()["code"], "not_ended");
+    }
+}
+
+#[test]
+fn nodes_share_the_logs_of_one_engine() {
+    for kind in SHARED {
+        let home = LogHome::new(kind);
+        let (a, b) = (node(&home, &[]), node(&home, &["--loops", "2"]));
+        let mut live = Sse::open(b.addr, "?stream=run-1");
+        for n in 0..40 {
+            publish(if n % 2 == 0 { a.addr } else { b.addr }, &[token("run-1", n), token("run-2", n)]);
+        }
+        for server in [&a, &b] {
+            assert_eq!(numbers(&mut from_start(server, "run-1"), 40).len(), 40, "{kind}");
+        }
+        let mut early = from_start(&a, "run-1");
+        let order = numbers(&mut early, 40);
+        assert_eq!(numbers(&mut from_start(&b, "run-1"), 40), order, "{kind}");
+        let last = publish(a.addr, &[event("run-1", "run.finished", 40)]);
+        let told = json!({"by": "stream", "value": "run-1", "last_event_id": last, "complete": true});
+        assert_eq!((numbers(&mut early, 1), end(&mut early)), (vec![40], told.clone()), "{kind}");
+        assert_eq!(numbers(&mut live, 41).last(), Some(&40), "{kind}");
+        assert_eq!(end(&mut live), told, "{kind}");
+        // A node that comes now tells the same.
+        let c = node(&home, &[]);
+        for server in [&a, &b, &c] {
+            let mut again = from_start(server, "run-1");
+            assert_eq!(numbers(&mut again, 41)[..40], order[..], "{kind}");
+            assert_eq!(end(&mut again), told, "{kind}");
+            eventually("the node has read the end", || {
+                let refused = post(server.addr, &[token("run-1", 41)]);
+                assert_eq!(refused.status, 409, "{kind}");
+                refused.json()["last_event_id"] == last.as_str()
+            });
+        }
+        assert_eq!(numbers(&mut from_start(&c, "run-2"), 40), (0..40).collect::<Vec<_>>(), "{kind}");
+    }
+}
+
+/// An event and the one that its publisher expects before it, of writers at two nodes.
+#[test]
+fn writers_at_two_nodes_make_one_chain() {
+    const WRITERS: usize = 4;
+    const EACH: usize = 12;
+    for kind in SHARED {
+        let home = LogHome::new(kind);
+        let nodes = [node(&home, &[]), node(&home, &[])];
+        let mut readers: Vec<Ws> = nodes.iter().map(|node| Ws::subscribed(node.addr, json!({}))).collect();
+        let refused = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let (addr, refused) = (nodes[writer % 2].addr, &refused);
+                scope.spawn(move || {
+                    let mut last = json!("");
+                    for _ in 0..EACH {
+                        loop {
+                            let event = json!({"type": "token", "stream_id": "run-1", "expected_last_id": last, "payload": last});
+                            let answer = post(addr, &[event]);
+                            match answer.status {
+                                200 => {}
+                                409 => drop(refused.fetch_add(1, Ordering::Relaxed)),
+                                _ => assert_eq!(answer.json()["code"], "publish_in_flight", "{answer:?}"),
+                            }
+                            if answer.status != 503 {
+                                last = answer.json()["last_event_id"].clone();
+                            }
+                            if answer.status == 200 {
+                                break;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        for reader in &mut readers {
+            let mut last = json!("");
+            for _ in 0..WRITERS * EACH {
+                let event = reader.event();
+                assert_eq!(event["payload"], last, "{kind}: nothing came in between");
+                last = event["event_id"].clone();
+            }
+        }
+        assert!(refused.load(Ordering::Relaxed) > 0, "{kind}: they did not race");
+    }
+}
+
+/// An end at one node, and events of others at another: each is before the end, or its publisher knows that it is not.
+#[test]
+fn nothing_is_accepted_after_an_end_of_another_node() {
+    for kind in SHARED {
+        let home = LogHome::new(kind);
+        let nodes = [node(&home, &[]), node(&home, &[])];
+        for round in 0..8 {
+            let run = format!("run-{round}");
+            publish(nodes[0].addr, &[token(&run, 0)]);
+            let taken = AtomicUsize::new(1);
+            std::thread::scope(|scope| {
+                for writer in 1..4 {
+                    let (run, taken, addrs) = (&run, &taken, [nodes[0].addr, nodes[1].addr]);
+                    scope.spawn(move || {
+                        for n in 1.. {
+                            let answer = post(addrs[writer % 2], &[token(run, n)]);
+                            if answer.status != 200 {
+                                assert_eq!(answer.json()["code"], "ended", "{answer:?}");
+                                return;
+                            }
+                            taken.fetch_add(1, Ordering::Relaxed);
+                            if n == 5 && writer == 1 {
+                                publish(addrs[0], &[event(run, "run.finished", 0)]);
+                            }
+                        }
+                    });
+                }
+            });
+            for node in &nodes {
+                let mut stream = from_start(node, &run);
+                let mut count = 0;
+                while stream.event().event.as_deref() == Some("token") {
+                    count += 1;
+                }
+                // The last one read was the end's own event.
+                assert_eq!(count, taken.load(Ordering::Relaxed), "{kind} round {round}");
+                assert_eq!(end(&mut stream)["complete"], true, "{kind} round {round}");
+            }
+        }
+    }
+}

@@ -30,7 +30,13 @@ enum Data<'a> {
 }
 
 /// Reads an event in JSON: `application/cloudevents+json`, or one of a batch.
+#[cfg(any(test, fuzzing))]
 pub(crate) fn read_structured(text: &str) -> Result<Complete, String> {
+    read_structured_in(text, None)
+}
+
+/// Reads an event as [`read_structured`] does. The stream is that of an event that names none.
+pub(crate) fn read_structured_in(text: &str, stream: Option<&str>) -> Result<Complete, String> {
     if !text.trim_ascii_start().starts_with('{') {
         return Err("not a CloudEvent: expected a JSON object".to_owned());
     }
@@ -70,14 +76,25 @@ pub(crate) fn read_structured(text: &str) -> Result<Complete, String> {
         }
         (Some(data), None) => Data::Json(data.into()),
     };
-    build(&attributes, data)
+    build(&attributes, data, stream)
 }
 
 /// Reads an event from headers named `ce-…`, with the body as its data.
+#[cfg(any(test, fuzzing))]
 pub(crate) fn read_binary<'a>(
     headers: impl Iterator<Item = (&'a str, &'a str)>,
     content_type: Option<&'a str>,
     body: &'a [u8],
+) -> Result<Complete, String> {
+    read_binary_in(headers, content_type, body, None)
+}
+
+/// Reads an event as [`read_binary`] does. The stream is that of an event that names none.
+pub(crate) fn read_binary_in<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+    content_type: Option<&'a str>,
+    body: &'a [u8],
+    stream: Option<&str>,
 ) -> Result<Complete, String> {
     let mut attributes = Attributes::new();
     for (name, value) in headers {
@@ -107,7 +124,7 @@ pub(crate) fn read_binary<'a>(
         None if is_json(kind) => return Err("data is not valid UTF-8".to_owned()),
         _ => Data::Base64(STANDARD.encode(body).into()),
     };
-    build(&attributes, data)
+    build(&attributes, data, stream)
 }
 
 fn read_string(name: &str, value: &str) -> Result<String, String> {
@@ -128,7 +145,7 @@ fn is_json(kind: &str) -> bool {
     kind.ends_with("/json") || kind.ends_with("+json")
 }
 
-fn build(attributes: &Attributes<'_>, data: Data<'_>) -> Result<Complete, String> {
+fn build(attributes: &Attributes<'_>, data: Data<'_>, stream: Option<&str>) -> Result<Complete, String> {
     let get = |name: &str| attributes.get(name).map(|value| &**value);
     let required = |name: &str| {
         get(name).filter(|value| !value.is_empty()).ok_or_else(|| format!("{name} is missing or empty"))
@@ -146,6 +163,8 @@ fn build(attributes: &Attributes<'_>, data: Data<'_>) -> Result<Complete, String
         builder = builder.timestamp(time);
     }
     if let Some(stream) = get("streamid").or(get("partitionkey")) {
+        builder = builder.stream(stream);
+    } else if let Some(stream) = stream {
         builder = builder.stream(stream);
     }
     if let Some(execution) = get("executionid") {

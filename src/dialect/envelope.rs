@@ -114,6 +114,17 @@ pub(crate) fn read_published(text: &str) -> Result<Complete, ReadError> {
     read(text, Others::Refused)
 }
 
+/// Reads one event object that a client publishes into a stream, as [`read_published`] does. The stream is that of an event
+/// that names none.
+pub(crate) fn read_published_in(text: &str, stream: &str) -> Result<Complete, ReadError> {
+    let build = |builder: EventBuilder, key: Option<&str>| complete_with_key(builder.or_stream(stream), key);
+    let (event, terms) = match fast_path::read(text, Others::Refused, build) {
+        Some(read) => read.map_err(ReadError::Event)?,
+        None => read_slowly(text, Others::Refused, build)?,
+    };
+    Ok(event.under(terms))
+}
+
 fn read(text: &str, others: Others) -> Result<Complete, ReadError> {
     match fast_path::read(text, others, complete_with_key) {
         Some(read) => read.map(|(event, terms)| event.under(terms)).map_err(ReadError::Event),

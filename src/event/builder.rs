@@ -177,6 +177,12 @@ impl EventBuilder {
         self.named & (1 << attribute.index()) != 0
     }
 
+    /// Sets the stream, unless it was set.
+    #[cfg(feature = "server")]
+    pub(crate) fn or_stream(self, stream_id: &str) -> Self {
+        if self.names(Attribute::Stream) { self } else { self.stream(stream_id) }
+    }
+
     /// Returns the type as set so far, and the payload.
     #[cfg(feature = "server")]
     pub(crate) fn type_and_payload(&self) -> (&str, &str) {

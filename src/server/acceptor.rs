@@ -22,7 +22,7 @@ use super::session::effect::Effect;
 use super::shared::Shared;
 use super::shared::adoption::{AdoptedHead, AdoptedRequest, AdoptedSocket, Adoption};
 use crate::codec::deflate::Inflater;
-use crate::codec::http::{self, Request};
+use crate::codec::http::{self, Method, Request};
 use crate::event::{EventId, Position, Timestamp};
 
 /// Gives a server connections that the program has accepted itself. Cheap to clone; may outlive the server.
@@ -374,8 +374,12 @@ impl Acceptor {
         let response =
             response.ok_or_else(|| StreamResponse::error(500, "the path answers later: it is no stream"))?;
         match outcome {
-            RouteOutcome::Ws(..) | RouteOutcome::Sse(_) => {
+            RouteOutcome::Ws(..) | RouteOutcome::Sse(_) if parsed.method != Method::Post => {
                 Ok(AgreedStream { shared: Arc::clone(&self.shared), request: parsed, shown, peer, response })
+            }
+            // The body of a run would have to be read.
+            RouteOutcome::Ws(..) | RouteOutcome::Sse(_) | RouteOutcome::Pending => {
+                Err(StreamResponse::error(405, "a stream is opened with GET here"))
             }
             RouteOutcome::Response | RouteOutcome::Closed => Err(response),
         }

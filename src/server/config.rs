@@ -254,11 +254,10 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     /// Reads the files that a config names. Blocks for them.
-    #[cfg_attr(
-        not(any(feature = "schema", feature = "tls")),
-        expect(clippy::unnecessary_wraps, reason = "files can fail")
-    )]
     pub(crate) fn new(config: ServerConfig) -> io::Result<Self> {
+        if let Some(fault) = config.endpoints.iter().find_map(Endpoint::fault) {
+            return Err(io::Error::other(fault));
+        }
         Ok(Self {
             #[cfg(feature = "schema")]
             schemas: Schemas::load(&config.schemas)?,

@@ -49,6 +49,16 @@ impl Endpoint {
         &self.path
     }
 
+    /// Returns the reason why no endpoint can have this path, if there is one.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let path = &self.path;
+        (path == "/runs" || path.starts_with("/runs/")).then(|| {
+            format!(
+                "endpoint {path}: paths under /runs are those of POST /runs/{{stream}}: choose another path"
+            )
+        })
+    }
+
     /// Returns the endpoint's dialect.
     #[must_use]
     pub fn dialect(&self) -> Dialect {

@@ -17,7 +17,7 @@ use super::limits::budget::Budget;
 use super::reactor::LoopState;
 use super::reactor::socket::{HandshakeSteps, Socket};
 use super::session::context::{Context, NoLoop};
-use super::session::effect::{Acceptance, Effect};
+use super::session::effect::{Acceptance, Effect, PublishReply};
 use super::shared::Shared;
 use super::*;
 use crate::bus::Bus;
@@ -65,7 +65,9 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
                 Effect::Send(bytes) => out.extend_from_slice(&bytes),
                 Effect::Publish { events, answer, .. } => {
                     out.extend_from_slice(format!("<published {}>", events.len()).as_bytes());
-                    out.extend_from_slice(&(answer.0)(Ok(Acceptance::default())).unwrap_or_default());
+                    if let PublishReply::Bytes(Some(bytes)) = (answer.0)(Ok(Acceptance::default())) {
+                        out.extend_from_slice(&bytes);
+                    }
                 }
                 other => out.extend_from_slice(format!("<{other:?}>").as_bytes()),
             }

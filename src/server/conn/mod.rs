@@ -21,6 +21,7 @@ use super::limits::bodies::{Body, TooMuch};
 use super::session::context::Context;
 use super::session::effect::Effect;
 use super::session::ended::LogsEnded;
+use super::session::opening::StreamOpening;
 use super::session::rights;
 use super::session::{Flow, Session};
 use super::shared::adoption::{AdoptedHead, AdoptedRequest};
@@ -70,6 +71,8 @@ struct Http {
     since: Option<Tick>,
     /// Whether a request was answered. From then on the connection may be idle for `keep_alive`.
     is_answered: bool,
+    /// Whether the connection closes after the response that is pending, unless that is a stream.
+    closes: bool,
 }
 
 #[derive(Debug)]
@@ -440,6 +443,11 @@ impl Connection {
                 }
             }
             RouteOutcome::Closed => self.close(cx),
+            RouteOutcome::Pending => {
+                if let State::Http(http) = &mut self.state {
+                    http.closes = !request.keep_alive || cx.shared.is_draining();
+                }
+            }
             RouteOutcome::Ws(opening, deflate, grant) => {
                 self.transport = ClientTransport::Ws;
                 self.inflates = deflate.is_some();
@@ -450,13 +458,36 @@ impl Connection {
                     echo: cx.config.echo.then(|| Box::new(Echo::new(deflate))),
                 }));
             }
-            RouteOutcome::Sse(grant) => {
-                self.transport = ClientTransport::Sse;
-                if let Some(at) = grant.as_ref().and_then(|grant| rights::expiry(grant, cx.tick, cx.now)) {
-                    cx.look_at(at);
-                }
-                self.state = State::Sse(grant);
-            }
+            RouteOutcome::Sse(grant) => self.become_stream(grant, cx),
+        }
+    }
+
+    fn become_stream(&mut self, grant: Option<Arc<Grant>>, cx: &mut Context<'_>) {
+        self.transport = ClientTransport::Sse;
+        if let Some(at) = grant.as_ref().and_then(|grant| rights::expiry(grant, cx.tick, cx.now)) {
+            cx.look_at(at);
+        }
+        self.state = State::Sse(grant);
+    }
+
+    /// Returns whether the connection closes after the response to the request that it waits for.
+    pub(crate) fn closes_after_response(&self) -> bool {
+        matches!(&self.state, State::Http(http) if http.closes)
+    }
+
+    /// Begins the event stream that answers the request.
+    pub(crate) fn begin_stream(&mut self, opening: StreamOpening, cx: &mut Context<'_>) {
+        if !matches!(self.state, State::Http(_)) {
+            // It closes, because the server shuts down.
+            let mut out = Vec::with_capacity(256);
+            let error = "server is shutting down: the events are accepted, follow them on another node";
+            routes::write_later(&mut out, 503, error, 1, cx.now);
+            return cx.send(out);
+        }
+        match routes::begin_stream(opening, cx) {
+            RouteOutcome::Sse(grant) => self.become_stream(grant, cx),
+            _ if self.closes_after_response() => self.close(cx),
+            _ => {}
         }
     }
 
@@ -516,7 +547,8 @@ impl Connection {
         }
     }
 
-    fn close(&mut self, cx: &mut Context<'_>) {
+    /// Closes the connection after all that was sent.
+    pub(crate) fn close(&mut self, cx: &mut Context<'_>) {
         self.close_with(Bytes::new(), cx);
     }
 

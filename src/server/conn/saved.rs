@@ -122,7 +122,7 @@ impl Connection {
                 let is_begun = receiving.is_some() || !buffer.is_empty();
                 let since = is_begun.then_some(cx.tick);
                 // The idle time continues from the predecessor's clock, as after a response.
-                let http = Http { adopted: None, buffer, receiving, since, is_answered: true };
+                let http = Http { adopted: None, buffer, receiving, since, is_answered: true, closes: false };
                 (State::Http(Box::new(http)), ClientTransport::Http, false)
             }
             SavedState::Ws { decoder, inflates, session } => {

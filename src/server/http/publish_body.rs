@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::refusal::FaultStatus;
 use crate::codec::http::Request;
-use crate::dialect::{Complete, ErrorCode, HttpFault, cloudevents, envelope};
+use crate::dialect::{Complete, ErrorCode, HttpFault, cloudevents, envelope, shortened};
 use crate::event::Event;
 
 /// Reason why a body was refused, and the line, from 1.
@@ -33,6 +33,16 @@ fn too_many(line: usize, max: usize) -> BodyError {
 /// Further check of an event. An error is the reason to refuse it.
 type Check<'a> = &'a dyn Fn(&Event) -> Result<(), String>;
 
+/// Rules for the events of a body.
+#[derive(Clone, Copy)]
+pub(crate) struct BodyRules<'a> {
+    /// Maximum number of events.
+    pub(crate) max: usize,
+    pub(crate) check: Check<'a>,
+    /// Stream of all events; `None` if each may have its own.
+    pub(crate) stream: Option<&'a str>,
+}
+
 /// Returns the number of the line, from 1, that starts after `before`.
 fn line_after(before: &[u8]) -> usize {
     before.split(|byte| *byte == b'\n').count()
@@ -53,28 +63,27 @@ pub(crate) fn read_cloud_events(
     request: &Request,
     kind: &str,
     body: &[u8],
-    max: usize,
-    check: Check<'_>,
+    rules: BodyRules<'_>,
 ) -> Option<Result<Vec<Complete>, BodyError>> {
     let is_batch = kind == "application/cloudevents-batch+json";
     if !is_batch && kind != "application/cloudevents+json" {
         request.header("ce-specversion")?;
-        let event = cloudevents::read_binary(request.headers(), request.header("content-type"), body);
-        return Some(checked(event, check).map(|event| vec![event]));
+        let kind = request.header("content-type");
+        let event = cloudevents::read_binary_in(request.headers(), kind, body, rules.stream);
+        return Some(checked(event, rules).map(|event| vec![event]));
     }
-    Some(read_cloud_events_json(body, is_batch, max, check))
+    Some(read_cloud_events_json(body, is_batch, rules))
 }
 
 fn read_cloud_events_json(
     body: &[u8],
     is_batch: bool,
-    max: usize,
-    check: Check<'_>,
+    rules: BodyRules<'_>,
 ) -> Result<Vec<Complete>, BodyError> {
     let body = text_of(body)?;
-    let read = |text: &str| checked(cloudevents::read_structured(text), check);
+    let read = |text: &str| checked(cloudevents::read_structured_in(text, rules.stream), rules);
     if is_batch {
-        read_items(body, max, "a JSON array", read)
+        read_items(body, rules.max, "a JSON array", read)
     } else {
         Ok(vec![read_one(body, body, read)?.at_line(1)])
     }
@@ -112,21 +121,27 @@ fn read_items(
 }
 
 /// Returns an event that was parsed, if it may be published. The line of an error is 1.
-fn checked(event: Result<Complete, String>, check: Check<'_>) -> Result<Complete, BodyError> {
+fn checked(event: Result<Complete, String>, rules: BodyRules<'_>) -> Result<Complete, BodyError> {
     let event = event.map_err(|error| BodyError::new(1, error))?;
-    match check(&event) {
+    if let Some(stream) = rules.stream
+        && event.stream() != Some(stream)
+    {
+        let own = event.stream().unwrap_or_default();
+        let error = format!(
+            "stream_id '{}' is not '{}', that of the path: leave it out",
+            shortened(own),
+            shortened(stream)
+        );
+        return Err(BodyError::new(1, error));
+    }
+    match (rules.check)(&event) {
         Ok(()) => Ok(event),
         Err(error) => Err(BodyError { status: ErrorCode::Schema.into(), ..BodyError::new(1, error) }),
     }
 }
 
 /// Parses the events of a body. `lines` is true if the content type is NDJSON.
-pub(crate) fn read_body(
-    body: &[u8],
-    lines: bool,
-    max: usize,
-    check: Check<'_>,
-) -> Result<Vec<Complete>, BodyError> {
+pub(crate) fn read_body(body: &[u8], lines: bool, rules: BodyRules<'_>) -> Result<Vec<Complete>, BodyError> {
     let body = text_of(body)?;
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
     let start = body.trim_ascii_start();
@@ -134,20 +149,18 @@ pub(crate) fn read_body(
         return Err(BodyError::new(1, "body is empty: expected an event"));
     }
     if lines {
-        return read_lines(body, max, check);
+        return read_lines(body, rules);
     }
     if start.starts_with('[') {
-        return read_items(body, max, "JSON", |text| read_event(text, check));
+        return read_items(body, rules.max, "JSON", |text| read_event(text, rules));
     }
     // A single value may span lines. More than one value means one a line, whatever the content type.
     match serde_json::from_str::<&RawValue>(body) {
         Ok(value) => {
-            let event = read_one(body, value.get(), |text| read_event(text, check))?;
+            let event = read_one(body, value.get(), |text| read_event(text, rules))?;
             Ok(vec![event.at_line(line_of(body, value.get()))])
         }
-        Err(error) if start.trim_ascii_end().contains('\n') && !error.is_eof() => {
-            read_lines(body, max, check)
-        }
+        Err(error) if start.trim_ascii_end().contains('\n') && !error.is_eof() => read_lines(body, rules),
         Err(e) => Err(BodyError::new(e.line(), format!("not JSON: {e}"))),
     }
 }
@@ -162,11 +175,15 @@ fn read_one(
 }
 
 /// Parses one event, and returns it if it may be published. The line of an error is 1.
-fn read_event(text: &str, check: Check<'_>) -> Result<Complete, BodyError> {
-    checked(envelope::read_published(text).map_err(|error| error.to_string()), check)
+fn read_event(text: &str, rules: BodyRules<'_>) -> Result<Complete, BodyError> {
+    let read = match rules.stream {
+        Some(stream) => envelope::read_published_in(text, stream),
+        None => envelope::read_published(text),
+    };
+    checked(read.map_err(|error| error.to_string()), rules)
 }
 
-fn read_lines(body: &str, max: usize, check: Check<'_>) -> Result<Vec<Complete>, BodyError> {
+fn read_lines(body: &str, rules: BodyRules<'_>) -> Result<Vec<Complete>, BodyError> {
     let mut events = Vec::new();
     let mut start = 0;
     let ends = memchr::memchr_iter(b'\n', body.as_bytes()).chain([body.len()]);
@@ -174,10 +191,10 @@ fn read_lines(body: &str, max: usize, check: Check<'_>) -> Result<Vec<Complete>,
         let line = body[start..end].trim_ascii();
         start = end + 1;
         if !line.is_empty() {
-            if events.len() == max {
-                return Err(too_many(at + 1, max));
+            if events.len() == rules.max {
+                return Err(too_many(at + 1, rules.max));
             }
-            let event = read_event(line, check).map_err(|error| BodyError { line: at + 1, ..error })?;
+            let event = read_event(line, rules).map_err(|error| BodyError { line: at + 1, ..error })?;
             events.push(event.at_line(at + 1));
         }
     }
@@ -188,8 +205,12 @@ fn read_lines(body: &str, max: usize, check: Check<'_>) -> Result<Vec<Complete>,
 mod tests {
     use super::*;
 
+    fn rules<'a>(check: Check<'a>) -> BodyRules<'a> {
+        BodyRules { max: 100, check, stream: None }
+    }
+
     fn types(body: &str, lines: bool) -> Result<Vec<String>, usize> {
-        let events = read_body(body.as_bytes(), lines, 100, &|_| Ok(())).map_err(|e| e.line)?;
+        let events = read_body(body.as_bytes(), lines, rules(&|_| Ok(()))).map_err(|e| e.line)?;
         Ok(events.iter().map(|e| e.event_type().to_owned()).collect())
     }
 
@@ -219,7 +240,7 @@ mod tests {
             assert_eq!(types(body, lines), Err(line), "{body:?}");
         }
         assert_eq!(
-            read_body(b"{\"type\":\"a\"}\n\xff", true, 100, &|_| Ok(())).map_err(|e| e.line).err(),
+            read_body(b"{\"type\":\"a\"}\n\xff", true, rules(&|_| Ok(()))).map_err(|e| e.line).err(),
             Some(2)
         );
     }
@@ -232,7 +253,7 @@ mod tests {
         for (body, lines) in
             [("{\"type\":\"a\"}\n{\"type\":\"b\"}", true), ("[{\"type\":\"a\"},\n{\"type\":\"b\"}]", false)]
         {
-            let error = read_body(body.as_bytes(), lines, 100, &check).expect_err("b");
+            let error = read_body(body.as_bytes(), lines, rules(&check)).expect_err("b");
             assert_eq!(
                 (error.line, error.error.as_str(), error.status.label),
                 (2, "payload/x: is wrong", "schema")
@@ -245,10 +266,49 @@ mod tests {
         let all = "{\"type\":\"a\"},\n".repeat(101);
         let array = format!("[{}]", all.trim_end().trim_end_matches(','));
         for (body, lines) in [(array.clone(), false), (all.replace("},", "}"), true)] {
-            let error = read_body(body.as_bytes(), lines, 100, &|_| Ok(())).expect_err("101 events");
+            let error = read_body(body.as_bytes(), lines, rules(&|_| Ok(()))).expect_err("101 events");
             assert_eq!((error.line, error.status), (101, HttpFault::BatchTooLong.into()), "{lines}");
         }
-        let error = read_cloud_events_json(array.as_bytes(), true, 100, &|_| Ok(())).expect_err("101 events");
+        let error =
+            read_cloud_events_json(array.as_bytes(), true, rules(&|_| Ok(()))).expect_err("101 events");
         assert_eq!((error.line, error.status), (101, HttpFault::BatchTooLong.into()));
+    }
+
+    #[test]
+    fn events_of_a_run_have_its_stream_and_no_other() {
+        let rules = BodyRules { stream: Some("run-1"), ..rules(&|_| Ok(())) };
+        let streams = |body: &str| {
+            let events =
+                read_body(body.as_bytes(), false, rules).map_err(|error| (error.line, error.error))?;
+            Ok::<_, (usize, String)>(
+                events.iter().map(|event| event.stream().map(str::to_owned)).collect::<Vec<_>>(),
+            )
+        };
+        let own = Some("run-1".to_owned());
+        assert_eq!(streams(r#"{"type":"a"}"#), Ok(vec![own.clone()]));
+        assert_eq!(
+            streams("{\"type\":\"a\"}\n{\"type\":\"b\",\"stream_id\":\"run-1\"}"),
+            Ok(vec![own.clone(), own.clone()])
+        );
+        // An unusual form, a null, and a payload that implies another stream.
+        assert_eq!(
+            streams(r#"{ "payload" : {} , "event_type" : "\u0061", "stream_id": null }"#),
+            Ok(vec![own.clone()])
+        );
+        assert_eq!(streams(r#"{"type":"STATE_CHANGED","payload":{"stream_id":"b"}}"#), Ok(vec![own.clone()]));
+        let other = "stream_id 'b' is not 'run-1', that of the path: leave it out";
+        assert_eq!(
+            streams("[{\"type\":\"a\"},\n{\"type\":\"a\",\"stream_id\":\"b\"}]"),
+            Err((2, other.to_owned()))
+        );
+        assert!(streams(r#"{"type":"a","stream_id":""}"#).is_err());
+        let event = r#"{"specversion":"1.0","type":"a","source":"/s","id":"1"}"#;
+        let read = |text: &str| {
+            read_cloud_events_json(text.as_bytes(), false, rules)
+                .map(|events| events[0].stream().map(str::to_owned))
+        };
+        assert_eq!(read(event), Ok(own.clone()));
+        assert_eq!(read(&event.replace('}', r#","streamid":"run-1"}"#)), Ok(own));
+        assert!(read(&event.replace('}', r#","partitionkey":"b"}"#)).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! Routes of HTTP requests, and the responses that need no connection of their own.
 //!
 //! [`streams`] has the requests that become streams, [`events`] pages of the past, [`posts`] the requests that change something,
-//! [`purge`] lets kept logs go, [`query`] has the checks of queries.
+//! [`runs`] has those that publish and become streams, [`purge`] lets kept logs go, [`query`] has the checks of queries.
 //!
 //! Always:
 //! - A response is complete and has its length, except a stream's head.
@@ -12,6 +12,7 @@ mod events;
 mod posts;
 mod purge;
 mod query;
+mod runs;
 mod streams;
 
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::json;
 
+pub(crate) use self::streams::begin_stream;
 use super::door::Door;
 use super::explain;
 use super::operator;
@@ -46,6 +48,8 @@ pub(crate) enum RouteOutcome {
     Response,
     /// The response is sent; the connection closes.
     Closed,
+    /// The response comes later, and may be an event stream.
+    Pending,
     /// The connection becomes a WebSocket with this opening, the compression agreed on, and these rights.
     Ws(Box<Opening>, Option<PerMessageDeflate>, Option<Arc<Grant>>),
     /// The connection becomes an event stream with these rights.
@@ -59,6 +63,9 @@ const ANSWER_INSTRUCTIONS: usize = 30;
 
 /// Path of a bridge's route, before its name.
 const BRIDGE: &str = "/bridge/";
+
+/// Path of a run, before the name of its stream.
+const RUNS: &str = "/runs/";
 
 /// Path of a channel's presence, before its name.
 const PRESENCE: &str = "/api/presence/";
@@ -161,6 +168,16 @@ impl Responder {
         all.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
         let mut out = Vec::with_capacity(192 + body.len());
         http::write_response(&mut out, status, &all, body.as_bytes(), self.keep_alive, self.head_only);
+        out.into()
+    }
+
+    /// Returns the response that there is nothing more: an `EventSource` does not connect again.
+    fn write_over(&self) -> Bytes {
+        let date = http::date(self.received_at.0);
+        let mut all = vec![("Date", date.as_str())];
+        all.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
+        let mut out = Vec::with_capacity(192);
+        http::write_response(&mut out, 204, &all, b"", self.keep_alive, self.head_only);
         out.into()
     }
 
@@ -333,6 +350,7 @@ const ROUTES: &[Route] = &[
     }),
     post(BRIDGE, Some(may_bridge), |answer, body| answer.bridge(&answer.request.path[BRIDGE.len()..], &body)),
     post("/publish", Some(|grant, _| grant.publishes()), |answer, body| answer.publish(body)).with_query(&[]),
+    post(RUNS, Some(|grant, _| grant.publishes()), |answer, body| answer.run(body)),
     post("/ticket", None, |answer, _| answer.ticket()),
     post("/api/revoke", Some(|grant, _| grant.is_admin()), |answer, body| answer.revoke(&body))
         .with_query(&[]),

@@ -7,8 +7,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::delivery::{BATCHES_A_TURN, PUBLISHED_A_BATCH, SNAPSHOT};
 use super::loop_state::LoopState;
 use super::mailbox::{Awaited, MailboxItem};
@@ -16,11 +14,13 @@ use super::socket::Socket;
 use super::token::Token;
 use crate::dialect::Complete;
 use crate::engine::Refused;
-use crate::event::{Event, EventId};
+use crate::event::Event;
 use crate::feed::ConnIndex;
 use crate::kept::LogName;
 use crate::server::dedupe::PublishOnce;
-use crate::server::session::effect::{Acceptance, Made, NotDone, PublishAnswer, PublishRefusal, Work};
+use crate::server::session::effect::{
+    Acceptance, Made, NotDone, PublishAnswer, PublishRefusal, PublishReply, Work,
+};
 use crate::server::tick::Tick;
 use crate::sync::{Callback, lock};
 
@@ -70,10 +70,9 @@ impl<S: Socket> LoopState<S> {
         outcome: Result<Acceptance, PublishRefusal>,
         answer: PublishAnswer,
     ) {
-        if let Some(answer) = (answer.0)(outcome)
-            && let Some(slot) = self.find(token)
-        {
-            self.send(slot, answer);
+        let reply = (answer.0)(outcome);
+        if let Some(slot) = self.find(token) {
+            self.reply(slot, reply);
         }
     }
 
@@ -106,8 +105,8 @@ impl<S: Socket> LoopState<S> {
             }
             return self.begin_commit(token, events, held, answer);
         }
-        let last = self.publish_here(events);
-        self.answer_publisher(token, Ok(Acceptance { last, duplicates: 0 }), answer);
+        let accepted = self.publish_here(events);
+        self.answer_publisher(token, Ok(accepted), answer);
     }
 
     /// Gives a job to a worker. Its result becomes the client's answer.
@@ -118,7 +117,7 @@ impl<S: Socket> LoopState<S> {
         let (mailbox, number) = (Arc::clone(&self.requests.mailbox), self.requests.works);
         let job = move || mailbox.leave(token, MailboxItem::Work(number, job()));
         if self.shared.workers.submit(&lane, limits, bytes, Box::new(job)).is_err() {
-            self.send(slot, instead(NotDone::Busy));
+            self.reply(slot, instead(NotDone::Busy).into());
             return;
         }
         self.clients.conns[slot].pending_answers += 1;
@@ -137,14 +136,14 @@ impl<S: Socket> LoopState<S> {
         if self.worker_deadline(token).is_some_and(|until| until <= self.turn.tick)
             && let Some(awaited) = self.requests.awaited.remove(&token)
         {
-            self.deliver(token, Some((awaited.instead)(NotDone::Late)));
+            self.deliver(token, (awaited.instead)(NotDone::Late));
         }
     }
 
-    pub(super) fn publish_here(&mut self, events: Vec<Event>) -> Option<EventId> {
-        let mut last = None;
+    pub(super) fn publish_here(&mut self, events: Vec<Event>) -> Acceptance {
+        let mut accepted = Acceptance::default();
         for event in events {
-            last = self.shared.bus.publish_unannounced(event).or(last);
+            accepted.note(self.shared.bus.publish_unannounced(event));
             self.note_unpumped();
             if self.delivery.unpumped >= PUBLISHED_A_BATCH {
                 // The other loops read while this one delivers.
@@ -153,7 +152,7 @@ impl<S: Socket> LoopState<S> {
             }
         }
         self.delivery.reader.notify_others();
-        last
+        accepted
     }
 
     /// Delivers the answers that other threads have left.
@@ -183,7 +182,7 @@ impl<S: Socket> LoopState<S> {
     /// Continues a connection with a worker's result.
     fn take_made(&mut self, token: Token, made: Made) {
         match made {
-            Made::Answer(answer) => self.deliver(token, Some(answer)),
+            Made::Answer(answer) => self.deliver(token, answer),
             Made::Publish { events, once, answer } => {
                 if let Some(slot) = self.find(token) {
                     self.publish(slot, events, once, answer);
@@ -194,16 +193,53 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Gives a connection its pending answer.
-    pub(super) fn deliver(&mut self, token: Token, answer: Option<Bytes>) {
+    pub(super) fn deliver(&mut self, token: Token, reply: impl Into<PublishReply>) {
         let Some(slot) = self.find(token) else { return };
         self.clients.conns[slot].pending_answers -= 1;
-        if let Some(answer) = answer {
-            self.send(slot, answer);
-        }
+        self.reply(slot, reply.into());
+        // Its first events may have found the socket broken.
+        let Some(slot) = self.find(token) else { return };
         let conn = &self.clients.conns[slot];
         if conn.is_unread() || conn.connection.holds_input() {
             self.queue_input(slot);
         }
         self.flush(slot);
+    }
+
+    /// Writes the response to a client's request. An event stream may end the client.
+    fn reply(&mut self, slot: usize, reply: PublishReply) {
+        let opening = match reply {
+            PublishReply::Bytes(None) => return,
+            PublishReply::Bytes(Some(bytes)) => {
+                self.send(slot, bytes);
+                if !self.clients.conns[slot].connection.closes_after_response() {
+                    return;
+                }
+                None
+            }
+            PublishReply::Stream(opening) => {
+                // The loop has read what was published, as far as it can, so that the past has it.
+                let token = self.clients.token(slot);
+                self.delivery.reader.notify_others();
+                self.pump(BATCHES_A_TURN);
+                if self.find(token).is_none() {
+                    return;
+                }
+                Some(opening)
+            }
+        };
+        let conn = &mut self.clients.conns[slot];
+        let token = conn.token(slot);
+        let before = conn.connection.transport();
+        let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
+        let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
+        match opening {
+            Some(opening) => conn.connection.begin_stream(*opening, &mut cx),
+            None => conn.connection.close(&mut cx),
+        }
+        self.note_transport(slot, before);
+        let mut effects = std::mem::take(&mut self.turn.effects);
+        self.apply_effects(token, effects.drain(..));
+        self.turn.effects = effects;
     }
 }

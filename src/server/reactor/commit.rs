@@ -29,7 +29,7 @@ impl<S: Socket> LoopState<S> {
         self.requests.commits.push_back(Commit {
             token,
             events: events.into_iter(),
-            last: None,
+            accepted: Acceptance::default(),
             held,
             answer,
             charge,
@@ -40,15 +40,15 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn commit(&mut self) {
         let Some(mut commit) = self.requests.commits.pop_front() else { return };
         let events = commit.events.by_ref().take(PUBLISHED_A_BATCH).collect();
-        let last = if commit.held.is_empty() { self.publish_here(events) } else { self.publish_held(events) };
-        commit.last = last.or(commit.last);
+        let part = if commit.held.is_empty() { self.publish_here(events) } else { self.publish_held(events) };
+        commit.accepted.join(part);
         if commit.events.len() > 0 {
             self.requests.commits.push_back(commit);
             return;
         }
-        let Commit { token, last, held, answer, .. } = commit;
+        let Commit { token, accepted, held, answer, .. } = commit;
         self.shared.kept.release(&held);
-        self.deliver(token, (answer.0)(Ok(Acceptance { last, duplicates: 0 })));
+        self.deliver(token, (answer.0)(Ok(accepted)));
     }
 
     /// Publishes the rest of all batches, because the loop ends or its clients move to another process.

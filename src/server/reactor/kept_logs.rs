@@ -16,7 +16,7 @@ use super::socket::Socket;
 use super::token::Token;
 use crate::dialect::Complete;
 use crate::engine::Done;
-use crate::event::{Event, EventId};
+use crate::event::Event;
 use crate::kept::{KeptLogs, LogRefusal, SentPublication, refuse_all_unkept};
 use crate::server::session::effect::{Acceptance, PublishAnswer, PublishRefusal};
 
@@ -60,10 +60,10 @@ impl<S: Socket> LoopState<S> {
                 self.publish_on_bus(token, into_events(events), names, answer);
             }
             Ok(_) => {
-                let last = self.publish_under(&mut logs, into_events(events));
+                let accepted = self.publish_under(&mut logs, into_events(events));
                 drop(logs);
                 self.delivery.reader.notify_others();
-                self.answer_publisher(token, Ok(Acceptance { last, duplicates: 0 }), answer);
+                self.answer_publisher(token, Ok(accepted), answer);
             }
         }
     }
@@ -133,28 +133,30 @@ impl<S: Socket> LoopState<S> {
                     let line = lines.get(refusal.at).copied().unwrap_or(0);
                     Err(PublishRefusal::Log(Box::new(refusal), line))
                 }
-                (Ok(ids), None) => Ok(Acceptance { last: ids.last().copied(), duplicates: 0 }),
+                (Ok(ids), None) => {
+                    Ok(Acceptance { first: ids.first().copied(), last: ids.last().copied(), duplicates: 0 })
+                }
             };
             mailbox.leave(token, MailboxItem::Engine((answer.0)(outcome)));
         })
     }
 
     /// Publishes a part of a batch with held logs.
-    pub(super) fn publish_held(&mut self, events: Vec<Event>) -> Option<EventId> {
+    pub(super) fn publish_held(&mut self, events: Vec<Event>) -> Acceptance {
         self.delivery.reader.notify_others();
         self.pump(BATCHES_A_TURN);
         let shared = Arc::clone(&self.shared);
-        let last = match shared.kept.lock() {
+        let accepted = match shared.kept.lock() {
             Some(mut logs) => self.publish_under(&mut logs, events),
             None => return self.publish_here(events),
         };
         self.delivery.reader.notify_others();
-        last
+        accepted
     }
 
     /// Publishes admitted events and notes them in their logs.
-    fn publish_under(&mut self, logs: &mut KeptLogs, events: Vec<Event>) -> Option<EventId> {
-        let mut last = None;
+    fn publish_under(&mut self, logs: &mut KeptLogs, events: Vec<Event>) -> Acceptance {
+        let mut accepted = Acceptance::default();
         for event in events {
             let log = logs.log_of(&event);
             let id = self.shared.bus.publish_unannounced(event);
@@ -162,9 +164,9 @@ impl<S: Socket> LoopState<S> {
             if let (Some((name, is_end)), Some(id)) = (log, id) {
                 logs.note_accepted(name, id, is_end);
             }
-            last = id.or(last);
+            accepted.note(id);
         }
-        last
+        accepted
     }
 }
 

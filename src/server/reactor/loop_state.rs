@@ -332,7 +332,13 @@ impl<S: Socket> LoopState<S> {
         // Its unfinished input counts against the memory budget.
         self.accounts.report_due |= conn.connection.input_bytes() > 0;
         self.accounts.bytes_since_count = self.accounts.bytes_since_count.saturating_add(read);
-        let after = conn.connection.transport();
+        self.note_transport(slot, before);
+        self.apply(slot)
+    }
+
+    /// Counts a connection that has become a stream.
+    pub(super) fn note_transport(&mut self, slot: usize, before: ClientTransport) {
+        let after = self.clients.conns[slot].connection.transport();
         if before != after {
             let open =
                 |kind: &'static str| self.shared.metrics.connections.get_or_create(&Kind { kind }).clone();
@@ -340,7 +346,6 @@ impl<S: Socket> LoopState<S> {
             open(after.name()).inc();
             self.turn.wheel.add(self.turn.tick + self.turn.config.heartbeat_ticks(), slot as ConnIndex);
         }
-        self.apply(slot)
     }
 
     /// Handles the end of a peer's input. A client may still wait for the answer to its request; without a pending answer it

@@ -4,25 +4,25 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::vec;
 
-use bytes::Bytes;
-
 use super::replay::Arrived;
 use super::token::Token;
 use crate::dialect::Complete;
 use crate::engine::InterestGuard;
-use crate::event::{Event, EventId, Since};
+use crate::event::{Event, Since};
 use crate::filter::Filter;
 use crate::held::Charge;
 use crate::kept::LogName;
 use crate::server::dedupe::PublishOnce;
-use crate::server::session::effect::{Effect, FallbackResponse, Made, PublishAnswer};
+use crate::server::session::effect::{
+    Acceptance, Effect, FallbackResponse, Made, PublishAnswer, PublishReply,
+};
 use crate::server::tick::Tick;
 use crate::sync::{Callback, Mutex, lock};
 
 /// An answer from another thread.
 pub(super) enum MailboxItem {
-    /// Answer of the engine; `None` if the client expects none.
-    Engine(Option<Bytes>),
+    /// Answer to a publication that the engine has decided on.
+    Engine(PublishReply),
     /// Result of a worker, with the number of its job.
     Work(u64, Made),
     /// A page of the engine's log, for a replay or the snapshot.
@@ -63,7 +63,8 @@ impl Mailbox {
 pub(super) struct Commit {
     pub(super) token: Token,
     pub(super) events: vec::IntoIter<Event>,
-    pub(super) last: Option<EventId>,
+    /// Outcome so far.
+    pub(super) accepted: Acceptance,
     /// Kept logs that refuse other events until the batch is published.
     pub(super) held: Vec<LogName>,
     pub(super) answer: PublishAnswer,

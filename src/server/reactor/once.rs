@@ -93,7 +93,8 @@ impl<S: Socket> LoopState<S> {
         let duplicates = count - events.len();
         let metrics = Arc::clone(&self.shared.metrics);
         let settle = move |outcome: Result<Acceptance, PublishRefusal>| {
-            let outcome = outcome.map(|accepted| Acceptance { last: accepted.last.or(known), duplicates });
+            let outcome =
+                outcome.map(|accepted| Acceptance { last: accepted.last.or(known), duplicates, ..accepted });
             claim.settle(match &outcome {
                 Ok(Acceptance { last, .. }) => Settled::Accepted(*last),
                 Err(PublishRefusal::Engine(Refused::Unanswered)) => Settled::Uncertain,
@@ -113,7 +114,7 @@ impl<S: Socket> LoopState<S> {
         let refusal = match answered {
             Answered::Accepted(last) => {
                 self.shared.metrics.events_duplicate.inc_by(count as u64);
-                return Ok(Acceptance { last, duplicates: count });
+                return Ok(Acceptance { first: None, last, duplicates: count });
             }
             Answered::Uncertain => PublishRefusal::Engine(Refused::Unanswered),
             Answered::OtherBody => PublishRefusal::KeyReused,

@@ -8,6 +8,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::began::DeliveredElsewhere;
+use super::opening::StreamOpening;
 use super::past::{PastReport, ReplayFrom};
 use crate::dialect::{Complete, Encoding, ErrorCode, OnLag};
 use crate::engine::Refused;
@@ -68,7 +69,27 @@ pub(crate) enum Effect {
 /// none.
 pub(crate) struct PublishAnswer(pub(crate) MakeAnswer);
 
-type MakeAnswer = Box<dyn FnOnce(Result<Acceptance, PublishRefusal>) -> Option<Bytes> + Send>;
+type MakeAnswer = Box<dyn FnOnce(Result<Acceptance, PublishRefusal>) -> PublishReply + Send>;
+
+/// Response to a publisher.
+pub(crate) enum PublishReply {
+    /// These bytes; `None` if the client expects none.
+    Bytes(Option<Bytes>),
+    /// An event stream.
+    Stream(Box<StreamOpening>),
+}
+
+impl From<Option<Bytes>> for PublishReply {
+    fn from(bytes: Option<Bytes>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<Bytes> for PublishReply {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(Some(bytes))
+    }
+}
 
 /// Makes the response to a purge: `None` if events from before it are not in the logs yet, and nothing was purged.
 pub(crate) struct PurgeAnswer(pub(crate) Box<dyn FnOnce(Option<PurgedLogs>) -> Bytes + Send>);
@@ -82,10 +103,27 @@ impl fmt::Debug for PurgeAnswer {
 /// Outcome of an accepted publication.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Acceptance {
+    /// Id of the oldest event of the publication, if it is known.
+    pub(crate) first: Option<EventId>,
     /// Id of the newest event of the publication, or of the one that was published in its place before.
     pub(crate) last: Option<EventId>,
     /// Number of duplicates: events that were published before and not again.
     pub(crate) duplicates: usize,
+}
+
+impl Acceptance {
+    /// Notes the next event of the publication.
+    pub(crate) fn note(&mut self, id: Option<EventId>) {
+        self.first = self.first.or(id);
+        self.last = id.or(self.last);
+    }
+
+    /// Notes the next part of the publication.
+    pub(crate) fn join(&mut self, later: Self) {
+        self.first = self.first.or(later.first);
+        self.last = later.last.or(self.last);
+        self.duplicates += later.duplicates;
+    }
 }
 
 /// Reason why nothing of a publication was accepted.

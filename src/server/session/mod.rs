@@ -12,6 +12,7 @@ pub(crate) mod effect;
 pub(crate) mod ended;
 mod interest;
 pub(crate) mod kept;
+pub(crate) mod opening;
 pub(super) mod past;
 mod pending;
 pub(crate) mod presence_query;
@@ -486,14 +487,14 @@ impl Session {
         let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: None };
         let (encoding, tag) = (self.encoding, tag.clone());
         let answer = move |outcome: Result<Acceptance, PublishRefusal>| match outcome {
-            Ok(_) if !is_acked => None,
-            Ok(Acceptance { last: id, duplicates }) => {
+            Ok(_) if !is_acked => None.into(),
+            Ok(Acceptance { last: id, duplicates, .. }) => {
                 let reply = Reply::Published { id, is_duplicate: duplicates > 0 };
-                encoding.protocol().reply(&reply, &tag, stamp)
+                encoding.protocol().reply(&reply, &tag, stamp).into()
             }
             Err(why) => {
                 let error = ClientError::new(why.code(), why.text());
-                encoding.protocol().reply(&Reply::Error(&error), &tag, stamp)
+                encoding.protocol().reply(&Reply::Error(&error), &tag, stamp).into()
             }
         };
         let answer = PublishAnswer(Box::new(answer));

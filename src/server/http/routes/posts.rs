@@ -12,16 +12,17 @@ use super::{Answer, FaultStatus, JSON, Responder, RouteOutcome};
 use crate::bridge::BridgeOutcome;
 use crate::codec::http::Request;
 use crate::dialect::{Complete, ErrorCode, HttpFault, check_dedupe_name, shortened};
-use crate::event::Event;
+use crate::event::{Event, Position};
 use crate::kept::LogName;
 use crate::server::auth::{Grant, NoTicket, Revocation};
 use crate::server::config::Prepared;
 use crate::server::dedupe::PublishOnce;
-use crate::server::http::publish_body;
+use crate::server::http::publish_body::{self, BodyRules};
 use crate::server::limits::rates::address_key;
 use crate::server::session::effect::{
     Acceptance, Effect, Made, NotDone, PublishAnswer, PublishRefusal, Work,
 };
+use crate::server::session::opening::StreamOpening;
 use crate::server::shared::Shared;
 use crate::server::tick::Tick;
 use crate::server::workers::LaneLimits;
@@ -53,13 +54,24 @@ const BODY_BYTES_AT_ONCE: usize = 16 * 1024;
 const PATTERNS_OF_AN_EVENT: usize = 16;
 
 /// Request to publish, with everything that is needed to read it.
-struct Publication {
-    request: Request,
-    body: Vec<u8>,
-    grant: Option<Arc<Grant>>,
-    config: Arc<Prepared>,
-    shared: Arc<Shared>,
-    responder: Responder,
+pub(super) struct Publication {
+    pub(super) request: Request,
+    pub(super) body: Vec<u8>,
+    pub(super) grant: Option<Arc<Grant>>,
+    pub(super) config: Arc<Prepared>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) responder: Responder,
+    /// Run that answers it; `None` for a `POST /publish`.
+    pub(super) run: Option<Box<Run>>,
+}
+
+/// Run that a request publishes into, and that answers it.
+pub(super) struct Run {
+    /// Stream of its events.
+    pub(super) stream_id: Box<str>,
+    pub(super) opening: StreamOpening,
+    /// Place of the loop when the request came: nothing of it was published before.
+    pub(super) before: Option<Position>,
 }
 
 impl Publication {
@@ -71,7 +83,7 @@ impl Publication {
 
     /// Parses the events. Returns them if all of them may be published, otherwise the response.
     fn read(self) -> Made {
-        let Self { request, body, grant, config, shared, responder } = self;
+        let Self { request, body, grant, config, shared, responder, run } = self;
         let refuse = |FaultStatus { status, label }, body: serde_json::Value| {
             shared.metrics.fault(label);
             Made::Answer(responder.write(status, &[], &body.to_string()))
@@ -86,8 +98,9 @@ impl Publication {
             }
         };
         let check = |event: &Event| config.check_event(event);
-        let max = config.max_batch_events;
-        let cloud_events = publish_body::read_cloud_events(&request, &kind, &body, max, &check);
+        let stream = run.as_ref().map(|run| &*run.stream_id);
+        let rules = BodyRules { max: config.max_batch_events, check: &check, stream };
+        let cloud_events = publish_body::read_cloud_events(&request, &kind, &body, rules);
         let lines = match kind.as_str() {
             _ if cloud_events.is_some() => false,
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" => true,
@@ -103,8 +116,13 @@ impl Publication {
                 return refuse(HttpFault::MediaType.into(), json!({ "error": error }));
             }
         };
-        let events = match cloud_events.unwrap_or_else(|| publish_body::read_body(&body, lines, max, &check))
-        {
+        let events = match cloud_events {
+            // A run may be joined without an event.
+            None if run.is_some() && body.trim_ascii().is_empty() => Ok(Vec::new()),
+            Some(events) => events,
+            None => publish_body::read_body(&body, lines, rules),
+        };
+        let events = match events {
             Ok(events) => events,
             Err(fault) => {
                 return refuse(fault.status, json!({ "error": fault.error, "line": fault.line }));
@@ -123,7 +141,7 @@ impl Publication {
             let (code, error) = (ErrorCode::Forbidden, format!("beyond what the token allows: {what}"));
             return refuse(code.into(), json!({ "error": error, "code": code }));
         }
-        let key = key.map(|key| (key, digest(&request, &kind, &body)));
+        let key = key.map(|key| (key, digest(&request, &kind, &body, stream)));
         let is_once = key.is_some() || events.iter().any(|event| event.dedupe_id().is_some());
         let once = is_once.then(|| Box::new(PublishOnce::new(grant.as_deref(), key)));
         let count = events.len();
@@ -131,16 +149,17 @@ impl Publication {
             shared.metrics.events_published.inc_by(count as u64);
         }
         let answer = move |outcome: Result<Acceptance, PublishRefusal>| {
-            Some(match outcome {
-                Ok(accepted) => {
-                    responder.write(200, &[], &accepted_body(accepted, count, is_once).to_string())
+            match (outcome, run) {
+                (Ok(accepted), Some(run)) => run.reply(accepted, count),
+                (Ok(accepted), None) => {
+                    responder.write(200, &[], &accepted_body(accepted, count, is_once).to_string()).into()
                 }
-                Err(why) => {
+                (Err(why), _) => {
                     // Without `Retry-After`, a client does not repeat a request that can never be accepted.
                     let later: &[_] = if why.may_pass_later() { &[("Retry-After", "1")] } else { &[] };
-                    responder.write(why.code().status(), later, &refused_body(&why).to_string())
+                    responder.write(why.code().status(), later, &refused_body(&why).to_string()).into()
                 }
-            })
+            }
         };
         Made::Publish { events, once, answer: PublishAnswer(Box::new(answer)) }
     }
@@ -148,7 +167,7 @@ impl Publication {
 
 /// Returns the body of the answer to `count` events that were accepted.
 fn accepted_body(accepted: Acceptance, count: usize, is_once: bool) -> serde_json::Value {
-    let Acceptance { last, duplicates } = accepted;
+    let Acceptance { last, duplicates, .. } = accepted;
     let mut body = json!({ "accepted": count - duplicates, "last_event_id": last.map(|id| id.to_string()) });
     if is_once {
         body["duplicates"] = duplicates.into();
@@ -184,7 +203,7 @@ fn idempotency_key(request: &Request) -> Result<Option<Box<str>>, String> {
 }
 
 /// Returns a digest of all parts of a request that determine its events. It is equal in all versions, and not a secret.
-fn digest(request: &Request, kind: &str, body: &[u8]) -> u64 {
+fn digest(request: &Request, kind: &str, body: &[u8], stream: Option<&str>) -> u64 {
     // FNV-1a.
     let mut digest = 0xcbf2_9ce4_8422_2325u64;
     let mut add = |bytes: &[u8]| {
@@ -201,6 +220,10 @@ fn digest(request: &Request, kind: &str, body: &[u8]) -> u64 {
         }
     }
     add(body);
+    // The path of a run. Digests of `POST /publish` are equal in all versions.
+    if let Some(stream) = stream {
+        add(stream.as_bytes());
+    }
     digest
 }
 
@@ -220,7 +243,14 @@ impl Answer<'_, '_> {
             config: Arc::clone(self.cx.config),
             shared: Arc::clone(self.cx.shared),
             responder: self.responder(),
+            run: None,
         };
+        self.take_publication(publication)
+    }
+
+    /// Reads a publication, here or in a worker, and publishes it.
+    pub(super) fn take_publication(&mut self, publication: Publication) -> RouteOutcome {
+        let is_run = publication.run.is_some();
         if publication.is_long() {
             let (config, responder) = (self.cx.config, publication.responder.clone());
             let limits = LaneLimits {
@@ -237,24 +267,28 @@ impl Answer<'_, '_> {
                 responder.error(HttpFault::BodiesBusy, error, &[("Retry-After", "1")])
             });
             let lane = BODIES.to_owned();
-            return self.work(Work { lane, limits, patience: READ_TICKS, bytes, job, instead });
+            let outcome = self.work(Work { lane, limits, patience: READ_TICKS, bytes, job, instead });
+            return if is_run { RouteOutcome::Pending } else { outcome };
         }
         self.cx.budget.spend_bytes(publication.body.len(), BODY_INSTRUCTIONS);
         match publication.read() {
             Made::Answer(answer) => self.cx.send(answer),
             Made::Publish { events, once, answer } => {
-                if self.cx.shared.engine.is_some() || events.len() > 1 || once.is_some() {
+                if self.cx.shared.engine.is_some() || events.len() > 1 || once.is_some() || is_run {
                     // Responses keep the order of the requests.
                     self.cx.hold_input();
                 }
                 self.cx.effects.push(Effect::Publish { events, once, answer });
+                if is_run {
+                    return RouteOutcome::Pending;
+                }
             }
         }
         self.outcome()
     }
 
     /// Refuses a client that publishes too often.
-    fn admit_publish(&mut self, grant: Option<&Grant>) -> Result<(), RouteOutcome> {
+    pub(super) fn admit_publish(&mut self, grant: Option<&Grant>) -> Result<(), RouteOutcome> {
         let limits = &self.cx.config.limits;
         let Some(max) = limits.publishes else { return Ok(()) };
         let who = match grant.map(Grant::subject).filter(|subject| !subject.is_empty()) {

@@ -3,14 +3,17 @@
 //! Always: a client that may not open a stream, or not now, gets an HTTP error instead. A stream's head is sent before
 //! anything else.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
-use super::{Answer, FaultStatus, RouteOutcome, query};
+use super::{Answer, FaultStatus, Responder, RouteOutcome, query};
 use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
 use crate::dialect::stream::HEADERS;
 use crate::dialect::{ClientError, Dialect, Encoding, ErrorCode, HttpFault, OnLag, Place, lean, native};
+use crate::event::{Position, Since};
 use crate::feed::Compression;
 use crate::filter::Filter;
 use crate::metrics::Kind;
@@ -18,8 +21,10 @@ use crate::server::auth::Grant;
 use crate::server::limits::client_address::is_trusted;
 use crate::server::limits::rates::address_key;
 use crate::server::presence::is_name;
+use crate::server::session::context::Context;
 use crate::server::session::effect::Effect;
 use crate::server::session::kept::{check_absent, check_from_start, has_received_ends, tell_ended};
+use crate::server::session::opening::{StreamHead, StreamOpening};
 use crate::server::session::past::PastReport;
 use crate::server::session::past::ReplayFrom;
 use crate::server::session::rights::{may_see, with_own_channels};
@@ -30,7 +35,7 @@ const AUTH_PROTOCOL: &str = "fanwire.auth";
 
 impl Answer<'_, '_> {
     /// Reads the user name that a client chooses, if there is no authentication.
-    fn take_name(&mut self) -> Result<(), RouteOutcome> {
+    pub(super) fn take_name(&mut self) -> Result<(), RouteOutcome> {
         if !self.cx.config.presence.is_on() || !self.cx.shared.auth.is_open() {
             return Ok(());
         }
@@ -46,7 +51,7 @@ impl Answer<'_, '_> {
     }
 
     /// Counts a stream through a proxy for the client's own address. Refuses it if the address has reached its limit.
-    fn count_stream(&mut self) -> Result<(), RouteOutcome> {
+    pub(super) fn count_stream(&mut self) -> Result<(), RouteOutcome> {
         let config = self.cx.config;
         let (Some(max), Some(peer)) = (config.limits.connections_per_address, self.cx.view.peer()) else {
             return Ok(());
@@ -76,7 +81,7 @@ impl Answer<'_, '_> {
     }
 
     /// Refuses a stream that requests too many kept logs, or ends one that requests a log that does not exist.
-    fn refuse_log(&mut self, stream: &SseRequest) -> Option<RouteOutcome> {
+    pub(super) fn refuse_log(&mut self, stream: &SseRequest) -> Option<RouteOutcome> {
         let filters = std::slice::from_ref(&stream.filter);
         if stream.absent_is_over && check_absent(filters, self.cx).is_err() {
             // No content: an `EventSource` does not connect again.
@@ -193,27 +198,6 @@ impl Answer<'_, '_> {
         RouteOutcome::Ws(Box::new(opening), deflate, grant)
     }
 
-    /// Returns the head of an event stream. `connection`: value of the header that replaces that of streams.
-    fn stream_head(&self, is_gzip: bool, connection: Option<&'static str>) -> Vec<u8> {
-        let mut headers: Vec<(&str, &str)> = HEADERS.to_vec();
-        headers.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
-        if self.cx.config.compression && deflate::AVAILABLE {
-            headers.push(("Vary", "Accept-Encoding"));
-        }
-        if is_gzip {
-            headers.push(("Content-Encoding", "gzip"));
-        }
-        let date = http::date(self.cx.now.0);
-        headers.push(("Date", &date));
-        if let Some(connection) = connection {
-            headers.retain(|(name, _)| *name != "Connection");
-            headers.push(("Connection", connection));
-        }
-        let mut out = Vec::with_capacity(256);
-        http::write_head(&mut out, 200, &headers);
-        out
-    }
-
     pub(super) fn sse(&mut self, encoding: Encoding) -> RouteOutcome {
         let grant = match self.grant() {
             Ok(grant) => grant,
@@ -233,54 +217,111 @@ impl Answer<'_, '_> {
         if let Err(refusal) = self.take_name() {
             return refusal;
         }
-        let is_gzip =
-            self.cx.config.compression && deflate::AVAILABLE && self.request.accepts_encoding("gzip");
-        if self.request.method == Method::Head {
-            // A response without a body does not end the connection.
-            let connection = if self.keep_alive() { "keep-alive" } else { "close" };
-            let out = self.stream_head(is_gzip, Some(connection));
+        let is_head = self.request.method == Method::Head;
+        // A response without a body does not end the connection.
+        let connection = if self.keep_alive() { "keep-alive" } else { "close" };
+        if !is_head && let Err(refusal) = self.count_stream() {
+            return refusal;
+        }
+        let opening = self.opening(stream, grant);
+        if is_head {
+            let out = stream_head(&opening, Some(connection), self.cx);
             self.cx.send(out);
             return self.outcome();
         }
-        let mut out = self.stream_head(is_gzip, None);
-        if let Err(refusal) = self.count_stream() {
-            return refusal;
-        }
-        // Place to resume from if the stream breaks before its first event. A client that resumes gets its own id back:
-        // code as in httpx-sse's manual keeps the id of the newest stream only, and would lose its place. A client that
-        // requested the past gets none, because it has to receive the past first.
-        let id = match &stream.from {
-            None => self.cx.place(grant.as_deref()).map(|place| place.to_string()),
-            Some(ReplayFrom::After(place)) => Some(place.to_string()),
-            Some(ReplayFrom::Newest(_) | ReplayFrom::Start | ReplayFrom::Snapshot | ReplayFrom::Unknown) => {
-                None
-            }
-        };
-        let retry = self.cx.config.retry.as_millis() as u64;
-        if is_gzip {
-            out.extend_from_slice(&deflate::GZIP_HEADER);
-            self.cx.send(out);
-            self.cx.effects.push(Effect::Compress(Compression::Gzip));
-            out = Vec::new();
-        }
-        crate::codec::sse::encode_retry(&mut out, retry, id.as_deref());
-        self.cx.send(out);
-        let has_past = stream.from.is_some();
-        if let Some(from) = stream.from {
-            self.cx.hold_input();
-            let (encoding, filters) = (stream.encoding, vec![stream.filter.clone()]);
-            let (except, report) = (Vec::new(), PastReport::default());
-            self.cx.effects.push(Effect::Replay { encoding, filters, except, from, report });
-        }
-        self.cx.effects.push(Effect::Interest {
-            encoding: stream.encoding,
-            wishes: vec![(stream.filter, stream.on_lag)],
-        });
-        if !has_past {
-            tell_ended("", self.cx);
-        }
-        RouteOutcome::Sse(grant)
+        begin_stream(opening, self.cx)
     }
+
+    /// Returns the opening of a stream that is not refused.
+    pub(super) fn opening(&mut self, stream: SseRequest, grant: Option<Arc<Grant>>) -> StreamOpening {
+        let SseRequest { filter, encoding, from, on_lag, .. } = stream;
+        let is_gzip =
+            self.cx.config.compression && deflate::AVAILABLE && self.request.accepts_encoding("gzip");
+        let Responder { cors, keep_alive, received_at, .. } = self.responder();
+        let head = StreamHead { cors, keep_alive, received_at };
+        let (is_own_place, may_be_over) = (false, false);
+        StreamOpening { filter, encoding, from, on_lag, grant, is_gzip, is_own_place, may_be_over, head }
+    }
+}
+
+/// Returns the head of an event stream. `connection`: value of the header that replaces that of streams.
+fn stream_head(opening: &StreamOpening, connection: Option<&'static str>, cx: &Context<'_>) -> Vec<u8> {
+    let mut headers: Vec<(&str, &str)> = HEADERS.to_vec();
+    headers.extend(opening.head.cors.iter().map(|(name, value)| (*name, value.as_str())));
+    if cx.config.compression && deflate::AVAILABLE {
+        headers.push(("Vary", "Accept-Encoding"));
+    }
+    if opening.is_gzip {
+        headers.push(("Content-Encoding", "gzip"));
+    }
+    let date = http::date(cx.now.0);
+    headers.push(("Date", &date));
+    if let Some(connection) = connection {
+        headers.retain(|(name, _)| *name != "Connection");
+        headers.push(("Connection", connection));
+    }
+    let mut out = Vec::with_capacity(256);
+    http::write_head(&mut out, 200, &headers);
+    out
+}
+
+/// Returns whether the loop has read all events before a position.
+fn has_read(place: &Position, cx: &Context<'_>) -> bool {
+    cx.view.position().is_none_or(|read| {
+        read.epoch() != place.epoch()
+            || read.sequences().iter().zip(place.sequences()).all(|(read, place)| read >= place)
+    })
+}
+
+/// Begins an event stream, or responds that it is over.
+pub(crate) fn begin_stream(mut opening: StreamOpening, cx: &mut Context<'_>) -> RouteOutcome {
+    match &opening.from {
+        Some(ReplayFrom::After(since))
+            if opening.may_be_over && has_received_ends(&opening.filter, since, cx) =>
+        {
+            let StreamHead { cors, keep_alive, received_at } = opening.head;
+            let responder = Responder { cors, keep_alive, head_only: false, received_at };
+            cx.send(responder.write_over());
+            return if keep_alive { RouteOutcome::Response } else { RouteOutcome::Closed };
+        }
+        Some(ReplayFrom::After(Since::Position(place))) if opening.is_own_place && !has_read(place, cx) => {
+            // The events after it are still to come: they are live ones.
+            opening.from = None;
+        }
+        _ => {}
+    }
+    let mut out = stream_head(&opening, None, cx);
+    let StreamOpening { filter, encoding, from, on_lag, grant, is_gzip, is_own_place, .. } = opening;
+    // Place to resume from if the stream breaks before its first event. A client that resumes gets its own id back:
+    // code as in httpx-sse's manual keeps the id of the newest stream only, and would lose its place. A client that
+    // requested the past gets none, because it has to receive the past first.
+    let id = match &from {
+        None => cx.place(grant.as_deref()),
+        Some(ReplayFrom::After(place)) if is_own_place => cx.seal_for(place.clone(), grant.as_deref()),
+        Some(ReplayFrom::After(place)) => Some(place.clone()),
+        Some(ReplayFrom::Newest(_) | ReplayFrom::Start | ReplayFrom::Snapshot | ReplayFrom::Unknown) => None,
+    };
+    let retry = cx.config.retry.as_millis() as u64;
+    if is_gzip {
+        out.extend_from_slice(&deflate::GZIP_HEADER);
+        cx.send(out);
+        cx.effects.push(Effect::Compress(Compression::Gzip));
+        out = Vec::new();
+    }
+    crate::codec::sse::encode_retry(&mut out, retry, id.map(|id| id.to_string()).as_deref());
+    cx.send(out);
+    let has_past = from.is_some();
+    if let Some(from) = from {
+        cx.hold_input();
+        let (except, report) = (Vec::new(), PastReport::default());
+        let filters = vec![filter.clone()];
+        cx.effects.push(Effect::Replay { encoding, filters, except, from, report });
+    }
+    cx.effects.push(Effect::Interest { encoding, wishes: vec![(filter, on_lag)] });
+    if !has_past {
+        tell_ended("", cx);
+    }
+    RouteOutcome::Sse(grant)
 }
 
 /// Returns whether a query's key names the id to resume after. Polyfills of `EventSource` write `lastEventId`,
@@ -313,16 +354,21 @@ const KNOWN: [&str; 17] = [
 ];
 
 /// Parameters of a `GET /sse`.
-struct SseRequest {
-    filter: Filter,
+pub(super) struct SseRequest {
+    pub(super) filter: Filter,
     encoding: Encoding,
-    from: Option<ReplayFrom>,
+    pub(super) from: Option<ReplayFrom>,
     /// Whether the stream ends at once if the log that the filter names does not exist.
     absent_is_over: bool,
     on_lag: OnLag,
 }
 
 impl SseRequest {
+    /// Returns the names that a query may have.
+    pub(super) fn names() -> impl Iterator<Item = &'static str> {
+        KNOWN.into_iter()
+    }
+
     fn read(request: &Request, encoding: Encoding) -> Result<Self, ClientError> {
         let filter = query::FilterQuery::read(request)?;
         let mut stream = Self::read_rest(request, encoding)
@@ -332,7 +378,7 @@ impl SseRequest {
     }
 
     /// Reads the parameters beside the filter.
-    fn read_rest(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
+    pub(super) fn read_rest(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
         let mut history = None;
         // An empty id counts as none (HTML, 9.2.4): a browser without an id sends no header, but other clients send an
         // empty one.

@@ -242,7 +242,9 @@ impl KeptLogs {
             let content = KeptContent::Event(entry.event.clone());
             out.push_back(KeptItem { log: at, serial: log.serial, next: index + 1, number: next, content });
         }
-        while let Some(hole) = self.holes().after(number).filter(|_| !cursor.logs.is_empty()) {
+        // A hole after the place of the reader's loop belongs to the live events, or to the next read.
+        let is_before_live = |hole: &Hole| !cursor.logs.is_empty() && is_read(hole.first);
+        while let Some(hole) = self.holes().after(number).filter(is_before_live) {
             out.push_back(hole_item(hole));
             number = hole.number;
         }

@@ -88,7 +88,8 @@ impl KeptLogs {
     /// Notes a hole before an event: the log had events there that this node did not read.
     fn pass_hole(&mut self, id: EventId) {
         let last = if id.sequence == 0 { id } else { EventId::before(id.epoch, id.shard, id.sequence) };
-        self.add_hole(last);
+        let first = self.next[usize::from(id.shard)];
+        self.add_hole(first, last);
         if let Some(followed) = &mut self.followed {
             followed.known_from[usize::from(id.shard)] = Some(place_at(id));
             followed.known_since = None;

@@ -136,6 +136,8 @@ pub(crate) struct KeptLogs {
 pub(super) struct Hole {
     /// Number of the next event.
     pub(super) number: u64,
+    /// First event that was not recorded.
+    pub(super) first: EventId,
     /// Last event that was not recorded.
     pub(super) last: EventId,
 }
@@ -378,14 +380,16 @@ impl KeptLogs {
         let Some(next) = self.next.get_mut(usize::from(last.shard)) else { return };
         // A follower misses no event because a loop is slow.
         if self.followed.is_none() && place_after(last) > *next {
-            *next = place_after(last);
-            self.add_hole(last);
+            let first = std::mem::replace(next, place_after(last));
+            self.add_hole(first, last);
         }
     }
 
-    /// Notes that events up to this one are missing.
-    pub(super) fn add_hole(&mut self, last: EventId) {
-        self.holes.add(Hole { number: self.number, last });
+    /// Notes that the events of a shard from a place on up to this one are missing.
+    pub(super) fn add_hole(&mut self, (epoch, sequence): ShardPlace, last: EventId) {
+        // Of an older epoch it is not known which events are missing.
+        let first = if epoch == last.epoch { EventId { sequence, ..last } } else { last };
+        self.holes.add(Hole { number: self.number, first, last });
         self.is_whole = false;
         self.publishing.accepted.clear();
     }

@@ -292,6 +292,32 @@ fn a_hole_is_told_and_no_log_with_one_is_complete() {
     assert_eq!(from_start(&logs, "stream=run-2", 8, 0), events(&[6]));
 }
 
+/// A loop that is behind has not come to a hole that another loop noted. A reader of the slower loop is told of the hole at its
+/// place, also where a page ends just before it.
+#[test]
+fn a_hole_is_told_at_its_place_and_once() {
+    for page in 1..5 {
+        let mut logs = KeptLogs::new(&config(vec![runs()]), 1);
+        for sequence in [0, 1, 2, 6, 7, 11, 12] {
+            if sequence == 6 || sequence == 11 {
+                logs.note_gap(id(sequence - 1));
+            }
+            logs.record(&event(sequence, "run-1", "token"), Timestamp(0));
+        }
+        let mut cursor = logs.cursor(&[filter("stream=run-1")], &[], Timestamp(0)).expect("few");
+        let mut parts = Vec::new();
+        for end in [2, 7, 8, 13, 13] {
+            parts.push(read(&logs, &mut cursor, end, 0, page));
+        }
+        let part = |sequences: &[Sequence], gaps| Got {
+            events: sequences.to_vec(),
+            gaps: vec![Missed::Unknown; gaps],
+        };
+        let expected = [part(&[0, 1], 0), part(&[2, 6], 1), part(&[7], 0), part(&[11, 12], 1), part(&[], 0)];
+        assert_eq!(parts, expected, "pages of {page}");
+    }
+}
+
 #[test]
 fn a_reload_keeps_logs_and_says_that_new_ones_may_lack_their_beginning() {
     let mut logs = KeptLogs::new(&config(vec![runs()]), 1);

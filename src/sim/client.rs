@@ -80,8 +80,8 @@ pub(super) struct Client {
     /// Maximum number of bytes read in one step.
     pub(super) pace: usize,
     pub(super) is_stalled: bool,
-    /// Whether the client has ever stalled, so that the server may disconnect it.
-    pub(super) has_stalled: bool,
+    /// Whether the client has ever stalled or taken one byte at a time, so that the server may disconnect it.
+    pub(super) was_slow: bool,
     /// Whether the client leaves pings unanswered.
     pub(super) is_mute: bool,
     /// Whether the client has begun to close the connection.
@@ -145,7 +145,7 @@ impl Client {
             has_head: false,
             pace,
             is_stalled: false,
-            has_stalled: false,
+            was_slow: false,
             is_mute: false,
             is_leaving: false,
             seen: Vec::new(),

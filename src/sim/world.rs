@@ -295,6 +295,7 @@ impl World {
         self.next_client += 1;
         let mut client = Client::new(self.next_client, kind, end, pace);
         client.is_mute = !self.plan.is_strict && self.dice.one_in(5);
+        client.was_slow = room == 1;
         client.fault = self.fault;
         let policy = policy.unwrap_or_else(|| self.dice.pick(&self.plan.policies));
         self.trace(|| format!("{kind:?} {} connects: {from:?}, {policy:?}, room {room}", self.next_client));
@@ -357,9 +358,10 @@ impl World {
         let at = self.dice.below(self.clients.len() as u64) as usize;
         let client = &mut self.clients[at];
         client.is_stalled = !client.is_stalled && self.dice.one_in(2);
-        client.has_stalled |= client.is_stalled;
         client.pace = self.dice.pick(&[1, 100, 10_000, usize::MAX]);
-        client.end.set_room(self.dice.pick(&[1, 100, 4000, 60_000]));
+        let room = self.dice.pick(&[1, 100, 4000, 60_000]);
+        client.end.set_room(room);
+        client.was_slow |= client.is_stalled || client.pace == 1 || room == 1;
         let (number, stalled) = (client.number, client.is_stalled);
         self.trace(|| format!("{number} stalls: {stalled}"));
     }
@@ -555,8 +557,8 @@ impl World {
             _ if client.is_leaving || self.is_draining || client.kind == Kind::Noise => true,
             Some(Outcome::Close(1013)) => asked_for || !self.plan.is_strict,
             Some(Outcome::Ended | Outcome::Broken) if asked_for => true,
-            // The server does not wait long for a client that does not read, even in the middle of a frame.
-            Some(Outcome::CutOff) if asked_for && client.has_stalled => true,
+            // The server waits five seconds for a client that hardly reads, even in the middle of a frame.
+            Some(Outcome::CutOff) if asked_for && client.was_slow => true,
             _ => !self.plan.is_strict,
         };
         if is_fine {

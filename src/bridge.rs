@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_object_reaches_no_handler() {
+    fn a_message_that_is_no_json_object_reaches_no_handler() {
         let (bridge, mut events) = made();
         let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
         for message in ["", "nope", "[]", "5", "{\"a\":}", &deep] {

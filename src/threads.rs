@@ -279,12 +279,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_told_once_with_its_place_and_ends_its_thread_only() {
+    fn a_panic_is_reported_once_with_its_place_and_ends_its_thread_only() {
         let alarm = Alarm::default();
-        let told: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (hears, stopped) = (Arc::clone(&told), Arc::clone(&told));
+        let calls: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (recorder, stopped) = (Arc::clone(&calls), Arc::clone(&calls));
         alarm.set_hook(Box::new(move |failure| {
-            lock(&hears).push(failure.to_string());
+            lock(&recorder).push(failure.to_string());
             panic!("the hook's own");
         }));
         alarm.on_raised(Arc::new(move || lock(&stopped).push("stop".to_owned())));
@@ -296,13 +296,13 @@ mod tests {
         assert!(alarm.is_raised() && first.is_panic());
         assert_eq!((first.thread(), first.message()), ("first", "there is one"));
         assert!(first.place().is_some_and(|place| place.contains("threads.rs:")), "{first}");
-        let told = lock(&told).clone();
-        assert_eq!(told[0], "stop", "parts stop before the embedder is told");
-        assert_eq!(told[1..], [first.to_string()]);
+        let calls = lock(&calls).clone();
+        assert_eq!(calls[0], "stop", "parts stop before the embedder is told");
+        assert_eq!(calls[1..], [first.to_string()]);
     }
 
     #[test]
-    fn an_error_raises_the_alarm_too_and_who_comes_late_is_stopped_at_once() {
+    fn an_error_raises_the_alarm_too_and_a_later_thread_is_stopped_at_once() {
         let alarm = Alarm::default();
         let ends = || Err(io::Error::other("no more polls"));
         spawn_fallible("loop", &alarm, ends).expect("a thread").join().expect("no panic");

@@ -44,7 +44,7 @@ fn with(mut event: Value, key: &str, value: impl Into<Value>) -> Value {
 }
 
 #[test]
-fn an_ended_log_takes_nothing_until_it_is_opened_again() {
+fn an_ended_log_accepts_nothing_until_it_is_reopened() {
     let server = server();
     let addr = server.addr;
     let mut reader = Ws::subscribed(addr, json!({}));
@@ -96,7 +96,7 @@ fn an_ended_log_takes_nothing_until_it_is_opened_again() {
 }
 
 #[test]
-fn a_websocket_is_told_too_and_a_known_id_comes_before_the_end() {
+fn a_websocket_gets_the_same_errors_and_a_known_id_precedes_the_end() {
     let server = server();
     let mut client = Ws::connect(server.addr);
     let mut ask = |event: Value| client.ask(&json!({"type": "publish", "payload": event}))["payload"].clone();

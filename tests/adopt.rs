@@ -143,7 +143,7 @@ fn a_server_without_a_listener_answers_an_adopted_websocket() {
 
 /// A client may send its first message together with its request.
 #[test]
-fn bytes_that_the_program_has_read_come_first() {
+fn bytes_that_the_program_has_read_are_used_first() {
     let bus = Bus::new();
     let (server, acceptor) = serve(&bus);
     let (client, socket) = accepted();

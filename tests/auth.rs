@@ -68,7 +68,7 @@ fn temp(name: &str, text: &str) -> PathBuf {
 }
 
 #[test]
-fn without_authentication_other_machines_are_not_served_unless_told() {
+fn without_authentication_other_machines_are_served_only_if_configured() {
     let out = run(fanwire().args(["serve", "--listen", "0.0.0.0:0"]));
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{said}");
@@ -139,7 +139,7 @@ fn a_page_that_is_named_may_use_its_visitors_cookie() {
 }
 
 #[test]
-fn bad_credentials_are_refused_at_the_door() {
+fn bad_credentials_are_refused_at_the_handshake() {
     let server = guarded(&[]);
     let used = {
         let headers = bearer(&token(&["--stream", "a"]));
@@ -280,7 +280,7 @@ fn a_connection_ends_with_its_token_unless_it_is_refreshed() {
 }
 
 #[test]
-fn who_says_nothing_in_time_is_let_go() {
+fn a_client_that_does_not_authenticate_in_time_is_closed() {
     let server = guarded(&["--handshake-timeout", "500ms"]);
     let mut client = ws(&server, "/ws", "");
     let (code, reason) = client.closed();
@@ -585,7 +585,7 @@ fn agentos_sends_everything_from_the_moment_of_authentication() {
 }
 
 #[test]
-fn a_client_that_asks_too_often_is_told_so_and_then_let_go() {
+fn a_client_that_sends_too_often_gets_an_error_and_is_then_closed() {
     let server = Server::with(&[
         "--limits-message-kinds",
         "ping=3",
@@ -803,7 +803,7 @@ fn a_narrow_client_gets_its_own_of_many_events_and_none_else() {
 }
 
 #[test]
-fn tokens_say_what_they_were_told_to() {
+fn tokens_have_the_requested_claims() {
     let out = run(fanwire().args([
         "token",
         "--secret",

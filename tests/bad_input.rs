@@ -360,7 +360,7 @@ fn check_http(server: &Server, row: &HttpRow, cut: usize) -> Result<(), String> 
 }
 
 #[test]
-fn every_bad_request_has_its_status_and_the_server_goes_on() {
+fn every_bad_request_has_its_status_and_the_server_continues() {
     let server = Server::start();
     let mut witness = Witness::new(&server);
     let mut wrong = Vec::new();
@@ -458,7 +458,7 @@ fn frame_rows() -> Vec<(&'static str, Vec<u8>, u16)> {
 }
 
 #[test]
-fn every_bad_frame_has_its_close_code_and_the_server_goes_on() {
+fn every_bad_frame_has_its_close_code_and_the_server_continues() {
     let server = Server::start();
     let mut witness = Witness::new(&server);
     let mut wrong = Vec::new();
@@ -578,7 +578,7 @@ fn an_update_beyond_the_grant_changes_nothing() {
 }
 
 #[test]
-fn what_follows_a_close_is_not_read() {
+fn bytes_after_a_close_are_not_read() {
     let server = Server::start();
     let mut reader = Ws::subscribed(server.addr, json!({}));
     let mut client = Ws::connect(server.addr);
@@ -641,7 +641,7 @@ fn a_slow_header_ends_with_the_handshakes_time() {
 }
 
 #[test]
-fn half_open_peers_are_let_go() {
+fn half_open_peers_are_closed() {
     let server = Server::with(&["--handshake-timeout", "500ms", "--heartbeat", "300ms"]);
     let mut witness = Wire::connect(server.addr);
     witness.send(get("/sse").as_bytes());

@@ -89,7 +89,7 @@ fn a_slow_handler_holds_up_nobody_else() {
 }
 
 #[test]
-fn who_waits_too_long_is_told_and_may_go_on() {
+fn a_client_that_waits_too_long_gets_an_error_and_may_continue() {
     let slow = slow(|config| config.bridge.answer_timeout = Duration::from_millis(200));
     let mut wire = slow.ask("{}");
     let late = answer(&mut wire);
@@ -135,7 +135,7 @@ fn a_handler_that_panics_or_fails_hurts_its_own_message_only() {
 }
 
 #[test]
-fn who_leaves_before_the_answer_leaves_nothing_behind() {
+fn a_client_that_leaves_before_the_answer_leaves_nothing_behind() {
     let slow = slow(|_| {});
     let open = || {
         let stats = http::get(slow.addr, "/api/stats").json();
@@ -150,7 +150,7 @@ fn who_leaves_before_the_answer_leaves_nothing_behind() {
 
 #[cfg(feature = "schema")]
 #[test]
-fn what_a_schema_refuses_reaches_no_handler() {
+fn messages_that_violate_a_schema_reach_no_handler() {
     let dir = std::env::temp_dir().join(format!("fanwire-bridge-schemas-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a folder");
     let schema = json!({ "properties": { "message": { "required": ["task_id"] } } });

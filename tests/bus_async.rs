@@ -81,7 +81,7 @@ fn a_subscriber_is_what_a_for_loop_takes_whole_or_lent() {
 }
 
 #[test]
-fn what_select_drops_has_taken_nothing() {
+fn a_branch_that_select_drops_has_taken_nothing() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("starts");
     runtime.block_on(async {

@@ -21,7 +21,7 @@ fn bus(capacity: usize, max_bytes: u64) -> Bus {
 }
 
 #[test]
-fn what_is_held_is_counted_exactly() {
+fn held_bytes_are_counted_exactly() {
     // Returns the counted size of one event of this length, alone in a ring.
     let weight = |bytes| {
         let bus = bus(1, 0);
@@ -52,7 +52,7 @@ fn what_is_held_is_counted_exactly() {
 }
 
 #[test]
-fn a_ring_over_its_bound_lets_go_of_the_oldest_and_tells_it() {
+fn a_ring_over_its_byte_limit_evicts_the_oldest_and_reports_a_gap() {
     let bus = bus(1024, MIB);
     let mut reader = bus.subscribe(Filter::new());
     for _ in 0..100 {
@@ -94,7 +94,7 @@ fn the_newest_event_stays_however_large_and_small_ones_come_back_after_it() {
 }
 
 #[test]
-fn what_a_reader_has_got_is_whole_though_the_ring_let_go_of_it() {
+fn a_readers_item_is_whole_though_the_ring_has_evicted_it() {
     let bus = bus(64, 64 * KIB);
     let mut reader = bus.subscribe(Filter::new());
     bus.publish(event("first", 40 << 10));

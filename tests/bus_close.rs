@@ -19,7 +19,7 @@ fn lossless(capacity: usize) -> LosslessBus<u64> {
 }
 
 #[test]
-fn a_closed_bus_shows_what_was_published_and_takes_nothing_more() {
+fn a_closed_bus_delivers_what_was_published_and_refuses_more() {
     let bus = numbers(16);
     let mut reader = bus.subscribe(Predicate::all());
     let mut publisher = bus.publisher();
@@ -94,7 +94,7 @@ fn every_way_to_wait_is_ended_by_close() {
 }
 
 #[test]
-fn a_handler_of_a_closed_bus_gets_the_rest_and_is_let_go_of() {
+fn a_handler_of_a_closed_bus_gets_the_rest_and_is_dropped() {
     let bus = numbers(64);
     let held = Arc::new(());
     let (told, hears) = std::sync::mpsc::channel();
@@ -113,7 +113,7 @@ fn a_handler_of_a_closed_bus_gets_the_rest_and_is_let_go_of() {
 /// Several threads publish until they are refused, and readers read until they end: each reader gets exactly what was
 /// accepted.
 #[test]
-fn what_was_accepted_while_the_bus_was_closed_is_what_readers_get() {
+fn readers_get_exactly_what_was_accepted_during_the_close() {
     for round in 0..20 {
         let bus = Bus::builder().carrying::<u64>().capacity(1 << 16).shards(2).ordering_key(|n| n >> 32);
         let bus = bus.build().expect("valid");

@@ -19,7 +19,7 @@ fn all(bus: &LosslessBus<u64>) -> LosslessSubscriber<u64> {
 }
 
 #[test]
-fn an_item_is_passed_when_its_reader_comes_again_or_its_visitor_returns() {
+fn an_item_is_passed_at_the_readers_next_call_or_when_the_visitor_returns() {
     let bus = lossless(8);
     let mut first = all(&bus);
     let mut second = bus.subscribe_after(Predicate::all(), &[&first]);
@@ -203,7 +203,7 @@ fn no_stage_of_a_diamond_is_overtaken() {
 }
 
 #[test]
-fn a_batch_handler_is_told_each_end_and_goes_on_after_a_panic() {
+fn a_batch_handler_is_called_at_each_end_and_continues_after_a_panic() {
     let bus = lossless(256);
     let (told, hears) = std::sync::mpsc::channel();
     let reader = bus.subscribe(|n: &u64| *n != 3);
@@ -224,7 +224,7 @@ fn a_batch_handler_is_told_each_end_and_goes_on_after_a_panic() {
 }
 
 #[test]
-fn a_handler_on_a_core_that_is_not_there_does_not_start_and_gates_nobody() {
+fn a_handler_on_a_core_that_does_not_exist_does_not_start_and_gates_no_publisher() {
     let bus = lossless(1);
     for core in [1 << 9, usize::MAX] {
         let refused = all(&bus).handle(HandlerThread::new().pinned_to(core), |_| ());
@@ -261,7 +261,7 @@ fn the_first_of_several_subscribers_is_found_and_each_gets_its_turn() {
 }
 
 #[test]
-fn no_event_of_several_buses_is_slept_through() {
+fn no_wake_up_of_several_buses_is_lost() {
     const ITEMS: u64 = 3_000;
     for wait in [WaitStrategy::Park, WaitStrategy::SpinThenPark, WaitStrategy::Spin] {
         let (bus, other) = (Bus::builder().carrying::<u64>().build().expect("valid"), lossless(4));

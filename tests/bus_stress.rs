@@ -198,7 +198,7 @@ fn storm<T: Checked + Send>(bus: Bus<T>, publishers: u64) -> fanwire::bus::BusSt
 }
 
 #[test]
-fn plain_values_come_whole_in_order_once_or_are_told_as_missed() {
+fn plain_values_are_delivered_whole_in_order_once_or_reported_as_missed() {
     storm(Bus::builder().carrying::<Numbered>().capacity(1024).build().expect("valid"), 3);
 }
 

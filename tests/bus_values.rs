@@ -47,7 +47,7 @@ impl Drop for Counted {
 }
 
 #[test]
-fn an_enum_of_ones_own_is_broadcast_as_it_is() {
+fn an_enum_of_the_program_is_broadcast_unchanged() {
     #[derive(Debug, PartialEq)]
     enum Quote {
         Trade(String, u64),
@@ -138,7 +138,7 @@ fn each_value_of_a_lossless_bus_is_dropped_once() {
     assert_eq!(drops.once(300), 217);
 }
 
-/// A value whose drop runs a closure.
+/// A value that runs a closure when it is dropped.
 struct Acts(Option<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Drop for Acts {
@@ -150,7 +150,7 @@ impl Drop for Acts {
 }
 
 #[test]
-fn a_value_that_panics_when_it_is_dropped_costs_nobody_anything() {
+fn a_value_that_panics_when_it_is_dropped_affects_no_other() {
     let drops = Drops::of(600);
     let bad = |number: usize| {
         let counted = drops.value(number);

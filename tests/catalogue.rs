@@ -143,7 +143,7 @@ fn merged(one: &Value, two: &Value) -> Value {
 }
 
 #[test]
-fn each_type_of_autosdlc_comes_to_who_subscribed_to_its_resource_with_its_data() {
+fn each_type_of_autosdlc_reaches_subscribers_of_its_resource_with_its_data() {
     let server = Server::with(&["--schemas-autosdlc"]);
     let events = autosdlc_events();
     for known in autosdlc::TYPES {
@@ -213,7 +213,7 @@ fn each_type_of_autosdlc_needs_the_data_that_its_document_does_not_call_optional
 }
 
 #[test]
-fn each_type_of_gathering_comes_to_its_channel_under_both_its_names() {
+fn each_type_of_gathering_reaches_its_channel_under_both_its_names() {
     let server = Server::start();
     let buses = ["agent.message", "agent.joined", "agent.left", "circle.status"];
     let works = ["workspace.file_changed", "workspace.file_created", "workspace.file_deleted", "git.status"];

@@ -161,7 +161,7 @@ fn a_change_while_it_catches_up_begins_where_its_answer_says() {
 }
 
 #[test]
-fn what_nothing_keeps_is_a_gap() {
+fn events_that_nothing_retains_are_a_gap() {
     let server = Server::with(FORMS[0]);
     let mut stream = slow_stream(server.addr, "/sse?on_lag=catch_up");
     flood(&server, "chat", 0, FLOOD);

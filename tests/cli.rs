@@ -159,7 +159,7 @@ fn publish_sends_a_pipes_lines_as_they_come() {
 }
 
 #[test]
-fn publish_tells_what_was_refused_and_where() {
+fn publish_reports_what_was_refused_and_where() {
     let server = Server::start();
     let file = std::env::temp_dir().join(format!("fanwire-test-bad-{}.ndjson", std::process::id()));
     // The fault is in a later batch. Its line number counts from the file's start.
@@ -300,7 +300,7 @@ fn tail_says_where_the_history_that_it_asked_for_is_cut_off() {
 }
 
 #[test]
-fn tail_goes_on_where_a_restarted_servers_events_begin() {
+fn tail_continues_with_a_restarted_servers_events() {
     let mut server = Server::start();
     let address = server.addr.to_string();
     for transport in [&[][..], &["--sse"]] {
@@ -323,7 +323,7 @@ fn tail_goes_on_where_a_restarted_servers_events_begin() {
 }
 
 #[test]
-fn tail_ends_quietly_when_nobody_reads_and_loudly_when_refused() {
+fn tail_ends_silently_when_stdout_closes_and_with_an_error_when_refused() {
     let server = Server::start();
     let mut tail = client(&server, "tail").stdout(Stdio::piped()).spawn().expect("it starts");
     drop(tail.stdout.take());

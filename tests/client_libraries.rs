@@ -134,7 +134,7 @@ fn javascript_misses_nothing_on_a_bad_network() {
 }
 
 #[test]
-fn javascript_heeds_what_the_server_says_of_coming_back() {
+fn javascript_obeys_the_servers_reconnect_delays() {
     node_test("hints.test.mjs", 11);
 }
 
@@ -184,7 +184,7 @@ fn python_misses_nothing_on_a_bad_network() {
 }
 
 #[test]
-fn python_heeds_what_the_server_says_of_coming_back() {
+fn python_obeys_the_servers_reconnect_delays() {
     python_test("test_hints.py", 5);
 }
 

@@ -25,7 +25,7 @@ fn node_ws_meets_the_letter_of_websocket() {
 }
 
 #[test]
-fn node_ws_that_stops_reading_is_told_the_truth() {
+fn node_ws_that_stops_reading_gets_an_exact_gap() {
     script("ws_lag.mjs", &[], 3);
 }
 
@@ -100,7 +100,7 @@ fn the_live_page_shows_filters_and_comes_back() {
 }
 
 #[test]
-fn the_operators_view_tells_what_the_server_does() {
+fn the_operators_view_shows_what_the_server_does() {
     script("browser_operator.mjs", &[], 18);
 }
 

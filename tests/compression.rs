@@ -69,7 +69,7 @@ fn nginx_passes_a_compressed_stream_on_as_it_comes() {
 }
 
 #[test]
-fn who_does_not_ask_gets_plain_bytes() {
+fn clients_that_do_not_ask_for_compression_get_plain_bytes() {
     let server = Server::with(&["--heartbeat", "200ms"]);
     for encodings in ["identity", "gzip;q=0", "br, *;q=0", ""] {
         let answer = head_of(server.addr, "/sse", &[("Accept-Encoding", encodings)]);

@@ -196,7 +196,7 @@ fn payloads_keep_to_their_schemas_and_new_schemas_come_with_a_hangup() {
 }
 
 #[test]
-fn what_autosdlc_and_gathering_count_on_is_the_default() {
+fn defaults_are_those_that_autosdlc_and_gathering_need() {
     let output = run(fanwire().args(["check", "--json"]));
     let settings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     for (key, value) in [
@@ -251,7 +251,7 @@ fn the_longest_match_of_an_event_is_shown() {
 }
 
 #[test]
-fn a_line_that_is_no_toml_is_told_with_how_to_write_it() {
+fn a_line_that_is_no_toml_is_refused_with_the_right_syntax() {
     for (line, want) in [
         ("listen = 127.0.0.1", "a text needs quotes, and expected ADDRESS:PORT"),
         ("listen = 0.0.0.0:443", "a text needs quotes: listen = \"0.0.0.0:443\""),

@@ -73,7 +73,7 @@ fn a_second_request_with_a_key_has_the_answer_of_the_first_and_is_not_delivered(
 }
 
 #[test]
-fn of_a_batch_the_known_events_are_left_out() {
+fn known_events_of_a_batch_are_left_out() {
     let server = Server::start();
     let mut reader = Ws::subscribed(server.addr, json!({}));
     let (_, _, first) = counts(server.addr, "", &event(1, "a"));
@@ -128,7 +128,7 @@ fn a_websocket_publishes_once_too_and_shares_the_ids_with_http() {
 }
 
 #[test]
-fn of_requests_that_race_with_one_key_one_is_published() {
+fn one_of_several_racing_requests_with_a_key_is_published() {
     let server = Server::with(&["--loops", "2", "--bus-shards", "1"]);
     // The batch is so long that a loop publishes it in several turns, with other requests in between.
     let lines: Vec<String> = (0..3000)

@@ -413,7 +413,7 @@ fn nginx_of_hives_document_serves_its_clients_at_stream() {
 }
 
 #[test]
-fn what_is_shipped_comes_back_by_itself_and_tells_of_its_health() {
+fn shipped_files_restart_the_server_and_check_its_health() {
     let has = |file: &str, lines: &[&str]| {
         let text = shipped(file);
         for line in lines {

@@ -176,7 +176,7 @@ fn hive_filters_in_any_case_and_answers_in_lower_case() {
 }
 
 #[test]
-fn hive_serves_the_root_and_binary_frames_when_told() {
+fn hive_serves_the_root_and_binary_frames_when_configured() {
     let server = Server::with(&["--dialect", "hive"]);
     let mut client = open(&server, "/");
     assert_eq!(client.ask(&json!({"action": "subscribe"}))["type"], "subscribed");
@@ -470,7 +470,7 @@ fn message_lines(server: &Server) -> Vec<Value> {
 }
 
 #[test]
-fn autosdlcs_messages_are_logged_with_their_data_filtered_unless_told() {
+fn autosdlcs_messages_are_logged_with_their_data_filtered_by_default() {
     let listen = |level: &str, more: &[&str]| {
         Server::with(&[&["--log-format", "json", "--log-level", level], more].concat())
     };
@@ -526,7 +526,7 @@ fn autosdlcs_messages_are_logged_with_their_data_filtered_unless_told() {
 }
 
 #[test]
-fn autosdlc_checks_messages_against_its_documents_schemas_where_told() {
+fn autosdlc_checks_messages_against_its_documents_schemas_if_configured() {
     let server = Server::with(&["--schemas-autosdlc"]);
     let mut client = open(&server, "/autosdlc");
     client.message();

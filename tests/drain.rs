@@ -75,7 +75,7 @@ fn connections_are_accepted_at_the_rate_and_none_is_refused() {
 }
 
 #[test]
-fn readiness_goes_first_and_who_still_comes_is_served() {
+fn readiness_ends_first_and_new_clients_are_still_served() {
     let mut server = Server::with(&["--drain-delay", "2s"]);
     let mut before = Ws::subscribed(server.addr, json!({}));
     server.signal("TERM");

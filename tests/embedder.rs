@@ -98,7 +98,7 @@ impl Iterator for Stutterer {
 }
 
 #[test]
-fn of_a_batch_is_published_what_came_whatever_its_length_says() {
+fn a_batch_publishes_what_the_iterator_returns_whatever_its_length_says() {
     within_limit(|| {
         for says in [0, 1, 3, 100, usize::MAX] {
             let liar = || Liar { says, has: 0..3 };
@@ -129,7 +129,7 @@ fn of_a_batch_is_published_what_came_whatever_its_length_says() {
 
 /// Bodies are taken from the iterator first, so a slot that was not filled would have none.
 #[test]
-fn of_a_batch_of_events_is_published_what_came() {
+fn a_batch_of_events_publishes_what_the_iterator_returns() {
     struct Fewer(usize);
     impl Iterator for Fewer {
         type Item = Event;
@@ -155,7 +155,7 @@ fn of_a_batch_of_events_is_published_what_came() {
 }
 
 #[test]
-fn an_iterator_that_panics_wedges_nobody() {
+fn an_iterator_that_panics_blocks_nobody() {
     within_limit(|| {
         let bad = |at: u64| (0..200).inspect(move |n| assert!(*n != at, "as asked"));
         for at in [0, 5, 64, 130] {
@@ -266,7 +266,7 @@ fn a_handler_may_own_another_ones_guard() {
 }
 
 #[test]
-fn what_a_handler_owns_may_publish_subscribe_and_unsubscribe_when_it_is_dropped() {
+fn a_handlers_values_may_publish_subscribe_and_unsubscribe_when_dropped() {
     within_limit(|| {
         // Each way to end a handler.
         type Remove = fn(&Bus<u64>, HandlerGuard);
@@ -302,7 +302,7 @@ fn what_a_handler_owns_may_publish_subscribe_and_unsubscribe_when_it_is_dropped(
 }
 
 #[test]
-fn a_handler_that_panics_when_it_is_dropped_costs_nobody_anything() {
+fn a_handler_that_panics_when_it_is_dropped_affects_no_other() {
     within_limit(|| {
         let bus = numbers(64);
         for _ in 0..3 {
@@ -459,7 +459,7 @@ fn a_detached_handler_with_a_weak_handle_lets_its_bus_end() {
 }
 
 #[test]
-fn a_detached_handler_that_holds_its_bus_is_let_go_of_by_clear() {
+fn a_detached_handler_that_holds_its_bus_is_released_by_clear() {
     within_limit(|| {
         for in_thread in [false, true] {
             let bus = numbers(64);
@@ -600,7 +600,7 @@ fn a_look_passes_over_at_most_256_events() {
 }
 
 #[test]
-fn what_is_wanted_is_found_behind_any_number_that_are_not() {
+fn wanted_items_are_found_after_any_number_of_unwanted_ones() {
     within_limit(|| {
         let bus = numbers(4096);
         let wanted = |n: &u64| *n == 7;
@@ -661,7 +661,7 @@ fn sleep_with<S: Stream + Unpin>(stream: &mut S, waker: &Waker) {
 }
 
 #[test]
-fn a_waker_that_panics_is_counted_and_those_behind_it_are_woken() {
+fn a_waker_that_panics_is_counted_and_the_others_are_woken() {
     within_limit(|| {
         let bus = numbers(64);
         let bad = doing(|| panic_any(OnDrop(|| panic!("again"))));
@@ -805,7 +805,7 @@ fn the_adapter_publishes_under_an_executor_that_polls_within_wake() {
 }
 
 #[test]
-fn what_panics_in_an_async_handler_is_counted_and_the_next_is_called() {
+fn a_panic_of_an_async_handler_is_counted_and_the_next_is_called() {
     struct Bomb;
     impl Future for Bomb {
         type Output = ();

@@ -78,12 +78,12 @@ macro_rules! for_each_log {
 }
 
 for_each_log! {
-    a_client_resumes_where_the_ring_has_let_go
+    a_client_resumes_from_events_that_the_ring_has_evicted
     the_newest_so_many_are_found_in_the_log
     a_snapshot_has_what_only_the_log_has
     shards_come_whole_and_each_in_its_order
     a_slow_reader_and_what_is_live_meanwhile
-    what_a_grant_hides_stays_hidden_and_a_revocation_ends_it
+    hidden_events_stay_hidden_and_a_revocation_ends_a_replay
     a_forged_place_is_still_a_gap
 }
 
@@ -147,7 +147,7 @@ fn first_of_many(node: &Server, streams: usize) -> Value {
     first
 }
 
-fn a_client_resumes_where_the_ring_has_let_go(log: &Log) {
+fn a_client_resumes_from_events_that_the_ring_has_evicted(log: &Log) {
     let node = log.node(&[]);
     let first = id(&first_of_many(&node, 1));
     let mut ws = Ws::subscribed(node.addr, json!({"event_types": ["test.numbered"], "since": first}));
@@ -259,7 +259,7 @@ fn a_slow_reader_and_what_is_live_meanwhile(log: &Log) {
     assert_eq!(number(&ws.event()), 2 * EVENTS as u64);
 }
 
-fn what_a_grant_hides_stays_hidden_and_a_revocation_ends_it(log: &Log) {
+fn hidden_events_stay_hidden_and_a_revocation_ends_a_replay(log: &Log) {
     let node = log.node(&["--auth-jwt-hs256-secret", SECRET]);
     let admin = support::token(SECRET, &["--sub", "root", "--admin", "--publish", "--stream", "*"]);
     publish_with(&node, Some(&admin), 0..EVENTS, 3);
@@ -314,7 +314,7 @@ fn a_forged_place_is_still_a_gap(log: &Log) {
 }
 
 #[test]
-fn what_redis_has_trimmed_is_a_gap_and_all_that_it_kept_comes() {
+fn events_trimmed_by_redis_are_a_gap_and_the_others_are_delivered() {
     let service = Service::start(Kind::Redis);
     let url = service.url();
     let options = ["--engine", &url, "--engine-history", "1000", "--bus-capacity", "512"];

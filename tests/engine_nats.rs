@@ -53,7 +53,7 @@ fn a_batch_larger_than_what_the_client_has_in_flight_is_taken_in_order() {
 }
 
 #[test]
-fn a_limit_that_is_lowered_while_nodes_run_is_told_and_holds_nobody_up() {
+fn a_limit_that_is_lowered_while_nodes_run_is_reported_and_blocks_no_publisher() {
     let service = Service::start(Kind::Nats);
     let node = node(&service, &[]);
     let mut client = Ws::subscribed(node.addr, json!({}));
@@ -147,7 +147,7 @@ fn a_reader_that_had_read_nothing_does_not_read_on_in_a_stream_that_was_made_ane
 }
 
 #[test]
-fn nodes_are_told_of_revocations_by_a_stream_that_was_made_anew() {
+fn nodes_get_revocations_from_a_recreated_stream() {
     const SECRET: &str = "what-all-nodes-of-one-cluster-know-77c1";
     let service = Service::start(Kind::Nats);
     let nodes = [(); 2].map(|()| node(&service, &["--auth-jwt-hs256-secret", SECRET]));
@@ -172,7 +172,7 @@ fn nodes_are_told_of_revocations_by_a_stream_that_was_made_anew() {
 }
 
 #[test]
-fn a_log_that_is_not_of_its_kind_is_told_by_readyz_and_nothing_is_lost_behind_it() {
+fn a_log_of_another_kind_is_reported_by_readyz_and_nothing_is_lost() {
     let mut service = Service::start(Kind::Nats);
     let node = node(&service, &["--engine-accept-timeout", "300ms"]);
     let mut client = Ws::subscribed(node.addr, json!({}));

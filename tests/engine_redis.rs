@@ -78,7 +78,7 @@ fn epoch(service: &Service) -> u64 {
 }
 
 #[test]
-fn whatever_key_is_lost_numbers_go_on_in_another_epoch_and_clients_are_told() {
+fn whatever_key_is_lost_a_new_epoch_begins_and_clients_get_a_gap() {
     let service = Service::start(Kind::Redis);
     let nodes = [node(&service), node(&service)];
     let mut clients: Vec<Ws> = nodes.iter().map(|node| Ws::subscribed(node.addr, json!({}))).collect();
@@ -180,7 +180,7 @@ fn a_tail_that_only_a_node_saw_that_is_away_or_dead_gives_no_id_twice() {
 }
 
 #[test]
-fn a_server_that_lost_nothing_goes_on_in_its_epoch_once_all_nodes_have_said_so() {
+fn a_server_that_lost_nothing_keeps_its_epoch_once_all_nodes_have_reported() {
     let mut service = Service::start(Kind::Redis);
     let nodes = [node(&service), node(&service)];
     let mut client = Ws::subscribed(nodes[0].addr, json!({}));
@@ -208,7 +208,7 @@ fn a_server_that_lost_nothing_goes_on_in_its_epoch_once_all_nodes_have_said_so()
 }
 
 #[test]
-fn an_epoch_is_above_every_id_that_is_there_whatever_the_clock_says() {
+fn an_epoch_is_above_every_existing_id_whatever_the_clock_says() {
     let service = Service::start(Kind::Redis);
     // The clock of the node that began the log was ahead by some years. Then the hash was lost.
     let ahead = 3_000_000_000_000_000u64;
@@ -272,7 +272,7 @@ fn entries_that_no_node_wrote_are_counted_and_end_an_epoch_at_most() {
 }
 
 #[test]
-fn a_batch_whose_memory_is_lost_is_not_appended_twice_and_its_publisher_is_told() {
+fn a_batch_whose_record_is_lost_is_not_appended_twice_and_its_publisher_gets_an_error() {
     let service = Service::start(Kind::Redis);
     let proxy = Proxy::to(service.addr);
     let server = node_at(&format!("redis://{}", proxy.addr), &["--engine-accept-timeout", "20s"]);
@@ -330,7 +330,7 @@ fn a_batch_goes_into_all_its_shards_or_into_none() {
 }
 
 #[test]
-fn a_server_that_takes_nothing_makes_the_node_say_so_and_nothing_is_lost() {
+fn a_server_that_refuses_writes_makes_the_node_not_ready_and_nothing_is_lost() {
     let service = Service::start(Kind::Redis);
     let server = node_at(&service.url(), &["--engine-accept-timeout", "300ms"]);
     let mut client = Ws::subscribed(server.addr, json!({}));
@@ -428,7 +428,7 @@ fn a_user_without_dangerous_rights_is_enough() {
 }
 
 #[test]
-fn rediss_is_spoken_with_an_authority_of_ones_own() {
+fn rediss_works_with_a_private_authority() {
     let authority = Authority::new("redis");
     let path = |name: &str| authority.path(name).to_str().expect("plain").to_owned();
     let port = free_port().to_string();

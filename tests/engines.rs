@@ -70,8 +70,8 @@ for_each_log! {
     a_killed_node_loses_nothing_that_it_accepted
     a_killed_log_loses_nothing_that_was_accepted
     a_node_that_starts_later_has_the_past
-    a_node_without_its_log_says_so_and_refuses_in_time
-    what_the_log_trimmed_is_told_as_a_gap
+    a_node_without_its_log_reports_it_and_refuses_in_time
+    events_trimmed_by_the_log_are_a_gap
     a_revocation_holds_on_every_node_and_on_those_to_come
     answers_of_one_connection_keep_their_order
 }
@@ -292,7 +292,7 @@ fn a_node_that_starts_later_has_the_past(kind: Kind) {
     }
 }
 
-fn a_node_without_its_log_says_so_and_refuses_in_time(kind: Kind) {
+fn a_node_without_its_log_reports_it_and_refuses_in_time(kind: Kind) {
     let mut service = Service::absent(kind);
     let url = service.url();
     let server = Server::with(&["--engine", &url, "--engine-accept-timeout", "300ms"]);
@@ -320,7 +320,7 @@ fn a_node_without_its_log_says_so_and_refuses_in_time(kind: Kind) {
     assert_eq!(number(&client.event()), 1, "what was refused did not come");
 }
 
-fn what_the_log_trimmed_is_told_as_a_gap(kind: Kind) {
+fn events_trimmed_by_the_log_are_a_gap(kind: Kind) {
     let service = Service::start(kind);
     let url = service.url();
     let options = ["--engine", &url, "--engine-history", "100"];
@@ -499,7 +499,7 @@ fn a_node_asks_plain_nats_only_for_what_its_clients_want() {
 }
 
 #[test]
-fn who_resumes_where_only_wants_are_followed_gets_all_it_missed_or_is_told() {
+fn a_resume_at_a_node_that_follows_interests_is_complete_or_a_gap() {
     let service = Service::start(Kind::PlainNats);
     let all = node(&service);
     let stays = node_with(&service, &["--engine-by-interest"]);

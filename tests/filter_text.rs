@@ -132,7 +132,7 @@ fn subscribe(client: &mut Ws, payload: Value) -> Value {
 }
 
 #[test]
-fn each_text_means_at_every_door_what_the_library_says() {
+fn each_filter_text_has_one_meaning_at_every_entrance() {
     let server = Server::with(&["--max-subscriptions", "100"]);
     let filters: Vec<Filter> = TEXTS.iter().map(|text| text.parse().expect(text)).collect();
     let mut sockets: Vec<Ws> =

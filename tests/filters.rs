@@ -27,7 +27,7 @@ fn every_filter_of_the_page_is_one_and_prints_as_one() {
 }
 
 #[test]
-fn every_pattern_of_the_page_matches_what_it_says() {
+fn every_pattern_of_the_page_matches_as_documented() {
     let mut count = 0;
     for row in rows().filter(|row| row.len() == 3) {
         let pattern = Pattern::new(quoted(&row[0])[0]);

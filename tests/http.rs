@@ -205,7 +205,7 @@ fn old_clients_are_answered_in_their_way() {
 // Event streams
 
 #[test]
-fn a_stream_has_the_four_headers_and_tells_when_to_come_back() {
+fn a_stream_has_the_four_headers_and_the_reconnect_delay() {
     let server = Server::start();
     let mut stream = Sse::open(server.addr, "");
     for (name, value) in [
@@ -288,7 +288,7 @@ fn events_without_a_name_are_there_for_onmessage() {
 }
 
 #[test]
-fn a_stream_resumes_behind_its_last_event() {
+fn a_stream_resumes_after_its_last_event() {
     let server = Server::start();
     let mut stream = Sse::open(server.addr, "?type=test.*");
     server.publish(lines(0..3));
@@ -515,7 +515,7 @@ fn a_second_signal_quits_at_once() {
 }
 
 #[test]
-fn an_address_in_use_is_told_with_what_to_do() {
+fn an_address_in_use_is_an_error_with_the_next_step() {
     // With several loops, the sockets of one server share the port. Another server's must not.
     for loops in ["1", "2"] {
         let server = Server::with(&["--loops", loops]);

@@ -138,7 +138,7 @@ fn a_resume_reaches_as_far_back_as_the_log() {
 }
 
 #[test]
-fn what_is_under_no_rule_comes_from_the_ring() {
+fn events_under_no_rule_are_read_from_the_ring() {
     let server = server(&["--bus-capacity", "64"]);
     for n in 0..30 {
         publish(&server, "run-1", "token", n);
@@ -208,7 +208,7 @@ fn a_request_for_too_many_logs_is_refused() {
 }
 
 #[test]
-fn a_log_that_is_not_there_is_told_to_a_client_that_does_not_wait() {
+fn an_absent_log_is_reported_to_a_client_that_does_not_wait() {
     let server = server(&[]);
     let status = |query: &str| http::get(server.addr, &format!("/sse{query}")).status;
     assert_eq!(status("?stream=run-1&from=start&absent=204"), 204);
@@ -233,7 +233,7 @@ fn rest(stream: &mut Sse) -> String {
 }
 
 #[test]
-fn a_stream_of_a_run_is_told_of_its_end_and_closes() {
+fn a_stream_of_a_run_gets_its_end_and_closes() {
     for form in FORMS {
         let server = server(form);
         publish(&server, "run-1", "token", 0);
@@ -330,7 +330,7 @@ fn a_subscription_is_over_when_all_its_runs_have_ended() {
 
 /// The end of the run is published while the client still reads its past.
 #[test]
-fn an_end_is_told_after_the_past() {
+fn an_end_is_sent_after_the_past() {
     let server = server(&[]);
     let big = "x".repeat(60_000);
     for _ in 0..120 {
@@ -371,7 +371,7 @@ fn a_slow_reader_of_a_run_loses_nothing() {
 }
 
 #[test]
-fn a_reload_changes_what_comes_and_who_is_told() {
+fn a_reload_changes_which_logs_are_kept_and_which_ends_are_sent() {
     let path = std::env::temp_dir().join(format!("fanwire-kept-{}.toml", std::process::id()));
     let rules = |text: &str| std::fs::write(&path, text).expect("a file");
     rules("");
@@ -409,7 +409,7 @@ fn a_reload_changes_what_comes_and_who_is_told() {
 }
 
 #[test]
-fn a_grant_bounds_what_comes_from_the_start_and_which_ends_are_told() {
+fn a_grant_limits_the_events_from_the_start_and_the_ends_that_are_sent() {
     let secret = "0123456789abcdef0123456789abcdef";
     let server = server(&["--auth-jwt-hs256-secret", secret]);
     let own = support::token(secret, &["--publish", "--stream", "run-1"]);

@@ -97,7 +97,7 @@ fn a_client_that_drops_its_newest_gets_what_waited_first() {
 }
 
 #[test]
-fn an_agentos_client_is_told_of_a_gap_where_it_asked_to_be() {
+fn an_agentos_client_gets_gaps_if_it_requested_them() {
     let server = Server::start();
     let [mut told, mut plain] =
         ["/ws/events?gap=1", "/ws/events"].map(|path| Ws::over(Wire::narrow(server.addr, 4096), path, ""));
@@ -198,7 +198,7 @@ fn a_snapshot_is_the_latest_of_each_key_and_what_is_live_comes_behind_it_once() 
 }
 
 #[test]
-fn who_lags_shows_in_the_stats_before_it_hurts() {
+fn laggards_are_in_the_stats_before_they_lose_events() {
     let server = Server::start();
     let client = slow(server.addr, json!({}));
     flood(&server, 0, FLOOD);

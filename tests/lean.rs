@@ -88,7 +88,7 @@ fn all_but_events_is_as_in_the_whole_form() {
 }
 
 #[test]
-fn of_both_forms_a_client_gets_the_one_that_it_names_first() {
+fn a_client_that_offers_both_forms_gets_the_first() {
     let server = Server::start();
     for (offered, want) in [
         ("fanwire.v1.lean, fanwire.v1", LEAN),
@@ -159,7 +159,7 @@ fn a_gap_is_a_message_and_what_follows_is_lean() {
 }
 
 #[test]
-fn of_several_shards_a_position_is_the_last_field_and_resumes() {
+fn with_several_shards_the_position_is_the_last_field_and_resumes() {
     let server = Server::with(&["--bus-shards", "4"]);
     let line = |n: usize| {
         format!("{{\"type\":\"test.x\",\"stream_id\":\"s{}\",\"payload\":{{\"n\":{n}}}}}\n", n % 7)
@@ -253,7 +253,7 @@ fn a_lean_stream_is_compressed_like_any_other() {
 }
 
 #[test]
-fn who_wants_the_same_in_another_form_gets_its_own() {
+fn the_same_interest_in_another_form_has_its_own_feed() {
     let server = Server::with(&["--loops", "2"]);
     let mut whole: Vec<Ws> = (0..4).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
     let mut leans: Vec<Ws> = (0..4).map(|_| lean(&server, &json!({}))).collect();

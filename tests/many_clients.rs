@@ -222,7 +222,7 @@ const ROUND: usize = 200;
 const GROWTH_KIB_MAX: u64 = 12 * 1024;
 
 #[test]
-fn a_client_that_never_reads_costs_nobody_anything_and_is_told_what_it_missed() {
+fn a_client_that_never_reads_does_not_affect_others_and_gets_a_gap() {
     let server = Server::with(&["--heartbeat", "10m"]);
     let addr = server.addr;
     let mut reader = Ws::subscribed(addr, json!({"event_types": ["sleep.*"]}));

@@ -24,7 +24,7 @@ const SLACK: u64 = 12 * MIB;
 
 const SECRET: &str = "only-this-test-and-its-server-know-it-90f2";
 
-/// Starts a server whose allocator returns freed memory to the system as far as it can.
+/// Starts a server with an allocator that returns freed memory to the system as far as it can.
 fn server(options: &[&str]) -> Server {
     let mut command = fanwire();
     command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"]).args(options);
@@ -225,7 +225,7 @@ fn patterns_and_conditions_are_counted() {
 }
 
 #[test]
-fn what_operators_may_ask_of_autosdlc_is_counted() {
+fn autosdlc_subscriptions_for_operators_are_counted_as_memory() {
     let server = server(&[]);
     let before = Before::new(&server);
     let mut all = Vec::new();
@@ -291,7 +291,7 @@ fn unfinished_bodies_of_one_client_shut_nobody_out() {
 }
 
 #[test]
-fn who_may_not_publish_is_told_by_the_head_alone() {
+fn a_client_without_the_right_to_publish_is_refused_by_its_head_alone() {
     let server = server(&["--auth-jwt-hs256-secret", SECRET]);
     let reader = bearer("reader", &[]);
     for path in ["/publish", "/bridge/a2a", "/api/revoke"] {

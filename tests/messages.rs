@@ -297,7 +297,7 @@ fn gathering_messages_good_and_bad() {
 type Answered = Result<Value, (u16, &'static str)>;
 
 #[test]
-fn who_must_authenticate_and_says_something_else_is_told_in_its_own_words() {
+fn another_message_before_authentication_is_refused_in_the_dialects_words() {
     let secret = "only-this-test-and-its-server-know-it-55d0";
     let server = Server::with(&["--auth-jwt-hs256-secret", secret]);
     // The path, the first message, and the expected outcome.

@@ -166,7 +166,7 @@ fn a_subscription_of_the_same_id_replaces_the_first() {
 }
 
 #[test]
-fn what_is_no_message_is_told_so_and_the_connection_goes_on() {
+fn an_invalid_message_gets_an_error_and_the_connection_stays_open() {
     let server = Server::start();
     let mut client = Ws::connect(server.addr);
     let deep = format!("{{\"type\":\"ping\",\"payload\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
@@ -469,7 +469,7 @@ fn a_silent_client_is_pinged_and_closed_after_two_misses() {
 }
 
 #[test]
-fn limits_on_what_a_client_may_ask_for_are_told_and_hold() {
+fn limits_of_a_client_are_enforced_and_named() {
     let server = Server::start();
     let mut client = Ws::connect(server.addr);
     let names: Vec<String> = (0..5000).map(|n| format!("type.{n}")).collect();

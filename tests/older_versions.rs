@@ -218,7 +218,7 @@ fn pair(listener: &TcpListener) -> (Wire, OwnedFd) {
 }
 
 #[test]
-fn what_an_older_version_hands_over_is_taken() {
+fn a_handover_from_an_older_version_is_accepted() {
     for version in versions() {
         let record = std::fs::read_to_string(version.join("handover.jsonl")).expect("a record");
         let record: Vec<Value> =

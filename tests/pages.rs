@@ -123,7 +123,7 @@ fn since_is_a_time() {
 }
 
 #[test]
-fn what_was_let_go_is_told() {
+fn evicted_events_are_reported() {
     // The ring has 64 events, and a log 20.
     let rule = "by=stream; events=20; match=stream=run-*";
     for form in FORMS {
@@ -150,7 +150,7 @@ fn what_was_let_go_is_told() {
 }
 
 #[test]
-fn a_place_of_another_server_is_told() {
+fn a_position_of_another_server_is_not_complete() {
     let server = Server::start();
     publish(&server, &["chat"], 5);
     let after = page(&server, "after=1f3k9x2q-7");

@@ -127,7 +127,7 @@ fn a_limited_past_is_the_newest_that_no_other_brought() {
 }
 
 #[test]
-fn what_a_snapshot_brought_does_not_come_again() {
+fn events_of_a_snapshot_are_not_delivered_again() {
     let server = Server::start();
     let event = |key: &str, n: u64| {
         server.publish(

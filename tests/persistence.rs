@@ -272,7 +272,7 @@ fn an_orderly_end_and_a_bound_on_size() {
 }
 
 #[test]
-fn what_a_demo_and_the_bridge_publish_is_in_the_log_too() {
+fn events_of_a_demo_and_the_bridge_are_in_the_log_too() {
     let folder = Folder::new();
     let mut server = folder.serve(&["--demo", "--demo-rate", "200"]);
     let answer = http::post(server.addr, "/bridge/a2a", "application/json", br#"{"id":"t-1"}"#);
@@ -295,7 +295,7 @@ fn what_a_demo_and_the_bridge_publish_is_in_the_log_too() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_used_is_told_at_the_start() {
+fn an_unusable_folder_is_an_error_at_the_start() {
     let folder = Folder::new();
     let server = folder.serve(&[]);
     let url = format!("file://{}", folder.0.display());
@@ -351,7 +351,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_disk_that_is_full_anywhere_is_told_and_needs_no_restart() {
+fn a_full_disk_is_reported_and_needs_no_restart() {
     let disk = SmallDisk::new();
     // Segments of 64 KiB, the smallest size. Three rounds fill the disk within a record, at a segment's end,
     // and exactly.

@@ -95,7 +95,7 @@ fn users_are_known_by_their_tokens_however_many_connections_they_have() {
 }
 
 #[test]
-fn who_may_not_see_a_channel_may_not_ask_who_is_there_nor_hear_it() {
+fn a_client_that_may_not_see_a_channel_gets_neither_its_list_nor_its_events() {
     let server = guarded();
     let inside = bearer(&token("ann", &["--channel", "room.1"]));
     let _ann = Sse::with(server.addr, "?channel=room.1", &inside);
@@ -242,7 +242,7 @@ fn one_reader_neither_fills_the_table_nor_empties_the_ring() {
 }
 
 #[test]
-fn who_leaves_while_the_log_is_away_is_told_when_it_is_back() {
+fn leaves_during_an_outage_of_the_log_are_published_after_it() {
     let redis = Service::start(Kind::Redis);
     let server = Server::with(&[
         "--engine",

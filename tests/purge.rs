@@ -97,7 +97,7 @@ fn a_purged_log_is_gone_and_never_complete_again() {
 }
 
 #[test]
-fn live_clients_of_a_purged_log_are_told_with_a_gap_and_others_are_not() {
+fn live_clients_of_a_purged_log_get_a_gap_and_others_do_not() {
     for form in FORMS {
         let server = server(form);
         publish(&server, "run-1", "token", 0);
@@ -130,7 +130,7 @@ fn live_clients_of_a_purged_log_are_told_with_a_gap_and_others_are_not() {
 
 /// A client that reads the past of a log while it is purged, too slowly to have it all.
 #[test]
-fn a_client_that_reads_a_log_from_its_start_is_told_too() {
+fn a_client_that_reads_a_log_from_its_start_is_notified_too() {
     let rule = "by=stream; bytes=64MiB; match=stream=run-*";
     let server = Server::with(&["--retain", rule, "--bus-capacity", "64"]);
     let text = "x".repeat(20_000);

@@ -212,7 +212,7 @@ fn a_place_that_is_not_known_is_a_gap_and_without_subscriptions_there_is_nothing
 }
 
 #[test]
-fn a_past_of_its_own_is_whole_beside_others() {
+fn a_past_of_its_own_is_complete_although_others_have_it() {
     for options in [&[][..], &["--bus-shards", "4"]] {
         let server = Server::with(options);
         flood(&server, 0..10);

@@ -112,7 +112,7 @@ fn a_client_that_keeps_coming_back_gets_every_event_once_in_order() {
 }
 
 #[test]
-fn what_is_told_as_missed_is_what_the_client_wanted() {
+fn a_gap_counts_the_events_that_the_client_wanted() {
     let server = Server::with(&["--bus-capacity", "256"]);
     let first = server.publish(numbered(0))["last_event_id"].as_str().expect("an id").to_owned();
     // Every hundredth event is an alarm, and the ring holds the last ten.
@@ -154,7 +154,7 @@ fn what_is_told_as_missed_is_what_the_client_wanted() {
 }
 
 #[test]
-fn who_comes_back_too_late_is_told_and_gets_the_rest_without_a_hole() {
+fn a_late_resume_gets_a_gap_and_then_the_rest_without_a_hole() {
     let server = Server::start();
     let first = server.publish(numbered(0))["last_event_id"].as_str().expect("an id").to_owned();
     // More events than the default ring holds, so the first event is certainly evicted.
@@ -224,7 +224,7 @@ fn a_client_cut_before_its_first_event_resumes_from_where_it_subscribed() {
 }
 
 #[test]
-fn a_pong_says_how_far_a_quiet_client_has_come() {
+fn a_pong_has_the_position_of_a_quiet_client() {
     let server = Server::start();
     let mut ws = Ws::subscribed(server.addr, json!({"event_types": ["rare"]}));
     server.publish(r#"{"type":"rare"}"#);
@@ -297,7 +297,7 @@ fn with_any_number_of_shards_every_event_comes_once_over_many_reconnects() {
 }
 
 #[test]
-fn a_quiet_client_of_several_shards_resumes_from_what_it_was_told_last() {
+fn a_quiet_client_of_several_shards_resumes_from_its_last_position() {
     let server = Server::with(&["--bus-shards", "4"]);
     let mut ws = Ws::connect(server.addr);
     let ack = ws.ask(&json!({"type": "subscribe", "payload": {"event_types": ["test.*"]}}));
@@ -334,7 +334,7 @@ fn clients_that_come_back_from_the_same_place_share_frames_whatever_the_shards()
 }
 
 #[test]
-fn a_place_in_another_number_of_shards_is_told_as_a_gap() {
+fn a_position_with_another_number_of_shards_is_a_gap() {
     let server = Server::with(&["--bus-shards", "2"]);
     let told = position(&Ws::connect(server.addr).ask(&json!({"type": "subscribe", "payload": {}})));
     assert!(told.contains('~'), "{told}");
@@ -368,7 +368,7 @@ fn forged(told: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_forged_place_is_told_as_a_gap_and_ends_no_loop() {
+fn a_forged_position_is_a_gap_and_ends_no_loop() {
     let folder = std::env::temp_dir().join(format!("fanwire-forged-{}", std::process::id()));
     let engine = format!("file://{}", folder.display());
     for (shards, engine) in [("1", None), ("2", None), ("4", None), ("2", Some(&engine))] {

@@ -321,7 +321,7 @@ fn guarded(options: &[&str]) -> Server {
 }
 
 /// Checks the whole table: events are published through one server and read from another, which may be the same.
-fn every_door_asks_for_every_attribute(publishing: SocketAddr, reading: SocketAddr) {
+fn every_entrance_checks_every_attribute(publishing: SocketAddr, reading: SocketAddr) {
     let mut reader = Reader::new(reading);
     let mut doors = 0;
     for case in cases() {
@@ -361,7 +361,7 @@ fn every_door_asks_for_every_attribute(publishing: SocketAddr, reading: SocketAd
 #[test]
 fn in_one_process() {
     let server = guarded(&[]);
-    every_door_asks_for_every_attribute(server.addr, server.addr);
+    every_entrance_checks_every_attribute(server.addr, server.addr);
 }
 
 #[test]
@@ -387,7 +387,7 @@ fn over_files() {
     let folder = std::env::temp_dir().join(format!("fanwire-rights-{}", std::process::id()));
     let server = guarded(&["--engine", &format!("file://{}", folder.display())]);
     eventually("the node follows the log", || http::get(server.addr, "/readyz").status == 200);
-    every_door_asks_for_every_attribute(server.addr, server.addr);
+    every_entrance_checks_every_attribute(server.addr, server.addr);
     drop(server);
     let _ = std::fs::remove_dir_all(folder);
 }
@@ -397,7 +397,7 @@ fn over_a_log(url: &str) {
     for node in &nodes {
         eventually("the node follows the log", || http::get(node.addr, "/readyz").status == 200);
     }
-    every_door_asks_for_every_attribute(nodes[0].addr, nodes[1].addr);
+    every_entrance_checks_every_attribute(nodes[0].addr, nodes[1].addr);
 }
 
 /// Returns an attribute of an event as delivered.
@@ -414,7 +414,7 @@ fn unnamed() -> Vec<(Value, AttributeOf)> {
 }
 
 #[test]
-fn what_was_checked_without_an_attribute_stays_without_it_over_a_log() {
+fn an_event_checked_without_an_attribute_stays_without_it_over_a_log() {
     let service = Service::start(Kind::Redis);
     let url = service.url();
     let node = guarded(&["--engine", &url]);
@@ -442,7 +442,7 @@ fn what_was_checked_without_an_attribute_stays_without_it_over_a_log() {
 }
 
 #[test]
-fn what_was_checked_without_an_attribute_stays_without_it_through_an_upgrade() {
+fn an_event_checked_without_an_attribute_stays_without_it_through_an_upgrade() {
     let server = guarded(&["--log-level", "info"]);
     let publisher = token(&["--stream", "a", "--channel", "a", "--entity", "agent:a", "--publish"]);
     for (body, _) in unnamed() {
@@ -465,7 +465,7 @@ fn what_was_checked_without_an_attribute_stays_without_it_through_an_upgrade() {
 }
 
 #[test]
-fn what_comes_over_the_bridge_is_about_nothing_but_its_protocol() {
+fn bridge_messages_imply_no_attributes() {
     let server = guarded(&[]);
     let mut reader = Reader::new(server.addr);
     let narrow = token(&["--stream", "a", "--channel", "a", "--entity", "agent:a", "--publish=protocol.**"]);

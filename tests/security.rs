@@ -67,7 +67,7 @@ fn a_message_that_expands_without_end_costs_its_own_connection_alone() {
 }
 
 #[test]
-fn json_that_nests_without_end_is_refused_at_every_door() {
+fn deeply_nested_json_is_refused_at_every_entrance() {
     let server = Server::start();
     let mut client = Ws::connect(server.addr);
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
@@ -231,7 +231,7 @@ fn first_id(server: &Server, token: &str) -> String {
 }
 
 #[test]
-fn a_silent_tenant_is_told_nothing_of_how_much_others_publish() {
+fn a_silent_tenant_learns_nothing_of_how_much_others_publish() {
     for shards in ["1", "3"] {
         let options = ["--auth-jwt-hs256-secret", SECRET, "--bus-shards", shards, "--bus-capacity", "256"];
         let server = Server::with(&options);
@@ -390,7 +390,7 @@ fn a_tenant_sees_nothing_of_another_by_any_way_in() {
 }
 
 #[test]
-fn of_a_million_random_events_a_narrow_grant_lets_its_own_through_and_no_other() {
+fn a_narrow_grant_passes_exactly_its_own_of_a_million_random_events() {
     const ROUNDS: u64 = 1000;
     const A_ROUND: u64 = 1000;
     // Streams that resemble an allowed one, and others that do not.

@@ -34,7 +34,7 @@ fn shared(server: &Server) -> f64 {
 }
 
 #[test]
-fn what_waits_in_sockets_is_not_written_over_by_what_comes_later() {
+fn bytes_in_sockets_are_not_overwritten_by_later_bursts() {
     let server =
         Server::with(&["--max-lag-events", "100000", "--max-lag-bytes", "1GiB", "--heartbeat", "10m"]);
     let mut web_sockets: Vec<Ws> = (0..CLIENTS)

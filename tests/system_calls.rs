@@ -66,7 +66,7 @@ fn rounds(traced: &Traced, first: usize, last: usize) -> Vec<Vec<String>> {
             number = Some(number.map_or(0, |number| number + 1));
         }
         let Some(number) = number.filter(|number| (first..last).contains(number)) else { continue };
-        // The rest of a call whose log line was interrupted by other threads.
+        // The rest of a call that was interrupted in the log by other threads.
         if call.starts_with("<...") {
             continue;
         }

@@ -68,7 +68,7 @@ fn a_client_that_came_before_the_server_is_served_by_it() {
 }
 
 #[test]
-fn what_is_no_listening_socket_is_refused_with_the_reason() {
+fn a_descriptor_that_is_no_listening_socket_is_refused_with_the_reason() {
     let mut command = Command::new("python3");
     let activate = "import os, sys; os.dup2(os.open('/dev/null', os.O_RDONLY), 3); \
                     os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid())); os.execv(sys.argv[1], sys.argv[1:])";

@@ -145,7 +145,7 @@ fn a_reader_that_is_slow_gets_every_event_in_order() {
 }
 
 #[test]
-fn who_speaks_no_tls_is_told_so_and_hurts_nobody() {
+fn a_client_without_tls_gets_an_error_and_affects_no_other() {
     let authority = Authority::new("plain");
     let server = Tls::start(&authority, &[]);
     let config = authority.client(rustls::ALL_VERSIONS);
@@ -168,7 +168,7 @@ fn who_speaks_no_tls_is_told_so_and_hurts_nobody() {
 }
 
 #[test]
-fn a_hangup_brings_the_new_certificate_to_new_clients_and_a_bad_one_to_nobody() {
+fn a_hangup_loads_a_new_certificate_for_new_clients_and_refuses_a_bad_one() {
     let authority = Authority::new("reload");
     let server = Tls::start(&authority, &[]);
     let config = authority.client(rustls::ALL_VERSIONS);
@@ -497,7 +497,7 @@ fn a_refused_certificate_ends_every_command_with_the_reason_and_the_next_step() 
 }
 
 #[test]
-fn https_to_a_port_without_tls_ends_every_command_and_says_so() {
+fn https_to_a_port_without_tls_is_a_clear_error_of_every_command() {
     let authority = Authority::new("no-tls");
     let server = Server::start();
     let url = format!("https://localhost:{}", server.addr.port());
@@ -568,7 +568,7 @@ impl Tls {
 
 /// rustls holds incomplete messages of a peer.
 #[test]
-fn what_tls_holds_for_a_client_is_counted() {
+fn memory_of_tls_for_a_client_is_counted() {
     let authority = Authority::new("held");
     let server = Tls::start(&authority, &["--handshake-timeout", "60s", "--bus-max-bytes", "4MiB"]);
     let config = authority.client(&[&rustls::version::TLS13]);
@@ -594,7 +594,7 @@ fn what_tls_holds_for_a_client_is_counted() {
 
 /// rustls holds the bytes that a peer does not read when the sockets are full.
 #[test]
-fn what_tls_holds_for_a_client_that_does_not_read_is_counted() {
+fn memory_of_tls_for_a_client_that_does_not_read_is_counted() {
     let authority = Authority::new("unread");
     let server = Tls::start(&authority, &["--heartbeat", "60s", "--bus-max-bytes", "4MiB"]);
     let config = authority.client(&[&rustls::version::TLS13]);

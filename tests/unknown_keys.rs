@@ -16,7 +16,7 @@ fn error_of(answer: &Value) -> &str {
 }
 
 #[test]
-fn a_subscribe_with_a_slip_is_no_subscription() {
+fn a_subscribe_with_a_misspelt_key_is_refused() {
     let server = Server::start();
     let mut client = Ws::connect(server.addr);
     for (payload, says) in [
@@ -60,7 +60,7 @@ fn a_subscribe_with_a_slip_is_no_subscription() {
 }
 
 #[test]
-fn what_is_published_with_a_slip_is_refused_in_every_form() {
+fn an_event_with_a_misspelt_key_is_refused_in_every_form() {
     let server = Server::start();
     let mut reader = Ws::subscribed(server.addr, json!({}));
     let bad = r#"{"type":"x","entitty":{"kind":"k","id":"i"}}"#;
@@ -136,7 +136,7 @@ fn a_received_event_goes_out_again_as_it_is_in_every_form() {
 }
 
 #[test]
-fn what_the_five_documents_give_an_event_is_taken() {
+fn event_fields_of_the_five_documents_are_accepted() {
     let server = Server::start();
     for event in [
         // FCC's event, and its message's id.

@@ -63,7 +63,7 @@ fn assert_wanted(server: &Server, client: &mut Ws, symbols: &[&str], wanted: &[&
 }
 
 #[test]
-fn what_is_added_comes_and_what_is_removed_does_not() {
+fn added_values_are_delivered_and_removed_ones_are_not() {
     let server = Server::start();
     let mut client = watch(&server, json!({"event_types": ["quote"], "entities": ["symbol:A", "symbol:B"]}));
     assert_wanted(&server, &mut client, &["A", "B", "C", "D"], &["A", "B"]);

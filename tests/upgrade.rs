@@ -181,7 +181,7 @@ fn a_thousand_clients_live_through_ten_upgrades_without_a_close_or_a_gap() {
 }
 
 #[test]
-fn what_is_half_said_is_finished_behind_the_upgrade() {
+fn half_sent_messages_are_finished_after_an_upgrade() {
     let mut server = Generations::start(&["--limits-message-kinds", "ping=3", "--max-lag-bytes", "16MiB"]);
     let addr = server.addr();
     // A message cut in its header, one cut in its payload, and one in fragments.
@@ -307,7 +307,7 @@ fn rights_go_with_their_holders_and_revocations_stand() {
 }
 
 #[test]
-fn what_each_client_wants_is_exactly_that_behind_an_upgrade() {
+fn each_clients_interest_is_exact_after_an_upgrade() {
     let mut server = Generations::start(&[]);
     let addr = server.addr();
     // AutoSDLC's wildcards can be anywhere, which a filter's text cannot express.
@@ -443,7 +443,7 @@ fn a_successor_that_fails_changes_nothing() {
 }
 
 #[test]
-fn with_an_engine_the_log_goes_on_where_it_was() {
+fn with_an_engine_the_log_continues_after_an_upgrade() {
     let redis = Service::start(Kind::Redis);
     let mut server = Generations::start(&["--engine", &redis.url()]);
     let addr = server.addr();
@@ -479,7 +479,7 @@ fn a_publication_from_before_an_upgrade_is_known_after_it() {
 }
 
 #[test]
-fn clients_with_tls_are_told_to_come_back_and_miss_nothing() {
+fn clients_with_tls_are_asked_to_reconnect_and_miss_nothing() {
     let authority = Authority::new("upgrade");
     let path = |name| authority.path(name).to_str().expect("UTF-8").to_owned();
     let mut command = fanwire();
@@ -523,7 +523,7 @@ fn clients_with_tls_are_told_to_come_back_and_miss_nothing() {
 /// A client in the middle of a past is not handed over: it is asked to reconnect, gets no end of its past, and gets the
 /// rest of the past from the next process.
 #[test]
-fn a_past_that_is_under_way_goes_on_at_the_next_process() {
+fn a_past_in_progress_continues_at_the_next_process() {
     /// Number of events. With 8 KiB each they are twice the kernel's buffers for a client that does not read.
     const EVENTS: u64 = 2500;
     let mut server = Generations::start(&[]);
@@ -590,7 +590,7 @@ fn a_past_that_is_under_way_goes_on_at_the_next_process() {
 }
 
 #[test]
-fn an_upgrade_is_no_news_of_who_is_there() {
+fn an_upgrade_causes_no_presence_events() {
     let mut server =
         Generations::start(&["--presence-channels", "**", "--presence-grace", "1s", "--loops", "2"]);
     let addr = server.addr();

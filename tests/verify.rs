@@ -27,7 +27,7 @@ fn is_kept((code, report): (Option<i32>, Value)) -> Value {
 }
 
 #[test]
-fn a_good_server_is_passed_and_a_slow_reader_is_told_its_gap() {
+fn a_good_server_passes_and_a_slow_reader_gets_its_gap() {
     let server = Server::start();
     let report = is_kept(verify(&format!("http://{}", server.addr), &[]));
     let readers = report["readers"].as_array().expect("a list");
@@ -57,11 +57,11 @@ fn several_shards_and_loops_keep_it_too() {
 }
 
 #[test]
-fn a_planted_fault_is_caught_and_told_with_its_event() {
+fn a_planted_fault_is_caught_and_reported_with_its_event() {
     let server = Server::start();
     for on in [On::WebSocket, On::Sse] {
         for (lie, kind, words) in [
-            (Lie::Drop, "lost", "#3 never came, between #2 ("),
+            (Lie::Drop, "lost", "#3 never arrived, between #2 ("),
             (Lie::Double, "twice", "#3 ("),
             (Lie::Swap, "disorder", "#3 ("),
             (Lie::Change, "changed", " carries "),
@@ -124,7 +124,7 @@ fn people_read_the_verdict_line_by_line() {
     let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(1), "{text}{error}");
     assert!(
-        text.contains("seed 7") && text.contains("nothing comes twice                         kept"),
+        text.contains("seed 7") && text.contains("nothing is delivered twice                  kept"),
         "{text}"
     );
     assert!(text.contains("broken 1 times") && text.contains("lost     sse-"), "{text}");
@@ -132,7 +132,7 @@ fn people_read_the_verdict_line_by_line() {
 }
 
 #[test]
-fn a_server_that_is_not_there_or_lets_nobody_in_is_no_verdict() {
+fn a_server_that_cannot_be_reached_or_refuses_all_gives_no_verdict() {
     let output = run(fanwire().args(["verify", "ftp://x"]));
     assert_eq!(output.status.code(), Some(2));
 

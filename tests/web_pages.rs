@@ -236,7 +236,7 @@ fn a_refusal_says_in_one_line_how_to_allow_it_and_the_log_stays_short() {
 }
 
 #[test]
-fn all_pages_may_come_in_where_that_is_said_and_the_log_says_it_once() {
+fn all_pages_are_allowed_if_configured_and_the_log_says_it_once() {
     for option in ["--allowed-origin", "--cors-origin"] {
         let server = Server::with(&[option, "*"]);
         assert_eq!(
@@ -278,7 +278,7 @@ fn pages_opened_from_a_file_may_come_in_where_agentos_is_spoken_or_null_is_allow
 }
 
 #[test]
-fn a_reload_opens_and_closes_the_door() {
+fn a_reload_changes_the_allowed_pages() {
     let file = std::env::temp_dir().join(format!("fanwire-door-{}.toml", std::process::id()));
     let write = |text: &str| std::fs::write(&file, text).expect("a file of our own");
     write("");

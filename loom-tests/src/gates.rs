@@ -72,7 +72,7 @@ fn joins(solo: bool) {
 }
 
 #[test]
-fn what_a_gate_has_not_passed_is_not_overwritten() {
+fn items_that_a_gate_has_not_passed_are_not_overwritten() {
     reads_all(false);
 }
 
@@ -236,7 +236,7 @@ fn a_batch_of_one_publisher_claims_as_many_sequences_as_it_holds() {
 }
 
 #[test]
-fn what_was_accepted_before_the_end_is_read_by_a_gate_and_nothing_comes_after_it() {
+fn items_accepted_before_the_end_are_read_by_a_gate_and_none_after_it() {
     loom::model(|| {
         let ring = ring(2, false);
         let mut reader = GatedReader::new(Arc::clone(&ring));
@@ -368,7 +368,7 @@ fn a_follower_that_sleeps_is_woken_by_the_reader_that_leaves() {
 }
 
 #[test]
-fn a_follower_that_nobody_is_before_any_more_is_woken_by_publishers() {
+fn a_follower_whose_leaders_have_left_is_woken_by_publishers() {
     loom::model(|| {
         let ring = ring(2, false);
         let first = GatedReader::new(Arc::clone(&ring));

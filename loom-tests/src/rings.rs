@@ -225,7 +225,7 @@ fn the_end_comes_after_everything_that_was_published() {
 }
 
 #[test]
-fn what_was_accepted_before_the_end_is_read_and_nothing_comes_after_it() {
+fn items_accepted_before_the_end_are_read_and_none_after_it() {
     loom::model(|| {
         let rings = rings(2);
         let mut reader = RingReader::new(Arc::clone(&rings));

@@ -138,7 +138,7 @@ fn an_event_that_is_published_while_the_bus_is_closed_is_not_slept_through() {
 
 /// As an event loop sleeps: an announcement stands while the loop is awake, and the loop goes back to sleep on it.
 #[test]
-fn no_event_is_slept_through_on_an_announcement_that_stands() {
+fn no_wake_up_is_lost_with_a_standing_announcement() {
     loom::model(|| {
         let rings = ring();
         let reader = RingReader::new(Arc::clone(&rings));

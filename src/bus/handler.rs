@@ -181,7 +181,7 @@ fn guarded<R>(counts: &HandlerCounts, all: &AtomicU64, call: impl FnOnce() -> R)
         counts.panics.fetch_add(1, Ordering::Relaxed);
         all.fetch_add(1, Ordering::Relaxed);
         #[cfg(feature = "server")]
-        tracing::error!("a handler panicked; it goes on with the next event");
+        tracing::error!("a handler panicked; it continues with the next event");
     }
     done
 }

@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_stands_behind_what_it_was_shown_however_far_the_order_is() {
+    fn a_readers_position_is_its_last_item_however_far_the_order_is() {
         let bus = Bus::builder().shards(2).capacity(64).build().expect("valid");
         let (mut one, mut other) = (bus.reader(|| {}), bus.reader(|| {}));
         bus.publish(event(1));

@@ -142,7 +142,7 @@ impl<T: Item> LosslessSubscriber<T> {
     /// Returns the next item. Blocks for at most `timeout`.
     ///
     /// # Errors
-    /// [`RecvTimeoutError::Timeout`] if nothing came in time, [`RecvTimeoutError::Closed`] if all publishers are gone and
+    /// [`RecvTimeoutError::Timeout`] if nothing arrived in time, [`RecvTimeoutError::Closed`] if all publishers are gone and
     /// everything was read.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<T, RecvTimeoutError> {
         receive::recv_timeout(self, timeout)

@@ -54,7 +54,7 @@ impl fmt::Display for TryRecvError {
 impl fmt::Display for RecvTimeoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Timeout => "nothing came in time",
+            Self::Timeout => "nothing arrived in time",
             Self::Closed => "the bus is closed",
         })
     }

@@ -89,21 +89,21 @@ impl<T: Item> LosslessSubscriber<T> {
     ) -> io::Result<JoinHandle<u64>> {
         let HandlerThread { name, core } = thread;
         let builder = name.map_or_else(Builder::new, |name| Builder::new().name(name));
-        let (told, hears) = mpsc::sync_channel(1);
+        let (report, started) = mpsc::sync_channel(1);
         let running = builder.spawn(move || match core.map_or(Ok(()), stay_on) {
             Ok(()) => {
-                let _ = told.send(Ok(()));
+                let _ = report.send(Ok(()));
                 run(self, handler)
             }
             Err(error) => {
                 // Dropped before the error returns, so that the subscription has ended by then.
                 drop(self);
-                let _ = told.send(Err(error));
+                let _ = report.send(Err(error));
                 0
             }
         })?;
         // The thread reports the result before it handles anything.
-        hears.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))?;
+        started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))?;
         Ok(running)
     }
 }

@@ -129,7 +129,7 @@ impl<T: Item> Subscriber<T> {
     /// every 32 events that the filter leaves out.
     ///
     /// # Errors
-    /// [`RecvTimeoutError::Timeout`] if nothing came in time, [`RecvTimeoutError::Closed`] if all publishers are gone and
+    /// [`RecvTimeoutError::Timeout`] if nothing arrived in time, [`RecvTimeoutError::Closed`] if all publishers are gone and
     /// everything was read.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Delivery<T>, RecvTimeoutError> {
         receive::recv_timeout(self, timeout)

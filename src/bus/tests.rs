@@ -29,7 +29,7 @@ fn drain<T: Item>(subscriber: &mut Subscriber<T>) -> Vec<Delivery<T>> {
 }
 
 #[test]
-fn what_is_published_arrives_once_in_order_at_everybody_who_joined_before() {
+fn every_subscriber_receives_later_items_once_and_in_order() {
     let bus = numbers(8);
     bus.publish(0);
     let mut first = bus.subscribe(Predicate::all());
@@ -104,7 +104,7 @@ fn equal_keys_share_a_shard_and_stay_in_order() {
 }
 
 #[test]
-fn what_a_bus_cannot_be_is_told_when_it_is_built() {
+fn invalid_settings_are_refused_when_a_bus_is_built() {
     let plain = || Bus::builder().carrying::<u64>();
     assert_eq!(plain().capacity(3).build().err(), Some(BusConfigError::Capacity(3)));
     assert_eq!(plain().capacity(0).build().err(), Some(BusConfigError::Capacity(0)));
@@ -116,7 +116,7 @@ fn what_a_bus_cannot_be_is_told_when_it_is_built() {
 }
 
 #[test]
-fn the_last_publishers_end_comes_behind_everything_it_published() {
+fn the_last_publishers_end_is_read_after_everything_it_published() {
     let bus = numbers(8);
     let mut publisher = bus.publisher();
     let mut reader = bus.subscribe(Predicate::all());
@@ -214,7 +214,7 @@ fn a_replay_ends_where_the_bus_stood_though_its_filter_wants_what_came_later() {
 }
 
 #[test]
-fn a_handlers_panic_is_counted_and_nobody_else_notices() {
+fn a_handlers_panic_is_counted_and_affects_no_other() {
     let bus = Bus::new();
     let seen = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&seen);
@@ -305,7 +305,7 @@ fn a_recording_keeps_the_newest_and_says_what_it_missed() {
 }
 
 #[test]
-fn who_publishes_waits_for_no_handler() {
+fn publishing_does_not_wait_for_handlers() {
     let bus = Bus::new();
     let (release, held) = std::sync::mpsc::channel::<()>();
     let (done, is_done) = std::sync::mpsc::channel();
@@ -324,7 +324,7 @@ fn who_publishes_waits_for_no_handler() {
 }
 
 #[test]
-fn each_bus_is_one_of_its_own_and_its_handlers_get_the_event() {
+fn each_bus_is_separate_and_its_handlers_get_the_event() {
     let (one, two) = (Bus::new(), Bus::new());
     let got = Arc::new(Mutex::new(Vec::new()));
     let take = |bus: &Bus, filter: Filter| {
@@ -369,7 +369,7 @@ fn the_bus_of_the_process_is_one() {
 }
 
 #[test]
-fn a_recording_is_asked_by_type_and_time() {
+fn a_recording_is_queried_by_type_and_time() {
     let bus = Bus::new();
     let at = |kind: &str, second: i64| {
         let event = Event::builder(kind).source("demo").timestamp(Timestamp(second * 1_000_000)).build();
@@ -560,7 +560,7 @@ fn a_solo_publisher_keeps_the_same_promises() {
 
 #[cfg(feature = "server")]
 #[test]
-fn a_bus_goes_on_where_another_stood() {
+fn a_bus_continues_at_the_position_of_another() {
     let numbered = |n: u64| Event::builder("x").json(n.to_string()).build().expect("valid");
     for first in [1u64, 5, 8, 100] {
         let start = Position::new(77, [first]);

@@ -224,14 +224,14 @@ mod tests {
         let all = all.map(|event| event.expect("valid"));
         let types: Vec<_> = all.iter().map(Event::event_type).collect();
         assert_eq!(types, TYPES);
-        let told: Vec<_> =
+        let texts: Vec<_> =
             all.iter().map(|event| (event.source(), event.entity(), event.payload())).collect();
         let ready =
             r#"{"state":"s","endpoint":"http://127.0.0.1:11434","latency_ms":45.2,"last_error":null}"#;
         let core = Some("core");
         let (task, check) = (Some(("task", "t")), Some(("selfcheck", "c")));
         assert_eq!(
-            told,
+            texts,
             [
                 (core, task, "{}"),
                 (core, task, r#"{"progress":1,"message":""}"#),
@@ -250,7 +250,7 @@ mod tests {
     fn a_providers_status_is_an_event_only_where_its_state_is_another() {
         let mut states = ProviderStates::default();
         let slow = ProviderDetails { latency_ms: Some(900.0), ..ProviderDetails::default() };
-        let mut told = Vec::new();
+        let mut texts = Vec::new();
         for (provider, state) in [
             ("ollama", "READY"),
             ("ollama", "READY"),
@@ -260,10 +260,11 @@ mod tests {
             ("ollama", "READY"),
         ] {
             let event = states.changed(provider, state, &slow).expect("an event can be made");
-            told.extend(event.map(|event| format!("{provider} {state} {}", event.payload().contains("900"))));
+            texts
+                .extend(event.map(|event| format!("{provider} {state} {}", event.payload().contains("900"))));
         }
         assert_eq!(
-            told,
+            texts,
             ["ollama READY true", "openai READY true", "ollama ERROR true", "ollama READY true"]
         );
         let bad = "x".repeat(10_000);

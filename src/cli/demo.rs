@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_tells_the_same_story() {
+    fn the_same_seed_gives_the_same_events() {
         let text = |events: Vec<Event>| -> Vec<String> {
             events.iter().map(|event| format!("{event:?} {}", event.payload())).collect()
         };

@@ -135,7 +135,7 @@ impl Running {
                 true
             }
             Err(error) => {
-                tracing::error!("upgrade failed, this process goes on: {error}");
+                tracing::error!("upgrade failed, this process continues: {error}");
                 false
             }
         }

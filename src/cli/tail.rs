@@ -264,7 +264,7 @@ impl EventTail {
         if !end.complete {
             let events = end.events;
             anstream::eprintln!(
-                "{DIM}history: {events} events came; the server no longer keeps the others, or cannot read them{DIM:#}"
+                "{DIM}history: {events} events; the server no longer keeps the others, or cannot read them{DIM:#}"
             );
         }
         Ok(())

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_block_says_nothing_and_moves_nothing() {
+    fn an_empty_block_has_no_text_and_does_not_move_the_window() {
         let mut deflater = Deflater::new(15, 6).expect("built in");
         let mut reader = InflateState::new_boxed(DataFormat::Raw);
         for text in ["the same words", "the same words again", "and the same words again"] {

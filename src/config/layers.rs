@@ -240,11 +240,11 @@ fn unknown(path: &str, origin: SettingOrigin) -> ConfigFault {
     let what = match keys::nearest(path) {
         // The key exists, but not in this section.
         Some(near) if near == name && !section.is_empty() => {
-            format!("unknown key `{path}`: `{name}` stands above the first [section]; did you mean `{near}`?")
+            format!("unknown key `{path}`: `{name}` is above the first [section]; did you mean `{near}`?")
         }
         Some(near) if near.rsplit_once('.').is_some_and(|(_, last)| last == name) => {
             let home = near.rsplit_once('.').map_or("", |(section, _)| section);
-            format!("unknown key `{path}`: `{name}` stands under [{home}]; did you mean `{near}`?")
+            format!("unknown key `{path}`: `{name}` is under [{home}]; did you mean `{near}`?")
         }
         Some(near) => format!("unknown key `{path}`; did you mean `{near}`?"),
         None => format!("unknown key `{path}`; `fanwire check --print-defaults` shows all"),

@@ -131,7 +131,7 @@ mod tests {
     use super::super::Config;
 
     #[test]
-    fn a_slip_is_told_with_how_to_write_it() {
+    fn a_fault_is_reported_with_the_right_syntax() {
         for (text, want) in [
             (
                 "listen = 127.0.0.1",
@@ -170,9 +170,12 @@ mod tests {
         ] {
             let error = Config::from_toml(text).expect_err(text);
             let line = text.lines().count();
-            let told = error.to_string();
-            assert!(told.starts_with(&format!("(text):{line}: ")) && told.contains(want), "{text}\n{told}");
-            assert!(!told.contains('\n'), "{told}");
+            let message = error.to_string();
+            assert!(
+                message.starts_with(&format!("(text):{line}: ")) && message.contains(want),
+                "{text}\n{message}"
+            );
+            assert!(!message.contains('\n'), "{message}");
         }
     }
 
@@ -189,30 +192,30 @@ mod tests {
             "[auth.jwt]\nhs256_secret: s3cret-word",
             "s3cret-word",
         ] {
-            let told = Config::from_toml(text).expect_err(text).to_string();
-            assert!(!told.contains("s3cret"), "{text}\n{told}");
+            let message = Config::from_toml(text).expect_err(text).to_string();
+            assert!(!message.contains("s3cret"), "{text}\n{message}");
         }
     }
 
     #[test]
-    fn a_key_in_another_section_is_told_where_it_belongs() {
+    fn a_key_in_the_wrong_section_is_refused_with_its_right_section() {
         for (text, want) in [
             (
                 "[drain]\ntimeout = \"5s\"\nlisten = \"127.0.0.1:1\"",
-                "`listen` stands above the first [section]; did you mean `listen`?",
+                "`listen` is above the first [section]; did you mean `listen`?",
             ),
             (
                 "[server]\nlisten = \"127.0.0.1:1\"",
-                "`listen` stands above the first [section]; did you mean `listen`?",
+                "`listen` is above the first [section]; did you mean `listen`?",
             ),
             (
                 "[limits]\nmin_version = \"1.3\"",
-                "`min_version` stands under [tls]; did you mean `tls.min_version`?",
+                "`min_version` is under [tls]; did you mean `tls.min_version`?",
             ),
             ("lisen = \"127.0.0.1:1\"", "did you mean `listen`?"),
         ] {
-            let told = Config::from_toml(text).expect_err(text).to_string();
-            assert!(told.contains(want), "{text}\n{told}");
+            let message = Config::from_toml(text).expect_err(text).to_string();
+            assert!(message.contains(want), "{text}\n{message}");
         }
     }
 }

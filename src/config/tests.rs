@@ -78,7 +78,7 @@ fn an_unknown_key_is_refused_with_the_one_that_was_meant() {
 }
 
 #[test]
-fn every_fault_is_told_with_key_value_origin_and_range() {
+fn every_fault_is_reported_with_key_value_origin_and_range() {
     let toml =
         "loops = 0\nmax_message_bytes = \"64 apples\"\n[log]\nformat = \"xml\"\n[drain]\ntimeout = 10\n";
     let sources = Sources::new()

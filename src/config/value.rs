@@ -556,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_out_of_range_is_told_the_range() {
+    fn a_value_out_of_range_is_refused_with_the_range() {
         let mut n = 5_u32;
         assert_eq!(count(&mut n, 1..=10).set(&Words::One("11".into())), Err("11 is not from 1 to 10".into()));
         let mut size = 0_usize;

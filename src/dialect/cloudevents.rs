@@ -110,7 +110,7 @@ pub(crate) fn read_binary_in<'a>(
         };
         let value = value.ok_or_else(|| format!("ce-{name} is not percent-encoded UTF-8"))?;
         if attributes.insert(name.clone().into(), value).is_some() {
-            return Err(format!("ce-{name} comes twice"));
+            return Err(format!("ce-{name} appears twice"));
         }
     }
     let text = std::str::from_utf8(body).ok();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_specification_forbids_is_named() {
+    fn violations_of_the_specification_are_named() {
         let minimal =
             |more: &str| format!(r#"{{"specversion":"1.0","type":"t","source":"s","id":"i"{more}}}"#);
         assert!(read_structured(&minimal("")).is_ok());

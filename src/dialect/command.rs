@@ -309,7 +309,7 @@ pub(crate) struct PastEnd<'a> {
 pub(crate) struct LogEnded<'a> {
     /// Id of the subscription; empty for a stream.
     pub(crate) subscription_id: &'a str,
-    /// Attribute whose values have logs; the next field is the value.
+    /// Attribute with a log for each value; the next field is the value.
     pub(crate) by: &'static str,
     pub(crate) value: &'a str,
     pub(crate) last_event_id: EventId,

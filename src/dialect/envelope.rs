@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_keeps_is_routed_as_it_was_checked() {
+    fn events_of_the_log_are_routed_as_they_were_checked() {
         let channel_of = |text: &str| read_stored(text).expect("an event").channel().map(str::to_owned);
         // An attribute that the publisher set to none, one that an embedder did not set, and one that is inferred.
         let named = read_event(r#"{"type":"agent_message","channel":"","payload":{"circle_name":"b"}}"#);
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn of_every_type_the_stored_form_names_whatever_a_payload_can_imply() {
+    fn the_stored_form_of_every_type_names_all_implied_attributes() {
         let payload = r#"{"agentId":"b","workflowId":"b","deploymentId":"b","alertId":"b","circle_name":"b","workspace_id":"b","stream_id":"b","execution_id":"b"}"#;
         let types = crate::catalogue::autosdlc::TYPES
             .iter()
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_predecessor_gives_is_taken_as_it_stands() {
+    fn attributes_of_a_predecessors_event_are_taken_unchanged() {
         for text in [
             r#"{"type":"agent_message","payload":{"circle_name":"b"}}"#,
             r#"{"type":"agent_message","key":"agent:b:status","ts":"2026-01-27T10:21:33Z","payload":{"circle_name":"b"}}"#,

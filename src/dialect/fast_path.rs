@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_nobody_knows_are_left_to_the_other_reader_where_they_are_faults() {
+    fn unknown_keys_that_are_faults_are_left_to_the_other_reader() {
         for (text, is_taken) in [
             (r#"{"type":"x","entitty":{"kind":"k"}}"#, false),
             (r#"{"type":"x","data":1,"extra":null}"#, false),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_make_no_event_are_told_without_another_pass() {
+    fn fields_that_make_no_event_are_reported_without_another_pass() {
         let long = format!(r#"{{"type":"{}"}}"#, "x".repeat(2000));
         for text in ["{}", r#"{"type":"a\tb"}"#, r#"{"type":""}"#, r#"{"type":"x","source":"\u0000"}"#, &long]
         {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_left_to_the_other_reader() {
+    fn faulty_input_is_left_to_the_other_reader() {
         for text in [
             "",
             "{",

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_is_never_told_as_a_number() {
+    fn a_bound_is_never_reported_as_an_exact_number() {
         let json = |missed| gap(missed).json();
         let rest = r#""from":null,"to":null,"recoverable":false"#;
         assert_eq!(json(Missed::Exactly(7)), format!(r#"{{"missed":7,{rest}}}"#));
@@ -134,14 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn every_encoding_that_tells_of_a_gap_tells_the_bound() {
+    fn every_encoding_with_gaps_has_the_bound() {
         for encoding in Encoding::all() {
             let frame = encoding.gap(&gap(Missed::AtMost(1808)));
             // AgentOS's envelope is frozen: a client that did not ask for gaps gets none.
-            let is_told = format!("{encoding:?}") != "AgentosWs";
+            let has_gaps = format!("{encoding:?}") != "AgentosWs";
             let text = String::from_utf8_lossy(&frame);
-            assert_eq!(text.contains(r#""missed":null"#), is_told, "{encoding:?}: {text}");
-            assert_eq!(text.contains(r#""at_most":1808"#), is_told, "{encoding:?}: {text}");
+            assert_eq!(text.contains(r#""missed":null"#), has_gaps, "{encoding:?}: {text}");
+            assert_eq!(text.contains(r#""at_most":1808"#), has_gaps, "{encoding:?}: {text}");
         }
     }
 }

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_a_key_is_short() {
+    fn a_keys_help_is_short() {
         let key = "é".repeat(5000);
         let text = UnknownKey { key: &key, known: &KNOWN }.to_string();
         assert!(text.len() < 400 && text.contains("known are subscription_id, "), "{text}");

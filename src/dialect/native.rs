@@ -707,7 +707,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_gets_the_documents_words() {
+    fn an_invalid_message_gets_the_documents_error() {
         for text in
             ["", "not valid json", "[]", "5", "{}", r#"{"type":5}"#, r#"{"type":"ping""#, r#"["ping"]"#]
         {

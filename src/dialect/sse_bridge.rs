@@ -102,7 +102,7 @@ mod tests {
     use crate::event::{EventId, Timestamp};
 
     #[test]
-    fn the_oldest_go_where_the_buffer_is_full_and_the_count_goes_on() {
+    fn a_full_buffer_evicts_the_oldest_and_keeps_counting() {
         let bridge = SseBridge::new(2);
         for n in 0..3 {
             bridge.add_event(&Event::builder("x").json(n.to_string()).build().expect("valid"));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bridge_that_is_told_nothing_keeps_a_thousand() {
+    fn a_bridge_keeps_a_thousand_events_by_default() {
         let bridge = SseBridge::default();
         let event = Event::builder("x").build().expect("valid");
         (0..1001).for_each(|_| bridge.add_event(&event));

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_in_an_address_is_told_without_what_is_secret() {
+    fn a_fault_in_an_address_is_reported_without_its_secrets() {
         let slips = [
             "nats//u:s3cret@h",
             "u:s3cret@h:4222",

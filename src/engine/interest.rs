@@ -233,23 +233,23 @@ mod tests {
 
     struct Fixture {
         interest: Arc<InterestRegistry>,
-        told: Arc<AtomicUsize>,
+        notified: Arc<AtomicUsize>,
     }
 
     fn table(linger: Duration) -> Fixture {
-        let told = Arc::new(AtomicUsize::new(0));
-        let tell = Arc::clone(&told);
+        let notified = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&notified);
         let on_followed = move || {
-            tell.fetch_add(1, Ordering::Relaxed);
+            counter.fetch_add(1, Ordering::Relaxed);
         };
-        Fixture { interest: Arc::new(InterestRegistry::new(linger, Arc::new(on_followed))), told }
+        Fixture { interest: Arc::new(InterestRegistry::new(linger, Arc::new(on_followed))), notified }
     }
 
     const LONG: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn what_is_wanted_is_asked_for_and_known_when_it_comes() {
-        let Fixture { interest, told } = table(LONG);
+    fn wanted_subjects_are_subscribed_and_recognized() {
+        let Fixture { interest, notified } = table(LONG);
         let done = filter("type=task.done");
         assert!(interest.is_followed([&done].into_iter()), "a log that brings everything");
         assert_eq!(interest.since(&done, 1), None);
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(interest.changes(Instant::now()), SubjectChange::default(), "once");
         assert!(!interest.is_followed([&done].into_iter()), "asked for is not there");
         interest.confirm(&change.subscribe, &[40]);
-        assert_eq!(told.load(Ordering::Relaxed), 1);
+        assert_eq!(notified.load(Ordering::Relaxed), 1);
         assert!(interest.is_followed([&done].into_iter()));
         assert_eq!(interest.since(&done, 1), Some((5, [40].into())));
         // A narrower filter is followed with it; another one is not.
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_soon_has_missed_nothing_and_who_comes_late_is_known_to() {
+    fn a_resume_within_the_linger_time_is_complete_and_a_later_one_is_not() {
         let Fixture { interest, .. } = table(LONG);
         interest.reset(Some(5), None);
         let one = filter("type=a");
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_the_place_of_something_wider_is_followed_before_that_is_left() {
+    fn a_narrower_interest_is_followed_before_the_wider_one_is_left() {
         let Fixture { interest, .. } = table(Duration::ZERO);
         interest.reset(Some(5), None);
         let all = interest.want_all();

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_let_go_is_passed_over_by_those_that_come_after() {
+    fn messages_already_passed_are_skipped_by_a_later_buffer() {
         let mut arrivals = ReorderBuffer::default();
         (4..6).for_each(|stamp| arrivals.found(1, stamp, stamp));
         arrivals.found(0, 1, 1);

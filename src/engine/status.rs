@@ -175,12 +175,12 @@ mod tests {
     #[test]
     fn a_node_is_ready_once_both_sides_were_found_to_be_well() {
         let status = Status::new(&Arc::default());
-        let told = |status: &Status| status.not_ready().map(|not| (not.readers, not.publishers));
-        assert_eq!(told(&status), Some((false, false)));
+        let reported = |status: &Status| status.not_ready().map(|not| (not.readers, not.publishers));
+        assert_eq!(reported(&status), Some((false, false)));
         status.set_following();
-        assert_eq!(told(&status), Some((true, false)));
+        assert_eq!(reported(&status), Some((true, false)));
         status.set_appending();
-        assert_eq!(told(&status), None);
+        assert_eq!(reported(&status), None);
         assert!(status.lost_appending(&EngineError::TakesNothing("full".to_owned())));
         assert!(!status.lost_appending(&EngineError::TakesNothing("full".to_owned())));
         let not = status.not_ready().expect("it takes nothing");
@@ -188,6 +188,6 @@ mod tests {
         assert!(status.last_error().contains("full"));
         assert!(status.lost_appending(&EngineError::Unreachable("gone".to_owned())), "another reason");
         status.set_appending();
-        assert_eq!((told(&status), status.last_error()), (None, String::new()));
+        assert_eq!((reported(&status), status.last_error()), (None, String::new()));
     }
 }

@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_fault_is_told() {
+    fn the_first_fault_is_reported() {
         let long = "x".repeat(ATTRIBUTE_BYTES_MAX + 1);
         let built = Event::builder("x").source(&long).channel("a\nb").json("{").build();
         assert_eq!(

@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_serves_again_only_when_nobody_holds_it() {
+    fn a_body_is_reused_only_when_no_reader_holds_it() {
         let bus = Bus::builder().capacity(1).build().expect("valid");
         let mut publisher = bus.publisher();
         let kept: Vec<Event> = (0..1000)

@@ -212,7 +212,7 @@ impl Outbox {
         progress.map_or(0, |progress| u64::from((tick as u32).wrapping_sub(progress.get())))
     }
 
-    /// Returns the number of pending events: those whose writing has not begun.
+    /// Returns the number of pending events, of which no byte is written.
     pub(crate) fn pending(&self, fanout: &Fanout) -> u64 {
         let ahead = self.membership.map_or(0, |m| {
             let feed = fanout.feed(m.feed());

@@ -566,7 +566,7 @@ fn a_gap_comes_before_a_reply_that_was_sent_after_the_missed_events() {
 }
 
 #[test]
-fn a_gap_at_the_newest_end_comes_before_the_next_reply() {
+fn a_gap_at_the_newest_end_is_sent_before_the_next_reply() {
     let mut world = World::new(2);
     let mut outbox = world.join_as(&[selection("", Conflation::None)], LagPolicy::DropNewest, 0);
     let mut pipe = Pipe { room: 5, ..Pipe::default() };

@@ -74,7 +74,7 @@ impl fmt::Display for FilterErrorKind {
             Self::Unexpected(found) => {
                 write!(
                     f,
-                    "unexpected {found:?}, expected a space, & or the end; a value with other characters stands in quotes"
+                    "unexpected {found:?}, expected a space, & or the end; a value with other characters must be quoted"
                 )
             }
             Self::TooManyValues(count, max) => {

@@ -173,7 +173,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_no_saved_filter_is_refused_or_canonical(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn a_text_that_is_no_saved_filter_is_refused_or_canonical(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let saved = SavedFilter { filter: String::new(), exact: Some(Exact(bytes.clone())) };
             if let Ok(filter) = Filter::try_from(saved) {
                 prop_assert_eq!(filter.bytes(), bytes.as_slice());

@@ -140,7 +140,7 @@ fn errors_point_at_the_column() {
 }
 
 #[test]
-fn filters_over_a_limit_are_told_which() {
+fn filters_over_a_limit_are_refused_with_its_name() {
     let limits =
         FilterLimits { values_max: 3, value_bytes_max: 8, segments_max: 3, ..FilterLimits::default() };
     for (filter, want) in [
@@ -158,7 +158,7 @@ fn filters_over_a_limit_are_told_which() {
 }
 
 #[test]
-fn what_takes_long_to_join_is_refused_before_it_is_joined() {
+fn an_expensive_join_is_refused_before_it_is_made() {
     // 12 kB of text took 120 ms.
     let pad = "b.".repeat(14);
     let join = |values: Vec<String>| values.join(",");

@@ -25,7 +25,7 @@ const TARGETS: &[Target] = &[
 ];
 
 #[test]
-fn what_was_found_once_is_not_found_again() {
+fn past_findings_do_not_return() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/regressions");
     let mut ran = 0;
     for entry in fs::read_dir(&folder).expect("it is in the repository") {

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_that_is_behind_is_told_of_all_purges() {
+    fn a_loop_that_lags_gets_all_purges() {
         let mut purges = Purges::default();
         assert!(purges.after(0).is_empty());
         let filter = |n: u64| Filter::new().streams([format!("run-{n}")]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::event::{Attribute, Event};
 use crate::filter::{ENTITY, Filter, FilterError};
 
-/// Attribute by whose values events are kept: each value has a log of its own.
+/// Attribute by which events are kept: each of its values has its own log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum RetainBy {
@@ -93,7 +93,7 @@ impl RetainBy {
 pub struct RetainRule {
     text: Box<str>,
     filter: Filter,
-    /// `by`: the attribute by whose values events are kept.
+    /// `by`: the attribute by which events are kept.
     pub by: RetainBy,
     /// `events`: maximum number of events of a log. Default: 10,000.
     pub events: usize,

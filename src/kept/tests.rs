@@ -127,8 +127,8 @@ fn the_store_is_as_a_naive_model() {
             let value = format!("{}-{}", if next(10) == 0 { "chat" } else { "run" }, next(7));
             let is_end = next(6) == 0;
             let recorded = event(sequence, &value, if is_end { "end" } else { "token" });
-            let told = logs.record(&recorded, Timestamp(now));
-            assert_eq!(logs.record(&recorded, Timestamp(now)), told, "a second loop gets the same");
+            let recorded_ends = logs.record(&recorded, Timestamp(now));
+            assert_eq!(logs.record(&recorded, Timestamp(now)), recorded_ends, "a second loop gets the same");
             let mut let_go = |log: NaiveLog, name: String| {
                 if !log.is_ended {
                     lost_open.insert(name.clone());
@@ -165,11 +165,11 @@ fn the_store_is_as_a_naive_model() {
                 (log.is_ended, log.written, log.order) = (is_end, now, step);
                 let complete = log.is_from_start && log.lost == 0;
                 assert_eq!(
-                    told.map(|end| (end.id, end.complete)),
+                    recorded_ends.map(|end| (end.id, end.complete)),
                     is_end.then_some((id(sequence), complete))
                 );
             } else {
-                assert_eq!(told, None);
+                assert_eq!(recorded_ends, None);
             }
             for value in 0..7 {
                 let value = format!("run-{value}");
@@ -250,7 +250,7 @@ fn an_ended_log_begins_a_life_with_the_next_event() {
 }
 
 #[test]
-fn what_is_let_go_under_a_reader_is_a_gap() {
+fn events_evicted_under_a_reader_are_a_gap() {
     let mut rule = runs();
     rule.events = 4;
     let mut logs = KeptLogs::new(&config(vec![rule]), 1);
@@ -270,7 +270,7 @@ fn what_is_let_go_under_a_reader_is_a_gap() {
 }
 
 #[test]
-fn a_hole_is_told_and_no_log_with_one_is_complete() {
+fn a_hole_is_reported_and_no_log_with_one_is_complete() {
     let mut logs = KeptLogs::new(&config(vec![runs()]), 1);
     logs.record(&event(0, "run-1", "token"), Timestamp(0));
     logs.record(&event(1, "run-2", "end"), Timestamp(0));
@@ -468,7 +468,7 @@ fn publishers_see_what_is_accepted_and_not_recorded_yet() {
 }
 
 #[test]
-fn a_hole_after_a_place_is_told_whichever_log_is_written_next() {
+fn a_hole_after_a_place_is_reported_whichever_log_is_written_next() {
     let mut logs = KeptLogs::new(&config(vec![runs()]), 1);
     logs.record(&event(0, "run-1", "token"), Timestamp(0));
     logs.note_gap(id(2));

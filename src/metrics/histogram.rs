@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_observed_is_in_its_bucket_and_in_the_sum() {
+    fn observations_are_in_their_bucket_and_in_the_sum() {
         let histogram = FastHistogram::new(10, 4, 3, 1e6);
         for (value, times) in [(0, 1), (10, 2), (11, 3), (160, 4), (161, 5)] {
             histogram.observe(value, times);

@@ -156,7 +156,7 @@ impl ServerBuilder {
         let address = address_of(&sockets, listen.as_deref()).map_err(|e| ServerError::new(doing(), e))?;
         let is_local = |address: SocketAddr| address.ip().to_canonical().is_loopback();
         let others = sockets.iter().filter_map(|socket| socket.local_addr().ok());
-        // Without a listener, the embedding program controls who connects.
+        // Without a listener, the embedding program controls all connections.
         let is_guarded = address.into_iter().chain(others).all(is_local);
         let is_local = address.is_some() && is_guarded;
         #[cfg(feature = "auth")]

@@ -164,7 +164,7 @@ mod tests {
     const HAS_ID: &str = r#"{"required":["id"]}"#;
 
     #[test]
-    fn a_fault_is_told_with_its_place_in_the_payload() {
+    fn a_fault_is_reported_with_its_place_in_the_payload() {
         let folder = Folder::new("place", &[("task.progress.json", PROGRESS), ("notes.txt", "no schema")]);
         let schemas = folder.load(false).expect("compiled");
         let check = |payload| schemas.check(&event("task.progress", payload));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_schema_is_told_with_its_file() {
+    fn an_invalid_schema_is_reported_with_its_file() {
         for (name, text) in
             [("a.json", "nope"), ("b.json", r#"{"type":5}"#), ("c.json", r#"{"$ref":"http://x.example/s"}"#)]
         {

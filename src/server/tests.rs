@@ -287,7 +287,7 @@ fn text(wire: &Wire) -> String {
 }
 
 #[test]
-fn a_sleeper_costs_others_nothing_and_is_told_what_it_missed() {
+fn a_sleeper_does_not_affect_others_and_gets_its_gap() {
     let mut world = World::new(ServerConfig { max_lag_events: 50, ..ServerConfig::default() });
     let stream = "GET /sse?event_name=message HTTP/1.1\r\nHost: t\r\n\r\n";
     let (sleeper, token) = world.connect(stream);
@@ -374,7 +374,7 @@ fn time_ends_what_is_slow_and_asks_what_is_quiet() {
 }
 
 #[test]
-fn draining_tells_everybody_in_their_own_form() {
+fn draining_sends_a_notice_in_each_dialect() {
     let mut world = World::new(ServerConfig::default());
     let (stream, _) = world.connect("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
     let upgrade = String::from_utf8_lossy(UPGRADE).into_owned();
@@ -487,7 +487,7 @@ fn a_burst_is_one_write_for_each_client_that_is_not_blocked() {
 }
 
 #[test]
-fn events_behind_the_first_wait_for_the_flush_interval_and_go_in_one_write() {
+fn events_after_the_first_wait_for_the_flush_interval_and_share_one_write() {
     let interval = Duration::from_millis(5);
     let mut world = World::new(ServerConfig { flush_interval: interval, ..ServerConfig::default() });
     let (wire, token) = listens(&mut world, "a.b");

@@ -127,7 +127,7 @@ impl Lane {
                 threads::fault_point();
                 // The client of a job that panics is answered when its wait times out.
                 if let Err(CaughtPanic { message, place }) = catch_panic(job) {
-                    tracing::error!(message, place, "a job panicked, and its thread goes on");
+                    tracing::error!(message, place, "a job panicked, and its thread continues");
                 }
                 drop(charge);
                 state = lock(&self.state);
@@ -177,9 +177,9 @@ mod tests {
         }
         assert_eq!(workers.submit("slow", LIMITS, 0, Box::new(|| {})), Err(Busy));
         assert!(workers.held.bytes() >= 3 * JOB_BYTES);
-        let (quick, hears) = channel();
+        let (quick, receiver) = channel();
         workers.submit("quick", LIMITS, 0, Box::new(move || quick.send(()).expect("heard"))).expect("room");
-        hears.recv().expect("the other lane goes on");
+        receiver.recv().expect("the other lane goes on");
         assert!(ends.try_recv().is_err(), "the slow lane is still held up");
         drop(release);
         let mut all: Vec<i32> = (0..3).map(|_| ends.recv().expect("done")).collect();

@@ -167,18 +167,18 @@ fn latest_came(seen: &[Seen], log: &Log) -> Checked {
     let Some((begin, Seen::Change { interest, high, .. })) = begin.map(|at| (at, &seen[at])) else {
         return Ok(());
     };
-    let told = &seen[begin..];
-    if !interest.may_omit() || told.iter().any(|item| matches!(item, Seen::Gap { .. })) {
+    let reported = &seen[begin..];
+    if !interest.may_omit() || reported.iter().any(|item| matches!(item, Seen::Gap { .. })) {
         return Ok(());
     }
-    let came: HashSet<u64> =
+    let arrived: HashSet<u64> =
         seen.iter().filter_map(|item| if let Seen::Event(n) = item { Some(*n) } else { None }).collect();
     // Rates and keys of the events that arrived after the one that is checked.
     let (mut rates, mut keys) = (HashSet::new(), HashSet::new());
     for n in (*high..log.len()).rev() {
         let entry = log.entry(n);
         let least = interest.least(entry);
-        if came.contains(&n) {
+        if arrived.contains(&n) {
             if let Some(Policy::Sample(rate)) = least {
                 rates.insert(rate);
             }
@@ -214,7 +214,7 @@ struct Walk<'a> {
 
 /// Items between two events.
 struct Between {
-    told: u64,
+    reported: u64,
     excused: Vec<(u64, u64)>,
     /// Whether events may have been omitted without a gap.
     loose: bool,
@@ -245,41 +245,42 @@ impl Walk<'_> {
         let short = |(from, short): &(u64, u64)| {
             (*from <= to || between.loose).then(|| short + due.between(*from, to))
         };
-        self.accounts_for(between.told, self.states.iter().map(short).collect(), between)
+        self.accounts_for(between.reported, self.states.iter().map(short).collect(), between)
     }
 
     /// Checks that all events before `to` arrived or were reported as missed. A gap may also report events after `to`.
-    fn came(&self, to: u64, told: u64, between: &Between) -> Checked {
+    fn arrived(&self, to: u64, reported: u64, between: &Between) -> Checked {
         let due = self.log.sums(|e| self.interest.wants(e), &between.excused);
-        let is_told = |(from, short): &(u64, u64)| *from <= to && short + due.between(*from, to) <= told;
-        if between.loose || self.states.iter().any(is_told) {
+        let is_reported =
+            |(from, short): &(u64, u64)| *from <= to && short + due.between(*from, to) <= reported;
+        if between.loose || self.states.iter().any(is_reported) {
             return Ok(());
         }
-        Err(format!("{told} reported as missed, from {:?}, for {:?}", self.states, self.interest))
+        Err(format!("{reported} reported as missed, from {:?}, for {:?}", self.states, self.interest))
     }
 
     /// Checks that the number reported as missed equals the number missed in one of the possible states.
-    fn accounts_for(&self, told: u64, shorts: Vec<Option<u64>>, between: &Between) -> Checked {
+    fn accounts_for(&self, reported: u64, shorts: Vec<Option<u64>>, between: &Between) -> Checked {
         let Between { excused, loose, .. } = between;
         // A gap with a number may cover events that a gap of unknown length covers too.
-        let fits = |short: &u64| *short == told || *loose || (!excused.is_empty() && *short < told);
+        let fits = |short: &u64| *short == reported || *loose || (!excused.is_empty() && *short < reported);
         if shorts.iter().flatten().any(fits) {
             return Ok(());
         }
         Err(format!(
-            "{told} reported as missed, {shorts:?} missed from {:?}, excused {excused:?}, for {:?}",
+            "{reported} reported as missed, {shorts:?} missed from {:?}, excused {excused:?}, for {:?}",
             self.states, self.interest
         ))
     }
 
     fn pass(&mut self, run: &[Seen], is_last: bool) -> Result<Between, String> {
-        let mut between = Between { told: 0, excused: Vec::new(), loose: self.interest.may_omit() };
-        let mut told_before = Vec::with_capacity(run.len());
+        let mut between = Between { reported: 0, excused: Vec::new(), loose: self.interest.may_omit() };
+        let mut reported_before = Vec::with_capacity(run.len());
         for item in run {
-            told_before.push(between.told);
+            reported_before.push(between.reported);
             match item {
                 // A gap's number counts the events that this client wanted, in a replay too.
-                Seen::Gap { missed: Some(missed), .. } => between.told += missed,
+                Seen::Gap { missed: Some(missed), .. } => between.reported += missed,
                 Seen::Gap { missed: None, from, to, .. } => {
                     let first = self.log.place(*from).map_or(0, |from| from + 1);
                     let end = self.log.place(*to).map_or(0, |to| to + 1);
@@ -289,12 +290,12 @@ impl Walk<'_> {
             }
         }
         let mut settled = 0;
-        for (item, told_before) in run.iter().zip(told_before) {
+        for (item, reported_before) in run.iter().zip(reported_before) {
             // A reply that names an event before every possible position adds no information.
             if let Seen::UpTo(place) = item
                 && self.states.iter().any(|(from, _)| *from <= place + 1)
             {
-                self.came(place + 1, told_before - settled, &between)
+                self.arrived(place + 1, reported_before - settled, &between)
                     .map_err(|error| format!("before a reply that says all up to {place} came: {error}"))?;
             }
             let Seen::Change { interest, from, low, high, .. } = item else { continue };
@@ -321,9 +322,9 @@ impl Walk<'_> {
                 Some((From::After(id), true)) => {
                     // The connection had no interest until now, so everything before must balance here.
                     let shorts = self.states.iter().map(|(_, short)| Some(*short)).collect();
-                    self.accounts_for(told_before - settled, shorts, &between)
+                    self.accounts_for(reported_before - settled, shorts, &between)
                         .map_err(|error| format!("before a resume: {error}"))?;
-                    settled = told_before;
+                    settled = reported_before;
                     self.states = vec![(id + 1, 0)];
                 }
                 Some((From::Unknown, _)) => {
@@ -337,7 +338,7 @@ impl Walk<'_> {
                 _ => {}
             }
         }
-        between.told -= settled;
+        between.reported -= settled;
         Ok(between)
     }
 }

@@ -350,13 +350,13 @@ impl Client {
     /// Returns whether the client ever requested the disconnect policy. A client that was disconnected early may have
     /// no reply to that request.
     pub(super) fn asked_to_be_closed(&self) -> bool {
-        let was_told = self.seen.iter().any(|seen| match seen {
+        let was_confirmed = self.seen.iter().any(|seen| match seen {
             Seen::Change { interest, .. } => interest.0.iter().any(|(_, p)| *p == Policy::Disconnect),
             _ => false,
         });
         let is_asked =
             |asked: &Asked| matches!(asked.what, What::Subscribe { policy: Policy::Disconnect, .. });
-        was_told || self.asked.iter().any(is_asked)
+        was_confirmed || self.asked.iter().any(is_asked)
     }
 
     /// Returns whether the client may be catching up, so that the drain finds events that were not written yet.

@@ -293,8 +293,8 @@ impl ClientEnd {
     /// Takes the readiness (readable, writable) that poll will report, so that it is reported only once.
     pub(super) fn take_readiness(&self) -> Option<(bool, bool)> {
         let mut wire = self.0.borrow_mut();
-        let told = (std::mem::take(&mut wire.readable), std::mem::take(&mut wire.writable));
-        (!wire.closed && (told.0 || told.1)).then_some(told)
+        let readiness = (std::mem::take(&mut wire.readable), std::mem::take(&mut wire.writable));
+        (!wire.closed && (readiness.0 || readiness.1)).then_some(readiness)
     }
 
     /// Returns whether poll reports, with the readiness, that the client's input or the connection has ended.

@@ -180,9 +180,9 @@ impl Past {
 pub(super) fn check_ends(seen: &[Seen], complete: bool) -> Checked {
     for (at, item) in seen.iter().enumerate() {
         if let Seen::Change { from: Some(past), .. } = item {
-            let (told, _) = PastItems::first(&seen[at + 1..])?;
-            told.check_end()?;
-            if complete && told.end.is_none() {
+            let (found, _) = PastItems::first(&seen[at + 1..])?;
+            found.check_end()?;
+            if complete && found.end.is_none() {
                 return Err(format!("a past that never ends: {past:?}"));
             }
         }
@@ -201,12 +201,12 @@ pub(super) fn without_pasts(seen: &[Seen], log: &Log) -> Result<Option<Vec<Seen>
         live.push(item.clone());
         let Seen::Change { interest, from: Some(past), low, high, .. } = item else { continue };
         let Some((filter, _)) = interest.0.last() else { continue };
-        let (told, len) = PastItems::first(&seen[at..])?;
+        let (found, len) = PastItems::first(&seen[at..])?;
         at += len;
         let mut fitting = Vec::new();
         let mut wrong = String::new();
         for begin in *low..=*high {
-            match told.check(past, *filter, begin, log) {
+            match found.check(past, *filter, begin, log) {
                 Ok(()) => fitting.push(begin),
                 Err(error) => wrong = error,
             }
@@ -215,7 +215,7 @@ pub(super) fn without_pasts(seen: &[Seen], log: &Log) -> Result<Option<Vec<Seen>
             return Err(format!("{past:?}, which began at {low} to {high}: {wrong}"));
         };
         // A gap of the ring is sent before the events that logs still retain from that range.
-        let is_merged = past.from == From::Start && *filter < KEPT && told.gaps(log).next().is_some();
+        let is_merged = past.from == From::Start && *filter < KEPT && found.gaps(log).next().is_some();
         is_known &= fitting.len() == 1 && !is_merged;
         let stays = |item: &&Seen| match item {
             _ if past.is_resume() => true,
@@ -225,7 +225,7 @@ pub(super) fn without_pasts(seen: &[Seen], log: &Log) -> Result<Option<Vec<Seen>
             }
             _ => false,
         };
-        live.extend(told.items.iter().filter(stays).cloned());
+        live.extend(found.items.iter().filter(stays).cloned());
     }
     Ok(is_known.then_some(live))
 }

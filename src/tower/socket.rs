@@ -220,11 +220,11 @@ impl ::axum::serve::Listener for LiveListener {
 /// Once the socket was taken, writes are swallowed and reads come to the end: hyper sees a response that ended and a connection
 /// that closes.
 pub struct LiveIo {
-    socket: Socket,
+    socket: AppSocket,
     offers: Arc<Offers>,
 }
 
-enum Socket {
+enum AppSocket {
     Open(TcpStream),
     Taken {
         /// Whether hyper has ended the response.
@@ -242,15 +242,15 @@ impl fmt::Debug for LiveIo {
 impl LiveIo {
     pub(super) fn new(socket: TcpStream, offers: Arc<Offers>) -> Self {
         offers.watch();
-        Self { socket: Socket::Open(socket), offers }
+        Self { socket: AppSocket::Open(socket), offers }
     }
 
     /// Returns the socket, or `None` if it was taken.
     #[must_use]
     pub fn tcp(&self) -> Option<&TcpStream> {
         match &self.socket {
-            Socket::Open(socket) => Some(socket),
-            Socket::Taken { .. } => None,
+            AppSocket::Open(socket) => Some(socket),
+            AppSocket::Taken { .. } => None,
         }
     }
 
@@ -261,16 +261,16 @@ impl LiveIo {
     /// Fails if it was.
     pub(super) fn into_tcp(self) -> io::Result<TcpStream> {
         match self.socket {
-            Socket::Open(socket) => Ok(socket),
-            Socket::Taken { .. } => Err(io::ErrorKind::NotConnected.into()),
+            AppSocket::Open(socket) => Ok(socket),
+            AppSocket::Taken { .. } => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
     /// Gives the socket to the server if these bytes are the head of an offered stream. Returns whether it is taken.
     fn give(&mut self, bytes: &[u8]) -> io::Result<bool> {
         let Some((stream, head)) = self.offers.take_by_head(bytes) else { return Ok(false) };
-        let taken = Socket::Taken { is_over: false, reader: None };
-        if let Socket::Open(socket) = mem::replace(&mut self.socket, taken)
+        let taken = AppSocket::Taken { is_over: false, reader: None };
+        if let AppSocket::Open(socket) = mem::replace(&mut self.socket, taken)
             && let Err(error) = stream.adopt_with_head(socket.into_std()?, head)
         {
             // The server has ended, and the socket is closed.
@@ -294,8 +294,8 @@ impl LiveIo {
             return Poll::Ready(Ok(len));
         }
         match &mut self.socket {
-            Socket::Open(socket) => write(Pin::new(socket)),
-            Socket::Taken { is_over, reader } => {
+            AppSocket::Open(socket) => write(Pin::new(socket)),
+            AppSocket::Taken { is_over, reader } => {
                 *is_over = true;
                 if let Some(waker) = reader.take() {
                     waker.wake();
@@ -313,13 +313,13 @@ impl AsyncRead for LiveIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.socket {
-            Socket::Open(socket) => Pin::new(socket).poll_read(cx, buf),
+            AppSocket::Open(socket) => Pin::new(socket).poll_read(cx, buf),
             // The end before that of the response would be an error of the connection.
-            Socket::Taken { is_over: false, reader } => {
+            AppSocket::Taken { is_over: false, reader } => {
                 *reader = Some(cx.waker().clone());
                 Poll::Pending
             }
-            Socket::Taken { is_over: true, .. } => Poll::Ready(Ok(())),
+            AppSocket::Taken { is_over: true, .. } => Poll::Ready(Ok(())),
         }
     }
 }
@@ -345,15 +345,15 @@ impl AsyncWrite for LiveIo {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.socket {
-            Socket::Open(socket) => Pin::new(socket).poll_flush(cx),
-            Socket::Taken { .. } => Poll::Ready(Ok(())),
+            AppSocket::Open(socket) => Pin::new(socket).poll_flush(cx),
+            AppSocket::Taken { .. } => Poll::Ready(Ok(())),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.socket {
-            Socket::Open(socket) => Pin::new(socket).poll_shutdown(cx),
-            Socket::Taken { .. } => Poll::Ready(Ok(())),
+            AppSocket::Open(socket) => Pin::new(socket).poll_shutdown(cx),
+            AppSocket::Taken { .. } => Poll::Ready(Ok(())),
         }
     }
 }

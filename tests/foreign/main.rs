@@ -27,7 +27,7 @@ fn every_client_gets_every_event_once_whatever_a_proxy_does() {
 }
 
 #[test]
-fn every_client_outlives_a_restart_and_is_told() {
+fn every_client_survives_a_restart_and_gets_a_gap() {
     restart::run();
 }
 

@@ -81,7 +81,7 @@ impl Sse {
         Self::from_wire(wire, response)
     }
 
-    /// Creates a stream whose response head has been read.
+    /// Creates a stream after its response head was read.
     pub fn from_wire(wire: Wire, response: Response) -> Self {
         Self { wire, response, text: Vec::new(), retry: None }
     }

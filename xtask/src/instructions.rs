@@ -19,7 +19,7 @@ const HEAD: &str = "\
 ";
 /// Number of operations in the shorter run. The longer run has twice as many; the difference excludes start and end.
 const TIMES: u64 = 2000;
-/// Number of measurements of an operation whose hash tables have random seeds; the median counts. The two runs of a
+/// Number of measurements of an operation with randomly seeded hash tables; the median counts. The two runs of a
 /// measurement fill tables with different seeds, so their difference varies by up to a tenth of a match.
 const MEASUREMENTS_BY_CHANCE: usize = 5;
 /// Number of turns of each kind; the most expensive one counts.
@@ -36,7 +36,7 @@ const CHANGE_RATIO_MAX: u64 = 2;
 const PERCENT: u64 = 10;
 /// Minimum tolerance in instructions: small operations change by a few instructions with each compiler.
 const LEAST: u64 = 10;
-/// Tolerance in percent for operations whose hash tables have random seeds.
+/// Tolerance in percent for operations with randomly seeded hash tables.
 const PERCENT_BY_CHANCE: u64 = 25;
 /// Tolerance in percent on another kind of machine.
 const PERCENT_ELSEWHERE: u64 = 50;
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_grew_is_told_and_what_shrank_is_not() {
+    fn higher_counts_are_reported_and_lower_ones_are_not() {
         let kept = counts("x86_64 avx2", &[("small", 20), ("large", 1000)]);
         let faults =
             |small, large| counts("x86_64 avx2", &[("small", small), ("large", large)]).faults(&kept);
@@ -281,13 +281,13 @@ mod tests {
     }
 
     #[test]
-    fn operations_that_come_and_go_are_told() {
+    fn new_and_removed_operations_are_reported() {
         let kept = counts("x86_64", &[("gone", 1)]);
         assert_eq!(counts("x86_64", &[("new", 1)]).faults(&kept).len(), 2);
     }
 
     #[test]
-    fn what_is_kept_reads_back() {
+    fn kept_counts_read_back() {
         let kept = counts("x86_64 avx2 sse4.2", &[("a", 1), ("b", 200)]);
         assert_eq!(Counts::parse(&kept.print()), Ok(kept));
     }

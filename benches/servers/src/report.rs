@@ -153,7 +153,7 @@ pub fn write(path: &Path) -> Result<(), String> {
     plot::write(&results)
 }
 
-/// Prints the table of a load whose clients have their own topics.
+/// Prints the table of a load in which each client has its own topics.
 fn topic_table(results: &Results, load: &Load) {
     if TOPIC_PEERS.iter().all(|peer| results.rounds(load.name, peer.name) == 0) {
         return;

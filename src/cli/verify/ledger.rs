@@ -180,9 +180,9 @@ impl Account {
             let at = format!("on its connection {}", self.connection);
             if self.holes.remove(&n).is_some() {
                 let before = self.last.as_ref().map(ToString::to_string).unwrap_or_default();
-                self.fault(ViolationKind::Disorder, n, 1, format!("{seen} came after {before}, {at}"));
+                self.fault(ViolationKind::Disorder, n, 1, format!("{seen} arrived after {before}, {at}"));
             } else {
-                self.fault(ViolationKind::Twice, n, 1, format!("{seen} came again, {at}"));
+                self.fault(ViolationKind::Twice, n, 1, format!("{seen} arrived again, {at}"));
             }
             return;
         }
@@ -225,10 +225,12 @@ impl Account {
         let is_due = |n: &u64| !unsure.contains(n) && (*n == published || self.must_come(*n));
         let missing: Vec<u64> = (self.next..=published).filter(is_due).collect();
         if let Some(first) = missing.first().filter(|_| missing.len() as u64 > reported.excuses()) {
-            let last =
-                self.last.as_ref().map_or_else(|| "nothing came".into(), |last| format!("{last} came last"));
+            let last = self
+                .last
+                .as_ref()
+                .map_or_else(|| "nothing arrived".into(), |last| format!("{last} arrived last"));
             let text =
-                format!("{} never came: {last}{}", numbers(*first, missing.len()), gap_words(reported));
+                format!("{} never arrived: {last}{}", numbers(*first, missing.len()), gap_words(reported));
             self.fault(ViolationKind::Lost, *first, missing.len() as u64, text);
         }
         let mut by_place: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
@@ -244,7 +246,7 @@ impl Account {
             }
             let before = before.as_ref().map_or_else(|| "the beginning".into(), ToString::to_string);
             let text = format!(
-                "{} never came, between {before} and {after}, on its connection {connection}{}",
+                "{} never arrived, between {before} and {after}, on its connection {connection}{}",
                 numbers(missing[0], missing.len()),
                 gap_words(*reported)
             );

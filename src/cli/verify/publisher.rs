@@ -1,7 +1,7 @@
 //! Publisher of `fanwire verify`: numbered events in lanes, and events that no reader subscribes to (noise) between
 //! them.
 //!
-//! Always: an event whose publish has no clear answer is marked as unsure, so no reader has to get it.
+//! Always: an event without a clear answer to its publish is marked as unsure, so no reader has to get it.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -27,7 +27,7 @@ const NOISE_EVERY: u64 = 8;
 pub(super) struct LaneState {
     /// Last number that was sent.
     pub(super) last: u64,
-    /// Numbers of events whose publish has no clear answer.
+    /// Numbers of events that may or may not be published.
     pub(super) unsure: BTreeSet<u64>,
     is_over: bool,
 }

@@ -22,7 +22,7 @@ pub(super) struct PublisherCounts {
     pub(super) events: u64,
     /// Number of events that no reader subscribed to.
     pub(super) noise: u64,
-    /// Number of events whose publish has no clear answer.
+    /// Number of events that may or may not be published.
     pub(super) unsure: u64,
     /// Number of times that the server asked to wait.
     pub(super) throttled: u64,
@@ -40,7 +40,7 @@ pub(super) struct VerifyReport {
     /// Number of events meant for the readers.
     published: u64,
     noise: u64,
-    /// Number of events whose publish has no clear answer. No reader has to get them.
+    /// Number of events that may or may not be published. No reader has to get them.
     unsure: u64,
     throttled: u64,
     delivered: u64,
@@ -199,8 +199,8 @@ impl VerifyReport {
 /// The promises, each with the violations that break it.
 const PROMISES: [(&str, &[ViolationKind]); 5] = [
     ("no event is lost without a gap", &[ViolationKind::Lost]),
-    ("nothing comes twice", &[ViolationKind::Twice]),
-    ("each lane comes in its order", &[ViolationKind::Disorder]),
-    ("events are as published and as asked for", &[ViolationKind::Changed, ViolationKind::Unwanted]),
-    ("a reader that comes back is let in", &[ViolationKind::Away]),
+    ("nothing is delivered twice", &[ViolationKind::Twice]),
+    ("each lane is delivered in order", &[ViolationKind::Disorder]),
+    ("events are unchanged and subscribed to", &[ViolationKind::Changed, ViolationKind::Unwanted]),
+    ("a reader can reconnect", &[ViolationKind::Away]),
 ];

@@ -139,7 +139,7 @@ impl fmt::Display for RequestError {
         match self {
             Self::NotHttp => f.write_str("not an HTTP/1.1 request"),
             Self::BareLineFeed => f.write_str("a line ends without a carriage return"),
-            Self::BareCarriageReturn => f.write_str("a carriage return stands alone"),
+            Self::BareCarriageReturn => f.write_str("a carriage return without a line feed"),
             Self::ControlCharacter => f.write_str("control character in the head"),
             Self::BadHeader => f.write_str("malformed header"),
             Self::BadTarget => f.write_str("the target is neither a path nor a URL"),
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_fault_has_its_own_word_and_says_its_limit() {
+    fn every_fault_has_its_own_word_and_names_its_limit() {
         use RequestError as E;
         let all = [
             E::NotHttp,

@@ -34,7 +34,7 @@ impl PerMessageDeflate {
                 if rest.is_empty() {
                     break;
                 }
-                let (offer, after) = Offer::read(rest).ok_or(UpgradeError::BadExtensions)?;
+                let (offer, after) = ExtensionOffer::read(rest).ok_or(UpgradeError::BadExtensions)?;
                 rest = after;
                 if taken.is_none() && AVAILABLE {
                     taken = offer.accept();
@@ -59,12 +59,12 @@ impl PerMessageDeflate {
 }
 
 /// Extension that a client offers: its name, and its parameters in order.
-struct Offer<'a> {
+struct ExtensionOffer<'a> {
     name: &'a str,
     parameters: Vec<(&'a str, Option<String>)>,
 }
 
-impl<'a> Offer<'a> {
+impl<'a> ExtensionOffer<'a> {
     /// Parses one offer, up to the comma after it or the end.
     fn read(text: &'a str) -> Option<(Self, &'a str)> {
         let (name, mut rest) = token(text)?;

@@ -436,7 +436,7 @@ proptest! {
     }
 
     #[test]
-    fn what_tungstenite_writes_is_read(payload in ".{0,120}", ping in proptest::collection::vec(any::<u8>(), 0..125), cut in 1_usize..300) {
+    fn frames_written_by_tungstenite_are_read(payload in ".{0,120}", ping in proptest::collection::vec(any::<u8>(), 0..125), cut in 1_usize..300) {
         use tungstenite::protocol::frame::{Frame, coding::{Data, OpCode as Code}};
         let mut bytes = Vec::new();
         let frames = [

@@ -384,7 +384,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_the_threshold_is_compressed_and_what_is_a_byte_shorter_is_not() {
+    fn messages_are_compressed_from_the_threshold_on() {
         let opcode = |gzip, len| Autosdlc { gzip }.frame(&"x".repeat(len))[0] & 0x0f;
         let (text, binary) = (1, 2);
         assert_eq!((opcode(true, 1023), opcode(true, 1024)), (text, binary));

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_subscription_is_told() {
+    fn an_invalid_subscription_is_refused() {
         // Refusing each of these costs time linear in its length.
         let stars = format!(r#"{{"pattern":"{}:x"}}"#, "*".repeat(1000));
         let many = format!(r#"{{"patterns":["{}"]}}"#, ["*:b"; 300].join(r#"",""#));

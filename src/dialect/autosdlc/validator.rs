@@ -132,11 +132,11 @@ impl MessageValidator {
 }
 
 fn faults(validator: &Validator, value: &Value, place: &str) -> Vec<String> {
-    let told = |error: jsonschema::ValidationError<'_>| {
+    let reported = |error: jsonschema::ValidationError<'_>| {
         let text = format!("{place}{}: {error}", error.instance_path());
         text.chars().take(FAULT_CHARS_MAX).collect()
     };
-    validator.iter_errors(value).take(FAULTS_MAX).map(told).collect()
+    validator.iter_errors(value).take(FAULTS_MAX).map(reported).collect()
 }
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn good_and_bad_messages_are_told_apart_and_every_fault_is_told() {
+    fn bad_messages_are_refused_with_every_fault() {
         let validator = MessageValidator::new();
         let id = "123e4567-e89b-12d3-a456-426614174000";
         let event = |kind: &str, data: Value| json!({ "id": id, "type": kind, "timestamp": 1, "data": data });
@@ -204,11 +204,11 @@ mod tests {
             ),
             (json!({ "id": "5", "type": "github_pr_update", "timestamp": 1, "data": {} }), vec!["/id: "]),
         ] {
-            let mut told = validator.validate(&bad.to_string()).expect_err("it is bad");
-            assert_eq!(told.len(), faults.len(), "{told:?}");
+            let mut reported = validator.validate(&bad.to_string()).expect_err("it is bad");
+            assert_eq!(reported.len(), faults.len(), "{reported:?}");
             for fault in faults {
-                let at = told.iter().position(|text| text.starts_with(fault));
-                told.remove(at.unwrap_or_else(|| panic!("{fault} is not among {told:?}")));
+                let at = reported.iter().position(|text| text.starts_with(fault));
+                reported.remove(at.unwrap_or_else(|| panic!("{fault} is not among {reported:?}")));
             }
         }
         let error = validator.validate("{").expect_err("half a message");
@@ -217,7 +217,7 @@ mod tests {
             "agent_log",
             json!({ "agentId": 5, "level": "x".repeat(10_000), "message": vec![1; 5000] }),
         );
-        let told = validator.validate(&long.to_string()).expect_err("kinds");
-        assert!(told.iter().all(|text| text.len() < 400), "values are cut");
+        let reported = validator.validate(&long.to_string()).expect_err("kinds");
+        assert!(reported.iter().all(|text| text.len() < 400), "values are cut");
     }
 }

@@ -176,7 +176,7 @@ fn held() -> (impl FnMut() + Send + 'static, Sender<()>, Receiver<()>) {
 }
 
 #[test]
-fn what_the_log_can_never_take_is_refused_alone_and_the_rest_keeps_its_order() {
+fn events_that_the_log_can_never_accept_are_refused_alone_in_order() {
     let (mut hold, go, is_held) = held();
     let log = Fake::new(move |texts| {
         hold();
@@ -208,7 +208,7 @@ fn what_the_log_can_never_take_is_refused_alone_and_the_rest_keeps_its_order() {
 }
 
 #[test]
-fn a_log_that_hangs_holds_nobody_up() {
+fn a_log_that_hangs_blocks_nobody() {
     let (mut hold, go, is_held) = held();
     let log = Fake::new(move |_| {
         hold();
@@ -230,7 +230,7 @@ fn a_log_that_hangs_holds_nobody_up() {
 }
 
 #[test]
-fn a_log_that_takes_nothing_says_so_and_comes_back_by_itself() {
+fn a_log_that_accepts_nothing_is_reported_and_recovers_by_itself() {
     let is_full = Arc::new(Mutex::new(true));
     let script_full = Arc::clone(&is_full);
     let log = Fake::new(move |_| {
@@ -265,7 +265,7 @@ fn an_answer_that_was_lost_is_in_doubt_whatever_the_log_says_later() {
 }
 
 #[test]
-fn what_was_told_that_it_was_not_accepted_is_not_sent_afterwards() {
+fn events_reported_as_not_accepted_are_not_sent_afterwards() {
     // Connecting takes longer than the first publisher waits: that one is answered in the meantime, the second is not.
     let (hold, go, is_held) = held();
     let log = Fake { connect: Arc::new(Mutex::new(Box::new(hold))), ..Fake::new(|_| Ok(())) };
@@ -310,7 +310,7 @@ fn what_was_told_that_it_was_not_accepted_is_not_sent_afterwards() {
 }
 
 #[test]
-fn what_waits_at_the_end_is_answered() {
+fn waiting_requests_are_answered_at_the_end() {
     let log = Fake::new(|_| Err(EngineError::TakesNothing("full".to_owned())));
     let rig = log.start(FOREVER);
     let one = rig.push(&["a"]);

@@ -122,7 +122,7 @@ fn a_restart_keeps_epoch_order_and_history() {
 }
 
 #[test]
-fn what_is_appended_comes_to_the_follower_at_once() {
+fn appended_events_reach_the_follower_at_once() {
     let folder = Folder::new();
     let log = folder.open();
     let (mut follower, places) = log.follower(None, 10).expect("it opens");
@@ -211,7 +211,7 @@ fn notices_are_kept_and_heard_before_anything_else() {
 }
 
 #[test]
-fn what_a_failed_write_left_is_written_over_or_cut_off() {
+fn remains_of_a_failed_write_are_overwritten_or_cut_off() {
     let folder = Folder::new();
     let log = folder.open();
     let mut written = append(&log, &numbered(0..4));
@@ -307,7 +307,7 @@ fn a_segment_that_claims_more_than_a_log_has_hides_nothing_that_comes_after() {
 }
 
 #[test]
-fn a_reader_that_stands_still_holds_nobody_up_beyond_the_time_he_has() {
+fn appends_are_refused_after_the_time_of_a_stopped_reader() {
     let folder = Folder::new();
     let log = folder.open();
     let _reader = log.follower(None, 10).expect("it opens");

@@ -144,7 +144,7 @@ fn a_lone_member_that_keeps_up_leaves_nothing_in_its_feed() {
 
 /// Measures the memory of a loop's tables per client with an interest of its own, as the slope between two sizes.
 #[test]
-fn an_interest_of_ones_own_costs_few_bytes() {
+fn a_private_interest_costs_few_bytes() {
     let bytes = |clients: u32, filter: &dyn Fn(u32) -> Filter| {
         let mut world = World::new(1000);
         for conn in 0..clients {

@@ -122,7 +122,7 @@ struct Walk {
     at: usize,
     open: SmallVec<[OpenContainer; 8]>,
     long: Option<LongPart>,
-    /// Number of found nodes whose values were read.
+    /// Number of nodes that were found and read.
     taken: usize,
 }
 

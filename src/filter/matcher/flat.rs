@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_is_found_and_what_went_is_not() {
+    fn present_entries_are_found_and_removed_ones_are_not() {
         let mut table = Flat::<Number>::default();
         let mut inside = std::collections::BTreeSet::new();
         let mut word = 1u64;

@@ -479,7 +479,7 @@ fn patterns_that_all_lead_on_are_tried_in_steps() {
 /// The limit on a client's weight also bounds the cost of an event for it.
 #[cfg(feature = "server")]
 #[test]
-fn what_filters_cost_an_event_in_all_is_bounded_by_their_weight() {
+fn the_cost_of_an_event_is_bounded_by_the_filters_weight() {
     let deep = |n: usize| format!("**.{}x{n}.**", "b.".repeat(28));
     let letters = |n: usize| {
         let of = |at: usize| char::from(b'a' + ((at * 7 + n) % 26) as u8).to_string();
@@ -529,7 +529,7 @@ fn what_filters_cost_an_event_in_all_is_bounded_by_their_weight() {
 }
 
 #[test]
-fn what_a_change_of_members_leaves_is_nothing() {
+fn a_change_of_members_leaves_nothing_behind() {
     let mut matcher = Matcher::new(FilterLimits::default());
     let empty = matcher.stats();
     let event = Event::builder("a").json(r#"{"n":{"x":[1,{"y":"z"}]},"m":1.0}"#).build().expect("valid");

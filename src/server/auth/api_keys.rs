@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_in_the_file_is_told_with_its_line() {
+    fn a_fault_in_the_file_is_reported_with_its_line() {
         for (rest, said) in [
             (r#","stream":["a"]"#, "'stream' is none of"),
             (r#","streams":[5]"#, "line 2"),

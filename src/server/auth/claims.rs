@@ -57,7 +57,7 @@ pub struct Claims {
     /// Right to publish.
     #[serde(skip_serializing_if = "PublishRight::is_none")]
     pub publish: PublishRight,
-    /// Whether the holder may purge kept logs all of whose events it may see.
+    /// Whether the holder may purge kept logs, if it may see all their events.
     #[serde(deserialize_with = "flag", skip_serializing_if = "is_false")]
     pub purge: bool,
     /// Whether the holder may read `/metrics`.

@@ -606,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn values_named_beyond_the_grant_are_told() {
+    fn values_beyond_the_grant_are_named() {
         let grant = grant(r#"{"streams":["a.*","b"],"entities":["task:t-1","agent"]}"#);
         let filter: Filter = "stream=a.x,b,c entity=task:t-1,task:t-2,agent:z".parse().expect("a filter");
         assert_eq!(grant.beyond(&filter, false), ["stream 'c'", "entity 'task:t-2'"]);

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_and_subjects_are_refused_as_told() {
+    fn tokens_and_subjects_of_the_file_are_revoked() {
         let text = r#"
             # left the company
             {"sub":"eve"}

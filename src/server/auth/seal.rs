@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seal_says_nothing_of_its_place_not_even_whether_it_is_another() {
+    fn a_seal_reveals_nothing_of_its_position_not_even_equality() {
         let seal = Seal::restored([1; 32]);
         let text = |sequence| {
             let place = Since::Position(Position::new(9, [sequence]));

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_is_refused_with_a_reason() {
+    fn an_invalid_template_is_refused_with_a_reason() {
         for (text, reason) in [
             ("", "empty"),
             ("user:{sub", "not closed"),

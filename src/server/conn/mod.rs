@@ -633,17 +633,17 @@ impl Connection {
     }
 
     /// Reports ends of kept logs to the client. An event stream whose logs have all ended is closed.
-    pub(crate) fn logs_ended(&mut self, told: &LogsEnded<'_>, cx: &mut Context<'_>) {
+    pub(crate) fn logs_ended(&mut self, ended: &LogsEnded<'_>, cx: &mut Context<'_>) {
         match &mut self.state {
-            State::Ws(ws) => ws.session.logs_ended(told, cx),
+            State::Ws(ws) => ws.session.logs_ended(ended, cx),
             State::Sse(grant) => {
-                let mut out = Vec::with_capacity(160 * told.ends.len());
-                for end in told.ends {
-                    let at = if told.is_late { cx.place(grant.as_deref()) } else { Some(end.at.clone()) };
+                let mut out = Vec::with_capacity(160 * ended.ends.len());
+                for end in ended.ends {
+                    let at = if ended.is_late { cx.place(grant.as_deref()) } else { Some(end.at.clone()) };
                     let at = at.map(|at| at.to_string());
                     Encoding::put_sse_log_end(&end.report("", false), at.as_deref(), &mut out);
                 }
-                if told.is_over {
+                if ended.is_over {
                     self.close_with(out.into(), cx);
                 } else {
                     cx.send(out);

@@ -108,7 +108,7 @@ fn a_claim_that_is_dropped_is_uncertain() {
 }
 
 #[test]
-fn what_comes_back_from_the_log_settles_doubts() {
+fn events_read_from_the_log_settle_uncertain_outcomes() {
     let mut table = NameTable::new(LIMITS);
     let name = |id| Name::of_event("", id);
     let first = |n| EventId { epoch: 1, shard: 0, sequence: n };

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_refused_before_it_is_read() {
+    fn too_long_a_body_is_refused_before_it_is_read() {
         let (one, other) = UnixStream::pair().expect("a pair");
         let other = HandoverWire::new(other);
         other.wait_until(Instant::now() + Duration::from_secs(20));

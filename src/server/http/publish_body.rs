@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_of_the_first_bad_event_is_told() {
+    fn the_line_of_the_first_bad_event_is_reported() {
         for (body, lines, line) in [
             ("", false, 1),
             (" \n", true, 1),
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_does_not_pass_is_told_with_its_line() {
+    fn an_invalid_event_is_reported_with_its_line() {
         let check = |event: &Event| {
             if event.event_type() == "b" { Err("payload/x: is wrong".to_owned()) } else { Ok(()) }
         };
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_with_too_many_events_is_told_with_the_line_of_the_first_that_is_too_much() {
+    fn a_batch_with_too_many_events_is_refused_with_the_line_of_the_first_beyond_the_limit() {
         let all = "{\"type\":\"a\"},\n".repeat(101);
         let array = format!("[{}]", all.trim_end().trim_end_matches(','));
         for (body, lines) in [(array.clone(), false), (all.replace("},", "}"), true)] {

@@ -518,7 +518,7 @@ impl Answer<'_, '_> {
         }
         let mut ids = self.request.query_pairs().filter(|(name, _)| name == "client_id");
         let Some((_, client)) = ids.next() else {
-            let error = "client_id is missing: the one that the client was told when it connected";
+            let error = "client_id is missing: the one that the client got when it connected";
             return self.error(ErrorCode::InvalidQuery, error, &[]);
         };
         let all = self.cx.shared.clients.observers.subscriptions_of(&client);

@@ -500,8 +500,8 @@ mod tests {
         assert_eq!(seats[..], [Seat::Named, Seat::Named, Seat::Named, Seat::Nowhere]);
         let later = Timestamp(NOW.0 + JOINS_WINDOW);
         assert_eq!(presence.enter("room.0", Some(&ann), later, &config), (Seat::Named, true));
-        let told = presence.take_news(1, usize::MAX);
-        assert!(told.len() <= 5, "a join and a leave that were not published cancel out: {told:?}");
+        let events = presence.take_news(1, usize::MAX);
+        assert!(events.len() <= 5, "a join and a leave that were not published cancel out: {events:?}");
     }
 
     #[test]

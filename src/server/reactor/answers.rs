@@ -63,7 +63,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Sends the answer to a publisher whose publication has its outcome, if the publisher is still connected.
+    /// Sends the outcome of a publication to its publisher, if that is still connected.
     pub(super) fn answer_publisher(
         &mut self,
         token: Token,

@@ -110,9 +110,9 @@ pub(super) struct Clients<S> {
     pub(super) denied: Vec<(Token, Denied)>,
     /// Channels that clients are in.
     pub(super) present: Present,
-    /// Logs whose ends are reported to clients.
+    /// Logs with an end that is reported to clients.
     pub(super) ends: EndWatch,
-    /// Purges that clients are told of.
+    /// Purges to report to clients.
     pub(super) purges: PurgeNews,
 }
 

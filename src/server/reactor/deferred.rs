@@ -158,7 +158,7 @@ impl<S: Socket> LoopState<S> {
         });
     }
 
-    /// Applies the deferred effects whose condition holds.
+    /// Applies the deferred effects that need not wait any more.
     pub(super) fn resume_deferred(&mut self) {
         let mut at = 0;
         // Effects that are deferred again during this walk wait for the next turn.

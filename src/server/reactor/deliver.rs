@@ -359,7 +359,7 @@ impl<S: Socket> LoopState<S> {
         let forgotten = self.delivery.snapshot.as_mut().map_or(0, |snapshot| snapshot.take_forgotten());
         if forgotten > 0 && metrics.snapshot_forgotten.inc_by(forgotten) == 0 {
             let max_snapshot_keys = self.turn.config.max_snapshot_keys;
-            tracing::warn!(max_snapshot_keys, "snapshots let go of the keys that changed longest ago");
+            tracing::warn!(max_snapshot_keys, "snapshots dropped the keys that changed longest ago");
         }
         let Tally { bytes, events, writes, blocked, dropped, conflated, gaps } =
             std::mem::take(&mut self.delivery.tally);

@@ -145,7 +145,7 @@ impl<S: Socket> LoopView for ConnView<'_, S> {
 /// there is one only after the loop has read an event of its log.
 pub(super) fn taken(bus: &Bus, reader: &LoopReader, log: Option<&Continuity>) -> Option<Position> {
     match (reader.client_position(), log) {
-        (Some(told), log) => (log.is_none() || told.epoch() != bus.epoch()).then(|| told.clone()),
+        (Some(place), log) => (log.is_none() || place.epoch() != bus.epoch()).then(|| place.clone()),
         (None, None) => Some(Position::new(bus.epoch(), [reader.position(0)])),
         (None, Some(log)) => log.newest(0).map(|id| Position::new(id.epoch, [id.next_sequence()])),
     }

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_go_over_the_window_and_return_behind_it_at_the_rate() {
+    fn clients_leave_over_the_window_and_return_after_it_at_the_rate() {
         let tokens: Vec<Token> = (0..50_000).collect();
         let leaving = slots(&tokens, 100, 20_000, 1000);
         let first = leaving.last().expect("many");

@@ -49,7 +49,7 @@ impl EndWatch {
         self.clients.is_empty()
     }
 
-    /// Returns the clients whose filters have a name.
+    /// Returns the clients that name this log in their filters.
     pub(super) fn clients(&self, name: &LogName) -> &[Token] {
         self.clients.get(name).map_or(&[], SmallVec::as_slice)
     }

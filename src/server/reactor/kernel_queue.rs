@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_peer_does_not_read_is_seen_byte_by_byte() {
+    fn bytes_that_a_peer_does_not_read_are_counted_exactly() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else { continue };
             let _peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");

@@ -1,4 +1,4 @@
-//! Reports the ends of kept logs to the clients whose filters name them.
+//! Reports the ends of kept logs to the clients that name them in their filters.
 //!
 //! Invariants:
 //! - An end is reported after the log's last event was appended to the feeds, and before any later event is.
@@ -90,8 +90,8 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn handle_end(&mut self, end: &Arc<LogEnd>) {
         let pending =
             |&token| PendingEnds { token, subscription: None, ends: vec![Arc::clone(end)], is_late: false };
-        let told: Vec<PendingEnds> = self.clients.ends.clients(&end.name).iter().map(pending).collect();
-        self.clients.ends.pending.extend(told);
+        let new: Vec<PendingEnds> = self.clients.ends.clients(&end.name).iter().map(pending).collect();
+        self.clients.ends.pending.extend(new);
         self.tell_ends();
     }
 
@@ -113,7 +113,7 @@ impl<S: Socket> LoopState<S> {
         };
         self.turn.work.spend((names.len() / 4) as u32);
         let is_new =
-            |end: &&Arc<LogEnd>| self.has_read(end.id) && !except.iter().any(|told| told.id == end.id);
+            |end: &&Arc<LogEnd>| self.has_read(end.id) && !except.iter().any(|other| other.id == end.id);
         let ends = names.iter().filter_map(|name| logs.end(name, self.turn.now));
         let ends: Vec<Arc<LogEnd>> = ends.filter(is_new).cloned().collect();
         if !ends.is_empty() {
@@ -138,8 +138,8 @@ impl<S: Socket> LoopState<S> {
             let conn = &mut self.clients.conns[slot];
             let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
             let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
-            let told = LogsEnded { ends: &ends, subscription: subscription.as_deref(), is_late, is_over };
-            conn.connection.logs_ended(&told, &mut cx);
+            let ended = LogsEnded { ends: &ends, subscription: subscription.as_deref(), is_late, is_over };
+            conn.connection.logs_ended(&ended, &mut cx);
             let mut effects = std::mem::take(&mut self.turn.effects);
             self.apply_effects(token, effects.drain(..));
             self.turn.effects = effects;

@@ -16,7 +16,7 @@ pub(super) struct Queues {
     pub(super) input: VecDeque<Token>,
     /// Connections with a replay in progress, whose next page has to be made.
     pub(super) pasts: VecDeque<Token>,
-    /// Connections whose next input begins a TLS handshake.
+    /// Connections that begin a TLS handshake with their next input.
     pub(super) handshakes: VecDeque<Token>,
 }
 

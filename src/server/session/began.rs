@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_the_place_is_not_covered_and_what_came_after_is() {
+    fn events_after_the_place_are_covered_and_earlier_ones_are_not() {
         for began in [Began::from(Position::new(7, [5])), Began::from(Position::new(7, [5, 2]))] {
             assert_eq!(began.to_string().parse(), Ok(began.clone()));
             let covers = |epoch, sequence| Began::covers(Some(&began), &event(epoch, 0, sequence));
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_the_earlier_place_counts() {
+    fn the_earlier_of_two_places_counts() {
         let at =
             |epoch, sequences: &[u64]| Some(Began::from(Position::new(epoch, sequences.iter().copied())));
         assert_eq!(Began::earlier(at(7, &[5]), at(7, &[3])), at(7, &[3]));

@@ -60,16 +60,16 @@ impl Session {
     }
 
     /// Reports ends to the client, and ends the subscriptions that are over.
-    pub(crate) fn logs_ended(&mut self, told: &LogsEnded<'_>, cx: &mut Context<'_>) {
+    pub(crate) fn logs_ended(&mut self, ended: &LogsEnded<'_>, cx: &mut Context<'_>) {
         let mut over: Vec<String> = Vec::new();
-        for end in told.ends {
+        for end in ended.ends {
             let mut first = 0;
             while first < self.subscriptions.len() {
                 let range = self.subscription_at(first);
                 first = range.end;
                 let parts = &self.subscriptions[range];
                 let id = parts[0].name.to_string();
-                let is_asked = told.subscription.is_none_or(|subscription| subscription == id);
+                let is_asked = ended.subscription.is_none_or(|subscription| subscription == id);
                 if !is_asked || over.contains(&id) {
                     continue;
                 }

@@ -65,7 +65,7 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Result<(), ClientError> {
         if subscribe.subscription_id.as_deref() == Some(ALL) {
-            let text = format!("subscription_id {ALL} is reserved: it stands for all of them");
+            let text = format!("subscription_id {ALL} is reserved: it means all subscriptions");
             return Err(ClientError::new(ErrorCode::InvalidSubscriptionId, text));
         }
         let limits = cx.config.filter_limits();
@@ -97,7 +97,7 @@ impl Session {
         if others.map(|(_, other)| other.on_lag).all(|other| other.fits(on_lag)) {
             return Ok(());
         }
-        let text = "on_lag catch_up delivers every event: it can't stand beside conflate or sample on one connection; open another connection";
+        let text = "on_lag catch_up delivers every event: it can't be combined with conflate or sample on one connection; open another connection";
         Err(ClientError::new(ErrorCode::InvalidOnLag, text))
     }
 

@@ -82,7 +82,7 @@ struct Own {
     /// Unfinished work. The client is not read until it is done.
     unfinished: Option<Unfinished>,
     /// Last place that was sent to the client, if its places are sealed.
-    told: Option<SentPlace>,
+    sent_place: Option<SentPlace>,
 }
 
 /// Sealed place that was sent to a client.
@@ -98,7 +98,7 @@ struct SentPlace {
 /// Time for which a client with a limited grant is sent the same place while it gets no events: ten seconds. Only the
 /// clock renews the place, so its bytes do not reveal whether others have published. It is renewed so that a quiet
 /// client does not resume from a place that the ring has dropped.
-const TOLD_TICKS: Tick = 100;
+const SENT_PLACE_TICKS: Tick = 100;
 
 /// Instructions for one byte of a message that is parsed for its type only.
 const GLANCE_INSTRUCTIONS: usize = 12;
@@ -381,15 +381,15 @@ impl Session {
             return cx.place(None);
         }
         let (newest, tick) = (cx.view.newest(), cx.tick);
-        let told = self.own.as_ref().and_then(|own| own.told.as_ref());
-        if let Some(told) =
-            told.filter(|told| !is_new && told.newest == newest && tick < told.at + TOLD_TICKS)
-        {
-            return Some(told.place.clone());
+        let sent_place = self.own.as_ref().and_then(|own| own.sent_place.as_ref());
+        if let Some(sent_place) = sent_place.filter(|sent_place| {
+            !is_new && sent_place.newest == newest && tick < sent_place.at + SENT_PLACE_TICKS
+        }) {
+            return Some(sent_place.place.clone());
         }
         let place = cx.place(grant)?;
-        let told = SentPlace { place: place.clone(), at: tick, newest };
-        self.own.get_or_insert_default().told = Some(told);
+        let sent_place = SentPlace { place: place.clone(), at: tick, newest };
+        self.own.get_or_insert_default().sent_place = Some(sent_place);
         Some(place)
     }
 

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_published_while_nobody_was_connected_is_no_burst() {
+    fn counts_of_unrecorded_seconds_are_spread_evenly() {
         let mut history = MinuteHistory::default();
         history.note(1000, Counts::default());
         history.note(1004, Counts { published: 80, connections: 1, ..Counts::default() });

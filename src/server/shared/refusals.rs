@@ -48,8 +48,8 @@ mod tests {
     fn the_log_has_one_line_a_second_and_counts_the_others() {
         let refusals = Refusals::default();
         let begin = Instant::now();
-        let told: Vec<_> =
+        let lines: Vec<_> =
             (0..3000).filter_map(|ms| refusals.is_due(begin + Duration::from_millis(ms))).collect();
-        assert_eq!(told, [0, 999, 999]);
+        assert_eq!(lines, [0, 999, 999]);
     }
 }

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_ring_let_go_is_counted() {
+    fn evicted_events_of_the_ring_are_counted() {
         let ids: Vec<_> = (0..20).map(|sequence| (5, sequence)).collect();
         let bus = bus_with(&ids);
         assert_eq!(look(&bus, 5, 11), RetainedAfter::All(12));

@@ -117,7 +117,7 @@ fn a_user_with_tabs_on_several_loops_joins_once_and_leaves_with_the_last() {
 }
 
 #[test]
-fn a_reload_is_no_news() {
+fn a_reload_causes_no_presence_event() {
     let mut node = Node::new(config(), 2);
     let before = node.stream(0, "channel=room.1&user=ann");
     node.told();
@@ -149,7 +149,7 @@ fn a_loop_wakes_for_a_user_that_has_left_and_for_nothing_else() {
 }
 
 #[test]
-fn a_client_without_a_name_is_counted_and_a_pattern_is_no_presence() {
+fn a_client_without_a_name_is_counted_and_a_pattern_gives_no_presence() {
     let mut node = Node::new(config(), 1);
     node.stream(0, "channel=room.1");
     node.stream(0, "channel=room.*&user=eve");

@@ -56,7 +56,7 @@ fn before_a_token_a_message_is_read_for_its_type_alone() {
 
 /// A token in a message is accepted as before, and later messages are read.
 #[test]
-fn who_shows_a_token_is_read() {
+fn a_client_that_shows_a_token_is_read() {
     let mut client = OneClient::at("/ws", true);
     client.says(r#"{"type":"subscribe","payload":{}}"#);
     assert!(settled(&mut client).0.contains("auth_required"));
@@ -372,7 +372,7 @@ fn a_match_of_one_event_takes_a_part_of_each_turn() {
 
 /// A request during the match of an event takes effect after that event, and a client that leaves is removed.
 #[test]
-fn what_clients_ask_for_during_a_match_begins_after_the_event() {
+fn requests_during_a_match_begin_after_the_event() {
     let payload = format!("[{}1]", "[],".repeat(400_000));
     let mut client = OneClient::at("/ws", false);
     subscribe(&mut client, "first", "payload.0 exists");
@@ -462,7 +462,7 @@ fn a_page_that_takes_long_is_left_to_a_worker() {
 
 /// A head that the program gives stands before the stream; a client that can't be served gets the server's refusal instead.
 #[test]
-fn a_given_head_stands_before_its_stream_only() {
+fn a_given_head_is_written_before_its_stream_only() {
     let mut client = OneClient::at("/ws", false);
     let given = || AdoptedHead::Given(b"HTTP/1.1 200 OK\r\nx-own: 1\r\n\r\n".to_vec());
     client.adopts("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n", Vec::new(), given());

@@ -306,8 +306,10 @@ impl Answer<'_, '_> {
     /// Routes a message of another protocol. The handler runs in a thread of that protocol.
     pub(super) fn bridge(&mut self, protocol: &str, body: &[u8]) -> RouteOutcome {
         // Messages are published on the bus, so this takes the right to publish.
-        let told = format!("protocol.{protocol}");
-        if let Err(refusal) = self.require_right("the bridge", |grant| grant.may_publish_type(&told)) {
+        let published_type = format!("protocol.{protocol}");
+        if let Err(refusal) =
+            self.require_right("the bridge", |grant| grant.may_publish_type(&published_type))
+        {
             return refusal;
         }
         let Ok(message) = simdutf8::basic::from_utf8(body) else {

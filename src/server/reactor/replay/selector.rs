@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_filters_one_is_enough() {
+    fn one_of_several_filters_is_enough() {
         for count in [1, 2, 300] {
             let filters = (0..count).map(|n| Filter::new().types([format!("t{n}.*")])).collect();
             let mut selector = ReplaySelector::any(filters, Vec::new());

@@ -172,7 +172,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn whatever_is_walked_in_whatever_pieces_comes_once_in_order_or_is_a_gap(
+    fn a_walk_in_any_pieces_delivers_once_in_order_or_reports_a_gap(
         shards in 1..4usize, capacity in prop::sample::select(vec![4, 16, 64]), count in 0..40usize,
         before in prop::collection::vec(event(), 0..120), unread in prop::collection::vec(event(), 0..80),
         pieces in prop::collection::vec(piece(), 0..30),
@@ -214,7 +214,7 @@ proptest! {
     }
 
     #[test]
-    fn what_came_behind_a_place_comes_once_in_order_or_is_a_gap(
+    fn events_after_a_place_are_delivered_once_in_order_or_are_a_gap(
         capacity in prop::sample::select(vec![4, 16, 64]), place in 0..100u64,
         before in prop::collection::vec(event(), 1..120), unread in prop::collection::vec(event(), 0..80),
         pieces in prop::collection::vec(piece(), 0..30),

@@ -1,5 +1,4 @@
-//! Clients that are slower than their events and ask for `on_lag=catch_up`: they read on from the past, and lose nothing that is
-//! kept.
+//! Slow clients with `on_lag=catch_up`: they continue to read from the past, and lose no retained event.
 
 mod support;
 
@@ -14,7 +13,8 @@ use support::ws::Ws;
 
 const RULE: &str = "by=stream; end=run.finished; match=stream=run-*";
 
-/// Forms of a server whose feeds hold little. With one loop the ring forgets most of a flood; of several loops it could lap one.
+/// Forms of a server whose feeds hold little. With one loop the ring evicts most of a flood; with several loops it
+/// could lap one.
 const FORMS: [&[&str]; 3] = [
     &["--bus-capacity", "1024", "--max-lag-events", "16", "--loops", "1"],
     &["--bus-capacity", "1024", "--max-lag-events", "16", "--bus-shards", "4", "--loops", "1"],
@@ -30,7 +30,7 @@ fn server(form: &[&str]) -> Server {
 
 /// Publishes the numbered tokens of a run, with 800 bytes of padding.
 fn flood(server: &Server, stream: &str, from: u64, count: u64) {
-    // Not to be compressed to a tenth.
+    // The padding is random, so that it does not compress to a tenth.
     let digit = |at: u64| u64::wrapping_mul(at, 0x9E37_79B9_7F4A_7C15) >> 40;
     let pad = |n: u64| (0..130).fold(String::new(), |pad, at| pad + &format!("{:06x}", digit(n * 131 + at)));
     let token = |n| json!({"type": "token", "stream_id": stream, "payload": {"n": n, "pad": pad(n)}});
@@ -114,7 +114,7 @@ fn a_slow_client_loses_nothing_that_is_kept() {
         assert_eq!(got, all, "{form:?}");
         let got: Vec<Value> = (0..FLOOD).map(|_| lean.event().json()["n"].clone()).collect();
         assert_eq!(got, all, "{form:?}");
-        // It is live again.
+        // The client is live again.
         flood(&server, "run-1", FLOOD, 3);
         assert_eq!(numbers(&mut client, 3), [FLOOD, FLOOD + 1, FLOOD + 2], "{form:?}");
         let books = server.balanced_ledger();
@@ -144,7 +144,7 @@ fn several_subscriptions_and_compression_lose_nothing_either() {
     }
 }
 
-/// Its messages are answered after the events that came before them.
+/// The client's messages are answered after the events before them.
 #[test]
 fn a_change_while_it_catches_up_begins_where_its_answer_says() {
     let server = server(FORMS[0]);

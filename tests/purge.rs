@@ -1,4 +1,4 @@
-//! `DELETE /events` against the real server: kept logs that are let go on request, and who is told.
+//! `DELETE /events` against the real server: kept logs are removed on request, and clients get gaps.
 
 mod support;
 
@@ -28,7 +28,7 @@ fn delete_with(server: &Server, query: &str, headers: &str) -> Response {
     http::exchange(server.addr, request.as_bytes())
 }
 
-/// Purges logs. A server that has not recorded all events yet is asked again.
+/// Purges logs. Repeats the request while the server has not recorded all events.
 fn purge(server: &Server, query: &str) -> (u64, u64) {
     let mut answer = None;
     eventually("the logs are purged", || {
@@ -73,7 +73,7 @@ fn a_purged_log_is_gone_and_never_complete_again() {
         assert_eq!(purge(&server, "?stream=run-1"), (0, 0), "a purge that is repeated finds nothing");
         for run in ["run-1", "run-2"] {
             assert_eq!(page(&server, &format!("stream={run}")), (0, false), "{form:?} {run}");
-            // A new log of the name, although the old one had ended.
+            // A new log with this name begins, although the old one had ended.
             publish(&server, run, "token", 100);
             let mut stream = Sse::open(server.addr, &format!("?stream={run}&from=start"));
             let (name, _) = next(&mut stream);
@@ -91,7 +91,7 @@ fn a_purged_log_is_gone_and_never_complete_again() {
         }
         let end = stream.event();
         assert_eq!((end.event.as_deref(), &end.json()["complete"]), (Some("end"), &json!(false)));
-        // The other log is as before.
+        // The other log is not changed.
         eventually("the third is there", || page(&server, "stream=run-3") == (20, true));
     }
 }
@@ -101,7 +101,7 @@ fn live_clients_of_a_purged_log_get_a_gap_and_others_do_not() {
     for form in FORMS {
         let server = server(form);
         publish(&server, "run-1", "token", 0);
-        // Several of each, so that each loop has some.
+        // There are several clients of each kind, so that each loop has some.
         let mut named: Vec<Sse> = (0..4).map(|_| Sse::open(server.addr, "?stream=run-1")).collect();
         let mut wide: Vec<Ws> = (0..4).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
         let mut lean = Sse::open(server.addr, "?stream=**&lean");
@@ -117,7 +117,7 @@ fn live_clients_of_a_purged_log_get_a_gap_and_others_do_not() {
             let message = client.any_message();
             assert_eq!((&message["type"], &message["payload"]), (&json!("gap"), &gap), "{message}");
         }
-        // All go on, and the others were told nothing.
+        // All clients continue, and the others got no gap.
         for run in ["run-1", "run-2", "chat"] {
             publish(&server, run, "token", 1);
         }
@@ -128,7 +128,7 @@ fn live_clients_of_a_purged_log_get_a_gap_and_others_do_not() {
     }
 }
 
-/// A client that reads the past of a log while it is purged, too slowly to have it all.
+/// A client reads the past of a log while it is purged, too slowly to have received all of it.
 #[test]
 fn a_client_that_reads_a_log_from_its_start_is_notified_too() {
     let rule = "by=stream; bytes=64MiB; match=stream=run-*";
@@ -156,7 +156,7 @@ fn a_client_that_reads_a_log_from_its_start_is_notified_too() {
     assert!(gaps > 0);
 }
 
-/// Requests of one connection are done in their order, and what was accepted before a purge is purged.
+/// Requests of one connection are handled in order, and events accepted before a purge are purged.
 #[test]
 fn a_purge_takes_all_that_was_published_before_it() {
     for form in FORMS {
@@ -178,7 +178,7 @@ fn a_purge_takes_all_that_was_published_before_it() {
             let purged = answer();
             let page = answer().json();
             if purged.status == 503 {
-                // Not all was recorded, and nothing was purged.
+                // Not all events were recorded, so nothing was purged.
                 purge(&server, "?stream=run-1");
                 continue;
             }
@@ -216,7 +216,7 @@ fn a_purge_names_whole_logs_by_value() {
     let answer = delete_with(&server, &format!("?{}", many.join("&")), "");
     assert!(answer.status == 400 && answer.text().contains("retain_max_logs_read"), "{answer:?}");
     assert_eq!(page(&server, "stream=run-1"), (1, true), "nothing was purged");
-    // A body is passed over.
+    // A body is ignored.
     let body = "Content-Length: 5\r\nConnection: close\r\n\r\nhello";
     let request = format!("DELETE /events?stream=run-1 HTTP/1.1\r\nHost: localhost\r\n{body}");
     assert_eq!(http::exchange(server.addr, request.as_bytes()).json(), json!({"logs": 1, "events": 1}));
@@ -259,7 +259,7 @@ fn a_purge_takes_a_right_of_its_own_and_the_whole_log() {
     assert_eq!(delete("?stream=run-1", &own), (200, String::new()));
     let any = token(secret, &["--purge", "--stream", "*"]);
     assert_eq!(delete("?stream=run-1", &any), (200, String::new()));
-    // Clients without a token have it by their own setting.
+    // Clients without a token get the right by a setting.
     let public = Server::with(&[
         "--retain",
         RULE,
@@ -281,7 +281,7 @@ fn pages_of_other_origins_purge_nothing_and_a_preflight_allows_the_method() {
                      Access-Control-Request-Method: DELETE\r\n\r\n";
     let answer = http::exchange(server.addr, preflight.as_bytes());
     assert_eq!(answer.header("allow"), Some("GET, HEAD, DELETE, OPTIONS"));
-    // An origin that may only read, and one that may do nothing.
+    // An origin that may only read, and one without any right.
     for origin in ["http://app.example", "http://evil.example"] {
         assert_eq!(
             delete_with(&server, "?stream=run-1", &format!("Origin: {origin}\r\n")).status,

@@ -1,9 +1,10 @@
 //! The names of evicted logs, in a fixed amount of memory, and the newest purges.
 //!
 //! Invariants:
-//! - A name that was added is found. A name that was not added may be found too (a Bloom filter): then a complete log is
-//!   reported as incomplete.
-//! - Each loop can ask for the purges since the last one that it knows, and is told if some of them are forgotten.
+//! - A name that was added is found. A name that was not added may be found, too (a Bloom filter): then a complete log
+//!   is reported as incomplete.
+//! - Each loop can get the purges since the last one that it has read. If some of them are no longer stored, it gets a
+//!   filter that matches everything.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher as _;
@@ -60,7 +61,7 @@ impl LostNames {
     }
 }
 
-/// Purges that are remembered for loops that are behind.
+/// Maximum number of purges that are stored for loops that lag.
 const PURGES_MAX: usize = 64;
 
 /// Newest purges, oldest first.
@@ -68,7 +69,7 @@ const PURGES_MAX: usize = 64;
 pub(super) struct Purges {
     /// Number of purges so far.
     count: u64,
-    /// For each, a filter of the events of its logs.
+    /// For each stored purge, a filter that matches the events of its logs.
     newest: VecDeque<Arc<Filter>>,
 }
 
@@ -87,8 +88,8 @@ impl Purges {
         self.count
     }
 
-    /// Returns filters of the events that were purged after the purge with this number, from 1; everything instead of purges
-    /// that are forgotten.
+    /// Returns filters of the events that were purged after the purge with this number, from 1. If some of these purges
+    /// are no longer stored, returns a filter that matches everything.
     pub(super) fn after(&self, seen: u64) -> Vec<Arc<Filter>> {
         let new = usize::try_from(self.count.saturating_sub(seen)).unwrap_or(usize::MAX);
         let newest = &self.newest;
@@ -119,7 +120,7 @@ mod tests {
         let after = |seen| purges.after(seen).iter().map(|filter| (**filter).clone()).collect::<Vec<_>>();
         assert_eq!(after(98), [filter(99), filter(100)]);
         assert_eq!(after(36), (37..=100).map(filter).collect::<Vec<_>>());
-        // Some are forgotten: it is told of everything.
+        // Some are no longer stored, so the filter matches everything.
         let all = after(35);
         assert!(all[0].is_everything());
         assert_eq!(all.len(), 65);

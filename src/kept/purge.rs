@@ -1,8 +1,8 @@
-//! Purges: kept logs that are let go on request, as a whole.
+//! Purges: kept logs are removed as a whole, on request.
 //!
 //! Invariants:
-//! - A purged log is never said to be complete again, also if it had ended.
-//! - Nothing that was accepted before a purge is in a log after it.
+//! - A purged log is never reported as complete again, even if it had ended.
+//! - No event that was accepted before a purge is in a log after it.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::store::KeptLogs;
 use crate::event::{Attribute, Sequence, Timestamp};
 use crate::filter::{Filter, Pattern};
 
-/// Logs and events that a purge let go.
+/// Numbers of logs and events that a purge removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PurgedLogs {
     pub(crate) logs: usize,
@@ -29,7 +29,7 @@ fn filter_of(names: &[LogName]) -> Filter {
         None => {
             let pairs = values(by).filter_map(|value| value.split_once(':'));
             let (kinds, ids): (Vec<_>, Vec<_>) = pairs.unzip();
-            // The product of kinds and ids: more than the logs, and never less.
+            // The product of kinds and ids may select more than these logs, never less.
             Filter::new()
                 .any_of(Attribute::EntityKind, kinds.into_iter().map(Pattern::exact))
                 .any_of(Attribute::EntityId, ids.into_iter().map(Pattern::exact))
@@ -38,7 +38,8 @@ fn filter_of(names: &[LogName]) -> Filter {
 }
 
 impl KeptLogs {
-    /// Returns the logs that a filter names by value and by nothing else. The text of an error says what to change.
+    /// Returns the logs that a filter names by value and by nothing else. An error's text says how to change the
+    /// filter.
     pub(crate) fn named_to_purge(&self, filter: &Filter) -> Result<Vec<LogName>, String> {
         let attributes = self.attributes();
         let named = |by: &RetainBy| match named_values(filter, *by) {
@@ -68,8 +69,8 @@ impl KeptLogs {
         Ok(values.iter().map(|value| LogName::new(by, value)).collect())
     }
 
-    /// Lets these logs go, all of one attribute. Returns `None`, and does nothing, if an event before `heads` (the next
-    /// sequence of each shard) is not recorded yet, or a batch for one of the logs is on its way.
+    /// Removes these logs, which must be of one attribute. Returns `None`, and does nothing, if an event before `heads`
+    /// (the next sequence of each shard) is not recorded yet, or a batch for one of the logs is in progress.
     pub(crate) fn purge(
         &mut self,
         names: &[LogName],

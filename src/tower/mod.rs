@@ -2,10 +2,10 @@
 //! embedding program.
 //!
 //! Invariants:
-//! - Nothing is held in a buffer without a limit: a slow client blocks the pump, and the server's own rules for lag hold.
+//! - Every buffer has a limit: a slow client blocks the pump, and the server's own rules for lag apply.
 //! - A pump ends with its client's connection, whichever side ends it, and when nothing can be written to the client for
 //!   two minutes.
-//! - A request that is no stream of this server gets the server's refusal, never a panic.
+//! - A request for something other than a stream of this server gets the server's refusal, never a panic.
 
 mod socket;
 
@@ -47,8 +47,8 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// Size of a pump's buffer for what a client sends, in bytes.
 const CLIENT_BYTES: usize = 2 * 1024;
 
-/// Maximum time for which a pump waits to write one piece to a client. The server's heartbeat ends clients that read
-/// nothing earlier, but it would not end the pump's side towards the client.
+/// Maximum time for which a pump waits to write one piece to a client. The server disconnects clients that read nothing
+/// earlier than that, but this does not end the pump's writes to the client.
 const STALL: Duration = Duration::from_secs(120);
 
 /// Maximum time for which a client may take to close its side once the server has ended its connection.
@@ -59,16 +59,17 @@ const ANY_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// Returns a service that serves this server's streams on the program's own port.
 ///
-/// A request with `Upgrade: websocket` becomes a client of the server's path `/ws`, another `GET` one of `/sse`, whatever the
-/// path on which the program mounts the service; the query is kept. [`Live::websocket`] and [`Live::events`] set other paths.
+/// A request with `Upgrade: websocket` becomes a client of the server's path `/ws`, another `GET` one of `/sse`, on
+/// whichever path the program mounts the service. The query is kept. [`Live::websocket`] and [`Live::events`] set other
+/// paths.
 ///
 /// A WebSocket over plain TCP is given to the server's loop as the socket itself, so nothing of it stays in the async runtime.
 /// So is an event stream over plain TCP and HTTP/1.1 if the program's listener is wrapped by [`Live::listener`]. Other clients are
 /// copied through a pair of sockets by a task of the runtime, with bounded buffers: WebSockets over TLS that the program ends, those
 /// over Unix sockets, those over HTTP/2 (RFC 8441, `CONNECT`), and event streams.
 ///
-/// HTTP/2 clients ask for a WebSocket only of a program that offers that: `axum::serve` does with axum's feature `http2`; with
-/// hyper and axum-server call `enable_connect_protocol` on the builder for HTTP/2.
+/// HTTP/2 clients request a WebSocket only if the program offers it: `axum::serve` does with axum's feature `http2`;
+/// with hyper and axum-server call `enable_connect_protocol` on the builder for HTTP/2.
 ///
 /// Middleware before the service may put these into the request's extensions: [`Claims`], which become
 /// the client's rights (with [`AuthConfig::by_program`](crate::auth::AuthConfig::by_program)), and `SocketAddr` or `IpAddr`,
@@ -95,13 +96,13 @@ pub fn live(server: &ServerHandle) -> Live {
 
 /// Service of [`live`]. Cheap to clone.
 ///
-/// `call` must run in a tokio runtime with I/O and time. It does not block, but for the check of a token's signature.
+/// `call` must run in a tokio runtime with I/O and time. It does not block, except to check a token's signature.
 #[derive(Clone)]
 pub struct Live {
     acceptor: Acceptor,
     websocket: Arc<str>,
     events: Arc<str>,
-    /// Event streams whose sockets may be taken; shared with the wrappers that this service made.
+    /// Event streams whose sockets may be taken. Shared with the wrappers that this service created.
     offers: Arc<Offers>,
 }
 
@@ -111,7 +112,7 @@ impl fmt::Debug for Live {
     }
 }
 
-/// Kind of stream that a request asks for.
+/// Kind of stream that a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     /// A WebSocket, by `Upgrade` of HTTP/1.1.
@@ -122,7 +123,7 @@ enum Asked {
 }
 
 impl Asked {
-    /// Returns what a request asks for, or `None` if it is not for a stream.
+    /// Returns the kind of stream that a request is for, or `None` if it is for something else.
     fn by<B>(request: &Request<B>) -> Option<Self> {
         let protocol = || request.extensions().get::<Protocol>();
         match *request.method() {
@@ -137,7 +138,7 @@ impl Asked {
 }
 
 impl Live {
-    /// Sets the server's path for WebSockets, as of a dialect or a configured endpoint. Default: `/ws`.
+    /// Sets the server's path for WebSockets, such as a dialect's or a configured endpoint's. Default: `/ws`.
     #[must_use]
     pub fn websocket(self, path: impl Into<Arc<str>>) -> Self {
         Self { websocket: path.into(), ..self }
@@ -149,9 +150,9 @@ impl Live {
         Self { events: path.into(), ..self }
     }
 
-    /// Wraps the program's listener, so that an event stream of this service over HTTP/1.1 takes its socket: the server's loop
-    /// writes it as it writes a client of its own port, and nothing of it stays in the async runtime. Call it on the service that
-    /// is mounted, or a clone of it.
+    /// Wraps the program's listener, so that an event stream of this service over HTTP/1.1 takes its socket: the
+    /// server's loop writes it like a client of its own port, and nothing of it stays in the async runtime. Call it on
+    /// the service that you mount, or on a clone of it.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -167,12 +168,12 @@ impl Live {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// For the program, the response ends when its head is written, and its connection closes: middleware that watches the body sees
-    /// its end then, and a graceful shutdown does not wait for it. The head is the one that the program's middleware made, with
-    /// `Connection: close` instead of chunks. A response with another status or another `Content-Encoding` than the service gave it is
-    /// copied as without the wrapper, and so are streams of clients that speak HTTP/1.0. Middleware that rewrites the body and leaves its
-    /// headers as they are sees none of it: give it a service that wraps no listener. Requests that a client sends on the
-    /// connection after that for a stream are not read, because a stream has no end.
+    /// For the program, the response ends when its head is written, and its connection closes: middleware that watches
+    /// the body sees its end then, and a graceful shutdown does not wait for it. The head is the one that the program's
+    /// middleware made, with `Connection: close` instead of chunks. A response whose status or `Content-Encoding` was
+    /// changed is copied as without the wrapper, and so are streams of HTTP/1.0 clients. Middleware that rewrites the
+    /// body without changing these headers does not get the body: use a service for it that wraps no listener. Requests
+    /// after one for a stream on the same connection are not read, because a stream has no end.
     #[must_use]
     pub fn listener(&self, listener: TcpListener) -> LiveListener {
         LiveListener::new(listener, Arc::clone(&self.offers))
@@ -185,7 +186,7 @@ impl Live {
         LiveIo::new(socket, Arc::clone(&self.offers))
     }
 
-    /// Returns the request as the server reads it: as one of HTTP/1.1.
+    /// Returns the request in the form of HTTP/1.1, which the server reads.
     fn stream_request<B>(&self, request: &Request<B>, asked: Asked) -> StreamRequest {
         let path = if asked == Asked::Events { &self.events } else { &self.websocket };
         let query = request.uri().query();
@@ -265,7 +266,7 @@ impl Live {
         if let Ok(mark) = HeaderValue::try_from(mark) {
             response.headers_mut().insert(MARK, mark);
         }
-        // hyper takes no other request from the connection.
+        // With this header hyper reads no other request from the connection.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         response
     }
@@ -333,8 +334,8 @@ fn is_websocket(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Returns the server's response with this body. Headers of one hop are left to hyper, but for those of an upgrade. HTTP/2
-/// agrees to a WebSocket by 200.
+/// Returns the server's response with this body. hyper writes the hop-by-hop headers, except those of an upgrade. In
+/// HTTP/2 a status of 200 accepts a WebSocket.
 fn response(head: &StreamResponse, body: LiveBody, asked: Asked) -> Response<LiveBody> {
     let mut response = Response::new(body);
     *response.status_mut() = match asked {
@@ -385,14 +386,14 @@ fn poll_piece(pipe: &tokio::net::UnixStream, cx: &mut Context<'_>) -> Poll<io::R
     }
 }
 
-/// Gives a client to the server once its upgrade is done.
+/// Gives a client to the server when its upgrade is done.
 async fn give(upgrade: OnUpgrade, stream: AgreedStream) {
     let given = match upgrade.await {
         Ok(upgraded) => give_upgraded(upgraded, stream).await,
         Err(error) => Err(io::Error::other(error)),
     };
     if let Err(error) = given {
-        // The client left during its upgrade, or the server has ended: its connection is closed.
+        // The client disconnected during its upgrade, or the server has ended. The connection is closed.
         tracing::debug!(%error, "a WebSocket could not be given to the server");
     }
 }
@@ -463,8 +464,8 @@ fn into_tcp(upgraded: Upgraded) -> Result<(io::Result<TcpStream>, Bytes), Upgrad
     Ok((io.into_inner().into_tcp(), read))
 }
 
-/// Returns what is below an upgraded connection if it is of this type. axum and hyper-util's builder wrap it in a type of their
-/// own.
+/// Returns the I/O object below an upgraded connection if it has this type. axum and hyper-util's builder wrap it in
+/// their own types.
 fn into_io<T: Read + Write + Unpin + 'static>(upgraded: Upgraded) -> Result<(T, Bytes), Upgraded> {
     match hyper_util::server::conn::auto::upgrade::downcast::<T>(upgraded) {
         Ok(parts) => Ok((parts.io, parts.read_buf)),
@@ -509,7 +510,8 @@ impl Body for LiveBody {
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         if let Content::Offered { offer, is_written } = &mut self.0 {
             if !mem::replace(is_written, true) {
-                // hyper writes the head before it asks again. Another caller may ask at once: the stream is copied then.
+                // hyper writes the head before it polls again. If another caller polls immediately, the stream is
+                // copied.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

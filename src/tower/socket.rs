@@ -29,13 +29,13 @@ use crate::server::AgreedStream;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, lock};
 
-/// Header that names an offered stream in the head of its response. It is taken out when the socket is.
+/// Header that names an offered stream in the head of its response. It is removed when the socket is taken.
 pub(super) const MARK: &str = "fanwire-socket";
 
 /// Beginning of each head that may be one of an offered stream.
 const HEAD_BEGIN: &[u8] = b"HTTP/1.1 200 ";
 
-/// Maximum number of headers in a head that is looked at; a longer one is copied.
+/// Maximum number of headers in a head that is parsed. A response with more is copied.
 const HEADERS_MAX: usize = 64;
 
 /// Streams of a service whose sockets may be taken, between their responses and hyper's first write of them.
@@ -47,12 +47,12 @@ pub(super) struct Offers {
     count: AtomicUsize,
     waiting: Mutex<HashMap<u64, AgreedStream>>,
     next: AtomicU64,
-    /// Makes marks of numbers, so that a client can't name the stream of another one.
+    /// Key for the marks, which are hashes of numbers, so that a client can't guess the mark of another stream.
     keys: RandomState,
 }
 
 impl Offers {
-    /// Returns whether a stream may find a wrapper.
+    /// Returns whether any connection was wrapped, so that a stream's socket may be taken.
     pub(super) fn is_watched(&self) -> bool {
         // Relaxed: a listener is wrapped before its connections exist.
         self.is_watched.load(Ordering::Relaxed)
@@ -66,7 +66,7 @@ impl Offers {
     pub(super) fn offer(self: &Arc<Self>, stream: AgreedStream) -> Offer {
         let mut waiting = lock(&self.waiting);
         let mark = loop {
-            // Relaxed: any order of the numbers is as good.
+            // Relaxed: the numbers only have to differ.
             let mark = self.keys.hash_one(self.next.fetch_add(1, Ordering::Relaxed));
             if let Entry::Vacant(vacant) = waiting.entry(mark) {
                 vacant.insert(stream);
@@ -101,7 +101,7 @@ impl Offers {
     fn take_by_head(&self, bytes: &[u8]) -> Option<(AgreedStream, Vec<u8>)> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut head = httparse::Response::new(&mut headers);
-        // Bytes after the head: a body that is not the stream's own.
+        // Bytes after the head are a body that is not the stream's own.
         if head.parse(bytes) != Ok(httparse::Status::Complete(bytes.len())) {
             return None;
         }
@@ -134,7 +134,7 @@ impl Offers {
     }
 }
 
-/// An offered stream, on the side of its response. The offer ends with it.
+/// The response's handle of an offered stream. Drop ends the offer.
 pub(super) struct Offer {
     offers: Arc<Offers>,
     mark: u64,
@@ -183,7 +183,7 @@ impl LiveListener {
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// Fails with the system's error.
     pub async fn accept(&self) -> io::Result<(LiveIo, SocketAddr)> {
         let (socket, peer) = self.listener.accept().await?;
         Ok((LiveIo::new(socket, Arc::clone(&self.offers)), peer))
@@ -193,7 +193,7 @@ impl LiveListener {
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// Fails with the system's error.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -204,7 +204,7 @@ impl ::axum::serve::Listener for LiveListener {
     type Io = LiveIo;
     type Addr = SocketAddr;
 
-    /// Accepts as axum does by itself: it waits where the process has no free file descriptor.
+    /// Accepts a connection. As axum's own listener does, it waits if the process has no free file descriptor.
     async fn accept(&mut self) -> (LiveIo, SocketAddr) {
         let (socket, peer) = ::axum::serve::Listener::accept(&mut self.listener).await;
         (LiveIo::new(socket, Arc::clone(&self.offers)), peer)
@@ -217,8 +217,8 @@ impl ::axum::serve::Listener for LiveListener {
 
 /// Connection of the program whose socket [`Live`](super::Live) may take over: the I/O type for hyper.
 ///
-/// Once the socket was taken, writes are swallowed and reads come to the end: hyper sees a response that ended and a connection
-/// that closes.
+/// After the socket was taken, writes are discarded and reads return the end: hyper sees a response that ended and a
+/// connection that closes.
 pub struct LiveIo {
     socket: AppSocket,
     offers: Arc<Offers>,
@@ -258,7 +258,7 @@ impl LiveIo {
     ///
     /// # Errors
     ///
-    /// Fails if it was.
+    /// Fails if it was taken.
     pub(super) fn into_tcp(self) -> io::Result<TcpStream> {
         match self.socket {
             AppSocket::Open(socket) => Ok(socket),
@@ -279,7 +279,8 @@ impl LiveIo {
         Ok(true)
     }
 
-    /// Writes by `write`, unless the socket is taken or `whole`, all of the bytes if they are in one piece, makes it so.
+    /// Writes with `write`, unless the socket is taken, or `whole` (all of the bytes, if they are in one piece) is the
+    /// head for which it is taken now.
     fn write_or_give(
         &mut self,
         whole: Option<&[u8]>,
@@ -314,7 +315,7 @@ impl AsyncRead for LiveIo {
     ) -> Poll<io::Result<()>> {
         match &mut self.socket {
             AppSocket::Open(socket) => Pin::new(socket).poll_read(cx, buf),
-            // The end before that of the response would be an error of the connection.
+            // hyper treats an end of the input before the end of the response as an error of the connection.
             AppSocket::Taken { is_over: false, reader } => {
                 *reader = Some(cx.waker().clone());
                 Poll::Pending

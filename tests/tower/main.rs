@@ -1,4 +1,4 @@
-//! The service for routers: WebSockets and event streams on the port of an axum or hyper app.
+//! The tower service: WebSockets and event streams on the port of an axum or hyper app.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -50,10 +50,10 @@ fn runtime() -> Runtime {
     Runtime::new().expect("a runtime")
 }
 
-/// Tasks of a served app without connections: the server, and the one that waits for its shutdown.
+/// Number of tasks of an app without connections: the server, and the one that waits for its shutdown.
 const APP_TASKS: usize = 2;
 
-/// Serves an app, and returns its address and what ends it.
+/// Serves an app. Returns its address, and a sender that ends it.
 fn start(runtime: &Runtime, app: Router) -> (SocketAddr, oneshot::Sender<()>) {
     start_on(runtime, app, |listener| listener)
 }
@@ -75,7 +75,7 @@ fn start_on<L: Listener<Addr = SocketAddr>>(
     (addr, end)
 }
 
-/// Waits until the runtime has no more than `most` tasks, and calls `nudge` now and then.
+/// Waits until the runtime has no more than `most` tasks, and calls `nudge` repeatedly.
 fn wait_for_tasks(runtime: &Runtime, most: usize, nudge: impl Fn()) {
     eventually("the tasks have ended", || {
         let is_done = runtime.metrics().num_alive_tasks() <= most;
@@ -121,7 +121,7 @@ fn axum_serves_streams_on_its_own_port() {
     bus.publish(event("a"));
     assert_eq!(ws.event()["event_type"], "a");
     assert_eq!(sse.event().json()["event_type"], "a");
-    // Refusals are the server's own.
+    // The server writes the refusals.
     for (target, status, word) in [("/live?typ=a", 400, "type"), ("/live?history=x", 400, "number")] {
         let response = http::get(addr, target);
         assert_eq!(response.status, status, "{target}");
@@ -130,7 +130,7 @@ fn axum_serves_streams_on_its_own_port() {
     assert_eq!(http::post(addr, "/live", "text/plain", b"x").status, 405);
 }
 
-/// A WebSocket leaves nothing in the runtime: its socket is the loop's.
+/// A WebSocket leaves nothing in the runtime: its socket moves to a loop.
 #[test]
 fn a_thousand_websockets_leave_no_task_and_no_socket_in_the_runtime() {
     support::raise_file_limit(6000);
@@ -201,7 +201,7 @@ fn both_shutdowns_together_end_every_client() {
     let mut ws = open_ws(addr, "/live");
     let mut sse = open_sse(addr, "/live", "");
     end.send(()).expect("the app runs");
-    // The app waits for its open responses: event streams end with Fanwire.
+    // The app waits for its open responses: the event streams end when the server drains.
     server.drain(Duration::ZERO);
     assert_eq!(ws.closed().0, 1012);
     while sse.block(deadline()).is_ok() {}
@@ -226,7 +226,7 @@ fn plain_hyper_gives_its_sockets_too() {
     });
     let mut ws = open_ws(addr, "/anything");
     let mut sse = open_sse(addr, "/anything", "");
-    // The acceptor, and the event stream's connection.
+    // Two tasks remain: the acceptor, and the event stream's connection.
     wait_for_tasks(&runtime, 2, || {});
     bus.publish(event("a"));
     assert_eq!(ws.event()["event_type"], "a");
@@ -260,7 +260,7 @@ fn tls_of_the_app_is_pumped() {
     read_until(&mut sse, &mut all, "event: a");
 }
 
-/// A response's type is what axum's handlers can return too.
+/// axum's handlers can return the service's response type.
 #[test]
 fn a_handler_can_call_the_service() {
     let (runtime, bus) = (runtime(), Bus::new());
@@ -297,7 +297,7 @@ fn start_h2(runtime: &Runtime, app: Router) -> SocketAddr {
     addr
 }
 
-/// Connects by HTTP/2, and returns what sends requests once the server has said what it offers.
+/// Connects with HTTP/2, and returns the sender of requests after the server's settings have arrived.
 async fn connect_h2(addr: SocketAddr) -> hyper::client::conn::http2::SendRequest<Body> {
     let socket = tokio::net::TcpStream::connect(addr).await.expect("it listens");
     let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket));
@@ -308,7 +308,7 @@ async fn connect_h2(addr: SocketAddr) -> hyper::client::conn::http2::SendRequest
     sender
 }
 
-/// Asks for a WebSocket as RFC 8441 says.
+/// Returns a request for a WebSocket as in RFC 8441.
 fn connect_request(addr: SocketAddr, protocol: &'static str) -> hyper::Request<Body> {
     let request = hyper::Request::builder().method("CONNECT").uri(format!("http://{addr}/live"));
     let request = request.header("sec-websocket-version", "13");
@@ -354,7 +354,7 @@ fn http_2_carries_websockets_and_event_streams() {
             let piece = tokio::time::timeout(PATIENCE, pieces.next()).await.expect("in time");
             all.extend_from_slice(&piece.expect("it is open").expect("bytes"));
         }
-        // Another protocol or method is refused, and the connection goes on.
+        // Another protocol or method is refused, and the connection remains open.
         for request in [connect_request(addr, "connect-udp"), post_request(addr)] {
             let refused = sender.send_request(request).await.expect("a response");
             assert_eq!(
@@ -413,7 +413,7 @@ fn a_unix_socket_is_pumped() {
     let _ = std::fs::remove_file(path);
 }
 
-/// A client behind a pump that does not read falls behind, as any other, and is told of its gap; nothing else waits for it.
+/// A client behind a pump that does not read lags like any other client and gets a gap. No other client waits for it.
 #[test]
 fn a_pumped_client_that_does_not_read_gets_a_gap() {
     let (runtime, bus) = (runtime(), Bus::new());
@@ -434,7 +434,7 @@ fn await_gap(bus: &Bus, addr: SocketAddr) {
     let mut slow = open_sse(addr, "/live?type=a", "");
     let mut other = open_sse(addr, "/live?type=a", "");
     let payload = serde_json::Value::String("x".repeat(64 * 1024)).to_string();
-    // The sockets between take some; the rest falls off the feed's tail.
+    // The sockets' buffers take some events; the feed evicts the oldest of the rest.
     for _ in 0..400 {
         bus.publish(Event::builder("a").json(&payload).build().expect("an event"));
         while other.event().event.as_deref() != Some("a") {}

@@ -30,7 +30,7 @@ use super::{
     APP_TASKS, await_gap, event, open_sse, open_ws, runtime, serve, serve_lagging, start_on, wait_for_tasks,
 };
 
-/// Header by which the service marks a response until its socket is taken.
+/// Header with which the service marks a response until its socket is taken.
 const MARK: &str = "fanwire-socket";
 
 fn app_with(live: Live) -> Router {
@@ -42,7 +42,7 @@ fn start_taking(runtime: &Runtime, live: &Live, app: Router) -> (SocketAddr, one
     start_on(runtime, app, |listener| live.listener(listener))
 }
 
-/// A stream, a WebSocket and an answer of a server whose app has nothing but its streams.
+/// A server in an app that serves only its streams.
 struct Taking {
     runtime: Runtime,
     bus: Bus,
@@ -57,7 +57,7 @@ impl Taking {
         Self::with(|app| app)
     }
 
-    /// Serves with what `layer` puts around the app.
+    /// Serves the app with a layer around it.
     fn with(layer: impl FnOnce(Router) -> Router) -> Self {
         let (runtime, bus) = (runtime(), Bus::new());
         let server = serve(&bus);
@@ -66,14 +66,14 @@ impl Taking {
         Self { runtime, bus, server, live, addr, end }
     }
 
-    /// Checks that a stream sees an event.
+    /// Checks that a stream receives an event.
     fn check(&self, stream: &mut Sse) {
         self.bus.publish(event("a"));
         while stream.event().json()["event_type"] != "a" {}
     }
 }
 
-/// Asks for a stream on a connection, with these headers, and returns it after its head.
+/// Requests a stream on a connection, with these headers, and returns it after its head.
 fn ask(mut wire: Wire, headers: &str) -> Sse {
     wire.send(format!("GET /live?type=a HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").as_bytes());
     let response = http::read_head(&mut wire, deadline()).expect("an answer");
@@ -114,7 +114,7 @@ fn websockets_and_refusals_pass_the_wrapper() {
     assert_eq!((refusal.status, refusal.header(MARK)), (400, None));
 }
 
-/// A stream is the last request of its connection: earlier ones are answered, later ones reach nobody.
+/// A stream is the last request of its connection: earlier ones are answered, later ones are not read.
 #[test]
 fn a_stream_comes_after_other_requests_of_its_connection() {
     let asked = Arc::new(AtomicUsize::new(0));
@@ -132,7 +132,7 @@ fn a_stream_comes_after_other_requests_of_its_connection() {
     let count = "GET /count HTTP/1.1\r\nHost: localhost\r\n\r\n";
     wire.send(count.as_bytes());
     assert_eq!(http::read_response(&mut wire, deadline()).expect("an answer").text(), "0");
-    // Pipelined: one request before the stream's, and one after it.
+    // The client pipelines one request before the stream's, and one after it.
     let live = "GET /live?type=a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     wire.send([count, live, count].concat().as_bytes());
     assert_eq!(http::read_response(&mut wire, deadline()).expect("an answer").text(), "1");
@@ -144,7 +144,7 @@ fn a_stream_comes_after_other_requests_of_its_connection() {
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
-/// The head is the one that the app's middleware made.
+/// The client gets the head as the app's middleware changed it.
 #[test]
 fn headers_of_middleware_reach_the_client() {
     let app = Taking::with(|app| {
@@ -166,7 +166,7 @@ fn headers_of_middleware_reach_the_client() {
     app.check(&mut stream);
 }
 
-/// Middleware that changes the body and says so gets the body.
+/// Middleware that encodes the body and sets `Content-Encoding` gets the body.
 #[test]
 fn an_encoded_body_is_copied() {
     let app = Taking::with(|app| {
@@ -186,7 +186,7 @@ fn an_encoded_body_is_copied() {
     wire.take_until(b"EVENT: A", deadline()).expect("an event");
 }
 
-/// A head that is not the stream's own, or that is too long to be looked at, is passed on as it is.
+/// A head that is not the stream's own, or that is too long to be parsed, is passed on unchanged.
 #[test]
 fn a_response_of_another_kind_is_copied() {
     type Change = fn(&mut Response);
@@ -216,7 +216,7 @@ fn a_response_of_another_kind_is_copied() {
     }
 }
 
-/// A client of HTTP/1.0 knows no chunks, and is copied as before.
+/// An HTTP/1.0 client does not support chunks, so its stream is copied.
 #[test]
 fn a_client_of_http_1_0_is_copied() {
     let app = Taking::start();
@@ -227,7 +227,7 @@ fn a_client_of_http_1_0_is_copied() {
     wire.take_until(b"event: a", deadline()).expect("an event");
 }
 
-/// The server's own compression is announced in the head, and is no reason to copy.
+/// The server's own compression is announced in the head, so the socket can still be taken.
 #[test]
 fn a_stream_that_the_server_compresses_is_taken() {
     let (runtime, bus) = (runtime(), Bus::new());
@@ -242,7 +242,7 @@ fn a_stream_that_the_server_compresses_is_taken() {
     assert_eq!(stream.wire.take(2, deadline()).expect("the stream's beginning"), [0x1f, 0x8b]);
 }
 
-/// A response that middleware throws away leaves the connection as it is.
+/// If middleware drops the response, the connection is not taken.
 #[test]
 fn a_replaced_response_takes_no_socket() {
     let app = Taking::with(|app| {
@@ -260,7 +260,7 @@ fn a_replaced_response_takes_no_socket() {
     }
 }
 
-/// A mark that names no stream, while others are offered, is a header as any other.
+/// A mark that names no offered stream is treated like any other header.
 #[test]
 fn a_mark_of_another_response_takes_no_socket() {
     let app = Taking::with(|app| {
@@ -272,7 +272,7 @@ fn a_mark_of_another_response_takes_no_socket() {
         };
         app.route("/unknown", marked("0123456789abcdef")).route("/invalid", marked("?"))
     });
-    // This response is offered and never written.
+    // This response's stream is offered, but the response is never written.
     let request = Request::get("/live").header("host", "localhost").body(()).expect("a request");
     let held = app.runtime.block_on(app.live.clone().call(request)).expect("no error");
     assert!(held.headers().contains_key(MARK));
@@ -322,7 +322,7 @@ fn a_taken_client_that_does_not_read_gets_a_gap() {
     await_gap(&bus, addr);
 }
 
-/// axum gives the client's address to handlers if the listener has a `tap_io`, whatever is below it.
+/// With a `tap_io` on the listener, axum passes the client's address to handlers.
 #[test]
 fn handlers_still_get_the_clients_address() {
     let (runtime, bus) = (runtime(), Bus::new());

@@ -1,10 +1,11 @@
-//! Catching up: a connection that falls off its feed reads what it lost in a replay, and comes back to the feed's end.
+//! Catching up: a connection whose frames the feed has dropped reads them in a replay, and then returns to the feed's
+//! end.
 //!
 //! Invariants, for a connection with [`LagPolicy::CatchUp`]:
-//! - Without a backlog, the connection has been written everything before the newest batch.
-//! - With one, its place is that before the next frame of the feed, whatever else waits. Without a place, it was lost with the
-//!   frames after it, and the loss is told.
-//! - A reply that stands after frames that are left out waits until the replay has delivered them.
+//! - Without a backlog, everything before the newest batch has been written to the connection.
+//! - With one, its place is the one before the next frame of the feed, whatever else is pending. If it has no place,
+//!   that was lost with the frames after it, and the loss is reported.
+//! - A reply after omitted frames waits until the replay has delivered them.
 
 use std::collections::VecDeque;
 
@@ -54,7 +55,7 @@ impl Outbox {
     /// Moves the place past frames of the feed.
     pub(super) fn pass_frames(&mut self, feed: &Feed, first: u64, end: u64) {
         let Some(place) = self.backlog.as_mut().and_then(|backlog| backlog.place.as_mut()) else { return };
-        // In one shard the last frame says it all.
+        // With one shard, the last frame determines the place.
         let first = if place.sequences().len() == 1 { end.saturating_sub(1) } else { first };
         for id in (first..end).filter_map(|index| feed.id_of(index)) {
             place.advance_past(id);
@@ -86,8 +87,8 @@ impl Outbox {
         self.is_behind(fanout)
     }
 
-    /// Leaves out all frames of the feed that are pending, and holds new ones back until the replay is over that delivers them.
-    /// Returns the place to replay from, and the replies that stand after such frames.
+    /// Omits all pending frames of the feed, and holds back new ones until the replay that delivers them has ended.
+    /// Returns the place to replay from, and the replies that follow such frames.
     pub(crate) fn begin_catch_up(
         &mut self,
         fanout: &mut Fanout,
@@ -110,7 +111,7 @@ impl Outbox {
         (since, held)
     }
 
-    /// Queues held replies after everything that waits.
+    /// Queues held replies after everything that is pending.
     pub(crate) fn send_held(&mut self, held: HeldReplies) {
         let before = self.next;
         for inserted in held.0 {

@@ -1,4 +1,5 @@
-//! Outboxes that fall off their feeds and are to be served from the past: the place that they leave at, and their replies.
+//! Outboxes whose feeds have dropped their frames and that read these from the past: the place at which they leave the
+//! feed, and their replies.
 
 use super::*;
 use crate::event::Position;
@@ -49,7 +50,7 @@ impl Slow {
     /// Publishes a batch of these types, and writes `room` bytes.
     fn batch(&mut self, types: &str, room: usize) -> Flushed {
         let before = self.world.published;
-        // Each frame is a run, so that all of a batch but the newest may be trimmed.
+        // Each frame is a run, so that all of a batch except the newest may be evicted.
         let more = "x".repeat(MERGE_FRAME_BYTES_MAX);
         types
             .split(' ')
@@ -105,7 +106,7 @@ fn a_burst_that_is_trimmed_at_once_is_read_from_before_it() {
     assert_eq!(slow.batch("b b", 1 << 20), Flushed::Done);
     assert_eq!(slow.batch("b a a a a a", 1 << 20), Flushed::Behind);
     assert_eq!(slow.leave().0, Some(3));
-    // The feed goes on from here.
+    // The feed continues from here.
     slow.outbox.set_replaying(false);
     assert_eq!(slow.batch("a", 1 << 20), Flushed::Done);
     assert_eq!(read(&slow.pipe), [0, 9]);

@@ -1,9 +1,9 @@
 //! Clients that fall behind and read on from the past, as they requested (`on_lag=catch_up`).
 //!
 //! Invariants:
-//! - The past begins at the place up to which the client was written, and ends where its feed goes on. So no event is missing
-//!   and none comes twice.
-//! - It is read as any other past: page by page, as fast as the client reads. So it costs a cursor.
+//! - The past begins after the last event written to the client, and ends where its feed continues. So no event is
+//!   missing and none is delivered twice.
+//! - It is read like any other past: page by page, as fast as the client reads. So it costs a cursor.
 //! - Effects of a message that is handled at that time wait until the client has caught up.
 
 use super::loop_state::LoopState;
@@ -15,7 +15,7 @@ use crate::filter::Filter;
 use crate::server::session::effect::Effect;
 
 impl<S: Socket> LoopState<S> {
-    /// Keeps the loop's places from now on, if a client with this policy needs them.
+    /// Records the loop's places from now on, if a client with this policy needs them.
     pub(super) fn keep_places_for(&mut self, lag_policy: LagPolicy) {
         if lag_policy == LagPolicy::CatchUp && !self.places.are_kept {
             self.places.are_kept = true;
@@ -32,7 +32,8 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Lets the clients that are behind catch up, unless an event is in hand, which the loop has read and the feeds have not.
+    /// Starts the replays of the clients that are behind, unless there is an event that the loop has read and not yet
+    /// appended to the feeds.
     pub(super) fn begin_catch_ups(&mut self) {
         if self.delivery.in_hand.is_some() {
             return;
@@ -44,7 +45,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Lets a client catch up, if it is behind once its feed is sealed.
+    /// Starts the replay of a client if it is behind after its feed is sealed.
     pub(super) fn catch_up_if_behind(&mut self, slot: usize) {
         let is_behind = self.clients.conns[slot].outbox.falls_behind(&mut self.delivery.fanout);
         if is_behind && self.delivery.in_hand.is_none() {
@@ -52,7 +53,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Begins to deliver from the past what the client's feed has dropped.
+    /// Begins to deliver from the past the events that the client's feed has dropped.
     fn begin_catch_up(&mut self, slot: usize) {
         let conn = &mut self.clients.conns[slot];
         if conn.replay.is_some() || !conn.outbox.is_behind(&self.delivery.fanout) {
@@ -77,8 +78,8 @@ impl<S: Socket> LoopState<S> {
         conn.and_then(|conn| conn.replay.as_ref()).is_some_and(|replay| replay.is_catch_up())
     }
 
-    /// Defers effects of a client until it has caught up. If one of them closes the connection, the events are dropped, and every
-    /// reply that would come after them.
+    /// Defers effects of a client until it has caught up. If one of them closes the connection, the events and the
+    /// replies after them are dropped.
     pub(super) fn defer_until_caught_up(&mut self, token: Token, effects: Vec<Effect>) {
         if !effects.iter().any(|effect| matches!(effect, Effect::Close(_))) {
             if let Some(slot) = self.find(token) {

@@ -1,9 +1,9 @@
-//! Purges of kept logs, and the gap that tells clients of them.
+//! Purges of kept logs, and the gaps that report them to clients.
 //!
 //! Invariants:
-//! - A purge lets everything go that was published before its request.
-//! - Each client whose filters may match events of a purged log, and that was there, is told with a gap.
-//! - A turn tells a bounded number of feeds.
+//! - A purge removes everything that was published before its request.
+//! - Each client that was connected and whose filters may match events of a purged log gets a gap.
+//! - A turn appends gaps to a bounded number of feeds.
 
 use smallvec::SmallVec;
 
@@ -16,19 +16,19 @@ use crate::filter::Filter;
 use crate::kept::{LogName, excludes};
 use crate::server::session::effect::PurgeAnswer;
 
-/// Comparisons of values that a turn makes to find the feeds to tell: about 100 instructions each.
+/// Maximum number of comparisons of values in a turn, to find the feeds that need a gap: about 100 instructions each.
 const LOOKS_A_TURN: usize = 10_000;
 
-/// Comparisons that stand for a feed beside its values, and for its gap.
+/// Cost of a feed and its gap in addition to its values, in comparisons.
 const LOOKS_A_FEED: usize = 10;
 
 impl<S: Socket> LoopState<S> {
-    /// Lets kept logs go, and sends the answer.
+    /// Purges kept logs, and sends the answer.
     pub(super) fn purge(&mut self, slot: usize, names: &[LogName], answer: PurgeAnswer) {
         let token = self.clients.token(slot);
         let shards = 0..self.shared.bus.shards() as u16;
         let heads: SmallVec<[Sequence; 4]> = shards.map(|shard| self.shared.bus.head(shard)).collect();
-        // Delivery records. The client may be gone afterwards.
+        // Delivery records the events. The client may be disconnected afterwards.
         self.delivery.reader.notify_others();
         self.pump(BATCHES_A_TURN);
         let purged = self.shared.kept.purge(names, &heads, self.turn.now);
@@ -41,7 +41,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Tells the next clients of purges.
+    /// Appends the gaps of purges to the next feeds.
     pub(super) fn tell_purges(&mut self) {
         let news = &mut self.clients.purges;
         news.pending.extend(self.shared.kept.purged_since(&mut news.seen));

@@ -1,4 +1,4 @@
-//! The purges of kept logs that a loop has not told all its clients of.
+//! The purges of kept logs that a loop has not reported to all its clients.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,19 +6,19 @@ use std::sync::Arc;
 use crate::feed::FeedKey;
 use crate::filter::Filter;
 
-/// Purges that clients of a loop are still to be told of.
+/// Purges that a loop still has to report to clients.
 #[derive(Debug, Default)]
 pub(super) struct PurgeNews {
-    /// Number of purges that this loop knows of.
+    /// Number of purges that this loop has read.
     pub(super) seen: u64,
     /// Filters of the purged events, oldest first.
     pub(super) pending: VecDeque<Arc<Filter>>,
-    /// Next feed to tell of the first of them.
+    /// Next feed to which the first of them is reported.
     pub(super) next: FeedKey,
 }
 
 impl PurgeNews {
-    /// Returns whether clients are still to be told.
+    /// Returns whether purges are still to be reported.
     pub(super) fn is_pending(&self) -> bool {
         !self.pending.is_empty()
     }

@@ -1,7 +1,7 @@
-//! `DELETE /events`: lets kept logs go on request.
+//! `DELETE /events`: removes kept logs on request.
 //!
 //! Always:
-//! - A purge is of whole logs, so it takes a grant that lets its holder see every event that they may have.
+//! - A purge removes whole logs, so it needs a grant that allows its holder to see every event that they may contain.
 //! - A request that is refused purges nothing.
 
 use std::sync::Arc;

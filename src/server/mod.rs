@@ -18,6 +18,7 @@ mod handle;
 pub(crate) mod handover;
 pub(crate) mod harness;
 pub(crate) mod http;
+mod kept_reader;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod origin;
@@ -45,6 +46,7 @@ pub use error::{ServerError, ServerErrorKind};
 pub use handle::{Liveness, ServerHandle};
 #[cfg(unix)]
 pub use handover::{HandoverError, Inheritance};
+pub use kept_reader::{KeptDelivery, KeptEnd, KeptReader, KeptReaderIntoIter, NotKept, ReadFrom};
 pub use limits::client_address::{AddressRange, ParseAddressRangeError};
 pub use limits::rates::RateLimits;
 pub use memory::MemoryLine;

@@ -61,6 +61,7 @@ const SERVER: &[(&str, u8)] = &[
     ("reactor", 9),
     ("acceptor", 9),
     ("handle", 10),
+    ("kept_reader", 11),
     ("memory", 11),
     ("builder", 11),
     ("harness", 12),

@@ -67,6 +67,8 @@ pub enum NotKept {
     NotCovered,
     /// The filter names or matches more than this many logs (`retain_max_logs_read`).
     TooManyLogs(usize),
+    /// The server has an engine, in which the order and the logs are. Clients read them over a stream.
+    Engine,
 }
 
 impl fmt::Display for NotKept {
@@ -75,6 +77,7 @@ impl fmt::Display for NotKept {
             Self::NotCovered => f.write_str(
                 "no rule keeps everything that the filter matches: name a stream, or another attribute, that ServerConfig::retain keeps",
             ),
+            Self::Engine => f.write_str("with an engine there are no readers of kept logs in the program: read them as a client"),
             Self::TooManyLogs(max) => {
                 write!(f, "the filter names or matches more than {max} kept logs (retain_max_logs_read): narrow it")
             }
@@ -130,7 +133,10 @@ impl ServerHandle {
         let bus = &shared.bus;
         let logs = shared.kept.lock().ok_or(NotKept::NotCovered)?;
         let filters = std::slice::from_ref(&filter);
-        if !logs.cover(filters, |shard| bus.oldest(shard)) {
+        if shared.engine.is_some() {
+            return Err(NotKept::Engine);
+        }
+        if !logs.cover(filters, |shard| (bus.epoch(), bus.oldest(shard))) {
             return Err(NotKept::NotCovered);
         }
         let too_many = |error: crate::kept::TooManyLogs| NotKept::TooManyLogs(error.max);
@@ -138,7 +144,7 @@ impl ServerHandle {
         let named = logs.named_with_end(&filter);
         // An end may be an event that the filter leaves out.
         let wanted = if named.names.is_empty() { filter.clone() } else { Filter::new() };
-        let until: Box<[Sequence]> = logs.recorded().into();
+        let until: Box<[Sequence]> = logs.recorded().collect();
         let position = Position::new(bus.epoch(), until.iter().copied());
         let live = bus.subscribe_from(wanted.clone(), &position);
         // The loops record what they have read from this very bus.

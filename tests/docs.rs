@@ -76,6 +76,112 @@ fn the_commands_of_the_other_pages_run() {
 }
 
 #[test]
+fn the_commands_of_kept_streams_run() {
+    run_page("runs.md");
+}
+
+/// A page around a recipe: `fetch` and an `EventSource` as browsers have them, and what the recipe shows.
+const BROWSER: &str = r#"
+const base = process.argv[2];
+const fetched = globalThis.fetch;
+globalThis.fetch = (target, options) => fetched(base + target, options);
+class EventSource extends EventTarget {
+  constructor(target) { super(); this.abort = new AbortController(); this.read(target).catch(() => {}); }
+  async read(target) {
+    const answer = await fetch(target, { signal: this.abort.signal });
+    let rest = '';
+    for await (const piece of answer.body.pipeThrough(new TextDecoderStream())) {
+      const blocks = (rest + piece).split('\n\n');
+      rest = blocks.pop();
+      for (const block of blocks) {
+        const of = (name) => block.split('\n').filter((line) => line.startsWith(name + ': ')).map((line) => line.slice(name.length + 2));
+        const data = of('data').join('\n');
+        if (!data) continue;
+        const event = new MessageEvent(of('event')[0] ?? 'message', { data });
+        this.dispatchEvent(event);
+        if (event.type === 'message') this.onmessage?.(event);
+      }
+    }
+  }
+  close() { this.abort.abort(); closed(); }
+}
+let shown = [], said = '', closed = () => {};
+const show = (one) => { shown.push(one); changed(); };
+const end = (text) => { said = text; };
+let changed = () => {};
+const until = (done) => new Promise((found) => { changed = () => done() && found(); changed(); });
+const post = (event) => fetch('/publish', { method: 'POST', body: JSON.stringify(event) });
+const check = (is, what) => { if (!is) throw new Error(what + ': ' + JSON.stringify(shown)); };
+"#;
+
+/// Returns the page's block of JavaScript that has this text.
+fn recipe(page: &str, part: &str) -> String {
+    let mut blocks = page.split("```js\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.find(|block| block.contains(part)).unwrap_or_else(|| panic!("no recipe has {part}")).to_owned()
+}
+
+#[test]
+fn the_recipes_of_kept_streams_do_what_they_say() {
+    let server = support::Server::with(&[
+        "--retain",
+        "by=stream; end=run.finished; match=stream=run-*",
+        "--retain",
+        "by=channel; match=channel=room.*",
+        "--retain",
+        "by=type; match=type=audit.**",
+    ]);
+    for n in 0..120 {
+        server.publish(format!(r#"{{"type":"audit.login","payload":{{"n":{n}}}}}"#));
+        server.publish(format!(r#"{{"type":"chat","channel":"room.1","payload":{{"n":{n}}}}}"#));
+    }
+    server.publish(r#"{"type":"token","stream_id":"run-42","payload":{"delta":"Hel"}}"#);
+    let page = std::fs::read_to_string(in_project("docs/runs.md")).expect("the page");
+    let folder = std::env::temp_dir().join(format!("fanwire-recipes-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let rows = [
+        (
+            "new EventSource('/sse?stream=run-42",
+            "await until(() => shown.at(-1) === 'Hel');
+             const over = new Promise((done) => { closed = done; });
+             await post({ type: 'token', stream_id: 'run-42', payload: { delta: 'lo' } });
+             await post({ type: 'run.finished', stream_id: 'run-42' });
+             await over;
+             check(shown.at(-1) === 'Hello', 'the text');",
+        ),
+        (
+            "async function enter(room)",
+            "const live = await enter('room.1');
+             await post({ type: 'chat', channel: 'room.1', payload: { n: 120 } });
+             await until(() => shown.length === 51);
+             check(shown.every((event, at) => event.payload.n === 70 + at), 'the last 50 and a new one');
+             live.close();
+             shown = [];
+             const empty = await enter('room.2');
+             await post({ type: 'chat', channel: 'room.2', payload: { n: 0 } });
+             await until(() => shown.length === 1);
+             empty.close();",
+        ),
+        (
+            "async function older()",
+            "for (let page = 0; !said && page < 20; page++) await older();
+             check(said === 'This is all.', said);
+             check(shown.length === 120 && shown.every((event, at) => event.payload.n === 119 - at), 'all, newest first');",
+        ),
+    ];
+    for (part, after) in rows {
+        let file = folder.join("recipe.mjs");
+        std::fs::write(&file, format!("{BROWSER}\n{}\n{after}\nprocess.exit(0);\n", recipe(&page, part)))
+            .expect("a file");
+        let mut command = Command::new("timeout");
+        command.arg("60").arg("node").arg(&file).arg(format!("http://{}", server.addr)).stdin(Stdio::null());
+        let output = command.output().expect("node runs");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{part}: {} {error}", output.status);
+    }
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+#[test]
 fn the_metrics_that_the_pages_name_exist() {
     let server = support::Server::start();
     let shown = support::http::get(server.addr, "/metrics").text().to_owned();

@@ -323,8 +323,8 @@ fn a_long_body_is_published_whole_and_streamed_whole() {
         let server = Server::with(&[&["--retain", rule, "--bus-capacity", "512"], form].concat());
         let mut stream = run(&server, "run-1", &events(0..5_000));
         assert_eq!(numbers(&mut stream, 5_000), (0..5_000).collect::<Vec<_>>(), "{form:?}");
-        let lines: String = (5_000..5_300).map(|n| format!("{}\n", event(n))).collect();
-        let mut more = run_with(&server, "run-1", "", &lines);
+        let lines: Vec<String> = (5_000..5_300).map(|n| event(n).to_string()).collect();
+        let mut more = run_with(&server, "run-1", "", &lines.join("\n"));
         assert_eq!(numbers(&mut more, 300), (5_000..5_300).collect::<Vec<_>>());
         let mut wrong = events(0..5_000);
         wrong.insert_str(wrong.len() - 1, r#",{"type":"a","stream_id":"b"}"#);

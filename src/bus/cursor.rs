@@ -84,8 +84,8 @@ impl<T: Item> Cursor<T> {
         self.next[shard] = next;
     }
 
-    /// Returns whether the reader may go back to sleep on an announcement that stands and has been woken by no publisher.
-    /// `None` if there is no such announcement.
+    /// Returns whether the reader may sleep again on its announcement, which is in effect while no publisher has woken
+    /// the reader. `None` if there is no such announcement.
     #[cfg(feature = "server")]
     pub(crate) fn resume_sleep(&mut self) -> Option<bool> {
         let stands = self.reader.is_announced();
@@ -194,7 +194,7 @@ impl<T: Item> Cursor<T> {
         self.visit_span(shard, &mut visit).0 || self.skip_shard(shard, visit)
     }
 
-    /// Shows the gap of a sequence that will never come, if the cursor stands before one.
+    /// Shows the gap of a sequence that was given up, if it is the next one.
     #[cold]
     pub(crate) fn skip(&mut self, mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool) -> bool {
         self.empty_looks = 0;

@@ -1,6 +1,6 @@
 //! Events and gaps, as readers get them.
 //!
-//! Invariant: a gap stands in its shard's order where its events are missing.
+//! Invariant: in its shard's order, a gap is delivered where its events are missing.
 
 use super::item::Item;
 use crate::event::{Event, Sequence};

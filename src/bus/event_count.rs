@@ -75,8 +75,8 @@ pub(crate) struct Waiter {
 
 #[cfg(any(feature = "server", loom))]
 impl Waiter {
-    /// Returns whether the announcement of this waiter's reader still stands: no publisher has woken it since. Called by the
-    /// reader.
+    /// Returns whether the announcement of this waiter's reader is still in effect: no publisher has woken it since.
+    /// Called by the reader.
     pub(crate) fn is_asleep(&self) -> bool {
         // If this load is stale, a publisher is about to call the waker, which ends the sleep.
         self.state.load(Ordering::Relaxed) == ASLEEP

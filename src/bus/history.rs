@@ -73,7 +73,7 @@ impl<T: Item> Bus<T> {
         recorder.missed
     }
 
-    /// Drops the recorded events; a recording that runs goes on.
+    /// Drops the recorded events. A running recording continues.
     pub fn clear_history(&self) {
         let mut recorder = lock(&self.0.recorder);
         recorder.pull();

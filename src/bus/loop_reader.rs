@@ -132,8 +132,8 @@ impl LoopReader {
     /// Announces that the loop goes to sleep, and looks again. Returns true if there is nothing to read: the loop may
     /// sleep, and the next publication wakes it. Returns false if there is more.
     ///
-    /// The announcement stands until another thread publishes, however often the loop wakes for its sockets in between.
-    /// So a loop whose own clients publish does not repeat the heavy fence, which is a system call.
+    /// The announcement remains in effect until another thread publishes, however often the loop wakes for its sockets
+    /// in between. So a loop whose own clients publish does not repeat the heavy fence, which is a system call.
     pub(crate) fn prepare_sleep(&mut self) -> bool {
         self.cursor.is_closed()
             || self

@@ -25,7 +25,7 @@ const SPACE_LOOKS: u32 = if cfg!(loom) { 0 } else { 64 };
 /// Spins between two looks. Each look takes the readers' cache lines.
 const SPINS_PER_LOOK: u32 = 16;
 
-/// An item was not published. The item comes back.
+/// An item was not published. The error returns the item.
 ///
 /// No other variant will be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

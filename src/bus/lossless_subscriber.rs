@@ -98,7 +98,7 @@ impl<T: Item> LosslessSubscriber<T> {
     ///
     /// # Errors
     /// [`TryRecvError::Empty`] if there is nothing yet, or if the call passed over 256 items: then [`lag`](Self::lag) is not 0, and
-    /// the next call goes on after them. [`TryRecvError::Closed`] if the bus is closed and everything was read.
+    /// the next call continues after them. [`TryRecvError::Closed`] if the bus is closed and everything was read.
     #[inline]
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
         match self.look(LOOK_MAX) {

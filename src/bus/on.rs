@@ -9,7 +9,7 @@ impl<T: Item> Bus<T> {
     /// handler delays neither publishers nor other handlers. If it falls behind by a whole ring, it continues with
     /// newer events ([`HandlerGuard::missed`]).
     ///
-    /// A panic, of the handler or of the filter's function, is caught and counted, and the handler goes on with the
+    /// A panic, of the handler or of the filter's function, is caught and counted, and the handler continues with the
     /// next event.
     ///
     /// # Panics

@@ -1,6 +1,7 @@
 //! Calls the embedder's code where its panic must not spread.
 //!
-//! Invariant: whatever the code does, its caller goes on after it, even if the panic's payload panics again when dropped.
+//! Invariant: whatever the code does, its caller continues after it, even if the panic's payload panics again when
+//! dropped.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -12,7 +12,7 @@ use super::{Bus, BusInner};
 use crate::event::{Event, EventId, Sequence};
 use crate::sync::Arc;
 
-/// An item was not published, because the bus is closed. The item comes back.
+/// An item was not published, because the bus is closed. The error returns the item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishError<T = Event>(pub T);
 

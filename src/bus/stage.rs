@@ -58,8 +58,8 @@ impl<T: Item> LosslessSubscriber<T> {
     /// joining it returns the number of panics.
     ///
     /// Publishers, and subscribers that follow, may use the slots of a batch after its end was handled. A panic of the
-    /// handler or of the filter's function is caught and counted, and the handler goes on with the next item. It waits
-    /// as [`with_wait`](Self::with_wait) says.
+    /// handler or of the filter's function is caught and counted, and the handler continues with the next item. It
+    /// waits as [`with_wait`](Self::with_wait) says.
     ///
     /// ```
     /// use fanwire::bus::{BatchItem, HandlerThread};

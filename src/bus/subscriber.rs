@@ -33,11 +33,11 @@ pub struct Ledger {
 ///
 /// `for delivery in subscriber` reads until all publishers are gone; with the feature `async` a subscriber is a
 /// `futures_core::Stream` that does the same ([`iter`](Self::iter), [`into_stream`](Self::into_stream),
-/// [`recv_async`](Self::recv_async)). A slow subscriber holds up no publisher: the events that it lost are reported by a
-/// [`Delivery::Gap`], and it goes on. Dropping it ends the subscription.
+/// [`recv_async`](Self::recv_async)). A slow subscriber holds up no publisher: the events that it lost are reported by
+/// a [`Delivery::Gap`], and it continues. Dropping it ends the subscription.
 ///
 /// A filter's function runs in the calls that read. Its panic comes out of that call; the event is passed over, and the
-/// subscriber goes on with the next one.
+/// subscriber continues with the next one.
 pub struct Subscriber<T: Item = Event> {
     cursor: Cursor<T>,
     filter: T::Filter,
@@ -68,7 +68,7 @@ impl<T: Item> Subscriber<T> {
     ///
     /// # Errors
     /// [`TryRecvError::Empty`] if there is nothing, or if the call passed over 256 events: then [`lag`](Self::lag) is not 0, and the
-    /// next call goes on after them. [`TryRecvError::Closed`] if all publishers are gone and everything was read.
+    /// next call continues after them. [`TryRecvError::Closed`] if all publishers are gone and everything was read.
     #[inline]
     pub fn try_recv(&mut self) -> Result<Delivery<T>, TryRecvError> {
         match self.look(LOOK_MAX) {

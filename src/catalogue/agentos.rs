@@ -84,7 +84,7 @@ pub fn task_failed(task_id: &str, error: &str) -> Result<Event, EventError> {
     core(TASK_FAILED, "task", task_id).json(format!(r#"{{"error":{}}}"#, text(error))).build()
 }
 
-/// Details of a provider beside its state.
+/// Details of a provider in addition to its state.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ProviderDetails {

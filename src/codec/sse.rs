@@ -188,7 +188,7 @@ impl SseParser {
     ///
     /// # Errors
     ///
-    /// [`SseError::TooLong`] if a line, or the data of one event, is over the limit. The parser can't go on then.
+    /// [`SseError::TooLong`] if a line, or the data of one event, is over the limit. Then the parser can't continue.
     ///
     /// ```
     /// # use fanwire::sse::SseParser;

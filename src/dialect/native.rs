@@ -417,7 +417,7 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         .executions(list(input.execution_ids)?)
         .channels(list(input.channels)?)
         .entities(entities.into_iter().map(EntityValue::into_pair));
-    // The filter's text is a further condition beside the lists.
+    // The filter's text is a condition in addition to the lists.
     let filter = match input.filter {
         Some(text) => filter.try_and(&text.parse()?)?,
         None => filter,

@@ -23,7 +23,7 @@ use crate::event::{EventId, Sequence, json};
 pub(super) const SEQUENCE_MAX: Sequence = (1 << 53) - 2;
 pub(super) const EPOCH_MAX: u64 = (1 << 53) - 2;
 
-/// First key of an entry with a stamp: a value of the server's own beside the event. Readers of events ignore it.
+/// First key of an entry with a stamp: a value of the server in addition to the event. Readers of events ignore it.
 const STAMP: &str = r#"{"stamp":"#;
 
 /// Adds a stamp, which is JSON, to an event's JSON.

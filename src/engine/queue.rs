@@ -130,7 +130,7 @@ pub(crate) struct Submission {
     promise: Promise,
 }
 
-/// Memory of a waiting event beside its text, in bytes.
+/// Memory of a waiting event without its text, in bytes.
 const RECORD_BYTES: usize = size_of::<Record>() + 16;
 
 impl Submission {

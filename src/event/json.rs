@@ -354,7 +354,7 @@ const fn is_short_escape(escaped: u8) -> bool {
     matches!(escaped, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
 }
 
-/// Returns the offset after the string that goes on at `at` with an escape, or has a fault there.
+/// Returns the offset after the string that continues at `at` with an escape, or has a fault there.
 #[inline(never)]
 fn escaped_string_end(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
     while bytes.get(at) != Some(&b'"') {

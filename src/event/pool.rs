@@ -87,7 +87,7 @@ mod tests {
         let places = |events: &[Event]| -> Vec<*const EventBody> {
             events.iter().map(|event| Arc::as_ptr(&event.0)).collect()
         };
-        // No handle of these is left, so they come back.
+        // No handle of these is left, so they return to the pool.
         let first: Vec<Event> = (0..BODIES_MAX).map(event).collect();
         let before = places(&first);
         publisher.publish_batch(first);

@@ -1,7 +1,7 @@
 //! Kept logs that are made from an engine's log.
 //!
-//! Every node, and every later process, reads one log. So lives, ends, last events and completeness are a function of the
-//! log's order, from the place on at which the reading began.
+//! Every node, and every later process, reads one log. So lives, ends, last events and completeness are a function of
+//! the log's order, from the place at which the reading began.
 //!
 //! Invariants:
 //! - No clock of a reading node decides. The time of an event is the one in its mark, and the clock of the logs is the newest
@@ -23,7 +23,7 @@ use super::store::{AcceptedEntry, KeptLogs};
 use crate::dialect::{Complete, ErrorCode, ExpectedLast};
 use crate::event::{Event, EventId, Timestamp};
 
-/// Publication to kept logs on its way to an engine.
+/// Publication to kept logs that was sent to an engine and not read back.
 #[derive(Debug)]
 pub(crate) struct SentPublication {
     ticket: u64,
@@ -36,7 +36,7 @@ pub(crate) struct SentPublication {
 }
 
 impl KeptLogs {
-    /// Makes the logs from what is read of an engine's log. For a store without events.
+    /// Makes the logs from the events of an engine's log. The store must have no events.
     pub(crate) fn follow_engine(&mut self) {
         let known_from = vec![None; self.next.len()].into();
         self.followed =
@@ -85,7 +85,7 @@ impl KeptLogs {
         }
     }
 
-    /// Notes a hole before an event: the log had events there that this node did not read.
+    /// Records a hole before an event: the log had events there that this node did not read.
     fn pass_hole(&mut self, id: EventId) {
         let last = if id.sequence == 0 { id } else { EventId::before(id.epoch, id.shard, id.sequence) };
         let first = self.next[usize::from(id.shard)];
@@ -96,7 +96,8 @@ impl KeptLogs {
         }
     }
 
-    /// Records an event of the engine's log, with its stamp. Returns false if the event is refused: then nobody gets it.
+    /// Records an event of the engine's log, with its stamp. Returns false if the event is refused: then it is not
+    /// delivered.
     pub(crate) fn record_followed(&mut self, event: &Event, stamp: Option<&str>) -> bool {
         let Some(id) = event.id().filter(|id| usize::from(id.shard) < self.next.len()) else { return true };
         let shard = usize::from(id.shard);
@@ -128,7 +129,7 @@ impl KeptLogs {
             }
             return false;
         }
-        // The timestamp is the publisher's, so it moves no clock.
+        // The timestamp is the publisher's, so it does not advance the clock.
         let before = found.map_or(Timestamp::default(), |at| self.logs[at].written);
         let written = if has_time { clock } else { before.max(event.timestamp()) };
         let is_from_start = found.is_none() && self.begins_log(rule, &value, mark.as_ref(), id);
@@ -158,7 +159,7 @@ impl KeptLogs {
                 (None, None) => true,
                 (Some(log), Some(expected)) => log.newest == expected,
                 (Some(_), None) => false,
-                // It may have been let go before the reading began: the accepting node knew it.
+                // The event may have been evicted before the reading began: the accepting node knew it.
                 (None, Some(expected)) => !self.was_read(expected, id.shard),
             };
             if !is_met {

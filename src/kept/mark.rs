@@ -1,4 +1,4 @@
-//! Statements about an event of a kept log that stand beside it in an engine's log.
+//! Statements about an event of a kept log, stored with it in an engine's log.
 //!
 //! Always: readers of events ignore them, and a node of an earlier version writes none.
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::log::ShardPlace;
 use crate::event::Timestamp;
 
-/// Statement of the node that accepted an event, in the engine's log beside it.
+/// Statement of the node that accepted an event, stored with it in the engine's log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeptMark {
     /// Whether it begins the log's next life.
@@ -19,7 +19,7 @@ pub(super) struct KeptMark {
     /// Place up to which the node had read when it knew that there was no such log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) first: Option<ShardPlace>,
-    /// Whether it was published without a look at its log.
+    /// Whether it was published without a check of its log.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) free: bool,
 }

@@ -317,7 +317,7 @@ impl KeptLogs {
         self.keep(event, (rule, &value), found, now, is_from_start)
     }
 
-    /// Returns the log of a value, after it was let go if its time is over.
+    /// Returns the log of a value. A log whose time is over is evicted first.
     pub(super) fn live(&mut self, rule: usize, value: &str, now: Timestamp) -> Option<usize> {
         let mut found = self.names[self.rules[rule].rule.by as usize].get(value).copied();
         if let Some(expired) = found.take_if(|at| self.is_expired(&self.logs[*at], now)) {
@@ -387,7 +387,7 @@ impl KeptLogs {
 
     /// Notes that the events of a shard from a place on up to this one are missing.
     pub(super) fn add_hole(&mut self, (epoch, sequence): ShardPlace, last: EventId) {
-        // Of an older epoch it is not known which events are missing.
+        // The missing events of an older epoch are not known.
         let first = if epoch == last.epoch { EventId { sequence, ..last } } else { last };
         self.holes.add(Hole { number: self.number, first, last });
         self.is_whole = false;
@@ -489,13 +489,14 @@ impl KeptLogs {
         self.is_whole && self.is_all_told(by, value)
     }
 
-    /// Returns whether no log of this name is known to have been let go while it was open, and no rule came into force later.
+    /// Returns whether no log of this name is known to have been evicted while it was open, and no rule came into force
+    /// later.
     pub(super) fn is_all_told(&self, by: RetainBy, value: &str) -> bool {
         let mut rules = self.active_rules().filter(|(_, in_force)| in_force.rule.by == by);
         rules.all(|(_, in_force)| in_force.is_whole) && !self.was_let_go_open(by, value)
     }
 
-    /// Returns whether a log of this name may have been let go while it was open.
+    /// Returns whether a log of this name may have been evicted while it was open.
     pub(super) fn was_let_go_open(&self, by: RetainBy, value: &str) -> bool {
         self.past.open.may_have(by, value)
     }

@@ -156,7 +156,7 @@ pub struct ServerConfig {
     pub bridge: BridgeConfig,
     /// Channels with presence. None.
     pub presence: PresenceConfig,
-    /// Events to keep in logs of their own, beside the bus's ring. None.
+    /// Events to keep in separate logs, in addition to the bus's ring. None.
     pub retain: RetainConfig,
     /// Remembered keys and ids of publications, so that a repeated one is not published again.
     pub dedupe: DedupeConfig,

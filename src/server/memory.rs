@@ -37,7 +37,7 @@ const SLOT_BYTES: u64 = 128;
 /// Bytes of a connection outside its struct: its entry among a feed's members and in the wheel.
 const PLACES_BYTES: usize = 4 + 12;
 
-/// Bytes of a frame beside the event: header, id, time, names.
+/// Bytes of a frame without the event: header, id, time, names.
 const ENVELOPE_BYTES: u64 = 512;
 
 /// Memory of a user in a channel: both names, once for all loops and once for a connection, and their entries in trees.

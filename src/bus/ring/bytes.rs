@@ -76,7 +76,7 @@ impl<C: SlotCodec> Ring<C> {
         if word == 0 || slot.stamp.load(Ordering::Relaxed) != Self::published(sequence) {
             return None;
         }
-        // I8: while the pin stands no other body has this address, so the word is this sequence's or none.
+        // I8: while the pin is held no other body has this address, so the word is this sequence's or none.
         let taken = body.compare_exchange(word, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         taken.then_some((word, weight))
     }

@@ -466,7 +466,8 @@ impl<C: SlotCodec> GatedReader<C> {
     pub(crate) fn following(ring: Arc<Gated<C>>, others: &[&Self]) -> Self {
         let follow = |other: &&Self| {
             debug_assert!(Arc::ptr_eq(&other.ring, &ring), "the caller checks it");
-            // G6: the owner is there, and is told before it is gone: by whatever lent it here.
+            // Relaxed, by G6: `others` are borrowed, so the owner exists, and whatever ends the borrow orders this
+            // before its drop.
             other.participant.followers.fetch_add(1, Ordering::Relaxed);
             Count::clone(&other.participant)
         };

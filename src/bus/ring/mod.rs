@@ -36,7 +36,7 @@
 //! - I4 A body on a retired list is released only after a fence that follows its eviction, and after a look at all pins
 //!   that found none over its sequence.
 //! - I5 A reader follows word 0 only of a slot whose stamp it found right *after* the fence that follows its pin, and
-//!   only while the pin stands.
+//!   only while the pin is held.
 //! - I6 Participants are only appended, and live as long as the ring set.
 //! - I7 No reader looks below the first sequence of a ring: slots of the lap before it look published and hold nothing.
 //!   All readers go through the cursor, which reports anything below as a gap.
@@ -44,7 +44,7 @@
 //!   word 0 of a published slot below the floor for 0, and owns that count (the stamp stays as it is). A publisher that
 //!   overwrites the slot also takes the count by an exchange if it sees the floor above the sequence shown; if it does
 //!   not, E11 keeps other threads away. Two exchanges never take one count, and a count never belongs to another body
-//!   than the one that was read: its address is not used again while the pin stands. A reader that finds 0 has been
+//!   than the one that was read: its address is not used again while the pin is held. A reader that finds 0 has been
 //!   lapped.
 //!
 //! # Orderings

@@ -1,6 +1,6 @@
 //! Pins: a reader marks the span of sequences that it looks at, so that no body in the span is released.
 //!
-//! Invariant: a [`Pinned`] guard stands until it is dropped, also if the visitor panics (I4, I5 of the room).
+//! Invariant: a [`Pinned`] guard holds its pin until it is dropped, also if the visitor panics (I4, I5 of the room).
 
 use super::Sequence;
 use super::registry::{IDLE, Participant};
@@ -28,7 +28,7 @@ pub(super) fn is_pinned(pin: u64, word: u64) -> bool {
     same_shard && word.wrapping_sub(pin) & ((1 << SEQUENCE_BITS) - 1) < PIN_SPAN
 }
 
-/// A pin that stands until the guard is dropped.
+/// A pin that is held until the guard is dropped.
 pub(super) struct Pinned<'a>(&'a CachePadded<AtomicU64>);
 
 impl<'a> Pinned<'a> {

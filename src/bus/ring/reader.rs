@@ -76,7 +76,7 @@ impl<C: SlotCodec> RingReader<C> {
         self.rings.event_count.prepare_wait(&self.participant.waiter, wake);
     }
 
-    /// Returns whether the announcement still stands: no publisher has woken this reader since.
+    /// Returns whether the announcement is still in effect: no publisher has woken this reader since.
     #[cfg(any(feature = "server", loom))]
     pub(crate) fn is_announced(&self) -> bool {
         self.participant.waiter.is_asleep()

@@ -366,7 +366,7 @@ impl<C: SlotCodec> Ring<C> {
     /// Returns whether a sequence can be read. Touches the slot's line only.
     #[inline(always)]
     pub(crate) fn peek(&self, sequence: Sequence) -> Peek {
-        // E1, for a caller that goes on to read.
+        // E1, for a caller that then reads.
         let ahead = self.slot(sequence).stamp.load(Ordering::Acquire) as i64;
         match ahead.wrapping_sub(Self::published(sequence) as i64) {
             0 => Peek::Ready,

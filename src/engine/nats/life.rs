@@ -89,7 +89,7 @@ impl LogProgress {
     }
 }
 
-/// Knowledge of a node about the log beside the streams themselves.
+/// Knowledge of a node about the log, in addition to the streams themselves.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KnownLog {
     pub(super) followed: LogProgress,

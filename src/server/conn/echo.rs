@@ -1,7 +1,7 @@
 //! An echo session, for running the connection code under a WebSocket conformance suite. Not part of the crate's
 //! interface.
 //!
-//! Always: a connection differs from others by its session only. A message comes back in one frame of its kind,
+//! Always: a connection differs from others by its session only. A message is returned in one frame of its kind,
 //! compressed if that was agreed on.
 
 use bytes::Bytes;

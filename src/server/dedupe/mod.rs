@@ -55,7 +55,7 @@ impl DedupeConfig {
     }
 }
 
-/// Publication that is accepted once, beside its events.
+/// Publication that is accepted once, without its events.
 #[derive(Debug)]
 pub(crate) struct PublishOnce {
     /// Subject of the publisher's token; empty without one. Publishers of other scopes may use equal names.

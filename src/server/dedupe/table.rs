@@ -16,13 +16,13 @@ use crate::event::EventId;
 /// Maximum number of publications that wait for others, all names together.
 const WAITERS_MAX: usize = 1024;
 
-/// Maximum number of names that a call forgets, beside as many as it adds.
+/// Maximum number of names that a call drops, in addition to as many as it adds.
 const FORGET_MAX: usize = 64;
 
 /// Memory of a name without its text, in bytes: the entry in the map, the place in the queue, and the text's header.
 const ENTRY_BYTES: usize = 160;
 
-/// Memory of a waiter beside its publication, in bytes.
+/// Memory of a waiter without its publication, in bytes.
 const WAITER_BYTES: usize = 192;
 
 /// Time of the table at the first tick of its process. Outcomes of a predecessor lie before it.

@@ -253,7 +253,7 @@ mod tests {
         let (wire, soon) = (HandoverWire::new(one), Instant::now() + Duration::from_millis(200));
         wire.wait_until(soon);
         let trickle = std::thread::spawn(move || {
-            // A byte now and then, until the reader closes.
+            // A byte at intervals, until the reader closes.
             (&other).write_all(&1000u32.to_be_bytes())?;
             loop {
                 std::thread::sleep(Duration::from_millis(5));

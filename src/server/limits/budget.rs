@@ -29,7 +29,8 @@ pub(crate) const STEP_MAX: u32 = 4_000;
 /// Expensive part of a TLS handshake: a key exchange and a signature, 0.3 ms with P-256 and up to 1 ms with RSA.
 pub(crate) const HANDSHAKE: u32 = 1_000;
 
-/// TLS handshakes that a turn begins, beside its budget; the others wait in order. Two take 0.7 ms with P-256.
+/// Number of TLS handshakes that a turn begins, in addition to its budget; the others wait in order. Two take 0.7 ms
+/// with P-256.
 pub(crate) const HANDSHAKES_A_TURN: u32 = 2;
 
 /// Last step of a TLS handshake: keys are derived, and a ticket is made.

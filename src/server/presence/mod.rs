@@ -129,10 +129,10 @@ struct Channel {
     others: u64,
 }
 
-/// Memory of a channel beside its name, in bytes: its table entry and its counts.
+/// Memory of a channel without its name, in bytes: its table entry and its counts.
 const CHANNEL_BYTES: usize = size_of::<(Box<str>, Channel)>() + 48;
 
-/// Memory of a user in a channel beside the name, in bytes.
+/// Memory of a user in a channel without the name, in bytes.
 const MEMBER_BYTES: usize = size_of::<(Arc<str>, Member)>() + 64;
 
 /// Window for the limit on joins by name, in microseconds.

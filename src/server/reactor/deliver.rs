@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A batch is appended whole before any of it is written, so a burst is one write for each member that is not blocked.
 //! - A member that is blocked, or has used its budget, delays no other member.
-//! - An event whose match takes more than its part of a turn is kept in hand, and the match goes on in the next turn.
+//! - An event whose match takes more than its part of a turn is kept in hand, and the match continues in the next turn.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +37,7 @@ struct AppendedBatch {
     lost: bool,
     /// Creation of the oldest event.
     oldest: Option<Timestamp>,
-    /// End of a log that the last event ends, if clients are told of it.
+    /// End of a log that the last event ends, if it is reported to clients.
     ended: Option<Arc<LogEnd>>,
 }
 
@@ -186,7 +186,7 @@ impl<S: Socket> LoopState<S> {
         let can_recover = has_log && self.shared.bus.shards() == 1;
         let mut batch = AppendedBatch::default();
         let ends = &self.clients.ends;
-        // One by one if matching a single event may be expensive, or clients are told of an end after its event.
+        // One by one if matching a single event may be expensive, or an end is reported to clients after its event.
         let step = if fanout.may_work_long() || !ends.is_empty() { 1 } else { EVENTS_A_BATCH };
         loop {
             let before =

@@ -38,7 +38,7 @@ pub(super) struct Building {
     pub(super) waiting: Vec<Token>,
 }
 
-/// Event taken from the bus whose match goes on in the next turn.
+/// Event taken from the bus whose match continues in the next turn.
 pub(super) struct EventInHand {
     pub(super) event: Event,
     /// Place of a client that has received all events before it.

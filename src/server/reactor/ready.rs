@@ -7,7 +7,7 @@
 //! - A turn looks at the connections that it serves and at no others. With a walk over all that wait, 5,000 clients that
 //!   connect at once cost a third of their CPU time in walks.
 //! - A postponed connection keeps its place before those that are queued later.
-//! - While the match of an event goes on, connections are written, but not read, and no page is made.
+//! - While the match of an event is in progress, connections are written, but not read, and no page is made.
 //! - Units that are left after all have had their part go to those that have more input. So a publisher's burst is delivered
 //!   in few batches: 500 events to 500 clients with lists of their own took 10 writes to each client, and take 2 or 3.
 //! - A turn begins at most [`budget::HANDSHAKES_A_TURN`] TLS handshakes, in the order in which they arrived.

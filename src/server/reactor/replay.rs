@@ -53,7 +53,7 @@ use state::{CATCH_UP, ReplayWork};
 /// Approximate size of a page, in bytes.
 pub(super) const PAGE_BYTES: usize = 64 * 1024;
 
-/// Instructions for an event sent to a client, beside those for its bytes: its frame and its place in the queue.
+/// Instructions for an event sent to a client, without those for its bytes: its frame and its place in the queue.
 const EVENT_INSTRUCTIONS: u32 = 1_500;
 
 /// Instructions for a byte sent to a client: the copy into its frame and the kernel's copy.

@@ -91,7 +91,7 @@ impl Session {
         self.check_weight(subscribe, cx)
     }
 
-    /// Checks that a connection can have this policy beside those of its other subscriptions.
+    /// Checks that a connection can have this policy together with those of its other subscriptions.
     fn check_on_lag(&self, on_lag: OnLag, replaced: &Range<usize>) -> Result<(), ClientError> {
         let others = self.subscriptions.iter().enumerate().filter(|(at, _)| !replaced.contains(at));
         if others.map(|(_, other)| other.on_lag).all(|other| other.fits(on_lag)) {

@@ -31,7 +31,7 @@ pub(crate) struct StreamOpening {
 pub(crate) struct StreamHead {
     /// CORS headers for the client's origin.
     pub(crate) cors: Vec<(&'static str, String)>,
-    /// Whether the connection goes on after a response that is no stream.
+    /// Whether the connection remains open after a response that is not a stream.
     pub(crate) keep_alive: bool,
     /// Time when the request was read.
     pub(crate) received_at: Timestamp,

@@ -460,7 +460,8 @@ fn a_page_that_takes_long_is_left_to_a_worker() {
     }
 }
 
-/// A head that the program gives stands before the stream; a client that can't be served gets the server's refusal instead.
+/// A head that the program gives is written before the stream. A client that can't be served gets the server's refusal
+/// instead.
 #[test]
 fn a_given_head_is_written_before_its_stream_only() {
     let mut client = OneClient::at("/ws", false);

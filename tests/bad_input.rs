@@ -66,6 +66,14 @@ fn publish(headers: &str, body: &str) -> String {
 /// The shortest event.
 const EVENT: &str = r#"{"type":"x"}"#;
 
+/// Returns a request that publishes into a run.
+fn run(target: &str, body: &str) -> String {
+    format!(
+        "POST /runs/{target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
 /// Returns a request to publish an event with this dedupe id, as JSON.
 fn event_with(dedupe_id: &str) -> String {
     let body = format!(r#"{{"type":"x","dedupe_id":{dedupe_id}}}"#);
@@ -101,6 +109,18 @@ fn http_rows() -> Vec<HttpRow> {
         row("a page after a place in other shards", get("/events?after=a~1.2"), &[400]),
         row("a page with two limits", get("/events?limit=1&limit=2"), &[400]),
         row("a page with a slip", get("/events?limt=1"), &[400]),
+        row("a run without a name", run("", "{}"), &[404]),
+        row("a run that is read", get("/runs/run-1"), &[405]),
+        row("an event of another run", run("run-1", r#"{"type":"a","stream_id":"run-2"}"#), &[400]),
+        row("an event without a type in a run", run("run-1", r#"{"payload":1}"#), &[400]),
+        row("a run with a slip", run("run-1?form=start", EVENT), &[400]),
+        row("a run from its beginning", run("run-1?from=begin", EVENT), &[400]),
+        row("a run with a filter", run("run-1?type=a", EVENT), &[400]),
+        row(
+            "a run to be opened again that no rule keeps",
+            run("run-1", r#"{"type":"a","reopen":true}"#),
+            &[400],
+        ),
         row("a purge without a value", "DELETE /events HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
         row("a purge of a pattern", "DELETE /events?stream=** HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
         row(

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::http::{self, Response};
 use support::service::{Kind, Service};
 use support::sse::Sse;
-use support::wire::Wire;
+use support::wire::{Wire, deadline};
 use support::ws::Ws;
 use support::{Server, eventually};
 
@@ -139,7 +139,7 @@ enum Said {
 type Door = fn(SocketAddr, &str, &Case) -> Said;
 
 /// All entrances for clients, by name.
-const DOORS: [(&str, Door); 14] = [
+const DOORS: [(&str, Door); 15] = [
     ("JSON object", |addr, token, case| {
         let body = json!({"type": case.event_type, "payload": case.payload});
         of_http(&post(addr, token, "Content-Type: application/json\r\n", &body.to_string()))
@@ -161,6 +161,24 @@ const DOORS: [(&str, Door); 14] = [
         let key = format!("{}:{}:status", text(&case.value["kind"]), text(&case.value["id"]));
         let body = json!({"type": case.event_type, "key": key, "data": {}});
         of_http(&post(addr, token, "Content-Type: application/json\r\n", &body.to_string()))
+    }),
+    ("run", |addr, token, case| {
+        // The path has the stream, and the response is one that does not end.
+        if case.beyond.starts_with("stream") {
+            return Said::NoDoor;
+        }
+        let body = json!({"type": case.event_type, "payload": case.payload}).to_string();
+        let mut wire = Wire::connect(addr);
+        let request = format!(
+            "POST /runs/r HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        wire.send(request.as_bytes());
+        let mut answer = http::read_head(&mut wire, deadline()).expect("an answer");
+        if let Some(length) = answer.header("content-length") {
+            answer.body = wire.take(length.parse().expect("a number"), deadline()).expect("a body");
+        }
+        of_http(&answer)
     }),
     ("JSON array", |addr, token, case| {
         let body = json!([{"type": "plain"}, {"type": case.event_type, "payload": case.payload}]);

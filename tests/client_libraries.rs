@@ -150,7 +150,7 @@ fn javascript_keeps_its_promises_under_a_referee() {
 
 #[test]
 fn javascript_follows_runs_and_walks_the_past() {
-    node_test("runs.test.mjs", 38);
+    node_test("runs.test.mjs", 39);
 }
 
 #[test]

@@ -38,14 +38,21 @@ export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator
   #isOver = false;
   /** Whether the buffer is full: the rest is at the server. */
   #isFull = false;
+  /** The place from which on it is there. */
+  #place: string | undefined;
 
   /** @internal */
   constructor(client: Client<M>, stream: string, { signal, absent, buffer = 10_000, ...filter }: RunOptions) {
     this.#subscribe = (since) => {
       const start: SubscribeOptions = since ? { since } : { from: 'start', ...(absent === 'error' ? { absent } : {}) };
       const one = client.subscribe({ ...filter, stream_ids: [stream] }, { ...start, ...(signal ? { signal } : {}), buffer });
-      // Its position includes the event that filled it only after this turn.
-      one.full = () => queueMicrotask(() => ((this.#isFull ||= !one.isOver), one.close()));
+      // Its position includes the event that filled it only after this turn. Later events of a past that is under way still move it.
+      one.full = () =>
+        queueMicrotask(() => {
+          if (one.isOver) return;
+          [this.#isFull, this.#place] = [true, one.position];
+          one.close();
+        });
       return one;
     };
     this.#one = this.#subscribe();
@@ -73,7 +80,7 @@ export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator
       if (one !== this.#one) continue;
       if (this.#isFull) {
         this.#isFull = false;
-        this.#one = this.#subscribe(one.position);
+        this.#one = this.#subscribe(this.#place);
         // Its end may have come already.
         this.#one.ended = one.ended;
         continue;

@@ -10,7 +10,7 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 import { Server, here } from './support.mjs';
 
-for (const [entry, most] of [['index', 6_500], ['runs', 7_900]]) test(`${entry} weighs less than ${most} bytes, minified and gzipped; nothing is imported from elsewhere`, async (t) => {
+for (const [entry, most] of [['index', 6_500], ['runs', 8_000]]) test(`${entry} weighs less than ${most} bytes, minified and gzipped; nothing is imported from elsewhere`, async (t) => {
   const { outputFiles, metafile } = await build({
     entryPoints: [here(`../dist/${entry}.js`)], bundle: true, minify: true, format: 'esm', target: 'es2022',
     splitting: true, outdir: 'unused', write: false, metafile: true,

@@ -31,6 +31,7 @@ class Kept:
         self.live: list[str] = list(case.get("live", []))
         self.gone: int = case.get("gone", 0)
         self.cuts: list[int] = list(case.get("cuts", []))
+        self.is_apart: bool = case.get("apart", False)
         self.is_able: bool = case.get("able", True)
         self.total: int = case.get("total", 0)
         self.fails: list[str] = list(case.get("fails", []))
@@ -59,6 +60,8 @@ class Kept:
             n += 1
             await say("event", self.event(n))
             left -= 1
+            if self.is_apart:
+                await asyncio.sleep(0.005)
             if left == 0:
                 # The events that were written must arrive.
                 await asyncio.sleep(0.005)
@@ -94,6 +97,9 @@ class Kept:
         if kind == "ping":
             return await say("pong", {"last_event_id": f"a-{len(self.log)}"}, id)
         if kind != "subscribe":
+            return await say("ack", {}, id)
+        if "event_types" in payload:
+            # The other subscription of a case.
             return await say("ack", {}, id)
         assert payload["stream_ids"] == ["run-1"] and ("since" in payload or payload["from"] == "start"), payload
         if "absent" in payload and not self.log:
@@ -178,13 +184,15 @@ class Played(unittest.IsolatedAsyncioTestCase):
         server = Kept(case)
         url = await (server.start_ws if transport == "ws" else server.start_sse)(self)
         client = self.client(url, transports=[transport])
+        if case.get("beside"):
+            await client.subscribe("x").ready()
         run = client.run("run-1", absent=case.get("absent", "wait"), buffer=case.get("buffer", 10_000))
         if "error" in case:
             with self.assertRaises(FanwireError) as caught:
                 await follow(run)
             self.assertEqual(caught.exception.code, case["error"])
             return await client.close()
-        self.assertEqual(await follow(run, 0.003 if "buffer" in case else 0.0), case["want"])
+        self.assertEqual(await follow(run, 0.03 if "buffer" in case else 0.0), case["want"])
         self.assertEqual(run.end, RunEnd(**case["end"]))
         with self.assertRaises(StopAsyncIteration):
             await anext(run)

@@ -17,6 +17,8 @@ class Run:
         self._subscribe = subscribe
         # Whether the buffer is full: the rest is at the server.
         self._is_full = False
+        # The place from which on it is there.
+        self._place: str | None = None
         self._is_over = False
         self._complete = True
         self._last: Event | None = None
@@ -28,10 +30,12 @@ class Run:
         one = self._subscribe(start)
 
         def pause() -> None:
-            self._is_full = self._is_full or not one.is_over
-            one.close()
+            if not one.is_over:
+                self._is_full, self._place = True, one._position
+                one.close()
 
-        # Its position includes the event that filled it only after this turn.
+        # Its position includes the event that filled it only after this turn. Later events of a past that is under way
+        # still move it.
         one._full = lambda: asyncio.get_running_loop().call_soon(pause)
         return one
 
@@ -61,7 +65,7 @@ class Run:
                     continue
                 if self._is_full:
                     self._is_full = False
-                    self._one = self._follow({"since": one._position} if one._position else dict(one._options))
+                    self._one = self._follow({"since": self._place} if self._place else dict(one._options))
                     # Its end may have come already.
                     self._one._ended = one._ended
                     continue

@@ -13,8 +13,8 @@ pub(super) fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// Reads a length. Returns `None` at the end and (which [`encode`](super::encoding::encode) never writes) for a
-/// truncated or overlong number.
+/// Reads a length. Returns `None` at the end, and for a truncated or overlong number, which
+/// [`encode`](super::encoding::encode) never writes.
 pub(super) fn read_length(rest: &mut &[u8]) -> Option<usize> {
     let mut length = 0usize;
     for shift in (0..usize::BITS).step_by(7) {

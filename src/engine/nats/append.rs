@@ -1,8 +1,8 @@
 //! Appends to the streams, or publishes to plain subjects.
 //!
 //! Invariants:
-//! - Messages are sent in order, with at most [`WINDOW`] of them unanswered. A message that is sent again has its
-//!   first message id, so that the server takes it once, and in its first order.
+//! - Messages are sent in order, with at most [`WINDOW`] of them unanswered. A message that is sent again has its first
+//!   message id, so that the server stores it once, in its original order.
 //! - An acknowledgement has a sequence but no epoch. So after the last acknowledgement of a batch its streams are
 //!   inspected, and the batch is answered only if they are those that were attached to. If they are not, each message
 //!   is looked up in the new streams. A message that a new stream does not have was in the old one, where nodes have

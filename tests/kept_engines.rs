@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 use support::http::{self, Response};
 use support::log_home::LogHome;
+use support::service::{Kind, Service};
 use support::sse::Sse;
 use support::wire::deadline;
 use support::ws::Ws;
@@ -229,6 +230,129 @@ fn nothing_is_accepted_after_an_end_of_another_node() {
                 assert_eq!(count, taken.load(Ordering::Relaxed), "{kind} round {round}");
                 assert_eq!(end(&mut stream)["complete"], true, "{kind} round {round}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_log_that_was_written_without_rules_is_kept_by_them() {
+    for kind in KINDS {
+        let home = LogHome::new(kind);
+        let before = home.node(&["--bus-capacity", "16"]);
+        for n in 0..30 {
+            publish(before.addr, &[token("run-1", n), token("other", n)]);
+        }
+        publish(before.addr, &[event("run-2", "run.finished", 0), token("run-2", 1)]);
+        drop(before);
+        let after = node(&home, &[]);
+        assert_eq!(numbers(&mut from_start(&after, "run-1"), 30), (0..30).collect::<Vec<_>>(), "{kind}");
+        // Nobody was asked to reopen it.
+        assert_eq!(numbers(&mut from_start(&after, "run-2"), 1), [1], "{kind}");
+        publish(after.addr, &[token("run-1", 30), event("run-1", "run.finished", 31)]);
+        let mut run = from_start(&after, "run-1");
+        assert_eq!(numbers(&mut run, 32).len(), 32, "{kind}");
+        assert_eq!(end(&mut run)["complete"], true, "{kind}: the log has all of it");
+    }
+}
+
+#[test]
+fn what_the_engine_has_forgotten_is_told_after_a_restart() {
+    for kind in SHARED {
+        let home = LogHome::new(kind);
+        let options = ["--engine-history", "1000"];
+        let first = node(&home, &options);
+        publish(first.addr, &[token("run-1", 0)]);
+        let others: Vec<Value> = (0..500).map(|n| token("other", n)).collect();
+        for _ in 0..6 {
+            publish(first.addr, &others);
+        }
+        // Its answer says that the node has read so far.
+        publish(first.addr, &[token("run-0", 0)]);
+        publish(first.addr, &[token("run-2", 0), token("run-1", 1)]);
+        let mut run = from_start(&first, "run-1");
+        assert_eq!(numbers(&mut run, 2), [0, 1], "{kind}: this node has read it");
+        let second = node(&home, &options);
+        let mut run = from_start(&second, "run-1");
+        let gap = run.event();
+        assert_eq!(
+            (gap.event.as_deref(), &gap.json()["recoverable"]),
+            (Some("gap"), &json!(false)),
+            "{kind}"
+        );
+        assert_eq!(numbers(&mut run, 1), [1], "{kind}");
+        // The node that took its first event knew that there was no such log.
+        let mut run = from_start(&second, "run-2");
+        assert_eq!(numbers(&mut run, 1), [0], "{kind}");
+        for (run, complete) in [("run-1", [true, false]), ("run-2", [true, true])] {
+            publish(second.addr, &[event(run, "run.finished", 2)]);
+            for (node, complete) in [&first, &second].into_iter().zip(complete) {
+                let mut stream = Sse::open(node.addr, &format!("?stream={run}&type=run.finished"));
+                let told = loop {
+                    let event = stream.event();
+                    if event.event.as_deref() == Some("end") {
+                        break event.json();
+                    }
+                };
+                assert_eq!(told["complete"], complete, "{kind} {run}");
+            }
+        }
+    }
+}
+
+#[test]
+fn plain_nats_keeps_nothing_and_is_refused_by_name() {
+    let service = Service::start(Kind::PlainNats);
+    let server = Server::with(&["--engine", &service.url(), "--retain", RULE]);
+    eventually("the node says why it is not ready", || {
+        let answer = http::get(server.addr, "/readyz");
+        assert_eq!(answer.status, 503);
+        answer.text().contains("keeps nothing")
+    });
+    let refused = post(server.addr, &[token("run-1", 0)]);
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &json!("engine_unreachable")));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+}
+
+#[test]
+fn pages_and_purges_are_refused_with_an_engine_and_nonsense_at_the_start() {
+    let home = LogHome::new("files");
+    let server = node(&home, &[]);
+    assert_eq!(http::get(server.addr, "/events?stream=run-1").status, 501);
+    for more in [&["--bus-shards", "2"][..], &["--engine-by-interest"]] {
+        let mut command = support::fanwire();
+        command.args(["check", "--engine", &home.url, "--retain", RULE]).args(more);
+        let output = support::run(&mut command);
+        assert!(!output.status.success(), "{more:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("retain: "), "{output:?}");
+    }
+    let mut command = support::fanwire();
+    command.args(["check", "--engine", "redis://localhost", "--engine-history", "10", "--retain", RULE]);
+    let output = support::run(&mut command);
+    let warned = String::from_utf8_lossy(&output.stderr).contains("after a restart kept logs are shorter");
+    assert!(output.status.success() && warned, "{output:?}");
+}
+
+/// The loop is lapped by a ring of two events, and may not see the end.
+#[test]
+fn an_end_that_a_loop_has_lost_is_told_after_the_gap() {
+    for kind in KINDS {
+        let home = LogHome::new(kind);
+        let server = home.node(&["--retain", RULE, "--bus-capacity", "2"]);
+        for round in 0..5 {
+            let run = format!("run-{round}");
+            let mut live = Sse::open(server.addr, &format!("?stream={run}"));
+            let others = (0..1000).map(|n| token("other", n));
+            let batch: Vec<Value> =
+                [token(&run, 0), event(&run, "run.finished", 1)].into_iter().chain(others).collect();
+            let last = post(server.addr, &batch);
+            assert_eq!(last.status, 200, "{kind}");
+            let told = loop {
+                let event = live.event();
+                if event.event.as_deref() == Some("end") {
+                    break event.json();
+                }
+            };
+            assert_eq!((&told["value"], &told["complete"]), (&json!(run), &json!(true)), "{kind}");
         }
     }
 }

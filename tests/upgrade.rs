@@ -616,3 +616,36 @@ fn an_upgrade_causes_no_presence_events() {
     // This is the first presence event since the start: the handover of the members caused none.
     assert_eq!(told(), (json!("presence.left"), json!("ann")));
 }
+
+#[test]
+fn a_kept_run_in_redis_goes_on_over_an_upgrade() {
+    let service = Service::start(Kind::Redis);
+    let rule = "by=stream; end=run.finished; match=stream=run-*";
+    let mut server =
+        Generations::start(&["--engine", &service.url(), "--retain", rule, "--bus-capacity", "16"]);
+    let addr = server.addr();
+    eventually("the node is ready", || http::get(addr, "/readyz").status == 200);
+    let publish = |event_type: &str, n: u64| {
+        let body = json!({"type": event_type, "stream_id": "run-1", "payload": {"n": n}}).to_string();
+        let answer = http::post(addr, "/publish", "application/json", body.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    let numbers = |stream: &mut Sse, count: usize| -> Vec<u64> {
+        (0..count).map(|_| stream.event().json()["payload"]["n"].as_u64().expect("a number")).collect()
+    };
+    (0..40).for_each(|n| publish("token", n));
+    let mut moved = Sse::open(addr, "?stream=run-1&from=start");
+    assert_eq!(numbers(&mut moved, 40), (0..40).collect::<Vec<_>>());
+    server.upgrade();
+    // Publishers wait until the successor has read the log.
+    publish("token", 40);
+    assert_eq!(numbers(&mut moved, 1), [40]);
+    let mut late = Sse::open(addr, "?stream=run-1&from=start");
+    assert_eq!(numbers(&mut late, 41), (0..41).collect::<Vec<_>>());
+    publish("run.finished", 41);
+    for stream in [&mut moved, &mut late] {
+        assert_eq!(numbers(stream, 1), [41]);
+        let end = stream.event();
+        assert_eq!((end.event.as_deref(), &end.json()["complete"]), (Some("end"), &json!(true)));
+    }
+}

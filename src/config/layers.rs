@@ -211,7 +211,14 @@ impl Sources {
                 faults.push(ConfigFault { key: key.to_owned(), origin: loaded.origin(key), what });
             }
         }
-        if faults.is_empty() { Ok(loaded) } else { Err(ConfigError { faults }) }
+        if !faults.is_empty() {
+            return Err(ConfigError { faults });
+        }
+        for (key, what) in loaded.config.doubts() {
+            let origin = loaded.origin(key);
+            loaded.warnings.push(ConfigFault { key: key.to_owned(), origin, what });
+        }
+        Ok(loaded)
     }
 }
 

@@ -137,7 +137,7 @@ fn within(key: &str, number: u64, max: u64) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Config;
+    use super::super::{Config, Sources};
     use super::*;
 
     fn fault(toml: &str) -> String {
@@ -183,6 +183,22 @@ mod tests {
         assert!(fault("[[retain]]\nby = \"stream\"\n").contains("match is missing"));
         assert!(fault("[[retain]]\nmatch = \"\"\n").contains("by is missing"));
         assert!(fault("[[retain]]\nmatch = \"stream\"\nby = \"stream\"\n").contains("match: "));
+    }
+
+    #[test]
+    fn rules_that_keep_more_than_the_engine_are_doubted() {
+        let rule = "[[retain]]\nmatch = \"\"\nby = \"stream\"\nevents = 5000\n";
+        let warnings = |more: &str| -> Vec<String> {
+            let loaded = Sources::new().text(&format!("{more}{rule}")).load().expect("valid");
+            loaded.warnings().iter().map(|warning| warning.key().to_owned()).collect()
+        };
+        assert_eq!(warnings("engine_history = 10\n"), [""; 0], "no engine");
+        let redis = "engine = \"redis://localhost\"\n";
+        assert_eq!(warnings(&format!("{redis}engine_history = 4999\n")), ["engine_history"]);
+        assert_eq!(warnings(&format!("{redis}engine_history = 5000\n")), [""; 0]);
+        let files = "engine = \"file:///tmp/x\"\nengine_max_bytes = \"2MiB\"\n";
+        assert_eq!(warnings(&format!("{files}retain_max_bytes = \"3MiB\"\n")), ["engine_max_bytes"]);
+        assert_eq!(warnings(&format!("{files}retain_max_bytes = \"2MiB\"\n")), [""; 0]);
     }
 
     #[test]

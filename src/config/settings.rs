@@ -146,4 +146,31 @@ impl Config {
         }
         faults
     }
+
+    /// Checks settings that work together, but not as their user may think. Returns each key to change and why.
+    pub(super) fn doubts(&self) -> Vec<(&'static str, String)> {
+        let (retain, engine) = (&self.server.retain, &self.engine);
+        if retain.rules.is_empty() || engine.url.is_empty() {
+            return Vec::new();
+        }
+        let mut doubts = Vec::new();
+        if engine.url.starts_with("file:") {
+            if retain.max_bytes as u64 > engine.max_bytes {
+                let (kept, log) = (retain.max_bytes, engine.max_bytes);
+                doubts.push((
+                    "engine_max_bytes",
+                    format!("engine_max_bytes: {log} bytes of files are fewer than the {kept} of retain_max_bytes: after a restart kept logs are shorter, and say so"),
+                ));
+            }
+            return doubts;
+        }
+        for rule in retain.rules.iter().filter(|rule| rule.events as u64 > engine.history) {
+            let (name, events, history) = (rule.matching(), rule.events, engine.history);
+            doubts.push((
+                "engine_history",
+                format!("engine_history: {history} events of all streams are fewer than the {events} that retain {name} keeps of one: after a restart kept logs are shorter, and say so"),
+            ));
+        }
+        doubts
+    }
 }

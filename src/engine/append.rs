@@ -30,6 +30,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// publications.
 const PROBE: Duration = Duration::from_secs(2);
 
+/// Interval at which a wait for the follower checks whether the queue is closed.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Time for which the last events are retried during shutdown.
 const LAST_TRIES: Duration = Duration::from_secs(3);
 
@@ -188,7 +191,18 @@ impl AppendLoop<'_> {
     fn await_reading(&self, part: &Range<usize>, ids: &[EventId]) -> bool {
         let Some(last) = ids.last().filter(|_| self.queue.awaits_reading(part.clone())) else { return true };
         self.queue.set_in_doubt(true);
-        let was_read = self.recorder.await_read(*last, self.queue.last_deadline());
+        let deadline = self.queue.last_deadline();
+        let was_read = loop {
+            let until = deadline.min(Instant::now() + LOOK);
+            // A node that shuts down reads no more.
+            let is_over = until >= deadline || self.queue.was_closed_for(LOOK);
+            if self.recorder.await_read(*last, until) {
+                break true;
+            }
+            if is_over {
+                break false;
+            }
+        };
         self.queue.set_in_doubt(self.is_in_doubt);
         was_read
     }

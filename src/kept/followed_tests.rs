@@ -38,7 +38,7 @@ struct Node {
 impl Node {
     fn new(clock: i64) -> Self {
         let mut logs = KeptLogs::new(&runs(), 1);
-        logs.follow_engine();
+        logs.follow_engine(16);
         Self { logs, read: 0, clock: Timestamp(clock) }
     }
 

@@ -25,7 +25,7 @@ use crate::event::{Event, EventId, Since, Timestamp};
 /// Maximum number of entries that one call frees, besides those that it evicts.
 const FREED_A_CALL: usize = 64;
 
-/// Maximum number of ends kept for loops that read the event later.
+/// Number of ends kept for loops that read the event later, at least.
 const ENDS_MAX: usize = 4096;
 
 /// Maximum number of holes in the order of recording that are kept apart.
@@ -186,6 +186,8 @@ pub(super) struct PastLogs {
     /// Ends by their event, for loops that read the event later.
     ends: HashMap<EventId, Arc<LogEnd>>,
     ends_order: VecDeque<EventId>,
+    /// Number of events that may be recorded before a loop reads them.
+    pub(super) ends_max: usize,
     /// Entries to free.
     garbage: VecDeque<VecDeque<Entry>>,
     garbage_bytes: usize,
@@ -195,7 +197,7 @@ impl PastLogs {
     fn add_end(&mut self, end: &Arc<LogEnd>) {
         self.ends.insert(end.id, Arc::clone(end));
         self.ends_order.push_back(end.id);
-        if self.ends_order.len() > ENDS_MAX
+        if self.ends_order.len() > self.ends_max.max(ENDS_MAX)
             && let Some(oldest) = self.ends_order.pop_front()
         {
             self.ends.remove(&oldest);

@@ -86,8 +86,9 @@ impl<S: Socket> LoopState<S> {
     /// Returns the condition that this effect has to wait for.
     fn wait_for(&self, effect: &Effect) -> Option<Wait> {
         let engine = self.shared.engine.as_ref()?;
-        if matches!(effect, Effect::Replay { .. } | Effect::TellEnded { .. }) && self.shared.kept.is_reading()
-        {
+        let needs_logs =
+            matches!(effect, Effect::Replay { .. } | Effect::TellEnded { .. } | Effect::Publish { .. });
+        if needs_logs && self.shared.kept.is_reading() {
             return Some(Wait::KeptLogs);
         }
         if let Effect::Replay { from: ReplayFrom::After(since), .. } | Effect::Refill { since, .. } = effect
@@ -135,8 +136,10 @@ impl<S: Socket> LoopState<S> {
         let conn = &mut self.clients.conns[slot];
         conn.pending_answers += 1;
         let token = conn.token(slot);
+        let is_publisher = matches!(effects.first(), Some(Effect::Publish { .. }));
         let patience = match wait {
-            Wait::KeptLogs => ticks(self.turn.config.retain.read_timeout) + PATIENCE_TICKS,
+            // A publisher that waits for long is refused instead.
+            Wait::KeptLogs if !is_publisher => ticks(self.turn.config.retain.read_timeout) + PATIENCE_TICKS,
             _ => PATIENCE_TICKS,
         };
         self.requests.deferred.push(DeferredEffects {

@@ -125,6 +125,8 @@ impl<S: Socket> LoopState<S> {
         }
         let mut any = false;
         for _ in 0..batches {
+            let has_follower = self.shared.engine.is_some() && !self.clients.ends.is_empty();
+            let before = has_follower.then(|| self.next_place(0));
             let batch = self.append_batch(worked);
             self.note_places();
             if batch.lost {
@@ -139,6 +141,11 @@ impl<S: Socket> LoopState<S> {
             self.end_grants();
             if let Some(end) = &batch.ended {
                 self.handle_end(end);
+            }
+            if let Some(before) = before.filter(|_| batch.lost) {
+                let in_hand = self.delivery.in_hand.as_ref().and_then(|in_hand| in_hand.ended.as_ref());
+                let told = batch.ended.as_ref().or(in_hand).map(|end| end.id);
+                self.tell_lost_ends(before, told);
             }
             let written = self.flush_dirty();
             if let Some(oldest) = batch.oldest.filter(|_| written > 0) {

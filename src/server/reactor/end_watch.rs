@@ -54,6 +54,11 @@ impl EndWatch {
         self.clients.get(name).map_or(&[], SmallVec::as_slice)
     }
 
+    /// Returns the names, with the clients whose filters have them.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&LogName, &[Token])> {
+        self.clients.iter().map(|(name, clients)| (name, clients.as_slice()))
+    }
+
     /// Returns the logs that a client's filters name.
     pub(super) fn logs_of(&self, token: Token) -> Option<&WatchedLogs> {
         self.named.get(&token)

@@ -12,6 +12,7 @@ use super::end_watch::PendingEnds;
 use super::loop_state::LoopState;
 use super::socket::Socket;
 use crate::dialect::{Dialect, Encoding};
+use crate::engine::LogPlace;
 use crate::event::EventId;
 use crate::feed::{Change, FeedInterest};
 use crate::filter::Filter;
@@ -92,6 +93,28 @@ impl<S: Socket> LoopState<S> {
             |&token| PendingEnds { token, subscription: None, ends: vec![Arc::clone(end)], is_late: false };
         let new: Vec<PendingEnds> = self.clients.ends.clients(&end.name).iter().map(pending).collect();
         self.clients.ends.pending.extend(new);
+        self.tell_ends();
+    }
+
+    /// Tells the clients that name a log of its end if this loop has lost the event that ended it: the engine's follower read it.
+    /// `from` is the place from which on events were lost; `told` is an end that is told anyway.
+    pub(super) fn tell_lost_ends(&mut self, from: LogPlace, told: Option<EventId>) {
+        let Some(logs) = self.shared.kept.lock_with_ends() else { return };
+        let mut lost = Vec::new();
+        for (name, clients) in self.clients.ends.names() {
+            let Some(end) = logs.end(name, self.turn.now) else { continue };
+            if (end.id.epoch, end.id.sequence) >= from && self.has_read(end.id) && Some(end.id) != told {
+                let pending = |&token| PendingEnds {
+                    token,
+                    subscription: None,
+                    ends: vec![Arc::clone(end)],
+                    is_late: true,
+                };
+                lost.extend(clients.iter().map(pending));
+            }
+        }
+        drop(logs);
+        self.clients.ends.pending.extend(lost);
         self.tell_ends();
     }
 

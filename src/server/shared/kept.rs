@@ -36,9 +36,9 @@ impl KeptStore {
         }
     }
 
-    /// Makes the logs from what is read of an engine's log.
-    pub(crate) fn follow_engine(&self) {
-        lock(&self.logs).follow_engine();
+    /// Makes the logs from what is read of an engine's log. `slots` is the number of events in the rings.
+    pub(crate) fn follow_engine(&self, slots: usize) {
+        lock(&self.logs).follow_engine(slots);
     }
 
     /// Returns whether the past of the engine's log is still being read for the logs.

@@ -211,7 +211,7 @@ impl Shared {
         let wake = Arc::clone(&self.loops.wake);
         let on_followed: Callback = Arc::new(move || wake_all(&wake));
         let (bus, metrics, alarm) = (&self.bus, &self.metrics, &self.alarm);
-        self.kept.follow_engine();
+        self.kept.follow_engine(self.bus.shards() * self.bus.capacity());
         let (dedupe, wake) = (self.clients.dedupe.clone(), Callback::clone(&on_followed));
         let recorder = Arc::new(LogRecorder::new(&self.kept, dedupe, self.monitor.started, wake));
         let hooks = EngineHooks { notice: Arc::new(on_notice), followed: on_followed, recorder };

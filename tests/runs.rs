@@ -1,4 +1,4 @@
-//! `POST /runs/{stream}` against the real server: publishes, and is answered by the run.
+//! `POST /runs/{stream}` against the real server: it publishes, and answers with the run.
 
 mod support;
 
@@ -28,7 +28,7 @@ fn request(target: &str, headers: &str, body: &str) -> String {
     )
 }
 
-/// Sends a request that is answered by a stream.
+/// Sends a request, whose answer must be a stream.
 fn run_with(server: &Server, target: &str, headers: &str, body: &str) -> Sse {
     let mut wire = Wire::connect(server.addr);
     wire.send(request(target, headers, body).as_bytes());
@@ -106,7 +106,7 @@ fn a_request_is_answered_by_the_run_from_its_first_event_on() {
         let mut whole = run(&server, "run-1?from=start", &event(8).to_string());
         assert_eq!(numbers(&mut whole, 9), (0..9).collect::<Vec<_>>(), "{form:?}");
         assert_eq!(numbers(&mut own, 1), [8]);
-        // One more, which ends the run with what it publishes.
+        // Another request publishes the end of the run.
         let last = json!([event(9), {"type": "run.finished", "payload": {"n": 10}}]).to_string();
         let mut last = run(&server, "run-1", &last);
         assert_eq!(numbers(&mut last, 2), [9, 10]);
@@ -115,7 +115,7 @@ fn a_request_is_answered_by_the_run_from_its_first_event_on() {
             assert_eq!(numbers(&mut stream, 2), [9, 10]);
             ends(&mut stream);
         }
-        // An ended run takes nothing, and a new life begins with `reopen`.
+        // An ended run accepts nothing, and a new life begins with `reopen`.
         let answer = refused(&server, "run-1", "", &event(11).to_string());
         let error = answer.json();
         assert_eq!((answer.status, &error["code"], &error["line"]), (409, &json!("ended"), &json!(1)));
@@ -140,7 +140,7 @@ fn an_empty_body_joins_the_run() {
             assert_eq!(numbers(stream, 1), [1], "{form:?}");
             ends(stream);
         }
-        // An ended run is told so; where it is not there, one may ask not to wait.
+        // For an ended run the client gets the end. If the run does not exist, a client may request not to wait.
         ends(&mut run(&server, "run-1", ""));
         let over = http::exchange(server.addr, request("run-9?absent=204", "", "").as_bytes());
         assert_eq!((over.status, over.body.len()), (204, 0));
@@ -160,7 +160,7 @@ fn a_retry_joins_the_run_and_publishes_nothing_twice() {
         publish(&server, "run-1", "token", 3);
         let mut again = run_with(&server, "run-1", key, &events(0..3));
         assert_eq!(numbers(&mut again, 4), [0, 1, 2, 3], "{form:?}");
-        // With the place of the last event, as clients of event streams reconnect.
+        // The retry has the position of the last event, as clients of event streams send it.
         let place = {
             let mut stream = run_with(&server, "run-1", key, &events(0..3));
             stream.event();
@@ -180,7 +180,8 @@ fn a_retry_joins_the_run_and_publishes_nothing_twice() {
             events(0..3)
         );
         assert_eq!(http::exchange(server.addr, post.as_bytes()).status, 422);
-        // After the end, the retry is looked at before the refusal of new events, and a client that has all is told to stop.
+        // After the end, a retry is recognized before new events are refused, and a client that has all events gets a
+        // 204.
         publish(&server, "run-1", "run.finished", 4);
         assert_eq!(numbers(&mut again, 1), [4]);
         let end = again.event();
@@ -192,7 +193,7 @@ fn a_retry_joins_the_run_and_publishes_nothing_twice() {
         let all = request("run-1", &format!("{key}Last-Event-ID: {place}\r\n"), &events(0..3));
         assert_eq!(http::exchange(server.addr, all.as_bytes()).status, 204);
         assert_eq!(count(&server, "run-1"), 5);
-        // Events with ids of their own: the known ones are left out.
+        // Events with `dedupe_id`: the known ones are left out.
         let named = |n: u64| json!({"type": "token", "dedupe_id": format!("e{n}"), "payload": {"n": n}});
         assert_eq!(numbers(&mut run(&server, "run-3", &named(0).to_string()), 1), [0]);
         let mut both = run(&server, "run-3", &json!([named(0), named(1)]).to_string());
@@ -253,7 +254,7 @@ fn a_refused_request_publishes_nothing() {
         );
         assert_eq!((answer.status, answer.header("allow")), (405, Some("POST, OPTIONS")), "{method}");
     }
-    // A page of another site.
+    // A request from a page of another site.
     let foreign = request("run-1", "Origin: http://evil.example\r\n", &good);
     assert_eq!(http::exchange(server.addr, foreign.as_bytes()).status, 403);
     publish(&server, "run-1", "token", 77);
@@ -278,7 +279,7 @@ fn a_run_takes_the_rights_to_publish_and_to_read() {
         assert!(answer.status == 403 && error.contains(says), "{options:?}: {answer:?}");
     }
     assert_eq!(http::exchange(server.addr, request("run-1", "", &body).as_bytes()).status, 401);
-    // A holder with limited rights sees its own part, and no place of the server.
+    // A holder with limited rights sees its own part, and no unsealed position.
     let own = with(&["--stream", "run-1", "--publish"]);
     let mut stream = run_with(&server, "run-1", &own, &body);
     let begin = stream.block(deadline()).expect("the beginning");
@@ -306,7 +307,7 @@ fn a_client_that_leaves_does_not_end_the_run() {
     publish(&server, "run-1", "run.finished", 4);
     assert_eq!(numbers(&mut reader, 5), [0, 1, 2, 3, 4]);
     ends(&mut reader);
-    // A client that leaves before its answer: the whole body counts all the same.
+    // A client disconnects before the answer: the whole body is published anyway.
     let mut wire = Wire::connect(server.addr);
     wire.send(request("run-2", "", &events(0..1_000)).as_bytes());
     drop(wire);
@@ -341,7 +342,7 @@ fn a_run_is_a_request_among_others_of_its_connection() {
         let body = json!({"type": "token", "stream_id": "run-1", "payload": {"n": n}}).to_string();
         format!("POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len())
     };
-    // Refusals keep the connection, and what is sent after the stream begins is not read.
+    // After a refusal the connection stays open. Bytes sent after the stream has begun are not read.
     let mut wire = Wire::connect(server.addr);
     let wrong = request("run-1", "", r#"{"type":5}"#);
     let all =
@@ -359,7 +360,7 @@ fn a_run_is_a_request_among_others_of_its_connection() {
     wire.send([request("run-1", "", &long), request("run-1", "", &event(4).to_string())].concat().as_bytes());
     assert_eq!(read_response(&mut wire, deadline()).expect("an answer").status, 400);
     assert_eq!(numbers(&mut stream_of(wire), 1), [4]);
-    // `Connection: close` closes after a refusal, whoever finds it.
+    // With `Connection: close` the connection is closed after a refusal, by whichever check.
     for body in [r#"{"type":5}"#, &long, r#"[{"type":"a"},{"type":"a","expected_last_id":""}]"#] {
         let mut wire = Wire::connect(server.addr);
         wire.send(request("run-1", "Connection: close\r\n", body).as_bytes());
@@ -367,7 +368,7 @@ fn a_run_is_a_request_among_others_of_its_connection() {
         assert!(answer.status >= 400 && answer.header("connection") == Some("close"), "{answer:?}");
         assert_eq!(wire.take_rest(deadline()).expect("the end"), b"");
     }
-    // The body comes when the server asks for it.
+    // The client sends the body when the server asks for it.
     let mut wire = Wire::connect(server.addr);
     let asks = request("run-1", "Expect: 100-continue\r\n", &event(5).to_string());
     let (head, body) = asks.split_once("\r\n\r\n").expect("a head");
@@ -385,7 +386,7 @@ fn a_run_of_an_engine_comes_from_its_first_event_too() {
     let mut own = run(&server, "run-1", &events(1..4));
     let mut came = numbers(&mut own, 3);
     if came[0] == 0 {
-        // The loop may not have read the event before when the request came.
+        // The loop may not have read the previous event when the request arrived.
         came.extend(numbers(&mut own, 1));
         came.remove(0);
     }

@@ -60,8 +60,8 @@ const POLL_MANY: u64 = 128;
 const LOOKS_PER_ATTEMPT: u32 = 64;
 const LOOKS_PER_ATTEMPT_MAX: u32 = 1 << 16;
 
-/// Pace of a poller's looks. Each look takes the cache line that the publisher writes. Where items come faster than that, a look
-/// that comes a moment later finds several.
+/// Pace of a poller's looks. Each look takes the cache line that the publisher writes. If items arrive faster than
+/// that, a look a moment later finds several.
 #[derive(Clone, Debug)]
 pub(super) struct PollPace {
     is_held: bool,

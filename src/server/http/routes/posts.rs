@@ -28,6 +28,10 @@ use crate::server::tick::Tick;
 use crate::server::workers::LaneLimits;
 use crate::sync::lock;
 
+/// Content types of a JSON body. `curl -d` sends the form type by default.
+const JSON_TYPES: [&str; 5] =
+    ["", "application/json", "application/x-www-form-urlencoded", "text/plain", "text/json"];
+
 /// Workers' lane for messages to other nodes.
 const NODES: &str = "nodes";
 
@@ -104,10 +108,7 @@ impl Publication {
         let lines = match kind.as_str() {
             _ if cloud_events.is_some() => false,
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" => true,
-            // The default of `curl -d`.
-            "" | "application/json" | "application/x-www-form-urlencoded" | "text/plain" | "text/json" => {
-                false
-            }
+            kind if JSON_TYPES.contains(&kind) => false,
             other => {
                 let error = format!(
                     "content type {} is not taken: send application/json, application/x-ndjson or CloudEvents",

@@ -1,9 +1,9 @@
-//! `POST /runs/{stream}`: publishes into a stream, and is answered by it.
+//! `POST /runs/{stream}`: publishes into a stream, and answers with that stream.
 //!
 //! Always:
-//! - All that can refuse the stream is checked before anything is published, so a refused request publishes nothing.
-//! - The stream begins with the first event of the request, or before it. It lives as long as its client; what was published
-//!   stays.
+//! - Every reason to refuse the stream is checked before anything is published, so a refused request publishes nothing.
+//! - The stream begins with the first event of the request, or before it. It ends when its client disconnects; the
+//!   published events remain.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::server::auth::Grant;
 use crate::server::session::effect::{Acceptance, PublishReply};
 use crate::server::session::past::ReplayFrom;
 
-/// Names of the query of an event stream that make no sense for a run, beside its filter: the path has the stream.
+/// Query names of an event stream that do not apply to a run, in addition to the filter: the path names the stream.
 const NOT_OF_A_RUN: [&str; 2] = ["history", "snapshot"];
 
 impl Run {
@@ -28,7 +28,7 @@ impl Run {
         let Self { mut opening, before, .. } = self;
         opening.may_be_over = count == accepted.duplicates;
         if opening.from.is_none() && count > 0 {
-            // It is not known where events begin that were published before.
+            // For events that were published before, it is not known where they begin.
             let before = before.filter(|_| accepted.duplicates == 0).map(|before| match accepted.first {
                 Some(EventId { epoch, shard, sequence }) => {
                     before.after(EventId::before(epoch, shard, sequence))
@@ -59,7 +59,7 @@ impl Answer<'_, '_> {
             return self.error(HttpFault::NotFound, "no run is named: POST /runs/{stream}", &[]);
         }
         if body.is_empty() && !matches!(request.body, BodyFraming::None) {
-            // A program that passes its request on may have read the body.
+            // An embedding program that passes on its request may have read the body.
             let error =
                 "the request announces a body, and has none: leave Transfer-Encoding and Content-Length out";
             return self.error(ErrorCode::InvalidEvent, error, &[]);

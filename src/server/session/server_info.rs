@@ -20,14 +20,20 @@ const CAPABILITIES: [&str; 11] = [
     "update",
 ];
 
+/// Returns whether this server has a capability: with an engine there are no pages yet.
+fn is_able(capability: &str, cx: &Context<'_>) -> bool {
+    capability != "pages" || cx.shared.engine.is_none()
+}
+
 /// Returns the properties of the server for a client that speaks this protocol.
 pub(crate) fn server_info(protocol: &str, cx: &Context<'_>) -> Value {
+    let capabilities: Vec<&str> = CAPABILITIES.into_iter().filter(|name| is_able(name, cx)).collect();
     json!({
         "name": "fanwire",
         "version": env!("CARGO_PKG_VERSION"),
         "protocol": protocol,
         "dialect": "native",
-        "capabilities": CAPABILITIES,
+        "capabilities": capabilities,
         "epoch": cx.shared.bus.epoch().to_string(),
         "max_message_bytes": cx.config.max_message_bytes,
         "max_subscriptions": cx.config.max_subscriptions,

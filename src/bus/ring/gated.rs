@@ -270,7 +270,7 @@ impl<C: SlotCodec> Gated<C> {
         self.wake_followers();
     }
 
-    /// Returns whether nothing more will be claimed. A reader that sees true ends when it has come to the head.
+    /// Returns whether nothing more will be claimed. A reader that sees true ends after it has reached the head.
     pub(crate) fn is_closed(&self) -> bool {
         // G5.
         self.closed.load(Ordering::Acquire)
@@ -433,8 +433,8 @@ pub(crate) struct GatedReader<C: SlotCodec> {
     ring: Arc<Gated<C>>,
     participant: Count<Participant>,
     next: Sequence,
-    /// Items before this were there at the last look: published, and passed by the readers that it follows. Not used with several
-    /// publishers and nobody to follow, where stamps say it.
+    /// Items before this were available at the last look: published, and passed by the readers that it follows. Not
+    /// used with several publishers and no followed reader: then the stamps decide.
     known: Sequence,
     /// Place of the gate.
     passed: Sequence,
@@ -510,14 +510,15 @@ impl<C: SlotCodec> GatedReader<C> {
             }
     }
 
-    /// Returns whether the next look takes a line that publishers write: nobody is before it, and all that it knows of is read.
+    /// Returns whether the next look takes a line that publishers write: the reader follows no other, and has read all
+    /// items that it knows of.
     #[inline]
     pub(crate) fn looks_at_publishers(&self) -> bool {
         self.after.is_empty() && self.next >= self.known
     }
 
-    /// Returns the sequence before which items can be looked at, by a new look at the head or at gates if the last one is used up.
-    /// `None`: each item's stamp says it.
+    /// Returns the sequence before which items can be looked at, by a new look at the head or at gates if the last one
+    /// is used up. `None`: each item's stamp decides.
     #[inline(always)]
     fn known_to(&mut self) -> Option<Sequence> {
         if self.next >= self.known {
@@ -607,7 +608,7 @@ impl<C: SlotCodec> GatedReader<C> {
         self.ring.is_closed() && self.next >= self.ring.head()
     }
 
-    /// Returns whether the last visit came to the end of what was there.
+    /// Returns whether the last visit reached the end of the available items.
     pub(crate) fn reached_end(&self) -> bool {
         self.is_done
     }

@@ -1,8 +1,9 @@
 //! A page of past events: from the kept logs, and from the rings for events under no rule.
 //!
 //! Invariants:
-//! - A page that a loop makes takes one turn, within a budget of its own: it ends early if that is spent, after at least one
-//!   event looked at. If even that one takes more, the page is left to a worker, which looks at one event whatever it costs.
+//! - A page that a loop makes takes one turn, within a budget of its own: it ends early if that is spent, after at
+//!   least one event was examined. If even that one takes more, the page is left to a worker, which looks at one event
+//!   whatever it costs.
 //! - Each event of the range is looked at once, in the order in which the loops read events, or backwards.
 //! - A page is reported as complete only if nothing of its range is known or suspected to be missing.
 
@@ -17,7 +18,8 @@ use crate::server::limits::budget::Budget;
 use crate::server::session::kept::LOOKS_A_UNIT;
 use crate::server::shared::Shared;
 
-/// Units of work for one page: with the last step of a match, of 2,500 units, no more than the largest step of a turn.
+/// Maximum units of work for one page. With the last step of a match, of 2,500 units, it is at most the largest step of
+/// a turn.
 const PAGE_UNITS: u32 = 1_500;
 
 /// Maximum size of a page's events, in bytes. A single larger event is a page of its own, which a worker makes.

@@ -91,6 +91,7 @@ metrics! {
     dropped: Counter, "feed_events_dropped", "Events that clients did not get because they lagged or disconnected";
     conflated: Counter, "feed_events_conflated", "Events left out for a later one of the same key, as clients requested";
     grants_ended: Family<Kind, Counter>, "server_grants_ended", "Connections closed because their token expired or was revoked, by reason";
+    merged: Counter, "server_events_merged", "Events merged into a later one of a past, as clients requested (concat)";
     catch_ups: Counter, "server_catch_ups", "Times that a client fell behind and read on from the past, as it requested";
     lag_closed: Counter, "server_lag_closed", "Connections closed because they lagged, as clients requested";
     shed: Family<Kind, Counter>, "server_shed", "Freed for memory, by kind: bytes of feeds, the largest connections and unfinished bodies, stalled clients";

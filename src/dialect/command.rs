@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::codes::ErrorCode;
+use super::concat::Concat;
 use super::encoding::Encoding;
 use super::infer_attributes::Complete;
 use super::on_lag::OnLag;
@@ -119,6 +120,8 @@ pub(crate) struct Subscribe {
     /// Whether the past is sent in full, including events that the client received by other subscriptions.
     pub(crate) own_past: bool,
     pub(crate) on_lag: OnLag,
+    /// Merge of neighbours in the past, or of what is read to catch up.
+    pub(crate) concat: Option<Concat>,
     /// The client's request as JSON, for operators, in dialects in which clients know their ids.
     pub(crate) config: Option<Box<RawValue>>,
 }
@@ -136,6 +139,7 @@ impl From<Filter> for Subscribe {
             snapshot: false,
             own_past: false,
             on_lag: OnLag::default(),
+            concat: None,
             config: None,
         }
     }

@@ -15,13 +15,18 @@ pub(crate) const PROTOCOL: &str = "fanwire.v1.lean";
 pub(super) fn put_event(event: &Event, position: Option<&Position>, frames: &mut Vec<u8>) {
     in_scratch(|out| {
         envelope::write_lean(event, out);
-        if let Some(position) = position {
-            // Reopens the object before its closing bracket. Writing to a String does not fail.
-            out.pop();
-            let _ = write!(out, r#","position":"{position}"}}"#);
-        }
+        put_position(position, out);
         put_text(frames, out);
     });
+}
+
+/// Adds the position to the event object at the end of `out`, if there is one.
+pub(super) fn put_position(position: Option<&Position>, out: &mut String) {
+    if let Some(position) = position {
+        // Reopens the object before its closing bracket. Writing to a String does not fail.
+        out.pop();
+        let _ = write!(out, r#","position":"{position}"}}"#);
+    }
 }
 
 /// Appends the payload as an event of an event stream. Its name and id carry the type and the event's id.

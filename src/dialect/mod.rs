@@ -14,6 +14,7 @@ pub(crate) mod autosdlc;
 pub(crate) mod cloudevents;
 pub(crate) mod codes;
 mod command;
+mod concat;
 #[cfg(feature = "schema")]
 mod documents;
 mod encoding;
@@ -28,6 +29,7 @@ mod hive;
 pub(crate) mod infer_attributes;
 pub(crate) mod keys;
 pub(crate) mod lean;
+mod merged;
 mod name;
 pub(crate) mod native;
 pub(crate) mod observe;
@@ -46,6 +48,7 @@ pub(crate) use command::{
     ClientError, ClientMessage, Command, Incoming, ListUpdate, LogEnded, Opening, PastEnd, PastStart, Place,
     Refusal, Reply, ReplyTag, Stamp, Subscribe, Update, UpdateCounts,
 };
+pub(crate) use concat::{Concat, ConcatTarget};
 #[cfg(feature = "schema")]
 pub(crate) use documents::DocumentSchemas;
 pub(crate) use encoding::Encoding;
@@ -53,6 +56,7 @@ pub(crate) use encoding::Encoding;
 pub(crate) use event_keys::Others;
 pub(crate) use gap::{GapNotice, Missed};
 pub(crate) use infer_attributes::Complete;
+pub(crate) use merged::MergedPayload;
 pub use name::{Dialect, ParseDialectError};
 pub(crate) use observe::{Observed, Observers, Watch};
 pub(crate) use on_lag::OnLag;

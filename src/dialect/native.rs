@@ -14,6 +14,7 @@ use super::codes::{CLOSE_POLICY, ErrorCode};
 use super::command::{
     Bounded, LIST_VALUES_MAX, ListUpdate, Strings, UNKNOWN, Update, in_scratch, put_text, text_frame,
 };
+use super::concat::Concat;
 use super::keys::{FromObject, UnknownKey, first_unknown, plain_key};
 use super::uuid::Uuid;
 use super::wire::WireProtocol;
@@ -111,7 +112,7 @@ impl EntityValue {
 }
 
 /// Keys of a `subscribe`.
-const SUBSCRIBE_KEYS: [&str; 18] = [
+const SUBSCRIBE_KEYS: [&str; 20] = [
     "subscription_id",
     "event_types",
     "sources",
@@ -128,6 +129,8 @@ const SUBSCRIBE_KEYS: [&str; 18] = [
     "absent",
     "on_lag",
     "max_per_second",
+    "compact",
+    "concat",
     "snapshot",
     "own_past",
 ];
@@ -152,6 +155,8 @@ struct NativeSubscribe {
     absent: Option<String>,
     on_lag: Option<String>,
     max_per_second: Option<u32>,
+    compact: Option<String>,
+    concat: Option<String>,
     snapshot: bool,
     own_past: bool,
 }
@@ -389,6 +394,8 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
     };
     let on_lag = OnLag::read(input.on_lag.as_deref(), input.max_per_second)
         .map_err(|text| ClientError::new(ErrorCode::InvalidOnLag, text))?;
+    let concat = Concat::read(input.compact.as_deref(), input.concat.as_deref(), on_lag)
+        .map_err(|text| ClientError::new(ErrorCode::InvalidPayload, text))?;
     let since = match input.since.as_deref().map(str::parse) {
         None => None,
         Some(Ok(id)) => Some(id),
@@ -435,6 +442,7 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         snapshot: input.snapshot,
         own_past: input.own_past,
         on_lag,
+        concat,
         ..Subscribe::from(filter)
     })
 }
@@ -678,11 +686,22 @@ impl WireProtocol for Native {
 /// Appends the `event` message as a WebSocket frame. If the id alone is not enough to resume from, the message has a
 /// `position`.
 pub(super) fn put_event(event: &Event, position: Option<&Position>, frames: &mut Vec<u8>) {
+    put_message(event, position, frames, |time, out| envelope::write_event_at(event, time, out));
+}
+
+/// Appends the `event` message of an event, whose object `write` appends; it is given the text of the event's time.
+#[inline]
+pub(super) fn put_message(
+    event: &Event,
+    position: Option<&Position>,
+    frames: &mut Vec<u8>,
+    write: impl FnOnce(&str, &mut String),
+) {
     in_scratch(|out| {
         out.push_str(r#"{"type":"event","payload":"#);
         let time = event.timestamp().text();
         let time = time.as_str();
-        envelope::write_event_at(event, time, out);
+        write(time, out);
         out.push_str(r#","message_id":""#);
         // Writing to a String does not fail.
         let _ = Uuid::of_event(event.id()).write(out);

@@ -16,6 +16,8 @@ pub(crate) enum OnLag {
     Conflate,
     /// Nothing is dropped that is kept: the client reads on from the kept logs or the ring.
     CatchUp,
+    /// As `CatchUp`, and neighbours of what is read that way are merged into one.
+    Concat,
     /// At most this many events per second are sent, whether the client lags or not. The rate is at least 1.
     Sample { per_second: u32 },
     /// The connection is closed.
@@ -34,10 +36,11 @@ impl OnLag {
             Some("drop_newest") => Self::DropNewest,
             Some("conflate") => Self::Conflate,
             Some("catch_up") => Self::CatchUp,
+            Some("concat") => Self::Concat,
             Some("sample") => Self::Sample { per_second: rate },
             Some("disconnect") => Self::Disconnect,
             Some(other) => {
-                let words = "drop_oldest, drop_newest, catch_up, conflate, sample or disconnect";
+                let words = "drop_oldest, drop_newest, catch_up, concat, conflate, sample or disconnect";
                 return Err(format!("on_lag '{}' is none of {words}", shortened(other)));
             }
         })
@@ -50,7 +53,12 @@ impl OnLag {
 
     /// Returns whether one connection can have subscriptions with both policies.
     pub(crate) fn fits(self, other: Self) -> bool {
-        let is_apart = |one: Self, other: Self| one == Self::CatchUp && other.may_omit();
+        let is_apart = |one: Self, other: Self| match one {
+            Self::CatchUp => other.may_omit(),
+            // Events of the other one would be merged too.
+            Self::Concat => other != Self::Concat,
+            _ => false,
+        };
         !is_apart(self, other) && !is_apart(other, self)
     }
 }

@@ -11,6 +11,8 @@ mod builder;
 mod frames;
 mod handle;
 pub(crate) mod json;
+#[cfg(feature = "server")]
+mod pointer;
 mod pool;
 mod position;
 pub(crate) mod signature;
@@ -24,6 +26,8 @@ pub use builder::{ATTRIBUTE_BYTES_MAX, EventBuilder, EventError};
 pub(crate) use frames::{ENCODINGS_MAX, held_frame_bytes, limit_frames, may_keep_frame};
 pub use handle::Event;
 pub use json::JsonError;
+#[cfg(feature = "server")]
+pub(crate) use pointer::StringPointer;
 #[cfg(feature = "server")]
 pub(crate) use position::Since;
 pub use position::{EventId, ParseEventIdError, Position, Sequence};

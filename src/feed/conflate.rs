@@ -55,7 +55,9 @@ impl From<OnLag> for Conflation {
         match on_lag {
             OnLag::Conflate => Self::LatestPerKey,
             OnLag::Sample { per_second } => Self::Sample((1_000_000 / per_second).max(1)),
-            OnLag::DropOldest | OnLag::DropNewest | OnLag::CatchUp | OnLag::Disconnect => Self::None,
+            OnLag::DropOldest | OnLag::DropNewest | OnLag::CatchUp | OnLag::Concat | OnLag::Disconnect => {
+                Self::None
+            }
         }
     }
 }
@@ -64,7 +66,7 @@ impl From<OnLag> for LagPolicy {
     fn from(on_lag: OnLag) -> Self {
         match on_lag {
             OnLag::DropNewest => Self::DropNewest,
-            OnLag::CatchUp => Self::CatchUp,
+            OnLag::CatchUp | OnLag::Concat => Self::CatchUp,
             OnLag::Disconnect => Self::Disconnect,
             OnLag::DropOldest | OnLag::Conflate | OnLag::Sample { .. } => Self::DropOldest,
         }

@@ -21,7 +21,7 @@ use super::encode::{close_window, standalone_frame};
 use super::feed::{Feed, FeedLimits};
 use super::frame_log::{FrameLog, Gathered};
 use super::keys::FeedKey;
-use crate::dialect::{Encoding, GapNotice};
+use crate::dialect::{Encoding, GapNotice, MergedPayload};
 use crate::event::{ENCODINGS_MAX, Event, EventId, Position, Timestamp};
 use crate::filter::{ClassId, Filter};
 use crate::metrics::Metrics;
@@ -241,6 +241,19 @@ impl Fanout {
     ) -> Bytes {
         self.metrics.encodings.inc();
         self.pool.standalone(compression, &encoding.encode(event, Some(position)))
+    }
+
+    /// Returns the frame of an event that stands for several, for one connection.
+    pub(crate) fn frame_merged(
+        &mut self,
+        event: &Event,
+        merged: &MergedPayload,
+        position: Option<&Position>,
+        encoding: Encoding,
+        compression: Compression,
+    ) -> Option<Bytes> {
+        self.metrics.encodings.inc();
+        Some(self.pool.standalone(compression, &encoding.encode_merged(event, merged, position)?))
     }
 
     /// Returns whether any sample waits.

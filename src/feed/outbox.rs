@@ -94,6 +94,8 @@ pub(crate) struct Tally {
     pub(crate) conflated: i64,
     /// Gap notices.
     pub(crate) gaps: u64,
+    /// Events that were merged into a later one of a past.
+    pub(crate) merged: u64,
 }
 
 /// Position of a connection in its feed, if it has one, and its backlog.

@@ -54,6 +54,8 @@ pub(super) enum Policy {
     DropOldest,
     DropNewest,
     CatchUp,
+    /// Catches up, with neighbours merged.
+    Concat,
     Conflate,
     Sample(u32),
     Disconnect,
@@ -65,10 +67,15 @@ impl Policy {
             Self::DropOldest => "drop_oldest",
             Self::DropNewest => "drop_newest",
             Self::CatchUp => "catch_up",
+            Self::Concat => "concat",
             Self::Conflate => "conflate",
             Self::Sample(_) => "sample",
             Self::Disconnect => "disconnect",
         }
+    }
+
+    pub(super) fn catches_up(self) -> bool {
+        matches!(self, Self::CatchUp | Self::Concat)
     }
 
     pub(super) fn may_omit(self) -> bool {

@@ -72,8 +72,7 @@ pub(super) fn nothing_is_lost(seen: &[Seen], shards: usize, is_kept: impl Fn(u8)
     for item in seen {
         match item {
             Seen::Change { interest, from, .. } => {
-                let is_safe =
-                    |(filter, policy): &(u8, Policy)| *policy == Policy::CatchUp && is_kept(*filter);
+                let is_safe = |(filter, policy): &(u8, Policy)| policy.catches_up() && is_kept(*filter);
                 // An event names no place in the other shards once the ring has forgotten it.
                 let reads_all = |past: &Past| match past.from {
                     From::After(_) => shards == 1,

@@ -175,8 +175,11 @@ impl Client {
             query.push_str("&max_per_second=");
             query.push_str(&rate.to_string());
         }
-        // With several shards, a lean event does not contain its id.
-        self.is_lean &= log.by_shard.len() == 1;
+        // With several shards a lean event does not identify itself, and it never says how many were merged.
+        self.is_lean &= log.by_shard.len() == 1 && policy != Policy::Concat;
+        if policy == Policy::Concat {
+            query += "&concat=/payload/pad";
+        }
         if self.is_lean {
             query += "&lean";
         }
@@ -249,6 +252,9 @@ impl Client {
         payload["on_lag"] = json!(policy.word());
         if let Policy::Sample(rate) = policy {
             payload["max_per_second"] = json!(rate);
+        }
+        if policy == Policy::Concat {
+            payload["concat"] = json!("/payload/pad");
         }
         match from {
             Some(From::After(n)) => payload["since"] = json!(log.entry(n).id.to_string()),
@@ -362,7 +368,7 @@ impl Client {
     /// Returns whether the client may be catching up, so that the drain finds events that were not written yet.
     pub(super) fn catches_up(&self) -> bool {
         self.seen.iter().any(|seen| match seen {
-            Seen::Change { interest, .. } => interest.0.iter().any(|(_, p)| *p == Policy::CatchUp),
+            Seen::Change { interest, .. } => interest.0.iter().any(|(_, p)| p.catches_up()),
             _ => false,
         })
     }
@@ -613,7 +619,30 @@ impl Client {
         let source = has_source.then_some(SOURCES[usize::from(entry.source)]);
         assert_eq!(event["source"].as_str(), source, "{event}");
         self.last_event = Some(id);
+        if let Some(merged) = event["merged"].as_u64() {
+            for place in self.neighbours(place, merged - 1, log) {
+                self.record(Seen::Event(place));
+            }
+        }
         self.record(Seen::Event(place));
+    }
+
+    /// Returns the events that were merged into this one: those before it that the client wanted, which must be of its kind.
+    fn neighbours(&self, last: u64, count: u64, log: &Log) -> Vec<u64> {
+        let interest = match self.first {
+            Some((filter, policy, _)) => Interest(vec![(filter, policy)]),
+            None => self.interest(),
+        };
+        let wanted = (0..last).rev().filter(|place| interest.wants(log.entry(*place)));
+        let mut places: Vec<u64> = wanted.take(count as usize).collect();
+        places.reverse();
+        let attributes = |place| {
+            let entry = log.entry(place);
+            (entry.kind, entry.source, entry.stream, entry.entity)
+        };
+        let are_neighbours = places.iter().all(|place| attributes(*place) == attributes(last));
+        assert!(are_neighbours && places.len() as u64 == count, "{count} merged into {last}: {places:?}");
+        places
     }
 
     fn take_gap(&mut self, gap: &Value) {

@@ -117,6 +117,9 @@ impl World {
         } else if seed.is_multiple_of(3) {
             policies = vec![Policy::CatchUp, Policy::DropOldest, Policy::Disconnect];
         }
+        if seed.is_multiple_of(5) && shards == 1 && fault.is_none() {
+            policies = vec![Policy::Concat];
+        }
         let plan = Plan {
             policies,
             phases: 1 + dice.below(3) as usize,

@@ -69,6 +69,10 @@ impl<S: Socket> LoopState<S> {
         let (since, held) = conn.outbox.begin_catch_up(&mut self.delivery.fanout, &ring);
         self.shared.metrics.catch_ups.inc();
         self.begin_catch_up_replay(slot, encoding, filters, since, held);
+        let target = self.clients.concats.get(&self.clients.token(slot)).cloned();
+        if let Some((replay, target)) = self.clients.conns[slot].replay.as_mut().zip(target) {
+            replay.merge_by(target);
+        }
         self.queue(slot);
     }
 

@@ -3,6 +3,7 @@
 //! Always: a token names one use of a slot, so a token that outlives its connection reaches no other connection.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use slab::Slab;
 
@@ -12,6 +13,7 @@ use super::purge_news::PurgeNews;
 use super::queues::{Queued, Queues};
 use super::replay::ClientReplay;
 use super::token::{Token, token_of};
+use crate::dialect::ConcatTarget;
 use crate::engine::InterestGuard;
 use crate::feed::Outbox;
 use crate::filter::Filter;
@@ -106,6 +108,8 @@ pub(super) struct Clients<S> {
     pub(super) lagged: Vec<Token>,
     /// Connections that are behind and are to catch up.
     pub(super) behind: Vec<Token>,
+    /// Strings by which neighbours are merged for clients that catch up (`on_lag=concat`).
+    pub(super) concats: HashMap<Token, Arc<ConcatTarget>>,
     /// Connections to close because their grants have ended.
     pub(super) denied: Vec<(Token, Denied)>,
     /// Channels that clients are in.
@@ -126,6 +130,7 @@ impl<S> Default for Clients<S> {
             wanted: HashMap::new(),
             lagged: Vec::new(),
             behind: Vec::new(),
+            concats: HashMap::new(),
             denied: Vec::new(),
             present: Present::default(),
             ends: EndWatch::default(),

@@ -368,7 +368,7 @@ impl<S: Socket> LoopState<S> {
             let max_snapshot_keys = self.turn.config.max_snapshot_keys;
             tracing::warn!(max_snapshot_keys, "snapshots dropped the keys that changed longest ago");
         }
-        let Tally { bytes, events, writes, blocked, dropped, conflated, gaps } =
+        let Tally { bytes, events, writes, blocked, dropped, conflated, gaps, merged } =
             std::mem::take(&mut self.delivery.tally);
         self.accounts.books.written += events;
         self.accounts.books.dropped += dropped;
@@ -384,5 +384,6 @@ impl<S: Socket> LoopState<S> {
         metrics.dropped.inc_by(dropped);
         metrics.conflated.inc_by(conflated.max(0) as u64);
         metrics.gaps.inc_by(gaps);
+        metrics.merged.inc_by(merged);
     }
 }

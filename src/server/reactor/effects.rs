@@ -60,8 +60,18 @@ impl<S: Socket> LoopState<S> {
                 let rebuilt = self.delivery.fanout.take_rebuilt();
                 self.turn.work.spend(u32::try_from(2 * rebuilt).unwrap_or(u32::MAX));
             }
-            Effect::Replay { encoding, filters, except, from, report } => {
+            Effect::Replay { encoding, filters, except, from, report, merge } => {
                 self.begin_replay(slot, encoding, filters, except, from, report);
+                if let Some((replay, target)) = self.clients.conns[slot].replay.as_mut().zip(merge) {
+                    replay.merge_by(target);
+                }
+            }
+            Effect::Concat(target) => {
+                let token = self.clients.token(slot);
+                match target {
+                    Some(target) => self.clients.concats.insert(token, target),
+                    None => self.clients.concats.remove(&token),
+                };
             }
             Effect::Refill { encoding, filters, since } => {
                 self.begin_refill(slot, encoding, filters, since);

@@ -3,6 +3,8 @@
 //! Always: a packed client has every event that this loop has read, or its pending bytes move with it. One process at a
 //! time writes to it. A client that can't move stays, and is asked to reconnect.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::clients::Conn;
@@ -11,7 +13,7 @@ use super::delivery::BATCHES_A_TURN;
 use super::loop_state::LoopState;
 use super::socket::Socket;
 use super::token::Token;
-use crate::dialect::Encoding;
+use crate::dialect::{ConcatTarget, Encoding};
 use crate::event::Timestamp;
 use crate::feed::{Conflation, FeedInterest, FilterSelection, LagPolicy, Outbox, OutboxContext, SavedOutbox};
 use crate::filter::saved::{Exact, SavedFilter};
@@ -32,6 +34,9 @@ pub(crate) struct SavedClient {
     /// Name that the client chose.
     #[serde(default)]
     name: Option<Box<str>>,
+    /// Pointer of `on_lag=concat`; absent from a version that has no such policy.
+    #[serde(default)]
+    concat: Option<Box<str>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -115,8 +120,9 @@ impl<S: Socket> LoopState<S> {
                 .outbox
                 .save(&mut self.delivery.fanout, &mut OutboxContext::new(&mut self.delivery.tally, &ring));
             let of_stream = interest.as_ref().filter(|_| conn.connection.transport() == ClientTransport::Sse);
+            let concat = self.clients.concats.get(&conn.token(slot)).map(|target| target.text().into());
             let interest_too = of_stream.map(SavedInterest::from);
-            give(&conn.socket, SavedClient { connection, outbox, interest: interest_too, name });
+            give(&conn.socket, SavedClient { connection, outbox, interest: interest_too, name, concat });
             packed.push((conn.token(slot), interest));
             self.update_member_index(moved);
         }
@@ -149,7 +155,7 @@ impl<S: Socket> LoopState<S> {
     /// Takes over a client. It is not written before its socket is reported writable. Returns `None` if it is not allowed to
     /// continue here.
     pub(crate) fn unpack(&mut self, socket: S, saved: SavedClient) -> Option<Token> {
-        let SavedClient { connection, outbox, interest, name } = saved;
+        let SavedClient { connection, outbox, interest, name, concat } = saved;
         let view = self.delivery.view(&self.shared.bus, &socket, None);
         let cx = self.turn.context(&self.shared, &view, true);
         let connection = Connection::restored(connection, &cx)?;
@@ -171,6 +177,9 @@ impl<S: Socket> LoopState<S> {
         self.clients.conns[slot].blocked = true;
         if let Some(name) = name {
             self.call(slot, name);
+        }
+        if let Some(target) = concat.and_then(|text| ConcatTarget::read(&text).ok()) {
+            self.clients.concats.insert(token, Arc::new(target));
         }
         if let Some(FeedInterest { encoding, lag_policy, selections }) = interest {
             self.place(slot, selections.iter().map(|selection| &selection.filter));

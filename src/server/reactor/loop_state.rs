@@ -503,6 +503,9 @@ impl<S: Socket> LoopState<S> {
         if !self.clients.wanted.is_empty() {
             self.clients.wanted.remove(&conn.token(slot));
         }
+        if !self.clients.concats.is_empty() {
+            self.clients.concats.remove(&conn.token(slot));
+        }
         if !self.clients.addresses.is_empty() {
             self.clients.addresses.remove(&conn.token(slot));
         }

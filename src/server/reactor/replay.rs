@@ -10,6 +10,7 @@
 
 mod forward;
 mod kept;
+mod merge;
 mod newest;
 mod selector;
 mod state;
@@ -19,6 +20,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::super::auth::{Auth, Grant};
@@ -45,6 +47,7 @@ use crate::server::shared::resume::{RetainedAfter, event_id, marks, oldest_place
 pub(super) use forward::{Arrived, EventSink, Forward, Step, Store};
 use forward::{ReadPlace, ShardLane, is_complete_from, notice};
 use kept::KeptPast;
+use merge::{Merger, WaitingMerge};
 use newest::Newest;
 use selector::ReplaySelector;
 pub(super) use state::ClientReplay;
@@ -55,6 +58,9 @@ pub(super) const PAGE_BYTES: usize = 64 * 1024;
 
 /// Instructions for an event sent to a client, without those for its bytes: its frame and its place in the queue.
 const EVENT_INSTRUCTIONS: u32 = 1_500;
+
+/// Instructions for a byte of a payload in which the string to merge is looked for.
+const MERGE_INSTRUCTIONS: usize = 4;
 
 /// Instructions for a byte sent to a client: the copy into its frame and the kernel's copy.
 const BYTE_INSTRUCTIONS: usize = 3;
@@ -472,8 +478,8 @@ impl<S: Socket> LoopState<S> {
     fn page_of(&mut self, slot: usize, replay: &mut ClientReplay, budget: &mut Budget) -> bool {
         let now = self.turn.now;
         let conn = &mut self.clients.conns[slot];
-        let token = conn.token(slot);
-        let ClientReplay { encoding, selector, work, ticket, arrived, events, has_gap, held, .. } = replay;
+        let ClientReplay { encoding, selector, work, ticket, arrived, events, has_gap, held, merger, .. } =
+            replay;
         let mut store = Store { shared: &self.shared, arrived, now };
         let mut spent = 0;
         let seals = conn.connection.grant().is_some_and(Grant::narrows);
@@ -488,6 +494,7 @@ impl<S: Socket> LoopState<S> {
             tally: &mut self.delivery.tally,
             events,
             has_gap,
+            merger,
             size: 0,
         };
         let over = match work {
@@ -539,38 +546,22 @@ impl<S: Socket> LoopState<S> {
                 out.report_short_snapshot(snapshot, *is_followed, now);
                 numbers.is_empty()
             }
-            ReplayWork::Forward(forward) => match forward.step(&mut store, &mut out, budget) {
-                Step::More => false,
-                Step::Waits { shard, from } => {
-                    *ticket = self.ask_log(token, shard, from);
-                    false
-                }
-                Step::Over => {
-                    self.send_held(slot, held);
-                    // The feed may have dropped live events of the client. They are also read by the replay, if all of them
-                    // belong to it.
-                    let goes_on = selector.is_alone() && self.skip_live(slot);
-                    if goes_on {
-                        forward.extend(|shard| self.end_of(shard));
-                    }
-                    !goes_on
-                }
-            },
-            ReplayWork::Kept(past) => match past.step(&mut store, &mut out, budget) {
-                Step::More => false,
-                Step::Waits { shard, from } => {
-                    *ticket = self.ask_log(token, shard, from);
-                    false
-                }
-                Step::Over => {
-                    self.send_held(slot, held);
-                    let goes_on = selector.is_alone() && self.skip_live(slot);
-                    if goes_on {
-                        past.extend(&self.shared, self.ends(), |shard| self.end_of(shard), now);
-                    }
-                    !goes_on
-                }
-            },
+            ReplayWork::Forward(forward) => {
+                let step = forward.step(&mut store, &mut out, budget);
+                out.finish(&step, budget);
+                let is_alone = selector.is_alone();
+                self.after_step(slot, step, ticket, held, is_alone, |this| {
+                    forward.extend(|shard| this.end_of(shard));
+                })
+            }
+            ReplayWork::Kept(past) => {
+                let step = past.step(&mut store, &mut out, budget);
+                out.finish(&step, budget);
+                let is_alone = selector.is_alone();
+                self.after_step(slot, step, ticket, held, is_alone, |this| {
+                    past.extend(&this.shared, this.ends(), |shard| this.end_of(shard), now);
+                })
+            }
         };
         budget.spend(spent);
         over
@@ -598,6 +589,34 @@ impl<S: Socket> LoopState<S> {
         }
         if let Some(report) = report {
             self.note_ended(slot, report.name(), &replay.ends);
+        }
+    }
+
+    /// Returns whether the past is over after this step. If the feed has dropped live events of the client, they are read by the
+    /// replay too, if all of them belong to it.
+    fn after_step(
+        &mut self,
+        slot: usize,
+        step: Step,
+        ticket: &mut Option<Ticket>,
+        held: &mut HeldReplies,
+        is_alone: bool,
+        extend: impl FnOnce(&Self),
+    ) -> bool {
+        match step {
+            Step::More => false,
+            Step::Waits { shard, from } => {
+                *ticket = self.ask_log(self.clients.token(slot), shard, from);
+                false
+            }
+            Step::Over => {
+                self.send_held(slot, held);
+                let goes_on = is_alone && self.skip_live(slot);
+                if goes_on {
+                    extend(self);
+                }
+                !goes_on
+            }
         }
     }
 
@@ -670,6 +689,7 @@ struct Page<'a> {
     tally: &'a mut Tally,
     events: &'a mut u64,
     has_gap: &'a mut bool,
+    merger: &'a mut Option<Merger>,
     size: usize,
 }
 
@@ -701,6 +721,50 @@ impl Page<'_> {
     }
 }
 
+impl Page<'_> {
+    /// Queues an event that the client gets as it is.
+    fn send(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget) {
+        let frame = match at.filter(|at| event.position() != Some(at)) {
+            None => self.fanout.frame(event, self.encoding, self.outbox.compression()),
+            Some(at) => self.fanout.frame_at(event, at, self.encoding, self.outbox.compression()),
+        };
+        self.queue(frame, event, budget);
+    }
+
+    fn queue(&mut self, frame: Bytes, event: &Event, budget: &mut Budget) {
+        self.size += frame.len();
+        budget.spend(EVENT_INSTRUCTIONS / 1_000);
+        budget.spend_bytes(frame.len().min(PAGE_BYTES * 4), BYTE_INSTRUCTIONS);
+        *self.events += 1;
+        self.outbox.send_replayed(self.fanout, frame, event.id());
+    }
+
+    /// Queues an event that waited to be merged with the next one.
+    fn send_merged(&mut self, waiting: &WaitingMerge, budget: &mut Budget) {
+        let (event, at) = (&waiting.last, waiting.at.as_ref());
+        let compression = self.outbox.compression();
+        let merged = waiting.merged().and_then(|merged| {
+            self.fanout.frame_merged(event, &merged, at.or(event.position()), self.encoding, compression)
+        });
+        match merged {
+            Some(frame) => {
+                self.tally.merged += u64::from(waiting.count) - 1;
+                self.queue(frame, event, budget);
+            }
+            None => self.send(event, at, budget),
+        }
+    }
+
+    /// Queues what still waits, if the step was the last one.
+    fn finish(&mut self, step: &Step, budget: &mut Budget) {
+        if *step == Step::Over
+            && let Some(waiting) = self.merger.as_mut().and_then(Merger::take)
+        {
+            self.send_merged(&waiting, budget);
+        }
+    }
+}
+
 impl EventSink for Page<'_> {
     fn is_full(&self) -> bool {
         // Looking up the gaps of a thousand shards takes several turns.
@@ -717,15 +781,15 @@ impl EventSink for Page<'_> {
         if !self.selector.wants(event, budget) {
             return;
         }
-        let frame = match at.filter(|at| event.position() != Some(at)) {
-            None => self.fanout.frame(event, self.encoding, self.outbox.compression()),
-            Some(at) => self.fanout.frame_at(event, at, self.encoding, self.outbox.compression()),
-        };
-        self.size += frame.len();
-        budget.spend(EVENT_INSTRUCTIONS / 1_000);
-        budget.spend_bytes(frame.len().min(PAGE_BYTES * 4), BYTE_INSTRUCTIONS);
-        *self.events += 1;
-        self.outbox.send_replayed(self.fanout, frame, event.id());
+        let Some(merger) = self.merger.as_mut() else { return self.send(event, at, budget) };
+        budget.spend_bytes(event.payload().len(), MERGE_INSTRUCTIONS);
+        let (before, is_apart) = merger.offer(event, at);
+        if let Some(before) = before {
+            self.send_merged(&before, budget);
+        }
+        if is_apart {
+            self.send(event, at, budget);
+        }
     }
 
     fn gap(&mut self, gap: &GapNotice) {
@@ -733,6 +797,10 @@ impl EventSink for Page<'_> {
         else {
             return;
         };
+        if let Some(waiting) = self.merger.as_mut().and_then(Merger::take) {
+            // One event beyond the budget.
+            self.send_merged(&waiting, &mut Budget::new(budget::CLIENT));
+        }
         self.tally.gaps += 1;
         *self.has_gap = true;
         let to = gap.to;

@@ -4,13 +4,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::began::DeliveredElsewhere;
 use super::opening::StreamOpening;
 use super::past::{PastReport, ReplayFrom};
-use crate::dialect::{Complete, Encoding, ErrorCode, OnLag};
+use crate::dialect::{Complete, ConcatTarget, Encoding, ErrorCode, OnLag};
 use crate::engine::Refused;
 use crate::event::{EventId, Since};
 use crate::feed::{Change, Compression, LagPolicy};
@@ -41,7 +42,11 @@ pub(crate) enum Effect {
         except: Vec<DeliveredElsewhere>,
         from: ReplayFrom,
         report: PastReport,
+        /// String that neighbours are merged by.
+        merge: Option<Arc<ConcatTarget>>,
     },
+    /// Merges neighbours of what the client reads to catch up by this string.
+    Concat(Option<Arc<ConcatTarget>>),
     /// Delivers again the retained events after `since` that match one of `filters`, and then live events. Events
     /// pending from the feed are dropped, because they are delivered again.
     Refill { encoding: Encoding, filters: Vec<Filter>, since: Since },

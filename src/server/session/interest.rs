@@ -6,6 +6,7 @@
 //! - A filter of two subscriptions remains in the interest until both are gone.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -21,10 +22,20 @@ use super::subscription::{
     ALL, AffectedFilter, HAS_SNAPSHOT, SessionSubscription, SubscriptionName, called, hash,
 };
 use super::weight::Weight;
-use crate::dialect::{ClientError, ErrorCode, Observed, OnLag, Reply, ReplyTag, Stamp, Subscribe};
+use crate::dialect::{
+    ClientError, ConcatTarget, ErrorCode, Observed, OnLag, Reply, ReplyTag, Stamp, Subscribe,
+};
 use crate::event::EventId;
 use crate::feed::{Change, Conflation, LagPolicy};
 use crate::filter::Filter;
+
+/// Form of a past that a subscription requests.
+struct PastStyle {
+    /// Whether it is sent whole, including events that other subscriptions have delivered.
+    own_past: bool,
+    /// String that neighbours are merged by.
+    merge: Option<Arc<ConcatTarget>>,
+}
 
 impl Session {
     /// Returns the name for a new subscription. A number from the server never equals one that a client has given.
@@ -97,7 +108,7 @@ impl Session {
         if others.map(|(_, other)| other.on_lag).all(|other| other.fits(on_lag)) {
             return Ok(());
         }
-        let text = "on_lag catch_up delivers every event: it can't be combined with conflate or sample on one connection; open another connection";
+        let text = "on_lag catch_up delivers every event, and concat merges those of all subscriptions: catch_up can't be combined with conflate or sample on one connection, nor concat beside another policy";
         Err(ClientError::new(ErrorCode::InvalidOnLag, text))
     }
 
@@ -138,7 +149,8 @@ impl Session {
         let id = name.to_string();
         let replaced = self.named(&id);
         self.check(&subscribe, &replaced, cx)?;
-        let Subscribe { filter, or, since, history, snapshot, own_past, on_lag, config, .. } = subscribe;
+        let Subscribe { filter, or, since, history, snapshot, own_past, on_lag, concat, config, .. } =
+            subscribe;
         let start = subscribe.from_start.then_some(ReplayFrom::Start);
         let past = since.map(ReplayFrom::After).or(start).or(history.map(ReplayFrom::Newest));
         let past = past.or(snapshot.then_some(ReplayFrom::Snapshot));
@@ -162,7 +174,13 @@ impl Session {
         let has_past = past.is_some();
         if let Some(from) = past {
             let answered = tag.take_if(|_| self.encoding.protocol().reports_past_start());
-            self.request_past(&id, &filters, own_past, from, answered, cx);
+            let merge = concat.as_ref().filter(|concat| concat.compacts);
+            let style = PastStyle { own_past, merge: merge.map(|concat| Arc::clone(&concat.target)) };
+            self.request_past(&id, &filters, style, from, answered, cx);
+        }
+        if matches!(on_lag, OnLag::CatchUp | OnLag::Concat) {
+            let target = concat.filter(|_| on_lag == OnLag::Concat).map(|concat| concat.target);
+            cx.effects.push(Effect::Concat(target));
         }
         let gone = self.forget(replaced, cx);
         self.observe(Observed::Subscribed { id: &id, config, filters: &filters }, cx);
@@ -201,7 +219,7 @@ impl Session {
         &mut self,
         id: &str,
         filters: &[Filter],
-        own_past: bool,
+        style: PastStyle,
         from: ReplayFrom,
         tag: Option<&ReplyTag>,
         cx: &mut Context<'_>,
@@ -216,7 +234,7 @@ impl Session {
         };
         let brought =
             |s: &SessionSubscription| DeliveredElsewhere { filter: self.interest(s), began: s.began.clone() };
-        let except = if self.subscriptions.is_empty() || !own_past {
+        let except = if self.subscriptions.is_empty() || !style.own_past {
             self.subscriptions.iter().map(brought).collect()
         } else {
             // From here on, the other subscriptions deliver live events only.
@@ -226,7 +244,8 @@ impl Session {
             }]
         };
         let (encoding, filters) = (self.encoding, filters.iter().map(|filter| self.narrow(filter)).collect());
-        cx.effects.push(Effect::Replay { encoding, filters, except, from, report });
+        let merge = style.merge;
+        cx.effects.push(Effect::Replay { encoding, filters, except, from, report, merge });
         cx.hold_input();
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::past::ReplayFrom;
-use crate::dialect::{Encoding, OnLag};
+use crate::dialect::{Concat, Encoding, OnLag};
 use crate::event::Timestamp;
 use crate::filter::Filter;
 use crate::server::auth::Grant;
@@ -15,6 +15,7 @@ pub(crate) struct StreamOpening {
     pub(crate) encoding: Encoding,
     pub(crate) from: Option<ReplayFrom>,
     pub(crate) on_lag: OnLag,
+    pub(crate) concat: Option<Concat>,
     /// Rights of the client, if they are limited.
     pub(crate) grant: Option<Arc<Grant>>,
     pub(crate) is_gzip: bool,

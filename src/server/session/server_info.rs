@@ -6,8 +6,9 @@ use super::context::Context;
 
 /// Abilities of this server that older ones lack, or that a client must not request from a server without them. A
 /// server that sends no list has none.
-const CAPABILITIES: [&str; 11] = [
+const CAPABILITIES: [&str; 12] = [
     "catch_up",
+    "concat",
     "filter",
     "from_start",
     "history_end",

@@ -394,7 +394,7 @@ impl Session {
         let others = others.map(|s| DeliveredElsewhere { filter: self.interest(s), began: s.began.clone() });
         let except = own.chain(others).collect();
         let (encoding, from) = (self.encoding, ReplayFrom::Snapshot);
-        cx.effects.push(Effect::Replay { encoding, filters, except, from, report });
+        cx.effects.push(Effect::Replay { encoding, filters, except, from, report, merge: None });
         cx.hold_input();
     }
 

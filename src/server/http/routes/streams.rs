@@ -12,7 +12,9 @@ use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
 use crate::dialect::stream::HEADERS;
-use crate::dialect::{ClientError, Dialect, Encoding, ErrorCode, HttpFault, OnLag, Place, lean, native};
+use crate::dialect::{
+    ClientError, Concat, Dialect, Encoding, ErrorCode, HttpFault, OnLag, Place, lean, native,
+};
 use crate::event::{Position, Since};
 use crate::feed::Compression;
 use crate::filter::Filter;
@@ -234,13 +236,24 @@ impl Answer<'_, '_> {
 
     /// Returns the opening of a stream that is not refused.
     pub(super) fn opening(&mut self, stream: SseRequest, grant: Option<Arc<Grant>>) -> StreamOpening {
-        let SseRequest { filter, encoding, from, on_lag, .. } = stream;
+        let SseRequest { filter, encoding, from, on_lag, concat, .. } = stream;
         let is_gzip =
             self.cx.config.compression && deflate::AVAILABLE && self.request.accepts_encoding("gzip");
         let Responder { cors, keep_alive, received_at, .. } = self.responder();
         let head = StreamHead { cors, keep_alive, received_at };
         let (is_own_place, may_be_over) = (false, false);
-        StreamOpening { filter, encoding, from, on_lag, grant, is_gzip, is_own_place, may_be_over, head }
+        StreamOpening {
+            filter,
+            encoding,
+            from,
+            on_lag,
+            concat,
+            grant,
+            is_gzip,
+            is_own_place,
+            may_be_over,
+            head,
+        }
     }
 }
 
@@ -291,7 +304,7 @@ pub(crate) fn begin_stream(mut opening: StreamOpening, cx: &mut Context<'_>) -> 
         _ => {}
     }
     let mut out = stream_head(&opening, None, cx);
-    let StreamOpening { filter, encoding, from, on_lag, grant, is_gzip, is_own_place, .. } = opening;
+    let StreamOpening { filter, encoding, from, on_lag, concat, grant, is_gzip, is_own_place, .. } = opening;
     // Place to resume from if the stream breaks before its first event. A client that resumes gets its own id back:
     // code as in httpx-sse's manual keeps the id of the newest stream only, and would lose its place. A client that
     // requested the past gets none, because it has to receive the past first.
@@ -315,7 +328,12 @@ pub(crate) fn begin_stream(mut opening: StreamOpening, cx: &mut Context<'_>) -> 
         cx.hold_input();
         let (except, report) = (Vec::new(), PastReport::default());
         let filters = vec![filter.clone()];
-        cx.effects.push(Effect::Replay { encoding, filters, except, from, report });
+        let merge = concat.as_ref().filter(|concat| concat.compacts);
+        let merge = merge.map(|concat| Arc::clone(&concat.target));
+        cx.effects.push(Effect::Replay { encoding, filters, except, from, report, merge });
+    }
+    if on_lag == OnLag::Concat {
+        cx.effects.push(Effect::Concat(concat.map(|concat| concat.target)));
     }
     cx.effects.push(Effect::Interest { encoding, wishes: vec![(filter, on_lag)] });
     if !has_past {
@@ -333,7 +351,7 @@ fn is_last_event_id(key: &str) -> bool {
 }
 
 /// Names that the query of a `GET /sse` may have.
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 19] = [
     "type",
     "source",
     "stream",
@@ -349,6 +367,8 @@ const KNOWN: [&str; 17] = [
     "event_name",
     "on_lag",
     "max_per_second",
+    "compact",
+    "concat",
     "snapshot",
     "lean",
 ];
@@ -361,6 +381,7 @@ pub(super) struct SseRequest {
     /// Whether the stream ends at once if the log that the filter names does not exist.
     absent_is_over: bool,
     on_lag: OnLag,
+    concat: Option<Concat>,
 }
 
 impl SseRequest {
@@ -384,7 +405,7 @@ impl SseRequest {
         // empty one.
         let an_id = |id: &&str| !id.is_empty();
         let mut last_event_id = request.header("last-event-id").filter(an_id).map(str::to_owned);
-        let (mut on_lag, mut max_per_second) = (None, None);
+        let (mut on_lag, mut max_per_second, mut compact, mut concat) = (None, None, None, None);
         let (mut snapshot, mut is_lean) = (false, false);
         let (mut from_start, mut absent_is_over) = (false, false);
         for (name, value) in request.query_pairs() {
@@ -400,6 +421,8 @@ impl SseRequest {
                 }
                 "event_name" if value == "message" => encoding = Encoding::NativeSseUnnamed,
                 "on_lag" => on_lag = Some(value),
+                "compact" => compact = Some(value),
+                "concat" => concat = Some(value),
                 "max_per_second" => {
                     let rate = value.parse().map_err(|_| "max_per_second is not a number".to_owned())?;
                     max_per_second = Some(rate);
@@ -421,7 +444,8 @@ impl SseRequest {
             Some(id) => Some(id.parse().map_or(ReplayFrom::Unknown, ReplayFrom::After)),
         };
         let on_lag = OnLag::read(on_lag.as_deref(), max_per_second)?;
+        let concat = Concat::read(compact.as_deref(), concat.as_deref(), on_lag)?;
         let encoding = if is_lean { encoding.lean() } else { encoding };
-        Ok(Self { filter: Filter::new(), encoding, from, absent_is_over, on_lag })
+        Ok(Self { filter: Filter::new(), encoding, from, absent_is_over, on_lag, concat })
     }
 }

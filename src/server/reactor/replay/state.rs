@@ -7,9 +7,10 @@ use smallvec::SmallVec;
 
 use super::forward::{Arrived, Forward, ShardLane};
 use super::kept::KeptPast;
+use super::merge::Merger;
 use super::newest::Newest;
 use super::selector::ReplaySelector;
-use crate::dialect::{Encoding, PastStart};
+use crate::dialect::{ConcatTarget, Encoding, PastStart};
 use crate::engine::Ticket;
 use crate::event::{EventId, Since};
 use crate::feed::HeldReplies;
@@ -40,6 +41,8 @@ pub(crate) struct ClientReplay {
     pub(super) ends: Vec<Arc<LogEnd>>,
     /// Replies of a client that catches up, which say that all events up to the loop's place at the begin were delivered.
     pub(super) held: HeldReplies,
+    /// Merge of neighbours, if the client requested it.
+    pub(super) merger: Option<Merger>,
 }
 
 /// Kind of the past of a client that catches up.
@@ -102,6 +105,14 @@ impl ClientReplay {
             arrived: None,
             ends: Vec::new(),
             held: HeldReplies::default(),
+            merger: None,
+        }
+    }
+
+    /// Merges neighbours by a string of their payloads. The events of a snapshot are no neighbours.
+    pub(crate) fn merge_by(&mut self, target: Arc<ConcatTarget>) {
+        if !matches!(self.work, ReplayWork::Snapshot { .. }) {
+            self.merger = Some(Merger::new(target));
         }
     }
 
@@ -151,6 +162,13 @@ impl ClientReplay {
         };
         let report = self.report.as_ref().map_or(0, PastReport::held_bytes);
         let ends = self.ends.capacity() * size_of::<Arc<LogEnd>>();
-        size_of::<Self>() + ends + self.held.held_bytes() + self.selector.held_bytes() + report + work
+        let merger = self.merger.as_ref().map_or(0, Merger::held_bytes);
+        size_of::<Self>()
+            + ends
+            + merger
+            + self.held.held_bytes()
+            + self.selector.held_bytes()
+            + report
+            + work
     }
 }

@@ -1,0 +1,267 @@
+//! A string in a payload by its path, found without parsing the rest.
+//!
+//! Invariants:
+//! - A payload is valid JSON without white space outside strings, as [`json`](super::json) leaves it. Other text yields no place or a
+//!   wrong one, and no panic.
+//! - The last of equal keys counts, as for most parsers.
+
+use std::ops::Range;
+
+use memchr::memchr2;
+
+/// Maximum length of a pointer's text, in bytes.
+const POINTER_BYTES_MAX: usize = 512;
+
+/// Maximum number of keys and indices in a pointer. Each costs a walk over what the one before it names.
+const TOKENS_MAX: usize = 8;
+
+/// JSON Pointer (RFC 6901) to a string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StringPointer(Box<[String]>);
+
+impl StringPointer {
+    /// Reads a pointer's text. Returns `None` if it is no pointer, or too long.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        if text.len() > POINTER_BYTES_MAX {
+            return None;
+        }
+        let tokens = match text.strip_prefix('/') {
+            Some(rest) => rest.split('/').map(unescaped).collect::<Option<Box<[String]>>>()?,
+            None if text.is_empty() => Box::default(),
+            None => return None,
+        };
+        (tokens.len() <= TOKENS_MAX).then_some(Self(tokens))
+    }
+
+    /// Returns the place of the string's body, without its quotes; `None` if there is no string at the path.
+    pub(crate) fn find(&self, json: &str) -> Option<Range<usize>> {
+        let text = json.as_bytes();
+        let mut at = 0;
+        for token in &self.0 {
+            at = match text.get(at)? {
+                b'{' => member(text, at, token)?,
+                b'[' => element(text, at, token)?,
+                _ => return None,
+            };
+        }
+        (*text.get(at)? == b'"').then_some(())?;
+        Some(at + 1..string_end(text, at)? - 1)
+    }
+}
+
+/// Returns a token without its escapes; `None` if one of them is unknown.
+fn unescaped(token: &str) -> Option<String> {
+    let mut parts = token.split('~');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (code, rest) = part.split_at_checked(1)?;
+        text.push(match code {
+            "0" => '~',
+            "1" => '/',
+            _ => return None,
+        });
+        text.push_str(rest);
+    }
+    Some(text)
+}
+
+/// Returns the place of a member's value in the object at `at`.
+fn member(text: &[u8], at: usize, key: &str) -> Option<usize> {
+    let mut found = None;
+    let mut at = at + 1;
+    while *text.get(at)? == b'"' {
+        let end = string_end(text, at)?;
+        if is_key(text.get(at..end)?, key) {
+            found = Some(end + 1);
+        }
+        // The value comes after the colon.
+        at = value_end(text, end + 1)?;
+        if *text.get(at)? != b',' {
+            break;
+        }
+        at += 1;
+    }
+    found
+}
+
+/// Returns the place of an element in the array at `at`.
+fn element(text: &[u8], at: usize, index: &str) -> Option<usize> {
+    let is_number = index == "0" || (!index.starts_with('0') && index.bytes().all(|b| b.is_ascii_digit()));
+    let mut left: usize = index.parse().ok().filter(|_| is_number)?;
+    let mut at = at + 1;
+    while *text.get(at)? != b']' {
+        if left == 0 {
+            return Some(at);
+        }
+        left -= 1;
+        at = value_end(text, at)?;
+        if *text.get(at)? != b',' {
+            return None;
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Returns whether a string, with its quotes, is this key.
+fn is_key(string: &[u8], key: &str) -> bool {
+    if memchr::memchr(b'\\', string).is_none() {
+        return string.len() == key.len() + 2 && string[1..string.len() - 1] == *key.as_bytes();
+    }
+    serde_json::from_slice::<String>(string).is_ok_and(|text| text == key)
+}
+
+/// Returns the place after the string at `at`.
+fn string_end(text: &[u8], at: usize) -> Option<usize> {
+    let mut at = at + 1;
+    loop {
+        at += memchr2(b'"', b'\\', text.get(at..)?)?;
+        if text[at] == b'"' {
+            return Some(at + 1);
+        }
+        at += 2;
+    }
+}
+
+/// Returns the place after the value at `at`.
+fn value_end(text: &[u8], mut at: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    loop {
+        match *text.get(at)? {
+            b'"' => at = string_end(text, at)?,
+            b'{' | b'[' => {
+                depth += 1;
+                at += 1;
+            }
+            b'}' | b']' => {
+                // The value before it has ended.
+                if depth == 0 {
+                    return Some(at);
+                }
+                depth -= 1;
+                at += 1;
+            }
+            b',' if depth == 0 => return Some(at),
+            _ => at += 1,
+        }
+        if depth == 0 && matches!(text.get(at), None | Some(b',' | b'}' | b']')) {
+            return Some(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn found<'a>(json: &'a str, pointer: &str) -> Option<&'a str> {
+        StringPointer::parse(pointer).expect("a pointer").find(json).map(|body| &json[body])
+    }
+
+    #[test]
+    fn a_string_is_found_by_its_path() {
+        let json = r#"{"a":{"b":["x",{"c":"y\"z"},3]},"":"e","a/b":"s","m~n":"t","k\u0041":"u","n":null,"o":{},"p":[]}"#;
+        for (pointer, body) in [
+            ("/a/b/0", Some("x")),
+            ("/a/b/1/c", Some("y\\\"z")),
+            ("/a/b/2", None),
+            ("/a/b/3", None),
+            ("/a/b/00", None),
+            ("/a/b/-", None),
+            ("/a/b", None),
+            ("/", Some("e")),
+            ("/a~1b", Some("s")),
+            ("/m~0n", Some("t")),
+            ("/kA", Some("u")),
+            ("/n", None),
+            ("/n/x", None),
+            ("/o/x", None),
+            ("/p/0", None),
+            ("", None),
+        ] {
+            assert_eq!(found(json, pointer), body, "{pointer}");
+        }
+        assert_eq!(found(r#""all""#, ""), Some("all"));
+        assert_eq!(found(r#"{"a":"1","a":"2"}"#, "/a"), Some("2"));
+        assert_eq!(found(r#"{"a":"1","a":2}"#, "/a"), None);
+    }
+
+    #[test]
+    fn what_is_no_pointer_is_refused() {
+        for text in ["a", "a/b", "/~", "/~2", "/a~", "#/a", &"/a".repeat(9), &"/".repeat(600)] {
+            assert_eq!(StringPointer::parse(text), None, "{text}");
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let text = prop::sample::select(vec![
+            "", "a", "b", "0", "1", "\"", "\\", "\u{e9}\n", "a/b", "~", "{}", "],",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            text.clone().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 5, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::vec((text.clone(), inner), 0..5).prop_map(|members| members
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .collect()),
+            ]
+        })
+    }
+
+    /// Returns the pointers to all values.
+    fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
+        all.push(at.to_owned());
+        match value {
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(n, item)| pointers(item, &format!("{at}/{n}"), all));
+            }
+            Value::Object(members) => members.iter().for_each(|(key, value)| {
+                pointers(value, &format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), all);
+            }),
+            _ => {}
+        }
+    }
+
+    proptest! {
+        /// Each string is found where a parser finds it, and nothing else is; with a text put behind it, the value is that of the
+        /// concatenation, and the rest is as it was.
+        #[test]
+        fn it_finds_and_extends_what_a_parser_does(value in value(), other in ".{0,8}", more in "/[ab01/]{0,4}") {
+            let json = value.to_string();
+            let mut all = Vec::new();
+            pointers(&value, "", &mut all);
+            all.push(more);
+            for pointer in &all {
+                let Some(parsed) = StringPointer::parse(pointer) else { continue };
+                let want = value.pointer(pointer).and_then(Value::as_str);
+                let body = parsed.find(&json);
+                prop_assert_eq!(body.is_some(), want.is_some(), "{} in {}", pointer, json);
+                let (Some(body), Some(want)) = (body, want) else { continue };
+                let quoted = Value::from(other.as_str()).to_string();
+                let longer = [&json[..body.end], &quoted[1..quoted.len() - 1], &json[body.end..]].concat();
+                let mut expected = value.clone();
+                *expected.pointer_mut(pointer).expect("there") = Value::from(format!("{want}{other}"));
+                prop_assert_eq!(serde_json::from_str::<Value>(&longer).expect("JSON"), expected);
+            }
+        }
+
+        #[test]
+        fn other_text_does_no_harm(text in ".{0,40}", json in r#"[{}\[\]",:a\\0-9]{0,40}"#, pointer in "(/[a01]){0,3}") {
+            let pointer = StringPointer::parse(&pointer).expect("a pointer");
+            for text in [text, json] {
+                if let Some(body) = pointer.find(&text) {
+                    prop_assert!(text.get(body).is_some());
+                }
+            }
+        }
+    }
+}

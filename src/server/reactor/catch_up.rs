@@ -6,10 +6,13 @@
 //! - It is read like any other past: page by page, as fast as the client reads. So it costs a cursor.
 //! - Effects of a message that is handled at that time wait until the client has caught up.
 
+use std::sync::Arc;
+
 use super::loop_state::LoopState;
 use super::mailbox::Wait;
 use super::socket::Socket;
 use super::token::Token;
+use crate::dialect::ConcatTarget;
 use crate::feed::{FeedInterest, LagPolicy};
 use crate::filter::Filter;
 use crate::server::session::effect::Effect;
@@ -74,6 +77,15 @@ impl<S: Socket> LoopState<S> {
             replay.merge_by(target);
         }
         self.queue(slot);
+    }
+
+    /// Sets the string by which neighbours are merged for a client that catches up.
+    pub(super) fn concat(&mut self, slot: usize, target: Option<Arc<ConcatTarget>>) {
+        let token = self.clients.token(slot);
+        match target {
+            Some(target) => self.clients.concats.insert(token, target),
+            None => self.clients.concats.remove(&token),
+        };
     }
 
     /// Returns whether a client catches up at present.

@@ -66,13 +66,7 @@ impl<S: Socket> LoopState<S> {
                     replay.merge_by(target);
                 }
             }
-            Effect::Concat(target) => {
-                let token = self.clients.token(slot);
-                match target {
-                    Some(target) => self.clients.concats.insert(token, target),
-                    None => self.clients.concats.remove(&token),
-                };
-            }
+            Effect::Concat(target) => self.concat(slot, target),
             Effect::Refill { encoding, filters, since } => {
                 self.begin_refill(slot, encoding, filters, since);
             }

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::bus::{Bus, LoopReader};
+use crate::dialect::GapNotice;
+use crate::event::{Event, Timestamp};
 use crate::server::ServerConfig;
 use crate::server::shared::Shared;
 use crate::server::shared::resume::{RetainedAfter, retained_after};

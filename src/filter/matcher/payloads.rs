@@ -406,7 +406,11 @@ impl Payloads {
             while let Some(AnchorRange { key, from, to, member }) = search.ranges.pop() {
                 // A look-up in the tree takes about 300 instructions.
                 *worked += 300;
-                for &(_, order, id) in anchors.range((key, from, member)..=(key, to, u32::MAX)) {
+                // Open above: the tree is searched for one end instead of two.
+                for &(found, order, id) in anchors.range((key, from, member)..) {
+                    if found != key || order > to {
+                        break;
+                    }
                     if has_stepped && *worked >= until {
                         search.ranges.push(AnchorRange { key, from: order, to, member: id });
                         return false;

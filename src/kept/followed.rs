@@ -307,7 +307,7 @@ impl KeptLogs {
         let Some(followed) = self.followed.as_ref().filter(|_| after.epoch == before.epoch) else {
             return false;
         };
-        count <= followed.refused.len() as u64
+        (1..=followed.refused.len() as u64).contains(&count)
             && (after.next_sequence()..before.sequence)
                 .all(|sequence| followed.refused.contains_key(&EventId { sequence, ..after }))
     }

@@ -232,6 +232,7 @@ fn what_comes_after_an_end_of_another_node_is_refused_by_all() {
     assert_eq!(a.logs.settle_sent(&of_a, &ids), None);
     // Nobody misses it.
     assert!(a.logs.were_refused(ids[0], id(3)) && !a.logs.were_refused(id(0), id(2)));
+    assert!(!a.logs.were_refused(id(2), id(2)) && !a.logs.were_refused(id(3), id(1)), "nothing is between");
     assert_eq!(a.admit(&token).expect_err("ended").code, ErrorCode::Ended);
     // Both begin the next life: one of them does.
     let again = [reopen(1)];

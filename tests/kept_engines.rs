@@ -263,11 +263,11 @@ fn what_the_engine_has_forgotten_is_told_after_a_restart() {
         let first = node(&home, &options);
         publish(first.addr, &[token("run-1", 0)]);
         let others: Vec<Value> = (0..500).map(|n| token("other", n)).collect();
-        for _ in 0..6 {
+        for n in 0..6 {
             publish(first.addr, &others);
+            // Its answer says that the node has read so far, before the engine forgets it.
+            publish(first.addr, &[token("run-0", n)]);
         }
-        // Its answer says that the node has read so far.
-        publish(first.addr, &[token("run-0", 0)]);
         publish(first.addr, &[token("run-2", 0), token("run-1", 1)]);
         let mut run = from_start(&first, "run-1");
         assert_eq!(numbers(&mut run, 2), [0, 1], "{kind}: this node has read it");

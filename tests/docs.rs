@@ -81,7 +81,7 @@ fn the_commands_of_kept_streams_run() {
 }
 
 /// A page around a recipe: `fetch` and an `EventSource` as browsers have them, and what the recipe shows.
-const BROWSER: &str = r#"
+const BROWSER: &str = r"
 const base = process.argv[2];
 const fetched = globalThis.fetch;
 globalThis.fetch = (target, options) => fetched(base + target, options);
@@ -112,7 +112,7 @@ let changed = () => {};
 const until = (done) => new Promise((found) => { changed = () => done() && found(); changed(); });
 const post = (event) => fetch('/publish', { method: 'POST', body: JSON.stringify(event) });
 const check = (is, what) => { if (!is) throw new Error(what + ': ' + JSON.stringify(shown)); };
-"#;
+";
 
 /// Returns the page's block of JavaScript that has this text.
 fn recipe(page: &str, part: &str) -> String {

@@ -29,6 +29,7 @@ impl MergedPayload {
 
 impl Encoding {
     /// Encodes an event that stands for several, for a client at `position` after it; `None` if the dialect has no such events.
+    #[cfg_attr(not(feature = "dialects"), expect(clippy::unnecessary_wraps, reason = "as with `dialects`"))]
     pub(crate) fn encode_merged(
         self,
         event: &Event,

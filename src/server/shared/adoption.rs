@@ -40,6 +40,7 @@ pub(crate) enum AdoptedHead {
     /// The server writes its own.
     Own,
     /// The server writes this one before the stream, or its own refusal.
+    #[cfg_attr(not(all(unix, feature = "tower")), allow(dead_code, reason = "made by `tower`, and by tests"))]
     Given(Vec<u8>),
     /// The program has written it.
     Written,

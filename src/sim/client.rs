@@ -362,7 +362,8 @@ impl Client {
         });
         let is_asked =
             |asked: &Asked| matches!(asked.what, What::Subscribe { policy: Policy::Disconnect, .. });
-        was_confirmed || self.asked.iter().any(is_asked)
+        let is_opened = self.first.is_some_and(|(_, policy, _)| policy == Policy::Disconnect);
+        is_opened || was_confirmed || self.asked.iter().any(is_asked)
     }
 
     /// Returns whether the client may be catching up, so that the drain finds events that were not written yet.

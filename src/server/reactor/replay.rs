@@ -87,7 +87,7 @@ impl<S: Socket> LoopState<S> {
                 ReplayWork::Snapshot { filters, next: 1, to, is_waiting: false, is_followed }
             }
             ReplayFrom::After(since) => {
-                let work = self.work_after(since.clone(), &filters, false);
+                let work = self.work_after(since.clone(), &filters);
                 start = Some(PastStart { from: Some(since), complete: work.is_complete() });
                 work
             }
@@ -117,7 +117,7 @@ impl<S: Socket> LoopState<S> {
         filters: Vec<Filter>,
         since: Since,
     ) {
-        let work = self.work_after(since, &filters, false);
+        let work = self.work_after(since, &filters);
         let ring = self.turn.resume_lookup(&self.shared, &self.places);
         let conn = &mut self.clients.conns[slot];
         conn.connection.note_refill(work.places().into_iter());
@@ -141,7 +141,7 @@ impl<S: Socket> LoopState<S> {
         held: HeldReplies,
     ) {
         let work = match since {
-            Some(since) => self.work_after(since, &filters, true),
+            Some(since) => self.work_after(since, &filters),
             None => ReplayWork::Unknown(None),
         };
         let selector = ReplaySelector::any(filters, Vec::new());
@@ -214,13 +214,12 @@ impl<S: Socket> LoopState<S> {
         Forward { lanes: lanes.collect(), at: None, partial_since: None, unread_first: false }
     }
 
-    /// Returns the work for everything after the places that a client names, up to the loop's own place. A client `is_slow` that
-    /// has fallen behind: the ring may not wait for it.
-    fn work_after(&mut self, since: Since, filters: &[Filter], is_slow: bool) -> ReplayWork {
+    /// Returns the work for everything after the places that a client names, up to the loop's own place.
+    fn work_after(&mut self, since: Since, filters: &[Filter]) -> ReplayWork {
         let shards = self.shared.bus.shards();
         let has_log = self.shared.engine_with_past().is_some();
         let mut marks = marks(&self.shared, &since);
-        if let Some(work) = self.work_in_logs(&marks, filters, is_slow) {
+        if let Some(work) = self.work_in_logs(&marks, filters) {
             return work;
         }
         // Events from before the node subscribed to them are unknown to it.
@@ -273,8 +272,9 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Returns the work for everything in kept logs after these places, if the logs have all events that the filters
-    /// match and the rings do not, or may not have them for long.
-    fn work_in_logs(&mut self, marks: &[EventId], filters: &[Filter], is_slow: bool) -> Option<ReplayWork> {
+    /// match, or more of them than the rings. The rings do not wait for a client that reads slowly: a resume that began in the ring
+    /// was overtaken, and got a gap for events that a log has.
+    fn work_in_logs(&mut self, marks: &[EventId], filters: &[Filter]) -> Option<ReplayWork> {
         let (shared, bus) = (&self.shared, &self.shared.bus);
         if !shared.kept.is_on() || marks.len() < bus.shards() {
             return None;
@@ -284,7 +284,7 @@ impl<S: Socket> LoopState<S> {
             |place: &RetainedAfter| matches!(place, RetainedAfter::All(_) | RetainedAfter::Some(..));
         let places: SmallVec<[RetainedAfter; 1]> = marks.iter().map(place).collect();
         let is_lost = places.iter().any(|place| matches!(place, RetainedAfter::Some(..)));
-        if !(is_lost || is_slow) || !places.iter().all(is_known) {
+        if !places.iter().all(is_known) {
             return None;
         }
         let logs = shared.kept.lock()?;

@@ -30,6 +30,10 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn apply_effects(&mut self, token: Token, effects: impl IntoIterator<Item = Effect>) {
         let mut rest = effects.into_iter();
         let was_catching_up = self.is_catching_up(token);
+        if !was_catching_up && let Some(slot) = self.find(token) {
+            // A change would seal the feed, and then report what the feed drops as missed.
+            self.catch_up_if_behind(slot);
+        }
         while let Some(effect) = rest.next() {
             let Some(slot) = self.find(token) else { return };
             if !was_catching_up && self.is_catching_up(token) {

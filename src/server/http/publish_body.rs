@@ -205,7 +205,7 @@ fn read_lines(body: &str, rules: BodyRules<'_>) -> Result<Vec<Complete>, BodyErr
 mod tests {
     use super::*;
 
-    fn rules<'a>(check: Check<'a>) -> BodyRules<'a> {
+    fn rules(check: Check<'_>) -> BodyRules<'_> {
         BodyRules { max: 100, check, stream: None }
     }
 

@@ -30,3 +30,11 @@ def before_call(_context, case, _kwargs):
         if "after" in query:
             query.pop("before", None)
         query["order"] = "asc" if "after" in query else "desc"
+    # A merge has a string to merge, and is not asked for beside a policy that leaves events out.
+    if case.path == "/sse":
+        if query.get("on_lag") == "conflate" or "max_per_second" in query:
+            query.pop("compact", None)
+        if query.get("compact") == "concat" or query.get("on_lag") == "concat":
+            query.setdefault("concat", "/payload/delta")
+        else:
+            query.pop("concat", None)

@@ -183,6 +183,12 @@ impl Connection {
             }
     }
 
+    /// Returns whether the connection may take more than its part of a turn: no client that must show a token first, and none that
+    /// is closing, whose input is dropped.
+    pub(crate) fn may_exceed_its_part(&self, auth: &Auth) -> bool {
+        !self.is_unauthenticated(auth) && !matches!(self.state, State::Closing(_))
+    }
+
     /// Returns whether input waits for pending responses to be written. Call `receive` then, with no bytes if none
     /// arrived.
     pub(crate) fn holds_input(&self) -> bool {

@@ -88,7 +88,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Gives the rest of the turn's budget to the connections that have used up their part, in turns. A client that must show
-    /// a token first gets no more than its part.
+    /// a token first, or that is being closed for the lack of one, gets no more than its part.
     fn serve_again(&mut self, reserve: u32) {
         let mut is_served = true;
         while std::mem::take(&mut is_served) {
@@ -98,11 +98,11 @@ impl<S: Socket> LoopState<S> {
                 }
                 let Some(token) = self.clients.queues.input.pop_front() else { return };
                 let Some(slot) = self.leave_queue(token, Queued::INPUT) else { continue };
-                if self.clients.conns[slot].connection.is_unauthenticated(&self.shared.auth) {
-                    self.queue_input(slot);
-                } else {
+                if self.clients.conns[slot].connection.may_exceed_its_part(&self.shared.auth) {
                     self.read_more(slot);
                     is_served = true;
+                } else {
+                    self.queue_input(slot);
                 }
             }
         }

@@ -14,7 +14,7 @@ use crate::feed::Conflation;
 use crate::filter::Filter;
 
 /// Instructions for one byte of a list of subscriptions.
-const LIST_INSTRUCTIONS: usize = 15;
+const LIST_INSTRUCTIONS: usize = 17;
 
 /// Instructions for one byte of a list that is joined from several filters.
 const JOIN_INSTRUCTIONS: usize = 50;

@@ -144,7 +144,7 @@ impl<S: Socket> LoopState<S> {
         let mut accepted = Acceptance::default();
         for event in events {
             accepted.note(self.shared.bus.publish_unannounced(event));
-            self.note_unpumped();
+            self.delivery.unpumped += 1;
             if self.delivery.unpumped >= PUBLISHED_A_BATCH {
                 // The other loops read while this one delivers.
                 self.delivery.reader.notify_others();

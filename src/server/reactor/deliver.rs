@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::delivery::{self, EventFlow, EventInHand, GATHER_US, PUBLISHED_A_BATCH};
+use super::delivery::{self, EventFlow, EventInHand, PUBLISHED_A_BATCH};
 use super::loop_state::LoopState;
 use super::socket::Socket;
 use super::zero_copy::FanoutSocket;
@@ -85,27 +85,9 @@ impl<S: Socket> LoopState<S> {
     }
 
     pub(super) fn pump_unless_held(&mut self, batches: usize) {
-        let is_held = self.held_for(self.turn.now).is_some() || self.is_gathering();
-        if !is_held || self.delivery.in_hand.is_some() {
+        if self.held_for(self.turn.now).is_none() || self.delivery.in_hand.is_some() {
             self.pump(batches);
         }
-    }
-
-    /// Returns whether events that clients have published wait for more of them, because more input waits. A write to a socket
-    /// costs as much as 10 to 20 publications, so a burst that a publisher's part of several turns brings is written at once.
-    fn is_gathering(&self) -> bool {
-        let passed = self.turn.now.0 - self.delivery.unpumped_since.0;
-        (1..PUBLISHED_A_BATCH).contains(&self.delivery.unpumped)
-            && !self.clients.queues.input.is_empty()
-            && (0..GATHER_US).contains(&passed)
-    }
-
-    /// Notes that an event was published which the loop has not delivered.
-    pub(super) fn note_unpumped(&mut self) {
-        if self.delivery.unpumped == 0 {
-            self.delivery.unpumped_since = self.turn.now;
-        }
-        self.delivery.unpumped += 1;
     }
 
     /// Appends the bus's new events to the feeds and writes them, in at most `batches` batches.

@@ -22,9 +22,6 @@ pub(super) const BATCHES_A_TURN: usize = 8;
 /// feeds.
 pub(super) const PUBLISHED_A_BATCH: usize = 256;
 
-/// Time for which published events are gathered while more input waits, in microseconds.
-pub(super) const GATHER_US: i64 = 2_000;
-
 /// Token of the snapshot in requests for pages of the log. No connection has it.
 pub(super) const SNAPSHOT: Token = Token::MAX;
 
@@ -66,8 +63,6 @@ pub(super) struct EventFlow {
     pub(super) pumped: Timestamp,
     /// Number of events that this loop's clients have published since it last read the bus.
     pub(super) unpumped: usize,
-    /// Time at which the first of these was published.
-    pub(super) unpumped_since: Timestamp,
     /// Latest event of each key; made when the first client asks for it.
     pub(super) snapshot: Option<Box<Snapshot>>,
     /// Older events that are still being put into the snapshot.
@@ -92,7 +87,6 @@ impl EventFlow {
             more_events: true,
             pumped: Timestamp::default(),
             unpumped: 0,
-            unpumped_since: Timestamp::default(),
             snapshot: None,
             building: None,
             kind_log: KindLog::default(),

@@ -160,7 +160,7 @@ impl<S: Socket> LoopState<S> {
         for event in events {
             let log = logs.log_of(&event);
             let id = self.shared.bus.publish_unannounced(event);
-            self.note_unpumped();
+            self.delivery.unpumped += 1;
             if let (Some((name, is_end)), Some(id)) = (log, id) {
                 logs.note_accepted(name, id, is_end);
             }

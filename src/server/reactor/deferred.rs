@@ -89,6 +89,7 @@ impl<S: Socket> LoopState<S> {
 
     /// Returns the condition that this effect has to wait for.
     fn wait_for(&self, effect: &Effect) -> Option<Wait> {
+        let engine = self.shared.engine.as_ref()?;
         let needs_logs =
             matches!(effect, Effect::Replay { .. } | Effect::TellEnded { .. } | Effect::Publish { .. });
         if needs_logs && self.shared.kept.is_reading() {
@@ -99,7 +100,7 @@ impl<S: Socket> LoopState<S> {
         {
             return Some(Wait::Log(since.clone()));
         }
-        let interest = self.shared.engine.as_ref()?.interest()?;
+        let interest = engine.interest()?;
         let filters: Vec<Filter> = match effect {
             Effect::Replay { filters, .. } => filters.clone(),
             Effect::Interest { wishes, .. } => wishes.iter().map(|(filter, _)| filter.clone()).collect(),

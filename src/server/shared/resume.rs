@@ -19,7 +19,7 @@ pub(crate) enum RetainedAfter {
     All(Sequence),
     /// All but this many; the rest is from this sequence on.
     Some(u64, Sequence),
-    /// Unknown so far: this node has not read the log to that place, or the caller's loop the bus.
+    /// Unknown so far: this node has not read the log to that place.
     NotYet,
     /// Unknown: another epoch, or no such event.
     Unknown,
@@ -129,16 +129,13 @@ fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> RetainedAf
     if usize::from(id.shard) >= bus.shards() {
         return RetainedAfter::Unknown;
     }
-    let head = bus.head(id.shard);
-    let end = end.min(head);
+    let end = end.min(bus.head(id.shard));
     // In a busy moment the ring may have gone on by a lap from the caller's place.
     let oldest = bus.oldest(id.shard).min(end);
     let Some(newest_epoch) = log else {
         return match Some(id.next_sequence()).filter(|next| id.epoch == bus.epoch() && *next <= end) {
             Some(next) if next >= oldest => RetainedAfter::All(next),
             Some(next) => RetainedAfter::Some(oldest - next, oldest),
-            // The publisher knows an id before each loop has read the event.
-            None if id.epoch == bus.epoch() && id.next_sequence() <= head => RetainedAfter::NotYet,
             None => RetainedAfter::Unknown,
         };
     };
@@ -294,7 +291,7 @@ mod tests {
         let up_to_10 = |sequence| search(&bus, None, EventId { epoch: bus.epoch(), shard: 0, sequence }, 10);
         assert_eq!(
             [up_to_10(3), up_to_10(9), up_to_10(10)],
-            [RetainedAfter::Some(6, 10), RetainedAfter::All(10), RetainedAfter::NotYet]
+            [RetainedAfter::Some(6, 10), RetainedAfter::All(10), RetainedAfter::Unknown]
         );
         let other = EventId { epoch: bus.epoch() + 1, shard: 0, sequence: 11 };
         assert_eq!(search(&bus, None, other, 20), RetainedAfter::Unknown);

@@ -308,7 +308,7 @@ const CI: [Part; 12] = [
     ("autobahn", |_| autobahn::check(true)),
     ("instructions", |_| instructions::check(None)),
     ("deny", |_| deny(None).and_then(|()| api::check(None))),
-    ("fuzz", |_| fuzz(Some("30"))),
+    ("fuzz", |_| fuzz(Some("20"))),
 ];
 
 /// Runs all parts of CI, or the one with this name.

@@ -11,6 +11,7 @@ mod builder;
 mod frames;
 mod handle;
 pub(crate) mod json;
+pub(crate) mod json_path;
 #[cfg(feature = "server")]
 mod pointer;
 mod pool;

@@ -1,13 +1,11 @@
 //! A string in a payload by its path, found without parsing the rest.
 //!
-//! Invariants:
-//! - A payload is valid JSON without white space outside strings, as [`json`](super::json) leaves it. Other text yields no place or a
-//!   wrong one, and no panic.
-//! - The last of equal keys counts, as for most parsers.
+//! Invariant:
+//! - The walk is that of [`json_path`](super::json_path), with its demands on the text and its rule for equal keys.
 
 use std::ops::Range;
 
-use memchr::memchr2;
+use super::json_path::find_range;
 
 /// Maximum length of a pointer's text, in bytes.
 const POINTER_BYTES_MAX: usize = 512;
@@ -35,17 +33,10 @@ impl StringPointer {
 
     /// Returns the place of the string's body, without its quotes; `None` if there is no string at the path.
     pub(crate) fn find(&self, json: &str) -> Option<Range<usize>> {
-        let text = json.as_bytes();
-        let mut at = 0;
-        for token in &self.0 {
-            at = match text.get(at)? {
-                b'{' => member(text, at, token)?,
-                b'[' => element(text, at, token)?,
-                _ => return None,
-            };
-        }
-        (*text.get(at)? == b'"').then_some(())?;
-        Some(at + 1..string_end(text, at)? - 1)
+        let place = find_range(json.as_bytes(), self.0.iter().map(String::as_bytes))?;
+        let value = json.get(place.clone())?;
+        let is_string = value.len() >= 2 && value.starts_with('"') && value.ends_with('"');
+        is_string.then(|| place.start + 1..place.end - 1)
     }
 }
 
@@ -63,91 +54,6 @@ fn unescaped(token: &str) -> Option<String> {
         text.push_str(rest);
     }
     Some(text)
-}
-
-/// Returns the place of a member's value in the object at `at`.
-fn member(text: &[u8], at: usize, key: &str) -> Option<usize> {
-    let mut found = None;
-    let mut at = at + 1;
-    while *text.get(at)? == b'"' {
-        let end = string_end(text, at)?;
-        if is_key(text.get(at..end)?, key) {
-            found = Some(end + 1);
-        }
-        // The value comes after the colon.
-        at = value_end(text, end + 1)?;
-        if *text.get(at)? != b',' {
-            break;
-        }
-        at += 1;
-    }
-    found
-}
-
-/// Returns the place of an element in the array at `at`.
-fn element(text: &[u8], at: usize, index: &str) -> Option<usize> {
-    let is_number = index == "0" || (!index.starts_with('0') && index.bytes().all(|b| b.is_ascii_digit()));
-    let mut left: usize = index.parse().ok().filter(|_| is_number)?;
-    let mut at = at + 1;
-    while *text.get(at)? != b']' {
-        if left == 0 {
-            return Some(at);
-        }
-        left -= 1;
-        at = value_end(text, at)?;
-        if *text.get(at)? != b',' {
-            return None;
-        }
-        at += 1;
-    }
-    None
-}
-
-/// Returns whether a string, with its quotes, is this key.
-fn is_key(string: &[u8], key: &str) -> bool {
-    if memchr::memchr(b'\\', string).is_none() {
-        return string.len() == key.len() + 2 && string[1..string.len() - 1] == *key.as_bytes();
-    }
-    serde_json::from_slice::<String>(string).is_ok_and(|text| text == key)
-}
-
-/// Returns the place after the string at `at`.
-fn string_end(text: &[u8], at: usize) -> Option<usize> {
-    let mut at = at + 1;
-    loop {
-        at += memchr2(b'"', b'\\', text.get(at..)?)?;
-        if text[at] == b'"' {
-            return Some(at + 1);
-        }
-        at += 2;
-    }
-}
-
-/// Returns the place after the value at `at`.
-fn value_end(text: &[u8], mut at: usize) -> Option<usize> {
-    let mut depth = 0_usize;
-    loop {
-        match *text.get(at)? {
-            b'"' => at = string_end(text, at)?,
-            b'{' | b'[' => {
-                depth += 1;
-                at += 1;
-            }
-            b'}' | b']' => {
-                // The value before it has ended.
-                if depth == 0 {
-                    return Some(at);
-                }
-                depth -= 1;
-                at += 1;
-            }
-            b',' if depth == 0 => return Some(at),
-            _ => at += 1,
-        }
-        if depth == 0 && matches!(text.get(at), None | Some(b',' | b'}' | b']')) {
-            return Some(at);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use std::cmp::Ordering;
 
-use super::json_path::{compare_text, find};
 use super::literal::{Literal, Number, Operator};
 use super::varint::{read_bytes, read_length, write_bytes, write_length};
+use crate::event::json_path::{compare_text, find};
 
 /// Maximum length of a number that is compared, in bytes. A longer one equals nothing, so its digits are not parsed.
 const NUMBER_BYTES_MAX: usize = 1024;

@@ -15,7 +15,6 @@ mod explain;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod grammar;
-mod json_path;
 mod lexical;
 mod limits;
 mod literal;

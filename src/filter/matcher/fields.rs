@@ -18,8 +18,8 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
+use crate::event::json_path::{container_end, place_of, string_span, unescape, value_end};
 use crate::filter::comparison::Scalar;
-use crate::filter::json_path::{container_end, place_of, string_span, unescape, value_end};
 
 /// Node of the whole payload.
 const ROOT: u32 = 0;
@@ -614,7 +614,7 @@ fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filter::json_path::find;
+    use crate::event::json_path::find;
 
     const PATHS: [&str; 14] =
         ["", "a", "a.b", "a.b.c", "a.0", "a.0.b", "a.10", "b", "b.a", "a\"", "\u{e9}", "0", "a.a.a.a", "c"];

@@ -4,9 +4,10 @@
 //! may be wrong, but every walk ends at the text's end: no recursion, no allocation, no index beyond the bytes.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
 /// Compares the inside of a JSON string with plain text.
-pub(super) fn compare_text(raw: &[u8], text: &[u8]) -> Ordering {
+pub(crate) fn compare_text(raw: &[u8], text: &[u8]) -> Ordering {
     if raw.contains(&b'\\') { Unescaped { raw }.cmp(text.iter().copied()) } else { raw.cmp(text) }
 }
 
@@ -89,44 +90,52 @@ pub(crate) fn unescape(raw: &[u8], out: &mut Vec<u8>) {
 /// Returns the text of the value at a path: keys of objects, decimal indexes of arrays from 0. If an object has a key
 /// twice, the last one counts.
 pub(crate) fn find<'a, 'k>(json: &'a [u8], path: impl Iterator<Item = &'k [u8]>) -> Option<&'a [u8]> {
-    let mut value = json;
+    json.get(find_range(json, path)?)
+}
+
+/// Returns the place of the value that [`find`] returns.
+pub(crate) fn find_range<'k>(json: &[u8], path: impl Iterator<Item = &'k [u8]>) -> Option<Range<usize>> {
+    let mut value = 0..json.len();
     for key in path {
-        value = match value.first()? {
-            b'{' => member(value, key)?,
-            b'[' => item(value, place_of(key)?)?,
+        value = match json.get(value.start)? {
+            b'{' => member(json, value.start, key)?,
+            b'[' => item(json, value.start, place_of(key)?)?,
             _ => return None,
         };
     }
     Some(value)
 }
 
-fn member<'a>(object: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+/// Returns the place of a member's value in the object at `at`.
+fn member(json: &[u8], at: usize, key: &[u8]) -> Option<Range<usize>> {
     let mut found = None;
-    let mut at = 1;
-    while object.get(at) == Some(&b'"') {
-        let colon = value_end(object, at);
+    let mut at = at + 1;
+    while json.get(at) == Some(&b'"') {
+        let colon = value_end(json, at);
         let value = colon + 1;
-        let end = value_end(object, value);
-        let name = object.get(at + 1..colon.checked_sub(1)?)?;
+        let end = value_end(json, value);
+        let name = json.get(at + 1..colon.checked_sub(1)?)?;
         if compare_text(name, key).is_eq() {
-            found = object.get(value..end);
+            found = Some(value..end);
         }
+        // After the object's last value comes no quote.
         at = end + 1;
     }
     found
 }
 
-fn item(array: &[u8], index: usize) -> Option<&[u8]> {
-    let mut at = 1;
+/// Returns the place of an element in the array at `at`.
+fn item(json: &[u8], at: usize, index: usize) -> Option<Range<usize>> {
+    let mut at = at + 1;
     for _ in 0..index {
-        at = value_end(array, at);
-        if array.get(at) != Some(&b',') {
+        at = value_end(json, at);
+        if json.get(at) != Some(&b',') {
             return None;
         }
         at += 1;
     }
-    let end = value_end(array, at);
-    array.get(at..end).filter(|item| !item.is_empty())
+    let end = value_end(json, at);
+    (at < end).then_some(at..end)
 }
 
 /// Returns the array index that a key of a path stands for.

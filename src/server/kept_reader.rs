@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::handle::ServerHandle;
 use super::shared::Shared;
+use super::shared::resume::oldest_place;
 use crate::bus::{Delivery, PositionError, RecvError, Subscriber, TryRecvError};
 use crate::dialect::Missed;
 use crate::event::{Event, EventId, Position, Sequence, Timestamp};
@@ -136,7 +137,7 @@ impl ServerHandle {
         if shared.engine.is_some() {
             return Err(NotKept::Engine);
         }
-        if !logs.cover(filters, |shard| (bus.epoch(), bus.oldest(shard))) {
+        if !logs.cover(filters, |shard| oldest_place(&shared, shard)) {
             return Err(NotKept::NotCovered);
         }
         let too_many = |error: crate::kept::TooManyLogs| NotKept::TooManyLogs(error.max);

@@ -17,6 +17,7 @@ use crate::kept::{LogName, OrderPlace, OrderRange, TooManyLogs, order_place};
 use crate::server::limits::budget::Budget;
 use crate::server::session::kept::LOOKS_A_UNIT;
 use crate::server::shared::Shared;
+use crate::server::shared::resume::oldest_place;
 
 /// Maximum units of work for one page. With the last step of a match, of 2,500 units, it is at most the largest step of
 /// a turn.
@@ -285,7 +286,7 @@ impl<'a> PageWalk<'a> {
             let filters = std::slice::from_ref(&request.filter);
             names = logs.matched(filters, now)?;
             recorded = logs.recorded().collect();
-            is_covered = logs.cover(filters, |shard| (shared.bus.epoch(), shared.bus.oldest(shard)));
+            is_covered = logs.cover(filters, |shard| oldest_place(shared, shard));
         }
         units += u32::try_from(names.len()).unwrap_or(u32::MAX);
         let rings = (0..shared.bus.shards()).map(|shard| {
@@ -429,7 +430,7 @@ impl<'a> PageWalk<'a> {
             if !logs.is_whole_after(filter, &self.names, after, *since, self.now) {
                 return false;
             }
-            if logs.cover(std::slice::from_ref(filter), |shard| (bus.epoch(), bus.oldest(shard))) {
+            if logs.cover(std::slice::from_ref(filter), |shard| oldest_place(self.shared, shard)) {
                 return true;
             }
         }

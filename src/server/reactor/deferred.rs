@@ -37,7 +37,7 @@ impl<S: Socket> LoopState<S> {
         while let Some(effect) = rest.next() {
             let Some(slot) = self.find(token) else { return };
             if !was_catching_up && self.is_catching_up(token) {
-                // It fell behind by an effect before this one.
+                // It was behind, or fell behind by an effect before this one.
                 let effects = std::iter::once(effect).chain(rest).collect();
                 return self.defer_until_caught_up(token, effects);
             }

@@ -386,7 +386,7 @@ impl ShardLane {
             self.place = ReadPlace::Over;
             return Filled::Done;
         }
-        let from = next.max(bus.oldest(self.shard).min(self.to));
+        let from = next.max(bus.oldest(self.shard)).min(self.to);
         let to = from.saturating_add(share as u64).min(self.to);
         let from = bus.read_range(self.shard, from, to, |event| head.push_back(event.clone()));
         if from > next && store.has_log() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::followed::SentPublication;
+use super::tests::dice;
 use super::*;
 use crate::dialect::{Complete, ErrorCode, envelope};
 use crate::event::{EventId, Sequence, Timestamp};
@@ -156,13 +157,7 @@ fn kept(node: &Node, run: u64) -> (Vec<Sequence>, bool) {
 #[test]
 fn nodes_that_race_agree_and_so_does_one_that_comes_later() {
     for seed in 1..25_u64 {
-        let mut random = seed;
-        let mut next = move |below: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % below
-        };
+        let mut next = dice(seed);
         let mut log = Vec::new();
         // Their clocks differ by some seconds.
         let mut nodes = [Node::at(&[], 0, 0), Node::at(&[], 0, 3 * SECOND)];

@@ -38,6 +38,16 @@ fn name(stream: &str) -> LogName {
     LogName::new(RetainBy::Stream, stream)
 }
 
+/// Returns made-up numbers below those that are asked for (xorshift).
+pub(super) fn dice(mut seed: u64) -> impl FnMut(u64) -> u64 {
+    move |below| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    }
+}
+
 /// State of a log.
 #[derive(Debug, PartialEq, Eq)]
 struct LogStatus {
@@ -107,13 +117,7 @@ fn the_store_is_as_a_naive_model() {
     const LOGS_MAX: usize = 4;
     const KEEP: i64 = 40_000_000;
     for seed in 1..40_u64 {
-        let mut random = seed;
-        let mut next = move |below: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % below
-        };
+        let mut next = dice(seed);
         let mut rule = runs();
         (rule.events, rule.keep_for) = (EVENTS_MAX, Duration::from_micros(KEEP as u64));
         let limits = RetainConfig { max_logs: LOGS_MAX, ..config(vec![rule]) };

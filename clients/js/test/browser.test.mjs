@@ -1,13 +1,12 @@
 // The client and the hooks in Chromium, with the real server, from a page of another origin.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import http from 'node:http';
 import { after, before, test } from 'node:test';
 import { build } from 'esbuild';
 import { chromium } from 'playwright-core';
-import { Proxy, Server, here, numbered, sleep, unrest, until } from './support.mjs';
+import { Proxy, Server, here, listening, numbered, sleep, unrest, until } from './support.mjs';
 
 const names = process.env.FANWIRE_CHROMIUM ? [process.env.FANWIRE_CHROMIUM] : ['/usr/bin/chromium', 'chromium', 'chromium-browser', 'google-chrome'];
 const found = names.find((name) => {
@@ -45,13 +44,12 @@ before(async () => {
     answer.setHeader('content-type', isScript ? 'text/javascript' : 'text/html');
     answer.end(isScript ? outputFiles[0].text : '<!doctype html><link rel="icon" href="data:,"><div id="root"></div><script type="module" src="/page.js"></script>');
   });
-  site.listen(0, '127.0.0.1');
-  await once(site, 'listening');
+  const url = await listening(site);
   browser = await chromium.launch({ executablePath, args: ['--disable-dev-shm-usage', '--disable-gpu'] });
   page = await browser.newPage();
   page.setDefaultTimeout(20_000);
   page.on('pageerror', (error) => faults.push(String(error)));
-  await page.goto(`http://127.0.0.1:${site.address().port}`);
+  await page.goto(url);
   await page.waitForFunction(() => window.show);
 });
 

@@ -5,16 +5,15 @@ import http from 'node:http';
 import { test } from 'node:test';
 import { WebSocketServer } from 'ws';
 import { Fanwire, isGap } from '../dist/index.js';
-import { Proxy, Server, numbered, quick, sleep, take, until } from './support.mjs';
+import { Proxy, Server, listening, numbered, quick, sleep, take, until } from './support.mjs';
 
 /** An HTTP server. Returns its URL and the time of each request. */
 async function serve(t, answer) {
   const times = [];
   const server = http.createServer((request, response) => (times.push(performance.now()), answer(request, response, times.length)));
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
+  const url = await listening(server);
   t.after(() => (server.closeAllConnections(), server.close()));
-  return { url: `http://127.0.0.1:${server.address().port}`, times };
+  return { url, times };
 }
 
 function client(t, url, options) {

@@ -5,7 +5,7 @@ import http from 'node:http';
 import { test } from 'node:test';
 import { WebSocketServer } from 'ws';
 import { Fanwire } from '../dist/index.js';
-import { quick, take, until } from './support.mjs';
+import { listening, quick, take, until } from './support.mjs';
 
 /** A simulated server: it answers subscribes and pings, and passes everything else to the test. */
 async function play(t, heard = () => {}) {
@@ -151,12 +151,11 @@ test('by SSE the token is a header, 401 and Retry-After are understood', async (
     if (status === 200) answer.write('data: {"event_id":"a-1","event_type":"x","payload":{}}\r\n\r\n');
     else answer.end('{"error":"no"}');
   });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
+  const url = await listening(server);
   t.after(() => (server.closeAllConnections(), server.close()));
   const asked = waits(t, 0);
   let number = 0;
-  const client = new Fanwire(`http://127.0.0.1:${server.address().port}`, { transports: ['sse'], token: () => `t${(number += 1)}`, heartbeat: { interval: 60_000, timeout: 60_002 } });
+  const client = new Fanwire(url, { transports: ['sse'], token: () => `t${(number += 1)}`, heartbeat: { interval: 60_000, timeout: 60_002 } });
   t.after(() => client.close());
   assert.equal((await take(client.subscribe(), 1))[0].event_type, 'x');
   assert.deepEqual(seen, ['Bearer t1', 'Bearer t2', 'Bearer t3']);

@@ -1,12 +1,12 @@
 // The promises of the client with a hostile server: `cases/referee.json`, which also drives the Python client.
 import assert from 'node:assert/strict';
-import { getEventListeners, once } from 'node:events';
+import { getEventListeners } from 'node:events';
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
 import { test } from 'node:test';
 import WebSocket, { WebSocketServer } from 'ws';
 import { Fanwire, isGap } from '../dist/index.js';
-import { here, sleep, take, until } from './support.mjs';
+import { here, listening, sleep, take, until } from './support.mjs';
 
 const cases = JSON.parse(readFileSync(here('../../cases/referee.json'), 'utf8'));
 const BASE = 20;
@@ -38,9 +38,7 @@ class Hostile {
   }
 
   async listen() {
-    this.http.listen(0, '127.0.0.1');
-    await once(this.http, 'listening');
-    this.url = `http://127.0.0.1:${this.http.address().port}`;
+    this.url = await listening(this.http);
     return this;
   }
 

@@ -1,13 +1,13 @@
 // Runs and pages of the past, with a server that plays `cases/runs.json`, and with the real one.
 import assert from 'node:assert/strict';
-import { getEventListeners, once } from 'node:events';
+import { getEventListeners } from 'node:events';
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
 import { test } from 'node:test';
 import WebSocket, { WebSocketServer } from 'ws';
 import { isGap } from '../dist/index.js';
 import { Fanwire } from '../dist/runs.js';
-import { Proxy, Server, here, quick, sleep, unrest, until } from './support.mjs';
+import { Proxy, Server, here, listening, quick, sleep, unrest, until } from './support.mjs';
 
 const cases = JSON.parse(readFileSync(here('../../cases/runs.json'), 'utf8'));
 const number = (place) => +place.split('-')[1];
@@ -25,9 +25,7 @@ class Kept {
   }
 
   async listen() {
-    this.http.listen(0, '127.0.0.1');
-    await once(this.http, 'listening');
-    this.url = `http://127.0.0.1:${this.http.address().port}`;
+    this.url = await listening(this.http);
     return this;
   }
 

@@ -11,6 +11,13 @@ export const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 export const BINARY = process.env.FANWIRE_BIN ?? here('../../../target/debug/fanwire');
 export const sleep = (ms) => new Promise((wake) => setTimeout(wake, ms));
 
+/** Makes a server listen on a free port of loopback. Returns its URL. */
+export async function listening(server) {
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return `http://127.0.0.1:${server.address().port}`;
+}
+
 /** Waits until a condition holds. */
 export async function until(what, is) {
   const end = Date.now() + 20_000;
@@ -74,9 +81,7 @@ export class Proxy {
   static async to(server) {
     const proxy = new Proxy();
     proxy.listener = net.createServer((client) => proxy.#take(client, server.port));
-    proxy.listener.listen(0, '127.0.0.1');
-    await once(proxy.listener, 'listening');
-    proxy.url = `http://127.0.0.1:${proxy.listener.address().port}`;
+    proxy.url = await listening(proxy.listener);
     return proxy;
   }
 

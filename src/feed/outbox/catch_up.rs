@@ -99,9 +99,6 @@ impl Outbox {
         let (mut since, mut held) = (None, HeldReplies::default());
         if let Some(backlog) = &mut self.backlog {
             held.0 = backlog.split_off(backlog.position_after(next));
-            if backlog.place.is_none() {
-                eprintln!("DBG none {backlog:?} {next}");
-            }
             let place = backlog.place.take().map(|place| Since::Position(*place));
             since = place.or(backlog.last.map(Since::Event));
         }

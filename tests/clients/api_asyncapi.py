@@ -38,8 +38,8 @@ def names(operation):
     return {reference["$ref"].rsplit("/", 1)[1] for reference in operation["messages"]}
 
 
-say, hear = document["operations"]["say"], document["operations"]["hear"]
-FROM_CLIENT, FROM_SERVER = names(say), names(say["reply"]) | names(hear)
+commands, events = document["operations"]["receiveCommand"], document["operations"]["sendEvent"]
+FROM_CLIENT, FROM_SERVER = names(commands), names(commands["reply"]) | names(events)
 
 
 def validate(message, allowed):
@@ -57,20 +57,20 @@ class Conversation:
         self.ws = ws
         self.number = 0
 
-    async def hear(self):
+    async def receive(self):
         message = json.loads(await asyncio.wait_for(self.ws.recv(), 20))
         validate(message, FROM_SERVER)
         return message
 
-    async def say(self, kind, payload=None, answer="ack"):
+    async def send(self, kind, payload=None, answer="ack"):
         self.number += 1
         message = {"type": kind, "message_id": str(self.number)} | ({} if payload is None else {"payload": payload})
         validate(message, FROM_CLIENT)
         await self.ws.send(json.dumps(message))
-        while (said := await self.hear()).get("correlation_id") != message["message_id"]:
+        while (reply := await self.receive()).get("correlation_id") != message["message_id"]:
             pass
-        assert said["type"] == answer, said
-        return said
+        assert reply["type"] == answer, reply
+        return reply
 
 
 def connect(**options):
@@ -96,63 +96,63 @@ async def whole():
 async def conversation():
     async with connect() as ws:
         client = Conversation(ws)
-        await client.say("subscribe", {"subscription_id": "all"})
-        await client.say("subscribe", {"event_types": "x", "entities": ["a:b", {"kind": "c"}], "on_lag": "sample", "max_per_second": 5})
-        await client.say("subscribe", {"sources": ["s"], "correlation_ids": ["c"], "stream_ids": ["st"], "execution_ids": ["e"], "channels": ["ch"]})
+        await client.send("subscribe", {"subscription_id": "all"})
+        await client.send("subscribe", {"event_types": "x", "entities": ["a:b", {"kind": "c"}], "on_lag": "sample", "max_per_second": 5})
+        await client.send("subscribe", {"sources": ["s"], "correlation_ids": ["c"], "stream_ids": ["st"], "execution_ids": ["e"], "channels": ["ch"]})
         for action in ("list_subscriptions", "subscription_count", "server_info"):
-            await client.say("request", {"action": action}, "response")
-        here = await client.say("request", {"action": "presence", "channel": "ch"}, "response")
+            await client.send("request", {"action": action}, "response")
+        here = await client.send("request", {"action": "presence", "channel": "ch"}, "response")
         assert [user["user"] for user in here["payload"]["users"]] == ["ann"], here
-        await client.say("request", {"action": "presence", "channel": ""}, "error")
-        await client.say("ping", answer="pong")
-        await client.say("publish", FULL)
-        await client.say("publish", {"event_type": "bare"})
-        await client.say("refill", {"since": "zzz-1"})
-        await client.say("subscribe", {"subscription_id": "w", "event_types": ["x"], "entities": ["symbol:A"], "snapshot": True})
+        await client.send("request", {"action": "presence", "channel": ""}, "error")
+        await client.send("ping", answer="pong")
+        await client.send("publish", FULL)
+        await client.send("publish", {"event_type": "bare"})
+        await client.send("refill", {"since": "zzz-1"})
+        await client.send("subscribe", {"subscription_id": "w", "event_types": ["x"], "entities": ["symbol:A"], "snapshot": True})
         lists = {"event_types": "y", "entities": ["symbol:B", {"kind": "symbol", "id": "C"}]}
-        updated = await client.say("update", {"subscription_id": "w", "add": lists, "remove": {"entities": ["symbol:A", "symbol:D"]}})
+        updated = await client.send("update", {"subscription_id": "w", "add": lists, "remove": {"entities": ["symbol:A", "symbol:D"]}})
         assert {name: updated["payload"][name] for name in ("added", "removed", "not_held")} == {"added": 3, "removed": 1, "not_held": 1}
-        await client.say("update", {"subscription_id": "w", "add": {"channels": ["c"]}}, "error")
+        await client.send("update", {"subscription_id": "w", "add": {"channels": ["c"]}}, "error")
         unacked = {"type": "publish", "ack": False, "payload": {"type": "quiet"}}
         validate(unacked, FROM_CLIENT)
         await ws.send(json.dumps(unacked))
-        await client.say("unsubscribe", {"subscription_id": "all"})
-        await client.say("unsubscribe", {"subscription_id": "all"}, "error")
-        await client.say("publish", {"type": "\n"}, "error")
+        await client.send("unsubscribe", {"subscription_id": "all"})
+        await client.send("unsubscribe", {"subscription_id": "all"}, "error")
+        await client.send("publish", {"type": "\n"}, "error")
         # Tokens are accepted, or reported as unknown.
         await ws.send('{"type":"auth","payload":{"token":"x"},"message_id":"t"}')
         validate({"type": "auth", "payload": {"token": "x"}}, FROM_CLIENT)
-        await client.hear()
+        await client.receive()
         await ws.send("no message")
-        assert (await client.hear())["payload"]["code"] == "invalid_message"
+        assert (await client.receive())["payload"]["code"] == "invalid_message"
 
 
 async def lean():
     async with connect(subprotocols=["fanwire.v1.lean", "fanwire.v1"]) as ws:
         client = Conversation(ws)
-        await client.say("subscribe", {"event_types": ["task.*", "bare"]})
-        info = await client.say("request", {"action": "server_info"}, "response")
+        await client.send("subscribe", {"event_types": ["task.*", "bare"]})
+        info = await client.send("request", {"action": "server_info"}, "response")
         assert info["payload"]["protocol"] == ws.subprotocol == "fanwire.v1.lean", info
-        await client.say("publish", FULL)
-        await client.say("publish", {"event_type": "bare"})
+        await client.send("publish", FULL)
+        await client.send("publish", {"event_type": "bare"})
         while seen["leanEvent"] < 2:
-            await client.hear()
+            await client.receive()
 
 
 async def gaps():
     first = await publish(numbered(0))
     async with connect() as ws:
         client = Conversation(ws)
-        await client.say("subscribe", {"since": "elsewhere-1", "history": 1, "snapshot": False})
-        gap = await client.hear()
+        await client.send("subscribe", {"since": "elsewhere-1", "history": 1, "snapshot": False})
+        gap = await client.receive()
         assert gap["type"] == "gap" and gap["payload"]["missed"] is None, gap
     # More than the ring holds.
     for _ in range(200):
         await publish([{"type": "filler"}] * 5_000)
         async with connect() as ws:
             client = Conversation(ws)
-            await client.say("subscribe", {"event_types": ["test.*"], "since": first})
-            await client.say("ping", answer="pong")
+            await client.send("subscribe", {"event_types": ["test.*"], "since": first})
+            await client.send("ping", answer="pong")
             if seen["gap"] > 1:
                 return
     raise AssertionError("the ring has no end")
@@ -161,9 +161,9 @@ async def gaps():
 async def ends():
     async with connect() as ws:
         client = Conversation(ws)
-        await client.say("subscribe", {"subscription_id": "run", "stream_ids": ["run-1"], "from": "start"})
+        await client.send("subscribe", {"subscription_id": "run", "stream_ids": ["run-1"], "from": "start"})
         await publish([{"type": "token", "stream_id": "run-1"}, {"type": "run.finished", "stream_id": "run-1"}])
-        while (said := await client.hear())["type"] != "end":
+        while (reply := await client.receive())["type"] != "end":
             pass
         assert (said["payload"]["value"], said["payload"]["complete"]) == ("run-1", True), said
 

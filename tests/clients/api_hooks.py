@@ -18,19 +18,19 @@ _keys = itertools.count()
 
 @schemathesis.hook
 def before_call(_context, case, _kwargs):
-    """Makes parameters agree that the document describes one by one.
+    """Makes parameters agree with each other, which the document describes one by one.
 
-    Each request has an idempotency key of its own: a second request with a key is refused if it is another one.
+    Each request has its own idempotency key, because a different request with a known key is refused.
     """
     for name in [name for name in case.headers or {} if name.lower() == "idempotency-key"]:
         case.headers[name] = f"{next(_keys)}-{case.headers[name]}"[:256]
-    # A page goes on in its own order, in one direction.
+    # A page continues in its own order, in one direction.
     query = case.query or {}
     if case.path == "/events" and ("after" in query or "before" in query):
         if "after" in query:
             query.pop("before", None)
         query["order"] = "asc" if "after" in query else "desc"
-    # A merge has a string to merge, and is not asked for beside a policy that leaves events out.
+    # A merge needs a string, and excludes policies that omit events.
     if case.path == "/sse":
         if query.get("on_lag") == "conflate" or "max_per_second" in query:
             query.pop("compact", None)

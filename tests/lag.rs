@@ -232,7 +232,7 @@ fn when_memory_is_short_laggards_go_then_new_streams_and_never_publishers() {
     eventually("something was shed", || !server.metrics("fanwire_server_shed_total").is_empty());
     server.publish(r#"{"type":"tick","payload":{"n":99999}}"#);
     let (_, gaps) = read_to(&mut oldest, 99_999);
-    assert!(!gaps.is_empty(), "the past was let go of");
+    assert!(!gaps.is_empty(), "the ring has evicted the past");
     // Only its disconnect frees the memory that it holds.
     loop {
         match newest.read_frame(deadline()) {

@@ -279,7 +279,7 @@ impl Ordered {
     }
 }
 
-/// Moves the clients' position past an event, and notes it in the event.
+/// Moves the clients' position past an event, and records it in the event.
 fn pass(client_position: &mut Position, event: &Event) {
     if let Some(id) = event.id() {
         client_position.advance_past(id);

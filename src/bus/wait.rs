@@ -272,7 +272,7 @@ impl AdaptiveWait {
         }
     }
 
-    /// Yields to other threads, and notes whether one took the turn.
+    /// Yields to other threads, and records whether one took the turn.
     fn yield_turn(&mut self) {
         let given = Instant::now();
         thread::yield_now();

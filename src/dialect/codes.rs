@@ -78,7 +78,7 @@ error_codes! {
     InvalidTicket = "invalid_ticket", 401, WithToken, "the ticket is unknown, used or too old";
     InvalidToken = "invalid_token", 401, WithToken, "the token is malformed, or its signature or a claim is wrong";
     NoPresence = "no_presence", 404, No, "the server keeps no presence for this channel";
-    NoSuchLog = "no_such_log", 404, No, "no log is kept under the name that the filter has, and the client asked to be told so";
+    NoSuchLog = "no_such_log", 404, No, "no log is kept under the name that the filter has, and the client asked for this error";
     NotEnded = "not_ended", 409, No, "an event has `reopen`, and its kept log is open; nothing was published";
     NotKept = "not_kept", 400, No, "an event has `reopen` or `expected_last_id`, and no rule keeps it; nothing was published";
     PublishInFlight = "publish_in_flight", 503, Later, "another request with the same key or id has no answer yet; nothing of this one was taken";

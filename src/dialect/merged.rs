@@ -1,4 +1,4 @@
-//! Events that stand for several: the last one of them, with another payload and their number.
+//! Merged events: the last one of several neighbours, with the merged payload and the number of events.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use super::encoding::Encoding;
 use super::{envelope, lean, native, stream};
 use crate::event::{Event, Position};
 
-/// Payload of an event that stands for several.
+/// Payload of a merged event.
 #[derive(Debug)]
 pub(crate) struct MergedPayload {
     pub(crate) payload: String,
@@ -28,7 +28,7 @@ impl MergedPayload {
 }
 
 impl Encoding {
-    /// Encodes an event that stands for several, for a client at `position` after it; `None` if the dialect has no such events.
+    /// Encodes a merged event for a client at `position` after it; `None` if the dialect has no merged events.
     #[cfg_attr(not(feature = "dialects"), expect(clippy::unnecessary_wraps, reason = "as with `dialects`"))]
     pub(crate) fn encode_merged(
         self,

@@ -218,7 +218,7 @@ impl AppendLoop<'_> {
             }
             let error = match self.try_append(&batch, part, &mut is_possibly_stored) {
                 Ok(Some(ids)) => {
-                    self.note_success();
+                    self.record_success();
                     return AppendOutcome::Appended(ids);
                 }
                 Ok(None) => return AppendOutcome::Late,
@@ -236,7 +236,7 @@ impl AppendLoop<'_> {
                 self.backoff.pause();
                 continue;
             }
-            self.note_failure(&error);
+            self.record_failure(&error);
             let pause = self.backoff.pause();
             if self.queue.was_closed_for(LAST_TRIES) {
                 self.queue.abandon();
@@ -283,23 +283,23 @@ impl AppendLoop<'_> {
             none => self.log.appender().map(|connection| none.insert(connection)),
         };
         match connection.and_then(|connection| connection.probe()) {
-            Ok(()) => self.note_success(),
+            Ok(()) => self.record_success(),
             Err(error) => {
                 self.connection = None;
-                self.note_failure(&error);
+                self.record_failure(&error);
                 self.look = Instant::now() + self.backoff.pause();
             }
         }
     }
 
-    fn note_success(&mut self) {
+    fn record_success(&mut self) {
         self.backoff.reset();
         self.queue.set_trouble(Refused::Unreachable);
         self.status.set_appending();
         self.look = Instant::now() + PROBE;
     }
 
-    fn note_failure(&self, error: &EngineError) {
+    fn record_failure(&self, error: &EngineError) {
         self.queue.set_trouble(Refused::by(error));
         if self.status.lost_appending(error) {
             tracing::warn!(%error, "the engine does not take events");

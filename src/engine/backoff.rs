@@ -18,7 +18,7 @@ impl Backoff {
         Self { next: FIRST, max }
     }
 
-    /// Notes a success: the next pause is the first again.
+    /// Records a success: the next pause is the first again.
     pub(super) fn reset(&mut self) {
         self.next = FIRST;
     }
@@ -28,7 +28,7 @@ impl Backoff {
         self.next == FIRST
     }
 
-    /// Notes a failure and returns the time to wait.
+    /// Records a failure and returns the time to wait.
     pub(super) fn pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.max);

@@ -153,7 +153,7 @@ impl InterestRegistry {
         Some((epoch, since))
     }
 
-    /// Notes a new connection of the follower, which is subscribed to nothing yet. If `epoch` is `None`, the connection
+    /// Records a new connection of the follower, which is subscribed to nothing yet. If `epoch` is `None`, the connection
     /// delivers everything.
     pub(super) fn reset(&self, epoch: Option<u64>, wake: Option<Callback>) {
         let mut state = lock(&self.state);
@@ -190,7 +190,7 @@ impl InterestRegistry {
         change
     }
 
-    /// Notes that these subscriptions are confirmed from these places on.
+    /// Records that these subscriptions are confirmed from these places on.
     pub(super) fn confirm(&self, subjects: &[Arc<str>], next: &[Sequence]) {
         let mut state = lock(&self.state);
         for subject in subjects {

@@ -31,7 +31,7 @@ pub(crate) trait EntryRecorder: Send + Sync {
     /// Takes an event, with the stamp of its entry. Returns whether the event is published.
     fn record(&self, event: &Event, stamp: Option<&str>) -> bool;
 
-    /// Notes that the past was read: up to these places nothing more comes. Called for each connection to the log.
+    /// Records that the past was read: up to these places nothing more comes. Called for each connection to the log.
     fn end_past(&self, places: &Places);
 
     /// Waits until the event with this id was read, or the time has come. Returns whether it was read.

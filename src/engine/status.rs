@@ -32,13 +32,13 @@ impl Side {
         Self(Mutex::new(Some(outage)))
     }
 
-    /// Notes success and returns whether the side was unhealthy before.
-    fn note_success(&self) -> bool {
+    /// Records success and returns whether the side was unhealthy before.
+    fn record_success(&self) -> bool {
         lock(&self.0).take().is_some()
     }
 
-    /// Notes a failure and returns whether the side was healthy before.
-    fn note_failure(&self, error: &EngineError) -> bool {
+    /// Records a failure and returns whether the side was healthy before.
+    fn record_failure(&self, error: &EngineError) -> bool {
         let outage = Outage { status: error.status(), error: error.to_string() };
         lock(&self.0).replace(outage).is_none()
     }
@@ -133,35 +133,35 @@ impl Status {
     }
 
     pub(super) fn set_following(&self) {
-        self.following.note_success();
+        self.following.record_success();
         self.metrics.engine_following.set(1);
     }
 
-    /// Notes that following failed. Returns whether it worked until now.
+    /// Records that following failed. Returns whether it worked until now.
     pub(super) fn lost_following(&self, error: &EngineError) -> bool {
-        let was = self.following.note_failure(error);
+        let was = self.following.record_failure(error);
         self.metrics.engine_following.set(0);
         self.metrics.engine_losses.inc_by(was.into());
         was
     }
 
     pub(super) fn set_appending(&self) {
-        if self.appending.note_success() {
+        if self.appending.record_success() {
             self.metrics.engine_appending.set(1);
             tracing::info!("the engine takes events");
         }
     }
 
-    /// Notes that appending failed. Returns whether it worked until now, or failed for another reason.
+    /// Records that appending failed. Returns whether it worked until now, or failed for another reason.
     pub(super) fn lost_appending(&self, error: &EngineError) -> bool {
         let before = self.appending.outage();
-        let was = self.appending.note_failure(error);
+        let was = self.appending.record_failure(error);
         self.metrics.engine_appending.set(0);
         self.metrics.engine_losses.inc_by(was.into());
         was || before.is_some_and(|before| before.status != error.status())
     }
 
-    /// Notes that the engine can't work at all.
+    /// Records that the engine can't work at all.
     pub(super) fn failed(&self, error: &EngineError) {
         self.lost_following(error);
         self.lost_appending(error);

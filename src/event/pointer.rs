@@ -1,7 +1,8 @@
 //! A string in a payload by its path, found without parsing the rest.
 //!
 //! Invariant:
-//! - The walk is that of [`json_path`](super::json_path), with its demands on the text and its rule for equal keys.
+//! - The walk is that of [`json_path`](super::json_path), with the same requirements on the text and the same rule for duplicate
+//!   keys.
 
 use std::ops::Range;
 
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pointer_is_refused() {
+    fn an_invalid_pointer_is_refused() {
         for text in ["a", "a/b", "/~", "/~2", "/a~", "#/a", &"/a".repeat(9), &"/".repeat(600)] {
             assert_eq!(StringPointer::parse(text), None, "{text}");
         }
@@ -138,8 +139,8 @@ mod tests {
     }
 
     proptest! {
-        /// Each string is found where a parser finds it, and nothing else is; with a text put behind it, the value is that of the
-        /// concatenation, and the rest is as it was.
+        /// Each string is found where a parser finds it, and nothing else is. Text inserted at its end extends the string, and
+        /// changes nothing else.
         #[test]
         fn it_finds_and_extends_what_a_parser_does(value in value(), other in ".{0,8}", more in "/[ab01/]{0,4}") {
             let json = value.to_string();

@@ -336,7 +336,7 @@ impl Feed {
         Some(EventId { epoch: self.passed_epoch, shard, sequence: self.passed_sequence })
     }
 
-    /// Notes the newest event before the retained ones, if `id` is some.
+    /// Records the newest event before the retained ones, if `id` is some.
     fn set_passed(&mut self, id: Option<EventId>) {
         if let Some(EventId { epoch, shard, sequence }) = id {
             (self.passed_epoch, self.passed_shard, self.passed_sequence) = (epoch, Some(shard), sequence);

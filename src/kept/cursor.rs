@@ -120,7 +120,7 @@ impl KeptLogs {
         now: Timestamp,
     ) -> Result<KeptCursor, TooManyLogs> {
         let names = self.matched(filters, now)?;
-        let has_unknown = self.has_let_go() && filters.iter().any(|filter| self.is_open(filter));
+        let has_unknown = self.has_evicted() && filters.iter().any(|filter| self.is_open(filter));
         // Begins at the current number: a hole before a log was made, or before its newest life, is outside the range
         // of the reader.
         let number = self.next_number() - 1;
@@ -202,7 +202,7 @@ impl KeptLogs {
                     missed = Some(before(log));
                 }
                 Some(log) if next < log.base => {
-                    missed = missed.or(Some((Missed::AtMost(log.base - next), log.let_go)));
+                    missed = missed.or(Some((Missed::AtMost(log.base - next), log.last_evicted)));
                     next = log.base;
                 }
                 Some(_) => {}
@@ -285,11 +285,12 @@ fn begin(log: &KeptLog, cursor: &KeptCursor) -> LogCursor {
         if is_read(middle) { low = middle + 1 } else { high = middle }
     }
     // Evicted events matter only if the reader has not received them.
-    let has_got = |id: Option<EventId>| id.is_some_and(|id| cursor.is_before(id));
+    let has_received = |id: Option<EventId>| id.is_some_and(|id| cursor.is_before(id));
     let gap = if low > first {
         None
     } else if log.base > log.life.start {
-        (!has_got(log.let_go)).then(|| (Missed::AtMost(log.base - log.life.start), log.let_go))
+        (!has_received(log.last_evicted))
+            .then(|| (Missed::AtMost(log.base - log.life.start), log.last_evicted))
     } else {
         (!log.life.is_from_start).then(|| before(log))
     };

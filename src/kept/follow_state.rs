@@ -6,7 +6,7 @@ use super::log::ShardPlace;
 use super::refusal::LogRefusal;
 use crate::event::{EventId, Timestamp};
 
-/// Refused events that are remembered. Loops and publishers look them up soon after they were read.
+/// Number of refused events that are remembered. Loops and publishers look them up soon after they were read.
 const REFUSED_MAX: usize = 4096;
 
 /// State of logs that are made from an engine's log.
@@ -27,7 +27,7 @@ pub(super) struct FollowedLog {
 }
 
 impl FollowedLog {
-    /// Notes that an event was refused.
+    /// Records that an event was refused.
     pub(super) fn refuse(&mut self, id: EventId, refusal: LogRefusal) {
         self.refused.insert(id, refusal);
         self.refused_order.push_back(id);

@@ -45,8 +45,8 @@ impl KeptLogs {
             Some(Box::new(FollowedLog { known_from, is_reading: true, ..FollowedLog::default() }));
     }
 
-    /// Returns the place of the next event of each shard, if the logs are made from an engine's log. Before the first event that
-    /// is the end of all places.
+    /// Returns the place of the next event of each shard, if the logs are made from an engine's log. Before a shard's first event,
+    /// that is the largest place.
     pub(super) fn next_followed(&self) -> Option<Box<[ShardPlace]>> {
         let followed = self.followed.as_ref()?;
         let next = |(next, from): (&ShardPlace, &Option<ShardPlace>)| {
@@ -60,12 +60,12 @@ impl KeptLogs {
         self.followed.as_ref().is_some_and(|followed| followed.is_reading)
     }
 
-    /// Returns the place of the next event of a shard. Before the first that is the beginning.
+    /// Returns the place of the next event of a shard. Before the first event, that is the beginning.
     pub(crate) fn next_place(&self, shard: u16) -> ShardPlace {
         self.next.get(usize::from(shard)).copied().unwrap_or_default()
     }
 
-    /// Notes that the past of the engine's log was read up to these places, or is gone.
+    /// Records that the past of the engine's log was read up to these places, or is gone.
     pub(crate) fn end_reading(&mut self, places: impl Iterator<Item = ShardPlace>) {
         for (shard, place) in places.enumerate() {
             self.begin_followed(shard, place);
@@ -197,17 +197,17 @@ impl KeptLogs {
             rules.all(|(_, in_force)| in_force.since[usize::from(id.shard)] <= seen)
         };
         mark.first.is_some_and(|seen| self.is_known_after(id.shard, seen) && is_since(seen))
-            && !self.was_let_go_open(by, value)
+            && !self.was_evicted_open(by, value)
     }
 
-    /// Returns whether it is known that no log of this name was there before: since the log's beginning, or for so long that an
-    /// earlier one is over.
+    /// Returns whether it is known that no log of this name existed: either everything from the beginning was read, or enough
+    /// that an earlier log would have expired.
     fn knows_no_log(&self, rule: usize, value: &str, now: Timestamp) -> bool {
         let in_force = &self.rules[rule].rule;
         let keep_for = i64::try_from(in_force.keep_for.as_micros()).unwrap_or(i64::MAX);
         let since = self.followed.as_ref().and_then(|followed| followed.known_since);
         let is_long = since.is_some_and(|since| now.0.saturating_sub(since.0) >= keep_for);
-        (self.is_whole || is_long) && self.is_all_told(in_force.by, value)
+        (self.is_whole || is_long) && self.has_lost_no_beginning(in_force.by, value)
     }
 
     /// Admits a publication that goes to an engine, by the state of the logs that this node has read and what it has sent. `stamps`
@@ -263,7 +263,7 @@ impl KeptLogs {
         followed.tickets
     }
 
-    /// Returns the stamp of an event that is published without a look at its log; `None` if no rule keeps it.
+    /// Returns the stamp of an event that is published without a check of its log; `None` if no rule keeps it.
     pub(crate) fn stamp_free(&self, event: &Event, now: Timestamp) -> Option<Box<str>> {
         let (rule, value) = self.rule_of(event)?;
         let name = LogName::new(self.rules[rule].rule.by, &value);
@@ -272,8 +272,8 @@ impl KeptLogs {
         put_mark(None, &KeptMark { first, free: true, ..KeptMark::default() }, now)
     }
 
-    /// Notes the outcome of a publication: its events have these ids, or none. Returns the first refusal of one of its events, as
-    /// far as this node has read them.
+    /// Records the outcome of a publication: its events have these ids, or none. Returns the first refusal of one of its events,
+    /// as far as this node has read them.
     pub(crate) fn settle_sent(&mut self, sent: &SentPublication, ids: &[EventId]) -> Option<LogRefusal> {
         for (name, at) in &sent.logs {
             let id = ids.get(*at).copied().filter(|id| place_at(*id) >= self.next_place(id.shard));
@@ -296,12 +296,12 @@ impl KeptLogs {
         refused.map(|(at, refusal)| LogRefusal { at, ..refusal.clone() })
     }
 
-    /// Returns why an event was refused when it was read, if it was and that is not long ago.
+    /// Returns the reason why an event was refused when it was read, if that was recently.
     fn refusal_of(&self, id: EventId) -> Option<&LogRefusal> {
         self.followed.as_ref()?.refused.get(&id)
     }
 
-    /// Returns whether all events between two, of one shard and epoch, were refused: then none is missing.
+    /// Returns whether all events between these two, of one shard and epoch, were refused, so that none is missing.
     pub(crate) fn were_refused(&self, after: EventId, before: EventId) -> bool {
         let count = before.sequence.saturating_sub(after.next_sequence());
         let Some(followed) = self.followed.as_ref().filter(|_| after.epoch == before.epoch) else {

@@ -95,7 +95,7 @@ pub(super) struct KeptLog {
     pub(super) bytes: usize,
     pub(super) life: LogLife,
     /// Last event that was evicted.
-    pub(super) let_go: Option<EventId>,
+    pub(super) last_evicted: Option<EventId>,
     /// End of the newest life; `None` while it is open.
     pub(super) end: Option<Arc<LogEnd>>,
     pub(super) newest: EventId,
@@ -126,7 +126,7 @@ impl KeptLog {
         let Some(entry) = self.entries.pop_front() else { return };
         self.bytes -= entry.bytes();
         self.base += 1;
-        self.let_go = entry.event.id().or(self.let_go);
+        self.last_evicted = entry.event.id().or(self.last_evicted);
     }
 
     /// Returns whether the newest life is kept from its first event on. `hole` is the number before which events were not

@@ -97,7 +97,7 @@ impl KeptLogs {
         now: Timestamp,
     ) -> bool {
         let is_open = self.is_open(filter);
-        if is_open && self.has_let_go() {
+        if is_open && self.has_evicted() {
             return false;
         }
         let place = after.map(Position::passed);
@@ -114,13 +114,13 @@ impl KeptLogs {
                 since.is_some_and(|since| event.timestamp() < since)
                     || place.zip(order_place(event, shards)).is_some_and(|(place, event)| event <= place)
             };
-            let has_let_go_early = after.zip(log.let_go).is_some_and(|(after, let_go)| {
-                let next = after.sequences().get(usize::from(let_go.shard));
-                after.epoch() == let_go.epoch && next.is_some_and(|next| let_go.sequence < *next)
+            let has_evicted_early = after.zip(log.last_evicted).is_some_and(|(after, last)| {
+                let next = after.sequences().get(usize::from(last.shard));
+                after.epoch() == last.epoch && next.is_some_and(|next| last.sequence < *next)
             });
             let first = log.entries.front().filter(|first| is_early(&first.event));
             let may_lack = log.base > 0 || self.may_have_had(name);
-            if may_lack && first.is_none() && !has_let_go_early {
+            if may_lack && first.is_none() && !has_evicted_early {
                 return false;
             }
             let read = place.map_or(0, |place| log.count_to(place, shards));

@@ -83,7 +83,7 @@ impl KeptLogs {
         }
         let mut purged = PurgedLogs::default();
         for name in names {
-            if let Some(events) = self.let_go_by_name(name, now) {
+            if let Some(events) = self.evict_by_name(name, now) {
                 purged.logs += 1;
                 purged.events += events;
             }

@@ -1,4 +1,4 @@
-//! Why a kept log does not take an event.
+//! Reasons for which a kept log refuses an event.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use super::log::LogName;
 use crate::dialect::ErrorCode;
 use crate::event::EventId;
 
-/// Reason why a kept log does not take an event.
+/// Refusal of an event by a kept log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogRefusal {
     pub(crate) code: ErrorCode,

@@ -205,7 +205,7 @@ impl RetainConfig {
     pub(crate) fn fault(&self, engine: Option<(usize, bool)>) -> Option<String> {
         if let Some((shards, by_interest)) = engine.filter(|_| !self.rules.is_empty()) {
             if by_interest {
-                let what = "retain: with engine_by_interest a node does not read every event, so it can keep no log: leave out one of both";
+                let what = "retain: with engine_by_interest a node does not read every event, so it can keep no log: leave out one of the two";
                 return Some(what.to_owned());
             }
             if shards > 1 {

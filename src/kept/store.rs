@@ -25,13 +25,13 @@ use crate::event::{Event, EventId, Since, Timestamp};
 /// Maximum number of entries that one call frees, besides those that it evicts.
 const FREED_A_CALL: usize = 64;
 
-/// Number of ends kept for loops that read the event later, at least.
+/// Minimum number of ends kept for loops that read the event later.
 const ENDS_MAX: usize = 4096;
 
 /// Maximum number of holes in the order of recording that are kept apart.
 const HOLES_MAX: usize = 64;
 
-/// Memory of a log's name among those with publications that are not recorded, in bytes.
+/// Memory of a log's entry among the accepted publications, in bytes.
 const ACCEPTED_BYTES: usize = size_of::<LogName>() + 64;
 
 /// Rule that is in force, or was.
@@ -323,7 +323,7 @@ impl KeptLogs {
     pub(super) fn live(&mut self, rule: usize, value: &str, now: Timestamp) -> Option<usize> {
         let mut found = self.names[self.rules[rule].rule.by as usize].get(value).copied();
         if let Some(expired) = found.take_if(|at| self.is_expired(&self.logs[*at], now)) {
-            self.let_go(expired);
+            self.evict(expired);
         }
         found
     }
@@ -377,8 +377,8 @@ impl KeptLogs {
         end
     }
 
-    /// Notes that a loop lost the events of a shard up to this one. They are missing from the logs unless they were recorded.
-    pub(crate) fn note_gap(&mut self, last: EventId) {
+    /// Records that a loop lost the events of a shard up to this one. They are missing from the logs unless they were recorded.
+    pub(crate) fn record_gap(&mut self, last: EventId) {
         let Some(next) = self.next.get_mut(usize::from(last.shard)) else { return };
         // A follower misses no event because a loop is slow.
         if self.followed.is_none() && place_after(last) > *next {
@@ -387,7 +387,7 @@ impl KeptLogs {
         }
     }
 
-    /// Notes that the events of a shard from a place on up to this one are missing.
+    /// Records that the events of a shard from a place up to this event are missing.
     pub(super) fn add_hole(&mut self, (epoch, sequence): ShardPlace, last: EventId) {
         // The missing events of an older epoch are not known.
         let first = if epoch == last.epoch { EventId { sequence, ..last } } else { last };
@@ -419,8 +419,8 @@ impl KeptLogs {
         Some((LogName::new(rule.by, &value), rule.is_end(event)))
     }
 
-    /// Notes that an event of a log is published under this id and will be recorded.
-    pub(crate) fn note_accepted(&mut self, name: LogName, id: EventId, is_end: bool) {
+    /// Records that an event of a log was published under this id, before a loop records the event.
+    pub(crate) fn record_accepted(&mut self, name: LogName, id: EventId, is_end: bool) {
         // A loop may have recorded it already.
         if self.next.get(usize::from(id.shard)).is_some_and(|next| place_at(id) >= *next) {
             self.publishing
@@ -429,7 +429,7 @@ impl KeptLogs {
         }
     }
 
-    /// Forgets publications in a log that were recorded with this event.
+    /// Removes accepted publications of a log up to this event, which is recorded now.
     pub(super) fn settle(&mut self, by: RetainBy, value: &str, id: EventId) {
         let name = LogName::new(by, value);
         if let Some(entries) = self.publishing.accepted.get_mut(&name) {
@@ -483,23 +483,23 @@ impl KeptLogs {
     }
 
     /// Returns whether logs were evicted, or events were not recorded.
-    pub(super) fn has_let_go(&self) -> bool {
+    pub(super) fn has_evicted(&self) -> bool {
         !self.is_whole || !self.past.all.is_empty()
     }
 
     pub(super) fn is_known_from_start(&self, by: RetainBy, value: &str) -> bool {
-        self.is_whole && self.is_all_told(by, value)
+        self.is_whole && self.has_lost_no_beginning(by, value)
     }
 
     /// Returns whether no log of this name is known to have been evicted while it was open, and no rule came into force
     /// later.
-    pub(super) fn is_all_told(&self, by: RetainBy, value: &str) -> bool {
+    pub(super) fn has_lost_no_beginning(&self, by: RetainBy, value: &str) -> bool {
         let mut rules = self.active_rules().filter(|(_, in_force)| in_force.rule.by == by);
-        rules.all(|(_, in_force)| in_force.is_whole) && !self.was_let_go_open(by, value)
+        rules.all(|(_, in_force)| in_force.is_whole) && !self.was_evicted_open(by, value)
     }
 
     /// Returns whether a log of this name may have been evicted while it was open.
-    pub(super) fn was_let_go_open(&self, by: RetainBy, value: &str) -> bool {
+    pub(super) fn was_evicted_open(&self, by: RetainBy, value: &str) -> bool {
         self.past.open.may_have(by, value)
     }
 
@@ -526,7 +526,7 @@ impl KeptLogs {
             base: 0,
             bytes: 0,
             life: LogLife { start: 0, number: 0, is_from_start },
-            let_go: None,
+            last_evicted: None,
             end: None,
             newest: id,
             written: Timestamp::default(),
@@ -566,7 +566,7 @@ impl KeptLogs {
         self.drop_unused(rule);
     }
 
-    /// Notes that a log was written last, by this rule.
+    /// Moves a log to the end of the list of the rule that has just written it.
     fn renew(&mut self, at: usize, rule: usize) {
         if self.rules[rule].newest != Some(at) || self.logs[at].rule != rule {
             self.unlink(at);
@@ -575,7 +575,7 @@ impl KeptLogs {
     }
 
     /// Evicts a log.
-    fn let_go(&mut self, at: usize) {
+    fn evict(&mut self, at: usize) {
         self.unlink(at);
         let log = self.logs.remove(at);
         self.names[log.name.by as usize].remove(&log.name.value);
@@ -589,15 +589,15 @@ impl KeptLogs {
     }
 
     /// Evicts a log, so that it is never complete again. Returns the number of its events.
-    pub(super) fn let_go_by_name(&mut self, name: &LogName, now: Timestamp) -> Option<usize> {
+    pub(super) fn evict_by_name(&mut self, name: &LogName, now: Timestamp) -> Option<usize> {
         let events = self.find(name, now)?.entries.len();
         let at = *self.names[name.by as usize].get(&name.value)?;
-        self.let_go(at);
+        self.evict(at);
         self.past.open.add(name.by, &name.value);
         Some(events)
     }
 
-    /// Returns the attributes by which rules keep events, or have kept some that are there.
+    /// Returns the attributes by which rules keep events, or kept events that are still retained.
     pub(super) fn attributes(&self) -> Vec<RetainBy> {
         let mut attributes: Vec<RetainBy> = self.rules.iter().map(|(_, in_force)| in_force.rule.by).collect();
         attributes.sort_unstable();
@@ -625,7 +625,7 @@ impl KeptLogs {
             for _ in 0..2 {
                 let oldest = self.rules.get(rule).and_then(|rule| rule.oldest);
                 let Some(oldest) = oldest.filter(|&at| self.is_expired(&self.logs[at], now)) else { break };
-                self.let_go(oldest);
+                self.evict(oldest);
             }
         }
     }
@@ -636,7 +636,7 @@ impl KeptLogs {
         while self.logs.len() > self.limits.max_logs || self.bytes > self.limits.max_bytes {
             let oldest = self.rules.iter().filter_map(|(_, rule)| rule.oldest);
             match oldest.min_by_key(|&at| self.logs[at].number).filter(|&at| at != written) {
-                Some(oldest) => self.let_go(oldest),
+                Some(oldest) => self.evict(oldest),
                 None => break,
             }
         }

@@ -133,7 +133,7 @@ fn the_store_is_as_a_naive_model() {
             let recorded = event(sequence, &value, if is_end { "end" } else { "token" });
             let recorded_ends = logs.record(&recorded, Timestamp(now));
             assert_eq!(logs.record(&recorded, Timestamp(now)), recorded_ends, "a second loop gets the same");
-            let mut let_go = |log: NaiveLog, name: String| {
+            let mut evict = |log: NaiveLog, name: String| {
                 if !log.is_ended {
                     lost_open.insert(name.clone());
                 }
@@ -146,13 +146,13 @@ fn the_store_is_as_a_naive_model() {
                 .collect();
             for name in expired {
                 let log = model.remove(&name).expect("there");
-                let_go(log, name);
+                evict(log, name);
             }
             if value.starts_with("run") {
                 if !model.contains_key(&value) && model.len() == LOGS_MAX {
                     let oldest = model.iter().min_by_key(|(_, log)| log.order).expect("some").0.clone();
                     let log = model.remove(&oldest).expect("there");
-                    let_go(log, oldest);
+                    evict(log, oldest);
                 }
                 let is_from_start = !lost_open.contains(&value);
                 let log = model
@@ -279,9 +279,9 @@ fn a_hole_is_reported_and_no_log_with_one_is_complete() {
     logs.record(&event(0, "run-1", "token"), Timestamp(0));
     logs.record(&event(1, "run-2", "end"), Timestamp(0));
     // Another loop recorded the first two, so this is no hole.
-    logs.note_gap(id(1));
+    logs.record_gap(id(1));
     assert!(logs.status(&name("run-1"), Timestamp(0)).expect("there").complete);
-    logs.note_gap(id(4));
+    logs.record_gap(id(4));
     assert_eq!(from_start(&logs, "stream=run-1", 5, 0), Got { events: vec![0], gaps: vec![Missed::Unknown] });
     logs.record(&event(5, "run-1", "token"), Timestamp(0));
     logs.record(&event(6, "run-2", "token"), Timestamp(0));
@@ -299,12 +299,12 @@ fn a_hole_is_reported_and_no_log_with_one_is_complete() {
 /// A loop that is behind has not come to a hole that another loop noted. A reader of the slower loop is told of the hole at its
 /// place, also where a page ends just before it.
 #[test]
-fn a_hole_is_told_at_its_place_and_once() {
+fn a_hole_is_reported_at_its_place_and_once() {
     for page in 1..5 {
         let mut logs = KeptLogs::new(&config(vec![runs()]), 1);
         for sequence in [0, 1, 2, 6, 7, 11, 12] {
             if sequence == 6 || sequence == 11 {
-                logs.note_gap(id(sequence - 1));
+                logs.record_gap(id(sequence - 1));
             }
             logs.record(&event(sequence, "run-1", "token"), Timestamp(0));
         }
@@ -460,14 +460,14 @@ fn publishers_see_what_is_accepted_and_not_recorded_yet() {
     let (made, is_end) = logs.log_of(&event(0, "run-1", "end")).expect("kept");
     assert_eq!((&made, is_end), (&log, true));
     assert_eq!(logs.log_of(&event(0, "chat", "end")), None);
-    logs.note_accepted(made, id(0), is_end);
+    logs.record_accepted(made, id(0), is_end);
     let head = logs.head(&log, now).expect("accepted");
     assert_eq!((head.last, head.is_ended), (Some(id(0)), true));
     assert_eq!(logs.status(&log, now), None);
     logs.record(&event(0, "run-1", "end"), now);
     assert_eq!(logs.head(&log, now), Some(head));
     // The loop recorded the event before the publisher noted it.
-    logs.note_accepted(log.clone(), id(0), false);
+    logs.record_accepted(log.clone(), id(0), false);
     assert_eq!(logs.head(&log, now), Some(head));
 }
 
@@ -475,7 +475,7 @@ fn publishers_see_what_is_accepted_and_not_recorded_yet() {
 fn a_hole_after_a_place_is_reported_whichever_log_is_written_next() {
     let mut logs = KeptLogs::new(&config(vec![runs()]), 1);
     logs.record(&event(0, "run-1", "token"), Timestamp(0));
-    logs.note_gap(id(2));
+    logs.record_gap(id(2));
     logs.record(&event(3, "run-2", "token"), Timestamp(0));
     logs.record(&event(4, "run-1", "token"), Timestamp(0));
     let mut cursor = logs.cursor(&[filter("stream=run-1")], &[id(0)], Timestamp(0)).expect("one");

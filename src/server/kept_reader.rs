@@ -1,7 +1,7 @@
 //! Readers of kept logs within the embedding program: the retained events, then those that come, and the ends.
 //!
-//! Invariant: the logs are read up to the places that the loops had recorded when the reader began, and the rings from there on, so no
-//! event is missing at the seam and none comes twice.
+//! Invariant: the logs are read up to the places that the loops had recorded when the reader began, and the rings from there
+//! on, so no event is missing or duplicated in between.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,10 +16,10 @@ use crate::event::{Event, EventId, Position, Sequence, Timestamp};
 use crate::filter::Filter;
 use crate::kept::{KeptContent, KeptCursor, KeptItem, LogName, RetainBy};
 
-/// Events that are read from the logs under one lock.
+/// Number of events read from the logs under one lock.
 const READ_AT_ONCE: usize = 64;
 
-/// Events that one poll looks at before other tasks run.
+/// Number of events that one poll looks at before other tasks run.
 #[cfg(feature = "async")]
 const POLL_MAX: usize = 256;
 
@@ -53,9 +53,9 @@ pub struct KeptEnd {
 pub enum KeptDelivery {
     /// Event that the filter matches.
     Event(Event),
-    /// Events are missing here: this many of the server's, or an unknown number.
+    /// Events are missing here. Holds their number, counted before the filter; `None` if it is unknown.
     Gap(Option<u64>),
-    /// A log that the filter names by value has ended. Nothing follows if it was the last, and the filter names no others.
+    /// A log that the filter names by value has ended. Nothing follows the last end if the filter selects no other logs.
     End(KeptEnd),
 }
 
@@ -63,12 +63,12 @@ pub enum KeptDelivery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NotKept {
-    /// No rule of [`ServerConfig::retain`](super::ServerConfig::retain) keeps everything that the filter matches, or not since before
-    /// the rings' oldest event.
+    /// No rule of [`ServerConfig::retain`](super::ServerConfig::retain) keeps everything that the filter matches, or the rule
+    /// came into force after the rings' oldest event.
     NotCovered,
     /// The filter names or matches more than this many logs (`retain_max_logs_read`).
     TooManyLogs(usize),
-    /// The server has an engine, in which the order and the logs are. Clients read them over a stream.
+    /// The server has an engine, which holds the order and the logs. Clients read them over a stream.
     Engine,
 }
 
@@ -97,7 +97,7 @@ pub struct KeptReader {
     live: Subscriber,
     /// Logs that end and that the filter names by value, without those that have ended.
     names: Vec<LogName>,
-    /// Whether the filter names no others.
+    /// Whether the filter selects no other logs.
     is_closed: bool,
     has_gap: bool,
     pending: Option<KeptEnd>,
@@ -119,15 +119,16 @@ impl fmt::Debug for KeptReader {
 }
 
 impl ServerHandle {
-    /// Returns a reader of everything that is kept of the logs that a filter names or matches, in the order in which the events were
-    /// accepted, and then of the events that come, without a hole and none twice. It ends when all logs have ended that the filter
-    /// names, if it names each by value.
+    /// Returns a reader of the retained events of the logs that a filter names or matches, in the order in which they were
+    /// accepted, and then of live events. No event is missing or duplicated in between. The reader ends when all logs that the
+    /// filter names by value have ended, if the filter selects no others.
     ///
     /// The live part is a [`Subscriber`] of the bus: a reader that the rings overtake gets a gap. Allocates; takes the lock of the logs.
     ///
     /// # Errors
     ///
-    /// [`NotKept`] if the rules don't keep everything that the filter matches, or it is more than one request may read.
+    /// [`NotKept`] if the rules don't keep everything that the filter matches, or the filter selects more logs than one request
+    /// may read.
     pub fn subscribe_from(&self, filter: impl Into<Filter>, from: ReadFrom) -> Result<KeptReader, NotKept> {
         let ReadFrom::Start = from;
         let (filter, shared) = (filter.into(), Arc::clone(&self.shared));
@@ -241,13 +242,13 @@ impl KeptReader {
         KeptDelivery::Gap(missed)
     }
 
-    /// Returns an event if the filter matches it, and otherwise the end that the event is.
+    /// Returns the event if the filter matches it; otherwise the end of a log, if the event is one.
     fn judge_event(&mut self, event: Event) -> Option<KeptDelivery> {
-        self.note_end(&event);
+        self.record_end(&event);
         if self.filter.matches(&event) { Some(KeptDelivery::Event(event)) } else { self.take_end() }
     }
 
-    fn note_end(&mut self, event: &Event) {
+    fn record_end(&mut self, event: &Event) {
         if self.names.is_empty() {
             return;
         }

@@ -370,7 +370,11 @@ fn time_ends_what_is_slow_and_asks_what_is_quiet() {
         world.after(1);
     }
     let open = |kind| world.shared.metrics.connections.get_or_create(&Kind { kind }).get();
-    assert_eq!((open("http"), open("ws"), open("sse")), (0, 0, 1), "who does not answer is let go");
+    assert_eq!(
+        (open("http"), open("ws"), open("sse")),
+        (0, 0, 1),
+        "a client that does not answer is disconnected"
+    );
 }
 
 #[test]
@@ -391,7 +395,7 @@ fn draining_sends_a_notice_in_each_dialect() {
     stream.with(|ends| assert!(ends.to_client.ends_with(b"\n\n")));
     assert!(world.core.admit(Wire::default()).is_none());
     world.after(100);
-    assert!(world.core.is_empty(), "those that do not close by themselves are let go");
+    assert!(world.core.is_empty(), "clients that do not close by themselves are disconnected");
 }
 
 #[test]

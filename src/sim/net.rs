@@ -26,7 +26,7 @@ fn events_at<T: Clone>(marks: &[Mark<T>], byte: u64) -> Option<T> {
     marks.get(marks.partition_point(|mark| mark.bytes <= byte)).map(|mark| mark.events.clone())
 }
 
-fn note<T>(marks: &mut Vec<Mark<T>>, taken: usize, events: T) {
+fn record<T>(marks: &mut Vec<Mark<T>>, taken: usize, events: T) {
     let bytes = marks.last().map_or(0, |mark| mark.bytes) + taken as u64;
     marks.push(Mark { bytes, events });
 }
@@ -126,7 +126,7 @@ impl Read for ServerEnd {
             *place = byte;
         }
         let read_up_to = Rc::clone(&wire.read_up_to);
-        note(&mut wire.reads, most, read_up_to);
+        record(&mut wire.reads, most, read_up_to);
         Ok(most)
     }
 }
@@ -172,7 +172,7 @@ impl ServerEnd {
         }
         wire.is_waiting |= most < wanted;
         let events = super::head(&wire.bus);
-        note(&mut wire.writes, most, events);
+        record(&mut wire.writes, most, events);
         if most == 0 && wanted > 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(most) }
     }
 }
@@ -267,7 +267,7 @@ impl ClientEnd {
         events_at(&self.0.borrow().reads, bytes - 1).expect("a request with a reply was read")
     }
 
-    pub(super) fn note_reader(&self, events: &Rc<[u64]>) {
+    pub(super) fn record_reader(&self, events: &Rc<[u64]>) {
         self.0.borrow_mut().read_up_to = Rc::clone(events);
     }
 

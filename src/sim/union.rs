@@ -144,10 +144,10 @@ impl Stage {
             core.wake(tick, now);
             let read_up_to: Rc<[u64]> = core.audit().events_read.into();
             for (token, end) in &*links {
-                end.note_reader(&read_up_to);
+                end.record_reader(&read_up_to);
                 if let Some((readable, writable)) = end.take_readiness() {
                     if readable && end.is_over() {
-                        core.note_end(*token);
+                        core.record_end(*token);
                     }
                     core.ready(*token, readable, writable);
                 }

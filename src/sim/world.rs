@@ -412,10 +412,10 @@ impl World {
         for (token, end, (readable, writable)) in ready {
             let this = &mut self.loops[at];
             let read_up_to: Rc<[u64]> = this.core.audit().events_read.into();
-            this.links.iter().for_each(|(_, end)| end.note_reader(&read_up_to));
-            end.note_reader(&read_up_to);
+            this.links.iter().for_each(|(_, end)| end.record_reader(&read_up_to));
+            end.record_reader(&read_up_to);
             if readable && end.is_over() {
-                this.core.note_end(token);
+                this.core.record_end(token);
             }
             this.core.ready(token, readable, writable);
             self.collect_published();
@@ -428,7 +428,7 @@ impl World {
         }
         let read_up_to: Rc<[u64]> = this.core.audit().events_read.into();
         this.links.retain(|(_, end)| !end.is_closed());
-        this.links.iter().for_each(|(_, end)| end.note_reader(&read_up_to));
+        this.links.iter().for_each(|(_, end)| end.record_reader(&read_up_to));
         this.core.turn();
         self.collect_published();
         self.balance(at)?;

@@ -73,7 +73,7 @@ impl Offers {
                 break mark;
             }
         };
-        self.note(&waiting);
+        self.store_count(&waiting);
         Offer { offers: Arc::clone(self), mark }
     }
 
@@ -82,18 +82,18 @@ impl Offers {
         let mut waiting = lock(&self.waiting);
         let Entry::Occupied(entry) = waiting.entry(mark) else { return None };
         let stream = fits(entry.get()).then(|| entry.remove());
-        self.note(&waiting);
+        self.store_count(&waiting);
         stream
     }
 
-    fn note(&self, waiting: &HashMap<u64, AgreedStream>) {
+    fn store_count(&self, waiting: &HashMap<u64, AgreedStream>) {
         // Relaxed: the task that offered a stream writes its response.
         self.count.store(waiting.len(), Ordering::Relaxed);
     }
 
     /// Returns whether bytes may begin with the head of an offered stream.
     fn may_begin(&self, bytes: &[u8]) -> bool {
-        // Relaxed: as in `note`.
+        // Relaxed: as in `store_count`.
         self.count.load(Ordering::Relaxed) != 0 && bytes.starts_with(HEAD_BEGIN)
     }
 

@@ -131,7 +131,7 @@ export interface Page<M extends EventMap = EventMap> {
   events: EventOf<M>[];
   /** The place of the next page; null if there is none. */
   next: string | null;
-  /** Whether nothing that the walk asked for was let go. */
+  /** Whether nothing that the walk requested has been evicted. */
   complete: boolean;
 }
 

@@ -309,7 +309,7 @@ impl<C: SlotCodec> Ring<C> {
         }
     }
 
-    /// Notes that this sequence will never be published. Returns false if the record has no room for it yet: a lap
+    /// Records that this sequence will never be published. Returns false if the record has no room for it yet: a lap
     /// between is still undecided.
     fn give_up(&self, sequence: Sequence, record: u64) -> bool {
         let own = self.lap(sequence);

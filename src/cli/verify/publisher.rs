@@ -170,7 +170,7 @@ impl<'a> LanePublisher<'a> {
                 }
                 unclear => {
                     // Nobody knows whether these events were published, so readers may miss them.
-                    self.run.note(&match unclear {
+                    self.run.record(&match unclear {
                         Ok((status, _, body)) => format!("publish: {} (status {status})", error_text(&body)),
                         Err(error) => format!("publish: {error}"),
                     });

@@ -205,7 +205,7 @@ impl VerifyReader {
                 }
                 Err(ReadEnd::Lost(why)) => {
                     self.refused += 1;
-                    self.run.note(&why);
+                    self.run.record(&why);
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                     backoff
                 }

@@ -119,7 +119,7 @@ impl VerifyRun {
         lock(&self.refusal).get_or_insert_with(|| why.to_owned());
     }
 
-    pub(super) fn note(&self, why: &str) {
+    pub(super) fn record(&self, why: &str) {
         let mut notes = lock(&self.notes);
         if notes.len() < NOTES_MAX && !notes.iter().any(|note| note == why) {
             notes.push(why.to_owned());

@@ -135,7 +135,7 @@ impl FileShared {
         Ok(())
     }
 
-    /// Writes a record and notes whether that succeeded.
+    /// Writes a record and records whether that succeeded.
     pub(super) fn write(&self, state: &mut FileState, record: &[u8]) -> Result<(), EngineError> {
         let rolled = self.roll(state).map_err(|error| NotWritten { error, may_be_there: false });
         let written = rolled.and_then(|()| match &mut state.open {

@@ -69,7 +69,7 @@ impl EndedFollower {
         }))
     }
 
-    /// Notes that the rest was read, as far as it exists.
+    /// Records that the rest was read, as far as it exists.
     fn end(&self) -> EngineError {
         let mut known = lock(&self.shared.known);
         known.read_up_to = known.read_up_to.max(self.later);

@@ -33,7 +33,7 @@ impl NatsShared {
         format!("{}.peers", self.settings.name)
     }
 
-    /// Notes the server's run of an appending connection.
+    /// Records the server's run of an appending connection.
     pub(super) fn arrive(&self, client: &Client, epoch: u64) {
         let server = client.server_info();
         if server.cluster.is_none() && !server.server_id.is_empty() {
@@ -85,7 +85,7 @@ pub(super) async fn subscribe(shared: &NatsShared, client: &Client) -> Result<Su
     client.subscribe(shared.peers_subject()).await.map_err(unreachable)
 }
 
-/// Notes the messages of other nodes, and answers nodes that are new.
+/// Records the messages of other nodes, and answers nodes that are new.
 pub(super) async fn listen(shared: Arc<NatsShared>, client: Client, mut words: Subscriber) {
     let own = client.server_info().server_id;
     while let Some(word) = words.next().await {

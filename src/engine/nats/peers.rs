@@ -51,7 +51,7 @@ pub(super) enum RollCall {
 }
 
 impl Peers {
-    /// Notes the run of the log's server, and the epoch of the log.
+    /// Records the run of the log's server, and the epoch of the log.
     pub(super) fn arrive(&mut self, server: &str, epoch: u64, now: Instant) {
         if self.server == server {
             if epoch > self.epoch {
@@ -67,7 +67,7 @@ impl Peers {
         self.awaited = (!is_first).then(|| (now, self.heard.keys().copied().collect()));
     }
 
-    /// Notes the report of a node. Returns whether the node is new.
+    /// Records the report of a node. Returns whether the node is new.
     pub(super) fn hear(&mut self, node: u64, server: Option<&str>, now: Instant) -> bool {
         let is_known = self.heard.contains_key(&node);
         match server {

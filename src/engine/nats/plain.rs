@@ -85,7 +85,7 @@ impl Sent {
         *self.stamps.entry(number).or_insert_with(|| clock.stamp())
     }
 
-    /// Notes that the server has all records up to this one.
+    /// Records that the server has all records up to this one.
     pub(super) fn pass(&mut self, number: u64) {
         self.passed = self.passed.max(number);
         self.stamps = self.stamps.split_off(&(self.passed + 1));

@@ -117,12 +117,12 @@ impl NatsShared {
         self.kind() == LogKind::Kept
     }
 
-    /// Notes the kind of the log; a kind earlier in the list changes nothing.
+    /// Records the kind of the log; a kind earlier in the list changes nothing.
     pub(super) fn found_kind(&self, kind: LogKind) {
         self.kind.fetch_max(kind as u8, Ordering::Relaxed);
     }
 
-    /// Notes that the log is in streams.
+    /// Records that the log is in streams.
     pub(super) fn found_streams(&self) {
         if self.kind() == LogKind::Plain {
             tracing::warn!("NATS keeps this log now: the node goes over to its streams");

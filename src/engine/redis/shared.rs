@@ -99,7 +99,7 @@ impl RedisShared {
         self.keys.streams.len()
     }
 
-    /// Notes that this node has read or appended a shard up to this sequence.
+    /// Records that this node has read or appended a shard up to this sequence.
     pub(super) fn saw(&self, epoch: u64, shard: usize, next: Sequence) {
         let mut seen = lock(&self.seen);
         if epoch > seen.epoch {

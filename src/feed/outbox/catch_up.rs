@@ -29,7 +29,7 @@ impl HeldReplies {
 }
 
 impl Outbox {
-    /// Notes the place before the next frame, if the connection was caught up before this batch. Called before any of the batch is
+    /// Records the place before the next frame, if the connection was caught up before this batch. Called before any of the batch is
     /// written, or anything is queued.
     pub(super) fn hold_place(&mut self, feed: Option<&Feed>, lookup: &impl ResumeLookup) {
         if self.lag_policy != LagPolicy::CatchUp || self.backlog.is_some() {
@@ -41,8 +41,8 @@ impl Outbox {
         self.backlog(Some(feed)).place = place.cloned().map(Box::new);
     }
 
-    /// Notes the place of a connection at its feed's end. Does nothing for one that has frames of the feed pending.
-    pub(crate) fn note_place(&mut self, fanout: &Fanout, lookup: &impl ResumeLookup) {
+    /// Records the place of a connection at its feed's end. Does nothing for one that has frames of the feed pending.
+    pub(crate) fn record_place(&mut self, fanout: &Fanout, lookup: &impl ResumeLookup) {
         if self.lag_policy != LagPolicy::CatchUp {
             return;
         }
@@ -103,7 +103,7 @@ impl Outbox {
             since = place.or(backlog.last.map(Since::Event));
         }
         self.skip_to_end(fanout);
-        self.note_place(fanout, lookup);
+        self.record_place(fanout, lookup);
         self.replaying = true;
         (since, held)
     }

@@ -127,12 +127,12 @@ impl Outbox {
         }
         // A short write means that the socket is full (epoll(7)), so another attempt is not needed.
         cx.tally.blocked += 1;
-        self.note_blocked(feed, cx.lookup);
+        self.record_blocked(feed, cx.lookup);
         Err(Flushed::Blocked)
     }
 
     /// Records that the socket is full, and starts conflation in a feed that conflates.
-    pub(super) fn note_blocked(&mut self, feed: Option<&Feed>, lookup: &impl ResumeLookup) {
+    pub(super) fn record_blocked(&mut self, feed: Option<&Feed>, lookup: &impl ResumeLookup) {
         let backlog = self.backlog(feed);
         backlog.lagging_since.get_or_insert_with(|| lookup.now());
         // During a replay the client has no gap notice yet for frames that the feed has trimmed in the meantime, and

@@ -61,7 +61,7 @@ impl Outbox {
                 moved
             }
         };
-        self.note_place(fanout, cx.lookup);
+        self.record_place(fanout, cx.lookup);
         moved
     }
 
@@ -126,7 +126,7 @@ impl Outbox {
         let feed = fanout.feed(membership.feed());
         self.close_newest_gap(feed, cx);
         self.skip_to_end(fanout);
-        self.note_place(fanout, cx.lookup);
+        self.record_place(fanout, cx.lookup);
     }
 
     /// Skips the feed's pending frames, which the caller delivers in another way. Returns `false` if the connection has no

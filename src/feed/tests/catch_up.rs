@@ -43,7 +43,7 @@ impl Slow {
         let mut world = World::new(3);
         let mut outbox = world.join("type=a", 0);
         outbox.set_lag_policy(LagPolicy::CatchUp);
-        outbox.note_place(&world.fanout, places);
+        outbox.record_place(&world.fanout, places);
         Self { world, outbox, pipe: Pipe::default() }
     }
 

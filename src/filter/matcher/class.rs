@@ -148,12 +148,12 @@ impl Classes {
         ids.insert_unique(hash, id.0, |&id| hasher.hash_one(table[id as usize].filter.bytes()));
     }
 
-    /// Notes that a new class has conditions on the payload.
+    /// Records that a new class has conditions on the payload.
     pub(super) fn set_member(&mut self, id: u32, member: u32) {
         self.table[id as usize].detail = member | MEMBER;
     }
 
-    /// Notes that a new class must be confirmed. `turn` is the last event that was matched.
+    /// Records that a new class must be confirmed. `turn` is the last event that was matched.
     pub(super) fn set_residual(&mut self, id: u32, conditions: u32, turn: u32) {
         let fresh = Residual { conditions, found_for: turn };
         self.with_residual += usize::from(conditions != 0);

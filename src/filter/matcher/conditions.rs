@@ -69,7 +69,7 @@ impl Conditions {
         self.body_bytes += comparison.body().len();
         for literal in comparison.literals() {
             if let LiteralRef::Text(text) = literal {
-                fields.note_text(text.len());
+                fields.record_text(text.len());
             }
         }
         let (operator, literals) = comparison.split();

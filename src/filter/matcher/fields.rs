@@ -250,8 +250,8 @@ impl FieldTree {
         }
     }
 
-    /// Notes the length of a literal's text.
-    pub(super) fn note_text(&mut self, length: usize) {
+    /// Records the length of a literal's text.
+    pub(super) fn record_text(&mut self, length: usize) {
         self.longest_text = self.longest_text.max(length);
     }
 
@@ -284,7 +284,7 @@ impl FieldTree {
         }
     }
 
-    fn note(&mut self, id: u32, start: usize, end: usize) {
+    fn record(&mut self, id: u32, start: usize, end: usize) {
         let node = &mut self.nodes[id as usize];
         if node.turn != self.turn {
             node.turn = self.turn;
@@ -300,7 +300,7 @@ impl FieldTree {
         self.texts.clear();
         self.walk.open.clear();
         (self.walk.at, self.walk.long, self.walk.taken) = (0, None, 0);
-        self.note(ROOT, 0, json.len());
+        self.record(ROOT, 0, json.len());
         if self.nodes[ROOT as usize].children > 0
             && let Some(root) = container(json, ROOT, 0)
         {
@@ -375,7 +375,7 @@ impl FieldTree {
                 if self.nodes[child as usize].children > 0 && container(json, child, at).is_some() =>
             {
                 // Its end is set when it is closed.
-                self.note(child, at, json.len());
+                self.record(child, at, json.len());
                 walk.open.extend(container(json, child, at));
                 walk.at += 1;
             }
@@ -463,7 +463,7 @@ impl FieldTree {
     #[inline]
     fn passed_value(&mut self, walk: &mut Walk, child: Option<u32>, start: usize, end: usize) {
         if let Some(child) = child {
-            self.note(child, start, end);
+            self.record(child, start, end);
         }
         walk.at = end;
     }

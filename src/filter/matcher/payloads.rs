@@ -218,7 +218,7 @@ impl Payloads {
         &self.groups[group as usize].base
     }
 
-    /// Notes the sets of a new group's base that no path holds. `turn` is the last event that was matched.
+    /// Records the sets of a new group's base that no path holds. `turn` is the last event that was matched.
     pub(super) fn set_residual(&mut self, group: u32, residual: u32, turn: u32) {
         let group = &mut self.groups[group as usize];
         (group.residual, group.found_for) = (residual, turn);

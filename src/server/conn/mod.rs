@@ -597,17 +597,17 @@ impl Connection {
         }
     }
 
-    /// Notes that the past that the client asked for last begins after these places.
+    /// Records that the past that the client asked for last begins after these places.
     pub(crate) fn past_begins(&mut self, places: impl Iterator<Item = EventId>) {
         if let State::Ws(ws) = &mut self.state {
             ws.session.past_begins(places);
         }
     }
 
-    /// Notes that everything after these places that the client's subscriptions match is delivered again.
-    pub(crate) fn note_refill(&mut self, places: impl Iterator<Item = EventId>) {
+    /// Records that everything after these places that the client's subscriptions match is delivered again.
+    pub(crate) fn record_refill(&mut self, places: impl Iterator<Item = EventId>) {
         if let State::Ws(ws) = &mut self.state {
-            ws.session.note_refill(places);
+            ws.session.record_refill(places);
         }
     }
 
@@ -659,8 +659,8 @@ impl Connection {
         }
     }
 
-    /// Notes that a piece of the response was written, so the peer is there.
-    pub(crate) fn note_activity(&mut self, tick: Tick) {
+    /// Records that a piece of the response was written, so the peer is there.
+    pub(crate) fn record_activity(&mut self, tick: Tick) {
         self.last_input = tick as u32;
     }
 

@@ -11,7 +11,7 @@ use crate::sync::lock;
 
 /// Returns the answer to `/api/history`: the counters of the last minutes.
 pub(crate) fn history_json(shared: &Shared, now: Timestamp) -> Value {
-    shared.note_history(now);
+    shared.record_history(now);
     lock(&shared.monitor.history).json(now.0.div_euclid(1_000_000))
 }
 

@@ -83,7 +83,7 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// Notes the current size of the body, in bytes.
+    /// Records the current size of the body, in bytes.
     ///
     /// # Errors
     ///

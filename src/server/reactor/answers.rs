@@ -143,7 +143,7 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn publish_here(&mut self, events: Vec<Event>) -> Acceptance {
         let mut accepted = Acceptance::default();
         for event in events {
-            accepted.note(self.shared.bus.publish_unannounced(event));
+            accepted.record(self.shared.bus.publish_unannounced(event));
             self.delivery.unpumped += 1;
             if self.delivery.unpumped >= PUBLISHED_A_BATCH {
                 // The other loops read while this one delivers.
@@ -237,7 +237,7 @@ impl<S: Socket> LoopState<S> {
             Some(opening) => conn.connection.begin_stream(*opening, &mut cx),
             None => conn.connection.close(&mut cx),
         }
-        self.note_transport(slot, before);
+        self.record_transport(slot, before);
         let mut effects = std::mem::take(&mut self.turn.effects);
         self.apply_effects(token, effects.drain(..));
         self.turn.effects = effects;

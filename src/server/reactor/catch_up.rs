@@ -27,8 +27,8 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Notes the places before and after a batch that was appended to the feeds.
-    pub(super) fn note_places(&mut self) {
+    /// Records the places before and after a batch that was appended to the feeds.
+    pub(super) fn record_places(&mut self) {
         if self.places.are_kept {
             let now = self.delivery.position(&self.shared.bus);
             self.places.before_batch = std::mem::replace(&mut self.places.now, now);

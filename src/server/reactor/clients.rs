@@ -70,8 +70,8 @@ impl<S> Conn<S> {
         token_of(slot, self.generation)
     }
 
-    /// Notes that the socket may have input.
-    pub(super) fn note_input(&mut self) {
+    /// Records that the socket may have input.
+    pub(super) fn record_input(&mut self) {
         if self.input == SocketInput::Drained {
             self.input = SocketInput::Unread;
         }

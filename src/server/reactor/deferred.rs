@@ -91,7 +91,7 @@ impl<S: Socket> LoopState<S> {
     fn wait_for(&self, effect: &Effect) -> Option<Wait> {
         let engine = self.shared.engine.as_ref()?;
         let needs_logs =
-            matches!(effect, Effect::Replay { .. } | Effect::TellEnded { .. } | Effect::Publish { .. });
+            matches!(effect, Effect::Replay { .. } | Effect::ReportEnded { .. } | Effect::Publish { .. });
         if needs_logs && self.shared.kept.is_reading() {
             return Some(Wait::KeptLogs);
         }

@@ -110,7 +110,7 @@ impl<S: Socket> LoopState<S> {
             let has_follower = self.shared.engine.is_some() && !self.clients.ends.is_empty();
             let before = has_follower.then(|| self.next_place(0));
             let batch = self.append_batch(worked);
-            self.note_places();
+            self.record_places();
             if batch.lost {
                 self.snapshot_is_made();
             }
@@ -126,8 +126,8 @@ impl<S: Socket> LoopState<S> {
             }
             if let Some(before) = before.filter(|_| batch.lost) {
                 let in_hand = self.delivery.in_hand.as_ref().and_then(|in_hand| in_hand.ended.as_ref());
-                let told = batch.ended.as_ref().or(in_hand).map(|end| end.id);
-                self.tell_lost_ends(before, told);
+                let reported = batch.ended.as_ref().or(in_hand).map(|end| end.id);
+                self.report_lost_ends(before, reported);
             }
             let written = self.flush_dirty();
             if let Some(oldest) = batch.oldest.filter(|_| written > 0) {
@@ -150,7 +150,7 @@ impl<S: Socket> LoopState<S> {
             self.delivery.in_hand = Some(in_hand);
             return;
         }
-        self.note_places();
+        self.record_places();
         self.report_deliveries();
         self.end_grants();
         if let Some(end) = &in_hand.ended {
@@ -198,7 +198,7 @@ impl<S: Socket> LoopState<S> {
                     if let Some(snapshot) = snapshot {
                         snapshot.put(event);
                     }
-                    kind_log.note(event);
+                    kind_log.record(event);
                     if let Some(mut kept) = kept.lock() {
                         let ended = kept.record(event, now);
                         batch.ended = ended.filter(|end| !ends.clients(&end.name).is_empty());
@@ -211,7 +211,7 @@ impl<S: Socket> LoopState<S> {
                 ReaderItem::Gap { shard, missed, from, to } => {
                     metrics.loop_gaps.inc_by(missed);
                     if let Some(mut kept) = kept.lock() {
-                        kept.note_gap(EventId::before(epoch, shard, to));
+                        kept.record_gap(EventId::before(epoch, shard, to));
                     }
                     if let Some(snapshot) = snapshot {
                         snapshot.forget();
@@ -278,7 +278,7 @@ impl<S: Socket> LoopState<S> {
                         &self.delivery.fanout,
                         &mut OutboxContext::new(&mut self.delivery.tally, &ring),
                     );
-                    self.note_loss(slot);
+                    self.record_loss(slot);
                     continue;
                 }
                 let budget = self.turn.config.write_budget_bytes;
@@ -297,7 +297,7 @@ impl<S: Socket> LoopState<S> {
                         all_done = false;
                     }
                     Flushed::Lagged | Flushed::Behind => {
-                        self.note_loss(slot);
+                        self.record_loss(slot);
                         all_done = false;
                     }
                     Flushed::Budget => {
@@ -332,8 +332,8 @@ impl<S: Socket> LoopState<S> {
         written
     }
 
-    /// Notes a connection that has lost frames, if its policy is to be closed or to catch up.
-    fn note_loss(&mut self, slot: usize) {
+    /// Records a connection that has lost frames, if its policy is to be closed or to catch up.
+    fn record_loss(&mut self, slot: usize) {
         let conn = &self.clients.conns[slot];
         let token = conn.token(slot);
         if conn.outbox.should_disconnect(&self.delivery.fanout) {

@@ -33,7 +33,7 @@ impl<S: Socket> LoopState<S> {
             | Effect::Change { .. }
             | Effect::Replay { .. }
             | Effect::Refill { .. }
-            | Effect::TellEnded { .. }
+            | Effect::ReportEnded { .. }
                 if self.is_denied(slot) => {}
             Effect::Named(name) => self.call(slot, name),
             Effect::Interest { encoding, wishes } => {
@@ -70,7 +70,7 @@ impl<S: Socket> LoopState<S> {
             Effect::Refill { encoding, filters, since } => {
                 self.begin_refill(slot, encoding, filters, since);
             }
-            Effect::TellEnded { subscription } => self.note_ended(slot, &subscription, &[]),
+            Effect::ReportEnded { subscription } => self.queue_past_ends(slot, &subscription, &[]),
             Effect::Publish { events, once, answer } => self.publish(slot, events, once, answer),
             Effect::Purge { names, answer } => self.purge(slot, &names, answer),
             Effect::Work(work) => self.work(slot, work),
@@ -133,7 +133,7 @@ impl<S: Socket> LoopState<S> {
         let conn = &mut self.clients.conns[slot];
         conn.outbox.set_lag_policy(lag_policy);
         conn.outbox.join(&mut self.delivery.fanout, encoding, wishes, slot as ConnIndex);
-        conn.outbox.note_place(&self.delivery.fanout, &self.turn.resume_lookup(&self.shared, &self.places));
+        conn.outbox.record_place(&self.delivery.fanout, &self.turn.resume_lookup(&self.shared, &self.places));
         conn.outbox.set_replaying(conn.replay.is_some());
         conn.connection.share_filters(usize::MAX, |filter| self.delivery.fanout.interned(filter));
     }

@@ -142,7 +142,7 @@ pub(crate) fn start(
         loops[0].0.core.expect_users();
         inheritance.settle()?;
     }
-    shared.note_history(Timestamp::now());
+    shared.record_history(Timestamp::now());
     let spawn = |(event_loop, waker): (EventLoop, _)| {
         let name = format!("fanwire-loop-{}", event_loop.number);
         Ok((threads::spawn_fallible(name, &shared.alarm, move || event_loop.run())?, waker))
@@ -216,7 +216,7 @@ impl EventLoop {
                     Token(token) => {
                         let is_over = event.is_read_closed() || event.is_error();
                         if is_over {
-                            self.core.note_end(token as u64);
+                            self.core.record_end(token as u64);
                         }
                         let readable = event.is_readable() || is_over;
                         let mut writable = event.is_writable();

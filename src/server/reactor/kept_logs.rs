@@ -154,7 +154,7 @@ impl<S: Socket> LoopState<S> {
         accepted
     }
 
-    /// Publishes admitted events and notes them in their logs.
+    /// Publishes admitted events and records them in their logs.
     fn publish_under(&mut self, logs: &mut KeptLogs, events: Vec<Event>) -> Acceptance {
         let mut accepted = Acceptance::default();
         for event in events {
@@ -162,9 +162,9 @@ impl<S: Socket> LoopState<S> {
             let id = self.shared.bus.publish_unannounced(event);
             self.delivery.unpumped += 1;
             if let (Some((name, is_end)), Some(id)) = (log, id) {
-                logs.note_accepted(name, id, is_end);
+                logs.record_accepted(name, id, is_end);
             }
-            accepted.note(id);
+            accepted.record(id);
         }
         accepted
     }

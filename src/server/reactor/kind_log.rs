@@ -107,14 +107,14 @@ fn kind_of(event: &Event) -> Option<Event> {
 
 impl KindLog {
     /// Records the kind of an event. Events of a shard come in their order.
-    pub(super) fn note(&mut self, event: &Event) {
+    pub(super) fn record(&mut self, event: &Event) {
         let Some(id) = event.id() else { return };
         let at = usize::from(id.shard);
         if self.shards.len() <= at {
             self.shards.resize_with(at + 1, Shard::default);
         }
         let segments_max = (EVENTS_MAX / SEGMENT / self.shards.len()).max(2);
-        self.shards[at].note(event, id, segments_max, &self.hasher);
+        self.shards[at].record(event, id, segments_max, &self.hasher);
     }
 
     /// Counts the events of a shard from a place on that at least one of these filters wanted, and adds the budget units of
@@ -187,7 +187,7 @@ fn wanted_by(filter: &Filter, kind: &Event) -> (u64, u64) {
 }
 
 impl Shard {
-    fn note(&mut self, event: &Event, id: EventId, segments_max: usize, hasher: &RandomState) {
+    fn record(&mut self, event: &Event, id: EventId, segments_max: usize, hasher: &RandomState) {
         let follows = self.epoch == id.epoch
             && self.segments.back().is_some_and(|segment| segment.end() == id.sequence);
         if !follows {
@@ -250,7 +250,7 @@ mod tests {
     fn what_a_filter_wanted_of_the_past_is_counted_and_what_nobody_kept_bounds_it() {
         let mut kind_log = KindLog::default();
         for n in 0..10_000 {
-            kind_log.note(&event(if n % 10 == 0 { "alarm.fire" } else { "tick" }, n));
+            kind_log.record(&event(if n % 10 == 0 { "alarm.fire" } else { "tick" }, n));
         }
         assert_eq!(count(&kind_log, &Filter::new().types(["alarm.*"]), 5, 9000), Some((900, 900)));
         assert_eq!(count(&kind_log, &Filter::new().types(["other"]), 0, 10_000), Some((0, 0)));
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(count(&kind_log, &Filter::new(), 9_999, 2), None, "it has not come yet");
         assert_eq!(kind_log.count(&[Filter::new()], (8, 0), 0, 1, &mut 0), None, "another epoch");
         // A hole ends the record.
-        kind_log.note(&event("tick", 10_001));
+        kind_log.record(&event("tick", 10_001));
         assert_eq!(count(&kind_log, &Filter::new(), 10_001, 1), Some((1, 1)));
         assert_eq!(count(&kind_log, &Filter::new(), 9_999, 1), None);
     }
@@ -270,12 +270,12 @@ mod tests {
     fn it_is_bounded_whatever_comes() {
         let mut kind_log = KindLog::default();
         for n in 0..600_000 {
-            kind_log.note(&event(if n % 3 == 0 { "a" } else { "b" }, n));
+            kind_log.record(&event(if n % 3 == 0 { "a" } else { "b" }, n));
         }
         assert!(kind_log.held_bytes() < 1 << 20, "{}", kind_log.held_bytes());
         assert_eq!(count(&kind_log, &Filter::new(), 0, 1), None);
         for n in 600_000..650_000 {
-            kind_log.note(&event(&format!("type.{n}"), n));
+            kind_log.record(&event(&format!("type.{n}"), n));
         }
         assert!(kind_log.held_bytes() < 4 << 20, "{}", kind_log.held_bytes());
         let (least, most) = count(&kind_log, &Filter::new().types(["x"]), 610_000, 20_000).expect("kept");
@@ -302,7 +302,7 @@ mod tests {
                 event
             }).collect();
             for event in &events {
-                kind_log.note(event);
+                kind_log.record(event);
             }
             let end = from + len;
             let by_definition = events.iter().zip(0..).filter(|(event, n)| {

@@ -93,17 +93,17 @@ impl<S: Socket> LoopState<S> {
             |&token| PendingEnds { token, subscription: None, ends: vec![Arc::clone(end)], is_late: false };
         let new: Vec<PendingEnds> = self.clients.ends.clients(&end.name).iter().map(pending).collect();
         self.clients.ends.pending.extend(new);
-        self.tell_ends();
+        self.report_ends();
     }
 
-    /// Tells the clients that name a log of its end if this loop has lost the event that ended it: the engine's follower read it.
-    /// `from` is the place from which on events were lost; `told` is an end that is told anyway.
-    pub(super) fn tell_lost_ends(&mut self, from: LogPlace, told: Option<EventId>) {
+    /// Reports ends whose events this loop has lost, and the engine's follower has read. `from` is the place of the first lost
+    /// event; `reported` is an end that is reported anyway.
+    pub(super) fn report_lost_ends(&mut self, from: LogPlace, reported: Option<EventId>) {
         let Some(logs) = self.shared.kept.lock_with_ends() else { return };
         let mut lost = Vec::new();
         for (name, clients) in self.clients.ends.names() {
             let Some(end) = logs.end(name, self.turn.now) else { continue };
-            if (end.id.epoch, end.id.sequence) >= from && self.has_read(end.id) && Some(end.id) != told {
+            if (end.id.epoch, end.id.sequence) >= from && self.has_read(end.id) && Some(end.id) != reported {
                 let pending = |&token| PendingEnds {
                     token,
                     subscription: None,
@@ -115,12 +115,12 @@ impl<S: Socket> LoopState<S> {
         }
         drop(logs);
         self.clients.ends.pending.extend(lost);
-        self.tell_ends();
+        self.report_ends();
     }
 
-    /// Notes the logs that have ended already and that a new subscription, or stream, names. Those in `except` are
-    /// reported anyway.
-    pub(super) fn note_ended(&mut self, slot: usize, subscription: &str, except: &[Arc<LogEnd>]) {
+    /// Queues reports of the logs that a new subscription or stream names and that have ended already. Those in `except`
+    /// are reported anyway.
+    pub(super) fn queue_past_ends(&mut self, slot: usize, subscription: &str, except: &[Arc<LogEnd>]) {
         let conn = &self.clients.conns[slot];
         let token = conn.token(slot);
         if self.clients.ends.is_empty() || conn.replay.is_some() {
@@ -146,7 +146,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Reports the pending ends to clients. A client is not removed here: its bytes are written later.
-    pub(super) fn tell_ends(&mut self) {
+    pub(super) fn report_ends(&mut self) {
         for PendingEnds { token, subscription, ends, is_late } in
             std::mem::take(&mut self.clients.ends.pending)
         {
@@ -154,7 +154,7 @@ impl<S: Socket> LoopState<S> {
             // The end may close the connection, and what its feed has dropped comes before that.
             self.catch_up_if_behind(slot);
             if let Some(replay) = &mut self.clients.conns[slot].replay {
-                replay.note_ends(ends);
+                replay.add_ends(ends);
                 continue;
             }
             let is_over = self.have_all_ended(slot);

@@ -150,7 +150,7 @@ impl<S: Socket> LoopState<S> {
         self.turn.tick = self.turn.tick.max(tick);
         self.look_at_the_clock();
         self.pump_unless_held(1);
-        self.tell_purges();
+        self.report_purges();
         self.take_mail();
         self.resume_deferred();
         self.commit();
@@ -215,7 +215,7 @@ impl<S: Socket> LoopState<S> {
                 self.pump(1);
             }
             let conn = &mut self.clients.conns[slot];
-            conn.note_input();
+            conn.record_input();
             if self.turn.is_behind
                 || self.turn.spending.is_spent()
                 || self.delivery.in_hand.is_some()
@@ -228,9 +228,9 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Notes that the peer of a connection has ended its input, or the connection, so that it is read to that end. Called
+    /// Records that the peer of a connection has ended its input, or the connection, so that it is read to that end. Called
     /// before [`ready`](Self::ready): the poll reports the end once, and perhaps with the last bytes.
-    pub(crate) fn note_end(&mut self, token: Token) {
+    pub(crate) fn record_end(&mut self, token: Token) {
         if let Some(slot) = self.find(token) {
             self.clients.conns[slot].input = SocketInput::UntilEnd;
         }
@@ -313,7 +313,7 @@ impl<S: Socket> LoopState<S> {
             if conn.connection.input_bytes() > 0 {
                 // The rest of a request may have arrived by now. The request should not hold memory until the next
                 // turn.
-                conn.note_input();
+                conn.record_input();
             }
         }
         let conn = &self.clients.conns[slot];
@@ -332,12 +332,12 @@ impl<S: Socket> LoopState<S> {
         // Its unfinished input counts against the memory budget.
         self.accounts.report_due |= conn.connection.input_bytes() > 0;
         self.accounts.bytes_since_count = self.accounts.bytes_since_count.saturating_add(read);
-        self.note_transport(slot, before);
+        self.record_transport(slot, before);
         self.apply(slot)
     }
 
     /// Counts a connection that has become a stream.
-    pub(super) fn note_transport(&mut self, slot: usize, before: ClientTransport) {
+    pub(super) fn record_transport(&mut self, slot: usize, before: ClientTransport) {
         let after = self.clients.conns[slot].connection.transport();
         if before != after {
             let open =
@@ -389,7 +389,7 @@ impl<S: Socket> LoopState<S> {
         ) {
             Flushed::Done => {
                 if conn.replay.is_some() {
-                    conn.connection.note_activity(self.turn.tick);
+                    conn.connection.record_activity(self.turn.tick);
                 } else if conn.pending_answers > 0 {
                     // The pending answer arrives by the mailbox.
                 } else if conn.ending == Ending::HungUp {
@@ -517,7 +517,7 @@ impl<S: Socket> LoopState<S> {
         self.shared.metrics.turns.inc();
         self.close_denied();
         self.serve_ready();
-        self.tell_ends();
+        self.report_ends();
         self.turn.number = self.turn.number.wrapping_add(1);
         self.delivery.fanout.sweep();
         self.build_snapshot();
@@ -543,7 +543,7 @@ impl<S: Socket> LoopState<S> {
             let waits_for_handshake = conn.queued.is_in(Queued::INPUT) && conn.socket.awaits_handshake();
             if conn.pending_answers > 0 || waits_for_handshake {
                 // A connection that is not read has not timed out.
-                conn.connection.note_activity(self.turn.tick);
+                conn.connection.record_activity(self.turn.tick);
             }
             let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
             let mut cx = self.turn.context(&self.shared, &view, conn.blocked);

@@ -42,7 +42,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Appends the gaps of purges to the next feeds.
-    pub(super) fn tell_purges(&mut self) {
+    pub(super) fn report_purges(&mut self) {
         let news = &mut self.clients.purges;
         news.pending.extend(self.shared.kept.purged_since(&mut news.seen));
         if !news.is_pending() {

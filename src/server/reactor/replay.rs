@@ -120,7 +120,7 @@ impl<S: Socket> LoopState<S> {
         let work = self.work_after(since, &filters);
         let ring = self.turn.resume_lookup(&self.shared, &self.places);
         let conn = &mut self.clients.conns[slot];
-        conn.connection.note_refill(work.places().into_iter());
+        conn.connection.record_refill(work.places().into_iter());
         conn.outbox.skip_for_replay(
             &mut self.delivery.fanout,
             &mut OutboxContext::new(&mut self.delivery.tally, &ring),
@@ -130,8 +130,8 @@ impl<S: Socket> LoopState<S> {
         conn.replay = Some(Box::new(ClientReplay::new(encoding, selector, work, "refill")));
     }
 
-    /// Begins to deliver what a client's feed has dropped, after the place up to which it was written. `held` are replies that come after
-    /// these events.
+    /// Begins to deliver the events that a client's feed has dropped since the place up to which the client was written.
+    /// `held` has the replies that follow these events.
     pub(super) fn begin_catch_up_replay(
         &mut self,
         slot: usize,
@@ -272,8 +272,8 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Returns the work for everything in kept logs after these places, if the logs have all events that the filters
-    /// match, or more of them than the rings. The rings do not wait for a client that reads slowly: a resume that began in the ring
-    /// was overtaken, and got a gap for events that a log has.
+    /// match, or more of them than the rings have. Logs are preferred because publishers can overtake a resume that reads
+    /// the rings: a slow client would get a gap for events that a log still has.
     fn work_in_logs(&mut self, marks: &[EventId], filters: &[Filter]) -> Option<ReplayWork> {
         let (shared, bus) = (&self.shared, &self.shared.bus);
         if !shared.kept.is_on() || marks.len() < bus.shards() {
@@ -306,7 +306,7 @@ impl<S: Socket> LoopState<S> {
         (0..self.shared.bus.shards()).map(|shard| self.next_place(shard as u16))
     }
 
-    /// Returns the place of the next event that this loop reads of a shard, as ids count.
+    /// Returns the place of the next event that this loop reads from a shard: an epoch and a sequence.
     pub(super) fn next_place(&self, shard: u16) -> LogPlace {
         let Some(continuity) = &self.delivery.continuity else {
             return (self.shared.bus.epoch(), self.delivery.reader.position(shard));
@@ -575,12 +575,12 @@ impl<S: Socket> LoopState<S> {
             self.clients.ends.pending.push(PendingEnds { token, subscription: None, ends, is_late: true });
         }
         if let Some(report) = report {
-            self.note_ended(slot, report.name(), &replay.ends);
+            self.queue_past_ends(slot, report.name(), &replay.ends);
         }
     }
 
-    /// Returns whether the past is over after this step. If the feed has dropped live events of the client, they are read by the
-    /// replay too, if all of them belong to it.
+    /// Returns whether the past is over after this step. If the feed has meanwhile dropped live events of the client, and all
+    /// of them belong to the replay, the replay reads them too.
     fn after_step(
         &mut self,
         slot: usize,
@@ -618,7 +618,7 @@ impl<S: Socket> LoopState<S> {
         let skips =
             outbox.has_lost_frames(&self.delivery.fanout) && outbox.skip_to_end(&mut self.delivery.fanout);
         if skips {
-            outbox.note_place(&self.delivery.fanout, &self.turn.resume_lookup(&self.shared, &self.places));
+            outbox.record_place(&self.delivery.fanout, &self.turn.resume_lookup(&self.shared, &self.places));
         }
         skips
     }

@@ -160,7 +160,7 @@ impl<S: Socket> LoopState<S> {
         let report = LoopReport { ledger, laggards, held_bytes, feeds: Arc::clone(&self.accounts.largest) };
         self.shared.store_report(self.accounts.loop_number, report);
         if observe {
-            self.shared.note_history(self.turn.now);
+            self.shared.record_history(self.turn.now);
         }
     }
 

@@ -52,7 +52,7 @@ pub(crate) enum Effect {
     Refill { encoding: Encoding, filters: Vec<Filter>, since: Since },
     /// Reports to the client which of the kept logs that this subscription names have already ended. Empty for an event
     /// stream.
-    TellEnded { subscription: Box<str> },
+    ReportEnded { subscription: Box<str> },
     /// Publishes these events in order, and writes the response that `answer` makes from the outcome. `once` is set if
     /// the request has a key, or events have ids, by which they may have been published before.
     Publish { events: Vec<Complete>, once: Option<Box<PublishOnce>>, answer: PublishAnswer },
@@ -117,13 +117,13 @@ pub(crate) struct Acceptance {
 }
 
 impl Acceptance {
-    /// Notes the next event of the publication.
-    pub(crate) fn note(&mut self, id: Option<EventId>) {
+    /// Adds the next event of the publication.
+    pub(crate) fn record(&mut self, id: Option<EventId>) {
         self.first = self.first.or(id);
         self.last = id.or(self.last);
     }
 
-    /// Notes the next part of the publication.
+    /// Adds the outcome of the next part of the publication.
     pub(crate) fn join(&mut self, later: Self) {
         self.first = self.first.or(later.first);
         self.last = later.last.or(self.last);

@@ -14,7 +14,7 @@ use super::Session;
 use super::began::{Began, DeliveredElsewhere};
 use super::context::Context;
 use super::effect::Effect;
-use super::kept::{check_absent, check_from_start, tell_ended};
+use super::kept::{check_absent, check_from_start, report_ended};
 use super::past::PastReport;
 use super::past::ReplayFrom;
 use super::rights::with_own_channels;
@@ -208,7 +208,7 @@ impl Session {
             self.reply_at(place, &Reply::Subscribed { id: &id, past: None }, tag, cx);
         }
         if !has_past {
-            tell_ended(&id, cx);
+            report_ended(&id, cx);
         }
         Ok(())
     }
@@ -249,7 +249,7 @@ impl Session {
         cx.hold_input();
     }
 
-    /// Notes that the past of the newest subscription begins after these places.
+    /// Records that the past of the newest subscription begins after these places.
     pub(crate) fn past_begins(&mut self, places: impl Iterator<Item = EventId>) {
         let places: SmallVec<[EventId; 1]> = places.collect();
         let Some(newest) = self.subscriptions.last() else { return };
@@ -259,8 +259,8 @@ impl Session {
         }
     }
 
-    /// Notes that everything after these places that the subscriptions match is delivered again.
-    pub(crate) fn note_refill(&mut self, places: impl Iterator<Item = EventId>) {
+    /// Records that everything after these places that the subscriptions match is delivered again.
+    pub(crate) fn record_refill(&mut self, places: impl Iterator<Item = EventId>) {
         let places: SmallVec<[EventId; 1]> = places.collect();
         for began in self.subscriptions.iter_mut().filter_map(|s| s.began.as_mut()) {
             places.iter().for_each(|place| began.move_back(*place));

@@ -37,9 +37,9 @@ pub(crate) fn check_absent(filters: &[Filter], cx: &Context<'_>) -> Result<(), C
 }
 
 /// Requests a report of the logs that a new subscription names and that have ended, if any rule ends logs.
-pub(crate) fn tell_ended(subscription: &str, cx: &mut Context<'_>) {
+pub(crate) fn report_ended(subscription: &str, cx: &mut Context<'_>) {
     if cx.shared.kept.lock_with_ends().is_some() {
-        cx.effects.push(Effect::TellEnded { subscription: subscription.into() });
+        cx.effects.push(Effect::ReportEnded { subscription: subscription.into() });
     }
 }
 

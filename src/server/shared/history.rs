@@ -1,8 +1,8 @@
 //! Counters of the last minutes, by second, for a page that is opened later.
 //!
-//! It has no clock: loops note their counters once a second while they are active, and once at the end of the activity.
+//! It has no clock: loops record their counters once a second while they are active, and once at the end of the activity.
 //!
-//! Always: a fixed number of seconds is kept. A second without a note was like the one before.
+//! Always: a fixed number of seconds is kept. A second without a record was like the one before.
 
 use std::collections::VecDeque;
 
@@ -22,15 +22,15 @@ pub(crate) struct Counts {
     pub(crate) pending: u64,
 }
 
-/// Notes by second, oldest first, including one before the oldest that is shown.
+/// Counters by second, oldest first, including one before the oldest that is shown.
 #[derive(Debug, Default)]
 pub(crate) struct MinuteHistory {
     seconds: VecDeque<(i64, Counts)>,
 }
 
 impl MinuteHistory {
-    /// Notes the counters of this second (since 1970).
-    pub(crate) fn note(&mut self, second: i64, counts: Counts) {
+    /// Records the counters of this second (since 1970).
+    pub(crate) fn record(&mut self, second: i64, counts: Counts) {
         self.spread(second, &counts);
         match self.seconds.back_mut() {
             // A clock that was set back continues at the last second.
@@ -42,7 +42,7 @@ impl MinuteHistory {
         }
     }
 
-    /// Spreads the events published since the last note over the seconds since then, if there was no connection.
+    /// Spreads the events published since the last record over the seconds since then, if there was no connection.
     /// Publishing in the process does not wake a loop without clients, and one sum at the end would look like a burst.
     fn spread(&mut self, second: i64, counts: &Counts) {
         let Some(&(last, known)) = self.seconds.back() else { return };
@@ -102,12 +102,12 @@ mod tests {
     #[test]
     fn a_quiet_time_is_no_slow_one() {
         let mut history = MinuteHistory::default();
-        history.note(1000, counts(50));
+        history.record(1000, counts(50));
         assert_eq!(published(&history, 1000), Vec::<u64>::new(), "what came before is no rate");
-        history.note(1001, counts(60));
-        history.note(1001, counts(65));
+        history.record(1001, counts(60));
+        history.record(1001, counts(65));
         // There is nothing for three seconds, then a burst.
-        history.note(1005, counts(165));
+        history.record(1005, counts(165));
         assert_eq!(published(&history, 1006), [15, 0, 0, 0, 100, 0]);
         assert_eq!(history.json(1006)["connections"], json!([2, 2, 2, 2, 4, 4]));
     }
@@ -115,14 +115,14 @@ mod tests {
     #[test]
     fn counts_of_unrecorded_seconds_are_spread_evenly() {
         let mut history = MinuteHistory::default();
-        history.note(1000, Counts::default());
-        history.note(1004, Counts { published: 80, connections: 1, ..Counts::default() });
+        history.record(1000, Counts::default());
+        history.record(1004, Counts { published: 80, connections: 1, ..Counts::default() });
         assert_eq!(published(&history, 1004), [20; 4]);
         assert_eq!(history.json(1004)["connections"], json!([0, 0, 0, 1]));
         // The length of that time does not matter.
         let mut history = MinuteHistory::default();
-        history.note(1000, Counts::default());
-        history.note(1_000_000_000, Counts { published: u64::MAX, ..Counts::default() });
+        history.record(1000, Counts::default());
+        history.record(1_000_000_000, Counts { published: u64::MAX, ..Counts::default() });
         assert_eq!(published(&history, 1_000_000_000).len() as i64, SECONDS);
         assert!(history.seconds.len() as i64 <= SECONDS + 1, "{}", history.seconds.len());
     }
@@ -131,13 +131,13 @@ mod tests {
     fn five_minutes_are_kept_and_no_more() {
         let mut history = MinuteHistory::default();
         for second in 0..10_000 {
-            history.note(second, counts(second as u64 * 3));
+            history.record(second, counts(second as u64 * 3));
         }
         assert!(history.seconds.len() as i64 <= SECONDS + 1, "{}", history.seconds.len());
         assert_eq!(published(&history, 9_999), vec![3; SECONDS as usize]);
         // Long afterwards: all seconds are quiet, and the sums still contain the earlier events.
         assert_eq!(published(&history, 9_999 + 500), vec![0; SECONDS as usize]);
-        history.note(11_000, counts(30_000));
+        history.record(11_000, counts(30_000));
         assert_eq!(
             published(&history, 11_000).iter().sum::<u64>(),
             3,
@@ -149,10 +149,10 @@ mod tests {
     #[test]
     fn a_clock_that_was_put_back_does_no_harm() {
         let mut history = MinuteHistory::default();
-        history.note(1000, counts(10));
-        history.note(1001, counts(20));
-        history.note(500, counts(30));
-        history.note(1002, counts(31));
+        history.record(1000, counts(10));
+        history.record(1001, counts(20));
+        history.record(500, counts(30));
+        history.record(1002, counts(31));
         assert_eq!(published(&history, 1002), [20, 1]);
     }
 }

@@ -61,8 +61,8 @@ impl KeptStore {
         }
     }
 
-    /// Lets these logs go. Returns `None`, and does nothing, if that has to wait: see [`KeptLogs::purge`]. Wake the loops
-    /// afterwards, which tell their clients.
+    /// Removes these logs. Returns `None`, and does nothing, if that has to wait: see [`KeptLogs::purge`]. Wake the loops
+    /// afterwards, which report the purge to their clients.
     pub(crate) fn purge(&self, names: &[LogName], heads: &[Sequence], now: Timestamp) -> Option<PurgedLogs> {
         let mut logs = self.lock()?;
         let purged = logs.purge(names, heads, now);

@@ -425,8 +425,8 @@ impl Shared {
         ["http", "ws", "sse"].into_iter().map(|kind| self.connections(kind)).sum()
     }
 
-    /// Notes the current counters in the history.
-    pub(crate) fn note_history(&self, now: Timestamp) {
+    /// Records the current counters in the history.
+    pub(crate) fn record_history(&self, now: Timestamp) {
         let metrics = &self.metrics;
         let counts = Counts {
             published: self.bus.stats().shards.iter().map(|shard| shard.head).sum(),
@@ -436,7 +436,7 @@ impl Shared {
             connections: self.connections("ws") + self.connections("sse"),
             pending: lock(&self.loops.reports).iter().map(LoopReport::pending).sum(),
         };
-        lock(&self.monitor.history).note(now.0.div_euclid(1_000_000), counts);
+        lock(&self.monitor.history).record(now.0.div_euclid(1_000_000), counts);
     }
 
     /// Returns the engine, if its log can be read for the past.

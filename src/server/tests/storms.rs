@@ -96,7 +96,7 @@ fn a_short_read_is_the_last_one_until_more_arrives() {
         ends.to_server.extend(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
         ends.fin = true;
     });
-    world.core.note_end(token);
+    world.core.record_end(token);
     world.core.ready(token, true, false);
     assert!(text(&wire).starts_with("HTTP/1.1 200"));
     assert_eq!(wire.with(|ends| ends.reads), 2);

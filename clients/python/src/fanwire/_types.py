@@ -100,7 +100,7 @@ class Page:
     next: str | None
     """The place of the next page; None if there is none."""
     complete: bool
-    """Whether nothing that the walk asked for was let go."""
+    """Whether nothing that the walk requested has been evicted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ use crate::server::limits::rates::address_key;
 use crate::server::presence::is_name;
 use crate::server::session::context::Context;
 use crate::server::session::effect::Effect;
-use crate::server::session::kept::{check_absent, check_from_start, has_received_ends, tell_ended};
+use crate::server::session::kept::{check_absent, check_from_start, has_received_ends, report_ended};
 use crate::server::session::opening::{StreamHead, StreamOpening};
 use crate::server::session::past::PastReport;
 use crate::server::session::past::ReplayFrom;
@@ -337,7 +337,7 @@ pub(crate) fn begin_stream(mut opening: StreamOpening, cx: &mut Context<'_>) -> 
     }
     cx.effects.push(Effect::Interest { encoding, wishes: vec![(filter, on_lag)] });
     if !has_past {
-        tell_ended("", cx);
+        report_ended("", cx);
     }
     RouteOutcome::Sse(grant)
 }

@@ -316,7 +316,7 @@ impl ShardLane {
         matches!(self.place, ReadPlace::Log { .. })
     }
 
-    /// Notes its next event, and reports events missing before it.
+    /// Records its next event, and reports events missing before it.
     fn pass(&mut self, event: &Event, at: &mut Option<Position>, now: Timestamp, sink: &mut dyn EventSink) {
         let id = event.id().unwrap_or(self.after);
         let is_in_log = self.is_in_log();

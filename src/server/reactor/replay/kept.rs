@@ -33,7 +33,7 @@ pub(super) struct KeptPast {
     /// Last event of the logs that was passed on.
     last: Option<EventId>,
     /// Whether a gap was reported for events that the loops have not read.
-    has_told_unread: bool,
+    has_reported_unread: bool,
 }
 
 impl KeptPast {
@@ -46,7 +46,7 @@ impl KeptPast {
         let until: SmallVec<[LogPlace; 1]> = until.collect();
         let unread_first = until.len() > 1;
         let rings = rings.map(|rings| Forward { unread_first, ..rings });
-        Self { cursor, filters: filters.to_vec(), until, rings, last: None, has_told_unread: false }
+        Self { cursor, filters: filters.to_vec(), until, rings, last: None, has_reported_unread: false }
     }
 
     /// Returns the places after which it reads; none if it reads from the beginning.
@@ -84,7 +84,7 @@ impl KeptPast {
         sink: &mut dyn EventSink,
         budget: &mut Budget,
     ) -> Step {
-        let Self { cursor, until, rings, last, has_told_unread, .. } = self;
+        let Self { cursor, until, rings, last, has_reported_unread, .. } = self;
         let (shared, now) = (store.shared, store.now);
         let mut merged = MergedLogs {
             shared,
@@ -95,7 +95,7 @@ impl KeptPast {
             items: VecDeque::new(),
             is_over: false,
             judged: None,
-            has_told_unread,
+            has_reported_unread,
             sink,
         };
         if let Some(rings) = rings {
@@ -127,7 +127,7 @@ struct MergedLogs<'a> {
     is_over: bool,
     /// Last event of a ring, and whether a rule keeps it.
     judged: Option<(EventId, bool)>,
-    has_told_unread: &'a mut bool,
+    has_reported_unread: &'a mut bool,
     sink: &'a mut dyn EventSink,
 }
 
@@ -212,7 +212,7 @@ impl EventSink for MergedLogs<'_> {
 
     fn event(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget) {
         if self.is_unread(event) {
-            if !std::mem::replace(self.has_told_unread, true) {
+            if !std::mem::replace(self.has_reported_unread, true) {
                 self.sink.gap(&notice(Missed::Unknown, None, None, self.now));
             }
         } else if self.is_kept(event) {

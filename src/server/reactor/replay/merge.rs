@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Only neighbours in the client's own order are merged, and only if their types and attributes are equal.
-//! - A merged event has everything of its last event but the string, so a resume after it is exact.
+//! - A merged event equals its last event except for the string, so a resume after it is exact.
 //! - A waiting event is passed on before a gap, and at the end of the past.
 
 use std::ops::Range;
@@ -39,7 +39,8 @@ impl Merger {
         Self { target, waiting: None }
     }
 
-    /// Takes an event. Returns what waited before it and can't be merged with it, and whether the event itself can't wait.
+    /// Takes an event. Returns the waiting merge if the event does not continue it, and whether the event can't be merged at
+    /// all and has to be sent as it is.
     pub(super) fn offer(&mut self, event: &Event, at: Option<&Position>) -> (Option<WaitingMerge>, bool) {
         let Some(body) = self.target.find(event.payload()) else { return (self.waiting.take(), true) };
         if let Some(waiting) = &mut self.waiting
@@ -52,12 +53,12 @@ impl Merger {
         (self.waiting.replace(new), false)
     }
 
-    /// Takes out what waits.
+    /// Takes out the waiting merge.
     pub(super) fn take(&mut self) -> Option<WaitingMerge> {
         self.waiting.take()
     }
 
-    /// Returns the memory of what waits, in bytes.
+    /// Returns the memory of the waiting merge, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         self.waiting.as_ref().map_or(0, |waiting| waiting.text.capacity() + waiting.last.payload().len())
     }
@@ -77,7 +78,7 @@ impl WaitingMerge {
         self.count += 1;
     }
 
-    /// Returns the payload with the whole string, if it stands for several events.
+    /// Returns the merged payload; `None` if there is only one event.
     pub(super) fn merged(&self) -> Option<MergedPayload> {
         let payload = self.last.payload();
         let before = &payload[..self.body.start];

@@ -19,7 +19,7 @@ pub(in crate::server::reactor) const PAGE_BYTES: usize = 64 * 1024;
 /// Instructions for an event sent to a client, beside those for its bytes: its frame and its place in the queue.
 const EVENT_INSTRUCTIONS: u32 = 1_500;
 
-/// Instructions for a byte of a payload in which the string to merge is looked for.
+/// Instructions for a byte of a payload that is searched for the string to merge.
 const MERGE_INSTRUCTIONS: usize = 4;
 
 /// Instructions for a byte sent to a client: the copy into its frame and the kernel's copy.
@@ -72,7 +72,7 @@ impl Page<'_> {
 }
 
 impl Page<'_> {
-    /// Queues an event that the client gets as it is.
+    /// Queues an unmerged event.
     fn send(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget) {
         let frame = match at.filter(|at| event.position() != Some(at)) {
             None => self.fanout.frame(event, self.encoding, self.outbox.compression()),
@@ -89,7 +89,7 @@ impl Page<'_> {
         self.outbox.send_replayed(self.fanout, frame, event.id());
     }
 
-    /// Queues an event that waited to be merged with the next one.
+    /// Queues a waiting merge.
     fn send_merged(&mut self, waiting: &WaitingMerge, budget: &mut Budget) {
         let (event, at) = (&waiting.last, waiting.at.as_ref());
         let compression = self.outbox.compression();
@@ -105,7 +105,7 @@ impl Page<'_> {
         }
     }
 
-    /// Queues what still waits, if the step was the last one.
+    /// Queues the waiting merge, if the step was the last one.
     pub(super) fn finish(&mut self, step: &Step, budget: &mut Budget) {
         if *step == Step::Over
             && let Some(waiting) = self.merger.as_mut().and_then(Merger::take)

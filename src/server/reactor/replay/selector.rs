@@ -83,7 +83,7 @@ struct Compiled {
 }
 
 impl ReplaySelector {
-    /// Returns the decision for events that `filter` wants and none of `except` delivered.
+    /// Creates a selector of events that `filter` matches and that none of `except` delivered.
     pub(super) fn new(filter: Filter, except: Vec<DeliveredElsewhere>) -> Self {
         let wants = match &filter {
             filter if filter.is_nothing() => Wants::Nothing,
@@ -113,7 +113,7 @@ impl ReplaySelector {
         selector
     }
 
-    /// Returns the decision for events that one of `filters` wants and none of `except` delivered.
+    /// Creates a selector of events that one of `filters` matches and that none of `except` delivered.
     pub(super) fn any(filters: Vec<Filter>, except: Vec<DeliveredElsewhere>) -> Self {
         let mut filters = filters;
         match filters.pop() {
@@ -211,10 +211,10 @@ impl ReplaySelector {
         if self.decided.is_some_and(|(decided, _)| decided == id) {
             return true;
         }
-        let Some(is_asked) = self.filter.matches(event, id, budget) else { return false };
-        let was_brought = if is_asked { self.except.matches(event, id, budget) } else { Some(false) };
-        let Some(was_brought) = was_brought else { return false };
-        self.decided = Some((id, is_asked && !(was_brought && self.began_before(event))));
+        let Some(is_requested) = self.filter.matches(event, id, budget) else { return false };
+        let is_elsewhere = if is_requested { self.except.matches(event, id, budget) } else { Some(false) };
+        let Some(is_elsewhere) = is_elsewhere else { return false };
+        self.decided = Some((id, is_requested && !(is_elsewhere && self.began_before(event))));
         true
     }
 
@@ -352,7 +352,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_says_what_the_definition_says(
+        fn the_selector_agrees_with_the_definition(
             wanted in filter(), except in prop::collection::vec((filter(), prop::option::of(0..8u64)), 0..6),
             types in prop::collection::vec(prop::sample::select(vec!["a.b", "a.b.c", "x", "a:b", "c", "z"]), 1..8)
         ) {
@@ -383,7 +383,7 @@ mod tests {
             };
             assert!(wants("t0.x".into()) && wants(format!("t{}.x", count - 1)));
             assert!(!wants(format!("t{count}.x")));
-            assert_eq!(selector.wants, Wants::Some, "how many of a gap's events it wanted is not known");
+            assert_eq!(selector.wants, Wants::Some, "the number of a gap's events that it wanted is unknown");
         }
     }
 

@@ -39,7 +39,8 @@ pub(crate) struct ClientReplay {
     pub(super) arrived: Option<Arrived>,
     /// Ends of logs to report after the past.
     pub(super) ends: Vec<Arc<LogEnd>>,
-    /// Replies of a client that catches up, which say that all events up to the loop's place at the begin were delivered.
+    /// Replies held back until the client has caught up, because they state that all events up to the loop's place at that time
+    /// were delivered.
     pub(super) held: HeldReplies,
     /// Merge of neighbours, if the client requested it.
     pub(super) merger: Option<Merger>,
@@ -116,7 +117,7 @@ impl ClientReplay {
         }
     }
 
-    /// Returns whether its client fell behind, and did not ask for it.
+    /// Returns whether it began because its client fell behind, not on request.
     pub(crate) fn is_catch_up(&self) -> bool {
         self.kind == CATCH_UP
     }
@@ -140,8 +141,8 @@ impl ClientReplay {
         }
     }
 
-    /// Notes ends of logs to report to the client after its past.
-    pub(crate) fn note_ends(&mut self, ends: Vec<Arc<LogEnd>>) {
+    /// Adds ends of logs to report to the client after its past.
+    pub(crate) fn add_ends(&mut self, ends: Vec<Arc<LogEnd>>) {
         self.ends.extend(ends);
     }
 

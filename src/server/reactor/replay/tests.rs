@@ -67,8 +67,8 @@ impl Stage {
         shard.push(is_wanted);
     }
 
-    /// Publishes events that the loop reads one by one, and then some that it has not read when a client asks: in a busy moment they
-    /// may overwrite a whole ring.
+    /// Publishes events that the loop reads one by one, and then events that it has not read when a client asks. The latter may
+    /// overwrite a whole ring.
     fn publish_all(&mut self, before: Vec<(u8, bool)>, unread: Vec<(u8, bool)>) {
         for event in before {
             self.publish(event);
@@ -104,7 +104,10 @@ impl Stage {
         for item in &given.items {
             match item {
                 Item::Event(id) if id.shard == shard => {
-                    prop_assert!(id.sequence >= next && id.sequence < end, "{id} came behind {next}");
+                    prop_assert!(
+                        id.sequence >= next && id.sequence < end,
+                        "{id} is not between {next} and {end}"
+                    );
                     prop_assert!(self.wanted[usize::from(shard)][id.sequence as usize]);
                     prop_assert_eq!(self.wanted(shard, next, id.sequence), 0, "before {}, no gap", id);
                     next = id.sequence + 1;
@@ -113,7 +116,7 @@ impl Stage {
                     if to.shard == shard =>
                 {
                     let first = from.next_sequence();
-                    prop_assert!(first >= next && to.sequence >= first, "{:?} behind {}", item, next);
+                    prop_assert!(first >= next && to.sequence >= first, "{:?} is not after {}", item, next);
                     prop_assert_eq!(self.wanted(shard, next, first), 0, "before {:?}", item);
                     prop_assert!(to.sequence < self.shared.bus.oldest(shard), "{item:?} is still there");
                     let gone = to.sequence + 1 - first;
@@ -123,7 +126,7 @@ impl Stage {
                 _ => {}
             }
         }
-        prop_assert_eq!(self.wanted(shard, next, end), 0, "behind {} up to {}", next, end);
+        prop_assert_eq!(self.wanted(shard, next, end), 0, "between {} and {}", next, end);
         Ok(())
     }
 }

@@ -416,7 +416,7 @@ impl<S: Socket> LoopState<S> {
         let start = match newest.step(&mut store, &mut replay.selector, budget) {
             Step::More => return,
             Step::Over => {
-                let forward = newest.turn_round();
+                let forward = newest.to_forward();
                 self.clients.conns[slot].connection.past_begins(forward.places());
                 let start = forward.start();
                 replay.work = ReplayWork::Forward(forward);

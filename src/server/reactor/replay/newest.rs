@@ -149,7 +149,7 @@ impl Newest {
     }
 
     /// Returns the reader from the place found.
-    pub(super) fn turn_round(&self) -> Forward {
+    pub(super) fn to_forward(&self) -> Forward {
         let in_log = self.lanes.iter().any(ShardSearch::starts_in_log);
         // If all were found, older events do not matter.
         let needs_older = self.left > 0 || self.passed_an_end;

@@ -189,7 +189,7 @@ proptest! {
         let mut given = given();
         let mut newest = Newest::new(ends.iter().copied(), |_| (0, 0), count);
         walk(&mut stage, &mut given, &mut pieces, |store, given, budget| newest.step(store, &mut given.selector, budget));
-        let mut forward = newest.turn_round();
+        let mut forward = newest.to_forward();
         let start = forward.start();
         let begins: Vec<Sequence> = forward.places().map(EventId::next_sequence).collect();
         walk(&mut stage, &mut given, &mut pieces, |store, given, budget| forward.step(store, given, budget));

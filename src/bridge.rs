@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_routes_accept_and_tell() {
+    fn the_default_routes_accept_and_publish() {
         let (bridge, mut events) = made();
         for (protocol, message, answer, event_type) in [
             (

@@ -4,7 +4,7 @@
 //! the same source that ships. Loom cannot see into [`CachePadded`] (a layout, no operation) and `arc-swap`, which
 //! no modelled module uses.
 
-/// A value on cache lines of its own, so that a write to it disturbs no neighbour: 128 bytes on x86-64 and AArch64, whose
+/// A value on cache lines of its own, so that a write to it disturbs no neighbour: 128 bytes on x86-64 and AArch64, where
 /// processors fetch lines in pairs.
 pub(crate) use crossbeam_utils::CachePadded;
 

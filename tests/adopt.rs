@@ -258,7 +258,7 @@ fn a_refusal_comes_before_the_response_or_as_one() {
 }
 
 #[test]
-fn claims_of_the_program_bound_what_its_client_sees() {
+fn claims_of_the_program_limit_the_events_of_its_client() {
     let bus = Bus::new();
     let mut config = ServerConfig::default();
     config.auth.by_program = true;

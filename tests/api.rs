@@ -6,7 +6,7 @@ use support::Server;
 use support::script::{Script, Stage, in_project, is_installed, missing, tool};
 
 #[test]
-fn a_conversation_is_as_the_asyncapi_document_says() {
+fn a_conversation_conforms_to_the_asyncapi_document() {
     let rule = "by=stream; end=run.finished; match=stream=run-*";
     let mut stage = Stage::new(&["--presence-channels", "**", "--retain", rule]);
     let document = in_project("docs/api/asyncapi.yaml");
@@ -15,7 +15,7 @@ fn a_conversation_is_as_the_asyncapi_document_says() {
 }
 
 #[test]
-fn answers_to_made_up_requests_are_as_the_openapi_document_says() {
+fn answers_to_made_up_requests_conform_to_the_openapi_document() {
     if !is_installed("tests/clients/requirements.txt", "target/venv/requirements.txt") {
         missing("target/venv");
     }

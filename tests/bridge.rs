@@ -71,7 +71,7 @@ fn answer(wire: &mut Wire) -> Response {
 }
 
 #[test]
-fn a_slow_handler_holds_up_nobody_else() {
+fn a_slow_handler_delays_no_other() {
     let slow = slow(|_| {});
     let mut client = Ws::subscribed(slow.addr, json!({ "event_types": ["protocol.**"] }));
     let mut waits = slow.ask(r#"{"n":1}"#);
@@ -135,7 +135,7 @@ fn a_handler_that_panics_or_fails_hurts_its_own_message_only() {
 }
 
 #[test]
-fn a_client_that_leaves_before_the_answer_leaves_nothing_behind() {
+fn a_client_that_leaves_before_the_answer_leaves_no_state() {
     let slow = slow(|_| {});
     let open = || {
         let stats = http::get(slow.addr, "/api/stats").json();

@@ -48,7 +48,7 @@ fn next_means_the_streams_with_either_ext_trait() {
 }
 
 #[test]
-fn a_subscriber_is_what_a_for_loop_takes_whole_or_lent() {
+fn a_subscriber_is_iterable_by_value_and_by_reference() {
     let bus = Bus::builder().carrying::<u64>().capacity(64).build().expect("valid");
     let lossless = LosslessBus::builder().carrying::<u64>().capacity(64).build_lossless().expect("valid");
     let (mut sub, mut other) = (bus.subscribe(Predicate::all()), lossless.subscribe(Predicate::all()));

@@ -133,7 +133,7 @@ fn each_shard_has_its_part() {
 }
 
 #[test]
-fn a_lossless_bus_has_no_such_bound_and_says_so() {
+fn a_lossless_bus_refuses_a_bound_in_bytes_and_shards() {
     let refused = LosslessBus::builder().max_bytes(MIB).build_lossless().err();
     assert_eq!(refused, Some(BusConfigError::LosslessBytes));
     let refused = LosslessBus::builder().shards(2).build_lossless().err();

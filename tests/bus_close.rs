@@ -19,7 +19,7 @@ fn lossless(capacity: usize) -> LosslessBus<u64> {
 }
 
 #[test]
-fn a_closed_bus_delivers_what_was_published_and_refuses_more() {
+fn a_closed_bus_delivers_published_events_and_refuses_more() {
     let bus = numbers(16);
     let mut reader = bus.subscribe(Predicate::all());
     let mut publisher = bus.publisher();
@@ -113,7 +113,7 @@ fn a_handler_of_a_closed_bus_gets_the_rest_and_is_dropped() {
 /// Several threads publish until they are refused, and readers read until they end: each reader gets exactly what was
 /// accepted.
 #[test]
-fn readers_get_exactly_what_was_accepted_during_the_close() {
+fn readers_get_exactly_the_events_accepted_during_the_close() {
     for round in 0..20 {
         let bus = Bus::builder().carrying::<u64>().capacity(1 << 16).shards(2).ordering_key(|n| n >> 32);
         let bus = bus.build().expect("valid");

@@ -57,7 +57,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #[test]
-    fn the_ring_does_what_the_model_does(bits in 0_u32..7, steps in steps()) {
+    fn the_ring_behaves_as_the_model(bits in 0_u32..7, steps in steps()) {
         let capacity = 1_u64 << bits;
         let bus = Bus::builder().carrying::<u32>().capacity(capacity as usize).build().expect("valid");
         let mut model = Model { capacity, published: Vec::new() };

@@ -48,7 +48,7 @@ fn an_item_is_passed_at_the_readers_next_call_or_when_the_visitor_returns() {
 
 /// A stage goes on to where the one before it was at its last look, and looks again after that.
 #[test]
-fn a_stage_reads_in_runs_what_the_one_before_it_has_passed() {
+fn a_stage_reads_in_runs_what_the_previous_stage_has_passed() {
     for solo in [false, true] {
         let builder = LosslessBus::builder().carrying::<u64>().capacity(1024);
         let (mut publisher, bus) = if solo {

@@ -222,7 +222,7 @@ fn events_come_whole_in_order_and_once_or_as_a_gap_and_their_bodies_are_released
 }
 
 #[test]
-fn a_lossless_bus_loses_nothing_whoever_comes_and_goes() {
+fn a_lossless_bus_loses_nothing_while_readers_join_and_leave() {
     let bus = LosslessBus::builder().capacity(128).build_lossless().expect("valid");
     let readers: Vec<_> = (0..2)
         .map(|_| {

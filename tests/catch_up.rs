@@ -146,7 +146,7 @@ fn several_subscriptions_and_compression_lose_nothing_either() {
 
 /// The client's messages are answered after the events before them.
 #[test]
-fn a_change_while_it_catches_up_begins_where_its_answer_says() {
+fn a_change_while_it_catches_up_begins_at_the_place_in_its_answer() {
     let server = server(FORMS[0]);
     let mut client = slow(server.addr, "");
     let subscription = |name: &str, run: &str| json!({"type": "subscribe", "payload": {"subscription_id": name, "stream_ids": [run], "on_lag": "catch_up"}});

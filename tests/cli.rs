@@ -159,7 +159,7 @@ fn publish_sends_a_pipes_lines_as_they_come() {
 }
 
 #[test]
-fn publish_reports_what_was_refused_and_where() {
+fn publish_reports_refused_events_and_their_lines() {
     let server = Server::start();
     let file = std::env::temp_dir().join(format!("fanwire-test-bad-{}.ndjson", std::process::id()));
     // The fault is in a later batch. Its line number counts from the file's start.
@@ -280,7 +280,7 @@ fn tail_as_json_prints_each_event_as_it_came() {
 }
 
 #[test]
-fn tail_says_where_the_history_that_it_asked_for_is_cut_off() {
+fn tail_reports_the_place_where_its_history_is_cut_off() {
     let server = Server::with(&["--bus-capacity", "8"]);
     (0..9).for_each(|n| drop(server.publish(numbered(n))));
     for (history, is_cut_off) in [("8", false), ("9", true)] {
@@ -420,7 +420,7 @@ fn host_and_port_are_the_two_halves_of_listen() {
 }
 
 #[test]
-fn check_points_at_the_fault_and_explains_what_filters_say() {
+fn check_points_at_the_fault_and_explains_filters() {
     let check = |args: &[&str]| run(fanwire().arg("check").args(args));
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
     let good = check(&["type=task.* source=core", "payload.progress >= 50"]);
@@ -506,7 +506,7 @@ fn bench_checks_each_delivery_against_the_client_s_own_topics() {
 }
 
 #[test]
-fn top_prints_one_plain_frame_where_nobody_watches() {
+fn top_prints_one_plain_frame_without_a_terminal() {
     let server = Server::start();
     let _client = Ws::subscribed(server.addr, json!({"event_types": ["task.*"]}));
     server.publish(numbered(1));

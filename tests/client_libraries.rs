@@ -109,12 +109,12 @@ fn texts_of_filters_mean_the_same_in_every_language() {
 }
 
 #[test]
-fn javascript_verbs_do_what_they_say() {
+fn the_guides_javascript_methods_work() {
     node_test("client.test.mjs", 25);
 }
 
 #[test]
-fn the_guides_javascript_does_what_they_say() {
+fn the_guides_javascript_works() {
     node_test("docs.test.mjs", 2);
 }
 
@@ -174,7 +174,7 @@ fn javascript_and_its_hooks_work_in_chromium() {
 }
 
 #[test]
-fn python_verbs_do_what_they_say() {
+fn the_guides_python_methods_work() {
     python_test("test_client.py", 14);
 }
 

@@ -100,7 +100,7 @@ fn the_live_page_shows_filters_and_comes_back() {
 }
 
 #[test]
-fn the_operators_view_shows_what_the_server_does() {
+fn the_operators_view_shows_the_servers_state() {
     script("browser_operator.mjs", &[], 18);
 }
 
@@ -137,7 +137,7 @@ fn curl(server: &Server, options: &[&str]) -> String {
 }
 
 #[test]
-fn every_client_sees_what_curl_published_in_the_same_order() {
+fn every_client_sees_curls_events_in_one_order() {
     const EVENTS: usize = 120;
     let stage = Stage::new(&[]);
     let (url, count) = (stage.url(), EVENTS.to_string());

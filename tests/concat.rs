@@ -157,7 +157,7 @@ fn natively_too_and_only_neighbours_of_one_kind_are_merged() {
 }
 
 #[test]
-fn a_slow_client_gets_what_it_missed_merged() {
+fn a_slow_client_gets_missed_events_merged() {
     const TOKENS: usize = 30_000;
     let server = Server::with(&[
         "--retain",

@@ -50,7 +50,7 @@ fn server_info(client: &mut Ws) -> Value {
 }
 
 #[test]
-fn check_shows_what_holds_and_where_it_came_from() {
+fn check_shows_the_effective_settings_and_their_origins() {
     let file = File::new("check", "heartbeat = \"10s\"\nloops = 2\n\n[drain]\ntimeout = \"1m\"\n");
     let check = |more: &[&str]| {
         run(fanwire().args(["check", "--config", file.path()]).args(more).env("FANWIRE_LOOPS", "3"))
@@ -110,7 +110,7 @@ fn a_file_with_faults_is_refused_with_all_of_them() {
 }
 
 #[test]
-fn the_server_serves_what_file_variables_and_flags_say() {
+fn the_server_applies_file_variables_and_flags() {
     let file =
         File::new("serve", "max_subscriptions = 7\nheartbeat = \"11s\"\nmax_message_bytes = \"1KiB\"\n");
     let server = Server::with(&["--config", file.path(), "--heartbeat", "12s"]);
@@ -123,7 +123,7 @@ fn the_server_serves_what_file_variables_and_flags_say() {
 }
 
 #[test]
-fn a_hangup_reloads_what_can_change_and_says_what_cannot() {
+fn a_hangup_reloads_live_settings_and_reports_the_others() {
     let file = File::new("reload", "max_subscriptions = 7\n");
     let server = Server::with(&["--config", file.path(), "--log-level", "info"]);
     let mut client = Ws::connect(server.addr);
@@ -215,7 +215,7 @@ fn defaults_are_those_that_autosdlc_and_gathering_need() {
 }
 
 #[test]
-fn the_sum_of_memory_is_one_that_a_machine_has_and_says_what_is_not_in_it() {
+fn the_sum_of_memory_fits_a_machine_and_lists_its_omissions() {
     let sum = |args: &[&str]| {
         let output = run(fanwire().arg("check").args(args));
         assert!(output.status.success(), "{}", err(&output));

@@ -340,7 +340,7 @@ fn pages_through_caddy_speak_by_the_shipped_file_or_by_the_name_that_is_allowed(
 }
 
 #[test]
-fn nginx_as_shipped_asks_another_service_who_may_come_in() {
+fn nginx_as_shipped_asks_another_service_for_access() {
     let server = Server::start();
     let authority = Authority::new("deploy-auth");
     let verifier = Verifier::start();

@@ -336,7 +336,7 @@ fn autosdlc_greets_subscribes_and_delivers_by_resource() {
 }
 
 #[test]
-fn an_operator_asks_what_an_autosdlc_client_is_subscribed_to() {
+fn an_operator_lists_the_subscriptions_of_an_autosdlc_client() {
     let server = Server::start();
     let mut client = open(&server, "/autosdlc");
     let id = client.message()["data"]["clientId"].as_str().expect("an id").to_owned();
@@ -394,7 +394,7 @@ fn an_operator_asks_what_an_autosdlc_client_is_subscribed_to() {
 }
 
 #[test]
-fn a_program_asks_its_own_server_what_a_client_of_any_loop_is_subscribed_to() {
+fn a_program_lists_the_subscriptions_of_a_client_of_any_loop() {
     let bus = Bus::new();
     let server = fanwire::Server::builder(&bus).listen("127.0.0.1:0").loops(2).spawn().expect("a free port");
     // The kernel distributes connections over the loops. With eight clients, both loops have some.
@@ -577,7 +577,7 @@ fn autosdlc_checks_messages_against_its_documents_schemas_if_configured() {
 }
 
 #[test]
-fn autosdlc_answers_pings_ignores_unknown_types_and_names_what_is_no_message() {
+fn autosdlc_answers_pings_ignores_unknown_types_and_refuses_other_texts() {
     let server = Server::start();
     let mut client = open(&server, "/autosdlc");
     client.message();
@@ -608,7 +608,7 @@ fn autosdlc_answers_pings_ignores_unknown_types_and_names_what_is_no_message() {
 }
 
 #[test]
-fn autosdlc_compresses_what_is_long_for_who_asked_and_reads_what_is_compressed() {
+fn autosdlc_compresses_long_messages_on_request_and_reads_compressed_ones() {
     let server = Server::with(&["--dialect", "autosdlc"]);
     let mut client = open(&server, "/ws?compress=gzip");
     client.message();

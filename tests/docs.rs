@@ -59,12 +59,12 @@ fn run_page(name: &str) {
 }
 
 #[test]
-fn a_filters_text_is_taken_where_the_page_says() {
+fn a_filters_text_is_accepted_where_the_page_promises_it() {
     run_page("filters.md");
 }
 
 #[test]
-fn an_operators_first_steps_are_as_the_page_says() {
+fn an_operators_first_steps_work_as_documented() {
     run_page("operating.md");
 }
 
@@ -121,7 +121,7 @@ fn recipe(page: &str, part: &str) -> String {
 }
 
 #[test]
-fn the_recipes_of_kept_streams_do_what_they_say() {
+fn the_recipes_of_kept_streams_work() {
     let server = support::Server::with(&[
         "--retain",
         "by=stream; end=run.finished; match=stream=run-*",
@@ -222,7 +222,7 @@ fn the_guarantees_name_tests_that_exist() {
 }
 
 #[test]
-fn pages_link_to_what_exists() {
+fn pages_link_to_existing_targets() {
     let mut pages: Vec<_> =
         std::fs::read_dir(in_project("docs")).expect("docs").flatten().map(|entry| entry.path()).collect();
     pages.extend(
@@ -299,7 +299,7 @@ fn the_readme_has_the_bytes_of_a_connection_that_were_measured() {
 
 /// The table of features lists the crates that cargo resolves.
 #[test]
-fn the_table_of_features_counts_what_cargo_compiles() {
+fn the_table_of_features_counts_compiled_crates() {
     let page = std::fs::read_to_string(in_project("docs/embedding.md")).expect("the page");
     let table = page.split("| `features` |").nth(1).expect("the table");
     let mut rows = 0;

@@ -97,7 +97,7 @@ fn the_times_and_sizes_of_the_documents_are_the_defaults() {
 }
 
 #[test]
-fn every_type_of_fccs_catalogue_reaches_who_asked_for_it() {
+fn every_type_of_fccs_catalogue_reaches_its_subscribers() {
     let within = Within::new();
     let types: Vec<&str> = fcc::types().collect();
     let mut client = Ws::subscribed(within.addr(), json!({"event_types": types}));
@@ -212,7 +212,7 @@ fn every_event_of_hives_table_arrives_with_its_data() {
 }
 
 #[test]
-fn hives_filters_hold_exactly_what_was_published_by_a_program_that_knows_no_server() {
+fn hives_filters_select_exactly_the_events_of_an_independent_publisher() {
     let within = Within::new();
     let mut by_stream = within.open("/hive");
     let mut by_execution = within.open("/hive");

@@ -98,7 +98,7 @@ impl Iterator for Stutterer {
 }
 
 #[test]
-fn a_batch_publishes_what_the_iterator_returns_whatever_its_length_says() {
+fn a_batch_publishes_the_items_that_the_iterator_returns_despite_a_wrong_length() {
     within_limit(|| {
         for says in [0, 1, 3, 100, usize::MAX] {
             let liar = || Liar { says, has: 0..3 };
@@ -129,7 +129,7 @@ fn a_batch_publishes_what_the_iterator_returns_whatever_its_length_says() {
 
 /// Bodies are taken from the iterator first, so a slot that was not filled would have none.
 #[test]
-fn a_batch_of_events_publishes_what_the_iterator_returns() {
+fn a_batch_of_events_publishes_the_items_that_the_iterator_returns() {
     struct Fewer(usize);
     impl Iterator for Fewer {
         type Item = Event;
@@ -155,7 +155,7 @@ fn a_batch_of_events_publishes_what_the_iterator_returns() {
 }
 
 #[test]
-fn an_iterator_that_panics_blocks_nobody() {
+fn an_iterator_that_panics_blocks_no_reader() {
     within_limit(|| {
         let bad = |at: u64| (0..200).inspect(move |n| assert!(*n != at, "as asked"));
         for at in [0, 5, 64, 130] {
@@ -204,7 +204,7 @@ fn an_iterator_may_publish_to_the_bus_that_takes_it() {
 }
 
 #[test]
-fn an_iterator_that_takes_its_time_holds_up_nobody_else() {
+fn a_slow_iterator_delays_no_other_publisher() {
     within_limit(|| {
         let bus = lossless(64);
         let mut reader = bus.subscribe(Predicate::all());
@@ -481,7 +481,7 @@ fn a_detached_handler_that_holds_its_bus_is_released_by_clear() {
 // Readers' filters, and visitors.
 
 #[test]
-fn a_subscriber_whose_filter_panics_goes_on_with_the_next_event() {
+fn a_subscriber_continues_after_its_filter_panics() {
     within_limit(|| {
         let bus = numbers(64);
         let bad = |n: &u64| {

@@ -38,7 +38,7 @@ fn number(event: &Value) -> u64 {
 }
 
 #[test]
-fn a_batch_larger_than_what_the_client_has_in_flight_is_taken_in_order() {
+fn a_batch_larger_than_the_clients_window_is_accepted_in_order() {
     // With 5,000 unanswered messages, the client library would wait for ever.
     const EVENTS: usize = 5_001;
     let service = Service::start(Kind::Nats);

@@ -78,7 +78,7 @@ fn epoch(service: &Service) -> u64 {
 }
 
 #[test]
-fn whatever_key_is_lost_a_new_epoch_begins_and_clients_get_a_gap() {
+fn after_the_loss_of_any_key_a_new_epoch_begins_and_clients_get_a_gap() {
     let service = Service::start(Kind::Redis);
     let nodes = [node(&service), node(&service)];
     let mut clients: Vec<Ws> = nodes.iter().map(|node| Ws::subscribed(node.addr, json!({}))).collect();
@@ -208,7 +208,7 @@ fn a_server_that_lost_nothing_keeps_its_epoch_once_all_nodes_have_reported() {
 }
 
 #[test]
-fn an_epoch_is_above_every_existing_id_whatever_the_clock_says() {
+fn an_epoch_is_above_every_existing_id_despite_a_slow_clock() {
     let service = Service::start(Kind::Redis);
     // The clock of the node that began the log was ahead by some years. Then the hash was lost.
     let ahead = 3_000_000_000_000_000u64;
@@ -375,7 +375,7 @@ fn an_event_that_is_longer_than_redis_takes_is_refused_at_once_and_alone() {
 }
 
 #[test]
-fn a_revocation_is_heard_although_the_notices_before_it_were_lost() {
+fn a_revocation_is_applied_although_earlier_notices_were_lost() {
     const SECRET: &str = "what-all-nodes-of-one-cluster-know-77c1";
     let service = Service::start(Kind::Redis);
     let nodes = [(); 2].map(|()| node_at(&service.url(), &["--auth-jwt-hs256-secret", SECRET]));

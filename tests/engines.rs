@@ -442,7 +442,7 @@ fn followed(node: &Server) -> u64 {
 }
 
 #[test]
-fn a_node_asks_plain_nats_only_for_what_its_clients_want() {
+fn a_node_subscribes_at_plain_nats_only_to_its_clients_interest() {
     let service = Service::start(Kind::PlainNats);
     // Clients may lag far behind.
     let with =
@@ -551,7 +551,7 @@ fn a_resume_at_a_node_that_follows_interests_is_complete_or_a_gap() {
 }
 
 #[test]
-fn nodes_with_other_shards_than_the_log_say_so() {
+fn a_node_with_another_number_of_shards_reports_it() {
     let service = Service::start(Kind::Redis);
     let _first = node(&service);
     let url = service.url();

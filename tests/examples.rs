@@ -96,7 +96,7 @@ fn the_tickers_newcomers_get_the_latest_of_each_symbol_first() {
 }
 
 #[test]
-fn a_shell_pipes_what_a_command_prints() {
+fn a_shell_can_pipe_a_commands_output() {
     let server = Server::start();
     let url = format!("http://{}", server.addr);
     let programs = Path::new(env!("CARGO_BIN_EXE_fanwire")).parent().expect("a folder").display().to_string();

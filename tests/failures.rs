@@ -17,7 +17,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 #[test]
-fn a_panic_in_a_loop_ends_the_process_and_says_where() {
+fn a_panic_in_a_loop_ends_the_process_and_reports_the_place() {
     let (fault, notify) = (path("fault"), path("notify"));
     let manager = UnixDatagram::bind(&notify).expect("a socket of our own");
     manager.set_read_timeout(Some(PATIENCE)).expect("a timeout");

@@ -179,7 +179,7 @@ fn each_filter_text_has_one_meaning_at_every_entrance() {
 }
 
 #[test]
-fn a_text_narrows_what_the_other_fields_ask_for() {
+fn a_text_narrows_the_other_fields() {
     let server = Server::start();
     let payload = json!({"event_types": ["task.*"], "stream_ids": ["s0"], "filter": "source!=core payload.progress exists"});
     let mut socket = Ws::subscribed(server.addr, payload);
@@ -204,7 +204,7 @@ fn a_text_narrows_what_the_other_fields_ask_for() {
 }
 
 #[test]
-fn a_list_of_subscriptions_says_all_of_a_filter() {
+fn a_list_of_subscriptions_has_the_whole_filter() {
     let server = Server::start();
     let mut client = Ws::connect(server.addr);
     for (id, payload) in [
@@ -283,7 +283,7 @@ fn token(options: &[&str]) -> String {
 }
 
 #[test]
-fn a_tokens_filter_narrows_what_its_holder_sees_and_publishes() {
+fn a_tokens_filter_narrows_the_events_that_its_holder_sees_and_publishes() {
     let server = Server::with(&["--auth-jwt-hs256-secret", SECRET]);
     let all = token(&["--stream", "*", "--publish"]);
     let narrow = token(&["--filter", "source!=core payload.progress >= 50", "--publish"]);

@@ -314,7 +314,7 @@ fn a_stream_resumes_after_its_last_event() {
 }
 
 #[test]
-fn an_id_that_cannot_be_honoured_gives_a_gap_and_then_what_is_new() {
+fn an_unknown_id_gives_a_gap_and_then_live_events() {
     let server = Server::start();
     let id = server.publish(numbered(0))["last_event_id"].as_str().expect("an id").to_owned();
     let (epoch, _) = id.split_once('-').expect("epoch and sequence");
@@ -684,7 +684,7 @@ fn the_specifications_own_examples_are_taken() {
 }
 
 #[test]
-fn an_events_journey_tells_who_wants_it_and_why_others_do_not() {
+fn an_events_journey_shows_the_interests_and_their_reasons() {
     let server = Server::with(&["--loops", "2"]);
     let subscribe =
         |types: &str| Ws::subscribed(server.addr, json!({"event_types": [types], "sources": ["core"]}));

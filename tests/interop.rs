@@ -100,7 +100,7 @@ fn a_named_window_is_answered_and_empty_elements_are_passed_over() {
 }
 
 #[test]
-fn the_same_origin_is_the_same_whoever_names_the_default_port() {
+fn an_origin_is_equal_with_and_without_its_default_port() {
     let server = Server::with(&[
         "--allowed-origin",
         "https://app.example:443",
@@ -140,7 +140,7 @@ fn the_same_origin_is_the_same_whoever_names_the_default_port() {
 
 /// A preflight that lacks one of a library's own headers refuses all of its requests (Fetch, 4.9).
 #[test]
-fn a_preflight_allows_what_libraries_send_by_themselves() {
+fn a_preflight_allows_the_headers_that_libraries_add() {
     let server = Server::with(&["--cors-origin", "http://page.example"]);
     let headers = "origin: http://page.example\r\naccess-control-request-method: GET\r\n";
     let answer = ask(&server, "OPTIONS", "/sse", headers);
@@ -154,7 +154,7 @@ fn a_preflight_allows_what_libraries_send_by_themselves() {
 }
 
 #[test]
-fn answers_are_what_the_rfcs_say() {
+fn answers_conform_to_the_rfcs() {
     let server = Server::start();
     // RFC 9110, 7.8: a client that sends `Upgrade` names it in `Connection`.
     let plain = ask(&server, "GET", "/ws", "");
@@ -190,7 +190,7 @@ fn answers_are_what_the_rfcs_say() {
 /// A first line that only a lenient parser accepts as JSON still counts as an event: it is published before the end of
 /// the input.
 #[test]
-fn lines_are_published_as_they_come_whatever_they_hold() {
+fn lines_are_published_as_they_arrive_whatever_they_contain() {
     for first in [r#"{"type":"a","payload":1e400}"#, r#"{"type":"a","payload":"\ud800"}"#, &deep(128)] {
         let server = Server::start();
         let mut stream = Sse::open(server.addr, "");

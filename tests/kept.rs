@@ -160,7 +160,7 @@ fn events_under_no_rule_are_read_from_the_ring() {
 }
 
 #[test]
-fn a_log_that_lost_its_beginning_says_so() {
+fn a_log_that_lost_its_beginning_is_reported_as_incomplete() {
     let rule = "by=stream; events=10; match=stream=run-*";
     let server = Server::with(&["--retain", rule, "--retain-max-logs", "2"]);
     for n in 0..15 {

@@ -256,7 +256,7 @@ fn a_log_that_was_written_without_rules_is_kept_by_them() {
 }
 
 #[test]
-fn what_the_engine_has_forgotten_is_told_after_a_restart() {
+fn events_that_the_engine_has_forgotten_are_reported_after_a_restart() {
     for kind in SHARED {
         let home = LogHome::new(kind);
         let options = ["--engine-history", "1000"];
@@ -334,7 +334,7 @@ fn pages_and_purges_are_refused_with_an_engine_and_nonsense_at_the_start() {
 
 /// The loop is lapped by a ring of two events, and may not see the end.
 #[test]
-fn an_end_that_a_loop_has_lost_is_told_after_the_gap() {
+fn an_end_that_a_loop_has_lost_is_reported_after_the_gap() {
     for kind in KINDS {
         let home = LogHome::new(kind);
         let server = home.node(&["--retain", RULE, "--bus-capacity", "2"]);

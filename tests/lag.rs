@@ -75,7 +75,7 @@ fn a_client_that_conflates_gets_the_latest_of_each_key_and_no_gap() {
 }
 
 #[test]
-fn a_client_that_drops_its_newest_gets_what_waited_first() {
+fn a_client_that_drops_its_newest_gets_the_pending_events_first() {
     let server = Server::start();
     let mut client = slow(server.addr, json!({"on_lag": "drop_newest"}));
     flood(&server, 0, FLOOD);
@@ -174,7 +174,7 @@ fn a_sample_has_its_rate_and_ends_with_the_last_event() {
 }
 
 #[test]
-fn a_snapshot_is_the_latest_of_each_key_and_what_is_live_comes_behind_it_once() {
+fn a_snapshot_is_the_latest_of_each_key_and_live_events_follow_once() {
     let server = Server::start();
     flood(&server, 0, 95);
     for sse in [false, true] {

@@ -40,7 +40,7 @@ fn text(ws: &mut Ws) -> String {
 const FULL: &str = r#"{"type":"task.progress","source":"core","ts":"2026-01-27T10:21:33.123456Z","correlation_id":"run-42","stream_id":"webhook","execution_id":"ex-1","entity":{"kind":"task","id":"t"},"channel":"dev-team","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","data":{"progress":42}}"#;
 
 #[test]
-fn an_event_comes_as_the_object_alone_with_what_it_has() {
+fn an_event_is_sent_as_an_object_with_its_own_attributes() {
     let server = Server::start();
     let mut client = lean(&server, &json!({}));
     let id = server.publish(r#"{"type":"x"}"#)["last_event_id"].as_str().expect("an id").to_owned();
@@ -113,7 +113,7 @@ fn a_client_that_offers_both_forms_gets_the_first() {
 }
 
 #[test]
-fn it_is_spoken_at_every_path_by_who_offers_it() {
+fn it_is_used_at_every_path_by_clients_that_offer_it() {
     let server = Server::start();
     for path in ["/ws/events", "/hive", "/autosdlc", "/ws/circles/dev-team"] {
         let mut client = offering(&server, path, LEAN);
@@ -142,7 +142,7 @@ fn the_past_comes_in_the_same_form() {
 }
 
 #[test]
-fn a_gap_is_a_message_and_what_follows_is_lean() {
+fn a_gap_is_a_message_and_later_events_are_lean() {
     let server = Server::start();
     let mut client = lean(&server, &json!({"since": "abc-5"}));
     let gap = client.message();

@@ -82,7 +82,7 @@ fn publish(server: &Server, count: usize, size: usize) {
 }
 
 #[test]
-fn answers_that_nobody_reads_have_a_bound_in_every_dialect() {
+fn unread_answers_are_bounded_in_every_dialect() {
     let server = server(&[]);
     let ping = ws::frame(9, b"are you there").repeat(20_000);
     let nonsense = ws::frame(1, b"nonsense").repeat(20_000);
@@ -263,7 +263,7 @@ fn bearer(subject: &str, options: &[&str]) -> String {
 }
 
 #[test]
-fn unfinished_bodies_of_one_client_shut_nobody_out() {
+fn unfinished_bodies_of_one_client_shut_out_no_other() {
     let server = server(&["--auth-jwt-hs256-secret", SECRET, "--max-memory-bytes", "64MiB"]);
     let (greedy, honest) = (bearer("greedy", &["--publish"]), bearer("honest", &["--publish"]));
     let before = server.rss_kib() * 1024;

@@ -388,7 +388,7 @@ fn events_published_over_a_websocket_are_acked_with_their_id_and_reach_all() {
 }
 
 #[test]
-fn since_gives_what_was_missed_and_history_the_newest() {
+fn since_delivers_missed_events_and_history_the_newest() {
     let server = Server::start();
     let mut ids = Vec::new();
     for n in 0..10 {

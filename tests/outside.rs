@@ -134,7 +134,7 @@ fn the_other_pieces_run_to_their_end() {
 
 /// The crate's dependency line is one of the page's lines.
 #[test]
-fn the_crate_depends_on_what_the_page_says() {
+fn the_crates_dependencies_are_those_of_the_page() {
     let page = std::fs::read_to_string(in_project("docs/embedding.md")).expect("the page");
     let manifest = std::fs::read_to_string(in_project(CRATE).join("Cargo.toml")).expect("a manifest");
     let line = manifest.lines().find(|line| line.starts_with("fanwire = ")).expect("a line");

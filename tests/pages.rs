@@ -265,7 +265,7 @@ fn other_methods_and_heads_are_answered() {
 }
 
 #[test]
-fn history_prints_what_was_published() {
+fn history_prints_the_published_events() {
     let server = Server::with(&["--retain", RULE]);
     publish(&server, &["run-1", "chat"], 250);
     let url = format!("http://{}", server.addr);

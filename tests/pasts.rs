@@ -239,7 +239,7 @@ fn end_of_stream(addr: std::net::SocketAddr, query: &str) -> (String, usize) {
 /// A run of 2,000 events among 20 others, of which the ring has a part. An older version answered `history:100000` with
 /// that part and did not report the rest as missing.
 #[test]
-fn a_past_that_is_cut_off_says_so() {
+fn a_past_that_is_cut_off_is_reported_as_incomplete() {
     let server = Server::with(&["--bus-capacity", "256"]);
     let ids = publish(&server, 0..300);
     let mut client = Ws::connect(server.addr);
@@ -275,7 +275,7 @@ fn a_past_that_is_cut_off_says_so() {
 
 /// An older version sent 10,000 of 12,000 keys, and did not report the others as missing.
 #[test]
-fn a_snapshot_that_is_cut_off_says_so() {
+fn a_snapshot_that_is_cut_off_is_reported_as_incomplete() {
     let server = Server::with(&["--max-snapshot-keys", "10"]);
     let key = |n: u64| {
         let event =

@@ -157,7 +157,7 @@ fn a_revoked_user_leaves_and_a_new_token_may_be_another_user() {
 }
 
 #[test]
-fn a_circles_clients_are_in_it_and_hear_who_joins() {
+fn a_circles_clients_are_in_it_and_get_its_arrivals() {
     let server = Server::with(&["--presence-channels", "**", "--presence-grace", "0s"]);
     let mut one = Ws::over(Wire::connect(server.addr), "/ws/circles/dev-team?user=ann", "");
     let hears = |client: &mut Ws, kind: &str, user: &str| loop {
@@ -187,7 +187,7 @@ fn a_circles_clients_are_in_it_and_hear_who_joins() {
 }
 
 #[test]
-fn the_list_says_which_node_it_is_of() {
+fn the_list_names_its_node() {
     let (one, two) =
         (Server::with(&["--presence-channels", "**"]), Server::with(&["--presence-channels", "**"]));
     let node = |server: &Server| get(server, "room.1", "").json()["node"].clone();

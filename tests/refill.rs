@@ -174,7 +174,7 @@ fn events_released_by_the_ring_meanwhile_are_a_counted_gap_and_not_asked_for_aga
 }
 
 #[test]
-fn whatever_its_policy_a_client_may_ask_and_the_books_balance() {
+fn under_every_policy_a_client_may_send_requests_and_the_ledger_balances() {
     for policy in ["conflate", "drop_newest", "sample"] {
         let server = Server::with(&LIMITS);
         let subscription = match policy {
@@ -253,7 +253,7 @@ fn a_past_of_its_own_is_complete_although_others_have_it() {
 }
 
 #[test]
-fn the_server_says_what_it_can_do() {
+fn the_server_lists_its_capabilities() {
     let server = Server::start();
     let mut client = Ws::connect(server.addr);
     let info = client.ask(&json!({"type": "request", "payload": {"action": "server_info"}}));

@@ -28,7 +28,7 @@ os.execv(program[0], program)
 ";
 
 #[test]
-fn sockets_that_are_held_for_it_are_served_and_who_came_before_waits() {
+fn sockets_that_systemd_holds_are_served_and_early_clients_wait() {
     let ports = [free_port(), free_port(), free_port()];
     let text = ports.map(|port| port.to_string()).join(",");
     let mut command = Command::new("python3");
@@ -118,7 +118,7 @@ impl Drop for Manager {
 }
 
 #[test]
-fn a_service_manager_hears_when_it_is_ready_reloads_lives_and_stops() {
+fn a_service_manager_is_notified_of_readiness_reloads_life_and_stops() {
     let manager = Manager::new();
     let mut command = fanwire();
     command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn", "--drain-window", "2s"]);

@@ -100,7 +100,7 @@ fn publish_websocket_and_sse_go_over_tls_of_both_versions() {
 }
 
 #[test]
-fn curl_takes_the_server_for_whom_it_is() {
+fn curl_accepts_the_servers_certificate() {
     let authority = Authority::new("curl");
     let server = Tls::start(&authority, &["--tls-min-version", "1.3"]);
     let url = format!("https://localhost:{}/healthz", server.0.addr.port());
@@ -228,7 +228,7 @@ fn a_certificate_without_its_key_is_refused_at_the_start() {
 }
 
 #[test]
-fn our_own_commands_speak_it_and_check_whom_they_speak_to() {
+fn our_commands_use_tls_and_check_the_certificate() {
     let authority = Authority::new("commands");
     let secret = "a secret of thirty-two bytes, no less";
     let server = Tls::start(&authority, &["--auth-jwt-hs256-secret", secret]);
@@ -300,7 +300,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn dev_cert_makes_what_curl_python_chromium_and_our_own_commands_take() {
+fn dev_cert_makes_certificates_that_curl_python_chromium_and_our_commands_accept() {
     let folder = Folder::new("taken");
     let made = |more: &[&str]| {
         let output =
@@ -356,7 +356,7 @@ fn dev_cert_makes_what_curl_python_chromium_and_our_own_commands_take() {
 }
 
 #[test]
-fn chromium_takes_what_dev_cert_made_once_it_trusts_the_authority() {
+fn chromium_accepts_dev_certs_certificate_once_it_trusts_the_authority() {
     let folder = Folder::new("chromium");
     let made = run(fanwire().args(["dev-cert", "--dir", &folder.file("dev")]));
     assert!(made.status.success(), "{made:?}");

@@ -26,7 +26,7 @@ fn trace(event: &Value) -> (Option<&str>, Option<&str>) {
 }
 
 #[test]
-fn a_trace_goes_from_whoever_publishes_to_every_client_and_into_the_log() {
+fn a_trace_goes_from_the_publisher_to_every_client_and_into_the_log() {
     let server = Server::with(&["--log-level", "debug", "--log-format", "json"]);
     let mut ws = Ws::subscribed(server.addr, json!({}));
     let mut sse = Sse::open(server.addr, "");

@@ -156,7 +156,7 @@ fn event_fields_of_the_five_documents_are_accepted() {
 }
 
 #[test]
-fn a_query_with_a_slip_is_refused_and_what_others_add_is_passed_over() {
+fn a_query_with_a_typo_is_refused_and_foreign_parameters_are_ignored() {
     let server = Server::start();
     for (path, says) in [
         ("/sse?snapshot=yes", "snapshot is neither 1, true, 0 nor false"),

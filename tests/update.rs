@@ -135,7 +135,7 @@ fn an_empty_list_matches_nothing_and_can_be_filled_again() {
 }
 
 #[test]
-fn the_snapshot_of_what_was_added_follows_the_ack() {
+fn the_snapshot_of_added_values_follows_the_ack() {
     let server = Server::start();
     for (n, symbol) in ["A", "B", "C", "A", "B"].into_iter().enumerate() {
         server.publish(quote(symbol, n));
@@ -210,7 +210,7 @@ fn a_refused_update_changes_nothing() {
 }
 
 #[test]
-fn the_limits_of_a_client_hold_for_what_is_added() {
+fn the_limits_of_a_client_apply_to_added_values() {
     let server = Server::with(&["--max-subscription-values", "20"]);
     let mut client = watch(&server, json!({"channels": ["a", "b"]}));
     let many: Vec<String> = (0..18).map(|n| format!("c{n}")).collect();
@@ -276,7 +276,7 @@ fn a_list_of_a_thousand_values_is_one_subscription() {
 
 /// Random updates of two clients with overlapping and sometimes equal lists, compared with a model: a set.
 #[test]
-fn random_updates_leave_the_lists_that_they_say() {
+fn random_updates_leave_the_lists_of_their_answers() {
     let server = Server::start();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut dice = move |most: usize| {
@@ -391,7 +391,7 @@ fn two_subscriptions_with_a_value_in_common_share_it_until_both_have_removed_it(
 }
 
 #[test]
-fn the_server_says_that_it_takes_updates() {
+fn the_server_announces_updates() {
     let server = Server::start();
     let mut client = Ws::connect(server.addr);
     let info = client.ask(&json!({"type": "request", "payload": {"action": "server_info"}}));

@@ -369,7 +369,7 @@ fn each_clients_interest_is_exact_after_an_upgrade() {
 
 /// Lists that `update` has changed, one of them now empty, are kept in the next process, and can be changed there.
 #[test]
-fn updated_lists_are_exact_behind_an_upgrade() {
+fn updated_lists_are_exact_after_an_upgrade() {
     let mut server = Generations::start(&[]);
     let addr = server.addr();
     let mut client = Ws::connect(addr);

@@ -105,7 +105,7 @@ fn options() -> Vec<&'static str> {
 }
 
 #[test]
-fn a_page_of_another_site_reads_nothing_hears_nothing_and_publishes_nothing() {
+fn a_page_of_another_site_can_read_and_publish_nothing() {
     let server = Server::with(&options());
     let mut reader = Ws::subscribed(server.addr, json!({}));
     let own = server.addr.to_string();
@@ -146,7 +146,7 @@ fn a_page_of_another_site_reads_nothing_hears_nothing_and_publishes_nothing() {
 }
 
 #[test]
-fn a_page_whose_name_became_this_machines_is_refused_everywhere() {
+fn a_page_with_a_rebound_name_is_refused_everywhere() {
     let server = Server::with(&options());
     for host in ["evil.com", "evil.com:8765", "127.0.0.1.evil.com", "localhost.evil.com:80", "t"] {
         let own = format!(
@@ -192,7 +192,7 @@ fn a_body_of_a_refused_page_is_not_waited_for() {
 }
 
 #[test]
-fn a_refusal_says_in_one_line_how_to_allow_it_and_the_log_stays_short() {
+fn a_refusal_names_its_remedy_in_one_line_and_the_log_stays_short() {
     let server = Server::start();
     let error = |host: &str, headers: &str| {
         let answer = ask(server.addr, "GET", "/sse", host, headers, "");
@@ -236,7 +236,7 @@ fn a_refusal_says_in_one_line_how_to_allow_it_and_the_log_stays_short() {
 }
 
 #[test]
-fn all_pages_are_allowed_if_configured_and_the_log_says_it_once() {
+fn all_pages_are_allowed_if_configured_and_the_log_has_one_line() {
     for option in ["--allowed-origin", "--cors-origin"] {
         let server = Server::with(&[option, "*"]);
         assert_eq!(
@@ -296,7 +296,7 @@ fn a_reload_changes_the_allowed_pages() {
 }
 
 #[test]
-fn check_says_what_holds() {
+fn check_prints_the_effective_settings() {
     let says = |options: &[&str]| {
         let output = run(fanwire().arg("check").args(options));
         String::from_utf8(output.stdout).expect("text")

@@ -67,7 +67,7 @@ impl Seen {
 }
 
 #[test]
-fn a_reader_sees_what_was_published_whole_and_in_order_or_not_yet() {
+fn a_reader_sees_published_items_whole_and_in_order() {
     loom::model(|| {
         let rings = rings(2);
         let mut reader = RingReader::new(Arc::clone(&rings));

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_of_several_shards_see_one_order_whoever_publishes() {
+    fn readers_of_several_shards_see_one_order() {
         const EACH: u64 = 3000;
         for shards in [2, 4] {
             let bus = Bus::builder().shards(shards).capacity(1 << 14).build().expect("valid");

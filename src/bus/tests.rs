@@ -42,7 +42,7 @@ fn every_subscriber_receives_later_items_once_and_in_order() {
 }
 
 #[test]
-fn a_lapped_reader_learns_exactly_what_it_missed_and_goes_on_with_room_to_spare() {
+fn a_lapped_reader_learns_exactly_what_it_missed_and_continues_with_room_to_spare() {
     let bus = numbers(8);
     let mut reader = bus.subscribe(Predicate::all());
     for n in 0..20 {
@@ -204,7 +204,7 @@ fn a_position_is_a_place_to_come_back_to_while_the_ring_has_it() {
 }
 
 #[test]
-fn a_replay_ends_where_the_bus_stood_though_its_filter_wants_what_came_later() {
+fn a_replay_ends_at_the_place_of_its_start_even_if_later_events_match() {
     let bus = numbers(64);
     let start = bus.position();
     publish(&bus, 0..10);
@@ -276,7 +276,7 @@ fn a_sync_handler_may_publish_and_unsubscribe() {
 }
 
 #[test]
-fn a_recording_keeps_the_newest_and_says_what_it_missed() {
+fn a_recording_keeps_the_newest_events_and_counts_those_it_missed() {
     let bus = numbers(8);
     bus.start_recording(3);
     publish(&bus, 0..5);
@@ -440,7 +440,7 @@ fn lossless(capacity: usize) -> LosslessBus<u64> {
 }
 
 #[test]
-fn a_lossless_bus_is_full_exactly_when_its_slowest_reader_is_a_ring_behind() {
+fn a_lossless_bus_is_full_exactly_when_its_slowest_reader_lags_by_a_ring() {
     let bus = lossless(4);
     for n in 0..100 {
         bus.try_publish(n).expect("nobody to wait for");

@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_the_standard_read_as_it_says() {
+    fn the_examples_of_the_standard_are_read_as_specified() {
         assert_eq!(parse("data: YHOO\ndata: +2\ndata: 10\n\n"), [event("message", "YHOO\n+2\n10", "")]);
         let text =
             ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n";

@@ -131,7 +131,7 @@ fn a_variable_with_a_slip_is_noticed_and_a_foreign_one_is_not() {
 }
 
 #[test]
-fn a_reload_takes_what_is_live_and_names_the_rest() {
+fn a_reload_applies_live_settings_and_names_the_others() {
     let running = Config::default();
     let loaded = Sources::new().text("loops = 4\nheartbeat = \"5s\"\n").load().expect("right");
     let (changes, takes) = loaded.changes_from(&running);

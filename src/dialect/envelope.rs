@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lean_event_says_what_it_has() {
+    fn a_lean_event_has_only_its_own_attributes() {
         let lean = |text: &str| {
             let mut out = String::new();
             write_lean(&read_event(text).expect("valid"), &mut out);
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publishers_slip_is_a_fault_that_names_what_was_meant() {
+    fn a_publishers_typo_is_an_error_that_names_the_intended_key() {
         for (text, want) in [
             (
                 r#"{"type":"x","entitty":{"kind":"k","id":"i"}}"#,

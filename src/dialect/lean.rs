@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_has_the_payload_and_says_the_rest_beside_it() {
+    fn a_stream_has_the_payload_as_data_and_the_rest_in_its_fields() {
         let event = event(r#"{"text":"a\nb \u2028"}"#);
         let named = Encoding::NativeSseLean.encode(&event, None);
         assert_eq!(

@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn subscriptions_are_looked_up_and_say_who_wants_an_event() {
+    fn subscriptions_are_listed_and_select_events() {
         let mut protocol = Protocol::default();
         let mut subscribe = |id: &str, types: &[&str]| {
             let payload = json!({ "subscription_id": id, "event_types": types });

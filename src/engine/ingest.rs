@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_channel_is_named_behind_its_servers_address() {
+    fn a_channel_is_named_after_its_servers_address() {
         let ingest: Ingest = "redis://user:secret@127.0.0.1:6379#system:*".parse().expect("valid");
         assert_eq!(ingest.to_string(), "redis://127.0.0.1:6379#system:*");
         for text in ["redis://127.0.0.1:6379", "redis://127.0.0.1:6379#", "ftp://127.0.0.1#x", ""] {

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_arrives_while_channels_are_emptied_each_publishers_order_stays_and_each_comes_once() {
+    fn each_publishers_order_stays_while_channels_are_emptied() {
         let mut state = 1_u64;
         let mut dice = move |sides: usize| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

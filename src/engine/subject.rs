@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_events_subject_has_what_filters_ask_for_most() {
+    fn an_events_subject_has_the_attributes_of_most_filters() {
         let event =
             Event::builder("task.step:done").stream("s 1").entity("task", "7").build().expect("valid");
         assert_eq!(of_event(&event), "s=201.=.task.7.task.step.done");
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filters_subjects_are_as_narrow_as_it_says() {
+    fn a_filters_subjects_are_as_narrow_as_its_conditions() {
         for (filter, wanted) in [
             ("", &[">"][..]),
             ("source=core", &[">"]),
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_filter_matches_goes_under_one_of_its_subjects() {
+    fn every_event_that_a_filter_matches_has_one_of_its_subjects() {
         let mut state = 7_u64;
         let mut dice = move |sides: usize| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

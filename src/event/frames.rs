@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_ask_at_once_share_what_one_of_them_makes() {
+    fn threads_that_ask_at_once_share_one_result() {
         use crate::sync::atomic::{AtomicUsize, Ordering};
         for _ in 0..100 {
             let frames = Frames::default();

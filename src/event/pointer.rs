@@ -142,7 +142,7 @@ mod tests {
         /// Each string is found where a parser finds it, and nothing else is. Text inserted at its end extends the string, and
         /// changes nothing else.
         #[test]
-        fn it_finds_and_extends_what_a_parser_does(value in value(), other in ".{0,8}", more in "/[ab01/]{0,4}") {
+        fn it_finds_and_extends_the_strings_that_a_parser_finds(value in value(), other in ".{0,8}", more in "/[ab01/]{0,4}") {
             let json = value.to_string();
             let mut all = Vec::new();
             pointers(&value, "", &mut all);

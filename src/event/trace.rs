@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trace_parent_is_told_from_what_is_none() {
+    fn an_invalid_trace_parent_is_recognized() {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         assert!(is_parent(good));
         assert!(is_parent(&format!("{}-what-comes", good.replacen("00", "cc", 1))), "a later version");

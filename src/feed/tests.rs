@@ -606,7 +606,7 @@ fn a_sample_has_its_rate_and_its_last_event_always_comes() {
 }
 
 #[test]
-fn a_sample_that_waits_goes_before_what_is_newer() {
+fn a_waiting_sample_is_sent_before_newer_events() {
     let mut world = World::new(100);
     let rates =
         [selection("type=a", Conflation::Sample(100_000)), selection("type=b", Conflation::Sample(40_000))];

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_alone_is_read_and_written_where_it_says_all() {
+    fn a_text_alone_is_read_and_written_if_it_is_the_whole_filter() {
         let saved: SavedFilter =
             serde_json::from_str(r#"{"filter":"source!=s type=a.*"}"#).expect("the old form");
         let filter = Filter::try_from(saved).expect("a filter");

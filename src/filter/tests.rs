@@ -62,7 +62,7 @@ fn absent_attributes_match_no_wildcard_and_no_negated_set() {
 }
 
 #[test]
-fn filters_that_say_the_same_are_equal() {
+fn filters_with_one_meaning_are_equal() {
     let a = Filter::new().types(["b", "a", "b"]).sources(["s"]);
     let b = Filter::new().sources(["s"]).types(["a"]).types(["b"]);
     assert_eq!(a, b);

@@ -211,7 +211,7 @@ fn nodes_that_race_agree_and_so_does_one_that_comes_later() {
 }
 
 #[test]
-fn what_comes_after_an_end_of_another_node_is_refused_by_all() {
+fn events_after_another_nodes_end_are_refused_by_all() {
     let mut log = Vec::new();
     let (mut a, mut b) = (Node::at(&[], 0, 0), Node::at(&[], 0, 0));
     a.publish(&mut log, &[event(1, "token")]).expect("taken");
@@ -260,7 +260,7 @@ fn what_is_on_its_way_counts_for_the_node_that_sent_it() {
 }
 
 #[test]
-fn a_node_that_begins_later_knows_what_the_log_still_tells() {
+fn a_node_that_begins_later_knows_what_the_log_retains() {
     let mut log = Vec::new();
     let mut node = Node::at(&[], 0, 0);
     node.publish(&mut log, &[event(1, "token")]).expect("taken");
@@ -319,7 +319,7 @@ fn entries_of_older_nodes_are_kept_by_rule() {
 }
 
 #[test]
-fn a_hole_and_another_epoch_make_what_was_before_incomplete() {
+fn a_hole_or_another_epoch_makes_the_earlier_past_incomplete() {
     let mut log = Vec::new();
     let mut node = Node::at(&[], 0, 0);
     node.publish(&mut log, &[event(1, "token")]).expect("taken");

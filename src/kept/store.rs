@@ -319,7 +319,7 @@ impl KeptLogs {
         self.keep(event, (rule, &value), found, now, is_from_start)
     }
 
-    /// Returns the log of a value. A log whose time is over is evicted first.
+    /// Returns the log of a value. An expired log is evicted first.
     pub(super) fn live(&mut self, rule: usize, value: &str, now: Timestamp) -> Option<usize> {
         let mut found = self.names[self.rules[rule].rule.by as usize].get(value).copied();
         if let Some(expired) = found.take_if(|at| self.is_expired(&self.logs[*at], now)) {

@@ -323,7 +323,7 @@ fn a_hole_is_reported_at_its_place_and_once() {
 }
 
 #[test]
-fn a_reload_keeps_logs_and_says_that_new_ones_may_lack_their_beginning() {
+fn a_reload_keeps_logs_and_reports_new_ones_as_incomplete() {
     let mut logs = KeptLogs::new(&config(vec![runs()]), 1);
     logs.record(&event(0, "run-1", "token"), Timestamp(0));
     let mut other = RetainRule::new("stream=chat-*", RetainBy::Stream).expect("valid");
@@ -452,7 +452,7 @@ fn logs_that_end_are_named_by_value_within_the_rule() {
 }
 
 #[test]
-fn publishers_see_what_is_accepted_and_not_recorded_yet() {
+fn publishers_see_accepted_events_before_they_are_recorded() {
     let mut logs = KeptLogs::new(&config(vec![runs()]), 1);
     let now = Timestamp(0);
     let log = name("run-1");

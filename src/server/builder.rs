@@ -83,7 +83,7 @@ impl ServerBuilder {
     }
 
     /// Continues the server of a predecessor process: with its sockets, instead of [`listen`](Self::listen)'s address,
-    /// and with its clients, whose connections stay open. The bus must be [the inheritance's](Inheritance::bus).
+    /// and with its clients. Their connections stay open. The bus must be [the inheritance's](Inheritance::bus).
     #[cfg(unix)]
     pub fn inherit(mut self, inheritance: Inheritance) -> Self {
         self.inheritance = Some(inheritance);

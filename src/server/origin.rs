@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_default_port_says_nothing() {
+    fn a_default_port_makes_no_difference() {
         for (one, other, same) in [
             ("https://h", "https://h:443", true),
             ("HTTPS://H", "https://h", true),

@@ -348,7 +348,7 @@ fn a_client_that_asks_and_does_not_read_is_answered_in_pieces() {
 }
 
 #[test]
-fn time_ends_what_is_slow_and_asks_what_is_quiet() {
+fn timeouts_close_slow_connections_and_ping_quiet_ones() {
     let mut world = World::new(ServerConfig::default());
     let (slow, _) = world.connect("GET / HTTP/1.1\r\nHos");
     let (stream, _) = world.connect("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
@@ -434,7 +434,7 @@ fn a_drained_client_gets_its_delay_in_the_middle_of_a_past() {
 }
 
 #[test]
-fn a_reloaded_config_holds_from_the_next_turn_and_what_is_made_once_stays() {
+fn a_reloaded_config_applies_from_the_next_turn_except_for_fixed_settings() {
     let shared = shared(ServerConfig { max_connections: 1, ..ServerConfig::default() });
     let (version, before) = shared.config();
     assert!(!shared.has_other_config(version));
@@ -451,7 +451,7 @@ fn a_reloaded_config_holds_from_the_next_turn_and_what_is_made_once_stays() {
 }
 
 #[test]
-fn a_connection_costs_what_the_table_in_the_docs_says() {
+fn a_connection_costs_as_much_as_the_table_in_the_docs() {
     use super::reactor::stream;
     use super::{conn, reactor};
     let socket = size_of::<stream::Stream>();
@@ -609,7 +609,7 @@ fn bodies_and_messages_that_are_coming_in_count_against_the_memory_budget() {
 }
 
 #[test]
-fn a_token_that_outlives_its_connection_reaches_nobody() {
+fn a_token_that_outlives_its_connection_reaches_no_client() {
     let mut world = World::new(ServerConfig::default());
     let (_, first) = world.connect("");
     world.core.forget(first);

@@ -155,7 +155,7 @@ mod tests {
     const LIMITS: LaneLimits = LaneLimits { threads: 2, waiting: 3, bytes: 100 };
 
     #[test]
-    fn a_lane_that_hangs_holds_up_no_other_and_refuses_what_is_too_much() {
+    fn a_lane_that_hangs_delays_no_other_and_refuses_work_beyond_its_limit() {
         let workers = Workers::default();
         let (release, hold) = channel::<()>();
         let hold = Arc::new(Mutex::new(hold));

@@ -300,7 +300,7 @@ impl Person {
 }
 
 #[test]
-fn over_several_shards_the_union_of_what_all_connections_of_one_person_brought_is_exact() {
+fn over_several_shards_the_union_of_all_connections_of_a_client_is_exact() {
     let runs = super::number("FANWIRE_SIM_RUNS").unwrap_or(30);
     let (mut cuts, mut events) = (0, 0);
     for seed in 1..=runs {

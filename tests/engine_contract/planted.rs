@@ -183,7 +183,7 @@ fn a_reordered_event_is_reported() {
 }
 
 #[test]
-fn a_refused_event_that_comes_and_one_of_nobody_are_reported() {
+fn a_refused_event_that_is_delivered_and_an_unknown_one_are_reported() {
     let mut records = Records::good();
     let why = "full".to_owned();
     records.attempts[4].outcome = Outcome::Refused { why: why.clone() };
@@ -223,7 +223,7 @@ fn readiness_that_stays_while_publishes_are_refused_is_reported() {
 }
 
 #[test]
-fn a_reader_that_waits_at_a_node_that_says_it_is_ready_is_reported() {
+fn a_reader_that_waits_at_a_ready_node_is_reported() {
     let attempts = [asked(0, 1, accepted(0))];
     let late =
         |at: u64| [Seen { at: seconds(at), what: What::Event { id: "e-0".into(), publisher: 0, n: 0 } }];

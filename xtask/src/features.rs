@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_times_of_what_the_compiler_ran_are_a_crates() {
+    fn compile_times_are_assigned_to_crates() {
         let lines = ["a 1.0.0", "0m0.000000s 0m0.000000s", "1m1.250000s 0m0.500000s"];
         assert_eq!(call(&lines), Some(("a 1.0.0".to_owned(), 61.75)));
         assert_eq!(call(&[" ", lines[1], lines[2]]), None);

@@ -131,7 +131,7 @@ test('useRun has a run whole, over cuts, its text and its end', { timeout: 60_00
   await until('its text', async () => (await text('#answer .text')) === 'other');
 });
 
-test('useWebSocket connects, keeps what came, sends, and comes back', { timeout: 60_000 }, async () => {
+test('useWebSocket connects, keeps messages, sends, and reconnects', { timeout: 60_000 }, async () => {
   await until('it is open', async () => (await text('#socket .status')) === 'true');
   await until('its greeting is taken', async () => (await text('#socket .types')).includes('ack'));
   await page.click('#socket button');

@@ -17,7 +17,7 @@ const connect = (t, options = {}) => {
   return client;
 };
 
-test('patterns mean what they mean to the server', async () => {
+test('patterns match as on the server', async () => {
   for (const [form, value, want] of JSON.parse(await readFile(here('../../cases/patterns.json'), 'utf8'))) {
     assert.equal(pattern(form)(value), want, `${form} on ${value}`);
   }
@@ -221,7 +221,7 @@ test('lean events are like others, but for a time that nobody gave; over SSE the
   }
 });
 
-test('a loop that is too slow loses the oldest, and is told how many', async (t) => {
+test('a loop that is too slow gets a gap for the oldest', async (t) => {
   const client = connect(t);
   const slow = client.subscribe('test.numbered', { buffer: 10 });
   await slow.ready;
@@ -287,7 +287,7 @@ test('what is subscribed to while the first stream opens is not forgotten', asyn
   assert.equal((await take(first, 1))[0].event_type, 'first');
 });
 
-test('a client that is given up says so', async (t) => {
+test('a client that gives up reports it', async (t) => {
   const client = new Fanwire('http://127.0.0.1:9', { ...quick, attempts: 3 });
   t.after(() => client.close());
   const states = [];

@@ -106,7 +106,7 @@ test('cut before its first event, a client misses nothing', { timeout: 30_000 },
   }
 });
 
-test('a restart of the server is a gap, told once to each loop, and then it goes on', { timeout: 30_000 }, async (t) => {
+test('a restart of the server is one gap for each loop', { timeout: 30_000 }, async (t) => {
   for (const transports of [['ws'], ['sse']]) {
     const client = new Fanwire(proxy.url, { ...quick, transports });
     t.after(() => client.close());
@@ -136,7 +136,7 @@ test('a restart of the server is a gap, told once to each loop, and then it goes
   }
 });
 
-test('who comes back too late is told how many are gone', { timeout: 60_000 }, async (t) => {
+test('a client that resumes too late gets the number of missed events', { timeout: 60_000 }, async (t) => {
   const client = new Fanwire(proxy.url, { ...quick, transports: ['ws'] });
   t.after(() => client.close());
   const loop = client.subscribe('late');

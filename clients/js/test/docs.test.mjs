@@ -19,7 +19,7 @@ async function blocks(page, word, ...names) {
   return found.map((code) => new AsyncFunction(...names, code.replaceAll('https://events.example.com', server.url)));
 }
 
-test('what takes the place of Socket.IO shows what is published', async () => {
+test('the replacement of Socket.IO shows published events', async () => {
   const [migrated] = await blocks('migrating.md', 'socket.emit', 'Fanwire', 'token', 'show');
   const shown = [];
   let client;
@@ -42,7 +42,7 @@ test('what takes the place of Socket.IO shows what is published', async () => {
   await running;
 });
 
-test('a list of who is here follows who comes and goes', async () => {
+test('a list of present users follows arrivals and departures', async () => {
   const [list] = await blocks('presence.md', 'const here', 'client', 'isGap', 'watched');
   const map = new Map();
   const code = list.toString().replace('const here = new Map()', 'const here = watched').replace(/^[^{]*\{|\}$/g, '');

@@ -144,7 +144,7 @@ test('a page with status 200 is no stream; 204 ends a subscription for good', as
   assert.equal(empty.times.length, 1);
 });
 
-test('a signal keeps no listener of what is over', async (t) => {
+test('a signal keeps no listener of an ended subscription', async (t) => {
   const server = await Server.start();
   t.after(() => server.stop());
   const [mine] = client(t, server.url);

@@ -88,13 +88,13 @@ test('silence is asked, and silence after that is a loss', async (t) => {
   assert.equal(errors[0], 'timeout');
 });
 
-test('a socket that opens and then says nothing is given up', async (t) => {
+test('a socket that opens and then stays silent is given up', async (t) => {
   const { connected, client } = await play(t, () => true);
   client({ heartbeat: { timeout: 50 } }).subscribe();
   await until('another connection', () => connected.length > 1);
 });
 
-test('a token is asked for before each connection, told before all else, and replaced before it ends', async (t) => {
+test('a token is requested before each connection, sent first, and replaced before it expires', async (t) => {
   const tokens = [];
   const order = [];
   const { server, connected, client } = await play(t, (message, reply) => {
@@ -163,7 +163,7 @@ test('by SSE the token is a header, 401 and Retry-After are understood', async (
   assert(asked.includes(3_000), String(asked));
 });
 
-test('what is no message, and an error that nobody asked for, are told and end nothing', async (t) => {
+test('an invalid message and an unrequested error are reported and end nothing', async (t) => {
   const { server, client, connected } = await play(t);
   const mine = client();
   const errors = [];

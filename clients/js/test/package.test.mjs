@@ -23,7 +23,7 @@ for (const [entry, most] of [['index', 6_500], ['runs', 8_000]]) test(`${entry} 
   assert.equal(JSON.parse(await readFile(here('../package.json'), 'utf8')).dependencies, undefined);
 });
 
-test('it packs what it needs and no more', () => {
+test('the package has the needed files and no others', () => {
   const [pack] = JSON.parse(execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: here('..'), encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }));
   const files = pack.files.map((file) => file.path);
   for (const needed of ['package.json', 'README.md', 'LICENSE-MIT', 'LICENSE-APACHE', 'dist/index.js', 'dist/index.d.ts', 'dist/react.js', 'dist/react.d.ts', 'dist/runs.js', 'dist/runs.d.ts']) {

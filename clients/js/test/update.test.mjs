@@ -40,7 +40,7 @@ for (const transports of [['ws'], ['sse']]) {
   });
 }
 
-test('the snapshot of what was added comes once, before what is live', async (t) => {
+test('the snapshot of added values comes once, before live events', async (t) => {
   await server.publish([quote('x', 1, 'tick'), quote('y', 1, 'tick'), quote('x', 2, 'tick')]);
   const client = connect(t);
   const other = client.subscribe('tick');

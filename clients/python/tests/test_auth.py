@@ -50,7 +50,7 @@ class Tokens(Case):
             self.assertEqual(self.errors, [])
         await client.close()
 
-    async def test_without_a_token_or_with_one_that_is_none_it_ends_and_says_why(self) -> None:
+    async def test_without_a_valid_token_it_ends_with_the_reason(self) -> None:
         for transport in ("ws", "sse"):
             for wrong in (None, "no.such.token"):
                 with self.subTest(transport=transport, token=wrong):

@@ -20,11 +20,11 @@ FULL = {
 
 
 class Patterns(unittest.TestCase):
-    def test_patterns_mean_what_they_mean_to_the_server(self) -> None:
+    def test_patterns_match_as_on_the_server(self) -> None:
         for form, value, want in json.loads((HERE.parents[1] / "cases/patterns.json").read_text()):
             self.assertEqual(pattern(form)(value), want, f"{form} on {value}")
 
-    def test_filters_texts_mean_what_they_mean_to_the_server(self) -> None:
+    def test_filter_texts_match_as_on_the_server(self) -> None:
         for text, name, want in TEXTS["cases"]:
             event = Event.from_dict({"event_id": "e-1", **TEXTS["events"][name]})
             self.assertEqual(evaluator(text)(event), want, f"{text} on {name}")
@@ -113,7 +113,7 @@ class Verbs(Case):
         await client.close()
 
     @over_each_transport
-    async def test_what_the_server_refuses_is_raised_where_it_was_asked_for(self, transport: str) -> None:
+    async def test_a_refusal_is_raised_at_the_call_that_requested_it(self, transport: str) -> None:
         client = self.client(transports=[transport])
         good = client.subscribe("good")
         bad = client.subscribe("bad", on_lag="cry")
@@ -126,7 +126,7 @@ class Verbs(Case):
         await take(good, 1)
 
     @over_each_transport
-    async def test_what_is_published_without_an_ack_is_answered_only_if_it_is_refused(self, transport: str) -> None:
+    async def test_a_publish_without_an_ack_is_answered_only_if_refused(self, transport: str) -> None:
         client = self.client(transports=[transport])
         # It waits for the connection, as others do. The server has not said yet that it can be silent.
         self.assertIsNone(await client.publish({"type": "early"}, ack=False))
@@ -199,7 +199,7 @@ class Verbs(Case):
         with self.assertRaisesRegex(FanwireError, "colour"):
             await anext(client.subscribe(filter="colour=red"))
 
-    async def test_lean_events_are_like_others_but_for_a_time_that_nobody_gave(self) -> None:
+    async def test_lean_events_lack_only_a_timestamp_that_was_not_set(self) -> None:
         client = self.client(lean=True)
         loop = client.subscribe("lean.*")
         await loop.ready()
@@ -220,7 +220,7 @@ class Verbs(Case):
         self.assertEqual(event.event_id, first)
         self.assertTrue(event.timestamp)
 
-    async def test_a_loop_that_is_too_slow_loses_the_oldest_and_is_told_how_many(self) -> None:
+    async def test_a_loop_that_is_too_slow_gets_a_gap_for_the_oldest(self) -> None:
         client = self.client()
         slow = client.subscribe("test.numbered", buffer=10)
         await slow.ready()
@@ -257,7 +257,7 @@ class Verbs(Case):
         await self.server.publish(numbered(2))
         self.assertEqual(numbers(await take(loop, 1)), [2])
 
-    async def test_what_is_subscribed_to_while_the_first_stream_opens_is_not_forgotten(self) -> None:
+    async def test_a_subscription_made_while_the_first_stream_opens_is_not_forgotten(self) -> None:
         client = self.client(transports=["sse"])
         first = client.subscribe("first")
         # At every step of the event loop: the server answers within a millisecond.
@@ -273,7 +273,7 @@ class Verbs(Case):
         for one, kind in ((second, "second"), (first, "first")):
             self.assertEqual([item.event_type for item in await take(one, 1) if isinstance(item, Event)], [kind])
 
-    async def test_a_client_that_is_given_up_says_so(self) -> None:
+    async def test_a_client_that_gives_up_reports_it(self) -> None:
         client = self.client("http://127.0.0.1:9", attempts=3)
         states: list[str] = []
         client.on_status(states.append)

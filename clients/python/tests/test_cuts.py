@@ -73,7 +73,7 @@ class Cuts(Case):
         self.assertEqual([item.event_type for item in await take(two, 1)], ["first.a"])
 
     @over_each_transport
-    async def test_a_restart_of_the_server_is_a_gap_told_once_to_each_loop_and_then_it_goes_on(self, transport: str) -> None:
+    async def test_a_restart_of_the_server_is_one_gap_for_each_loop(self, transport: str) -> None:
         client = self.client(transports=[transport])
         told: list[Gap] = []
         client.on_gap(told.append)
@@ -97,7 +97,7 @@ class Cuts(Case):
         for loop in loops:
             self.assertEqual([item.event_type for item in await take(loop, 1)], ["life.again"])
 
-    async def test_who_comes_back_too_late_is_told_how_many_are_gone(self) -> None:
+    async def test_a_client_that_resumes_too_late_gets_the_number_of_missed_events(self) -> None:
         client = self.client()
         loop = client.subscribe("late")
         await loop.ready()

@@ -114,7 +114,7 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         item = (await take(self.client(token=lambda: "fresh").subscribe(), 1))[0]
         assert isinstance(item, Event)
 
-    async def test_what_is_asked_for_in_a_wait_waits_too(self) -> None:
+    async def test_a_request_made_during_a_wait_waits_too(self) -> None:
         sockets: list[ServerConnection] = []
 
         async def handle(socket: ServerConnection) -> None:
@@ -193,7 +193,7 @@ class Faults(unittest.IsolatedAsyncioTestCase):
             await asyncio.wait_for(away.subscribe().__anext__(), 20)
         self.assertEqual((caught.exception.code, self.errors), ("gave_up", ["disconnected"] * 2))
 
-    async def test_a_refused_handler_is_told(self) -> None:
+    async def test_a_refused_handler_is_reported(self) -> None:
         server = await Server.start()
         self.addAsyncCleanup(server.stop)
         self.url = server.url

@@ -140,7 +140,7 @@ class Hints(unittest.IsolatedAsyncioTestCase):
         await client.subscribe().ready()
         self.assertEqual(self.errors, ["unauthorized", "unauthorized"])
 
-    async def test_what_is_no_message_is_told_and_ends_nothing(self) -> None:
+    async def test_an_invalid_message_is_reported_and_ends_nothing(self) -> None:
         await self.play()
         client = self.client()
         loop = client.subscribe()

@@ -45,7 +45,7 @@ class Package(unittest.TestCase):
         self.assertEqual(len(faults), 3, result.stdout + result.stderr)
         self.assertIn("stream_ids", faults.pop(0))
 
-    def test_its_project_file_says_what_it_is(self) -> None:
+    def test_its_project_file_is_complete(self) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())
         self.assertEqual(project["project"]["license"], "MIT OR Apache-2.0")
         self.assertEqual([one.partition(">")[0] for one in project["project"]["dependencies"]], ["websockets"])

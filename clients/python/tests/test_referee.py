@@ -412,7 +412,7 @@ class Referee(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(timers.in_use(), [])
         timers.stop()
 
-    async def test_a_gap_is_filled_or_told(self) -> None:
+    async def test_a_gap_is_filled_or_reported(self) -> None:
         for transport in ("ws", "sse"):
             for case in CASES["gaps"]:
                 if case.get("only", transport) != transport:

@@ -19,7 +19,7 @@ async def ids(subscription: Subscription, count: int) -> list[str]:
 
 class Updates(Case):
     @over_each_transport
-    async def test_what_is_added_comes_and_what_is_removed_does_not(self, transport: str) -> None:
+    async def test_added_values_come_and_removed_ones_do_not(self, transport: str) -> None:
         client = self.client(transports=[transport])
         watched, everything = client.subscribe(entities=["symbol:a", ("symbol", "b")]), client.subscribe("quote")
         await watched.ready()
@@ -38,7 +38,7 @@ class Updates(Case):
         await self.server.publish([quote(id, 4) for id in "ab"])
         self.assertEqual(await ids(watched, 1), ["a4"])
 
-    async def test_the_snapshot_of_what_was_added_comes_once_before_what_is_live(self) -> None:
+    async def test_the_snapshot_of_added_values_comes_once_before_live_events(self) -> None:
         await self.server.publish([quote("x", 1, "tick"), quote("y", 1, "tick"), quote("x", 2, "tick")])
         client = self.client()
         other = client.subscribe("tick")

@@ -266,7 +266,7 @@ fn a_limit_is_the_last_size_that_passes() {
 }
 
 #[test]
-fn memory_follows_what_came_not_what_was_announced() {
+fn memory_follows_the_received_bytes_not_the_announced_ones() {
     let limits = WsLimits { max_message_bytes: 1 << 40, max_frame_bytes: 1 << 40 };
     let mut decoder = Decoder::default();
     let mut announced = vec![0x82, 0xFF, 0, 0, 0, 1, 0, 0, 0, 0];

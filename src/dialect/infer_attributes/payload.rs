@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_types_say_in_their_payload_what_they_are_about() {
+    fn known_types_have_their_subject_in_their_payload() {
         let entity = infer("agent_status", r#"{"agentId":"coder-001"}"#).entity;
         assert_eq!(entity, Some(("agent", "coder-001".to_owned())));
         let channel = infer("agent.message", r#"{"circle_name":"dev-team","content":"x"}"#).channel;
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn others_say_nothing() {
+    fn other_events_imply_nothing() {
         for (name, payload) in [
             ("task.progress", r#"{"agentId":"a","circle_name":"c","stream_id":"s"}"#),
             ("agent_status", r#"{"agentId":{}}"#),

@@ -208,7 +208,7 @@ fn events_that_the_log_can_never_accept_are_refused_alone_in_order() {
 }
 
 #[test]
-fn a_log_that_hangs_blocks_nobody() {
+fn a_log_that_hangs_blocks_no_client() {
     let (mut hold, go, is_held) = held();
     let log = Fake::new(move |_| {
         hold();
@@ -249,7 +249,7 @@ fn a_log_that_accepts_nothing_is_reported_and_recovers_by_itself() {
 }
 
 #[test]
-fn an_answer_that_was_lost_is_in_doubt_whatever_the_log_says_later() {
+fn a_lost_answer_stays_in_doubt_whatever_the_log_shows_later() {
     let mut first = true;
     let log = Fake::new(move |_| {
         let is_first = std::mem::take(&mut first);

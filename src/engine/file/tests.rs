@@ -188,7 +188,7 @@ fn a_crash_of_the_machine_begins_another_life_where_accepted_events_may_be_lost(
 }
 
 #[test]
-fn notices_are_kept_and_heard_before_anything_else() {
+fn notices_are_kept_and_read_before_anything_else() {
     let folder = Folder::new();
     let heard: Arc<Mutex<Vec<String>>> = Arc::default();
     let open = || {
@@ -232,7 +232,7 @@ fn remains_of_a_failed_write_are_overwritten_or_cut_off() {
 }
 
 #[test]
-fn a_segment_that_could_not_be_made_safe_is_left_and_never_said_to_be_whole() {
+fn a_segment_that_could_not_be_synced_is_left_and_never_reported_as_whole() {
     let folder = Folder::new();
     let log = folder.open();
     let suspect = |log: &FileLog| {
@@ -322,7 +322,7 @@ fn appends_are_refused_after_the_time_of_a_stopped_reader() {
 
 #[cfg(unix)]
 #[test]
-fn only_its_user_reads_a_log_and_what_an_earlier_version_wrote_is_made_so() {
+fn only_its_user_can_read_a_log_even_one_of_an_earlier_version() {
     use std::os::unix::fs::PermissionsExt;
     let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
     let set =

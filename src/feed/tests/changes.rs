@@ -116,7 +116,7 @@ fn each_member_gets_the_events_that_it_wanted_when_they_came() {
 /// Members hold one list each, which is edited, alone or while other members hold an equal one. Each receives exactly
 /// the events that were in its list when they were published.
 #[test]
-fn a_list_that_is_edited_gets_what_it_had_when_it_came() {
+fn a_list_that_is_edited_gets_its_earlier_events() {
     const MEMBERS: usize = 3;
     let list = |held: &std::collections::BTreeSet<u64>| {
         Filter::new().types(held.iter().map(|kind| format!("t{kind}")))

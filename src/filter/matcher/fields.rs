@@ -647,7 +647,7 @@ mod tests {
     }
 
     #[test]
-    fn one_walk_finds_what_a_look_for_each_path_finds() {
+    fn one_walk_finds_the_values_that_a_search_for_each_path_finds() {
         let (mut fields, ids) = fields();
         for (turn, json) in [
             r#"{"a":{"b":{"c":1}},"b":2}"#,
@@ -738,7 +738,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_places_are_written_as_keys_say_them() {
+    fn indices_are_written_in_decimal_as_keys() {
         for number in [0, 9, 10, 123_456_789, usize::MAX] {
             assert_eq!(decimal(number, &mut [0; 20]), number.to_string().as_bytes());
         }

@@ -195,7 +195,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_matcher_says_what_every_filter_says(
+    fn the_matcher_agrees_with_every_filter(
         acts in prop::collection::vec(act(), 1..60),
         paths_max in prop::sample::select(vec![1usize, 4, 256]),
     ) {
@@ -529,7 +529,7 @@ fn the_cost_of_an_event_is_bounded_by_the_filters_weight() {
 }
 
 #[test]
-fn a_change_of_members_leaves_nothing_behind() {
+fn a_change_of_members_leaves_no_state() {
     let mut matcher = Matcher::new(FilterLimits::default());
     let empty = matcher.stats();
     let event = Event::builder("a").json(r#"{"n":{"x":[1,{"y":"z"}]},"m":1.0}"#).build().expect("valid");
@@ -584,7 +584,7 @@ fn a_long_list_is_edited_in_place() {
 }
 
 #[test]
-fn turns_that_begin_anew_forget_what_was_found() {
+fn turn_numbers_that_restart_forget_found_values() {
     let mut matcher = Matcher::new(FilterLimits::default());
     let class = matcher.insert(&parsed("type=a,b source=c,d payload.n>=5"));
     let event = |n: u64| {

@@ -594,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_ask_for_what_there_is_and_are_not_named_beyond_the_grant() {
+    fn patterns_select_existing_values_and_are_not_shown_beyond_the_grant() {
         let grant = grant(r#"{"types":["agent.*"],"entities":["agent:1"]}"#);
         let runs = Filter::new()
             .any_of(Attribute::Type, [Pattern::runs("co*-1")])
@@ -696,7 +696,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_publishes_what_breaks_no_condition() {
+    fn a_holder_publishes_events_that_break_no_condition() {
         let grant = grant(
             r#"{"filter":"type=seen.* source=a,b entity=task:* payload.tenant == t payload.n < 5 payload.x !exists","publish":true}"#,
         );

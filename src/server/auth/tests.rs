@@ -193,7 +193,7 @@ fn bad_tokens_are_refused_each_for_its_fault() {
 }
 
 #[test]
-fn a_public_key_is_no_secret_though_a_token_says_so() {
+fn a_public_key_is_no_secret_even_if_a_token_names_an_hmac() {
     let auth = jwt(|jwt| jwt.public_key_file = Some(key_file("rsa.public.pem")));
     let text = serde_json::to_string(&claims()).expect("plain");
     let public = std::fs::read(key_file("rsa.public.pem")).expect("the file is there");

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn where_many_subjects_took_all_whoever_has_few_gets_one_all_the_same() {
+    fn a_subject_with_few_tickets_gets_one_although_the_limit_is_reached() {
         let mut tickets = Tickets::default();
         assert!(tickets.make(grant("g0"), 0, 100, 20).is_ok());
         for number in 1..20 {

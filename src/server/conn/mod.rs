@@ -183,8 +183,8 @@ impl Connection {
             }
     }
 
-    /// Returns whether the connection may take more than its part of a turn: no client that must show a token first, and none that
-    /// is closing, whose input is dropped.
+    /// Returns whether the connection may take more than its part of a turn. False if the client must show a token first, or the
+    /// connection is closing and drops its input.
     pub(crate) fn may_exceed_its_part(&self, auth: &Auth) -> bool {
         !self.is_unauthenticated(auth) && !matches!(self.state, State::Closing(_))
     }

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_its_share_whatever_others_have() {
+    fn a_client_has_its_share_whatever_the_others_use() {
         let bodies = Bodies::default();
         let mut one = bodies.begin(subject("a"));
         let mut two = bodies.begin(subject("a"));

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_has_what_begins_alike() {
+    fn a_range_contains_the_addresses_with_its_prefix() {
         for (of, inside, outside) in [
             ("10.0.0.0/8", "10.255.1.2", "11.0.0.0"),
             ("10.1.2.3", "10.1.2.3", "10.1.2.4"),

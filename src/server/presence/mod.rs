@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_who_comes_back_in_time_never_left() {
+    fn a_user_that_returns_in_time_has_not_left() {
         let (mut presence, config, ann) = (Presence::default(), config(10, 10), name("ann"));
         presence.enter("room.1", Some(&ann), NOW, &config);
         assert!(presence.leave("room.1", Some(&ann), Seat::Named, 5));

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - At most one piece of news waits for one user in one channel. A join and a leave that were not published cancel out.
-//! - News that the log refused is published again, before newer news, so that no watcher keeps a user who has left.
+//! - News that the log refused is published again, before newer news, so that no watcher keeps a user that has left.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

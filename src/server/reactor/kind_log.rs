@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_filter_wanted_of_the_past_is_counted_and_what_nobody_kept_bounds_it() {
+    fn missed_events_of_a_filter_are_counted_or_bounded() {
         let mut kind_log = KindLog::default();
         for n in 0..10_000 {
             kind_log.record(&event(if n % 10 == 0 { "alarm.fire" } else { "tick" }, n));

@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_refusal_has_the_length_that_it_says() {
+    fn the_refusal_has_the_length_that_it_announces() {
         let text = std::str::from_utf8(BUSY).expect("ASCII");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head");
         assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{}", body.len());

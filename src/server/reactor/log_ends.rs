@@ -96,8 +96,8 @@ impl<S: Socket> LoopState<S> {
         self.report_ends();
     }
 
-    /// Reports ends whose events this loop has lost, and the engine's follower has read. `from` is the place of the first lost
-    /// event; `reported` is an end that is reported anyway.
+    /// Reports ends that this loop has lost and the engine's follower has read. `from` is the place of the first lost event;
+    /// `reported` is an end that is reported anyway.
     pub(super) fn report_lost_ends(&mut self, from: LogPlace, reported: Option<EventId>) {
         let Some(logs) = self.shared.kept.lock_with_ends() else { return };
         let mut lost = Vec::new();

@@ -14,7 +14,7 @@ pub(super) struct Queues {
     pub(super) output: Vec<Token>,
     /// Connections with input that was not read.
     pub(super) input: VecDeque<Token>,
-    /// Connections with a replay in progress, whose next page has to be made.
+    /// Connections with a replay that needs its next page.
     pub(super) pasts: VecDeque<Token>,
     /// Connections that begin a TLS handshake with their next input.
     pub(super) handshakes: VecDeque<Token>,

@@ -1,4 +1,4 @@
-//! A client's socket: TCP, with TLS or without, or one end of a pair whose other end the embedding program holds.
+//! A client's socket: TCP, with TLS or without, or one end of a pair. The embedding program holds the other end.
 //!
 //! Invariants:
 //! - No call blocks.

@@ -332,7 +332,7 @@ mod linux {
         }
 
         #[test]
-        fn each_socket_is_sent_the_same_whatever_those_before_took() {
+        fn each_socket_gets_all_bytes_however_many_the_earlier_ones_took() {
             let mut pipes = Pipes::open().expect("pipes");
             let bytes: Vec<u8> = (0..100_000_u32).map(|at| (at / 7) as u8).collect();
             assert_eq!(rustix::io::write(&pipes.held.1, &bytes), Ok(bytes.len()), "{} bytes", pipes.capacity);

@@ -214,7 +214,7 @@ impl Session {
     }
 
     /// Requests the past of a new subscription, before the interest changes, so that live events come after it. `tag`
-    /// is that of the message whose answer waits for the start of the past.
+    /// belongs to the message that is answered when the start of the past is known.
     fn request_past(
         &mut self,
         id: &str,

@@ -160,7 +160,7 @@ impl EntryRecorder for LogRecorder {
 
     fn record(&self, event: &Event, stamp: Option<&str>) -> bool {
         let is_published = self.kept.lock().is_none_or(|mut logs| logs.record_followed(event, stamp));
-        // Relaxed: the lock of the logs orders it after the number of one who looked in vain.
+        // Relaxed: a thread that found nothing raised the number before it released the lock of the logs.
         if self.waiting.load(Ordering::Relaxed) > 0 {
             drop(lock(&self.looking));
             self.changed.notify_all();

@@ -77,7 +77,7 @@ fn a_client_that_shows_a_token_is_read() {
 
 /// Lists are counted before they are parsed, and the answer is the protocol's.
 #[test]
-fn lists_that_are_too_long_cost_what_they_are_long() {
+fn lists_that_are_too_long_cost_in_proportion_to_their_length() {
     let values = vec![r#""a""#; 15_000].join(",");
     for (path, message) in [
         ("/ws", format!(r#"{{"type":"subscribe","payload":{{"event_types":[{values}]}}}}"#)),

@@ -96,7 +96,7 @@ mod tests {
     use crate::codec::http::{HttpLimits, parse_request};
 
     #[test]
-    fn a_slip_is_refused_and_what_others_add_is_not() {
+    fn a_typo_is_refused_and_foreign_parameters_are_not() {
         let check = |query: &str, known: &[&str]| {
             let text = format!("GET /x?{query} HTTP/1.1\r\nHost: t\r\n\r\n");
             let parsed = parse_request(text.as_bytes(), &HttpLimits::default()).expect("valid");

@@ -105,7 +105,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     const id = `js-${(this.#number += 1)}`;
     const one: Subscription<M, any> = new Subscription(id, filter, options, handler, () => this.#drop(id));
     // A handler has no loop that would throw.
-    if (handler) one.ready.catch((error) => this.#tell('error', error));
+    if (handler) one.ready.catch((error) => this.#notify('error', error));
     if (this.#status === 'closed') one.end(closed());
     if (filter.filter) void this.#evaluate(one);
     else if (!one.isOver) this.#take(one);
@@ -151,8 +151,9 @@ export class Fanwire<M extends EventMap = EventMap> {
 
   /**
    * Publishes an event and returns its id. While offline it waits. If the connection breaks before the answer, it is sent
-   * again under the same name, so that it is published once. Fails with `queue_full` if too many wait, and with `uncertain` if
-   * it may have been published or not: the server knows no names or has forgotten this one, or the client was closed meanwhile.
+   * again with the same `dedupe_id`, so that it is published once. Fails with `queue_full` if too many wait, and with `uncertain`
+   * if it may or may not have been published: the server does not deduplicate or may have forgotten the id, or the client was closed
+   * meanwhile.
    *
    * With `ack: false` it returns nothing, once the event is handed to the socket: the server answers only an
    * error, which goes to `onError`, and an event that is lost with the connection is not reported.
@@ -192,7 +193,7 @@ export class Fanwire<M extends EventMap = EventMap> {
       this.#start();
     });
     // An error that nothing awaits must not end the process; `onError` reports it.
-    promise.catch((error) => this.#tell('error', error));
+    promise.catch((error) => this.#notify('error', error));
     return promise;
   }
 
@@ -215,7 +216,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     return () => this.#listeners[what].delete(listener);
   }
 
-  #tell(what: 'status' | 'gap' | 'error', value: unknown): void {
+  #notify(what: 'status' | 'gap' | 'error', value: unknown): void {
     for (const listener of this.#listeners[what]) this.#call(listener, value);
   }
 
@@ -294,8 +295,8 @@ export class Fanwire<M extends EventMap = EventMap> {
         for (const one of of ? [of] : all()) if (one.active) one.offer(event);
       },
       gap: (gap, of) => {
-        this.#tell('gap', gap);
-        for (const one of of ? [of] : all()) if (one.active) one.tell(gap);
+        this.#notify('gap', gap);
+        for (const one of of ? [of] : all()) if (one.active) one.gap(gap);
       },
       again: (job) => {
         this.#outbox.push(job);
@@ -309,7 +310,7 @@ export class Fanwire<M extends EventMap = EventMap> {
         this.#set('waiting');
         this.connect();
       },
-      failed: (error) => this.#tell('error', error),
+      failed: (error) => this.#notify('error', error),
       lost: (loss) => this.#lost(loss),
     };
   }
@@ -323,7 +324,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     const { backoff: { base = 500, max = 30_000 } = {}, attempts = Infinity, token } = this.#options;
     if (this.#open && this.#proven && performance.now() - this.#since > STABLE) this.#attempt = 0;
     this.#unlink();
-    if (error) this.#tell('error', error);
+    if (error) this.#notify('error', error);
     // A token that cannot be replaced will not be accepted next time either.
     if (error?.code === 'unauthorized' && typeof token !== 'function') return this.#end(error);
     this.#attempt += 1;
@@ -367,7 +368,7 @@ export class Fanwire<M extends EventMap = EventMap> {
   #set(status: Status): void {
     if (status === this.#status) return;
     this.#status = status;
-    this.#tell('status', status);
+    this.#notify('status', status);
   }
 
   /** An error of a listener ends nothing. */
@@ -376,7 +377,7 @@ export class Fanwire<M extends EventMap = EventMap> {
       listener(value);
     } catch (cause) {
       // A listener of errors does not get its own.
-      if (this.#listeners.error.size && !this.#listeners.error.has(listener)) this.#tell('error', new FanwireError('handler', `${cause}`, cause));
+      if (this.#listeners.error.size && !this.#listeners.error.has(listener)) this.#notify('error', new FanwireError('handler', `${cause}`, cause));
       else console.error(cause);
     }
   }

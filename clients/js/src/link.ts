@@ -56,8 +56,8 @@ export const closed = () => new FanwireError('closed', 'client closed');
 export const uncertain = (cause?: unknown) => new FanwireError('uncertain', 'no answer', cause);
 
 /**
- * Gives a publish a name, if the server knows names, so that it may be sent again. Returns whether it may be sent now: not if it was
- * sent so long ago that the server may have forgotten it.
+ * Gives a publish a `dedupe_id`, if the server deduplicates, so that it may be sent again. Returns whether it may be sent now: false if
+ * it was sent so long ago that the server may have forgotten the id.
  */
 export function named(job: Job, { capabilities, dedupe_seconds = 120 }: ServerInfo): boolean {
   if (!capabilities?.includes('publish_once')) return !job.until;
@@ -73,7 +73,7 @@ export interface ServerInfo {
   dedupe_seconds?: number;
 }
 
-/** Life after which a link counts as good, and the next waits start short again. */
+/** Lifetime after which a link counts as good, so that the next waits are short again. */
 export const STABLE = 5_000;
 
 /**

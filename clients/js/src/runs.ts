@@ -14,7 +14,7 @@ export interface RunEnd {
   status: string | null;
   /** The event that ended it. */
   last_event_id: string;
-  /** Whether everything came, from the run's first event to its end. */
+  /** Whether no event is missing, from the run's first one to its end. */
   complete: boolean;
 }
 
@@ -135,7 +135,7 @@ export interface Page<M extends EventMap = EventMap> {
   complete: boolean;
 }
 
-/** Answers that may be others later: the server is busy, restarts, or is behind a proxy that cannot reach it. */
+/** Statuses that are tried again: the server is busy or restarts, or its proxy cannot reach it. */
 const BUSY = [429, 502, 503, 504];
 /** Attempts for one page, if the client has no limit of its own. */
 const ATTEMPTS = 5;
@@ -198,7 +198,7 @@ async function read<M extends EventMap>(client: Client<M>, url: URL, signal: Abo
   }
 }
 
-/** Waits, or less if the signal comes. */
+/** Waits for this time, or until the signal is aborted. */
 function pause(time: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve) => {
     const done = () => {
@@ -222,7 +222,7 @@ export class Fanwire<M extends EventMap = EventMap> extends Client<M> {
 
   /**
    * Follows a run, the kept stream of this id: its events from the first on, each once and in order over all reconnects, until it
-   * has ended. Ended runs come too. The server has to keep it (`[[retain]]`), or the loop throws `unsupported`.
+   * has ended. Works for ended runs, too. The server has to keep it (`[[retain]]`), or the loop throws `unsupported`.
    */
   run(stream: string, options?: RunOptions): Run<M> {
     return run(this, stream, options);

@@ -33,8 +33,8 @@ export function socketLink(host: Host, token: string | undefined): Link {
   let recalling: Any | undefined;
   /** Position up to which everything has come. */
   let reached: string | undefined;
-  /** From a gap to the answer to its refill: events in between will come again. */
-  let deaf = false;
+  /** Whether a refill was requested and not answered yet. Events until then will come again. */
+  let refilling = false;
   let refilled: string | undefined;
   /** On the monotonic clock. */
   let heard = -1;
@@ -68,7 +68,7 @@ export function socketLink(host: Host, token: string | undefined): Link {
   const find = (name: string) => host.subscriptions().find(({ id }) => id === name);
 
   const reach = (place?: string) => {
-    if (deaf || !place) return;
+    if (refilling || !place) return;
     reached = place;
     active().forEach((one) => one.reach(place));
   };
@@ -98,18 +98,18 @@ export function socketLink(host: Host, token: string | undefined): Link {
       if (isOwn) recalling = one;
       else if (!hasPast) {
         one.reach(began);
-        if (!deaf) reached = began;
+        if (!refilling) reached = began;
       }
     });
   };
 
-  /** Handles the end of a kept stream. A refill brings nothing to a subscription that is over, so that reads its past again. */
+  /** Handles the end of a kept stream. A refill delivers nothing to a subscription that is over, so such a subscription reads its past again. */
   const ended = (end: Ended): void => {
     const one = find(end.subscription_id);
     if (!one) return;
     one.ended = end;
     if (!end.over) return;
-    if (!deaf) return one.end();
+    if (!refilling) return one.end();
     one.active = false;
     subscribe(one, one.position, true);
   };
@@ -129,10 +129,10 @@ export function socketLink(host: Host, token: string | undefined): Link {
     const since = reached ?? gap.from;
     if (!can('refill') || !since || since === refilled || !refillable(host, active(), gap)) return false;
     refilled = since;
-    deaf = true;
+    refilling = true;
     ask('refill', { since }, (_, error) => {
-      deaf = false;
-      if (error && !over) tell(gap);
+      refilling = false;
+      if (error && !over) report(gap);
     });
     return true;
   };
@@ -174,16 +174,16 @@ export function socketLink(host: Host, token: string | undefined): Link {
       if (item.event_type !== undefined) host.event(item, recalling);
       else host.gap(item, recalling);
       recalling.reach(position ?? (item as Gap).to);
-    } else if (deaf) return;
+    } else if (refilling) return;
     else if (item.event_type !== undefined) {
       host.event(item);
       reached = item.event_id;
       // A server with several shards sends the position after the event in its own form.
       reach(position);
-    } else if (!refill(item)) tell(item);
+    } else if (!refill(item)) report(item);
   };
 
-  const tell = (gap: Gap): void => {
+  const report = (gap: Gap): void => {
     host.gap(gap);
     // After a restart there are new positions.
     for (const one of active()) gap.to ? one.reach(gap.to) : (one.position = began);
@@ -281,7 +281,7 @@ export function socketLink(host: Host, token: string | undefined): Link {
         began = payload.last_event_id;
       }
       if (!error) job.resolve(payload);
-      // Asking again is harmless. Publishing again would make a second event, if the server does not know the first one's name.
+      // Asking again is harmless. Publishing again would make a second event, unless the server knows the `dedupe_id` of the first.
       else if (over && (job.type === 'request' || job.until)) host.again(job);
       else job.reject(error);
     });

@@ -36,7 +36,7 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
   declare resumed: (() => void) | undefined;
   /** @internal Whether the past of added values is coming. Events before the position are new. */
   declare recalls: boolean | undefined;
-  /** @internal The last end of a kept stream that it was told. */
+  /** @internal The last end of a kept stream that the server reported. */
   declare ended: LogEnd | undefined;
   /** @internal Called when its buffer is full, instead of losing the oldest. */
   declare full: (() => void) | undefined;
@@ -124,7 +124,7 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
   }
 
   /** @internal */
-  tell(gap: Gap): void {
+  gap(gap: Gap): void {
     this.#push(gap);
   }
 

@@ -2,7 +2,7 @@
 import { closed, type Host, type Link } from './link.js';
 import { FanwireError } from './types.js';
 
-/** Asks the function, or fails. One that does not answer in time gives none. */
+/** Asks the function for a token. Fails if it does not return one in time. */
 export async function ask(token: () => string | Promise<string>, timeout: number, ended: AbortSignal): Promise<string> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   let end!: () => void;

@@ -57,9 +57,9 @@ async def main() -> None:
     parser.add_argument("target")
     parser.add_argument("--type", action="append", help="an event type or a pattern; may be repeated")
     parser.add_argument("--stream", action="append", help="a stream or a pattern; may be repeated")
-    parser.add_argument("--token", help="what the server wants to see")
-    parser.add_argument("--state", type=Path, help="a file that remembers the last event that was taken")
-    parser.add_argument("--wait", type=float, default=1, help="seconds before the first new attempt, at most")
+    parser.add_argument("--token", help="a token that the server accepts")
+    parser.add_argument("--state", type=Path, help="a file that remembers the last accepted event")
+    parser.add_argument("--wait", type=float, default=1, help="maximum number of seconds before the first retry")
     args = parser.parse_args()
 
     since = args.state.read_text().strip() if args.state and args.state.exists() else None

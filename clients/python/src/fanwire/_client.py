@@ -39,7 +39,7 @@ _PROTOCOL = Subprotocol("fanwire.v1")
 _LEAN_PROTOCOL = Subprotocol("fanwire.v1.lean")
 _log = logging.getLogger("fanwire")
 
-# Life after which a link counts as good, and the next waits start short again. Seconds.
+# Lifetime after which a link counts as good, so that the next waits are short again. Seconds.
 _STABLE = 5.0
 
 
@@ -173,7 +173,7 @@ class Fanwire:
         self, stream: str, *, absent: Literal["wait", "error"] = "wait", buffer: int = 10_000, **filter: Unpack[RunFilter]
     ) -> Run:
         """Follows a run, the kept stream of this id: its events from the first on, each once and in order over all
-        reconnects, until it has ended. Ended runs come too. The server has to keep it (`[[retain]]`).
+        reconnects, until it has ended. Works for ended runs, too. The server has to keep it (`[[retain]]`).
 
         `absent`: `error` raises `no_such_log` if nothing of the run is kept; `wait` waits for it. `buffer`: items that wait
         for a slow loop; beyond it the rest waits at the server. Raises `unsupported` if the server is too old."""
@@ -308,9 +308,9 @@ class Fanwire:
     async def publish(self, event: Mapping[str, Any], *, ack: Literal[False]) -> None: ...
     async def publish(self, event: Mapping[str, Any], *, ack: bool = True) -> str | None:
         """Publishes an event (`type`, and its other fields) and returns its id. While offline it waits without a limit. If
-        the connection breaks before the answer, it is sent again under the same name (`dedupe_id`), so that it is published
-        once. Raises FanwireError: `queue_full` if too many wait, `uncertain` if it may have been published or not: the server
-        knows no names or has forgotten this one, or the client was closed meanwhile.
+        the connection breaks before the answer, it is sent again with the same `dedupe_id`, so that it is published
+        once. Raises FanwireError: `queue_full` if too many wait, `uncertain` if it may or may not have been published: the server
+        does not deduplicate or may have forgotten the id, or the client was closed meanwhile.
 
         With `ack=False` it returns None, once the event is handed to the connection: the server answers only an error,
         which goes to `on_error`, and an event that is lost with the connection is not reported."""
@@ -348,8 +348,8 @@ class Fanwire:
             if error is None:
                 job.answer.set_result(payload)
             elif error.code == "uncertain" and self._status != "closed" and (not job.once or job.once.may_be_sent_again()):
-                # Asking again is harmless. Publishing again would make a second event, if the server does not know the
-                # first one's name.
+                # Asking again is harmless. Publishing again would make a second event, unless the server knows the
+                # `dedupe_id` of the first.
                 self._outbox.append(job)
                 # Not to the link that is ending.
                 asyncio.get_running_loop().call_soon(self._flush)
@@ -362,7 +362,7 @@ class Fanwire:
         elif job.ack:
             self._link.ask(job.kind, job.payload, answered)
         else:
-            self._link.tell(job.kind, job.payload)
+            self._link.send_unacked(job.kind, job.payload)
             job.answer.set_result(None)
 
     def on_status(self, listener: Callable[[Status], object]) -> Callable[[], None]:
@@ -596,7 +596,7 @@ class Fanwire:
     def deliver(self, item: Item, of: Subscription | None = None) -> None:
         """@private"""
         if isinstance(item, Gap):
-            self._tell(self._on_gap, item)
+            self._notify(self._on_gap, item)
         for one in [of] if of else self.subscriptions():
             if not one._active:
                 continue
@@ -611,16 +611,16 @@ class Fanwire:
 
     def _failed(self, error: FanwireError) -> None:
         if self._on_error:
-            self._tell(self._on_error, error)
+            self._notify(self._on_error, error)
         else:
             _log.warning("%s: %s", error.code, error)
 
     def _set(self, status: Status) -> None:
         if status != self._status and self._status != "closed":
             self._status = status
-            self._tell(self._on_status, status)
+            self._notify(self._on_status, status)
 
-    def _tell(self, listeners: Sequence[Callable[[Any], object]], value: object) -> None:
+    def _notify(self, listeners: Sequence[Callable[[Any], object]], value: object) -> None:
         for listener in list(listeners):
             try:
                 listener(value)

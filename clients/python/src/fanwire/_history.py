@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from ._http import request, wait_of
 from ._types import Event, FanwireError, Page
 
-# Answers that may be others later: the server is busy, restarts, or is behind a proxy that cannot reach it.
+# Statuses that are tried again: the server is busy or restarts, or its proxy cannot reach it.
 _BUSY = (429, 502, 503, 504)
 # Attempts for one page, if the client has no limit of its own.
 _ATTEMPTS = 5

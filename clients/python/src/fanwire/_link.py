@@ -69,8 +69,8 @@ class Link:
         self._recalling: Subscription | None = None
         # Position up to which everything has come.
         self._reached: str | None = None
-        # From a gap to the answer to its refill: events in between will come again.
-        self._deaf = False
+        # Whether a refill was requested and not answered yet. Events until then will come again.
+        self._is_refilling = False
         self._refilled: str | None = None
         self._fault: FanwireError | None = None
         self.over = False
@@ -128,7 +128,7 @@ class Link:
         self._out.put_nowait(json.dumps({"type": kind, "payload": payload, "message_id": message_id}))
 
     def publish(self, once: Once, answer: Answered) -> None:
-        """Publishes an event under its name, once it is known whether the server knows names."""
+        """Publishes an event, once it is known whether the server deduplicates."""
         if self._abilities is None:
             self._early.append((once, answer))
         elif once.name(self._info):
@@ -136,8 +136,8 @@ class Link:
         else:
             answer(None, uncertain())
 
-    def tell(self, kind: str, payload: object) -> None:
-        """Sends a message of which only an error is answered; the host gets it. An older server answers always."""
+    def send_unacked(self, kind: str, payload: object) -> None:
+        """Sends a message that the server answers only with an error, which goes to the host. An older server answers always."""
         quiet = {"ack": False} if "publish_unacked" in (self._abilities or ()) else {}
         self._out.put_nowait(json.dumps({"type": kind, "payload": payload, **quiet}))
 
@@ -237,7 +237,7 @@ class Link:
                 self._recalling = one
             elif not has_past:
                 one._reach(self._began)
-                if not self._deaf:
+                if not self._is_refilling:
                     self._reached = self._began
 
         self.ask("subscribe", {"subscription_id": one.id, **one.filter, **one._kept, **options, **past}, answer)
@@ -259,13 +259,13 @@ class Link:
         self.ask("update", payload, answered)
 
     def _log_ended(self, payload: Any) -> None:
-        """Handles the end of a kept stream. A refill brings nothing to a subscription that is over, so that reads its past
-        again."""
+        """Handles the end of a kept stream. A refill delivers nothing to a subscription that is over, so such a subscription
+        reads its past again."""
         for one in self._host.subscriptions():
             if one.id != payload["subscription_id"]:
                 continue
             one._ended = payload
-            if payload.get("over") and self._deaf:
+            if payload.get("over") and self._is_refilling:
                 one._active = False
                 self._subscribe(one, one._position, alone=True)
             elif payload.get("over"):
@@ -305,7 +305,7 @@ class Link:
         self.ask("ping", {}, answer)
 
     def _reach(self, position: str | None) -> None:
-        if self._deaf or not position:
+        if self._is_refilling or not position:
             return
         self._reached = position
         for one in self._active():
@@ -353,7 +353,7 @@ class Link:
         if recalling := self._recalling:
             self._host.deliver(item, recalling)
             recalling._reach(position or (item.to_id if isinstance(item, Gap) else None))
-        elif self._deaf:
+        elif self._is_refilling:
             return
         elif isinstance(item, Event):
             self._host.deliver(item)
@@ -361,9 +361,9 @@ class Link:
             # A server with several shards sends the position after the event in its own form.
             self._reach(position)
         elif not self._refill(item):
-            self._tell(item)
+            self._report_gap(item)
 
-    def _tell(self, gap: Gap) -> None:
+    def _report_gap(self, gap: Gap) -> None:
         self._host.deliver(gap)
         for one in self._active():
             if gap.to_id:
@@ -380,12 +380,12 @@ class Link:
         if not is_fillable(self._host, self._active(), gap):
             return False
         self._refilled = since
-        self._deaf = True
+        self._is_refilling = True
 
         def answer(_: Any, error: FanwireError | None) -> None:
-            self._deaf = False
+            self._is_refilling = False
             if error and not self.over:
-                self._tell(gap)
+                self._report_gap(gap)
 
         self.ask("refill", {"since": since}, answer)
         return True

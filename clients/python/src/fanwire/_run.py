@@ -41,7 +41,7 @@ class Run:
 
     @property
     def end(self) -> RunEnd | None:
-        """The end, once the loop is there. None before, and if it was closed."""
+        """The end, once the loop has reached it. None before, and if the run was closed."""
         return self._end
 
     async def past(self) -> Past | None:
@@ -70,7 +70,7 @@ class Run:
                     self._one._ended = one._ended
                     continue
                 self._is_over = True
-                self._note_end(one)
+                self._record_end(one)
                 raise
             except FanwireError as error:
                 if error.code != "unsupported":
@@ -83,7 +83,7 @@ class Run:
                 self._last = item
             return item
 
-    def _note_end(self, one: Subscription) -> None:
+    def _record_end(self, one: Subscription) -> None:
         if one._ended is None:
             return
         id = str(one._ended.get("last_event_id"))

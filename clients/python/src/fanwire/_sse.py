@@ -47,7 +47,7 @@ def _names_one(one: Subscription) -> bool:
 
 _HISTORY_END = re.compile(r"history_end events=([0-9]+) complete=(\w+)")
 
-# Life after which a stream counts as good, and the next waits start short again. Seconds.
+# Lifetime after which a stream counts as good, so that the next waits are short again. Seconds.
 STABLE = 5.0
 
 
@@ -197,8 +197,8 @@ class StreamLink:
 
     async def _read_once(self, one: Subscription) -> bool:
         options = {key: value for key, value in one._options.items() if key not in ("since", "absent")}
-        is_absent_over = "absent" in one._options and one._fresh
-        if is_absent_over:
+        fails_if_absent = "absent" in one._options and one._fresh
+        if fails_if_absent:
             options["absent"] = "204"
         since = one._position or one._options.get("since")
         more = [(key, str(value).lower()) for key, value in options.items()] + ([("last_event_id", since)] if since else [])
@@ -209,7 +209,7 @@ class StreamLink:
             if answer.status == 204:
                 # The server will never have more for this subscription (HTML, 9.2.3).
                 self._streams.pop(one, None)
-                if is_absent_over:
+                if fails_if_absent:
                     one._end(FanwireError("no_such_log", "nothing is kept there"))
                     return False
                 # The end itself was lost with the connection.
@@ -304,7 +304,7 @@ class StreamLink:
         self._start(self._post(payload, answered))
 
     def publish(self, once: Once, answered: Answered) -> None:
-        """Publishes an event under its name, if the server knows names, and again if there was no answer."""
+        """Publishes an event, and again if there was no answer and the server deduplicates."""
 
         async def post() -> None:
             attempt = 0
@@ -373,8 +373,8 @@ class StreamLink:
             if isinstance(cause, asyncio.CancelledError):
                 raise
 
-    def tell(self, kind: str, payload: object) -> None:
-        """Publishes an event of which only an error is reported."""
+    def send_unacked(self, kind: str, payload: object) -> None:
+        """Publishes an event. Only an error is reported, to the host."""
 
         def answered(_: Any, error: FanwireError | None) -> None:
             if error:

@@ -74,7 +74,7 @@ class Subscription:
         self._past: Past | None = None
         self._has_passed = asyncio.Event()
         self._more = asyncio.Event()
-        # The last end of a kept stream that it was told.
+        # The last end of a kept stream that the server reported.
         self._ended: Mapping[str, Any] | None = None
         # Called when its buffer is full, instead of losing the oldest.
         self._full: Callable[[], object] | None = None
@@ -198,7 +198,7 @@ class Subscription:
             self._has_passed.set()
 
     def _wants_less(self) -> bool:
-        """Whether it asked for losses."""
+        """Returns whether its lag policy allows losses."""
         return self._options.get("on_lag") not in (None, "drop_oldest", "disconnect")
 
     def _reach(self, position: str | None) -> None:

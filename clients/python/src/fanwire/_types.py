@@ -89,7 +89,7 @@ class RunEnd:
     last_event_id: str
     """The event that ended it."""
     complete: bool
-    """Whether everything came, from the run's first event to its end."""
+    """Whether no event is missing, from the run's first one to its end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,3 +205,129 @@ fn it_is_refused_beside_policies_that_leave_events_out() {
         assert_eq!(replaced["type"], "ack", "{replaced}");
     }
 }
+
+/// Sends a message, and waits until the server has read it.
+fn tell(server: &Server, client: &mut Ws, kind: &str, payload: Value) {
+    let read = || server.metric("fanwire_server_messages_received_total").expect("a counter");
+    let before = read();
+    client.send(&json!({"type": kind, "message_id": kind, "payload": payload}));
+    support::eventually("the message is read", || read() > before);
+}
+
+/// Returns the next message, which must have this type and answer a message of this kind.
+fn answered(client: &mut Ws, message_type: &str, kind: &str) {
+    let message = client.any_message();
+    assert_eq!(
+        (&message["type"], &message["correlation_id"]),
+        (&json!(message_type), &json!(kind)),
+        "{message}"
+    );
+}
+
+/// Reads events of one stream with these numbers.
+fn expect(client: &mut Ws, stream: &str, from: u64, count: u64) {
+    for n in from..from + count {
+        let event = client.event();
+        let place = (event["stream_id"].as_str(), event["payload"]["n"].as_u64());
+        assert_eq!(place, (Some(stream), Some(n)), "of {from} and {count} more");
+    }
+}
+
+/// The client reads nothing before it has sent all of its messages, so it is behind at each of them.
+#[test]
+fn a_client_that_never_catches_up_is_read_and_answered_in_order() {
+    const N: u64 = 1_000;
+    for form in FORMS {
+        let rule = "by=stream; bytes=64MiB; match=stream=run-*";
+        let server = Server::with(&[&["--retain", rule], form].concat());
+        let mut client = slow(server.addr, "");
+        let of = |name: &str, run: &str| json!({"subscription_id": name, "stream_ids": [run], "on_lag": "catch_up"});
+        assert_eq!(subscribe(&mut client, of("one", "run-1"))["type"], "ack");
+        flood(&server, "run-1", 0, N);
+        assert!(catch_ups(&server) >= 1.0, "{form:?}");
+        tell(&server, &mut client, "ping", json!({}));
+        flood(&server, "run-2", 0, 10);
+        flood(&server, "run-1", N, N);
+        let added = json!({"subscription_id": "one", "add": {"stream_ids": ["run-2"]}});
+        tell(&server, &mut client, "update", added);
+        flood(&server, "run-2", 10, N);
+        tell(&server, &mut client, "subscribe", of("three", "run-3"));
+        flood(&server, "run-3", 0, N);
+        tell(&server, &mut client, "unsubscribe", json!({"subscription_id": "one"}));
+        flood(&server, "run-1", 2 * N, N);
+        flood(&server, "run-3", N, N);
+        let mut past = of("four", "run-1");
+        past["from"] = json!("start");
+        tell(&server, &mut client, "subscribe", past);
+        flood(&server, "run-1", 3 * N, N);
+        expect(&mut client, "run-1", 0, N);
+        answered(&mut client, "pong", "ping");
+        expect(&mut client, "run-1", N, N);
+        answered(&mut client, "ack", "update");
+        expect(&mut client, "run-2", 10, N);
+        answered(&mut client, "ack", "subscribe");
+        expect(&mut client, "run-3", 0, N);
+        answered(&mut client, "ack", "unsubscribe");
+        expect(&mut client, "run-3", N, N);
+        answered(&mut client, "ack", "subscribe");
+        expect(&mut client, "run-1", 0, 3 * N);
+        assert_eq!(client.any_message()["type"], "history_end", "{form:?}");
+        expect(&mut client, "run-1", 3 * N, N);
+        assert_eq!(server.balanced_ledger()["dropped"], 0);
+    }
+}
+
+/// Messages beyond those that the server takes wait in the socket, and a close before them does not.
+#[test]
+fn a_close_does_not_wait_until_the_client_has_caught_up() {
+    let server = server(FORMS[0]);
+    let mut client = slow(server.addr, "");
+    let of_run = json!({"stream_ids": ["run-1"], "on_lag": "catch_up"});
+    assert_eq!(subscribe(&mut client, of_run)["type"], "ack");
+    flood(&server, "run-1", 0, FLOOD);
+    tell(&server, &mut client, "ping", json!({}));
+    flood(&server, "run-1", FLOOD, 10);
+    client.wire.send(&support::ws::frame(support::ws::CLOSE, &1000_u16.to_be_bytes()));
+    support::eventually("the client has no subscription", || {
+        server.metric("fanwire_server_subscriptions") == Some(0.0)
+    });
+    let mut came = 0;
+    let code = loop {
+        let frame = client.read_frame(deadline()).expect("a frame");
+        match frame.opcode() {
+            support::ws::TEXT => came += 1,
+            support::ws::CLOSE => break frame.close().0,
+            _ => {}
+        }
+    };
+    assert!(code == 1000 && came < FLOOD, "{code} after {came}");
+}
+
+/// Messages of a client that is behind wait in bounded memory, and each is answered in the end.
+#[test]
+fn many_messages_of_a_client_that_is_behind_are_answered() {
+    const PINGS: u64 = 5_000;
+    let server = server(FORMS[0]);
+    let mut client = slow(server.addr, "");
+    let of_run = json!({"stream_ids": ["run-1"], "on_lag": "catch_up"});
+    assert_eq!(subscribe(&mut client, of_run)["type"], "ack");
+    flood(&server, "run-1", 0, FLOOD);
+    let mut wire = Wire::new(client.wire.stream.try_clone().expect("a second handle"));
+    let pings = std::thread::spawn(move || {
+        let ping = support::ws::frame(support::ws::TEXT, br#"{"type":"ping"}"#);
+        (0..PINGS).for_each(|_| wire.send(&ping));
+    });
+    let (mut events, mut pongs) = (0, 0);
+    while (events, pongs) != (FLOOD, PINGS) {
+        let message = client.any_message();
+        match message["type"].as_str() {
+            Some("event") => {
+                assert_eq!(message["payload"]["payload"]["n"], events);
+                events += 1;
+            }
+            Some("pong") => pongs += 1,
+            _ => panic!("{message}"),
+        }
+    }
+    pings.join().expect("all are sent");
+}

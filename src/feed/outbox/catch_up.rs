@@ -9,6 +9,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::backlog::Inserted;
 use super::{Outbox, ResumeLookup};
 use crate::event::Since;
@@ -32,7 +34,7 @@ impl Outbox {
     /// Records the place before the next frame, if the connection was caught up before this batch. Called before any of the batch is
     /// written, or anything is queued.
     pub(super) fn hold_place(&mut self, feed: Option<&Feed>, lookup: &impl ResumeLookup) {
-        if self.lag_policy != LagPolicy::CatchUp || self.backlog.is_some() {
+        if !self.catches_up() || self.backlog.is_some() {
             return;
         }
         let Some(feed) = feed else { return };
@@ -43,9 +45,15 @@ impl Outbox {
 
     /// Records the place of a connection at its feed's end. Does nothing for one that has frames of the feed pending.
     pub(crate) fn record_place(&mut self, fanout: &Fanout, lookup: &impl ResumeLookup) {
-        if self.lag_policy != LagPolicy::CatchUp {
-            return;
+        // A connection that still catches up keeps its place under another policy.
+        let has_place =
+            self.replaying && self.backlog.as_ref().is_some_and(|backlog| backlog.place.is_some());
+        if self.catches_up() || has_place {
+            self.set_place(fanout, lookup);
         }
+    }
+
+    fn set_place(&mut self, fanout: &Fanout, lookup: &impl ResumeLookup) {
         let Some(feed) = self.membership.map(|membership| fanout.feed(membership.feed())) else { return };
         if self.next == feed.next + feed.unsealed() {
             self.backlog(Some(feed)).place = lookup.place().cloned().map(Box::new);
@@ -69,16 +77,27 @@ impl Outbox {
         }
     }
 
+    /// Returns whether the connection's policy is to read in a replay what its feed drops.
+    pub(crate) fn catches_up(&self) -> bool {
+        self.lag_policy == LagPolicy::CatchUp
+    }
+
+    /// Returns whether frames of the feed are pending.
+    pub(crate) fn has_frames(&self, fanout: &Fanout) -> bool {
+        let feed = self.membership.map(|membership| fanout.feed(membership.feed()));
+        feed.is_some_and(|feed| self.next < feed.next + feed.unsealed())
+    }
+
     /// Returns whether the connection has lost frames that it is to read in a replay.
     pub(crate) fn is_behind(&self, fanout: &Fanout) -> bool {
-        let may_catch_up = self.lag_policy == LagPolicy::CatchUp && !self.replaying;
+        let may_catch_up = self.catches_up() && !self.replaying;
         let feed = self.membership.filter(|_| may_catch_up).map(|membership| fanout.feed(membership.feed()));
         feed.is_some_and(|feed| self.next < feed.base() && !feed.conflates())
     }
 
     /// Returns whether the connection is behind once its feed is sealed.
     pub(crate) fn falls_behind(&self, fanout: &mut Fanout) -> bool {
-        if self.lag_policy != LagPolicy::CatchUp {
+        if !self.catches_up() {
             return false;
         }
         if let Some(membership) = self.membership {
@@ -103,9 +122,16 @@ impl Outbox {
             since = place.or(backlog.last.map(Since::Event));
         }
         self.skip_to_end(fanout);
-        self.record_place(fanout, lookup);
+        self.set_place(fanout, lookup);
         self.replaying = true;
         (since, held)
+    }
+
+    /// Adds a reply to those that wait for events of a replay.
+    pub(crate) fn hold(&self, bytes: Bytes, held: &mut HeldReplies) {
+        if !bytes.is_empty() {
+            held.0.push_back(self.own(0, bytes));
+        }
     }
 
     /// Queues held replies after everything that is pending.

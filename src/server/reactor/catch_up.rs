@@ -4,18 +4,18 @@
 //! - The past begins after the last event written to the client, and ends where its feed continues. So no event is
 //!   missing and none is delivered twice.
 //! - It is read like any other past: page by page, as fast as the client reads. So it costs a cursor.
-//! - Effects of a message that is handled at that time wait until the client has caught up.
+//! - It is read meanwhile, because a client that is slower than its stream never catches up. Its message acts at the loop's
+//!   place, at once; a reply waits for the events before that place, which a replay of their own delivers by the interest
+//!   before the message. The next replay begins at that place.
+//! - A close waits for nothing: it drops the events and replies that wait.
 
 use std::sync::Arc;
 
 use super::loop_state::LoopState;
-use super::mailbox::Wait;
 use super::socket::Socket;
-use super::token::Token;
 use crate::dialect::ConcatTarget;
 use crate::feed::{FeedInterest, LagPolicy};
 use crate::filter::Filter;
-use crate::server::session::effect::Effect;
 
 impl<S: Socket> LoopState<S> {
     /// Records the loop's places from now on, if a client with this policy needs them.
@@ -58,10 +58,17 @@ impl<S: Socket> LoopState<S> {
 
     /// Begins to deliver from the past the events that the client's feed has dropped.
     fn begin_catch_up(&mut self, slot: usize) {
-        let conn = &mut self.clients.conns[slot];
-        if conn.replay.is_some() || !conn.outbox.is_behind(&self.delivery.fanout) {
-            return;
+        let conn = &self.clients.conns[slot];
+        if conn.replay.is_none() && conn.outbox.is_behind(&self.delivery.fanout) {
+            self.shared.metrics.catch_ups.inc();
+            self.add_catch_up(slot);
+            self.queue(slot);
         }
+    }
+
+    /// Adds a replay of everything up to the loop's place that the client's interest matches and that is still pending.
+    fn add_catch_up(&mut self, slot: usize) {
+        let conn = &mut self.clients.conns[slot];
         let Some(FeedInterest { encoding, selections, .. }) = conn.outbox.interest(&self.delivery.fanout)
         else {
             return;
@@ -70,13 +77,29 @@ impl<S: Socket> LoopState<S> {
         self.turn.work.spend((filters.len() / 10) as u32);
         let ring = self.turn.resume_lookup(&self.shared, &self.places);
         let (since, held) = conn.outbox.begin_catch_up(&mut self.delivery.fanout, &ring);
-        self.shared.metrics.catch_ups.inc();
-        self.begin_catch_up_replay(slot, encoding, filters, since, held);
-        let target = self.clients.concats.get(&self.clients.token(slot)).cloned();
-        if let Some((replay, target)) = self.clients.conns[slot].replay.as_mut().zip(target) {
-            replay.merge_by(target);
+        let mut replay = self.catch_up_replay(encoding, filters, since, held);
+        if let Some(target) = self.clients.concats.get(&self.clients.token(slot)) {
+            replay.merge_by(Arc::clone(target));
         }
-        self.queue(slot);
+        self.clients.conns[slot].add_replay(replay);
+    }
+
+    /// Divides what a client reads to catch up at the loop's place: what is pending now comes before the next effect, by the
+    /// interest before it. Does nothing for a client that is not catching up, or has nothing pending.
+    pub(super) fn mark_place(&mut self, slot: usize) {
+        let conn = &self.clients.conns[slot];
+        let is_marked = conn.replay.as_ref().is_some_and(|replay| replay.marks_places());
+        if is_marked && self.delivery.in_hand.is_none() && conn.outbox.has_frames(&self.delivery.fanout) {
+            self.add_catch_up(slot);
+        }
+    }
+
+    /// Ends what a client reads to catch up at the loop's place, because its interest changes here.
+    pub(super) fn end_catch_up_here(&mut self, slot: usize) {
+        self.mark_place(slot);
+        if let Some(replay) = self.clients.conns[slot].replay.as_mut().filter(|replay| replay.is_catch_up()) {
+            replay.end_here();
+        }
     }
 
     /// Sets the string by which neighbours are merged for a client that catches up.
@@ -86,27 +109,5 @@ impl<S: Socket> LoopState<S> {
             Some(target) => self.clients.concats.insert(token, target),
             None => self.clients.concats.remove(&token),
         };
-    }
-
-    /// Returns whether a client catches up at present.
-    pub(super) fn is_catching_up(&self, token: Token) -> bool {
-        let conn = self.find(token).map(|slot| &self.clients.conns[slot]);
-        conn.and_then(|conn| conn.replay.as_ref()).is_some_and(|replay| replay.is_catch_up())
-    }
-
-    /// Defers effects of a client until it has caught up. If one of them closes the connection, the events and the
-    /// replies after them are dropped.
-    pub(super) fn defer_until_caught_up(&mut self, token: Token, effects: Vec<Effect>) {
-        if !effects.iter().any(|effect| matches!(effect, Effect::Close(_))) {
-            if let Some(slot) = self.find(token) {
-                self.put_off(slot, Wait::CaughtUp, effects);
-            }
-            return;
-        }
-        for effect in effects.into_iter().filter(|effect| !matches!(effect, Effect::Send(_))) {
-            if let Some(slot) = self.find(token) {
-                self.apply_effect(slot, effect);
-            }
-        }
     }
 }

@@ -82,6 +82,19 @@ impl<S> Conn<S> {
         self.input != SocketInput::Drained
     }
 
+    /// Begins a replay, after those by which the client catches up.
+    pub(super) fn add_replay(&mut self, replay: ClientReplay) {
+        match &mut self.replay {
+            Some(first) if first.is_catch_up() => first.queue_replay(replay),
+            other => *other = Some(Box::new(replay)),
+        }
+    }
+
+    /// Returns whether it must not be read before its past is over.
+    pub(super) fn is_held_by_past(&self) -> bool {
+        self.replay.as_ref().is_some_and(|replay| !replay.takes_messages())
+    }
+
     /// Returns the memory of its unsent bytes, in bytes. A reply of two bytes takes more than 100.
     pub(super) fn waiting_bytes(&self) -> usize {
         let (own, shared) = self.outbox.held_bytes();

@@ -29,18 +29,8 @@ impl<S: Socket> LoopState<S> {
     /// Applies a connection's effects in order. An effect that has to wait is deferred, with all effects after it.
     pub(super) fn apply_effects(&mut self, token: Token, effects: impl IntoIterator<Item = Effect>) {
         let mut rest = effects.into_iter();
-        let was_catching_up = self.is_catching_up(token);
-        if !was_catching_up && let Some(slot) = self.find(token) {
-            // A change would seal the feed, and then report what the feed drops as missed.
-            self.catch_up_if_behind(slot);
-        }
         while let Some(effect) = rest.next() {
             let Some(slot) = self.find(token) else { return };
-            if !was_catching_up && self.is_catching_up(token) {
-                // It was behind, or fell behind by an effect before this one.
-                let effects = std::iter::once(effect).chain(rest).collect();
-                return self.defer_until_caught_up(token, effects);
-            }
             if let Some(wait) = self.wait_for(&effect) {
                 self.put_off(slot, wait, std::iter::once(effect).chain(rest.by_ref()).collect());
             } else {
@@ -55,6 +45,9 @@ impl<S: Socket> LoopState<S> {
     /// A change that fits a client's part of a turn is not divided, even if that part is spent: it is the last step of
     /// the current message. So no event is delivered by the new interest before the reply to the change.
     fn apply_part(&mut self, slot: usize, effect: Effect, rest: impl Iterator<Item = Effect>) {
+        // A change would seal the feed, and then report what the feed drops as missed. An effect before this one may have
+        // made the client fall behind.
+        self.catch_up_if_behind(slot);
         let Effect::Change { encoding, lag_policy, mut changes, added } = effect else {
             return self.apply_effect(slot, effect);
         };
@@ -81,9 +74,7 @@ impl<S: Socket> LoopState<S> {
 
     /// Returns whether some effects wait for nothing but the next turn.
     pub(super) fn has_unfinished(&self) -> bool {
-        let is_ready = |put_off: &DeferredEffects| {
-            matches!(put_off.wait, Wait::Turn | Wait::CaughtUp) && !self.is_catching_up(put_off.token)
-        };
+        let is_ready = |put_off: &DeferredEffects| matches!(put_off.wait, Wait::Turn);
         self.requests.deferred.iter().any(is_ready)
     }
 
@@ -120,7 +111,7 @@ impl<S: Socket> LoopState<S> {
 
     fn is_over(&self, wait: &Wait) -> bool {
         match wait {
-            Wait::Turn | Wait::CaughtUp => true,
+            Wait::Turn => true,
             Wait::KeptLogs => !self.shared.kept.is_reading(),
             Wait::Log(since) => !self.is_not_yet(since),
             Wait::Interest(filters, _) => {
@@ -176,8 +167,8 @@ impl<S: Socket> LoopState<S> {
             looks -= 1;
             let is_gone = self.find(put_off.token).is_none();
             let waits = match put_off.wait {
-                _ if self.delivery.in_hand.is_some() || self.is_catching_up(put_off.token) => true,
-                Wait::Turn | Wait::CaughtUp => self.turn.spending.is_spent(),
+                _ if self.delivery.in_hand.is_some() => true,
+                Wait::Turn => self.turn.spending.is_spent(),
                 ref wait => self.turn.tick < put_off.until && !self.is_over(wait),
             };
             if waits && !is_gone {

@@ -37,6 +37,7 @@ impl<S: Socket> LoopState<S> {
                 if self.is_denied(slot) => {}
             Effect::Named(name) => self.call(slot, name),
             Effect::Interest { encoding, wishes } => {
+                self.end_catch_up_here(slot);
                 self.place(slot, wishes.iter().map(|(filter, _)| filter));
                 self.watch_ends(slot, encoding, wishes.iter().map(|(filter, _)| filter));
                 self.leave_feed(slot);
@@ -55,15 +56,17 @@ impl<S: Socket> LoopState<S> {
                 }
             }
             Effect::Change { encoding, lag_policy, changes, added } => {
+                self.end_catch_up_here(slot);
                 self.turn.work.spend(changes.iter().map(Change::units).sum());
                 self.change(slot, encoding, lag_policy, &changes, added);
                 let rebuilt = self.delivery.fanout.take_rebuilt();
                 self.turn.work.spend(u32::try_from(2 * rebuilt).unwrap_or(u32::MAX));
             }
             Effect::Replay { encoding, filters, except, from, report, merge } => {
+                self.mark_place(slot);
                 self.begin_replay(slot, encoding, filters, except, from, report);
                 if let Some((replay, target)) = self.clients.conns[slot].replay.as_mut().zip(merge) {
-                    replay.merge_by(target);
+                    replay.newest().merge_by(target);
                 }
             }
             Effect::Concat(target) => self.concat(slot, target),
@@ -102,8 +105,20 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Queues bytes for one client, after all its pending bytes.
+    /// Queues bytes for one client, after all its pending bytes and events.
     pub(super) fn send(&mut self, slot: usize, bytes: Bytes) {
+        self.mark_place(slot);
+        let conn = &mut self.clients.conns[slot];
+        if let Some(replay) = conn.replay.as_mut().filter(|replay| replay.is_catch_up()) {
+            self.accounts.bytes_since_count =
+                self.accounts.bytes_since_count.saturating_add(bytes.len() + REPLY_COST);
+            return replay.hold(&conn.outbox, bytes);
+        }
+        self.send_now(slot, bytes);
+    }
+
+    /// Queues bytes for one client, after all its pending bytes.
+    pub(super) fn send_now(&mut self, slot: usize, bytes: Bytes) {
         self.accounts.bytes_since_count =
             self.accounts.bytes_since_count.saturating_add(bytes.len() + REPLY_COST);
         let ring = self.turn.resume_lookup(&self.shared, &self.places);

@@ -123,7 +123,8 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn queue_past_ends(&mut self, slot: usize, subscription: &str, except: &[Arc<LogEnd>]) {
         let conn = &self.clients.conns[slot];
         let token = conn.token(slot);
-        if self.clients.ends.is_empty() || conn.replay.is_some() {
+        let waits = conn.replay.as_ref().is_some_and(|replay| !replay.is_catch_up());
+        if self.clients.ends.is_empty() || waits {
             return;
         }
         let Some(logs) = self.shared.kept.lock() else { return };
@@ -153,12 +154,15 @@ impl<S: Socket> LoopState<S> {
             let Some(slot) = self.find(token) else { continue };
             // The end may close the connection, and what its feed has dropped comes before that.
             self.catch_up_if_behind(slot);
-            if let Some(replay) = &mut self.clients.conns[slot].replay {
-                replay.add_ends(ends);
-                continue;
-            }
             let is_over = self.have_all_ended(slot);
             let conn = &mut self.clients.conns[slot];
+            // For a client that catches up, the report is a reply like others, unless it closes the connection.
+            if let Some(replay) = &mut conn.replay
+                && (is_over || !replay.takes_messages())
+            {
+                replay.newest().add_ends(ends);
+                continue;
+            }
             let view = self.delivery.view(&self.shared.bus, &conn.socket, Some(&conn.outbox));
             let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
             let ended = LogsEnded { ends: &ends, subscription: subscription.as_deref(), is_late, is_over };

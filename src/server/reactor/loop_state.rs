@@ -270,7 +270,7 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn read_on(&mut self, slot: usize) {
         for _ in 0..READS_A_TURN {
             let conn = &mut self.clients.conns[slot];
-            if conn.replay.is_some() || conn.pending_answers > 0 || conn.waiting_bytes() > REPLY_BYTES_MAX {
+            if conn.is_held_by_past() || conn.pending_answers > 0 || conn.waiting_bytes() > REPLY_BYTES_MAX {
                 // Reading continues after the replies, or the past, are written.
                 return;
             }
@@ -390,6 +390,10 @@ impl<S: Socket> LoopState<S> {
             Flushed::Done => {
                 if conn.replay.is_some() {
                     conn.connection.record_activity(self.turn.tick);
+                    let may_be_read = conn.pending_answers == 0 && !conn.is_held_by_past();
+                    if may_be_read && (conn.is_unread() || conn.connection.holds_input()) {
+                        self.queue_input(slot);
+                    }
                 } else if conn.pending_answers > 0 {
                     // The pending answer arrives by the mailbox.
                 } else if conn.ending == Ending::HungUp {
@@ -582,6 +586,12 @@ impl<S: Socket> LoopState<S> {
     fn write_heartbeat(&mut self, slot: usize) {
         let [Effect::Send(bytes)] = self.turn.effects.as_mut_slice() else { return };
         let Some(conn) = self.clients.conns.get_mut(slot) else { return };
+        if conn.replay.as_ref().is_some_and(|replay| replay.is_catch_up()) {
+            // It confirms no event, so it does not wait as a reply does.
+            let bytes = std::mem::take(bytes);
+            self.turn.effects.clear();
+            return self.send_now(slot, bytes);
+        }
         let is_idle = conn.outbox.is_clear() && conn.outbox.pending(&self.delivery.fanout) == 0;
         if conn.blocked || conn.replay.is_some() || !is_idle {
             return;

@@ -89,8 +89,6 @@ pub(super) enum Wait {
     KeptLogs,
     /// The next turn begins. A long change has used up the budget of this one.
     Turn,
-    /// The client has caught up.
-    CaughtUp,
     /// The node receives all events that these filters match; the guard keeps the request alive.
     Interest(Vec<Filter>, #[expect(dead_code, reason = "held")] InterestGuard),
 }

@@ -105,7 +105,7 @@ impl<S: Socket> LoopState<S> {
         let selector = ReplaySelector::any(filters, except);
         let replay =
             ClientReplay { start, report: Some(report), ..ClientReplay::new(encoding, selector, work, kind) };
-        self.clients.conns[slot].replay = Some(Box::new(replay));
+        self.clients.conns[slot].add_replay(replay);
     }
 
     /// Begins to deliver again, from a place on, the events that a client's subscriptions match. Events pending in its
@@ -127,26 +127,24 @@ impl<S: Socket> LoopState<S> {
         );
         conn.outbox.set_replaying(true);
         let selector = ReplaySelector::any(filters, Vec::new());
-        conn.replay = Some(Box::new(ClientReplay::new(encoding, selector, work, "refill")));
+        conn.add_replay(ClientReplay::new(encoding, selector, work, "refill"));
     }
 
-    /// Begins to deliver the events that a client's feed has dropped since the place up to which the client was written.
-    /// `held` has the replies that follow these events.
-    pub(super) fn begin_catch_up_replay(
+    /// Returns the replay of everything after a place to which a client was written. `held` are replies that come after these
+    /// events.
+    pub(super) fn catch_up_replay(
         &mut self,
-        slot: usize,
         encoding: Encoding,
         filters: Vec<Filter>,
         since: Option<Since>,
         held: HeldReplies,
-    ) {
+    ) -> ClientReplay {
         let work = match since {
             Some(since) => self.work_after(since, &filters),
             None => ReplayWork::Unknown(None),
         };
         let selector = ReplaySelector::any(filters, Vec::new());
-        let replay = ClientReplay { held, ..ClientReplay::new(encoding, selector, work, CATCH_UP) };
-        self.clients.conns[slot].replay = Some(Box::new(replay));
+        ClientReplay { held, ..ClientReplay::new(encoding, selector, work, CATCH_UP) }
     }
 
     /// Returns the search for the newest `count` events that one of the filters matches.
@@ -402,7 +400,7 @@ impl<S: Socket> LoopState<S> {
         }
         let over = self.page_of(slot, &mut replay, budget);
         if over {
-            self.end_replay(slot, &replay);
+            self.end_replay(slot, *replay);
         } else {
             self.clients.conns[slot].replay = Some(replay);
         }
@@ -465,6 +463,7 @@ impl<S: Socket> LoopState<S> {
     fn page_of(&mut self, slot: usize, replay: &mut ClientReplay, budget: &mut Budget) -> bool {
         let now = self.turn.now;
         let conn = &mut self.clients.conns[slot];
+        let may_extend = replay.may_extend(conn.outbox.catches_up());
         let ClientReplay { encoding, selector, work, ticket, arrived, events, has_gap, held, merger, .. } =
             replay;
         let mut store = Store { shared: &self.shared, arrived, now };
@@ -536,16 +535,16 @@ impl<S: Socket> LoopState<S> {
             ReplayWork::Forward(forward) => {
                 let step = forward.step(&mut store, &mut out, budget);
                 out.finish(&step, budget);
-                let is_alone = selector.is_alone();
-                self.after_step(slot, step, ticket, held, is_alone, |this| {
+                let may_extend = may_extend && selector.is_alone();
+                self.after_step(slot, step, ticket, held, may_extend, |this| {
                     forward.extend(|shard| this.end_of(shard));
                 })
             }
             ReplayWork::Kept(past) => {
                 let step = past.step(&mut store, &mut out, budget);
                 out.finish(&step, budget);
-                let is_alone = selector.is_alone();
-                self.after_step(slot, step, ticket, held, is_alone, |this| {
+                let may_extend = may_extend && selector.is_alone();
+                self.after_step(slot, step, ticket, held, may_extend, |this| {
                     past.extend(&this.shared, this.ends(), |shard| this.end_of(shard), now);
                 })
             }
@@ -554,21 +553,32 @@ impl<S: Socket> LoopState<S> {
         over
     }
 
-    /// Reports the end of the past to the client. Live events follow.
-    fn end_replay(&mut self, slot: usize, replay: &ClientReplay) {
+    /// Reports the end of the past to the client. The next replay follows, or live events.
+    fn end_replay(&mut self, slot: usize, replay: ClientReplay) {
         let complete = !replay.has_gap;
         if !complete {
             let kind = replay.kind;
             self.shared.metrics.pasts_incomplete.get_or_create(&Kind { kind }).inc();
         }
         let stamp = Stamp { random: self.turn.rng.next_u128(), now: self.turn.now, position: None };
-        let outbox = &mut self.clients.conns[slot].outbox;
+        let conn = &mut self.clients.conns[slot];
         let report = replay.report.as_ref();
         let end = report.and_then(|report| report.end(replay.encoding, replay.events, complete, &stamp));
         if let Some(end) = end {
-            outbox.send_in_replay(end, None);
+            conn.outbox.send_in_replay(end, None);
         }
-        outbox.set_replaying(false);
+        let mut queue = replay.queue;
+        if let Some(mut next) = queue.pop_front() {
+            next.ends.splice(0..0, replay.ends);
+            next.queue = queue;
+            conn.replay = Some(Box::new(next));
+            // There is room for another message.
+            if conn.is_unread() || conn.connection.holds_input() {
+                self.queue_input(slot);
+            }
+            return;
+        }
+        conn.outbox.set_replaying(false);
         if !replay.ends.is_empty() {
             let token = self.clients.token(slot);
             let ends = replay.ends.clone();
@@ -579,15 +589,15 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Returns whether the past is over after this step. If the feed has meanwhile dropped live events of the client, and all
-    /// of them belong to the replay, the replay reads them too.
+    /// Returns whether the past is over after this step. If the feed has dropped live events of the client, they are read by the
+    /// replay too, if it may be extended.
     fn after_step(
         &mut self,
         slot: usize,
         step: Step,
         ticket: &mut Option<Ticket>,
         held: &mut HeldReplies,
-        is_alone: bool,
+        may_extend: bool,
         extend: impl FnOnce(&Self),
     ) -> bool {
         match step {
@@ -598,7 +608,7 @@ impl<S: Socket> LoopState<S> {
             }
             Step::Over => {
                 self.send_held(slot, held);
-                let goes_on = is_alone && self.skip_live(slot);
+                let goes_on = may_extend && self.skip_live(slot);
                 if goes_on {
                     extend(self);
                 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::forward::{Arrived, Forward, ShardLane};
@@ -13,7 +14,7 @@ use super::selector::ReplaySelector;
 use crate::dialect::{ConcatTarget, Encoding, PastStart};
 use crate::engine::Ticket;
 use crate::event::{EventId, Since};
-use crate::feed::HeldReplies;
+use crate::feed::{HeldReplies, Outbox};
 use crate::filter::Filter;
 use crate::kept::LogEnd;
 use crate::server::session::past::PastReport;
@@ -44,7 +45,20 @@ pub(crate) struct ClientReplay {
     pub(super) held: HeldReplies,
     /// Merge of neighbours, if the client requested it.
     pub(super) merger: Option<Merger>,
+    /// Whether the client's interest has changed at its end, so that what comes later is not read by it.
+    pub(super) is_final: bool,
+    /// Replays that follow it. Only one by which the client catches up has any.
+    pub(super) queue: VecDeque<ClientReplay>,
 }
+
+/// Maximum number of replays that follow another: a client that catches up is read until so many of its messages wait.
+const QUEUE_MAX: usize = 16;
+
+/// Maximum number of filters in them.
+const QUEUED_FILTERS_MAX: usize = 2_000;
+
+/// Maximum memory of replies that wait, in bytes.
+const QUEUED_BYTES_MAX: usize = 64 * 1024;
 
 /// Kind of the past of a client that catches up.
 pub(super) const CATCH_UP: &str = "catch_up";
@@ -107,6 +121,8 @@ impl ClientReplay {
             ends: Vec::new(),
             held: HeldReplies::default(),
             merger: None,
+            is_final: false,
+            queue: VecDeque::new(),
         }
     }
 
@@ -120,6 +136,56 @@ impl ClientReplay {
     /// Returns whether it began because its client fell behind, not on request.
     pub(crate) fn is_catch_up(&self) -> bool {
         self.kind == CATCH_UP
+    }
+
+    /// Returns whether its client is read before it is over: it catches up, and few of its messages wait.
+    pub(crate) fn takes_messages(&self) -> bool {
+        let filters = || self.queue.iter().map(|replay| replay.selector.requested().len()).sum::<usize>();
+        let all = || std::iter::once(self).chain(&self.queue);
+        self.marks_places()
+            && self.queue.len() < QUEUE_MAX
+            && filters() < QUEUED_FILTERS_MAX
+            && all().map(|replay| replay.held.held_bytes()).sum::<usize>() < QUEUED_BYTES_MAX
+    }
+
+    /// Returns whether another replay by which the client catches up may follow.
+    pub(crate) fn marks_places(&self) -> bool {
+        self.is_catch_up() && self.queue.iter().all(Self::is_catch_up)
+    }
+
+    /// Returns whether it goes on with what the client's feed has dropped meanwhile, if the client's interest is its own.
+    pub(super) fn may_extend(&self, catches_up: bool) -> bool {
+        // The end of a requested past is reported to a client that then catches up: it is read from there on.
+        !self.is_final && self.queue.is_empty() && (self.is_catch_up() || !catches_up)
+    }
+
+    /// Ends what the client catches up with at its present end.
+    pub(crate) fn end_here(&mut self) {
+        let newest = self.newest();
+        newest.is_final = newest.is_catch_up();
+    }
+
+    /// Appends a replay to those that follow it.
+    pub(crate) fn queue_replay(&mut self, replay: Self) {
+        self.queue.push_back(replay);
+    }
+
+    /// Returns the replay that comes last.
+    pub(crate) fn newest(&mut self) -> &mut Self {
+        match self.queue.len() {
+            0 => self,
+            count => &mut self.queue[count - 1],
+        }
+    }
+
+    /// Queues a reply after the events by which the client catches up.
+    pub(crate) fn hold(&mut self, outbox: &Outbox, reply: Bytes) {
+        let last = self.queue.iter().rposition(Self::is_catch_up);
+        let held = match last {
+            Some(last) => &mut self.queue[last].held,
+            None => &mut self.held,
+        };
+        outbox.hold(reply, held);
     }
 
     /// Returns whether it waits for a page of the log or for the snapshot.
@@ -165,6 +231,7 @@ impl ClientReplay {
         let ends = self.ends.capacity() * size_of::<Arc<LogEnd>>();
         let merger = self.merger.as_ref().map_or(0, Merger::held_bytes);
         size_of::<Self>()
+            + self.queue.iter().map(Self::held_bytes).sum::<usize>()
             + ends
             + merger
             + self.held.held_bytes()

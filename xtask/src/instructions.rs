@@ -89,7 +89,9 @@ impl Counts {
         if let (Some(first), Some(last)) = (of("change-1-of-1"), of("change-1-of-1000"))
             && last > CHANGE_RATIO_MAX * first
         {
-            faults.push(format!("a change of 1 of 1,000 takes {last} instructions, of the first {first}"));
+            faults.push(format!(
+                "changing one of 1,000 subscriptions takes {last} instructions, changing the only one {first}"
+            ));
         }
         for (name, count) in &self.operations {
             let most = if name.starts_with("turn-stranger-") { STRANGER_TURN_MAX } else { TURN_MAX };
@@ -108,7 +110,7 @@ impl Counts {
             let most = kept + (kept * percent(name) / 100).max(LEAST);
             if *count > most {
                 faults.push(format!(
-                    "{name} takes {count} instructions, {most} at the most ({kept} were kept)"
+                    "{name} takes {count} instructions; the limit is {most} (kept count: {kept})"
                 ));
             }
         }

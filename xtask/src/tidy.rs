@@ -384,7 +384,7 @@ fn check_file(file: &str, text: &str, faults: &mut Vec<String>) {
         for (word, instead) in BANNED {
             let is_foreign = FOREIGN.contains(&(file, *word));
             if !is_foreign && code.to_lowercase().contains(word) {
-                fault(format!("say {instead}, not {word}"));
+                fault(format!("use {instead}, not {word}"));
             }
         }
     }

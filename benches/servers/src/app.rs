@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::serve::ListenerExt as _;
 
-/// Serves an app on this port for ever.
+/// Serves an app on this port until the process ends.
 pub async fn serve(port: u16, app: Router) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     let listener = listener.tap_io(|stream| {

@@ -161,7 +161,7 @@ test('the page of the front-end guide works as it stands', { timeout: 30_000 }, 
   await other.close();
 });
 
-test('components that go leave no connection, and no fault was said', async () => {
+test('unmounted components leave no connection, and no error is reported', async () => {
   await page.click('#toggle');
   await until('no connection', async () => (await (await fetch(`${server.url}/api/stats`)).json()).connections.ws === 0);
   assert.deepEqual(faults, []);

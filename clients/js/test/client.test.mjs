@@ -193,7 +193,7 @@ test('requests are answered; agents and workflows have their names', async (t) =
   assert.equal((await take(workflow, 1))[0].event_type, 'workflow_failed');
 });
 
-test('lean events are like others, but for a time that nobody gave; over SSE they are whole', async (t) => {
+test('lean events lack only a timestamp that was not set; over SSE they are complete', async (t) => {
   const sharded = await Server.start('--bus-shards', '2');
   t.after(() => sharded.stop());
   for (const { url } of [server, sharded]) {
@@ -236,7 +236,7 @@ test('a loop that is too slow gets a gap for the oldest', async (t) => {
   assert.deepEqual(rest.map((event) => event.payload.n), Array.from({ length: 10 }, (_, n) => 21 + n));
 });
 
-test('where WebSocket does not get through, it goes by SSE', async (t) => {
+test('if no WebSocket gets through, the client uses SSE', async (t) => {
   const proxy = await Proxy.to(server);
   proxy.blocks = 'GET /ws';
   const client = new Fanwire(proxy.url, quick);
@@ -254,7 +254,7 @@ test('where WebSocket does not get through, it goes by SSE', async (t) => {
   assert.equal((await take(loop, 1))[0].payload.n, 2);
 });
 
-test('without any WebSocket there is SSE, and where that is not wanted the end is told', async (t) => {
+test('without any WebSocket the client uses SSE, and if that is not allowed it ends with an error', async (t) => {
   const client = new Fanwire(server.url, { fetch: quick.fetch });
   t.after(() => client.close());
   if (!globalThis.WebSocket) {
@@ -268,7 +268,7 @@ test('without any WebSocket there is SSE, and where that is not wanted the end i
   }
 });
 
-test('what is subscribed to while the first stream opens is not forgotten', async (t) => {
+test('a subscription made while the first stream opens is not forgotten', async (t) => {
   let answer;
   const held = new Promise((resolve) => (answer = resolve));
   const late = async (url, init) => {

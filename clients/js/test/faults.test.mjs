@@ -44,7 +44,7 @@ for (const [name, header, most] of [
   });
 }
 
-test('what is asked for in a wait waits too: backoff holds, and so does the slot that the server gave', async (t) => {
+test('a request made during a wait waits too: backoff holds, and so does the slot that the server gave', async (t) => {
   const server = new WebSocketServer({ port: 0, host: '127.0.0.1' });
   await once(server, 'listening');
   t.after(() => server.close());
@@ -124,7 +124,7 @@ test('event: closed is the end of a token, not a gap', async (t) => {
   assert.equal((await take(fresh.subscribe(), 1))[0].event_type, 'x');
 });
 
-test('a named event that is not known is passed over, and so is data that is no JSON', async (t) => {
+test('an unknown event name and data that is no JSON are ignored', async (t) => {
   const { url } = await serve(t, (_, response) =>
     stream(response, 'event: news\ndata: {"a":1}\n\ndata: no json\n\nevent: x\ndata: {"event_id":"a-1","event_type":"x","payload":{}}\n\n'));
   const [mine, errors] = client(t, url, { transports: ['sse'] });
@@ -157,7 +157,7 @@ test('a signal keeps no listener of an ended subscription', async (t) => {
   assert.equal(getEventListeners(signal, 'abort').length, 0);
 });
 
-test('a clock that is set back blinds nothing', async (t) => {
+test('a clock that is set back hides no silence', async (t) => {
   const server = new WebSocketServer({ port: 0, host: '127.0.0.1' });
   await once(server, 'listening');
   t.after(() => server.close());

@@ -73,7 +73,7 @@ test('waits double up to the most, each with full jitter', async (t) => {
   assert.deepEqual(asked, [50, 100, 200, 400, 500, 500]);
 });
 
-test('silence is asked, and silence after that is a loss', async (t) => {
+test('silence causes a ping, and silence after that is a loss', async (t) => {
   let mute = false;
   const pings = [];
   const { connected, client } = await play(t, (message) => (message.type === 'ping' && pings.push(Date.now()), mute));
@@ -122,7 +122,7 @@ test('a token is requested before each connection, sent first, and replaced befo
   assert.deepEqual(tokens, given.slice(0, tokens.length));
 });
 
-test('a token that is refused and can not be replaced is the end; one that can be is asked for again', async (t) => {
+test('a refused token ends the client, unless a function can replace it', async (t) => {
   const { client } = await play(t, (message, reply) => {
     if (message.type !== 'auth' || message.payload.token === 'good') return false;
     reply('error', { error: 'token expired', code: 'auth_failed' }, message);

@@ -84,7 +84,7 @@ test("the README's run has its text and its end", async (t) => {
   assert.equal(said.replace(/\s+/g, ' '), `Hello ${inspect(end)} `.replace(/\s+/g, ' '));
 });
 
-test('types follow from the event map, and mistakes are seen', async (t) => {
+test('types follow from the event map, and mistakes are found', async (t) => {
   const folder = await installed(t);
   const source = `
     import { Fanwire, isGap, type Gap } from '${here('../dist/index.js')}';

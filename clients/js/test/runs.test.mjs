@@ -31,7 +31,7 @@ class Kept {
 
   event = (n) => ({ event_id: `a-${n}`, event_type: this.log[n - 1], correlation_id: null, stream_id: 'run-1', payload: n });
 
-  /** Says the run from a place on, up to the cut of this connection. Returns whether it was not cut. */
+  /** Sends the run from a place on, up to the cut of this connection. Returns whether it was not cut. */
   async #play(since, { event, gap, past, end, cut }) {
     let left = this.cuts.shift() ?? Infinity;
     const from = since === undefined ? this.gone : number(since);

@@ -232,7 +232,7 @@ class Verbs(Case):
         self.assertEqual(gap, Gap(20, first, ids[19], True))
         self.assertEqual(numbers(rest), list(range(21, 31)))
 
-    async def test_where_websocket_does_not_get_through_it_goes_by_sse(self) -> None:
+    async def test_if_no_websocket_gets_through_the_client_uses_sse(self) -> None:
         self.proxy.blocks = b"GET /ws"
         client = self.client()
         loop = client.subscribe("test.numbered")

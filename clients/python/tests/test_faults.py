@@ -71,7 +71,7 @@ class Faults(unittest.IsolatedAsyncioTestCase):
             self.assertTrue(1 <= len(times) <= most, f"{header[:40]}: {len(times)} attempts")
             await client.close()
 
-    async def test_interim_answers_are_passed_over(self) -> None:
+    async def test_interim_answers_are_ignored(self) -> None:
         early = head("103 Early Hints", "Link: </style.css>; rel=preload") + head("100 Continue")
         await self.serve(lambda _: early + stream(EVENT), ends=False)
         client = self.client()
@@ -100,7 +100,7 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         await asyncio.sleep(0.1)
         self.assertEqual(len(times), 1)
 
-    async def test_closed_is_the_end_of_a_token_and_unknown_names_are_passed_over(self) -> None:
+    async def test_closed_is_the_end_of_a_token_and_unknown_names_are_ignored(self) -> None:
         closed = 'event: closed\ndata: {"code":"token_expired","error":"Token expired"}\n\n'
         await self.serve(lambda nth: stream("event: news\ndata: {}\n\n" + (closed if nth == 1 else EVENT)))
         gaps: list[object] = []

@@ -79,7 +79,7 @@ class Hints(unittest.IsolatedAsyncioTestCase):
             self.assertIn(want, asked)
             await client.close()
 
-    async def test_silence_is_asked_and_silence_after_that_is_a_loss(self) -> None:
+    async def test_silence_causes_a_ping_and_silence_after_that_is_a_loss(self) -> None:
         mute = False
         pings = 0
 
@@ -97,7 +97,7 @@ class Hints(unittest.IsolatedAsyncioTestCase):
         await until("another connection", lambda: len(self.sockets) > 1)
         self.assertEqual(self.errors[0], "timeout")
 
-    async def test_a_token_is_asked_for_before_each_connection_and_replaced_before_it_ends(self) -> None:
+    async def test_a_token_is_requested_before_each_connection_and_replaced_before_it_expires(self) -> None:
         tokens: list[str] = []
         order: list[str] = []
 
@@ -125,7 +125,7 @@ class Hints(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(tokens, given[: len(tokens)])
         self.assertEqual(self.headers, [f"Bearer {one}" for one in given[:2]])
 
-    async def test_a_token_that_is_refused_and_can_not_be_replaced_is_the_end(self) -> None:
+    async def test_a_refused_token_that_can_not_be_replaced_ends_the_client(self) -> None:
         def heard(message: dict[str, Any]) -> bool | dict[str, Any]:
             if message["type"] != "auth" or message["payload"]["token"] == "good":
                 return False

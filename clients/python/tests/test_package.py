@@ -18,7 +18,7 @@ ENV = {name: value for name, value in os.environ.items() if not name.startswith(
 
 
 class Package(unittest.TestCase):
-    def test_its_types_are_whole_and_a_mistake_is_seen(self) -> None:
+    def test_its_types_are_complete_and_a_mistake_is_found(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             use = Path(folder) / "use.py"
             use.write_text(

@@ -374,10 +374,10 @@ class Referee(unittest.IsolatedAsyncioTestCase):
                     with self.subTest(f"{transport}, {state}, {reason}"):
                         await asyncio.wait_for(self.loss(transport, state, reason), 40)
 
-    async def test_whatever_ends_a_websocket_the_promises_hold(self) -> None:
+    async def test_the_promises_hold_however_a_websocket_ends(self) -> None:
         await self.losses("ws")
 
-    async def test_whatever_ends_a_stream_the_promises_hold(self) -> None:
+    async def test_the_promises_hold_however_a_stream_ends(self) -> None:
         await self.losses("sse")
 
     async def test_a_publish_is_accepted_once_or_uncertain(self) -> None:

@@ -40,7 +40,7 @@ class Kept:
         return {"event_id": f"a-{n}", "event_type": self.log[n - 1], "correlation_id": None, "stream_id": "run-1", "payload": n}
 
     async def play(self, since: str | None, say: Any) -> bool:
-        """Says the run from a place on. Returns false if this connection is to be cut now."""
+        """Sends the run from a place on. Returns false if this connection is to be cut now."""
         left: float = self.cuts.pop(0) if self.cuts else float("inf")
         n = self.gone if since is None else number(since)
         start = n

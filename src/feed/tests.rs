@@ -585,6 +585,26 @@ fn a_gap_at_the_newest_end_is_sent_before_the_next_reply() {
     assert_eq!(read(&pipe), [0, 1, 2, -2, 1000, -1]);
 }
 
+/// The limit is used up by events that wait already, so a newer event is dropped, and the gap must come before the reply
+/// that was sent after that event.
+#[test]
+fn a_reply_stays_after_the_event_for_which_there_is_no_room() {
+    let mut world = World::new(2);
+    let mut outbox = world.join_as(&[selection("", Conflation::None)], LagPolicy::DropNewest, 0);
+    let mut pipe = Pipe::default();
+    for _ in 0..2 {
+        world.publish("a");
+        world.seal();
+        world.pass(&mut outbox, &mut pipe);
+    }
+    world.publish("a");
+    outbox.send(&mut world.fanout, ": reply 0\n\n".into(), &mut OutboxContext::new(&mut world.tally, &Still));
+    world.pass(&mut outbox, &mut pipe);
+    pipe.room = 1 << 20;
+    assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
+    assert_eq!(read(&pipe), [0, 1, -1, 1000]);
+}
+
 #[test]
 fn a_sample_has_its_rate_and_its_last_event_always_comes() {
     let mut world = World::new(100);

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::backlog::Inserted;
+use super::inserted::Inserted;
 use super::{Outbox, ResumeLookup};
 use crate::event::Since;
 use crate::feed::conflate::LagPolicy;
@@ -117,7 +117,7 @@ impl Outbox {
         let next = self.next;
         let (mut since, mut held) = (None, HeldReplies::default());
         if let Some(backlog) = &mut self.backlog {
-            held.0 = backlog.split_off(backlog.position_after(next));
+            held.0 = backlog.inserted.split_off(backlog.inserted.position_after(next));
             let place = backlog.place.take().map(|place| Since::Position(*place));
             since = place.or(backlog.last.map(Since::Event));
         }
@@ -138,7 +138,7 @@ impl Outbox {
     pub(crate) fn send_held(&mut self, held: HeldReplies) {
         let before = self.next;
         for inserted in held.0 {
-            self.backlog(None).push(Inserted { before, ..inserted });
+            self.backlog(None).inserted.push(Inserted { before, ..inserted });
         }
     }
 }

@@ -3,8 +3,9 @@
 //! Invariant: if events before a reply were not delivered, a gap notice comes before that reply. A client may take a
 //! reply as confirmation of everything before it.
 
-use super::backlog::Inserted;
-use super::{Outbox, OutboxContext, ResumeLookup};
+use super::inserted::Inserted;
+use super::pending::PendingPiece;
+use super::{Outbox, OutboxContext, OutboxState, ResumeLookup};
 use crate::dialect::{Encoding, GapNotice, Missed};
 use crate::event::{EventId, Since};
 use crate::feed::conflate::LagPolicy;
@@ -12,6 +13,37 @@ use crate::feed::fanout::Fanout;
 use crate::feed::feed::Feed;
 
 impl Outbox {
+    /// Returns whether the feed has trimmed pending frames.
+    pub(crate) fn has_lost_frames(&self, fanout: &Fanout) -> bool {
+        self.membership.is_some_and(|m| self.next < fanout.feed(m.feed()).base())
+    }
+
+    /// Returns whether the connection has lost frames and is to be closed for that.
+    pub(crate) fn should_disconnect(&self, fanout: &Fanout) -> bool {
+        // During a replay the connection is sent no frames of its feed, so it does not lag there.
+        self.lag_policy == LagPolicy::Disconnect && !self.replaying && self.has_lost_frames(fanout)
+    }
+
+    /// Moves on to the oldest retained frame if the feed has trimmed pending ones, and inserts a gap notice.
+    pub(super) fn skip_trimmed(&mut self, feed: &Feed, cx: &mut OutboxContext<'_, impl ResumeLookup>) {
+        if self.next >= feed.base() {
+            return;
+        }
+        if self.lag_policy == LagPolicy::DropNewest {
+            // The frames that were waiting are detached already, and every retained frame is newer than the lost ones.
+            return self.drop_newest(feed, cx);
+        }
+        if feed.conflates() {
+            return self.skip_trimmed_conflated(feed, cx);
+        }
+        self.in_sync = false;
+        self.forget_place();
+        let stood = self.next;
+        self.next = feed.base();
+        cx.tally.dropped += feed.base() - stood;
+        self.insert_gap_at(stood, feed.missed_in(stood..feed.base()), feed, cx);
+    }
+
     /// Applies [`LagPolicy::DropNewest`] to a connection that can't be written to now: keeps the oldest frames up to the
     /// feed's limits, and drops the newer ones.
     pub(crate) fn enforce_drop_newest(
@@ -26,8 +58,8 @@ impl Outbox {
         let next = self.next;
         let backlog = self.backlog(Some(feed));
         // If one batch exceeded the feed's limits, its oldest frames are gone already, and the whole batch is dropped.
-        if backlog.dropped_newest == 0 && next >= feed.base() {
-            let max_events = (limits.max_events as u64).saturating_sub(backlog.inserted_events);
+        if backlog.newest_gap.is_none() && next >= feed.base() {
+            let max_events = (limits.max_events as u64).saturating_sub(backlog.inserted.sums().events);
             self.detach(feed, max_events, limits.max_bytes, cx.tally);
         }
         self.drop_newest(feed, cx);
@@ -42,79 +74,51 @@ impl Outbox {
         self.next = feed.next;
         self.in_sync = false;
         let backlog = self.backlog.get_or_insert_default();
-        backlog.dropped_newest += dropped;
-        backlog.dropped_missed = backlog.dropped_missed.and(feed.missed_in(stood..feed.next));
-        backlog.dropped_last = feed.newest_id();
+        let gap = backlog.newest_gap.get_or_insert_default();
+        gap.missed = gap.missed.and(feed.missed_in(stood..feed.next));
+        gap.last = feed.newest_id();
         cx.tally.dropped += dropped;
-        let at = backlog.position_after(stood);
+        let at = backlog.inserted.position_after(stood);
         if at < backlog.inserted.len() {
-            self.insert_newest_gap(at, feed.form.encoding, cx);
+            self.insert_newest_gap(at, feed, cx);
         }
     }
 
-    /// Moves on to the oldest retained frame if the feed has trimmed pending ones, and inserts a gap notice.
-    pub(super) fn skip_trimmed(&mut self, feed: &Feed, cx: &mut OutboxContext<'_, impl ResumeLookup>) {
-        if self.next >= feed.base() {
-            return;
-        }
-        if self.lag_policy == LagPolicy::DropNewest {
-            // The frames that were waiting are detached already, and every retained frame is newer than the lost ones.
-            return self.drop_newest(feed, cx);
-        }
-        if feed.conflates() {
-            // If frames were trimmed within one batch, the number of required ones among them is unknown.
-            let is_unknown = !self.start_conflating(feed) && feed.required_before_base() > 0;
-            return self.skip_trimmed_conflated(is_unknown, feed, cx);
-        }
-        self.in_sync = false;
-        self.forget_place();
-        let stood = self.next;
-        self.next = feed.base();
-        cx.tally.dropped += feed.base() - stood;
-        self.insert_gap_at(stood, feed.missed_in(stood..feed.base()), feed, cx);
-    }
-
-    /// Moves on as [`skip_trimmed`](Self::skip_trimmed) does, in a feed that retains the latest frames of keys longer than
-    /// others.
-    fn skip_trimmed_conflated(
+    /// Inserts the gap notice for frames dropped at the newest end, once everything that was waiting before them is
+    /// written.
+    pub(super) fn insert_due_newest_gap(
         &mut self,
-        is_unknown: bool,
         feed: &Feed,
         cx: &mut OutboxContext<'_, impl ResumeLookup>,
     ) {
-        self.in_sync = false;
+        if self.state(Some(feed)) == OutboxState::GapOpen
+            && let Some(PendingPiece::NewestGap) = self.pending_pieces(Some(feed)).next()
+        {
+            self.insert_newest_gap(0, feed, cx);
+        }
+    }
+
+    /// Ends an open gap at the newest end: drops also all frames appended so far, and inserts the gap notice after all
+    /// waiting bytes.
+    pub(super) fn close_newest_gap(&mut self, feed: &Feed, cx: &mut OutboxContext<'_, impl ResumeLookup>) {
+        if self.backlog.as_ref().is_some_and(|backlog| backlog.newest_gap.is_some()) {
+            self.drop_newest(feed, cx);
+            self.insert_newest_gap(usize::MAX, feed, cx);
+        }
+    }
+
+    /// Inserts the notice of the open gap at the newest end, at position `at` among the inserted bytes.
+    fn insert_newest_gap(&mut self, at: usize, feed: &Feed, cx: &mut OutboxContext<'_, impl ResumeLookup>) {
         let Some(backlog) = &mut self.backlog else { return };
-        let lost = feed.required_before_base().saturating_sub(backlog.required_before_next);
-        backlog.required_before_next += lost;
-        // Moving past these frames counts them as conflated again.
-        cx.tally.conflated -= lost as i64;
-        cx.tally.dropped += lost;
-        let stood = self.next;
-        let is_forgotten = feed.latest_floor().min(feed.base()) > self.next;
-        let all = feed.missed_in(stood..feed.base());
-        let missed = match all {
-            // No gap notice is among them, and no required frame is forgotten.
-            Missed::Exactly(frames)
-                if !is_forgotten && !is_unknown && frames == feed.base().saturating_sub(stood) =>
-            {
-                Missed::Exactly(lost)
-            }
-            // The number of frames that were the latest of their keys is unknown.
-            all => all.as_bound(),
-        };
-        if is_forgotten {
-            let to = feed.latest_floor().min(feed.base());
-            self.count_conflated(to, cx.tally);
-            self.next = to;
-        }
-        if lost > 0 || is_forgotten || is_unknown {
-            self.insert_gap_at(stood, missed, feed, cx);
-        }
+        let Some(gap) = backlog.newest_gap.take() else { return };
+        let at = at.min(backlog.inserted.len());
+        let edges = (backlog.last_before(at), gap.last);
+        self.insert_gap_notice(at, gap.missed, edges, feed.form.encoding, cx);
     }
 
     /// Inserts a gap notice for events missed since frame `stood`. It comes before the replies after that frame, which
     /// may confirm that all events before them were delivered.
-    fn insert_gap_at(
+    pub(super) fn insert_gap_at(
         &mut self,
         stood: u64,
         missed: Missed,
@@ -122,12 +126,13 @@ impl Outbox {
         cx: &mut OutboxContext<'_, impl ResumeLookup>,
     ) {
         let backlog = self.backlog.get_or_insert_default();
-        let at = backlog.position_after(stood);
+        let at = backlog.inserted.position_after(stood);
         let edges = (backlog.last_before(at), feed.newest_passed());
         self.insert_gap_notice(at, missed, edges, feed.form.encoding, cx);
     }
 
-    /// Inserts a gap notice for events missed between two events, at position `at` among the inserted bytes.
+    /// Inserts a gap notice for events missed between two events, at position `at` among the inserted bytes. The frames
+    /// around the later bytes are lost, so those bytes move to the notice's place.
     fn insert_gap_notice(
         &mut self,
         at: usize,
@@ -136,69 +141,12 @@ impl Outbox {
         encoding: Encoding,
         cx: &mut OutboxContext<'_, impl ResumeLookup>,
     ) {
-        let before = self.next;
         let resume = from.and_then(|id| cx.lookup.resume_after(id));
         let recoverable = resume.is_some();
         let from = resume.or(from.map(Since::Event));
         let gap = encoding.gap(&GapNotice { missed, from, to, recoverable, at: cx.lookup.now() });
-        let inserted = Inserted { last: to, ..self.own(before, gap) };
+        let inserted = Inserted { last: to, ..self.own(self.next, gap) };
         cx.tally.gaps += 1;
-        let backlog = self.backlog.get_or_insert_default();
-        backlog.insert(at, inserted);
-        // The frames around the later bytes are lost, so those bytes move to the notice's position.
-        for later in backlog.inserted.range_mut(at..) {
-            later.before = later.before.max(before);
-        }
-    }
-
-    /// Inserts the gap notice for frames dropped at the newest end, once everything that was waiting before them is
-    /// written.
-    pub(super) fn insert_due_newest_gap(
-        &mut self,
-        feed: Option<&Feed>,
-        cx: &mut OutboxContext<'_, impl ResumeLookup>,
-    ) {
-        let is_due =
-            self.backlog.as_ref().is_some_and(|backlog| backlog.dropped_newest > 0 && backlog.is_written());
-        if let Some(feed) = feed.filter(|_| is_due) {
-            self.insert_newest_gap(0, feed.form.encoding, cx);
-        }
-    }
-
-    /// Ends an open gap at the newest end: drops also all frames appended so far, and inserts the gap notice after all
-    /// waiting bytes.
-    pub(super) fn close_newest_gap(&mut self, feed: &Feed, cx: &mut OutboxContext<'_, impl ResumeLookup>) {
-        if self.backlog.as_ref().is_some_and(|backlog| backlog.dropped_newest > 0) {
-            self.drop_newest(feed, cx);
-            self.insert_newest_gap(usize::MAX, feed.form.encoding, cx);
-        }
-    }
-
-    /// Inserts the gap notice for frames dropped at the newest end, at position `at` among the inserted bytes.
-    fn insert_newest_gap(
-        &mut self,
-        at: usize,
-        encoding: Encoding,
-        cx: &mut OutboxContext<'_, impl ResumeLookup>,
-    ) {
-        let Some(backlog) = self.backlog.as_mut().filter(|backlog| backlog.dropped_newest > 0) else {
-            return;
-        };
-        let at = at.min(backlog.inserted.len());
-        backlog.dropped_newest = 0;
-        let missed = std::mem::take(&mut backlog.dropped_missed);
-        let edges = (backlog.last_before(at), backlog.dropped_last.take());
-        self.insert_gap_notice(at, missed, edges, encoding, cx);
-    }
-
-    /// Returns whether the feed has trimmed pending frames.
-    pub(crate) fn has_lost_frames(&self, fanout: &Fanout) -> bool {
-        self.membership.is_some_and(|m| self.next < fanout.feed(m.feed()).base())
-    }
-
-    /// Returns whether the connection has lost frames and is to be closed for that.
-    pub(crate) fn should_disconnect(&self, fanout: &Fanout) -> bool {
-        // During a replay the connection is sent no frames of its feed, so it does not lag there.
-        self.lag_policy == LagPolicy::Disconnect && !self.replaying && self.has_lost_frames(fanout)
+        self.backlog.get_or_insert_default().inserted.insert(at, inserted);
     }
 }

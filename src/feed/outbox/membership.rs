@@ -1,15 +1,11 @@
-//! Joins, changes and leaves a feed. Frames that were pending before are detached: they become the connection's own
-//! bytes.
+//! Joins, changes and leaves a feed. Frames that were pending before are detached, so that they are still written.
 
-use bytes::Bytes;
-
-use super::backlog::Inserted;
-use super::flush::Piece;
+use super::inserted::Inserted;
 use super::{Outbox, OutboxContext, ResumeLookup, Tally};
 use crate::dialect::Encoding;
 use crate::feed::conflate::LagPolicy;
 use crate::feed::fanout::Fanout;
-use crate::feed::feed::{Feed, FeedForm};
+use crate::feed::feed::FeedForm;
 use crate::feed::interest::{Change, FilterSelection, Revised};
 use crate::feed::keys::{ConnIndex, Membership, MovedMember};
 
@@ -94,10 +90,9 @@ impl Outbox {
         if let Some(backlog) = &mut self.backlog {
             let is_kept = |inserted: &&Inserted| inserted.events == 0 && inserted.before <= hole;
             let count = backlog.inserted.iter().take_while(is_kept).count();
-            backlog.truncate(count);
-            for inserted in &mut backlog.inserted {
-                inserted.before = 0;
-            }
+            backlog.inserted.truncate(count);
+            backlog.inserted.move_before(0);
+            backlog.newest_gap = None;
         }
         self.next = 0;
         let membership = self.membership.take()?;
@@ -143,79 +138,6 @@ impl Outbox {
         true
     }
 
-    /// Detaches all pending frames, so that the outbox is at the feed's end.
-    fn detach_all(
-        &mut self,
-        membership: Membership,
-        fanout: &mut Fanout,
-        cx: &mut OutboxContext<'_, impl ResumeLookup>,
-    ) {
-        // Appends waiting samples now: the connection may leave before they are due.
-        fanout.release_samples_of(membership.feed());
-        fanout.seal(membership.feed());
-        let feed = fanout.feed(membership.feed());
-        self.skip_trimmed(feed, cx);
-        self.close_newest_gap(feed, cx);
-        if self.next < feed.next || self.backlog.is_some() {
-            self.detach(feed, u64::MAX, usize::MAX, cx.tally);
-        }
-    }
-
-    /// Makes pending frames of the feed the connection's own bytes, up to `max_events` and `max_bytes`, with the replies at
-    /// their positions.
-    pub(super) fn detach(&mut self, feed: &Feed, mut max_events: u64, max_bytes: usize, tally: &mut Tally) {
-        let mut backlog = self.backlog.take().unwrap_or_default();
-        let mut replies = backlog.take_inserted().into_iter().peekable();
-        self.backlog = Some(backlog);
-        loop {
-            let reply = replies.next_if(|inserted| inserted.before <= self.next);
-            let backlog = self.backlog.get_or_insert_default();
-            if let Some(reply) = reply {
-                self.in_sync &= !reply.changes_window;
-                backlog.push(Inserted { before: 0, changes_window: false, ..reply });
-                continue;
-            }
-            let stop = replies.peek().map_or(feed.next, |inserted| inserted.before.min(feed.next));
-            let has_room = max_events > 0 && backlog.inserted_bytes < max_bytes;
-            let conflates = backlog.conflates;
-            let stop = stop.min(self.next.saturating_add(max_events));
-            match self.piece(Some(feed), self.next, stop, self.in_sync) {
-                Some(Piece { bytes, buffer, first, end, in_sync }) if has_room => {
-                    // A slice keeps its whole run alive. That wastes memory only if conflation takes single frames of
-                    // it.
-                    let bytes =
-                        if conflates { Bytes::copy_from_slice(bytes) } else { buffer.slice_ref(bytes) };
-                    self.in_sync = in_sync;
-                    let events = end - first;
-                    max_events -= events.min(max_events);
-                    self.count_conflated(first, tally);
-                    self.count_required(feed, first, end);
-                    self.pass_frames(feed, first, end);
-                    self.next = end;
-                    let last = feed.id_of(end - 1);
-                    let (events, is_shared) = (events as u32, !bytes.is_unique());
-                    let inserted =
-                        Inserted { before: 0, bytes, events, changes_window: false, last, is_shared };
-                    self.backlog.get_or_insert_default().push(inserted);
-                }
-                Some(_) => break,
-                None => match replies.next() {
-                    Some(reply) => {
-                        self.in_sync &= !reply.changes_window;
-                        let inserted = Inserted { before: 0, changes_window: false, ..reply };
-                        self.backlog.get_or_insert_default().push(inserted);
-                    }
-                    None => break,
-                },
-            }
-        }
-        // The remaining replies stay after the frames that did not fit, in order.
-        let backlog = self.backlog.get_or_insert_default();
-        for reply in replies {
-            backlog.push(reply);
-        }
-    }
-
     fn form(&self, encoding: Encoding) -> FeedForm {
         FeedForm { encoding, compression: self.compression }
     }
@@ -232,10 +154,8 @@ impl Outbox {
     fn queue_pending_first(&mut self) {
         if let Some(backlog) = &mut self.backlog {
             // Conflation starts again in the new feed.
-            backlog.conflates = false;
-            for inserted in &mut backlog.inserted {
-                inserted.before = self.next;
-            }
+            backlog.required_before_next = None;
+            backlog.inserted.move_before(self.next);
         }
     }
 }

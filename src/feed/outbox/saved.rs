@@ -7,7 +7,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::backlog::{Inserted, OutboxBacklog};
+use super::backlog::OutboxBacklog;
+use super::inserted::Inserted;
 use super::{Outbox, OutboxContext, ResumeLookup};
 use crate::codec::portable;
 use crate::event::{EventId, Timestamp};
@@ -94,7 +95,7 @@ impl Outbox {
             // The outbox is not in sync with any window before all of these bytes are written, so their effect on a
             // window does not matter.
             let (before, changes_window, is_shared) = (0, false, false);
-            backlog.push(Inserted { before, bytes, events, changes_window, last, is_shared });
+            backlog.inserted.push(Inserted { before, bytes, events, changes_window, last, is_shared });
         }
         outbox.backlog = Some(Box::new(backlog));
         outbox

@@ -1,0 +1,178 @@
+//! The walk over everything that an outbox has pending, in the order of the client's stream.
+//!
+//! Invariants:
+//! - Writes, the bookkeeping after them and detached frames follow this walk, so all of them agree on the order.
+//! - Inserted bytes come after the frames with an index below their `before`, and before all other frames.
+//! - A gap that is open at the newest end hides the feed's frames. Its notice ends the walk.
+
+use bytes::Bytes;
+
+use super::backlog::OutboxBacklog;
+use super::inserted::Inserted;
+use super::{Outbox, OutboxState};
+use crate::feed::compressor::WindowUse;
+use crate::feed::feed::Feed;
+use crate::feed::run::FrameRun;
+
+/// A pending piece of a client's stream.
+pub(super) enum PendingPiece<'b, 'f> {
+    /// Rest of the partly written frame.
+    Partial(&'b Bytes),
+    /// Bytes of the connection's own.
+    Inserted(&'b Inserted),
+    /// Frames of the feed.
+    Frames(PendingFrames<'f>),
+    /// Notice of the open gap at the newest end, which is due. It has no bytes before it is inserted.
+    NewestGap,
+}
+
+/// Consecutive frames of a feed that are pending.
+pub(super) struct PendingFrames<'f> {
+    pub(super) bytes: &'f [u8],
+    /// Buffer that `bytes` is a part of.
+    pub(super) buffer: &'f Bytes,
+    /// Index of the first frame. Frames between the outbox's position and this one are conflated.
+    pub(super) first: u64,
+    /// Index after the last frame.
+    pub(super) end: u64,
+    /// Whether a client that was sent the frames, in full or in part, is in sync with the feed's window.
+    pub(super) in_sync: bool,
+    /// Run that contains `bytes`; `None` for a single frame that was taken out of its run.
+    run: Option<&'f FrameRun>,
+}
+
+impl PendingFrames<'_> {
+    /// Returns the number of frames.
+    pub(super) fn count(&self) -> u64 {
+        self.end - self.first
+    }
+
+    /// Returns the frames that start within the first `len` bytes: at least one.
+    pub(super) fn starting_within(self, len: usize) -> Self {
+        match self.run {
+            Some(run) if len < self.bytes.len() && self.count() > 1 => {
+                let end = run.index_at(run.start_of(self.first) + len);
+                self.until(end)
+            }
+            _ => self,
+        }
+    }
+
+    /// Returns the frames before `index`, if there are any.
+    pub(super) fn before(self, index: u64) -> Option<Self> {
+        (self.first < index).then(|| self.until(index))
+    }
+
+    /// Returns the frames before `end`, and the first one in any case.
+    fn until(mut self, end: u64) -> Self {
+        let end = end.max(self.first + 1);
+        if let Some(run) = self.run.filter(|_| end < self.end) {
+            self.bytes = &self.bytes[..run.start_of(end) - run.start_of(self.first)];
+            self.end = end;
+        }
+        self
+    }
+}
+
+/// Everything that an outbox has pending, in order.
+pub(super) struct PendingPieces<'b, 'f> {
+    partial: Option<&'b Bytes>,
+    backlog: Option<&'b OutboxBacklog>,
+    /// Number of inserted pieces before the next one.
+    inserted: usize,
+    /// The feed, if its frames are to be written.
+    feed: Option<&'f Feed>,
+    /// Whether only the latest frames of keys are to be written.
+    conflates: bool,
+    /// Index of the next frame, and of the end of the feed.
+    next: u64,
+    end: u64,
+    /// Whether the client can read the next frame in the form that uses the window.
+    in_sync: bool,
+    /// Whether the walk ends with a gap notice.
+    ends_in_gap: bool,
+}
+
+impl Outbox {
+    /// Returns everything that is pending, in order.
+    pub(super) fn pending_pieces<'b, 'f>(&'b self, feed: Option<&'f Feed>) -> PendingPieces<'b, 'f> {
+        let state = self.state(feed);
+        let backlog = self.backlog.as_deref();
+        let has_frames = matches!(state, OutboxState::Ready | OutboxState::Lagging | OutboxState::Conflating);
+        PendingPieces {
+            partial: backlog.map(|backlog| &backlog.partial).filter(|partial| !partial.is_empty()),
+            backlog,
+            inserted: 0,
+            feed: feed.filter(|_| has_frames),
+            conflates: state == OutboxState::Conflating,
+            next: self.next,
+            end: feed.map_or(self.next, |feed| feed.next),
+            in_sync: self.in_sync,
+            ends_in_gap: state == OutboxState::GapOpen,
+        }
+    }
+}
+
+impl<'f> PendingPieces<'_, 'f> {
+    /// Leaves out the rest of the partly written frame.
+    pub(super) fn without_partial(self) -> Self {
+        Self { partial: None, ..self }
+    }
+
+    /// Returns the next frames of the feed, if there are any before `stop`.
+    fn frames_before(&self, stop: u64) -> Option<PendingFrames<'f>> {
+        let (feed, next) = (self.feed.filter(|_| self.next < stop)?, self.next);
+        let mut in_sync = self.in_sync;
+        if self.conflates {
+            let (first, bytes, buffer) = feed.next_retained(next)?;
+            let frames = PendingFrames { bytes, buffer, first, end: first + 1, in_sync: false, run: None };
+            return (first < stop).then_some(frames);
+        }
+        let run = feed.run_of(next)?;
+        let mut end = run.next().min(stop);
+        if !in_sync && let Some(forms) = run.forms(next) {
+            match forms.window_use {
+                WindowUse::Restarts => in_sync = true,
+                WindowUse::None => end = next + 1,
+                WindowUse::Continues => {
+                    let bytes = forms.standalone(feed.form.compression);
+                    let end = next + 1;
+                    return Some(PendingFrames {
+                        bytes,
+                        buffer: bytes,
+                        first: next,
+                        end,
+                        in_sync,
+                        run: None,
+                    });
+                }
+            }
+        }
+        let bytes = &run.bytes[run.start_of(next)..run.start_of(end)];
+        Some(PendingFrames { bytes, buffer: &run.bytes, first: next, end, in_sync, run: Some(run) })
+    }
+}
+
+impl<'b, 'f> Iterator for PendingPieces<'b, 'f> {
+    type Item = PendingPiece<'b, 'f>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(partial) = self.partial.take() {
+            return Some(PendingPiece::Partial(partial));
+        }
+        let inserted = self.backlog.and_then(|backlog| backlog.inserted.get(self.inserted));
+        let stop = inserted.map_or(self.end, |inserted| inserted.before.min(self.end));
+        if let Some(frames) = self.frames_before(stop) {
+            (self.next, self.in_sync) = (frames.end, frames.in_sync);
+            return Some(PendingPiece::Frames(frames));
+        }
+        // All frames before `stop` are taken or conflated.
+        if let Some(inserted) = inserted {
+            self.inserted += 1;
+            self.next = self.next.max(stop);
+            self.in_sync &= !inserted.changes_window;
+            return Some(PendingPiece::Inserted(inserted));
+        }
+        std::mem::take(&mut self.ends_in_gap).then_some(PendingPiece::NewestGap)
+    }
+}

@@ -52,11 +52,11 @@ pub enum WaitStrategy {
 
 /// Spins before a look of a poller that follows a publisher closely: about 0.3 us.
 const POLL_SPINS: u32 = 16;
-/// Items that must come during them to make them worth while.
+/// Items that must arrive during the spins to make them worthwhile.
 const POLL_ENOUGH: u64 = 4;
 /// Items beyond which a poller is slow itself, and needs no wait: no publisher publishes more during the spins.
 const POLL_MANY: u64 = 128;
-/// Looks that find fewer items, between two attempts; twice as many after each attempt that was in vain.
+/// Looks that find fewer items, between two attempts; twice as many after each attempt that brought nothing.
 const LOOKS_PER_ATTEMPT: u32 = 64;
 const LOOKS_PER_ATTEMPT_MAX: u32 = 1 << 16;
 

@@ -262,7 +262,7 @@ pub(super) fn put_event(event: &Event, _: Option<&Position>, frames: &mut Vec<u8
         // GatheRing's event bus has other names for these types than its clients.
         let name = event.event_type();
         json::write_string(message_type(name).unwrap_or(name), out);
-        // The fields of a client's message, beside the type.
+        // The fields of a client's message other than the type.
         let fields = payload.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
         let said = fields.filter(|_| event.source().is_some_and(|source| source.starts_with(SAID_BY)));
         let has: Has = said.and_then(|_| serde_json::from_str(payload).ok()).unwrap_or_default();

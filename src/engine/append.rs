@@ -3,7 +3,7 @@
 //! Invariants:
 //! - Submissions are appended in the order in which they arrived.
 //! - A submission that was sent and not answered is sent again under the same number, so that the log has it once.
-//! - An event that the log can never take is refused alone; the submissions beside it proceed.
+//! - An event that the log can never take is refused alone; the other submissions proceed.
 //! - A submission is never sent after its publisher's request was refused.
 //! - A log that does not answer delays no publisher beyond the accept timeout.
 

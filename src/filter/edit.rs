@@ -141,7 +141,7 @@ impl Filter {
         if list.count <= self.room_for(about) { vec![whole] } else { whole.divided(about) }
     }
 
-    /// Returns the number of values that this list may have beside the filter's other conditions.
+    /// Returns the number of values that this list may have in addition to the filter's other conditions.
     pub(crate) fn room_for(&self, about: u8) -> usize {
         let others = self.clauses().map(|clause| match clause {
             Clause::Set(set) if set.about == about && !set.negated => 0,

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 /// separator before it is dropped too (for a leading `**` the one after it), so `workflow.**` matches `workflow`, and
 /// `**.failed` matches `failed`.
 ///
-/// An asterisk beside other characters (`ta*k`) is literal. The empty pattern matches an absent attribute and nothing
+/// An asterisk next to other characters (`ta*k`) is literal. The empty pattern matches an absent attribute and nothing
 /// else. An absent attribute matches no wildcard.
 ///
 /// ```

@@ -296,8 +296,8 @@ fn a_hole_is_reported_and_no_log_with_one_is_complete() {
     assert_eq!(from_start(&logs, "stream=run-2", 8, 0), events(&[6]));
 }
 
-/// A loop that is behind has not come to a hole that another loop noted. A reader of the slower loop is told of the hole at its
-/// place, also where a page ends just before it.
+/// A loop that lags has not reached a hole that another loop recorded. A reader of the slower loop gets the hole at its place,
+/// even if a page ends just before it.
 #[test]
 fn a_hole_is_reported_at_its_place_and_once() {
     for page in 1..5 {

@@ -121,7 +121,7 @@ pub struct ServerConfig {
     pub presets: Vec<Preset>,
     /// Paths in addition to the usual ones, each with its dialect. If several match, the last one counts. Default: none.
     pub endpoints: Vec<Endpoint>,
-    /// Origins of pages that may open WebSockets and event streams and publish, beside the server's own; a page from
+    /// Origins of pages that may open WebSockets and event streams and publish, in addition to the server's own; a page from
     /// elsewhere gets 403. A client without an `Origin` is not a page, and is not refused. `*` allows any origin; `null` is
     /// the origin of pages opened from files. Empty: with authentication any, without it those of this machine
     /// (`http://localhost:5173`, `http://127.0.0.1:3000`) and those in [`cors_origins`](Self::cors_origins).

@@ -276,7 +276,7 @@ impl<C: SlotCodec> Gated<C> {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Returns whether publishers are refused for ever. A ring with one publisher never refuses it.
+    /// Returns whether publishers are refused permanently. A ring with one publisher never refuses it.
     pub(crate) fn is_refusing(&self) -> bool {
         // No edge: the bit is in the word that claims change.
         self.head.load(Ordering::Relaxed) & CLOSED != 0

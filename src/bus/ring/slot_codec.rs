@@ -13,7 +13,7 @@ use super::super::panics::catch_panic;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Number of words beside the body in a slot of a [`Counted`] codec.
+/// Number of words in addition to the body in a slot of a [`Counted`] codec.
 pub(crate) const HEADER_WORDS: usize = if cfg!(loom) { 1 } else { 6 };
 
 /// Converts items of one kind to the words of a slot and back.

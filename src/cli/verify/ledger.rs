@@ -1,7 +1,7 @@
 //! Comparison of the events that a reader expects with those that it received, number by number.
 //!
 //! Always: a missing event is excused by a gap at its place or by a publish with an unknown outcome. Otherwise
-//! it is a violation. Each violation is reported once, with the events beside it.
+//! it is a violation. Each violation is reported once, with the events around it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -217,7 +217,7 @@ impl Account {
         }
     }
 
-    /// Closes the account. `published` is the lane's last number. `unsure` holds the numbers of which nobody knows
+    /// Closes the account. `published` is the lane's last number. `unsure` holds the numbers of which it is unknown
     /// whether they were published.
     pub(super) fn close(&mut self, published: u64, unsure: &BTreeSet<u64>) {
         let reported = std::mem::take(&mut self.reported);

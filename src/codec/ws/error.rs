@@ -221,7 +221,7 @@ impl UpgradeError {
         }
     }
 
-    /// Returns headers of the response beside those of every error: they state the requirements of a correct request.
+    /// Returns headers of the response in addition to those of every error: they state the requirements of a correct request.
     /// `Upgrade` is a hop-by-hop header, so the caller must also name it in `Connection`.
     #[must_use]
     pub const fn headers(self) -> &'static [(&'static str, &'static str)] {

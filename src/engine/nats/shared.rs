@@ -30,7 +30,7 @@ pub(super) enum LogKind {
 /// Settings of the log, as NATS needs them.
 pub(super) struct NatsSettings {
     pub(super) url: String,
-    /// File with certificates of authorities to trust beside the system's; empty: the system's alone.
+    /// File with certificates of authorities to trust in addition to the system's; empty: the system's alone.
     pub(super) ca_file: String,
     pub(super) name: String,
     pub(super) shards: usize,

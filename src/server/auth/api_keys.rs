@@ -15,7 +15,7 @@ use super::jwt::proof;
 use super::template::Templates;
 use super::{Denied, Fault};
 
-/// Names of the claims that a line may hold beside `id` and `hash`. Any other name is an error, because a misspelt claim must
+/// Names of the claims that a line may hold in addition to `id` and `hash`. Any other name is an error, because a misspelt claim must
 /// not widen a grant.
 const CLAIMS: [&str; 12] = [
     "sub", "exp", "nbf", "streams", "types", "channels", "entities", "filter", "publish", "purge", "metrics",

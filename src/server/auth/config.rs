@@ -60,7 +60,7 @@ pub struct AuthConfig {
     pub revoked_file: Option<PathBuf>,
     /// `auth.anonymous`: rights of clients without a token. Default: none, so they are refused.
     pub anonymous: AnonymousConfig,
-    /// `auth.grant`: rights of every token beside its claims.
+    /// `auth.grant`: rights of every token in addition to its claims.
     pub grant: GrantConfig,
     /// Whether the embedding program gives rights to the clients whose connections it has accepted
     /// ([`StreamRequest::claims`](crate::server::StreamRequest::claims)). Other clients need a token, as with keys. Default:
@@ -81,11 +81,11 @@ pub struct AuthConfig {
     pub max_revocations: usize,
 }
 
-/// Rights of every token and API key beside its claims.
+/// Rights of every token and API key in addition to its claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GrantConfig {
-    /// `auth.grant.channels`: channels that the holder may see beside those of the claim `channels`, as templates: in
+    /// `auth.grant.channels`: channels that the holder may see in addition to those of the claim `channels`, as templates: in
     /// `user:{sub}` the token's `sub` takes the place of the braces. Also known: `{jti}`. A token without any list and
     /// without `filter` sees only these channels. A token whose claims name other lists but no channels may see every
     /// channel anyway. Default: none.

@@ -193,7 +193,7 @@ fn a_successor_knows_the_outcomes_and_their_age() {
     assert_eq!(known(100, "in flight"), None);
 }
 
-/// Random publications beside a list that is searched from its end.
+/// Random publications, compared with a list that is searched from its end.
 #[test]
 fn the_table_agrees_with_a_list() {
     #[derive(Clone, Copy, Debug)]

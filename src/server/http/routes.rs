@@ -244,7 +244,7 @@ struct Route {
 }
 
 impl Route {
-    /// Sets the names that the query may have, beside those that are ignored everywhere.
+    /// Sets the names that the query may have, in addition to those that are ignored everywhere.
     const fn with_query(self, names: &'static [&'static str]) -> Self {
         Self { query: Some(names), ..self }
     }
@@ -306,7 +306,7 @@ impl RouteRight {
     }
 }
 
-/// Routes of every server, beside the endpoints of its dialects. `Allow`, `OPTIONS` and 405 follow from them.
+/// Routes of every server, in addition to the endpoints of its dialects. `Allow`, `OPTIONS` and 405 follow from them.
 #[allow(
     clippy::redundant_closure_for_method_calls,
     reason = "a method's path is less general in its lifetimes"

@@ -48,8 +48,8 @@ pub(super) struct EventInHand {
 pub(super) struct EventFlow {
     pub(super) reader: LoopReader,
     pub(super) fanout: Fanout,
-    /// Event that is not in the feeds yet. Meanwhile no client is read and no past goes on, so every place that a client is
-    /// told, and every interest, is one of before the event.
+    /// Event that is not in the feeds yet. Meanwhile no client is read and no past continues, so every place that a client
+    /// gets, and every interest, is from before the event.
     pub(super) in_hand: Option<EventInHand>,
     /// Work on conditions before this turn, in instructions.
     pub(super) worked_before: u64,

@@ -1,6 +1,6 @@
 //! The event loop: connections, feeds and the bus, driven by readiness and time.
 //!
-//! `loop_state` holds a loop's state; the files beside it add one task each. `event_loop` alone knows mio and threads.
+//! `loop_state` holds a loop's state; the files next to it add one task each. `event_loop` alone knows mio and threads.
 
 mod accounts;
 mod admit;

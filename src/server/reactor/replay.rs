@@ -1,4 +1,4 @@
-//! Replays: sends a client the past that it asked for, page by page, as fast as the client reads.
+//! Replays: sends a client the past that it requested, page by page, as fast as the client reads.
 //!
 //! Invariants:
 //! - A page is made after the previous one is written, so a client that does not read holds no events.

@@ -77,7 +77,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Returns whether so many bytes were received or queued that memory must be counted before the next tick.
+    /// Returns whether enough bytes were received or queued that memory must be counted before the next tick.
     fn must_count(&self) -> bool {
         let Some(budget) = self.turn.config.max_memory_bytes else { return false };
         let budget = budget / self.shared.loops.count;

@@ -39,9 +39,9 @@ impl Drop for Folder {
 }
 
 fn builder(bus: &Bus) -> (ServerBuilder, Receiver<ThreadFailure>) {
-    let (told, hears) = channel();
-    let tell = move |failure: &ThreadFailure| drop(told.send(failure.clone()));
-    (Server::builder(bus).listen("127.0.0.1:0").loops(3).on_failure(tell), hears)
+    let (sender, failures) = channel();
+    let report = move |failure: &ThreadFailure| drop(sender.send(failure.clone()));
+    (Server::builder(bus).listen("127.0.0.1:0").loops(3).on_failure(report), failures)
 }
 
 /// Opens a stream, and reads its head.
@@ -56,23 +56,31 @@ fn stream(addr: SocketAddr) -> TcpStream {
 }
 
 /// Makes the thread panic by calling `stir`, and checks the remaining state.
-fn fails(thread: &str, builder: ServerBuilder, hears: &Receiver<ThreadFailure>, stir: impl Fn(SocketAddr)) {
+fn fails(
+    thread: &str,
+    builder: ServerBuilder,
+    failures: &Receiver<ThreadFailure>,
+    stir: impl Fn(SocketAddr),
+) {
     let server = builder.spawn().expect("it starts");
     let addr = server.local_addr();
     let mut clients: Vec<TcpStream> = (0..12).map(|_| stream(addr)).collect();
     server.shared.alarm.plant(thread);
     let end = Instant::now() + PATIENCE;
-    let told = loop {
+    let failure = loop {
         stir(addr);
         server.shared.wake_loops();
-        match hears.recv_timeout(Duration::from_millis(20)) {
-            Ok(told) => break told,
+        match failures.recv_timeout(Duration::from_millis(20)) {
+            Ok(failure) => break failure,
             Err(_) => assert!(Instant::now() < end, "{thread} did not panic"),
         }
     };
-    assert_eq!((told.thread(), told.message(), told.is_panic()), (thread, "planted by a test", true));
+    assert_eq!(
+        (failure.thread(), failure.message(), failure.is_panic()),
+        (thread, "planted by a test", true)
+    );
     let error = server.join().expect_err("a thread of it panicked");
-    assert_eq!(error.thread_failure(), Some(&told));
+    assert_eq!(error.thread_failure(), Some(&failure));
     let text = error.to_string();
     assert!(text.contains(thread) && text.contains("src/threads.rs:"), "{text}");
     for client in &mut clients {
@@ -81,7 +89,7 @@ fn fails(thread: &str, builder: ServerBuilder, hears: &Receiver<ThreadFailure>, 
         assert!(is_end, "of every loop: {ended:?}");
     }
     assert!(TcpStream::connect(addr).is_err(), "nobody listens any more");
-    assert!(hears.try_recv().is_err(), "told once");
+    assert!(failures.try_recv().is_err(), "reported once");
 }
 
 fn post(addr: SocketAddr, path: &str, body: &str) {
@@ -104,20 +112,20 @@ fn a_function_for_failures_that_panics_stops_nothing() {
         }
     }
     let bus = Bus::new();
-    let (told, hears) = channel();
+    let (sender, failures) = channel();
     let builder = Server::builder(&bus).listen("127.0.0.1:0").loops(2).on_failure(move |failure| {
-        drop(told.send(failure.clone()));
+        drop(sender.send(failure.clone()));
         std::panic::panic_any(Again)
     });
-    fails("fanwire-loop-1", builder, &hears, |_| {});
+    fails("fanwire-loop-1", builder, &failures, |_| {});
 }
 
 #[test]
 fn a_panic_in_any_loop_ends_all_of_them() {
     for number in 0..3 {
         let bus = Bus::new();
-        let (builder, hears) = builder(&bus);
-        fails(&format!("fanwire-loop-{number}"), builder, &hears, |_| ());
+        let (builder, failures) = builder(&bus);
+        fails(&format!("fanwire-loop-{number}"), builder, &failures, |_| ());
         // The bus is the embedder's, and continues.
         let mut reader = bus.subscribe(crate::filter::Filter::new());
         bus.publish(Event::builder("a").build().expect("an event"));
@@ -129,9 +137,9 @@ fn a_panic_in_any_loop_ends_all_of_them() {
 fn a_panic_in_any_of_the_engines_threads_stops_the_server() {
     for name in ["append", "follow", "sync", "watch"] {
         let folder = Folder::new(name);
-        let (builder, hears) = builder(&Bus::new());
+        let (builder, failures) = builder(&Bus::new());
         let thread = format!("fanwire-engine-{name}");
-        fails(&thread, builder.engine(folder.engine()), &hears, |addr| {
+        fails(&thread, builder.engine(folder.engine()), &failures, |addr| {
             post(addr, "/publish", r#"{"type":"a"}"#);
         });
     }
@@ -141,9 +149,9 @@ fn a_panic_in_any_of_the_engines_threads_stops_the_server() {
 fn a_panic_in_the_thread_that_reads_a_log_for_history_stops_the_server() {
     let folder = Folder::new("history");
     let bus = Bus::builder().capacity(8).build().expect("a bus");
-    let (builder, hears) = builder(&bus);
+    let (builder, failures) = builder(&bus);
     let readers = std::cell::RefCell::new(Vec::new());
-    fails("fanwire-engine-history", builder.engine(folder.engine()), &hears, |addr| {
+    fails("fanwire-engine-history", builder.engine(folder.engine()), &failures, |addr| {
         post(addr, "/publish", &"{\"type\":\"a\"}\n".repeat(20));
         // More than the ring holds, so the rest is read from the log.
         let Ok(mut reader) = TcpStream::connect(addr) else { return };
@@ -155,15 +163,15 @@ fn a_panic_in_the_thread_that_reads_a_log_for_history_stops_the_server() {
 #[cfg(feature = "redis")]
 #[test]
 fn a_panic_in_an_ingest_stops_the_server() {
-    let (builder, hears) = builder(&Bus::new());
+    let (builder, failures) = builder(&Bus::new());
     let ingest = "redis://127.0.0.1:1#nobody".parse().expect("an address");
-    fails("fanwire-ingest", builder.ingest(ingest), &hears, |_| ());
+    fails("fanwire-ingest", builder.ingest(ingest), &failures, |_| ());
 }
 
 #[test]
 fn a_panic_in_a_worker_itself_stops_the_server_and_one_in_a_handler_does_not() {
     let bus = Bus::new();
-    let (builder, hears) = builder(&bus);
+    let (builder, failures) = builder(&bus);
     let bridge = Bridge::create_default(&bus);
     bridge.register_route("bad", |_| panic!("the embedder's"));
     let server = builder.bridge(&bridge).spawn().expect("it starts");
@@ -177,10 +185,10 @@ fn a_panic_in_a_worker_itself_stops_the_server_and_one_in_a_handler_does_not() {
     let mut answer = String::new();
     client.read_to_string(&mut answer).expect("an answer");
     assert!(answer.contains("the embedder's"), "{answer}");
-    assert!(hears.try_recv().is_err());
+    assert!(failures.try_recv().is_err());
     server.drain(Duration::ZERO);
     server.join().expect("nothing of the server's failed");
 
-    let (builder, hears) = self::builder(&bus);
-    fails("fanwire-worker", builder, &hears, |addr| post(addr, "/bridge/mcp", "{}"));
+    let (builder, failures) = self::builder(&bus);
+    fails("fanwire-worker", builder, &failures, |addr| post(addr, "/bridge/mcp", "{}"));
 }

@@ -398,7 +398,7 @@ impl SseRequest {
         Ok(stream)
     }
 
-    /// Reads the parameters beside the filter.
+    /// Reads the parameters other than the filter.
     pub(super) fn read_rest(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
         let mut history = None;
         // An empty id counts as none (HTML, 9.2.4): a browser without an id sends no header, but other clients send an

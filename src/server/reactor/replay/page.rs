@@ -16,7 +16,7 @@ use crate::server::rng::Rng;
 /// Approximate size of a page, in bytes.
 pub(in crate::server::reactor) const PAGE_BYTES: usize = 64 * 1024;
 
-/// Instructions for an event sent to a client, beside those for its bytes: its frame and its place in the queue.
+/// Instructions for an event sent to a client, in addition to those for its bytes: its frame and its place in the queue.
 const EVENT_INSTRUCTIONS: u32 = 1_500;
 
 /// Instructions for a byte of a payload that is searched for the string to merge.

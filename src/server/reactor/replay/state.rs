@@ -51,7 +51,7 @@ pub(crate) struct ClientReplay {
     pub(super) queue: VecDeque<ClientReplay>,
 }
 
-/// Maximum number of replays that follow another: a client that catches up is read until so many of its messages wait.
+/// Maximum number of replays that follow another: a client that catches up is read until this many of its messages wait.
 const QUEUE_MAX: usize = 16;
 
 /// Maximum number of filters in them.
@@ -153,7 +153,8 @@ impl ClientReplay {
         self.is_catch_up() && self.queue.iter().all(Self::is_catch_up)
     }
 
-    /// Returns whether it goes on with what the client's feed has dropped meanwhile, if the client's interest is its own.
+    /// Returns whether it continues with the events that the client's feed has dropped meanwhile, if the client's interest is
+    /// its own.
     pub(super) fn may_extend(&self, catches_up: bool) -> bool {
         // The end of a requested past is reported to a client that then catches up: it is read from there on.
         !self.is_final && self.queue.is_empty() && (self.is_catch_up() || !catches_up)

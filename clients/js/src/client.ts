@@ -106,21 +106,17 @@ export class Fanwire<M extends EventMap = EventMap> {
     const one: Subscription<M, any> = new Subscription(id, filter, options, handler, () => this.#drop(id));
     // A handler has no loop that would throw.
     if (handler) one.ready.catch((error) => this.#notify('error', error));
-    if (this.#status === 'closed') one.end(closed());
-    if (filter.filter) void this.#evaluate(one);
-    else if (!one.isOver) this.#take(one);
+    // If this client can't evaluate a text, all events of a connection are for it.
+    if (filter.filter) void import('./text.js').then(({ evaluate }) => evaluate(one)).catch(() => false).then((is) => this.#join(one, is));
+    // The server merges for a slow client's whole connection.
+    else this.#join(one, options.on_lag !== 'concat');
     return one;
   }
 
-  /** Takes a subscription with a text, once this client can evaluate that. If it can't, all events of a connection are for it. */
-  async #evaluate(one: Subscription<any, any>): Promise<void> {
-    const wants = await import('./text.js').then(({ evaluator }) => evaluator(one.filter.filter!)).catch(() => undefined);
+  /** Takes a subscription, unless it has ended: into this client's connection, or into one of its own. */
+  #join(one: Subscription<any, any>, shares: boolean): void {
     if (this.#status === 'closed') one.end(closed());
-    if (one.isOver) return;
-    if (!wants) return this.#apart(one);
-    const lists = one.wants;
-    one.wants = (event) => lists(event) && wants(event);
-    this.#take(one);
+    if (!one.isOver) shares ? this.#take(one) : this.#apart(one);
   }
 
   #take(one: Subscription<any, any>): void {
@@ -138,7 +134,7 @@ export class Fanwire<M extends EventMap = EventMap> {
   /** Gives a subscription its own connection. */
   #apart(one: Subscription<any, any>): void {
     this.#subscriptions.delete(one.id);
-    const child = new Fanwire<M>(this.#base, this.#options);
+    const child = (one.client = new Fanwire<M>(this.#base, this.#options));
     child.#listeners = { ...this.#listeners, status: new Set() };
     this.#children.add(child);
     one.leave = () => {
@@ -172,17 +168,14 @@ export class Fanwire<M extends EventMap = EventMap> {
   }
 
   #send(type: Job['type'], payload: object, signal?: AbortSignal, ack?: boolean): Promise<any> {
+    let job: Job;
+    const abort = () => {
+      const at = this.#outbox.indexOf(job);
+      if (at >= 0) this.#outbox.splice(at, 1);
+      job.reject(new FanwireError('aborted', 'aborted'));
+    };
     const promise = new Promise<any>((resolve, reject) => {
-      const done = <T>(settle: (value: T) => void) => (value: T) => {
-        signal?.removeEventListener('abort', abort);
-        settle(value);
-      };
-      const job: Job = { type, payload, ack, resolve: done(resolve), reject: done(reject) };
-      const abort = () => {
-        const at = this.#outbox.indexOf(job);
-        if (at >= 0) this.#outbox.splice(at, 1);
-        job.reject(new FanwireError('aborted', 'aborted'));
-      };
+      job = { type, payload, ack, resolve, reject };
       if (this.#status === 'closed') return reject(closed());
       if (signal?.aborted) return abort();
       signal?.addEventListener('abort', abort);
@@ -193,7 +186,7 @@ export class Fanwire<M extends EventMap = EventMap> {
       this.#start();
     });
     // An error that nothing awaits must not end the process; `onError` reports it.
-    promise.catch((error) => this.#notify('error', error));
+    promise.catch((error) => this.#notify('error', error)).then(() => signal?.removeEventListener('abort', abort));
     return promise;
   }
 

@@ -29,18 +29,11 @@ export function pattern(text: string): (value: string) => boolean {
   return (value) => !!value && whole.test(value);
 }
 
-/** The name in a query, which is the event's field. A filter's field has an `s` at its end. */
-export const fields = {
-  type: 'event_type',
-  source: 'source',
-  correlation: 'correlation_id',
-  stream: 'stream_id',
-  execution: 'execution_id',
-  channel: 'channel',
-} as const;
+/** An event's fields that filters name. A filter's field has an `s` at its end. */
+export const fields = ['event_type', 'source', 'correlation_id', 'stream_id', 'execution_id', 'channel'] as const;
 
 /** Returns the values of a field. */
-export const values = (filter: Filter, field: (typeof fields)[keyof typeof fields]) => [filter[`${field}s`] ?? []].flat() as string[];
+export const values = (filter: Filter, field: (typeof fields)[number]) => [filter[`${field}s`] ?? []].flat() as string[];
 
 /** Kind and id. A kind alone matches every id. */
 export const pairs = (filter: Filter) =>
@@ -51,7 +44,7 @@ export const pairs = (filter: Filter) =>
 
 /** Returns whether a filter wants an event. */
 export function matcher(filter: Filter): (event: FanwireEvent) => boolean {
-  const wanted = Object.values(fields)
+  const wanted = fields
     .map((field) => [field, values(filter, field).map(pattern)] as const)
     .filter(([, forms]) => forms.length);
   const entities = pairs(filter).map(([kind, id]) => [pattern(kind), pattern(id)] as const);

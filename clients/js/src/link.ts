@@ -73,6 +73,12 @@ export interface ServerInfo {
   dedupe_seconds?: number;
 }
 
+/** Returns the capabilities that a subscription needs of its server. */
+export const needs = ({ fresh, filter, wire: { from, on_lag, concat } }: Any) =>
+  [filter.filter && 'filter', fresh && from && 'from_start', concat && 'concat', on_lag === 'catch_up' && on_lag].filter((one) => one) as string[];
+
+export const lacking = (capability: string) => new FanwireError('unsupported', `server lacks ${capability}`);
+
 /** Lifetime after which a link counts as good, so that the next waits are short again. */
 export const STABLE = 5_000;
 
@@ -83,7 +89,7 @@ export const STABLE = 5_000;
 export const refillable = ({ options }: Host, all: Any[], { recoverable, from }: Gap): boolean =>
   options.onGap !== 'tell' &&
   (recoverable || from === null) &&
-  all.every(({ wire: { on_lag = 'disconnect' } }) => /^(disconnect|drop_oldest)$/.test(on_lag));
+  all.every(({ wire }) => !/newest|conflate|sample/.test(`${wire.on_lag}`));
 
 export interface Link {
   add(subscription: Any): void;

@@ -1,26 +1,22 @@
 // Positions: event ids, and the positions that a server with several shards names.
 
-/** Returns an event's shard and number from `epoch-sequence`, with `.shard` at the end except for the first shard. */
-interface Place {
-  epoch: string;
-  shard: number;
-  sequence: number;
-}
+type Place = readonly [epoch: string, shard: number, sequence: number];
 
+/** Returns an event's place from `epoch-sequence`, with `.shard` at the end except for the first shard. */
 function place(id: string | null | undefined): Place | undefined {
   const found = /^([^-~]+)-(\d+)(?:\.(\d+))?$/.exec(id ?? '');
   if (!found) return undefined;
   const sequence = +found[2]!;
   // The position before the first event has the number that no event has.
-  return { epoch: found[1]!, shard: +(found[3] ?? 0), sequence: sequence < 2 ** 53 ? sequence : -1 };
+  return [found[1]!, +(found[3] ?? 0), sequence < 2 ** 53 ? sequence : -1];
 }
 
 /** Returns the last number of a shard that lies before a position: an event's own, or one of `epoch~next.more.more`, in base 36. */
-function before(id: string | null | undefined, { epoch, shard }: Place): number | undefined {
+function before(id: string | null | undefined, [epoch, shard]: Place): number | undefined {
   const [life, rest] = (id ?? '').split('~');
   if (rest === undefined) {
     const other = place(id);
-    return other && other.epoch === epoch && other.shard === shard ? other.sequence : undefined;
+    return other && other[0] === epoch && other[1] === shard ? other[2] : undefined;
   }
   const parts = rest.split('.');
   if (life !== epoch || shard >= parts.length) return undefined;
@@ -32,10 +28,10 @@ function before(id: string | null | undefined, { epoch, shard }: Place): number 
 export function distance(a: string | null | undefined, b: string | null | undefined): number | undefined {
   const one = place(a);
   const other = one && before(b, one);
-  return other === undefined ? undefined : one!.sequence - other;
+  return other === undefined ? undefined : one![2] - other;
 }
 
 /** Returns the number within the shard; -1 without an id. */
 export function sequence(id: string | null): number {
-  return place(id)?.sequence ?? -1;
+  return place(id)?.[2] ?? -1;
 }

@@ -57,8 +57,8 @@ export function useFanwire<M extends EventMap = EventMap, P extends string = str
   const [error, setError] = useState<Error | null>(null);
   const client = useRef<Fanwire<any>>(null);
   const wanted = JSON.stringify(filter);
-  const { limit = 100, since, history, snapshot, on_lag, max_per_second, buffer, ...connection } = options;
-  const past = JSON.stringify({ since, history, snapshot, on_lag, max_per_second, buffer });
+  const { limit = 100, since, history, snapshot, from, absent, on_lag, compact, concat, max_per_second, buffer, ...connection } = options;
+  const past = JSON.stringify({ since, history, snapshot, from, absent, on_lag, compact, concat, max_per_second, buffer });
 
   useEffect(() => {
     const { client: mine, giveBack } = borrow(source, connection);
@@ -66,8 +66,9 @@ export function useFanwire<M extends EventMap = EventMap, P extends string = str
     setState({ events: [], gaps: [] });
     setError(null);
     const subscription = mine.subscribe(JSON.parse(wanted), JSON.parse(past));
-    const off = mine.onStatus(setStatus);
-    setStatus(mine.status);
+    const { client: shown = mine } = subscription;
+    const off = shown.onStatus(setStatus);
+    setStatus(shown.status);
     let fresh: (FanwireEvent | Gap)[] = [];
     let frame: (() => void) | undefined;
     const show = () => {
@@ -140,8 +141,8 @@ export function useRun<M extends EventMap = EventMap>(source: string | Fanwire<M
   const empty: Shown = { events: [], text: '', gaps: [], ended: null, error: null };
   const [state, setState] = useState(empty);
   const [status, setStatus] = useState<Status>('idle');
-  const { text = deltaOf, limit = Infinity, event_types, sources, correlation_ids, execution_ids, entities, channels, absent, buffer, ...connection } = options;
-  const wanted = JSON.stringify({ event_types, sources, correlation_ids, execution_ids, entities, channels, absent, buffer });
+  const { text = deltaOf, limit = Infinity, event_types, sources, correlation_ids, execution_ids, entities, channels, absent, buffer, on_lag, compact, concat, ...connection } = options;
+  const wanted = JSON.stringify({ event_types, sources, correlation_ids, execution_ids, entities, channels, absent, buffer, on_lag, compact, concat });
   const textOf = useRef(text);
   textOf.current = text;
 
@@ -149,9 +150,10 @@ export function useRun<M extends EventMap = EventMap>(source: string | Fanwire<M
     setState(empty);
     if (stream === null) return setStatus('idle');
     const { client, giveBack } = borrow(source, connection);
-    const off = client.onStatus(setStatus);
-    setStatus(client.status);
     const own = run<M>(client, stream, JSON.parse(wanted));
+    const { client: shown = client } = own;
+    const off = shown.onStatus(setStatus);
+    setStatus(shown.status);
     let fresh: (EventOf<M> | Gap)[] = [];
     let last: Partial<Shown> = {};
     let frame: (() => void) | undefined;

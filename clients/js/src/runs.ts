@@ -18,7 +18,9 @@ export interface RunEnd {
   complete: boolean;
 }
 
-export interface RunOptions extends Omit<Filter, 'stream_ids' | 'filter'>, Pick<SubscribeOptions, 'signal'> {
+export interface RunOptions extends Omit<Filter, 'stream_ids' | 'filter'>, Pick<SubscribeOptions, 'signal' | 'compact' | 'concat'> {
+  /** The server's action when this client is too slow. With `catch_up` or `concat` nothing is lost that is kept. Default `drop_oldest`. */
+  on_lag?: 'drop_oldest' | 'catch_up' | 'concat' | 'disconnect';
   /** `error`: fails with `no_such_log` if nothing of the run is kept. Default `wait`: the run may begin later. */
   absent?: 'wait' | 'error';
   /** Items that wait for a slow loop. Beyond it the rest waits at the server. Default 10,000. */
@@ -42,10 +44,11 @@ export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator
   #place: string | undefined;
 
   /** @internal */
-  constructor(client: Client<M>, stream: string, { signal, absent, buffer = 10_000, ...filter }: RunOptions) {
+  constructor(client: Client<M>, stream: string, { signal, absent, buffer = 10_000, on_lag, compact, concat, ...filter }: RunOptions) {
     this.#subscribe = (since) => {
-      const start: SubscribeOptions = since ? { since } : { from: 'start', ...(absent === 'error' ? { absent } : {}) };
-      const one = client.subscribe({ ...filter, stream_ids: [stream] }, { ...start, ...(signal ? { signal } : {}), buffer });
+      const start = since ? { since } : { from: 'start', absent: absent === 'error' ? absent : undefined };
+      const options = { ...start, signal, buffer, on_lag, compact, concat } as SubscribeOptions;
+      const one = client.subscribe({ ...filter, stream_ids: [stream] }, options);
       // Its position includes the event that filled it only after this turn. Later events of a past that is under way still move it.
       one.full = () =>
         queueMicrotask(() => {
@@ -64,7 +67,7 @@ export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator
     for (;;) {
       const one = this.#one;
       const { value } = await one.next().catch((error) => {
-        if (error.code !== 'unsupported') throw error;
+        if (!/from_start$/.test(error.message)) throw error;
         throw new FanwireError('unsupported', 'this server is too old for runs: it can start no subscription at the beginning of a stream', error);
       });
       if (value && isGap(value)) {
@@ -93,6 +96,11 @@ export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator
       }
       return { value: this.end, done: true };
     }
+  }
+
+  /** @internal The client that it has for itself. */
+  get client() {
+    return this.#one.client;
   }
 
   /** Ends it here. The run itself goes on. */

@@ -1,5 +1,5 @@
 // The native protocol over one WebSocket: all subscriptions, publishes and requests.
-import { named, refillable, uncertain, type Host, type Job, type Link, type ServerInfo } from './link.js';
+import { lacking, named, needs, refillable, uncertain, type Host, type Job, type Link, type ServerInfo } from './link.js';
 import { distance, sequence } from './position.js';
 import type { Subscription } from './subscription.js';
 import { FanwireError, type FanwireEvent, type Gap, type LogEnd, type Options, type Past, type SocketLike } from './types.js';
@@ -79,11 +79,11 @@ export function socketLink(host: Host, token: string | undefined): Link {
     const hasPast = Object.values(past).some(Boolean);
     // Beside other subscriptions it needs its own past: on one connection an event comes only once.
     const isOwn = alone || (!resume && hasPast && host.subscriptions().length > 1);
-    const needs = [one.filter.filter && 'filter', past.from && 'from_start'].filter(Boolean);
-    if (isOwn || needs[0]) {
+    const wanted = needs(one);
+    if (isOwn || wanted[0]) {
       if (!info) return void held.push(() => add(one));
-      const lacks = needs.find((need) => !can(need!));
-      if (lacks) return one.end(new FanwireError('unsupported', `unsupported: ${lacks}`));
+      const lacks = wanted.find((need) => !can(need));
+      if (lacks) return one.end(lacking(lacks));
       if (isOwn && !(can('own_past') && can('history_end'))) return host.apart(one);
     }
     ask('subscribe', { subscription_id: one.id, ...one.filter, ...one.kept, ...rest, ...past, ...(isOwn && { own_past: true }) }, (ack, error) => {
@@ -141,18 +141,19 @@ export function socketLink(host: Host, token: string | undefined): Link {
     const start = (): void => {
       const all = host.subscriptions();
       // After another transport they may have different positions. Resume from the first of them.
-      const resumed = all.filter(({ fresh, position }) => !fresh && position);
+      // A past with merged events is not for others.
+      const resumed = all.filter(({ fresh, position, wire }) => !fresh && position && !(wire.compact && all[1]));
       const first = resumed.reduce((a, { position: b }) => (distance(b, a)! < 0 ? b : a), resumed[0]?.position);
       if (resumed[1]) merging = [];
       for (const one of resumed) subscribe(one, distance(first, one.position) === undefined ? one.position : first);
       // Pasts of their own come after what is merged.
       if (merging) ping();
-      for (const one of all) if (!resumed.includes(one)) subscribe(one);
+      for (const one of all) if (!resumed.includes(one)) subscribe(one, one.position, !!one.position);
       ping();
       host.opened();
     };
-    // All resume together. A text resumes only if this server, too, takes it.
-    const waits = host.subscriptions().some(({ fresh, filter }) => !fresh && filter.filter);
+    // All resume together, and only if this server, too, can do what they need.
+    const waits = host.subscriptions().some((one) => !one.fresh && needs(one)[0]);
     ask('request', { action: 'server_info' }, (answer) => {
       if (over) return;
       info = answer ?? {};

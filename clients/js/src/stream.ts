@@ -1,5 +1,5 @@
 // The fallback: a `/sse` stream for each subscription, and `POST /publish`.
-import { STABLE, closed, named, refillable, uncertain, type Host, type Job, type Link, type Loss, type ServerInfo } from './link.js';
+import { STABLE, closed, lacking, named, needs, refillable, uncertain, type Host, type Job, type Link, type Loss, type ServerInfo } from './link.js';
 import { query } from './query.js';
 import { parser } from './sse.js';
 import type { Subscription } from './subscription.js';
@@ -42,6 +42,14 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
 
   /** Reads a stream to its end. The result has further details. */
   const read = async (one: Any, abort: AbortController): Promise<Loss | void> => {
+    // The server itself refuses what else it does not know.
+    const wanted = needs(one).filter((need) => !/^f/.test(need));
+    if (wanted[0]) {
+      const { capabilities } = await describe();
+      if (!info) throw new Error('no answer');
+      const lacks = wanted.find((need) => !capabilities?.includes(need));
+      if (lacks) return one.end(lacking(lacks));
+    }
     const url = new URL('sse', base);
     const { since, absent, ...rest } = one.wire;
     query({ ...one.filter, ...one.kept }, url.searchParams);

@@ -1,4 +1,5 @@
 // One subscription: its items, in order, each once, for a loop or for a handler.
+import type { Fanwire } from './client.js';
 import { matcher } from './filter.js';
 import type { Job } from './link.js';
 import { distance } from './position.js';
@@ -40,6 +41,8 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
   declare ended: LogEnd | undefined;
   /** @internal Called when its buffer is full, instead of losing the oldest. */
   declare full: (() => void) | undefined;
+  /** @internal The client that it has for itself, if it needs a connection of its own. */
+  declare client: Fanwire<any> | undefined;
   /** @internal Sends a message about it. */
   declare send: (job: Job) => void;
 

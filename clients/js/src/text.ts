@@ -1,6 +1,7 @@
 // Evaluates the text form of filters by the server's rules. Loaded only for a subscription with a text; the server
 // checks the text.
 import { pattern } from './filter.js';
+import type { Subscription } from './subscription.js';
 import type { FanwireEvent } from './types.js';
 
 type Test = (event: FanwireEvent) => boolean;
@@ -14,6 +15,14 @@ const escapes: Record<string, string> = { b: '\b', f: '\f', n: '\n', r: '\r', t:
 /** Fields of an event whose names differ from those of a text. */
 const fields: Record<string, string> = { type: 'event_type', stream: 'stream_id', execution: 'execution_id', correlation: 'correlation_id' };
 const known = /^(event_type|source|(stream|execution|correlation)_id|channel|entity(_kind|_id)?)$/;
+
+/** Makes a subscription evaluate its text. Returns false if it can't: a merged event has the payload of several, and some texts are beyond it. */
+export function evaluate(one: Subscription<any, any>): boolean {
+  if (one.wire.concat) return false;
+  const [lists, wants] = [one.wants, evaluator(one.filter.filter!)];
+  one.wants = (event) => lists(event) && wants(event);
+  return true;
+}
 
 /** The order of two values of one kind; NaN if they have none. */
 function order(found: unknown, literal: unknown): number {

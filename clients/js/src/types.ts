@@ -16,6 +16,8 @@ export interface FanwireEvent<T extends string = string, P = unknown> {
   execution_id?: string;
   entity?: { kind: string; id: string };
   channel?: string;
+  /** Number of events that this one stands for, if neighbours were merged. */
+  merged?: number;
   missed?: never;
   at_most?: never;
 }
@@ -109,7 +111,14 @@ export interface SubscribeOptions {
   /** Fails with `no_such_log` if the kept stream that the filter names is not there. */
   absent?: 'error';
   /** The server's action when this client is too slow. Default `drop_oldest`. */
-  on_lag?: 'drop_oldest' | 'drop_newest' | 'catch_up' | 'conflate' | 'sample' | 'disconnect';
+  on_lag?: 'drop_oldest' | 'drop_newest' | 'catch_up' | 'concat' | 'conflate' | 'sample' | 'disconnect';
+  /** Merges neighbours of the past that have the same type and attributes: their texts at `concat` are put together. */
+  compact?: 'concat';
+  /**
+   * Place of the text in an event, a JSON Pointer (`/payload/delta`), for `compact` and for `on_lag: 'concat'`. With the latter the
+   * subscription has a connection of its own.
+   */
+  concat?: string;
   /** For `sample`. */
   max_per_second?: number;
   /** Ends the subscription. */

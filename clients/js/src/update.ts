@@ -54,8 +54,8 @@ function resume(one: Any): void {
 export async function update(one: Any, change: Change): Promise<Updated> {
   const everything = () => true;
   const { filter: said } = one.filter;
-  // A text that this client can't evaluate has a connection of its own: all events are for it.
-  const text = said ? await import('./text.js').then(({ evaluator }) => evaluator(said)).catch(() => everything) : everything;
+  // A text that this client can't evaluate, or not on merged events, has a connection of its own: all events are for it.
+  const text = said && !one.wire.concat ? await import('./text.js').then(({ evaluator }) => evaluator(said)).catch(() => everything) : everything;
   one.resumed ??= () => resume(one);
   const queue = waiting.get(one) ?? [];
   waiting.set(one, queue);

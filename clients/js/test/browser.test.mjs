@@ -6,7 +6,7 @@ import http from 'node:http';
 import { after, before, test } from 'node:test';
 import { build } from 'esbuild';
 import { chromium } from 'playwright-core';
-import { Proxy, Server, here, listening, numbered, sleep, unrest, until } from './support.mjs';
+import { Proxy, Server, here, listening, numbered, overtake, sleep, unrest, until } from './support.mjs';
 
 const names = process.env.FANWIRE_CHROMIUM ? [process.env.FANWIRE_CHROMIUM] : ['/usr/bin/chromium', 'chromium', 'chromium-browser', 'google-chrome'];
 const found = names.find((name) => {
@@ -28,7 +28,7 @@ const faults = [];
 
 before(async () => {
   assert(executablePath, `none of ${names} is there`);
-  server = await Server.start('--cors-origin', '*', '--retain', 'by=stream; end=run.finished; match=stream=run-*');
+  server = await Server.start('--cors-origin', '*', '--retain', 'by=stream; end=run.finished; events=100000; bytes=64MiB; match=stream=run-*');
   proxy = await Proxy.to(server);
   const { outputFiles } = await build({
     entryPoints: [here('page.jsx')], bundle: true, format: 'esm', jsx: 'automatic', write: false, define: { 'process.env.NODE_ENV': '"development"' },
@@ -129,6 +129,25 @@ test('useRun has a run whole, over cuts, its text and its end', { timeout: 60_00
   await until('an empty run', async () => (await text('#answer .count')) === '0');
   await server.publish({ type: 'token', stream_id: 'run-2', payload: { delta: 'other' } });
   await until('its text', async () => (await text('#answer .text')) === 'other');
+});
+
+test('useRun of a page that falls far behind has the exact text, in few events', { timeout: 120_000 }, async () => {
+  const early = ['a', 'b', 'c'];
+  await server.publish(early.map((delta) => ({ type: 'token', stream_id: 'run-slow', payload: { delta } })));
+  await page.click('#slow');
+  await until('it is open', async () => (await text('#answer .status')) === 'open');
+  await until('the past', async () => Number(await text('#answer .count')) > 0);
+  proxy.hold(true);
+  const words = [...early, ...(await overtake(server, 'run-slow'))];
+  await server.publish({ type: 'run.finished', stream_id: 'run-slow' });
+  proxy.hold(false);
+  await until('the end', async () => (await text('#answer .ended')) === 'run.finished true');
+  const shown = await page.locator('#answer .text').evaluate((node) => node.textContent);
+  assert(shown === words.join(''), `${shown.length} instead of ${words.join('').length}`);
+  assert.deepEqual([await text('#answer .gaps'), await text('#answer .error')], ['0', '']);
+  const count = Number(await text('#answer .count'));
+  assert(count < words.length, `${count} events`);
+  await page.click('#next');
 });
 
 test('useWebSocket connects, keeps messages, sends, and reconnects', { timeout: 60_000 }, async () => {

@@ -111,9 +111,11 @@ test('types follow from the event map, and mistakes are found', async (t) => {
     void loop;
     async function follow() {
       const client = new Runs<Mine>('http://localhost');
-      const run = client.run('run-42', { absent: 'error', event_types: ['agent.log'] });
+      const run = client.run('run-42', { absent: 'error', event_types: ['agent.log'], on_lag: 'concat', compact: 'concat', concat: '/payload/delta' });
       for await (const item of run) {
         if (isGap(item)) continue;
+        const stands: number = item.merged ?? 1;
+        void stands;
         if (item.event_type === 'agent.log') { const text: string = item.payload; void text; }
       }
       const end: RunEnd | undefined = run.end;
@@ -123,13 +125,17 @@ test('types follow from the event map, and mistakes are found', async (t) => {
       }
       // @ts-expect-error no such order
       client.history({ order: 'down' });
+      // @ts-expect-error only texts are put together
+      client.subscribe('task.*', { from: 'start', compact: 'merge' });
+      // @ts-expect-error a run is whole
+      client.run('run-42', { on_lag: 'conflate' });
       // @ts-expect-error a run is one stream
       client.run('run-42', { stream_ids: ['x'] });
       void end;
     }
     void follow;
     export function Answer() {
-      const { text, ended } = useRun<Mine>('http://localhost', 'run-42', { text: (event) => String(event.payload) });
+      const { text, ended } = useRun<Mine>('http://localhost', 'run-42', { text: (event) => String(event.payload), on_lag: 'concat', compact: 'concat', concat: '/payload/delta' });
       return \`\${text} \${ended?.status}\`;
     }
     export function View() {

@@ -49,14 +49,16 @@ function Socket({ url }) {
   );
 }
 
+const merge = { on_lag: 'concat', compact: 'concat', concat: '/payload/delta' };
+
 function Answer({ url, run }) {
-  const { events, text, gaps, ended, error, status } = useRun(url, run, quick);
+  const { events, text, gaps, ended, error, status } = useRun(url, run, run === 'run-slow' ? { ...quick, ...merge } : quick);
   window.runRenders = (window.runRenders ?? 0) + 1;
   return (
     <div id="answer">
       <b className="status">{status}</b> <i className="count">{events.length}</i> <u className="gaps">{gaps.length}</u>
       <s className="ended">{ended && `${ended.status} ${ended.complete}`}</s> <em className="error">{error?.code}</em>
-      <p className="text">{text}</p>
+      <p className="text" hidden={run === 'run-slow'}>{text}</p>
     </div>
   );
 }
@@ -71,6 +73,7 @@ function App({ url }) {
       <button id="other" onClick={() => setFilter('other.*')}>other</button>
       <button id="run" onClick={() => setRun('run-1')}>run</button>
       <button id="next" onClick={() => setRun('run-2')}>another</button>
+      <button id="slow" onClick={() => setRun('run-slow')}>merged</button>
       {shown && <Answer url={url} run={run} />}
       {shown && <List name="one" url={url} filter={filter} options={{ ...quick, limit: 5 }} />}
       {shown && <List name="two" url={url} filter={{ event_types: ['list.*'] }} />}

@@ -10,7 +10,7 @@ import { here, listening, sleep, take, until } from './support.mjs';
 
 const cases = JSON.parse(readFileSync(here('../../cases/referee.json'), 'utf8'));
 const BASE = 20;
-const ABLE = ['filter', 'history_end', 'own_past', 'refill'];
+const ABLE = ['catch_up', 'concat', 'filter', 'history_end', 'own_past', 'refill'];
 
 /** A server with a log of numbered events. It breaks some connections in one state. */
 class Hostile {
@@ -281,7 +281,7 @@ for (const transport of ['ws', 'sse']) {
     }
   }
 
-  for (const { name, say, refill, want, refills, client: mode, on_lag, capabilities = ABLE, only } of cases.gaps) {
+  for (const { name, say, refill, want, refills, client: mode, on_lag, concat, capabilities = ABLE, only } of cases.gaps) {
     if (only && only !== transport) continue;
     test(`${transport}: a gap is ${name}`, async (t) => {
       const gap = (more) => ({ missed: 2, from: 'a-1', to: 'a-3', recoverable: true, ...more });
@@ -311,7 +311,7 @@ for (const transport of ['ws', 'sse']) {
       t.after(() => client.close());
       const gaps = [];
       client.onGap((gap) => gaps.push(gap));
-      const items = await take(client.subscribe('x', { on_lag }), want.length);
+      const items = await take(client.subscribe('x', { on_lag, concat }), want.length);
       assert.deepEqual(items.map((item) => (isGap(item) ? 'gap' : item.payload)), want);
       assert.equal(gaps.length, want.filter((item) => item === 'gap').length);
       assert.equal(server.refills ?? 0, refills);

@@ -7,8 +7,10 @@ import { test } from 'node:test';
 import WebSocket, { WebSocketServer } from 'ws';
 import { isGap } from '../dist/index.js';
 import { Fanwire } from '../dist/runs.js';
-import { Proxy, Server, here, listening, quick, sleep, unrest, until } from './support.mjs';
+import { Proxy, Server, here, listening, overtake, quick, sleep, unrest, until } from './support.mjs';
 
+/** Connections with another subscription. */
+const others = new WeakSet();
 const cases = JSON.parse(readFileSync(here('../../cases/runs.json'), 'utf8'));
 const number = (place) => +place.split('-')[1];
 
@@ -16,8 +18,10 @@ const number = (place) => +place.split('-')[1];
 class Kept {
   connections = 0;
 
-  constructor(t, { log = [], live = [], gone = 0, cuts = [], apart, able = true, total, fails = [] }) {
-    Object.assign(this, { log: [...log], live: [...live], gone, cuts: [...cuts], apart, able, total, fails: [...fails] });
+  constructor(t, { log = [], live = [], gone = 0, cuts = [], apart, able = true, total, fails = [], merge, lacks = [], own, alone }) {
+    Object.assign(this, { log: [...log], live: [...live], gone, cuts: [...cuts], apart, total, fails: [...fails], merge, own, alone });
+    const all = ['history_end', 'own_past', 'catch_up', 'concat', ...(able ? ['from_start'] : [])];
+    this.info = { name: 'fanwire', capabilities: all.filter((one) => !lacks.includes(one)) };
     this.http = http.createServer((request, response) => this.#request(request, response));
     this.ws = new WebSocketServer({ server: this.http });
     this.ws.on('connection', (socket) => this.#socket(socket));
@@ -29,7 +33,21 @@ class Kept {
     return this;
   }
 
-  event = (n) => ({ event_id: `a-${n}`, event_type: this.log[n - 1], correlation_id: null, stream_id: 'run-1', payload: n });
+  event = (n) => ({ event_id: `a-${n}`, event_type: this.log[n - 1], correlation_id: null, stream_id: 'run-1', payload: this.merge ? { delta: `${n};` } : n });
+
+  /** Returns the number of the last event that is merged with the one after this place, and that event. */
+  #merged(from) {
+    const type = this.log[from];
+    let n = from + 1;
+    while (this.log[n] === type) n += 1;
+    const delta = Array.from({ length: n - from }, (_, more) => `${from + 1 + more};`).join('');
+    return [n, { ...this.event(n), payload: { delta }, ...(n - from > 1 && { merged: n - from }) }];
+  }
+
+  /** Checks that a request has the options of its case. */
+  #check(asked) {
+    for (const [name, value] of Object.entries(this.merge ?? {})) assert.equal(asked[name], value);
+  }
 
   /** Sends the run from a place on, up to the cut of this connection. Returns whether it was not cut. */
   async #play(since, { event, gap, past, end, cut }) {
@@ -37,16 +55,22 @@ class Kept {
     const from = since === undefined ? this.gone : number(since);
     if (left === 0) return cut();
     if (since === undefined && this.gone) gap({ missed: this.gone, from: null, to: `a-${this.gone}`, recoverable: false });
-    const say = async (n) => {
-      event(this.event(n));
+    const say = async (n, what = this.event(n)) => {
+      event(what);
       left -= 1;
       // The events that were written must arrive.
       if (left === 0 || this.apart) await sleep(5);
       return left > 0;
     };
     let n = from;
-    while (n < this.log.length) if (!(await say((n += 1)))) return cut();
-    past({ events: n - from, complete: since !== undefined || !this.gone });
+    let count = 0;
+    while (n < this.log.length) {
+      let what;
+      [n, what] = this.merge?.compact ? this.#merged(n) : [n + 1];
+      count += 1;
+      if (!(await say(n, what))) return cut();
+    }
+    past({ events: count, complete: since !== undefined || !this.gone });
     while (this.live.length) {
       this.log.push(this.live.shift());
       if (!(await say((n += 1)))) return cut();
@@ -63,12 +87,18 @@ class Kept {
     socket.on('message', (data) => (busy = busy.then(() => hear(data))));
     const hear = async (data) => {
       const { type, payload, message_id } = JSON.parse(data);
-      const capabilities = ['history_end', 'own_past', ...(this.able ? ['from_start'] : [])];
-      if (type === 'request') return say('response', { name: 'fanwire', capabilities }, message_id);
+      if (type === 'request') return say('response', this.info, message_id);
       if (type === 'ping') return say('pong', { last_event_id: `a-${this.log.length}` }, message_id);
       if (type !== 'subscribe') return say('ack', {}, message_id);
       // The other subscription of a case.
-      if (payload.event_types) return say('ack', {}, message_id);
+      if (payload.event_types) {
+        others.add(socket);
+        return say('ack', {}, message_id);
+      }
+      this.#check(payload);
+      // A merged event is for no other subscription.
+      if (this.alone) assert(!others.has(socket));
+      if (this.own) assert(payload.own_past);
       assert.deepEqual(payload.stream_ids, ['run-1']);
       assert(payload.since !== undefined || payload.from === 'start');
       if (payload.absent && !this.log.length) return say('error', { code: 'no_such_log', error: 'nothing there' }, message_id);
@@ -87,7 +117,10 @@ class Kept {
   #request(request, response) {
     const { pathname, searchParams } = new URL(request.url, this.url);
     if (pathname === '/events') return this.#page(searchParams, response);
+    if (pathname === '/api/server_info') return response.end(JSON.stringify(this.info));
     this.connections += 1;
+    if (searchParams.get('type')) return void response.writeHead(200, { 'content-type': 'text/event-stream' }).flushHeaders();
+    this.#check(Object.fromEntries(searchParams));
     assert.equal(searchParams.get('stream'), 'run-1');
     assert(searchParams.get('from') === 'start' || searchParams.get('last_event_id'));
     const since = searchParams.get('last_event_id') ?? undefined;
@@ -132,22 +165,24 @@ function connect(t, url, options) {
 async function follow(run, slowly = false) {
   const items = [];
   for await (const item of run) {
-    items.push(isGap(item) ? 'gap' : item.payload.n ?? item.payload);
+    items.push(isGap(item) ? 'gap' : item.payload.n ?? item.payload.delta ?? item.payload);
     if (slowly) await sleep(30);
   }
   return items;
 }
 
 for (const transport of ['ws', 'sse']) {
-  for (const { name, want, end, error, absent, buffer, beside, only, ...script } of cases.runs) {
+  for (const { name, want, end, error, absent, buffer, beside, only, text, most, ...script } of cases.runs) {
     if (only && only !== transport) continue;
     test(`${transport}: ${name}`, async (t) => {
       const server = await new Kept(t, script).listen();
       const client = connect(t, server.url, { transports: [transport] });
       if (beside) await client.subscribe('x').ready;
-      const run = client.run('run-1', { ...(absent && { absent }), ...(buffer && { buffer }) });
+      const run = client.run('run-1', { ...(absent && { absent }), ...(buffer && { buffer }), ...script.merge });
       if (error) return assert.rejects(follow(run), { code: error });
-      assert.deepEqual(await follow(run, buffer), want);
+      const items = await follow(run, buffer);
+      if (want) assert.deepEqual(items, want);
+      else assert.deepEqual([items.join(''), items.length <= most], [text, true], `${items}`);
       assert.deepEqual(run.end, end);
       assert.deepEqual(await run.next(), { value: end, done: true });
     });
@@ -211,6 +246,39 @@ for (const transports of [['ws'], ['sse']]) {
     const again = client.run('run-1', { event_types: ['token'] });
     assert.equal((await follow(again)).length, COUNT);
     assert.deepEqual(again.end, { status: null, last_event_id: ends[0], complete: true });
+  });
+
+  test(`${transports}: a client that falls far behind has the exact text of a run, in few events`, { timeout: 120_000 }, async (t) => {
+    const server = await Server.start('--retain', 'by=stream; end=run.finished; events=100000; bytes=64MiB; match=stream=run-*', '--bus-capacity', '256', '--max-lag-bytes', '64KiB');
+    t.after(() => server.stop());
+    const proxy = await Proxy.to(server);
+    t.after(() => proxy.close());
+    const early = ['a', 'b', 'c'];
+    await server.publish(early.map((delta) => ({ type: 'token', stream_id: 'run-1', payload: { delta } })));
+    const client = connect(t, proxy.url, { transports });
+    // On a connection that stays as it is.
+    const other = client.subscribe('other');
+    await other.ready;
+    const run = client.run('run-1', { on_lag: 'concat', compact: 'concat', concat: '/payload/delta' });
+    await run.past;
+    proxy.hold(true);
+    const texts = [...early, ...(await overtake(server, 'run-1'))];
+    const last_event_id = await server.publish({ type: 'run.finished', stream_id: 'run-1' });
+    proxy.hold(false);
+    let text = '';
+    let [merged, count] = [0, 0];
+    for await (const item of run) {
+      assert(!isGap(item), JSON.stringify(item));
+      text += item.payload?.delta ?? '';
+      merged += item.merged ?? 1;
+      count += 1;
+    }
+    assert(text === texts.join(''), `${text.length} instead of ${texts.join('').length}`);
+    assert.equal(merged, texts.length + 1);
+    assert(count < texts.length, `${count} events`);
+    assert.deepEqual(run.end, { status: 'run.finished', last_event_id, complete: true });
+    await server.publish({ type: 'other' });
+    assert.equal((await other.next()).value.event_type, 'other');
   });
 
   test(`${transports}: a run ends where its loop, its signal or its client does; what is plain ends too`, async (t) => {

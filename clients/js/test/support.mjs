@@ -1,6 +1,7 @@
 // A server, a failing network between it and a client, and helpers of the tests.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import net from 'node:net';
 import { createInterface } from 'node:readline';
@@ -52,6 +53,12 @@ export class Server {
     const answer = await fetch(`${this.url}/publish`, { method: 'POST', body: JSON.stringify(events) });
     assert.equal(answer.status, 200);
     return (await answer.json()).last_event_id;
+  }
+
+  /** Returns the value of a metric; 0 if it is not there. */
+  async metric(name) {
+    const text = await (await fetch(`${this.url}/metrics`)).text();
+    return Number(new RegExp(`^${name} (.*)$`, 'm').exec(text)?.[1] ?? 0);
   }
 
   async stop() {
@@ -113,6 +120,11 @@ export class Proxy {
     }
   }
 
+  /** Reads nothing more from the server, so that the clients of the open connections fall behind, or reads on. */
+  hold(holds) {
+    for (const { server } of this.open) holds ? server.pause() : server.resume();
+  }
+
   async close() {
     this.listener.close();
     this.cut();
@@ -152,6 +164,21 @@ async function impatient(...args) {
     transform: (bytes, out) => out.enqueue(Buffer.from(Buffer.from(bytes).toString('latin1').replace(/^retry: \d+$/m, 'retry: 20'), 'latin1')),
   });
   return new Response(answer.body.pipeThrough(hurried), answer);
+}
+
+/**
+ * Publishes tokens of a run, 100 at a time, until the server reads on from its log for a client that fell behind. The kernel's buffers
+ * decide how many that takes. Returns their texts, which no compression makes short.
+ */
+export async function overtake(server, stream_id) {
+  const texts = [];
+  while (!(await server.metric('fanwire_server_catch_ups_total'))) {
+    assert(texts.length < 50_000, 'no client falls behind');
+    const more = Array.from({ length: 100 }, (_, n) => `${texts.length + n} ${randomBytes(1_500).toString('base64')};`);
+    await server.publish(more.map((delta) => ({ type: 'token', stream_id, payload: { delta } })));
+    texts.push(...more);
+  }
+  return texts;
 }
 
 /** Takes this many items of a loop. */

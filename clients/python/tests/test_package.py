@@ -28,7 +28,7 @@ class Package(unittest.TestCase):
                 "        if isinstance(item, Gap):\n"
                 "            return str(item.missed)\n"
                 "        return item.source\n"
-                "    run = client.run('run-42', absent='error', event_types=['token'])\n"
+                "    run = client.run('run-42', absent='error', event_types=['token'], on_lag='concat', compact='concat', concat='/payload/delta')\n"
                 "    async for part in run:\n"
                 "        print(part)\n"
                 "    print(run.end and run.end.status)\n"

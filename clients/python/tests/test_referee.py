@@ -22,7 +22,7 @@ from fanwire import Event, Fanwire, FanwireError, Gap
 
 CASES: dict[str, Any] = json.loads((HERE.parents[1] / "cases/referee.json").read_text())
 BASE = 0.02
-ABLE = ["filter", "history_end", "own_past", "refill"]
+ABLE = ["catch_up", "concat", "filter", "history_end", "own_past", "refill"]
 SLOT = CASES["slot"] / 1000
 
 
@@ -425,7 +425,7 @@ class Referee(unittest.IsolatedAsyncioTestCase):
                     client = self.client(server, transport, on_gap=case.get("client", "refill"), backoff=(0.005, 0.04))
                     gaps: list[Gap] = []
                     client.on_gap(gaps.append)
-                    loop = client.subscribe("x", on_lag=case.get("on_lag"))
+                    loop = client.subscribe("x", on_lag=case.get("on_lag"), concat=case.get("concat"))
                     items = await asyncio.wait_for(take(loop, len(case["want"])), 20)
                     self.assertEqual([one.payload if isinstance(one, Event) else "gap" for one in items], case["want"])
                     self.assertEqual((len(gaps), server.refills), (case["want"].count("gap"), case["refills"]))

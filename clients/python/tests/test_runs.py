@@ -32,33 +32,53 @@ class Kept:
         self.gone: int = case.get("gone", 0)
         self.cuts: list[int] = list(case.get("cuts", []))
         self.is_apart: bool = case.get("apart", False)
-        self.is_able: bool = case.get("able", True)
+        self.merge: dict[str, str] = case.get("merge", {})
+        self.is_own, self.is_alone = bool(case.get("own")), bool(case.get("alone"))
+        able = ["history_end", "own_past", "catch_up", "concat"] + (["from_start"] if case.get("able", True) else [])
+        self.info = {"name": "fanwire", "capabilities": [one for one in able if one not in case.get("lacks", [])]}
+        # Connections with another subscription, and faults of what the client asked for.
+        self.others: set[ServerConnection] = set()
+        self.faults: list[Any] = []
         self.total: int = case.get("total", 0)
         self.fails: list[str] = list(case.get("fails", []))
 
     def event(self, n: int) -> dict[str, Any]:
-        return {"event_id": f"a-{n}", "event_type": self.log[n - 1], "correlation_id": None, "stream_id": "run-1", "payload": n}
+        payload = {"delta": f"{n};"} if self.merge else n
+        return {"event_id": f"a-{n}", "event_type": self.log[n - 1], "correlation_id": None, "stream_id": "run-1", "payload": payload}
+
+    def merged(self, start: int) -> tuple[int, dict[str, Any]]:
+        """Returns the number of the last event that is merged with the one after this place, and that event."""
+        n = start + 1
+        while n < len(self.log) and self.log[n] == self.log[start]:
+            n += 1
+        more = {"merged": n - start} if n - start > 1 else {}
+        return n, self.event(n) | {"payload": {"delta": "".join(f"{one};" for one in range(start + 1, n + 1))}} | more
+
+    def check(self, asked: dict[str, Any], is_right: bool = True) -> None:
+        """Notes a request that lacks an option of its case."""
+        if not is_right or any(asked.get(name) != value for name, value in self.merge.items()):
+            self.faults.append(asked)
 
     async def play(self, since: str | None, say: Any) -> bool:
         """Sends the run from a place on. Returns false if this connection is to be cut now."""
         left: float = self.cuts.pop(0) if self.cuts else float("inf")
         n = self.gone if since is None else number(since)
-        start = n
         if left == 0:
             return False
         if since is None and self.gone:
             await say("gap", {"missed": self.gone, "from": None, "to": f"a-{self.gone}", "recoverable": False})
-        has_passed = False
+        has_passed, count = False, 0
         while True:
             if n == len(self.log):
                 if not has_passed:
                     has_passed = True
-                    await say("history_end", {"events": n - start, "complete": since is not None or not self.gone})
+                    await say("history_end", {"events": count, "complete": since is not None or not self.gone})
                 if not self.live:
                     break
                 self.log.append(self.live.pop(0))
-            n += 1
-            await say("event", self.event(n))
+            count += 1
+            n, what = self.merged(n) if "compact" in self.merge and not has_passed else (n + 1, self.event(n + 1))
+            await say("event", what)
             left -= 1
             if self.is_apart:
                 await asyncio.sleep(0.005)
@@ -92,15 +112,17 @@ class Kept:
 
         subscription_id = payload.get("subscription_id")
         if kind == "request":
-            able = ["history_end", "own_past"] + (["from_start"] if self.is_able else [])
-            return await say("response", {"name": "fanwire", "capabilities": able}, id)
+            return await say("response", self.info, id)
         if kind == "ping":
             return await say("pong", {"last_event_id": f"a-{len(self.log)}"}, id)
         if kind != "subscribe":
             return await say("ack", {}, id)
         if "event_types" in payload:
             # The other subscription of a case.
+            self.others.add(socket)
             return await say("ack", {}, id)
+        # A merged event is for no other subscription.
+        self.check(payload, not (self.is_alone and socket in self.others) and bool(payload.get("own_past") or not self.is_own))
         assert payload["stream_ids"] == ["run-1"] and ("since" in payload or payload["from"] == "start"), payload
         if "absent" in payload and not self.log:
             return await say("error", {"code": "no_such_log", "error": "nothing there"}, id)
@@ -131,6 +153,16 @@ class Kept:
             asked = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}
             if target.startswith("/events"):
                 return self.page(asked, writer)
+            if target == "/api/server_info":
+                body = json.dumps(self.info)
+                writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+                return writer.close()
+            if "type" in asked:
+                # The other subscription of a case.
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: here\n\n")
+                await reader.read()
+                return writer.close()
+            self.check(asked)
             since = asked.get("last_event_id")
             assert asked["stream"] == "run-1" and (since or asked["from"] == "start"), asked
             is_over = self.log[-1:] == ["run.finished"] and since == f"a-{len(self.log)}"
@@ -167,7 +199,8 @@ async def follow(run: Run, wait: float = 0.0) -> list[Any]:
     """Reads a run to its end. Returns its numbers and gaps."""
     items: list[Any] = []
     async for item in run:
-        items.append("gap" if isinstance(item, Gap) else item.payload["n"] if isinstance(item.payload, dict) else item.payload)
+        payload = "gap" if isinstance(item, Gap) else item.payload
+        items.append(payload.get("n", payload.get("delta")) if isinstance(payload, dict) else payload)
         if wait:
             await asyncio.sleep(wait)
     return items
@@ -186,13 +219,19 @@ class Played(unittest.IsolatedAsyncioTestCase):
         client = self.client(url, transports=[transport])
         if case.get("beside"):
             await client.subscribe("x").ready()
-        run = client.run("run-1", absent=case.get("absent", "wait"), buffer=case.get("buffer", 10_000))
+        run = client.run("run-1", absent=case.get("absent", "wait"), buffer=case.get("buffer", 10_000), **case.get("merge", {}))
         if "error" in case:
             with self.assertRaises(FanwireError) as caught:
                 await follow(run)
             self.assertEqual(caught.exception.code, case["error"])
             return await client.close()
-        self.assertEqual(await follow(run, 0.03 if "buffer" in case else 0.0), case["want"])
+        items = await follow(run, 0.03 if "buffer" in case else 0.0)
+        if "want" in case:
+            self.assertEqual(items, case["want"])
+        else:
+            self.assertEqual("".join(items), case["text"])
+            self.assertLessEqual(len(items), case["most"], items)
+        self.assertEqual(server.faults, [])
         self.assertEqual(run.end, RunEnd(**case["end"]))
         with self.assertRaises(StopAsyncIteration):
             await anext(run)

@@ -148,7 +148,9 @@ class Fanwire:
         since: str | None = None,
         history: int | None = None,
         snapshot: bool = False,
-        on_lag: Literal["drop_oldest", "drop_newest", "catch_up", "conflate", "sample", "disconnect"] | None = None,
+        on_lag: Literal["drop_oldest", "drop_newest", "catch_up", "concat", "conflate", "sample", "disconnect"] | None = None,
+        compact: Literal["concat"] | None = None,
+        concat: str | None = None,
         max_per_second: int | None = None,
         buffer: int = 10_000,
         **filter: Unpack[Filter],
@@ -158,28 +160,42 @@ class Fanwire:
         `types` are event types or patterns of them; other attributes by name (`sources=["core"]`,
         `entities=["agent:coder-001"]`). Starts with the next event, or with a past: `since` an event's id, the newest
         `history` events that match, or a `snapshot`, the latest of each key. `buffer`: items that wait for a slow loop
-        before the oldest become a gap.
+        before the oldest become a gap. `on_lag`: the server's action when this client is too slow. `compact="concat"` merges
+        neighbours of the past that have the same type and attributes: their texts at `concat`, a JSON Pointer
+        (`/payload/delta`), are put together. With `on_lag="concat"`, which needs `concat` too, the subscription has a
+        connection of its own.
         """
         wanted: Filter = {**filter}
         if types is not None and types != "*" and "*" not in ([types] if isinstance(types, str) else types):
             wanted["event_types"] = types
         given = {
-            "since": since, "history": history, "snapshot": snapshot or None, "on_lag": on_lag, "max_per_second": max_per_second,
+            "since": since, "history": history, "snapshot": snapshot or None, "on_lag": on_lag, "compact": compact, "concat": concat,
+            "max_per_second": max_per_second,
         }  # fmt: skip
         options = {key: value for key, value in given.items() if value is not None}
         return self._subscribe(wire(wanted), options, buffer)
 
     def run(
-        self, stream: str, *, absent: Literal["wait", "error"] = "wait", buffer: int = 10_000, **filter: Unpack[RunFilter]
+        self,
+        stream: str,
+        *,
+        absent: Literal["wait", "error"] = "wait",
+        on_lag: Literal["drop_oldest", "catch_up", "concat", "disconnect"] | None = None,
+        compact: Literal["concat"] | None = None,
+        concat: str | None = None,
+        buffer: int = 10_000,
+        **filter: Unpack[RunFilter],
     ) -> Run:
         """Follows a run, the kept stream of this id: its events from the first on, each once and in order over all
         reconnects, until it has ended. Works for ended runs, too. The server has to keep it (`[[retain]]`).
 
-        `absent`: `error` raises `no_such_log` if nothing of the run is kept; `wait` waits for it. `buffer`: items that wait
+        `on_lag`, `compact`, `concat`: as for `subscribe`. `absent`: `error` raises `no_such_log` if nothing of the run is kept; `wait` waits for it. `buffer`: items that wait
         for a slow loop; beyond it the rest waits at the server. Raises `unsupported` if the server is too old."""
+        given = {"on_lag": on_lag, "compact": compact, "concat": concat}
+        always = {key: value for key, value in given.items() if value is not None}
         wanted = wire({"stream_ids": [stream], **cast(Filter, filter)})
         start = {"from": "start"} | ({"absent": "error"} if absent == "error" else {})
-        return Run(lambda options: self._subscribe(wanted, options, buffer), start)
+        return Run(lambda options: self._subscribe(wanted, options | always, buffer), start)
 
     def history(
         self,
@@ -214,8 +230,8 @@ class Fanwire:
         one = Subscription(id, filter, options, buffer, lambda: self._remove(id))
         if self._status == "closed":
             one._end(FanwireError("closed", "the client is closed"))
-        elif one._is_unclear:
-            # On a connection of its own, all events are for it.
+        elif one._is_apart:
+            # All events of that connection are for it.
             self.apart(one)
         else:
             self._take(one)

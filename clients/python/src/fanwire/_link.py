@@ -44,6 +44,10 @@ def is_fillable(host: Host, subscriptions: Iterable[Subscription], gap: Gap) -> 
     return is_there and host.fills() and not any(one._wants_less() for one in subscriptions)
 
 
+def lacking(capabilities: Iterable[str]) -> FanwireError:
+    return FanwireError("unsupported", f"this server lacks {', '.join(sorted(capabilities))}")
+
+
 class Link:
     def __init__(self, socket: ClientConnection, host: Host, interval: float, timeout: float) -> None:
         self._socket = socket
@@ -152,8 +156,8 @@ class Link:
         self.ask("auth", {"token": token}, answer)
 
     def _begin(self) -> None:
-        # All resume together. A text resumes only if this server, too, takes it.
-        waits = any(not one._fresh and "filter" in one.filter for one in self._host.subscriptions())
+        # All resume together, and only if this server, too, can do what they need.
+        waits = any(not one._fresh and one._needs() for one in self._host.subscriptions())
 
         def able(info: Any, _: FanwireError | None) -> None:
             if self.over:
@@ -177,8 +181,13 @@ class Link:
 
     def _resume(self) -> None:
         subscriptions = list(self._host.subscriptions())
+        # A past with merged events is not for others.
+        are_several = len(subscriptions) > 1
+        resumed = [
+            one for one in subscriptions
+            if not one._fresh and one._position and not (are_several and "compact" in one._options)
+        ]  # fmt: skip
         # They may have different positions. Resume from the first of them.
-        resumed = [one for one in subscriptions if not one._fresh and one._position]
         first: str | None = None
         for one in resumed:
             if first is None or (distance(one._position, first) or 0) < 0:
@@ -192,7 +201,7 @@ class Link:
             self._ping()
         for one in subscriptions:
             if one not in resumed:
-                self._subscribe(one, None)
+                self._subscribe(one, one._position, alone=one._position is not None)
         self._ping()
         self._host.opened()
 
@@ -210,14 +219,13 @@ class Link:
         has_past = any(past.values())
         # Beside other subscriptions it needs its own past: on one connection an event comes only once.
         is_own = alone or (resume is None and has_past and len(list(self._host.subscriptions())) > 1)
-        if is_own or "filter" in one.filter or "from" in past:
+        needs = one._needs()
+        if is_own or needs:
             if self._abilities is None:
                 self._held.append(one)
                 return
-            if "filter" in one.filter and "filter" not in self._abilities:
-                return one._end(FanwireError("unsupported", "this server takes no filter as a text"))
-            if "from" in past and "from_start" not in self._abilities:
-                return one._end(FanwireError("unsupported", "this server lacks from_start"))
+            if lacks := needs - self._abilities:
+                return one._end(lacking(lacks))
             if is_own and not self._abilities >= {"own_past", "history_end"}:
                 return self._host.apart(one)
         if is_own:

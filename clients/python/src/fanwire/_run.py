@@ -23,6 +23,7 @@ class Run:
         self._complete = True
         self._last: Event | None = None
         self._end: RunEnd | None = None
+        self._start = start
         self._one = self._follow(start)
         self._first = self._one
 
@@ -65,7 +66,7 @@ class Run:
                     continue
                 if self._is_full:
                     self._is_full = False
-                    self._one = self._follow({"since": self._place} if self._place else dict(one._options))
+                    self._one = self._follow({"since": self._place} if self._place else self._start)
                     # Its end may have come already.
                     self._one._ended = one._ended
                     continue
@@ -73,7 +74,7 @@ class Run:
                 self._record_end(one)
                 raise
             except FanwireError as error:
-                if error.code != "unsupported":
+                if not str(error).endswith("from_start"):
                     raise
                 text = "this server is too old for runs: it can start no subscription at the beginning of a stream"
                 raise FanwireError("unsupported", text) from error

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from urllib.parse import urlencode
 
 from ._http import WAIT_MAX, Answer, request, wait_of
-from ._link import PAST, Host, is_fillable
+from ._link import PAST, Host, is_fillable, lacking
 from ._once import Once, uncertain
 from ._subscription import Answered, Subscription
 from ._types import Event, FanwireError, Gap, Past
@@ -196,6 +196,15 @@ class StreamLink:
         return True
 
     async def _read_once(self, one: Subscription) -> bool:
+        # The server itself refuses what else it does not know.
+        if needs := one._needs() & {"concat", "catch_up"}:
+            info = await self._describe()
+            if self._info is None:
+                raise FanwireError("disconnected", "the server did not say what it can do")
+            if lacks := needs - set(info.get("capabilities") or ()):
+                self._streams.pop(one, None)
+                one._end(lacking(lacks))
+                return False
         options = {key: value for key, value in one._options.items() if key not in ("since", "absent")}
         fails_if_absent = "absent" in one._options and one._fresh
         if fails_if_absent:

@@ -51,15 +51,19 @@ class Subscription:
         self._buffer = buffer
         self._leave = leave
         self._wants = matcher(filter)
-        # Whether this client can't evaluate the filter's text.
-        self._is_unclear = False
-        if "filter" in filter:
+        # Whether it needs a connection of its own: this client can't evaluate the filter's text, or the server merges events of a
+        # whole connection for it.
+        self._is_apart = options.get("on_lag") == "concat"
+        if "filter" in filter and "concat" in options:
+            # A merged event has the payload of several.
+            self._is_apart = True
+        elif "filter" in filter:
             lists = self._wants
             try:
                 text = self._text = evaluator(filter["filter"])
                 self._wants = lambda event: lists(event) and text(event)
             except ValueError:
-                self._is_unclear = True
+                self._is_apart = True
         # The last position up to which everything was delivered. It resumes there.
         self._position: str | None = None
         # Whether the server has never confirmed it, and whether it has on this connection.
@@ -199,7 +203,18 @@ class Subscription:
 
     def _wants_less(self) -> bool:
         """Returns whether its lag policy allows losses."""
-        return self._options.get("on_lag") not in (None, "drop_oldest", "disconnect")
+        return self._options.get("on_lag") in ("drop_newest", "conflate", "sample")
+
+    def _needs(self) -> set[str]:
+        """Returns the capabilities that it needs of its server."""
+        options = self._options
+        needs = {
+            "filter": "filter" in self.filter,
+            "from_start": self._fresh and "from" in options,
+            "concat": "concat" in options,
+            "catch_up": options.get("on_lag") == "catch_up",
+        }
+        return {capability for capability, is_needed in needs.items() if is_needed}
 
     def _reach(self, position: str | None) -> None:
         """Marks everything up to here as delivered. Earlier positions are ignored."""

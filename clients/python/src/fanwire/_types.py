@@ -23,6 +23,8 @@ class Event:
     entity: tuple[str, str] | None = None
     """Kind and id."""
     channel: str | None = None
+    merged: int = 1
+    """Number of events that this one stands for: more than 1 if neighbours were merged."""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The event as received."""
 
@@ -40,6 +42,7 @@ class Event:
             execution_id=raw.get("execution_id"),
             entity=(entity["kind"], entity["id"]) if entity else None,
             channel=raw.get("channel"),
+            merged=raw.get("merged", 1),
             raw=raw,
         )
 

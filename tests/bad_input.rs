@@ -94,7 +94,7 @@ fn http_rows() -> Vec<HttpRow> {
     vec![
         // Input that is not HTTP at all.
         row("zero bytes", [0; 64], &[400]),
-        row("a query name with a slip", get("/sse?types=task.*"), &[400]),
+        row("a query name with a typing error", get("/sse?types=task.*"), &[400]),
         row("a page of nothing", get("/events?limit=0"), &[400]),
         row("a page that is too long", get("/events?limit=1001"), &[400]),
         row("a page's limit that is no number", get("/events?limit=ten"), &[400]),
@@ -108,12 +108,12 @@ fn http_rows() -> Vec<HttpRow> {
         row("a page after a place that nobody sealed", get("/events?after=~00"), &[400]),
         row("a page after a place in other shards", get("/events?after=a~1.2"), &[400]),
         row("a page with two limits", get("/events?limit=1&limit=2"), &[400]),
-        row("a page with a slip", get("/events?limt=1"), &[400]),
+        row("a page with a typing error", get("/events?limt=1"), &[400]),
         row("a run without a name", run("", "{}"), &[404]),
         row("a run that is read", get("/runs/run-1"), &[405]),
         row("an event of another run", run("run-1", r#"{"type":"a","stream_id":"run-2"}"#), &[400]),
         row("an event without a type in a run", run("run-1", r#"{"payload":1}"#), &[400]),
-        row("a run with a slip", run("run-1?form=start", EVENT), &[400]),
+        row("a run with a typing error", run("run-1?form=start", EVENT), &[400]),
         row("a run from its beginning", run("run-1?from=begin", EVENT), &[400]),
         row("a run with a filter", run("run-1?type=a", EVENT), &[400]),
         row(

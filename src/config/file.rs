@@ -5,7 +5,7 @@
 use toml::de::{DeTable, DeValue};
 
 use super::retain::{self, RETAIN};
-use super::slip;
+use super::toml_hint;
 use super::value::Words;
 
 /// Setting in a file.
@@ -25,7 +25,7 @@ pub(super) fn read(text: &str) -> Result<Vec<FileEntry>, (usize, String)> {
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         let what = error.message().replace('\n', ", ");
-        (line(at), slip::explain(text, line(at), &what).unwrap_or(what))
+        (line(at), toml_hint::explain(text, line(at), &what).unwrap_or(what))
     })?;
     let mut entries = Vec::new();
     flatten(table.get_ref(), "", &line, &mut entries);

@@ -271,6 +271,7 @@ pub(super) fn variable(row: &KeyRow) -> String {
 
 /// Configuration with the origin of each value.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Loaded {
     /// Effective configuration.
     pub config: Config,

@@ -9,9 +9,9 @@ mod layers;
 mod print;
 mod retain;
 mod settings;
-mod slip;
 #[cfg(test)]
 mod tests;
+mod toml_hint;
 mod value;
 
 pub use layers::{ConfigChange, ConfigError, ConfigFault, Loaded, SettingOrigin, Sources};

@@ -135,7 +135,7 @@ const SUBSCRIBE_KEYS: [&str; 20] = [
     "own_past",
 ];
 
-/// Payload of a `subscribe`. Unknown keys are refused: a slip would otherwise be a subscription to everything.
+/// Payload of a `subscribe`. Unknown keys are refused: a typing error would otherwise be a subscription to everything.
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 struct NativeSubscribe {

@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_fault_in_an_address_is_reported_without_its_secrets() {
-        let slips = [
+        let urls = [
             "nats//u:s3cret@h",
             "u:s3cret@h:4222",
             "nats:/u:s3cret@h",
@@ -103,10 +103,10 @@ mod tests {
             ",",
             " ",
         ];
-        for slip in slips {
-            let error = check_url(slip).expect_err(slip);
+        for url in urls {
+            let error = check_url(url).expect_err(url);
             assert!(!error.contains("s3cret"), "{error}");
-            assert!(!shown(slip).contains("s3cret"), "{}", shown(slip));
+            assert!(!shown(url).contains("s3cret"), "{}", shown(url));
         }
         let error = check_url("ftp://u:s3cret@h").expect_err("there is no such engine");
         assert!(error.contains("`ftp://`") && !error.contains("s3cret"), "{error}");

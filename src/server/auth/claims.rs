@@ -70,6 +70,7 @@ pub struct Claims {
 
 /// Right to publish: `true`, a list of type patterns, or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PublishRight {
     /// Nothing.
     #[default]

@@ -502,7 +502,7 @@ impl Connection {
         let State::Ws(ws) = &mut self.state else { return };
         loop {
             if ws.session.is_busy() {
-                ws.session.go_on(cx);
+                ws.session.proceed(cx);
             }
             if cx.is_enough() || ws.session.is_busy() {
                 self.held = (!input.is_empty()).then(|| Box::new(input.to_vec()));

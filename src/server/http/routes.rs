@@ -1,7 +1,7 @@
 //! Routes of HTTP requests, and the responses that need no connection of their own.
 //!
 //! [`streams`] has the requests that become streams, [`events`] pages of the past, [`posts`] the requests that change something,
-//! [`runs`] has those that publish and become streams, [`purge`] lets kept logs go, [`query`] has the checks of queries.
+//! [`runs`] has those that publish and become streams, [`purge`] removes kept logs, [`query`] has the checks of queries.
 //!
 //! Always:
 //! - A response is complete and has its length, except a stream's head.

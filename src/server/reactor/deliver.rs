@@ -103,7 +103,7 @@ impl<S: Socket> LoopState<S> {
             return;
         }
         if let Some(in_hand) = self.delivery.in_hand.take() {
-            return self.go_on_with(in_hand, left);
+            return self.continue_match(in_hand, left);
         }
         let mut any = false;
         for _ in 0..batches {
@@ -143,8 +143,8 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Goes on with the match of an event. Clients are read before the next event, which may take as long.
-    fn go_on_with(&mut self, in_hand: EventInHand, allowance: u64) {
+    /// Continues the match of an event. Clients are read before the next event, which may take as long.
+    fn continue_match(&mut self, in_hand: EventInHand, allowance: u64) {
         self.delivery.more_events = true;
         if !self.delivery.fanout.append_within(&in_hand.event, self.turn.now, allowance) {
             self.delivery.in_hand = Some(in_hand);

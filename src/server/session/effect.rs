@@ -56,7 +56,7 @@ pub(crate) enum Effect {
     /// Publishes these events in order, and writes the response that `answer` makes from the outcome. `once` is set if
     /// the request has a key, or events have ids, by which they may have been published before.
     Publish { events: Vec<Complete>, once: Option<Box<PublishOnce>>, answer: PublishAnswer },
-    /// Lets these kept logs go, all of one attribute, and writes the response that `answer` makes of the outcome.
+    /// Removes these kept logs, all of one attribute, and writes the response that `answer` makes of the outcome.
     Purge { names: Vec<LogName>, answer: PurgeAnswer },
     /// Gives a job to a worker, and writes the response when it is ready.
     Work(Work),

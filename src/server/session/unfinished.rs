@@ -20,32 +20,32 @@ const LIST_INSTRUCTIONS: usize = 17;
 const JOIN_INSTRUCTIONS: usize = 50;
 
 impl Session {
-    /// Returns whether [`go_on`](Self::go_on) must run before another message is read.
+    /// Returns whether [`proceed`](Self::proceed) must run before another message is read.
     pub(crate) fn is_busy(&self) -> bool {
         self.own.as_ref().is_some_and(|own| own.unfinished.is_some())
     }
 
     /// Continues unfinished work, as far as the budget allows.
-    pub(crate) fn go_on(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn proceed(&mut self, cx: &mut Context<'_>) {
         let Some(own) = &mut self.own else { return };
         let left = match own.unfinished.take() {
             None => return,
-            Some(Unfinished::Narrowing(narrowing)) => self.go_on_narrowing(narrowing, cx),
-            Some(Unfinished::Listing(listing)) => self.go_on_listing(listing, cx),
+            Some(Unfinished::Narrowing(narrowing)) => self.continue_narrowing(narrowing, cx),
+            Some(Unfinished::Listing(listing)) => self.continue_listing(listing, cx),
         };
         self.keep(left);
     }
 
     /// Starts to narrow all subscriptions from `narrowing.next` on. Finishes if the budget allows it.
     pub(super) fn begin_narrowing(&mut self, narrowing: Narrowing, cx: &mut Context<'_>) {
-        let left = self.go_on_narrowing(narrowing, cx);
+        let left = self.continue_narrowing(narrowing, cx);
         self.keep(left);
     }
 
     /// Starts to respond to a `list_subscriptions`. Finishes if the budget allows it.
     pub(super) fn begin_listing(&mut self, tag: ReplyTag, cx: &mut Context<'_>) {
         let text = String::from(r#"{"subscriptions":["#);
-        let left = self.go_on_listing(Listing { tag, next: 0, text }, cx);
+        let left = self.continue_listing(Listing { tag, next: 0, text }, cx);
         self.keep(left);
     }
 
@@ -57,7 +57,7 @@ impl Session {
 
     /// Narrows some more subscriptions by the new token, because it may change what the client sees of them.
     /// Acknowledges the token after the last one.
-    fn go_on_narrowing(&mut self, mut narrowing: Narrowing, cx: &mut Context<'_>) -> Option<Unfinished> {
+    fn continue_narrowing(&mut self, mut narrowing: Narrowing, cx: &mut Context<'_>) -> Option<Unfinished> {
         /// Number of subscriptions in one effect. A larger effect might take more than a turn.
         const AT_ONCE: usize = 16;
         while narrowing.next < self.subscriptions.len() {
@@ -88,7 +88,7 @@ impl Session {
     }
 
     /// Writes some more subscriptions. Sends the list after the last one.
-    fn go_on_listing(&mut self, mut listing: Listing, cx: &mut Context<'_>) -> Option<Unfinished> {
+    fn continue_listing(&mut self, mut listing: Listing, cx: &mut Context<'_>) -> Option<Unfinished> {
         while let Some(s) = self.subscriptions.get(listing.next) {
             if cx.budget.is_spent() {
                 return Some(Unfinished::Listing(listing));

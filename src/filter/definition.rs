@@ -61,6 +61,21 @@ impl Filter {
         self.0.as_deref().unwrap_or_default()
     }
 
+    /// Returns the length of the filter's patterns and comparisons, in bytes, a pattern that several pairs share counted
+    /// for each. For estimates of work: [`Self::bytes`] may be much shorter.
+    #[cfg(feature = "server")]
+    pub(crate) fn spelled_len(&self) -> usize {
+        let of = |clause| match clause {
+            Clause::Set(set) if set.about == ENTITY => set
+                .members()
+                .map(|(first, second)| first.text.len() + second.map_or(0, |second| second.text.len()) + 2)
+                .sum(),
+            Clause::Set(set) => set.body().len(),
+            Clause::Comparison(comparison) => comparison.body().len(),
+        };
+        self.clauses().map(|clause| 2 + of(clause)).sum()
+    }
+
     /// Returns the memory of the filter, in bytes, if no other handle shares it.
     #[cfg(feature = "server")]
     pub(crate) fn held_bytes(&self) -> usize {

@@ -9,9 +9,8 @@ use std::iter::Peekable;
 use std::slice::Iter;
 
 use super::definition::Filter;
-use super::encoding::{self, Clause, MemberPatterns, SetRef, write_clause, write_pattern};
+use super::encoding::{self, Clause, Member, MemberPatterns, MembersWriter, SetRef, in_place, write_clause};
 use super::limits::{self, VALUES_MAX};
-use super::pattern::PatternRef;
 
 /// Divisor of a part's capacity that is left free: a quarter, so that values can be added.
 const FREE_SHARE: usize = 4;
@@ -36,71 +35,70 @@ pub(crate) struct EditedList {
     pub(crate) removed_weight: u32,
 }
 
-type MemberRef<'a> = (PatternRef<'a>, Option<PatternRef<'a>>);
-
-fn as_ref((first, second): &MemberPatterns) -> MemberRef<'_> {
-    (first.as_ref(), second.as_ref().map(|second| second.as_ref()))
-}
-
-fn put(member: MemberRef<'_>, out: &mut Vec<u8>) {
-    write_pattern(member.0, out);
-    if let Some(second) = member.1 {
-        write_pattern(second, out);
-    }
+/// An edit of a list that is under way.
+struct Edit<'a> {
+    list: EditedList,
+    body: MembersWriter<'a>,
+    added: MembersWriter<'a>,
+    add: Peekable<Iter<'a, MemberPatterns>>,
 }
 
 impl EditedList {
     /// Returns a list after its members in `remove` were removed and those in `add` were added. Both are sorted, distinct,
     /// and have no member in common.
     pub(crate) fn of(list: SetRef<'_>, add: &[MemberPatterns], remove: &[MemberPatterns]) -> Self {
-        let mut edited = Self { body: Vec::with_capacity(list.body().len() + 32), ..Self::default() };
-        let (mut add, mut remove) = (add.iter().peekable(), remove.iter().peekable());
+        let mut edit = Edit {
+            list: Self::default(),
+            body: MembersWriter::with_capacity(list.body().len() + 32),
+            added: MembersWriter::default(),
+            add: add.iter().peekable(),
+        };
+        let mut remove = remove.iter().peekable();
         let mut members = list.members();
-        loop {
-            let before = members.rest();
-            let Some(member) = members.next() else { break };
-            edited.add_before(&mut add, Some(member));
-            while remove.next_if(|one| as_ref(one) < member).is_some() {}
-            if remove.next_if(|one| as_ref(one) == member).is_some() {
-                edited.removed_count += 1;
-                edited.removed_weight += limits::member_weight(member);
+        while let Some(member) = members.next() {
+            edit.add_before(Some(member));
+            while remove.next_if(|one| in_place(one) < member).is_some() {}
+            if remove.next_if(|one| in_place(one) == member).is_some() {
+                edit.list.removed_count += 1;
+                edit.list.removed_weight += limits::member_weight(member);
                 continue;
             }
-            edited.count += 1;
-            edited.body.extend_from_slice(&before[..before.len() - members.rest().len()]);
-            if add.peek().is_none() && remove.peek().is_none() {
-                edited.body.extend_from_slice(members.rest());
-                edited.count += members.count();
-                return edited;
+            edit.list.count += 1;
+            edit.body.push(member);
+            if edit.add.peek().is_none() && remove.peek().is_none() {
+                edit.body.push_rest(&members);
+                edit.list.count += members.count();
+                return edit.finish();
             }
         }
-        edited.add_before(&mut add, None);
-        edited
+        edit.add_before(None);
+        edit.finish()
+    }
+}
+
+impl<'a> Edit<'a> {
+    /// Adds the members that come before `member`, and skips `member` itself.
+    fn add_before(&mut self, member: Option<Member<'_>>) {
+        while let Some(one) = self.add.next_if(|one| member.is_none_or(|member| in_place(one) <= member)) {
+            let one = in_place(one);
+            if member.is_none_or(|member| one.cmp(&member) != Ordering::Equal) {
+                self.body.push(one);
+                self.added.push(one);
+                self.list.count += 1;
+                self.list.added_count += 1;
+                self.list.added_weight += limits::member_weight(one);
+            }
+        }
     }
 
-    /// Adds the members that come before `member`, and skips `member` itself.
-    fn add_before(&mut self, add: &mut Peekable<Iter<'_, MemberPatterns>>, member: Option<MemberRef<'_>>) {
-        while let Some(one) = add.next_if(|one| member.is_none_or(|member| as_ref(one) <= member)) {
-            let one = as_ref(one);
-            if member.is_none_or(|member| one.cmp(&member) != Ordering::Equal) {
-                let from = self.body.len();
-                put(one, &mut self.body);
-                self.added.extend_from_slice(&self.body[from..]);
-                self.count += 1;
-                self.added_count += 1;
-                self.added_weight += limits::member_weight(one);
-            }
-        }
+    fn finish(self) -> EditedList {
+        EditedList { body: self.body.into_bytes(), added: self.added.into_bytes(), ..self.list }
     }
 }
 
 /// Returns these members, encoded.
 pub(crate) fn encoded(members: &[MemberPatterns]) -> Vec<u8> {
-    let mut body = Vec::new();
-    for member in members {
-        put(as_ref(member), &mut body);
-    }
-    body
+    MembersWriter::of(members.iter().map(in_place))
 }
 
 impl Filter {
@@ -162,9 +160,7 @@ impl Filter {
         let mut divided = Vec::with_capacity(parts);
         for part in 0..parts {
             let size = count * (part + 1) / parts - count * part / parts;
-            let before = members.rest();
-            members.by_ref().take(size).for_each(drop);
-            divided.push(self.with_list(about, &before[..before.len() - members.rest().len()]));
+            divided.push(self.with_list(about, &MembersWriter::of(members.by_ref().take(size))));
         }
         divided
     }
@@ -213,16 +209,12 @@ impl Filter {
     /// Returns whether the first member of a list is after this one.
     pub(crate) fn first_member_is_after(&self, about: u8, member: &MemberPatterns) -> bool {
         let first = self.list(about).and_then(|list| list.members().next());
-        first.is_some_and(|first| first > as_ref(member))
+        first.is_some_and(|first| first > in_place(member))
     }
 
     /// Returns the list's first member, encoded.
     pub(crate) fn first_member(&self, about: u8) -> Vec<u8> {
-        let mut out = Vec::new();
-        if let Some(first) = self.list(about).and_then(|list| list.members().next()) {
-            put(first, &mut out);
-        }
-        out
+        MembersWriter::of(self.list(about).and_then(|list| list.members().next()))
     }
 }
 

@@ -1,10 +1,13 @@
 //! The canonical bytes of a filter: written once when it is built, read in place.
 //!
 //! A filter is a sequence of clauses, sorted and without repetition. Each is `tag, length of the body, body`. The body
-//! of a set is its patterns (`length << 2 | kind`, text); in a set of entities they come in pairs (kind, id). Lengths
+//! of a set is its patterns (`length << 2 | kind`, text). In a set of entities these are the ids. The kind of an entity
+//! stands before the first id that has it, with [`SHARED`] in its head: it is written once for a hundred symbols. Lengths
 //! are LEB128.
 //!
-//! Always: only [`encode`] writes these bytes, and they read back as they were.
+//! Always:
+//! - Only [`encode`] and [`MembersWriter`] write these bytes, and they read back as they were.
+//! - The bytes stay in the process. [`spelled`] gives those that other processes read.
 
 use super::comparison::{Comparison, ComparisonRef};
 use super::pattern::{Pattern, PatternKind, PatternRef, segments};
@@ -16,6 +19,10 @@ pub(crate) const ENTITY: u8 = Attribute::COUNT as u8;
 
 const TAG_NEGATED: u8 = 0x10;
 const TAG_COMPARISON: u8 = 0x20;
+
+/// Low bits of the head of a pattern that is the first one of all pairs after it. Its length and kind are in the other
+/// bits.
+const SHARED: usize = 3;
 
 /// A set on the type without members.
 pub(crate) const NOTHING: [u8; 2] = [0, 0];
@@ -63,24 +70,67 @@ pub(crate) fn encode(mut parts: Parts) -> Vec<u8> {
     parts.comparisons.sort_unstable();
     parts.comparisons.dedup();
     let mut out = Vec::new();
-    let mut body = Vec::new();
     for set in &parts.sets {
-        for (first, second) in &set.members {
-            write_pattern(first.as_ref(), &mut body);
-            if let Some(second) = second {
-                write_pattern(second.as_ref(), &mut body);
-            }
-        }
-        let tag = set.about | if set.negated { TAG_NEGATED } else { 0 };
-        write_clause(tag, &body, &mut out);
-        body.clear();
+        let body = MembersWriter::of(set.members.iter().map(in_place));
+        write_clause(tag_of(set.about, set.negated), &body, &mut out);
     }
+    let mut body = Vec::new();
     for comparison in &parts.comparisons {
         comparison.encode(&mut body);
         write_clause(TAG_COMPARISON, &body, &mut out);
         body.clear();
     }
     out
+}
+
+fn tag_of(about: u8, negated: bool) -> u8 {
+    about | if negated { TAG_NEGATED } else { 0 }
+}
+
+pub(super) fn in_place((first, second): &MemberPatterns) -> MemberRefs<'_> {
+    (first.as_ref(), second.as_ref().map(Pattern::as_ref))
+}
+
+/// Writes members of a set, sorted.
+#[derive(Debug, Default)]
+pub(super) struct MembersWriter<'a> {
+    bytes: Vec<u8>,
+    /// First pattern of the last pair.
+    first: Option<PatternRef<'a>>,
+}
+
+impl<'a> MembersWriter<'a> {
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), first: None }
+    }
+
+    /// Returns these members, encoded.
+    pub(super) fn of(members: impl IntoIterator<Item = MemberRefs<'a>>) -> Vec<u8> {
+        let mut writer = Self::default();
+        members.into_iter().for_each(|member| writer.push(member));
+        writer.bytes
+    }
+
+    pub(super) fn push(&mut self, (first, second): MemberRefs<'a>) {
+        let Some(second) = second else { return write_pattern(first, &mut self.bytes) };
+        if self.first != Some(first) {
+            self.first = Some(first);
+            write_length(head_of(first) << 2 | SHARED, &mut self.bytes);
+            self.bytes.extend_from_slice(first.text);
+        }
+        write_pattern(second, &mut self.bytes);
+    }
+
+    /// Appends the members that are left. The last one before them must have been the last that was pushed.
+    #[cfg(feature = "server")]
+    pub(super) fn push_rest(&mut self, members: &Members<'a>) {
+        self.bytes.extend_from_slice(members.rest);
+    }
+
+    #[cfg(feature = "server")]
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
 }
 
 /// Returns whether a member of a set matches one value only.
@@ -118,9 +168,6 @@ fn narrow_exact(sets: &mut Vec<Set>) {
 pub(crate) fn joined_sets(
     sets: &[Set],
 ) -> impl Iterator<Item = (u8, impl Iterator<Item = MemberRefs<'_>> + Clone)> + Clone {
-    fn in_place((first, second): &MemberPatterns) -> MemberRefs<'_> {
-        (first.as_ref(), second.as_ref().map(Pattern::as_ref))
-    }
     sets.iter().filter(|set| !set.negated).map(|set| (set.about, set.members.iter().map(in_place)))
 }
 
@@ -177,14 +224,20 @@ fn merge_negated(sets: &mut Vec<Set>) {
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Parts {
+    parts_of(bytes, SetRef::members)
+}
+
+fn parts_of<'a, M>(bytes: &'a [u8], members: impl Fn(SetRef<'a>) -> M) -> Parts
+where
+    M: Iterator<Item = Member<'a>>,
+{
     let mut parts = Parts::default();
     for clause in (Clauses { rest: bytes }) {
         match clause {
             Clause::Set(set) => parts.sets.push(Set {
                 about: set.about,
                 negated: set.negated,
-                members: set
-                    .members()
+                members: members(set)
                     .map(|(first, second)| (first.to_pattern(), second.map(PatternRef::to_pattern)))
                     .collect(),
             }),
@@ -192,6 +245,40 @@ pub(crate) fn decode(bytes: &[u8]) -> Parts {
         }
     }
     parts
+}
+
+/// Returns a filter's bytes with both patterns of each pair written out: the form in which filters go to other processes.
+#[cfg(feature = "server")]
+pub(crate) fn spelled(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut clauses = Clauses { rest: bytes };
+    loop {
+        let before = clauses.rest;
+        match clauses.next() {
+            None => return out,
+            Some(Clause::Set(set)) if set.about == ENTITY => {
+                let mut body = Vec::with_capacity(set.body.len());
+                for pattern in set.members().flat_map(|(first, second)| [Some(first), second]).flatten() {
+                    write_pattern(pattern, &mut body);
+                }
+                write_clause(tag_of(ENTITY, set.negated), &body, &mut out);
+            }
+            Some(_) => out.extend_from_slice(&before[..before.len() - clauses.rest.len()]),
+        }
+    }
+}
+
+/// Returns the parts of a filter from bytes that another process wrote with [`spelled`], or that are anything.
+#[cfg(feature = "server")]
+pub(crate) fn decode_spelled(bytes: &[u8]) -> Parts {
+    parts_of(bytes, |set| {
+        let mut rest = set.body;
+        std::iter::from_fn(move || {
+            let first = read_pattern(&mut rest)?;
+            let second = if set.about == ENTITY { Some(read_pattern(&mut rest)?) } else { None };
+            Some((first, second))
+        })
+    })
 }
 
 /// Set, in place.
@@ -216,7 +303,8 @@ impl<'a> SetRef<'a> {
     }
 
     pub(crate) fn members(self) -> Members<'a> {
-        Members { pairs: self.about == ENTITY, rest: self.body }
+        let first = PatternRef { kind: PatternKind::Exact, text: &[] };
+        Members { first: (self.about == ENTITY).then_some(first), rest: self.body }
     }
 }
 
@@ -251,15 +339,21 @@ impl<'a> Iterator for Clauses<'a> {
 /// Patterns of a set.
 #[derive(Clone, Debug)]
 pub(crate) struct Members<'a> {
-    pairs: bool,
+    /// First pattern of the last pair, in a set of pairs.
+    first: Option<PatternRef<'a>>,
     rest: &'a [u8],
 }
 
 #[cfg(feature = "server")]
 impl<'a> Members<'a> {
-    /// Returns the members that are left, encoded.
+    /// Returns the members that are left, encoded. Their meaning depends on [`first`](Self::first).
     pub(super) fn rest(&self) -> &'a [u8] {
         self.rest
+    }
+
+    /// Returns the first pattern of the last pair.
+    pub(super) fn first(&self) -> Option<PatternRef<'a>> {
+        self.first
     }
 }
 
@@ -269,10 +363,15 @@ pub(crate) type Member<'a> = (PatternRef<'a>, Option<PatternRef<'a>>);
 impl<'a> Iterator for Members<'a> {
     type Item = Member<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let first = read_pattern(&mut self.rest)?;
-        let second = if self.pairs { Some(read_pattern(&mut self.rest)?) } else { None };
-        Some((first, second))
+        let head = read_length(&mut self.rest)?;
+        let Some(first) = &mut self.first else { return Some((take_pattern(head, &mut self.rest)?, None)) };
+        if head & SHARED != SHARED {
+            return Some((*first, Some(take_pattern(head, &mut self.rest)?)));
+        }
+        *first = take_pattern(head >> 2, &mut self.rest)?;
+        Some((*first, Some(read_pattern(&mut self.rest)?)))
     }
 }
 
@@ -282,13 +381,21 @@ pub(super) fn write_clause(tag: u8, body: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(body);
 }
 
-pub(super) fn write_pattern(pattern: PatternRef<'_>, out: &mut Vec<u8>) {
-    write_length(pattern.text.len() << 2 | pattern.kind as usize, out);
+fn head_of(pattern: PatternRef<'_>) -> usize {
+    pattern.text.len() << 2 | pattern.kind as usize
+}
+
+fn write_pattern(pattern: PatternRef<'_>, out: &mut Vec<u8>) {
+    write_length(head_of(pattern), out);
     out.extend_from_slice(pattern.text);
 }
 
 fn read_pattern<'a>(rest: &mut &'a [u8]) -> Option<PatternRef<'a>> {
     let head = read_length(rest)?;
+    take_pattern(head, rest)
+}
+
+fn take_pattern<'a>(head: usize, rest: &mut &'a [u8]) -> Option<PatternRef<'a>> {
     let kind = match head & 3 {
         0 => PatternKind::Exact,
         1 => PatternKind::Segments,

@@ -3,6 +3,7 @@
 //! Invariants:
 //! - A restored filter equals the saved one, even if the text form cannot express it (AutoSDLC's wildcards) or is
 //!   longer than a text from outside may be (an interest joined with a grant).
+//! - The bytes have a form of their own, [`encoding::spelled`], which is the same in all versions.
 //! - The text is included, for older versions that read nothing else.
 
 use std::fmt;
@@ -17,7 +18,7 @@ use crate::codec::portable;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SavedFilter {
     filter: String,
-    /// Canonical bytes.
+    /// Bytes, spelled out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exact: Option<Exact>,
 }
@@ -39,7 +40,7 @@ impl From<&Filter> for SavedFilter {
     fn from(filter: &Filter) -> Self {
         let text = filter.to_string();
         let is_exact = text.parse::<Filter>().is_ok_and(|read| read == *filter);
-        let exact = (!is_exact).then(|| Exact(filter.bytes().to_vec()));
+        let exact = (!is_exact).then(|| Exact(encoding::spelled(filter.bytes())));
         Self { filter: text, exact }
     }
 }
@@ -52,12 +53,16 @@ impl TryFrom<SavedFilter> for Filter {
         let Some(Exact(bytes)) = exact else {
             return text.parse().map_err(|error| SavedFilterError(format!("{text}: {error}")));
         };
-        let parts = encoding::decode(&bytes);
-        // Only bytes that `encode` wrote are accepted: a matcher relies on their form.
-        if parts.sets.iter().any(|set| set.about > ENTITY) || encoding::encode(parts) != bytes {
+        let parts = encoding::decode_spelled(&bytes);
+        if parts.sets.iter().any(|set| set.about > ENTITY) {
             return Err(SavedFilterError(text));
         }
-        Ok(Self::from_canonical(&bytes))
+        // Only bytes that another process wrote are accepted, none that read as the same filter.
+        let filter = Self::from_parts(parts);
+        if encoding::spelled(filter.bytes()) != bytes {
+            return Err(SavedFilterError(text));
+        }
+        Ok(filter)
     }
 }
 
@@ -176,7 +181,7 @@ mod tests {
         fn a_text_that_is_no_saved_filter_is_refused_or_canonical(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let saved = SavedFilter { filter: String::new(), exact: Some(Exact(bytes.clone())) };
             if let Ok(filter) = Filter::try_from(saved) {
-                prop_assert_eq!(filter.bytes(), bytes.as_slice());
+                prop_assert_eq!(encoding::spelled(filter.bytes()), bytes);
                 prop_assert_eq!(through(&filter), filter);
             }
         }
@@ -192,6 +197,15 @@ mod tests {
             serde_json::to_string(&SavedFilter::from(&filter)).expect("JSON"),
             r#"{"filter":"type=a.* source!=s"}"#
         );
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_earlier_versions() {
+        let filter = Filter::new().entities([("k", "a"), ("k", "b*"), ("l", "a")]).not_entities([("k", "c")]);
+        let spelled = encoding::spelled(filter.bytes());
+        assert_eq!(spelled, b"\x08\x0d\x04k\x04a\x04k\x08b*\x04l\x04a\x18\x04\x04k\x04c");
+        let saved = SavedFilter { filter: String::new(), exact: Some(Exact(spelled)) };
+        assert_eq!(Filter::try_from(saved).ok(), Some(filter));
     }
 
     #[test]

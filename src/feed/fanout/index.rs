@@ -13,7 +13,7 @@ use slab::Slab;
 use crate::feed::conflate::Conflation;
 use crate::feed::feed::{FeedClasses, FeedForm};
 use crate::feed::keys::FeedKey;
-use crate::filter::{ClassId, FilterLimits, Matcher};
+use crate::filter::{ClassId, Filter, FilterLimits, Matcher};
 
 /// Maximum size of filters removed from the matcher at once, in bytes: about a million instructions.
 const SWEEP_BYTES: usize = 4096;
@@ -131,7 +131,7 @@ impl InterestIndex {
         let mut bytes = 0;
         for (class, _) in classes {
             self.unroute(class, feed);
-            bytes += self.matcher.filter(class).map_or(0, |filter| filter.bytes().len());
+            bytes += self.matcher.filter(class).map_or(0, Filter::spelled_len);
             // A removal would restart an unfinished match.
             if bytes <= SWEEP_BYTES && !self.matcher.is_matching() {
                 self.matcher.remove(class);
@@ -148,7 +148,7 @@ impl InterestIndex {
             && !self.matcher.is_matching()
             && let Some(class) = self.unwanted.pop()
         {
-            bytes += 8 + self.matcher.filter(class).map_or(0, |filter| filter.bytes().len());
+            bytes += 8 + self.matcher.filter(class).map_or(0, Filter::spelled_len);
             self.matcher.remove(class);
         }
         !self.unwanted.is_empty()

@@ -10,7 +10,7 @@ use super::Matcher;
 use super::plan::{self, Choices, Plan};
 use super::posting::Posting;
 use crate::filter::definition::Filter;
-use crate::filter::encoding::{Clause, SetRef};
+use crate::filter::encoding::{Clause, MembersWriter, SetRef};
 
 /// Members of one list in which two filters differ, encoded.
 struct Difference {
@@ -46,8 +46,10 @@ impl Difference {
     }
 
     fn of_lists(from: SetRef<'_>, to: SetRef<'_>) -> Self {
-        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        let (mut added, mut removed) = (MembersWriter::default(), MembersWriter::default());
         let (mut old, mut new) = (from.members(), to.members());
+        // Whether equal bytes of both are equal members.
+        let mut is_in_step = true;
         loop {
             let (old_rest, new_rest) = (old.rest(), new.rest());
             let (mut old_next, mut new_next) = (old.clone(), new.clone());
@@ -55,24 +57,31 @@ impl Difference {
             let (old_size, new_size) =
                 (old_rest.len() - old_next.rest().len(), new_rest.len() - new_next.rest().len());
             let order = match (one, other) {
-                (None, None) => return Self { about: from.about, added, removed },
+                (None, None) => {
+                    let (added, removed) = (added.into_bytes(), removed.into_bytes());
+                    return Self { about: from.about, added, removed };
+                }
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 // Most members are equal, and comparing their bytes is the quickest way to see that.
-                _ if old_rest[..old_size] == new_rest[..new_size] => Ordering::Equal,
+                _ if is_in_step && old_rest[..old_size] == new_rest[..new_size] => {
+                    (old, new) = (old_next, new_next);
+                    continue;
+                }
                 (Some(one), Some(other)) => one.cmp(&other),
             };
+            match (order, one, other) {
+                (Ordering::Less, Some(one), _) => removed.push(one),
+                (Ordering::Greater, _, Some(other)) => added.push(other),
+                _ => {}
+            }
             if order != Ordering::Greater {
                 old = old_next;
             }
             if order != Ordering::Less {
                 new = new_next;
             }
-            match order {
-                Ordering::Less => removed.extend_from_slice(&old_rest[..old_size]),
-                Ordering::Greater => added.extend_from_slice(&new_rest[..new_size]),
-                Ordering::Equal => {}
-            }
+            is_in_step = old.first() == new.first();
         }
     }
 }

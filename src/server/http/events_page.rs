@@ -172,7 +172,7 @@ fn byte_units(bytes: usize) -> u32 {
 /// Returns the units for compiling a filter.
 fn compile_units(filter: &Filter) -> u32 {
     let mut budget = Budget::new(0);
-    budget.spend_bytes(filter.bytes().len() + 20, COMPILE_INSTRUCTIONS);
+    budget.spend_bytes(filter.spelled_len() + 20, COMPILE_INSTRUCTIONS);
     budget.spent()
 }
 

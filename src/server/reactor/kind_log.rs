@@ -136,7 +136,7 @@ impl KindLog {
         let segments = shard.segments.iter().filter(|segment| segment.first < to && from < segment.end());
         let kinds: usize = segments.clone().map(|segment| segment.kinds.len()).sum();
         let events = usize::try_from(count).ok()?;
-        let bytes: usize = filters.iter().map(|filter| filter.bytes().len() + 2).sum();
+        let bytes: usize = filters.iter().map(|filter| filter.spelled_len() + 2).sum();
         let units = (kinds * bytes * COMPARE_INSTRUCTIONS + events * 2) / 1_000 + 1;
         if units > UNITS_MAX {
             return None;

@@ -347,7 +347,7 @@ impl Session {
         if draft.counts.added == 0 {
             return Ok(());
         }
-        let bytes: usize = parts.iter().map(|part| part.filter.bytes().len()).sum();
+        let bytes: usize = parts.iter().map(|part| part.filter.spelled_len()).sum();
         if parts.len() > PARTS_MAX || bytes > BYTES_MAX {
             let text = format!(
                 "a subscription takes at most {PARTS_MAX} filters of {CHECKED_AT_ONCE} values, and {BYTES_MAX} bytes: make another"

@@ -160,7 +160,7 @@ impl ReplaySelector {
             if budget.is_spent() {
                 return false;
             }
-            budget.spend_bytes(filter.bytes().len() + 20, COMPILE_INSTRUCTIONS);
+            budget.spend_bytes(filter.spelled_len() + 20, COMPILE_INSTRUCTIONS);
             if let Test::Compiled(compiled) = &mut self.filter {
                 compiled.add(filter);
             } else {
@@ -173,7 +173,7 @@ impl ReplaySelector {
                 return false;
             }
             let Some(DeliveredElsewhere { filter, began }) = self.pending.pop() else { break };
-            budget.spend_bytes(filter.bytes().len() + 20, COMPILE_INSTRUCTIONS);
+            budget.spend_bytes(filter.spelled_len() + 20, COMPILE_INSTRUCTIONS);
             let class = match &mut self.except {
                 Test::Compiled(compiled) => compiled.add(&filter),
                 other => {
@@ -255,7 +255,7 @@ impl ReplaySelector {
 fn is_plain(filter: &Filter) -> bool {
     let bytes = filter.bytes();
     // Each segment of a pattern with `**` is compared with each segment of a value: at most 1.7 million instructions.
-    bytes.len() <= PLAIN_BYTES
+    filter.spelled_len() <= PLAIN_BYTES
         && filter.comparisons_count().0 == 0
         && memchr::memmem::find(bytes, b"**").is_none()
 }
@@ -267,7 +267,7 @@ impl Test {
         match self {
             Self::None => Some(false),
             Self::Plain(filter) => {
-                budget.spend(1 + unindexed_cost(filter.bytes().len(), event));
+                budget.spend(1 + unindexed_cost(filter.spelled_len(), event));
                 Some(filter.matches(event))
             }
             Self::Compiled(compiled) => compiled.matches(event, id, budget),

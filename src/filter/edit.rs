@@ -76,7 +76,7 @@ impl EditedList {
     }
 }
 
-impl<'a> Edit<'a> {
+impl Edit<'_> {
     /// Adds the members that come before `member`, and skips `member` itself.
     fn add_before(&mut self, member: Option<Member<'_>>) {
         while let Some(one) = self.add.next_if(|one| member.is_none_or(|member| in_place(one) <= member)) {

@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use super::flat::{Flat, FlatEntry};
 use super::posting::Posting;
+use super::posting_list::PostingList;
 use super::symbols::NONE;
 use crate::event::Attribute;
 
@@ -192,7 +193,7 @@ fn table(mask: u8) -> Box<dyn Tuples> {
 
 #[derive(Debug, Default)]
 struct IndexNode {
-    postings: SmallVec<[Posting; 4]>,
+    postings: PostingList,
     /// Patterns of the edges from this node.
     patterns: Vec<u32>,
 }
@@ -320,7 +321,7 @@ impl Index {
         let mut fresh = IndexNode::default();
         match self.get(place, path).get() {
             Some(IndexRefKind::Node(node)) => return node,
-            Some(IndexRefKind::Posting(posting)) => fresh.postings.push(posting),
+            Some(IndexRefKind::Posting(posting)) => fresh.postings.insert(posting),
             None => {}
         }
         let node = match self.free.pop() {
@@ -347,7 +348,7 @@ impl Index {
             self.set(place, path, IndexRef::posting(posting));
         } else {
             let node = self.node(place, path);
-            self.nodes[node as usize].postings.push(posting);
+            self.nodes[node as usize].postings.insert(posting);
         }
     }
 
@@ -371,13 +372,13 @@ impl Index {
                 }
                 Some(IndexRefKind::Node(number)) => {
                     let node = &mut self.nodes[number as usize];
-                    if last && let Some(at) = node.postings.iter().position(|&other| other == posting) {
-                        node.postings.swap_remove(at);
+                    if last {
+                        node.postings.remove(posting);
                     }
-                    if !node.patterns.is_empty() || node.postings.len() > 1 {
+                    if !node.patterns.is_empty() || node.postings.has_several() {
                         return;
                     }
-                    let left = node.postings.first().copied();
+                    let left = node.postings.first();
                     *node = IndexNode::default();
                     self.free.push(number);
                     match left {
@@ -410,7 +411,7 @@ impl Index {
             IndexRefKind::Node(number) => number,
         };
         let node = &self.nodes[number as usize];
-        out.extend_from_slice(&node.postings);
+        node.postings.read(out);
         if node.patterns.is_empty() {
             return;
         }
@@ -448,10 +449,7 @@ impl Index {
         let nodes: usize = self
             .nodes
             .iter()
-            .map(|node| {
-                let spilled = if node.postings.spilled() { node.postings.capacity() } else { 0 };
-                (spilled + node.patterns.capacity()) * size_of::<u32>()
-            })
+            .map(|node| node.postings.held_bytes() + node.patterns.capacity() * size_of::<u32>())
             .sum();
         nodes
             + self.nodes.capacity() * size_of::<IndexNode>()

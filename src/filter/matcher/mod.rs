@@ -25,6 +25,7 @@ mod memo;
 mod payloads;
 mod plan;
 mod posting;
+mod posting_list;
 mod segment_texts;
 mod symbols;
 #[cfg(test)]

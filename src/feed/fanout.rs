@@ -58,7 +58,7 @@ impl DeliveryRecord {
     }
 
     fn record(&mut self, key: FeedKey, feed: &Feed, event: &Event) {
-        let members = feed.members.len();
+        let members = feed.members().len();
         self.deliveries.push(FeedDelivery { feed: key, event: event.clone(), members });
     }
 }
@@ -147,19 +147,19 @@ impl Fanout {
     /// Returns the `count` feeds with the most members, largest first. Walks all feeds.
     pub(crate) fn largest(&self, count: usize) -> Vec<FeedView> {
         let mut feeds: Vec<&Feed> = self.feeds.iter().map(|(_, feed)| feed).collect();
-        let by_size = |feed: &&Feed| std::cmp::Reverse((feed.members.len(), feed.bytes()));
+        let by_size = |feed: &&Feed| std::cmp::Reverse((feed.members().len(), feed.bytes()));
         if feeds.len() > count {
             feeds.select_nth_unstable_by_key(count, by_size);
             feeds.truncate(count);
         }
         feeds.sort_by_key(by_size);
         let view = |feed: &Feed| {
-            let classes = feed.classes.iter().take(FILTERS_SHOWN);
+            let classes = feed.classes().take(FILTERS_SHOWN);
             FeedView {
-                filters: classes.filter_map(|(class, _)| self.filter(*class).cloned()).collect(),
+                filters: classes.filter_map(|(class, _)| self.filter(class).cloned()).collect(),
                 encoding: feed.form.encoding,
                 is_compressed: feed.form.compression != Compression::None,
-                members: feed.members.len(),
+                members: feed.members().len(),
                 retained_events: feed.next - feed.base(),
                 retained_bytes: feed.bytes(),
             }
@@ -268,7 +268,7 @@ impl Fanout {
 
     /// Returns the number of waiting samples, each counted once per member.
     pub(crate) fn samples_waiting(&self) -> u64 {
-        let members = |feed: FeedKey| self.feeds[feed as usize].members.len() as u64;
+        let members = |feed: FeedKey| self.feeds[feed as usize].members().len() as u64;
         self.sampling.iter().map(|&feed| self.waiting_in(feed) * members(feed)).sum()
     }
 
@@ -311,7 +311,7 @@ impl Fanout {
             from = key + 1;
             let feed = &self.feeds[key as usize];
             let matcher = &self.index.matcher;
-            let filters = || feed.classes.iter().filter_map(|(class, _)| matcher.filter(*class));
+            let filters = || feed.classes().filter_map(|(class, _)| matcher.filter(class));
             if filters().all(Filter::is_nothing) {
                 continue;
             }
@@ -334,10 +334,11 @@ impl Fanout {
         feed: FeedKey,
         before: EventId,
         gap: &GapNotice,
-        concerns: impl FnMut(&Filter) -> bool,
+        mut concerns: impl FnMut(&Filter) -> bool,
     ) {
-        let Feed { classes, .. } = &self.feeds[feed as usize];
-        if classes.iter().filter_map(|(class, _)| self.index.matcher.filter(*class)).any(concerns) {
+        let matcher = &self.index.matcher;
+        let mut is_concerned = |class| matcher.filter(class).is_some_and(&mut concerns);
+        if self.feeds[feed as usize].classes().any(|(class, _)| is_concerned(class)) {
             let id = self.newest_appended(feed).unwrap_or(before);
             self.append_notice(feed, id, gap);
         }
@@ -350,7 +351,7 @@ impl Fanout {
         let missed = if feed.conflates() { gap.missed.as_bound() } else { gap.missed };
         let frame = feed.form.encoding.gap(&GapNotice { missed, ..gap.clone() });
         // The notice has an index in the feed, so the totals count it as an event.
-        self.totals.matched += feed.members.len() as u64;
+        self.totals.matched += feed.members().len() as u64;
         let now = self.pool.now;
         let before = feed.conflator_mut().map(|conflator| conflator.samplers.release_all(now));
         let was_clean = feed.append_all(before.unwrap_or_default());

@@ -45,36 +45,51 @@ pub(crate) struct FeedForm {
 }
 
 /// Frames of one interest in one form.
+///
+/// The struct is small because a client with an interest of its own has a feed of its own: mostly one with one class, which
+/// needs no [`FeedDetail`].
 #[derive(Debug)]
 pub(crate) struct Feed {
     pub(crate) form: FeedForm,
     /// Whether deliveries are recorded.
     pub(super) is_observed: bool,
-    /// Classes of the interest, sorted and distinct.
-    pub(crate) classes: FeedClasses,
-    /// Hash of the form and the classes, by which an equal feed is found.
-    pub(super) interest_hash: u64,
-    pub(crate) members: SmallVec<[ConnIndex; 4]>,
+    /// Whether the feed compresses or conflates. Then its frames are not in the loop's log.
+    has_own_form: bool,
+    /// Class and member, without a `detail`.
+    class: ClassId,
+    member: ConnIndex,
     /// Fan-out number of the newest event appended.
     pub(crate) newest_event: u32,
     /// Frames in the loop's log that were appended since the last seal; not yet visible to outboxes.
     pub(super) list: FrameList,
     /// Sealed frames; `None` if there are none.
     retained: Option<Box<RetainedFrames>>,
-    /// State of a feed that compresses or conflates. Its frames are not in the loop's log.
-    own_form: Option<Box<OwnForm>>,
+    /// Members and classes, if there are several of either, and the state of an own form.
+    detail: Option<Box<FeedDetail>>,
     pub(super) next: u64,
-    /// Id of the newest event before the retained ones, in three fields, which take less memory. Unknown if there is no
-    /// shard.
-    passed_shard: Option<u16>,
+    /// Whether the id of the newest event before the retained ones is known. It is in three fields, which take less memory.
+    has_passed: bool,
+    passed_shard: u16,
     passed_epoch: u64,
     passed_sequence: u64,
+}
+
+/// State that a feed with one member, one class and no form of its own does without.
+#[derive(Debug)]
+struct FeedDetail {
+    members: Vec<ConnIndex>,
+    /// Classes of the interest, sorted and distinct.
+    classes: Vec<(ClassId, Conflation)>,
+    /// Hash of the form and the classes, by which an equal feed is found.
+    interest_hash: u64,
+    /// State of a feed that compresses or conflates.
+    own_form: Option<Box<OwnForm>>,
 }
 
 /// Classes of an interest, with their conflation.
 pub(crate) type FeedClasses = SmallVec<[(ClassId, Conflation); 1]>;
 
-const _: () = assert!(size_of::<Feed>() <= 120, "each client with an interest of its own has one");
+const _: () = assert!(size_of::<Feed>() <= 72, "each client with an interest of its own has one");
 
 /// Sealed frames of a feed: those from `base` on.
 #[derive(Debug, Default)]
@@ -111,48 +126,151 @@ pub(super) struct Conflator {
 }
 
 impl Feed {
-    pub(super) fn new(form: FeedForm, conflates: bool, is_observed: bool) -> Self {
-        let compressor = form.compression.uses_window().then(FeedCompressor::default);
-        let conflator = conflates.then(Conflator::default);
+    /// Returns a feed of these classes, which are sorted and distinct, for a first member. `hash` is that of the interest.
+    pub(super) fn new(
+        form: FeedForm,
+        (classes, hash): (FeedClasses, u64),
+        member: ConnIndex,
+        is_observed: bool,
+    ) -> Self {
+        let conflates = classes.iter().any(|(_, conflation)| *conflation != Conflation::None);
         let has_own_form = conflates || form.compression != Compression::None;
-        Self {
+        let mut feed = Self {
             form,
             is_observed,
-            classes: FeedClasses::new(),
-            interest_hash: 0,
-            members: SmallVec::new(),
+            has_own_form,
+            class: ClassId(0),
+            member,
             newest_event: 0,
             list: FrameList::default(),
             retained: None,
-            own_form: has_own_form.then(|| Box::new(OwnForm { unsealed: Vec::new(), compressor, conflator })),
+            detail: None,
             next: 0,
-            passed_shard: None,
+            has_passed: false,
+            passed_shard: 0,
             passed_epoch: 0,
             passed_sequence: 0,
+        };
+        if has_own_form {
+            let compressor = form.compression.uses_window().then(FeedCompressor::default);
+            let conflator = conflates.then(Conflator::default);
+            let own_form = OwnForm { unsealed: Vec::new(), compressor, conflator };
+            feed.detail().own_form = Some(Box::new(own_form));
         }
+        feed.set_classes(classes, hash);
+        feed
     }
 
     /// Returns whether the feed compresses or conflates. Then its frames are not in the loop's log.
+    #[inline]
     pub(super) fn has_own_form(&self) -> bool {
-        self.own_form.is_some()
+        self.has_own_form
+    }
+
+    fn own_form(&self) -> Option<&OwnForm> {
+        self.detail.as_ref()?.own_form.as_deref()
+    }
+
+    fn own_form_mut(&mut self) -> Option<&mut OwnForm> {
+        self.detail.as_mut()?.own_form.as_deref_mut()
+    }
+
+    /// Returns the detail. Creates it around the class and the member.
+    fn detail(&mut self) -> &mut FeedDetail {
+        let (class, member) = (self.class, self.member);
+        self.detail.get_or_insert_with(|| {
+            Box::new(FeedDetail {
+                members: vec![member],
+                classes: vec![(class, Conflation::None)],
+                interest_hash: 0,
+                own_form: None,
+            })
+        })
+    }
+
+    /// Drops a detail that the feed can do without.
+    fn drop_plain_detail(&mut self) {
+        if let Some(detail) = &self.detail
+            && detail.own_form.is_none()
+            && let ([member], [(class, Conflation::None)]) = (&*detail.members, &*detail.classes)
+        {
+            (self.member, self.class) = (*member, *class);
+            self.detail = None;
+        }
+    }
+
+    /// Returns the members, at least one.
+    #[inline]
+    pub(crate) fn members(&self) -> &[ConnIndex] {
+        match &self.detail {
+            None => std::slice::from_ref(&self.member),
+            Some(detail) => &detail.members,
+        }
+    }
+
+    /// Adds a member, and returns its index. `hash` is that of the interest.
+    pub(super) fn add_member(&mut self, member: ConnIndex, hash: u64) -> u32 {
+        let detail = self.detail();
+        detail.interest_hash = hash;
+        detail.members.push(member);
+        detail.members.len() as u32 - 1
+    }
+
+    /// Removes a member that is not the last one. Returns the member that took over the index, if any.
+    pub(super) fn remove_member(&mut self, index: u32) -> Option<ConnIndex> {
+        let members = &mut self.detail.as_mut()?.members;
+        members.swap_remove(index as usize);
+        let moved = members.get(index as usize).copied();
+        self.drop_plain_detail();
+        moved
+    }
+
+    /// Returns the classes of the interest with their conflation, sorted and distinct.
+    pub(crate) fn classes(&self) -> impl Iterator<Item = (ClassId, Conflation)> {
+        let lone = self.detail.is_none().then_some((self.class, Conflation::None));
+        lone.into_iter().chain(self.detail.iter().flat_map(|detail| detail.classes.iter().copied()))
+    }
+
+    /// Moves the classes out. [`set_classes`](Self::set_classes) must follow.
+    pub(super) fn take_classes(&mut self) -> FeedClasses {
+        match &mut self.detail {
+            None => FeedClasses::from_iter([(self.class, Conflation::None)]),
+            Some(detail) => std::mem::take(&mut detail.classes).into(),
+        }
+    }
+
+    /// Replaces the classes. `hash` is that of the interest.
+    pub(super) fn set_classes(&mut self, classes: FeedClasses, hash: u64) {
+        if let (None, [(class, Conflation::None)]) = (&self.detail, &*classes) {
+            self.class = *class;
+            return;
+        }
+        let detail = self.detail();
+        (detail.classes, detail.interest_hash) = (classes.into_vec(), hash);
+        self.drop_plain_detail();
+    }
+
+    /// Returns the hash of the interest, or the class of a plain interest instead, whose hash is not stored.
+    pub(super) fn interest_hash(&self) -> Result<u64, ClassId> {
+        self.detail.as_ref().map_or(Err(self.class), |detail| Ok(detail.interest_hash))
     }
 
     #[inline]
     pub(super) fn compressor(&self) -> Option<&FeedCompressor> {
-        self.own_form.as_ref()?.compressor.as_ref()
+        self.own_form()?.compressor.as_ref()
     }
 
     pub(super) fn compressor_mut(&mut self) -> Option<&mut FeedCompressor> {
-        self.own_form.as_mut()?.compressor.as_mut()
+        self.own_form_mut()?.compressor.as_mut()
     }
 
     #[inline]
     fn conflator(&self) -> Option<&Conflator> {
-        self.own_form.as_ref()?.conflator.as_ref()
+        self.own_form()?.conflator.as_ref()
     }
 
     pub(super) fn conflator_mut(&mut self) -> Option<&mut Conflator> {
-        self.own_form.as_mut()?.conflator.as_mut()
+        self.own_form_mut()?.conflator.as_mut()
     }
 
     /// Returns the index of the oldest retained frame.
@@ -185,7 +303,7 @@ impl Feed {
     /// Returns the number of frames that are not sealed yet.
     #[inline]
     pub(super) fn unsealed(&self) -> u64 {
-        let own = self.own_form.as_ref().map_or(0, |own| own.unsealed.len());
+        let own = self.own_form().map_or(0, |own| own.unsealed.len());
         u64::from(self.list.len) + own as u64
     }
 
@@ -215,7 +333,7 @@ impl Feed {
 
     /// Appends frames, as [`append`](Self::append) does, and returns `true` if they are the first since the last seal.
     pub(super) fn append_all(&mut self, frames: impl IntoIterator<Item = UnsealedFrame>) -> bool {
-        let Some(own) = &mut self.own_form else { return false };
+        let Some(own) = self.own_form_mut() else { return false };
         let was_clean = own.unsealed.is_empty();
         own.unsealed.extend(frames);
         was_clean && !own.unsealed.is_empty()
@@ -260,14 +378,16 @@ impl Feed {
             return;
         }
         let (next, unsealed) = (self.next, self.unsealed());
+        let is_lone = self.members().len() == 1;
         let Some(retained) = &mut self.retained else { return };
         let newest = retained.runs.back().map(FrameRun::newest_id);
-        if let Some(conflator) = self.own_form.as_mut().and_then(|own| own.conflator.as_mut()) {
+        let own = self.detail.as_mut().and_then(|detail| detail.own_form.as_mut());
+        if let Some(conflator) = own.and_then(|own| own.conflator.as_mut()) {
             conflator.latest.clear();
             conflator.required_before_base +=
                 retained.runs.iter().map(|run| run.required_before(run.next())).sum::<u64>();
         }
-        if self.members.len() == 1 && unsealed == 0 {
+        if is_lone && unsealed == 0 {
             self.retained = None;
         } else {
             // A shared feed keeps the capacity for its next frames.
@@ -282,7 +402,7 @@ impl Feed {
     /// next frames, nothing else is retained, and no gap notice is among them.
     pub(super) fn is_written_through(&self, next: u64, limits: &FeedLimits) -> bool {
         self.list.len > 0
-            && self.members.len() == 1
+            && self.members().len() == 1
             && self.retained.is_none()
             && next == self.next
             && self.list.len as usize <= limits.max_events
@@ -303,14 +423,15 @@ impl Feed {
             let marks = (self.next - retained.base) as usize * size_of::<FrameMark>();
             size_of::<RetainedFrames>() + retained.runs.capacity() * size_of::<FrameRun>() + marks
         });
-        let own = self.own_form.as_ref().map_or(0, |own| {
+        let own = self.own_form().map_or(0, |own| {
             let latest = own.conflator.as_ref().map_or(0, |conflator| conflator.latest.held_bytes());
             size_of::<OwnForm>() + own.unsealed.capacity() * size_of::<UnsealedFrame>() + latest
         });
-        let members =
-            if self.members.spilled() { self.members.capacity() * size_of::<ConnIndex>() } else { 0 };
-        let classes = self.classes.capacity() * size_of::<(ClassId, Conflation)>();
-        retained + own + members + if self.classes.spilled() { classes } else { 0 }
+        let detail = self.detail.as_ref().map_or(0, |detail| {
+            let classes = detail.classes.capacity() * size_of::<(ClassId, Conflation)>();
+            size_of::<FeedDetail>() + detail.members.capacity() * size_of::<ConnIndex>() + classes
+        });
+        retained + own + detail
     }
 
     /// Returns the number of bytes retained from `index` on.
@@ -326,20 +447,22 @@ impl Feed {
 
     /// Returns the id of the newest appended event, sealed or not.
     pub(super) fn newest_appended(&self, log: &FrameLog) -> Option<EventId> {
-        let own = self.own_form.as_ref().and_then(|own| own.unsealed.last()).map(|frame| frame.id);
+        let own = self.own_form().and_then(|own| own.unsealed.last()).map(|frame| frame.id);
         own.or_else(|| log.newest(self.form.encoding, self.list)).or_else(|| self.newest_id())
     }
 
     /// Returns the id of the newest event before those that are retained.
     pub(super) fn newest_passed(&self) -> Option<EventId> {
-        let shard = self.passed_shard?;
-        Some(EventId { epoch: self.passed_epoch, shard, sequence: self.passed_sequence })
+        let id =
+            EventId { epoch: self.passed_epoch, shard: self.passed_shard, sequence: self.passed_sequence };
+        self.has_passed.then_some(id)
     }
 
     /// Records the newest event before the retained ones, if `id` is some.
     fn set_passed(&mut self, id: Option<EventId>) {
         if let Some(EventId { epoch, shard, sequence }) = id {
-            (self.passed_epoch, self.passed_shard, self.passed_sequence) = (epoch, Some(shard), sequence);
+            self.has_passed = true;
+            (self.passed_epoch, self.passed_shard, self.passed_sequence) = (epoch, shard, sequence);
         }
     }
 
@@ -355,8 +478,9 @@ impl Feed {
 
     /// Returns the conflation of a class of the interest.
     pub(super) fn conflation_of(&self, class: ClassId) -> Conflation {
-        let at = self.classes.binary_search_by_key(&class, |held| held.0);
-        at.map_or(Conflation::None, |at| self.classes[at].1)
+        let classes = self.detail.as_ref().map_or(&[][..], |detail| &detail.classes);
+        let at = classes.binary_search_by_key(&class, |held| held.0);
+        at.map_or(Conflation::None, |at| classes[at].1)
     }
 
     /// Returns the number of required frames before `base`, in a feed that conflates.

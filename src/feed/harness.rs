@@ -148,12 +148,12 @@ impl Fan {
         let before = self.tally.events;
         for feed in dirty {
             // Written as in `reactor::deliver`.
-            let members = self.fanout.feed(feed).members.len();
+            let members = self.fanout.feed(feed).members().len();
             if members > 1 {
                 self.fanout.seal(feed);
             }
             for index in 0..members {
-                let conn = self.fanout.feed(feed).members[index] as usize;
+                let conn = self.fanout.feed(feed).members()[index] as usize;
                 let outbox = &mut self.outboxes[conn];
                 let cx = &mut OutboxContext::new(&mut self.tally, &Nowhere);
                 let flushed = if members > 1 {

@@ -119,7 +119,7 @@ impl World {
         let mut dirty = Vec::new();
         self.fanout.take_dirty(&mut dirty);
         for feed in dirty {
-            if !self.writes_through || self.fanout.feed(feed).members.len() > 1 {
+            if !self.writes_through || self.fanout.feed(feed).members().len() > 1 {
                 self.fanout.seal(feed);
             }
         }

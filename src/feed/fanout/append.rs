@@ -63,7 +63,7 @@ impl Fanout {
                     dirty.push(key);
                 }
                 feeds_count += 1;
-                members_count += feed.members.len() as u64;
+                members_count += feed.members().len() as u64;
                 if feed.is_observed {
                     observed.record(key, feed, event);
                 }
@@ -114,7 +114,7 @@ impl Fanout {
             let EncodedFrame { source, is_final } =
                 frame_for(&mut self.feeds, key, event, &mut self.pool, &self.metrics);
             let feed = &mut self.feeds[key as usize];
-            self.totals.matched += feed.members.len() as u64;
+            self.totals.matched += feed.members().len() as u64;
             if feed.is_observed {
                 self.observed.record(key, feed, event);
             }
@@ -136,7 +136,7 @@ impl Fanout {
                 frame_for(&mut self.feeds, key, event, &mut self.pool, &self.metrics);
             let feed = &mut self.feeds[key as usize];
             let source = FrameSource::Owned(source.bytes(feed.form.encoding).clone());
-            let members = feed.members.len() as u64;
+            let members = feed.members().len() as u64;
             let Some(conflator) = feed.conflator_mut() else { continue };
             self.metrics.events_matched.inc();
             self.totals.matched += members;

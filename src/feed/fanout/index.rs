@@ -11,7 +11,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use crate::feed::conflate::Conflation;
-use crate::feed::feed::{FeedClasses, FeedForm};
+use crate::feed::feed::{Feed, FeedClasses, FeedForm};
 use crate::feed::keys::FeedKey;
 use crate::filter::{ClassId, Filter, FilterLimits, Matcher};
 
@@ -101,6 +101,17 @@ impl InterestIndex {
         self.hasher.hash_one((class, conflation))
     }
 
+    /// Returns the hash of a feed's interest.
+    pub(super) fn hash_of(&self, feed: &Feed) -> u64 {
+        Self::hash_with(&self.hasher, feed)
+    }
+
+    fn hash_with(hasher: &foldhash::quality::RandomState, feed: &Feed) -> u64 {
+        feed.interest_hash().unwrap_or_else(|class| {
+            hasher.hash_one(feed.form).wrapping_add(hasher.hash_one((class, Conflation::None)))
+        })
+    }
+
     /// Returns the hash of an interest.
     pub(super) fn interest_hash(&self, form: FeedForm, classes: &[(ClassId, Conflation)]) -> u64 {
         let base = self.hasher.hash_one(form);
@@ -114,9 +125,10 @@ impl InterestIndex {
         self.by_hash.find(hash, |key| is_it(*key)).copied()
     }
 
-    /// Adds a feed. `hash_of` returns the interest hash of each feed in the index.
-    pub(super) fn register(&mut self, feed: FeedKey, hash: u64, hash_of: impl Fn(FeedKey) -> u64) {
-        self.by_hash.insert_unique(hash, feed, |key| hash_of(*key));
+    /// Adds a feed with this interest hash. `feeds` has all feeds of the index.
+    pub(super) fn register(&mut self, feed: FeedKey, hash: u64, feeds: &Slab<Feed>) {
+        let Self { by_hash, hasher, .. } = self;
+        by_hash.insert_unique(hash, feed, |key| Self::hash_with(hasher, &feeds[*key as usize]));
     }
 
     pub(super) fn unregister(&mut self, feed: FeedKey, hash: u64) {

@@ -51,34 +51,31 @@ impl Fanout {
         conn: ConnIndex,
     ) -> Membership {
         let hash = self.index.interest_hash(form, &classes);
-        let key = if let Some(key) = self.find_equal(hash, form, &classes, None) {
+        let is_equal = |feed: &Feed| feed.classes().eq(classes.iter().copied());
+        let (key, index) = if let Some(key) = self.find_equal(hash, form, is_equal, None) {
             for (class, _) in &classes {
                 self.index.matcher.remove(*class);
             }
             // Waiting samples are older than the membership, so they are appended now, for the other members.
             self.release_samples_of(key);
             self.seal(key);
-            key
+            (key, self.feeds[key as usize].add_member(conn, hash))
         } else {
-            let conflates = classes.iter().any(|(_, conflation)| *conflation != Conflation::None);
-            let feed = Feed::new(form, conflates, self.observed.is_observed(form.encoding));
-            let key = self.feeds.insert(feed) as FeedKey;
+            let key = self.feeds.vacant_key() as FeedKey;
             for &(class, _) in &classes {
                 self.index.route(class, key);
             }
-            let feed = &mut self.feeds[key as usize];
-            feed.classes = classes;
+            let feed = Feed::new(form, (classes, hash), conn, self.observed.is_observed(form.encoding));
             self.own_forms_in[form.encoding.slot()] += u32::from(feed.has_own_form());
-            self.register(key, hash);
+            self.feeds.insert(feed);
+            self.index.register(key, hash, &self.feeds);
             self.metrics.feeds.inc();
-            key
+            (key, 0)
         };
         if let Some(compressor) = self.feeds[key as usize].compressor() {
             compressor.request_restart();
         }
-        let members = &mut self.feeds[key as usize].members;
-        members.push(conn);
-        Membership::new(key, members.len() as u32 - 1)
+        Membership::new(key, index)
     }
 
     /// Changes the interest of a member's feed in place, or returns the classes of the feed that the member must join instead.
@@ -103,19 +100,21 @@ impl Fanout {
             self.is_alone(key, form) && (feed.conflates() || !edits.iter().any(conflates))
         });
         let Some(key) = own else {
-            let before = membership.map(|membership| &self.feeds[membership.feed() as usize].classes);
-            let classes = before.cloned().unwrap_or_default();
+            let before =
+                membership.map(|membership| self.feeds[membership.feed() as usize].classes().collect());
+            let classes: FeedClasses = before.unwrap_or_default();
             return Revised::Elsewhere(self.edited(classes, edits));
         };
         self.edit(key, edits);
-        let Feed { interest_hash, ref classes, .. } = self.feeds[key as usize];
-        if classes.is_empty() {
+        let feed = &self.feeds[key as usize];
+        if feed.classes().next().is_none() {
             return Revised::Elsewhere(FeedClasses::new());
         }
-        if self.find_equal(interest_hash, form, classes, Some(key)).is_none() {
+        let is_equal = |other: &Feed| other.classes().eq(feed.classes());
+        if self.find_equal(self.index.hash_of(feed), form, is_equal, Some(key)).is_none() {
             return Revised::Same;
         }
-        let classes = classes.clone();
+        let classes: FeedClasses = feed.classes().collect();
         for (class, _) in &classes {
             self.index.matcher.hold(*class);
         }
@@ -125,7 +124,7 @@ impl Fanout {
     /// Returns whether a feed has one member, and this form.
     fn is_alone(&self, key: FeedKey, form: FeedForm) -> bool {
         let feed = &self.feeds[key as usize];
-        feed.members.len() == 1 && feed.form == form
+        feed.members().len() == 1 && feed.form == form
     }
 
     /// Returns the number of members of filters that could not be edited in place, since the last call.
@@ -178,8 +177,8 @@ impl Fanout {
     /// the feed has the class already, that hold is released.
     fn edit(&mut self, key: FeedKey, edits: impl IntoIterator<Item = Edit>) {
         let feed = &mut self.feeds[key as usize];
-        let mut classes = std::mem::take(&mut feed.classes);
-        let before = feed.interest_hash;
+        let before = self.index.hash_of(feed);
+        let mut classes = feed.take_classes();
         let mut hash = before;
         let index = &mut self.index;
         for (class, to) in edits {
@@ -205,10 +204,10 @@ impl Fanout {
                 (Err(_), None) => {}
             }
         }
-        self.feeds[key as usize].classes = classes;
+        self.feeds[key as usize].set_classes(classes, hash);
         if hash != before {
             self.index.unregister(key, before);
-            self.register(key, hash);
+            self.index.register(key, hash, &self.feeds);
         }
     }
 
@@ -217,22 +216,19 @@ impl Fanout {
     pub(crate) fn leave(&mut self, membership: Membership) -> Option<MovedMember> {
         let (key, index) = (membership.feed(), membership.index);
         self.totals.sampled_out += self.waiting_in(key);
-        let members = &mut self.feeds[key as usize].members;
-        members.swap_remove(index as usize);
-        if let Some(&conn) = members.get(index as usize) {
-            return Some(MovedMember { conn, index });
+        let feed = &mut self.feeds[key as usize];
+        if feed.members().len() > 1 {
+            return feed.remove_member(index).map(|conn| MovedMember { conn, index });
         }
-        if members.is_empty() {
-            let mut feed = self.feeds.remove(key as usize);
-            self.log.take(&mut feed.list);
-            self.index.unregister(key, feed.interest_hash);
-            self.own_forms_in[feed.form.encoding.slot()] -= u32::from(feed.has_own_form());
-            self.index.release(feed.classes, key);
-            self.sampling.retain(|other| *other != key);
-            self.pool.closed(key, feed.form.compression);
-            self.dirty.retain(|other| *other != key);
-            self.metrics.feeds.dec();
-        }
+        let mut feed = self.feeds.remove(key as usize);
+        self.log.take(&mut feed.list);
+        self.index.unregister(key, self.index.hash_of(&feed));
+        self.own_forms_in[feed.form.encoding.slot()] -= u32::from(feed.has_own_form());
+        self.index.release(feed.take_classes(), key);
+        self.sampling.retain(|other| *other != key);
+        self.pool.closed(key, feed.form.compression);
+        self.dirty.retain(|other| *other != key);
+        self.metrics.feeds.dec();
         None
     }
 
@@ -252,24 +248,18 @@ impl Fanout {
         self.index.matcher.len()
     }
 
-    /// Returns the feed of exactly these classes, other than `except`. After a change in place two feeds may have them,
-    /// until the member of the changed feed has moved to the other.
+    /// Returns the feed in this form whose classes are equal, other than `except`. After a change in place two feeds may have
+    /// them, until the member of the changed feed has moved to the other.
     fn find_equal(
         &self,
         hash: u64,
         form: FeedForm,
-        classes: &[(ClassId, Conflation)],
+        is_equal: impl Fn(&Feed) -> bool,
         except: Option<FeedKey>,
     ) -> Option<FeedKey> {
         self.index.find(hash, |key| {
             let feed = &self.feeds[key as usize];
-            Some(key) != except && feed.form == form && *feed.classes == *classes
+            Some(key) != except && feed.form == form && is_equal(feed)
         })
-    }
-
-    fn register(&mut self, key: FeedKey, hash: u64) {
-        self.feeds[key as usize].interest_hash = hash;
-        let Self { index, feeds, .. } = self;
-        index.register(key, hash, |key| feeds[key as usize].interest_hash);
     }
 }

@@ -30,12 +30,12 @@ impl Feed {
         if self.list.len > 0 {
             self.seal_list(log);
         }
-        if let Some(own) = self.own_form.as_mut().filter(|own| !own.unsealed.is_empty()) {
+        if let Some(own) = self.own_form_mut().filter(|own| !own.unsealed.is_empty()) {
             let unsealed = std::mem::take(&mut own.unsealed);
             self.seal_own(&unsealed, limits, pool);
             // The frames are in runs now; a shared feed keeps the vector's capacity for the next turn.
-            if self.members.len() > 1
-                && let Some(own) = &mut self.own_form
+            if self.members().len() > 1
+                && let Some(own) = self.own_form_mut()
             {
                 own.unsealed = unsealed;
                 own.unsealed.clear();
@@ -101,7 +101,7 @@ impl Feed {
     /// Retains keyed frames, sealed from index `start` on, as the latest of their keys.
     fn put_latest(&mut self, start: u64, frames: &[UnsealedFrame], limits: &FeedLimits) {
         let FeedForm { encoding, compression } = self.form;
-        let Some(own) = &mut self.own_form else { return };
+        let Some(own) = self.detail.as_mut().and_then(|detail| detail.own_form.as_mut()) else { return };
         let (Some(conflator), Some(retained)) = (&mut own.conflator, &self.retained) else { return };
         let Some(run) = retained.runs.back() else { return };
         for (UnsealedFrame { source, id, kind, .. }, index) in frames.iter().zip(start..) {
@@ -130,7 +130,7 @@ impl Feed {
     /// itself, without a copy; small ones are copied together, once for the feed.
     fn merged_run(&mut self, rest: &[UnsealedFrame]) -> usize {
         let encoding = self.form.encoding;
-        let small = if self.members.len() > 1 { MERGE_FRAME_BYTES_MAX } else { MERGE_LONE_FRAME_BYTES_MAX };
+        let small = if self.members().len() > 1 { MERGE_FRAME_BYTES_MAX } else { MERGE_LONE_FRAME_BYTES_MAX };
         let epoch = rest[0].id.epoch;
         let bytes_of = |frame: &UnsealedFrame| frame.source.bytes(encoding).len();
         let joins = |frame: &&UnsealedFrame| frame.id.epoch == epoch && bytes_of(frame) <= small;
@@ -214,7 +214,8 @@ impl Feed {
             let Some(oldest) = retained.runs.pop_front() else { break };
             retained.bytes -= oldest.held_bytes();
             retained.base = oldest.next();
-            if let Some(conflator) = self.own_form.as_mut().and_then(|own| own.conflator.as_mut()) {
+            let own = self.detail.as_mut().and_then(|detail| detail.own_form.as_mut());
+            if let Some(conflator) = own.and_then(|own| own.conflator.as_mut()) {
                 conflator.required_before_base += oldest.required_before(oldest.next());
             }
             passed = Some(oldest.newest_id());

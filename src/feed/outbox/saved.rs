@@ -46,8 +46,8 @@ impl Outbox {
     /// Returns the connection's interest in its feed, if it has one.
     pub(crate) fn interest(&self, fanout: &Fanout) -> Option<FeedInterest> {
         let feed = fanout.feed(self.membership?.feed());
-        let selections = feed.classes.iter().filter_map(|(class, conflation)| {
-            Some(FilterSelection { filter: fanout.filter(*class)?.clone(), conflation: *conflation })
+        let selections = feed.classes().filter_map(|(class, conflation)| {
+            Some(FilterSelection { filter: fanout.filter(class)?.clone(), conflation })
         });
         Some(FeedInterest {
             encoding: feed.form.encoding,

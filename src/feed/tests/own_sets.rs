@@ -48,7 +48,8 @@ fn change(world: &mut World, watchers: &mut [Watcher], which: usize, kinds: &[u6
 /// Writes to a member as a loop does. Returns whether everything is written.
 fn write(world: &mut World, Watcher { outbox, pipe, .. }: &mut Watcher) -> bool {
     let is_done = world.pass(outbox, pipe) == Flushed::Done;
-    if let Some(feed) = outbox.feed().filter(|feed| is_done && world.fanout.feed(*feed).members.len() == 1) {
+    if let Some(feed) = outbox.feed().filter(|feed| is_done && world.fanout.feed(*feed).members().len() == 1)
+    {
         world.fanout.forget_written(feed);
     }
     is_done
@@ -111,7 +112,7 @@ fn overlapping_sets_that_change_get_their_events_or_exact_gaps() {
         }
         let retains = |watcher: &Watcher| {
             let feed = watcher.outbox.feed().map(|feed| world.fanout.feed(feed));
-            feed.is_some_and(|feed| feed.members.len() == 1 && feed.bytes() > 0)
+            feed.is_some_and(|feed| feed.members().len() == 1 && feed.bytes() > 0)
         };
         assert!(
             !watchers.iter().any(retains),

@@ -246,7 +246,7 @@ impl<S: Socket> LoopState<S> {
         for FeedDelivery { feed, event, members } in self.delivery.fanout.take_deliveries() {
             let feed = self.delivery.fanout.feed(feed);
             let mut clients =
-                feed.members.iter().map(|&slot| self.clients.conns[slot as usize].connection.client());
+                feed.members().iter().map(|&slot| self.clients.conns[slot as usize].connection.client());
             let delivered = Observed::Delivered { event: &event, members, clients: &mut clients };
             let watch = self.turn.config.watch(&self.shared.clients.observers, 0, self.turn.now);
             feed.form.encoding.protocol().observe(&watch, delivered);
@@ -261,14 +261,14 @@ impl<S: Socket> LoopState<S> {
         for feed in dirty.drain(..) {
             let mut all_done = true;
             let mut broken = false;
-            let members = self.delivery.fanout.feed(feed).members.len();
+            let members = self.delivery.fanout.feed(feed).members().len();
             if members > 1 {
                 // A lone member may be written through.
                 self.delivery.fanout.seal(feed);
             }
             self.delivery.pages.open(members, self.turn.config.share_pages_bytes);
             for place in 0..members {
-                let slot = self.delivery.fanout.feed(feed).members[place] as usize;
+                let slot = self.delivery.fanout.feed(feed).members()[place] as usize;
                 let conn = &mut self.clients.conns[slot];
                 let ring = self.turn.resume_lookup(&self.shared, &self.places);
                 if conn.blocked {

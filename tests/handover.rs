@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use fanwire::bus::BusConfig;
 use fanwire::engine::EngineConfig;
-use fanwire::server::Inheritance;
+use fanwire::server::{Inheritance, ServerConfig};
 use fanwire::{Bus, Server, ServerHandle};
 use serde_json::json;
 use support::http::{post_request, read_response};
@@ -54,7 +54,7 @@ impl Successor {
     }
 
     fn ready(&mut self) {
-        self.say(r#"{"Ready":{"version":1}}"#);
+        self.say(r#"{"Ready":{"version":1,"catches_up":true}}"#);
     }
 
     /// Does nothing until the predecessor gives up.
@@ -158,7 +158,9 @@ const FAULTS: [(&str, &str, Fault); 19] = [
 ];
 
 fn server(bus: &Bus, loops: usize) -> ServerHandle {
-    Server::builder(bus).listen("127.0.0.1:0").loops(loops).spawn().expect("a free port")
+    let mut config = ServerConfig::default();
+    config.max_lag_events = 100;
+    Server::builder(bus).config(config).listen("127.0.0.1:0").loops(loops).spawn().expect("a free port")
 }
 
 #[test]
@@ -168,6 +170,9 @@ fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
     let addr = server.local_addr();
     let mut sockets: Vec<Ws> = (0..20).map(|_| Ws::subscribed(addr, json!({}))).collect();
     let mut streams: Vec<Sse> = (0..20).map(|_| Sse::open(addr, "?type=test.*")).collect();
+    // It reads nothing before the end, and so it catches up all the time.
+    let mut slow = Ws::over(Wire::narrow(addr, 4096), "/ws", "");
+    assert_eq!(slow.ask(&json!({"type": "subscribe", "payload": {"on_lag": "catch_up"}}))["type"], "ack");
     // Enough to fill a socket's buffer. All of it is handed over.
     for n in 0..200 {
         bus.publish(
@@ -176,10 +181,13 @@ fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
                 .build()
                 .expect("valid"),
         );
+        for ws in &mut sockets {
+            assert_eq!(ws.event()["event_type"], "big");
+        }
     }
-    for ws in &mut sockets {
-        (0..200).for_each(|_| assert_eq!(ws.event()["event_type"], "big"));
-    }
+    let catch_ups =
+        http::get(addr, "/metrics").text().lines().any(|line| line == "fanwire_server_catch_ups_total 1");
+    assert!(catch_ups, "one client lags");
     let mut poster = Wire::connect(addr);
     let mut next = 0;
     for (what, said, fault) in FAULTS {
@@ -216,7 +224,7 @@ fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
         Server::builder(&bus).inherit(inheritance).spawn().expect("it takes over")
     });
     let moved = server.hand_over(ours, Duration::from_secs(1), || ()).expect("handed over");
-    assert_eq!(moved, 41);
+    assert_eq!(moved, 42);
     let successor = successor.join().expect("no panic");
     poster.send(&post_request("/publish", "application/x-ndjson", numbered(next).as_bytes()));
     assert_eq!(read_response(&mut poster, deadline()).expect("an answer").status, 200);
@@ -225,6 +233,12 @@ fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
     }
     for sse in &mut streams {
         assert_eq!(sse.event().json()["payload"]["n"], next);
+    }
+    for _ in 0..200 {
+        assert_eq!(slow.event()["event_type"], "big");
+    }
+    for n in 0..=next {
+        assert_eq!(slow.event()["payload"]["n"], n, "once, after all that was tried");
     }
     server.join().expect("it has nothing left to do");
     successor.drain(Duration::ZERO);

@@ -589,6 +589,79 @@ fn a_past_in_progress_continues_at_the_next_process() {
     assert_eq!(got, (0..EVENTS).collect::<Vec<_>>(), "each once and in order, over both processes");
 }
 
+/// Opens a connection that lags as soon as it does not read.
+fn narrow(addr: SocketAddr) -> Wire {
+    Wire::narrow(addr, 4096)
+}
+
+/// Clients that catch up move with their place and with the replies that wait for it.
+#[test]
+fn clients_that_catch_up_go_on_at_the_next_process() {
+    const N: u64 = 3_000;
+    const UPGRADES: u64 = 2;
+    let mut server = Generations::start(&["--bus-capacity", "16384", "--max-lag-events", "16"]);
+    let addr = server.addr();
+    let publish = |from: u64, count: u64| {
+        let delta = |n: u64| format!("{n},{}", "x".repeat(800));
+        let token =
+            |n| json!({"type": "token", "stream_id": "run-1", "payload": {"n": n, "delta": delta(n)}});
+        for first in (from..from + count).step_by(100) {
+            let events: Vec<Value> = (first..(first + 100).min(from + count)).map(token).collect();
+            let body = Value::from(events).to_string();
+            assert_eq!(http::post(addr, "/publish", "application/json", body.as_bytes()).status, 200);
+        }
+    };
+    let mut client = Ws::over(narrow(addr), "/ws", "");
+    let subscription = json!({"stream_ids": ["run-1"], "on_lag": "catch_up"});
+    assert_eq!(client.ask(&json!({"type": "subscribe", "payload": subscription}))["type"], "ack");
+    let mut wire = narrow(addr);
+    let target = "/sse?stream=run-1&on_lag=concat&concat=/payload/delta";
+    wire.send(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+    let response = http::read_head(&mut wire, deadline()).expect("an answer");
+    let mut merged = Sse::from_wire(wire, response);
+    publish(0, N);
+    let metric = |name: &str| server.first.metric(name).expect("a counter");
+    eventually("both lag", || metric("fanwire_server_catch_ups_total") >= 2.0);
+    let read = metric("fanwire_server_messages_received_total");
+    client.send(&json!({"type": "ping"}));
+    eventually("the ping is read", || metric("fanwire_server_messages_received_total") > read);
+    for n in 0..UPGRADES {
+        publish(N + n * 20, 10);
+        server.upgrade();
+        publish(N + n * 20 + 10, 10);
+    }
+    let all = N + UPGRADES * 20;
+    let (mut next, mut pong_at) = (0, None);
+    while next < all || pong_at.is_none() {
+        let message = client.any_message();
+        if message["type"] == "pong" {
+            assert_eq!(pong_at.replace(next), None, "one pong");
+        } else {
+            assert_eq!(number_of(&message["payload"]), next);
+            next += 1;
+        }
+    }
+    // It may wait for what had come before the upgrade, too.
+    assert!(pong_at.is_some_and(|at| (N..all).contains(&at)), "{pong_at:?}");
+    let (mut came, mut next) = (0, 0);
+    while came < all {
+        let event = merged.event();
+        assert_eq!(event.event.as_deref(), Some("token"), "{event:?}");
+        let event = event.json();
+        came += event["merged"].as_u64().unwrap_or(1);
+        let text = event["payload"]["delta"].as_str().expect("a text");
+        for part in text.trim_end_matches('x').split_terminator(',') {
+            assert_eq!(part.trim_start_matches('x').parse(), Ok(next));
+            next += 1;
+        }
+    }
+    assert_eq!((came, next), (all, all));
+    // Both are live again, at the newest process.
+    publish(all, 1);
+    assert_eq!(number_of(&client.event()), all);
+    assert_eq!(number_of(&merged.event().json()), all);
+}
+
 #[test]
 fn an_upgrade_causes_no_presence_events() {
     let mut server =

@@ -23,6 +23,11 @@ use crate::feed::feed::Feed;
 pub(crate) struct HeldReplies(VecDeque<Inserted>);
 
 impl HeldReplies {
+    /// Returns the replies' bytes, in the form of the connection's stream.
+    pub(crate) fn into_bytes(self) -> impl Iterator<Item = Bytes> {
+        self.0.into_iter().map(|inserted| inserted.bytes)
+    }
+
     /// Returns the memory of the replies, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         let bytes: usize = self.0.iter().map(|inserted| inserted.bytes.len()).sum();
@@ -127,11 +132,22 @@ impl Outbox {
         (since, held)
     }
 
+    /// Begins a replay that ends at the place of the feed's end, where the connection is.
+    pub(crate) fn continue_catch_up(&mut self, fanout: &Fanout, lookup: &impl ResumeLookup) {
+        self.set_place(fanout, lookup);
+        self.replaying = true;
+    }
+
     /// Adds a reply to those that wait for events of a replay.
     pub(crate) fn hold(&self, bytes: Bytes, held: &mut HeldReplies) {
         if !bytes.is_empty() {
             held.0.push_back(self.own(0, bytes));
         }
+    }
+
+    /// Returns the replies of a connection that another process began to catch up. Their bytes have the form of the connection's stream.
+    pub(crate) fn restore_held(&self, replies: Vec<Bytes>) -> HeldReplies {
+        HeldReplies(replies.into_iter().map(|bytes| self.inserted(0, bytes)).collect())
     }
 
     /// Queues held replies after everything that is pending.

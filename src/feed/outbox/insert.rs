@@ -66,7 +66,7 @@ impl Outbox {
     }
 
     /// Returns bytes that already have the form of the connection's stream, for insertion before frame `before`.
-    fn inserted(&self, before: u64, bytes: Bytes) -> Inserted {
+    pub(super) fn inserted(&self, before: u64, bytes: Bytes) -> Inserted {
         let (changes_window, is_shared) = (self.compression.changes_window(&bytes), !bytes.is_unique());
         Inserted { before, bytes, events: 0, changes_window, last: None, is_shared }
     }

@@ -94,7 +94,12 @@ enum PredecessorMessage {
 /// Answers of the successor.
 #[derive(Serialize, Deserialize)]
 enum SuccessorReply {
-    Ready { version: u32 },
+    Ready {
+        version: u32,
+        /// Whether it continues for clients that catch up; absent from a version that does not.
+        #[serde(default)]
+        catches_up: bool,
+    },
     Taken,
     Serving,
 }
@@ -186,7 +191,7 @@ impl Inheritance {
         let doing = HandoverError::new("taking over");
         let receive = || wire.receive::<PredecessorMessage>(MESSAGE_BYTES_MAX);
         wire.wait_until(Instant::now() + PREDECESSOR);
-        wire.send(&SuccessorReply::Ready { version: VERSION }, &[]).map_err(&doing)?;
+        wire.send(&SuccessorReply::Ready { version: VERSION, catches_up: true }, &[]).map_err(&doing)?;
         let (PredecessorMessage::Begin(state), _) = receive().map_err(&doing)? else {
             return Err(doing(io::ErrorKind::InvalidData.into()));
         };
@@ -314,13 +319,16 @@ pub(super) fn hand_over(
     let wire = HandoverWire::new(socket);
     let doing = HandoverError::new("waiting for the successor to be ready");
     wire.wait_until(Instant::now() + PREPARE);
-    let (SuccessorReply::Ready { version: VERSION }, _) = wire.receive(ANSWER_BYTES_MAX).map_err(&doing)?
+    let (SuccessorReply::Ready { version: VERSION, catches_up }, _) =
+        wire.receive(ANSWER_BYTES_MAX).map_err(&doing)?
     else {
         return Err(doing(io::Error::other("it is of a version that can't take over from this one")));
     };
     let begun = Instant::now();
     let until = begun + FREEZE_MAX;
-    let (barrier, parcels) = HandoverBarrier::new(shared.loops.count, until);
+    // With several shards the successor has no past.
+    let moves_catch_ups = catches_up && shared.bus.shards() == 1;
+    let (barrier, parcels) = HandoverBarrier::new(shared.loops.count, until, moves_catch_ups);
     if !shared.raise_barrier(&barrier) {
         return Err(doing(io::Error::other("another handover is under way")));
     }

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use super::loop_state::LoopState;
+use super::replay::SuspendedCatchUp;
 use super::socket::Socket;
 use crate::dialect::ConcatTarget;
 use crate::feed::{FeedInterest, LagPolicy};
@@ -82,6 +83,26 @@ impl<S: Socket> LoopState<S> {
             replay.merge_by(Arc::clone(target));
         }
         self.clients.conns[slot].add_replay(replay);
+    }
+
+    /// Continues to deliver what a client has to catch up with, up to the loop's place, where its feed continues.
+    pub(super) fn continue_catch_up(&mut self, slot: usize, suspended: SuspendedCatchUp) {
+        self.keep_places_for(LagPolicy::CatchUp);
+        let ring = self.turn.resume_lookup(&self.shared, &self.places);
+        let conn = &mut self.clients.conns[slot];
+        let Some(FeedInterest { encoding, selections, .. }) = conn.outbox.interest(&self.delivery.fanout)
+        else {
+            return;
+        };
+        conn.outbox.continue_catch_up(&self.delivery.fanout, &ring);
+        let held = conn.outbox.restore_held(suspended.held);
+        let filters: Vec<Filter> = selections.into_iter().map(|selection| selection.filter).collect();
+        let mut replay = self.catch_up_replay(encoding, filters, Some(suspended.place), held);
+        if let Some(target) = self.clients.concats.get(&self.clients.token(slot)) {
+            replay.merge_by(Arc::clone(target));
+        }
+        self.clients.conns[slot].add_replay(replay);
+        self.queue(slot);
     }
 
     /// Divides what a client reads to catch up at the loop's place: what is pending now comes before the next effect, by the

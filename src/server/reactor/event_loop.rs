@@ -275,7 +275,7 @@ impl EventLoop {
             give(listener.descriptor().map(Parcel::Listener));
         }
         self.core.wake(self.tick(), Timestamp::now());
-        let packed = self.core.pack(|socket, client| {
+        let packed = self.core.pack(barrier.moves_catch_ups(), |socket, client| {
             let parcel =
                 || Ok(Parcel::Client(serde_json::value::to_raw_value(&client)?, socket.descriptor()?));
             give(parcel());

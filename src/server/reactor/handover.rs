@@ -1,20 +1,24 @@
 //! Packs clients for a successor process, and unpacks those of a predecessor.
 //!
 //! Always: a packed client has every event that this loop has read, or its pending bytes move with it. One process at a
-//! time writes to it. A client that can't move stays, and is asked to reconnect.
+//! time writes to it. A client that catches up moves with its place. A client that can't move stays, and is asked to
+//! reconnect.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::clients::Conn;
 use super::clients::Ending;
 use super::delivery::BATCHES_A_TURN;
 use super::loop_state::LoopState;
+use super::replay::SuspendedCatchUp;
 use super::socket::Socket;
 use super::token::Token;
+use crate::codec::portable;
 use crate::dialect::{ConcatTarget, Encoding};
-use crate::event::Timestamp;
+use crate::event::{Since, Timestamp};
 use crate::feed::{Conflation, FeedInterest, FilterSelection, LagPolicy, Outbox, OutboxContext, SavedOutbox};
 use crate::filter::saved::{Exact, SavedFilter};
 use crate::filter::{Filter, FilterLimits};
@@ -37,6 +41,32 @@ pub(crate) struct SavedClient {
     /// Pointer of `on_lag=concat`; absent from a version that has no such policy.
     #[serde(default)]
     concat: Option<Box<str>>,
+    /// Rest of a catch-up; absent from a version that keeps such clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    catch_up: Option<SavedCatchUp>,
+}
+
+/// Place of a client that catches up, and the replies that follow the events after it.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedCatchUp {
+    #[serde(with = "portable::text")]
+    place: Since,
+    replies: Vec<SavedReply>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedReply(#[serde(with = "portable::bytes")] Bytes);
+
+impl From<&SuspendedCatchUp> for SavedCatchUp {
+    fn from(SuspendedCatchUp { place, held }: &SuspendedCatchUp) -> Self {
+        Self { place: place.clone(), replies: held.iter().cloned().map(SavedReply).collect() }
+    }
+}
+
+impl From<SavedCatchUp> for SuspendedCatchUp {
+    fn from(SavedCatchUp { place, replies }: SavedCatchUp) -> Self {
+        Self { place, held: replies.into_iter().map(|reply| reply.0).collect() }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,8 +109,12 @@ impl SavedInterest {
     }
 }
 
-/// A packed client, and the interest to restore if it has to stay.
-pub(crate) type Packed = (Token, Option<FeedInterest>);
+/// A packed client, and what is restored if it has to stay.
+pub(crate) struct Packed {
+    token: Token,
+    interest: Option<FeedInterest>,
+    catch_up: Option<SuspendedCatchUp>,
+}
 
 impl<S: Socket> LoopState<S> {
     /// Returns whether a client still waits for an answer from another thread.
@@ -91,7 +125,12 @@ impl<S: Socket> LoopState<S> {
 
     /// Reads the bus to its end, and passes every client that can move to `give`. The caller guarantees that nothing is
     /// published during the call, and uses no socket afterwards until [`Self::release`] or [`Self::reclaim`].
-    pub(crate) fn pack(&mut self, mut give: impl FnMut(&S, SavedClient)) -> Vec<Packed> {
+    /// `moves_catch_ups`: whether the successor continues for clients that catch up.
+    pub(crate) fn pack(
+        &mut self,
+        moves_catch_ups: bool,
+        mut give: impl FnMut(&S, SavedClient),
+    ) -> Vec<Packed> {
         self.commit_all();
         self.close_denied();
         self.delivery.more_events = true;
@@ -100,48 +139,72 @@ impl<S: Socket> LoopState<S> {
             self.pump(BATCHES_A_TURN);
         }
         let can_move = |conn: &Conn<S>| {
-            let is_idle = conn.replay.is_none() && conn.pending_answers == 0 && conn.ending == Ending::None;
-            is_idle && conn.socket.can_move()
+            let is_idle = conn.pending_answers == 0 && conn.ending == Ending::None;
+            let has_past = conn.replay.as_ref().is_some_and(|past| !(moves_catch_ups && past.is_catch_up()));
+            is_idle && !has_past && conn.socket.can_move()
         };
         let slots: Vec<usize> =
             self.clients.conns.iter().filter(|(_, conn)| can_move(conn)).map(|(slot, _)| slot).collect();
         let mut packed = Vec::new();
         for slot in slots {
-            let Some(connection) =
-                self.clients.conns[slot].connection.save(self.turn.tick, &self.shared.clients.observers)
+            let conn = &self.clients.conns[slot];
+            let Some(connection) = conn.connection.save(self.turn.tick, &self.shared.clients.observers)
             else {
                 continue;
             };
             let name = self.name_of(slot);
-            let conn = &mut self.clients.conns[slot];
             let interest = conn.outbox.interest(&self.delivery.fanout);
+            let catch_up = if conn.replay.is_some() {
+                let Some(catch_up) = self.pack_catch_up(slot, interest.as_ref()) else { continue };
+                Some(catch_up)
+            } else {
+                None
+            };
+            let conn = &mut self.clients.conns[slot];
             let ring = self.turn.resume_lookup(&self.shared, &self.places);
             let (outbox, moved) = conn
                 .outbox
                 .save(&mut self.delivery.fanout, &mut OutboxContext::new(&mut self.delivery.tally, &ring));
             let of_stream = interest.as_ref().filter(|_| conn.connection.transport() == ClientTransport::Sse);
             let concat = self.clients.concats.get(&conn.token(slot)).map(|target| target.text().into());
+            let saved = catch_up.as_ref().map(SavedCatchUp::from);
             let interest_too = of_stream.map(SavedInterest::from);
-            give(&conn.socket, SavedClient { connection, outbox, interest: interest_too, name, concat });
-            packed.push((conn.token(slot), interest));
+            let client =
+                SavedClient { connection, outbox, interest: interest_too, name, concat, catch_up: saved };
+            give(&conn.socket, client);
+            packed.push(Packed { token: conn.token(slot), interest, catch_up });
             self.update_member_index(moved);
         }
         packed
     }
 
+    /// Ends the replay of a client that catches up. Frames of its feed are read by the next one. Returns `None` if the client
+    /// can't move.
+    fn pack_catch_up(&mut self, slot: usize, interest: Option<&FeedInterest>) -> Option<SuspendedCatchUp> {
+        let filters: Vec<Filter> = interest?.selections.iter().map(|one| one.filter.clone()).collect();
+        let suspended = self.suspend_catch_up(slot, &filters)?;
+        let outbox = &mut self.clients.conns[slot].outbox;
+        outbox.skip_to_end(&mut self.delivery.fanout);
+        outbox.set_replaying(false);
+        Some(suspended)
+    }
+
     /// Drops the packed clients, which the successor now has. Their sockets stay open for the peers.
     pub(crate) fn release(&mut self, packed: Vec<Packed>) {
-        for (token, _) in packed {
+        for Packed { token, .. } in packed {
             self.forget(token);
         }
     }
 
     /// Restores the packed clients after a failed handover.
     pub(crate) fn reclaim(&mut self, packed: Vec<Packed>) {
-        for (token, interest) in packed {
+        for Packed { token, interest, catch_up } in packed {
             let Some(slot) = self.find(token) else { continue };
             if let Some(FeedInterest { encoding, lag_policy, selections }) = interest {
                 self.join(slot, encoding, lag_policy, &selections);
+            }
+            if let Some(catch_up) = catch_up {
+                self.continue_catch_up(slot, catch_up);
             }
             self.queue(slot);
         }
@@ -155,7 +218,7 @@ impl<S: Socket> LoopState<S> {
     /// Takes over a client. It is not written before its socket is reported writable. Returns `None` if it is not allowed to
     /// continue here.
     pub(crate) fn unpack(&mut self, socket: S, saved: SavedClient) -> Option<Token> {
-        let SavedClient { connection, outbox, interest, name, concat } = saved;
+        let SavedClient { connection, outbox, interest, name, concat, catch_up } = saved;
         let view = self.delivery.view(&self.shared.bus, &socket, None);
         let cx = self.turn.context(&self.shared, &view, true);
         let connection = Connection::restored(connection, &cx)?;
@@ -191,6 +254,9 @@ impl<S: Socket> LoopState<S> {
         let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
         conn.connection.resume(&mut cx);
         self.apply(slot);
+        if let (Some(catch_up), Some(slot)) = (catch_up, self.find(token)) {
+            self.continue_catch_up(slot, catch_up.into());
+        }
         Some(token)
     }
 }

@@ -49,8 +49,8 @@ use kept::KeptPast;
 use newest::Newest;
 use page::{PAGE_BYTES, Page};
 use selector::ReplaySelector;
-pub(super) use state::ClientReplay;
 use state::{CATCH_UP, ReplayWork};
+pub(super) use state::{ClientReplay, SuspendedCatchUp};
 
 impl ReplayFrom {
     /// Returns the word by which a client requests this kind of past.
@@ -145,6 +145,18 @@ impl<S: Socket> LoopState<S> {
         };
         let selector = ReplaySelector::any(filters, Vec::new());
         ClientReplay { held, ..ClientReplay::new(encoding, selector, work, CATCH_UP) }
+    }
+
+    /// Ends what a client reads to catch up, so that another process continues. Returns its place and the replies that wait;
+    /// `None` if it can't move.
+    pub(super) fn suspend_catch_up(&mut self, slot: usize, filters: &[Filter]) -> Option<SuspendedCatchUp> {
+        let place = self.clients.conns[slot].replay.as_ref()?.place_to_continue(filters)?;
+        let mut replay = self.clients.conns[slot].replay.take()?;
+        let held = replay.take_held().flat_map(HeldReplies::into_bytes).collect();
+        // The place is after the event that waits to be merged.
+        replay.work = ReplayWork::Over;
+        self.page_of(slot, &mut replay, &mut Budget::new(budget::CLIENT));
+        Some(SuspendedCatchUp { place, held })
     }
 
     /// Returns the search for the newest `count` events that one of the filters matches.
@@ -485,6 +497,10 @@ impl<S: Socket> LoopState<S> {
         };
         let over = match work {
             ReplayWork::Newest(_) => false,
+            ReplayWork::Over => {
+                out.finish(&Step::Over, budget);
+                true
+            }
             ReplayWork::Unknown(id) => {
                 out.gap(&notice(Missed::Unknown, id.take(), None, now));
                 self.send_held(slot, held);

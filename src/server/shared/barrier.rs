@@ -47,6 +47,8 @@ struct Inner {
     loops: usize,
     /// Deadline of the handover, with or without a successor.
     until: Instant,
+    /// Whether the successor continues for clients that catch up.
+    moves_catch_ups: bool,
     /// Sender that each loop takes a clone of. The caller reads until all clones are gone.
     parcels: Mutex<Option<SyncSender<Parcel>>>,
 }
@@ -56,11 +58,23 @@ struct Inner {
 pub(crate) struct HandoverBarrier(Arc<Inner>);
 
 impl HandoverBarrier {
-    pub(crate) fn new(loops: usize, until: Instant) -> (Self, Receiver<Parcel>) {
+    pub(crate) fn new(loops: usize, until: Instant, moves_catch_ups: bool) -> (Self, Receiver<Parcel>) {
         let (sender, receiver) = sync_channel(PARCELS_MAX);
         let state = Mutex::new(BarrierState { phase: Phase::Gathering, arrived: 0 });
-        let inner = Inner { state, changed: Condvar::new(), loops, until, parcels: Mutex::new(Some(sender)) };
+        let inner = Inner {
+            state,
+            changed: Condvar::new(),
+            loops,
+            until,
+            parcels: Mutex::new(Some(sender)),
+            moves_catch_ups,
+        };
         (Self(Arc::new(inner)), receiver)
+    }
+
+    /// Returns whether the successor continues for clients that catch up.
+    pub(crate) fn moves_catch_ups(&self) -> bool {
+        self.0.moves_catch_ups
     }
 
     /// Waits until every loop has stopped. Blocks.

@@ -169,6 +169,17 @@ impl Forward {
         self.lanes.iter().map(|lane| lane.after)
     }
 
+    /// Returns the place up to which it has read everything.
+    pub(super) fn place(&self) -> Option<Since> {
+        if self.partial_since.is_some() {
+            return self.partial_since.clone();
+        }
+        match (self.lanes.as_slice(), &self.at) {
+            ([one], _) => Some(Since::Event(one.after)),
+            (_, at) => at.clone().map(Since::Position),
+        }
+    }
+
     /// Continues reading.
     pub(crate) fn step(
         &mut self,

@@ -54,6 +54,14 @@ impl KeptPast {
         self.cursor.after().into()
     }
 
+    /// Returns the place up to which it has read everything, if there is one shard.
+    pub(super) fn place(&self) -> Option<Since> {
+        match (self.cursor.after(), &self.rings) {
+            ([after], None) => Some(Since::Event(self.last.unwrap_or(*after))),
+            _ => None,
+        }
+    }
+
     /// Returns whether the past is complete; `None` while that is unknown.
     pub(super) fn is_complete(&self) -> Option<bool> {
         let rings = self.rings.as_ref().map(|rings| rings.start().complete);

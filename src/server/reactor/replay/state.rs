@@ -60,6 +60,14 @@ const QUEUED_FILTERS_MAX: usize = 2_000;
 /// Maximum memory of replies that wait, in bytes.
 const QUEUED_BYTES_MAX: usize = 64 * 1024;
 
+/// Rest of a catch-up: everything after a place, and then replies.
+#[derive(Clone, Debug)]
+pub(crate) struct SuspendedCatchUp {
+    pub(crate) place: Since,
+    /// Replies, in the form of the client's stream.
+    pub(crate) held: Vec<Bytes>,
+}
+
 /// Kind of the past of a client that catches up.
 pub(super) const CATCH_UP: &str = "catch_up";
 
@@ -77,6 +85,8 @@ pub(super) enum ReplayWork {
     Kept(Box<KeptPast>),
     /// The place that the client named is unknown.
     Unknown(Option<Since>),
+    /// Reads nothing more.
+    Over,
 }
 
 impl ReplayWork {
@@ -86,6 +96,16 @@ impl ReplayWork {
             Self::Forward(forward) => forward.places().collect(),
             Self::Kept(past) => past.places(),
             _ => SmallVec::new(),
+        }
+    }
+
+    /// Returns the place up to which it has read, if another reader can continue there.
+    fn place(&self) -> Option<Since> {
+        match self {
+            Self::Forward(forward) => forward.place(),
+            Self::Kept(past) => past.place(),
+            Self::Unknown(since) => since.clone(),
+            _ => None,
         }
     }
 
@@ -171,6 +191,22 @@ impl ClientReplay {
         self.queue.push_back(replay);
     }
 
+    /// Returns the place from which another process can continue for its client, if these filters are still those of all that
+    /// it reads.
+    pub(super) fn place_to_continue(&self, filters: &[Filter]) -> Option<Since> {
+        let all = || std::iter::once(self).chain(&self.queue);
+        let is_plain = |replay: &Self| {
+            replay.is_catch_up() && replay.ends.is_empty() && replay.selector.requested() == filters
+        };
+        if all().all(is_plain) { self.work.place() } else { None }
+    }
+
+    /// Takes all replies that wait.
+    pub(super) fn take_held(&mut self) -> impl Iterator<Item = HeldReplies> + '_ {
+        let first = std::mem::take(&mut self.held);
+        std::iter::once(first).chain(self.queue.drain(..).map(|replay| replay.held))
+    }
+
     /// Returns the replay that comes last.
     pub(crate) fn newest(&mut self) -> &mut Self {
         match self.queue.len() {
@@ -226,7 +262,7 @@ impl ClientReplay {
             ReplayWork::Kept(past) => past.held_bytes(),
             ReplayWork::Keys { numbers, .. } => numbers.capacity() * size_of::<u64>(),
             ReplayWork::Snapshot { filters, .. } => filters.iter().map(|filter| filter.bytes().len()).sum(),
-            ReplayWork::Unknown(_) => 0,
+            ReplayWork::Unknown(_) | ReplayWork::Over => 0,
         };
         let report = self.report.as_ref().map_or(0, PastReport::held_bytes);
         let ends = self.ends.capacity() * size_of::<Arc<LogEnd>>();

@@ -21,6 +21,11 @@ impl Fences {
         Self { asymmetric: system::register() }
     }
 
+    /// Returns whether the light fence is only the compiler's.
+    pub(crate) fn is_asymmetric(self) -> bool {
+        self.asymmetric
+    }
+
     /// Passes the fence of the frequent side.
     #[inline(always)]
     pub(crate) fn light(self) {

@@ -28,11 +28,15 @@ use std::{fmt, task};
 use super::barrier::Fences;
 use super::panics::catch_panic;
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{CachePadded, Callback, Mutex, lock, thread};
+use crate::sync::{CachePadded, Callback, Mutex, compiler_fence, lock, thread};
 
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
 const WAKING: u32 = 2;
+
+/// Bit of the count of sleepers where publishers need a real fence before they look at it: with it, one look at the
+/// count says whether anything more has to be done.
+const SYMMETRIC: usize = 1 << (usize::BITS - 1);
 
 /// Means of waking one sleeper.
 #[derive(Clone)]
@@ -86,6 +90,7 @@ impl Waiter {
 /// The number of sleepers, and statistics. Waiters are in the registry.
 pub(crate) struct EventCount {
     fences: Fences,
+    /// Number of sleepers, with [`SYMMETRIC`].
     count: CachePadded<AtomicUsize>,
     wakes: AtomicU64,
     panics: AtomicU64,
@@ -93,7 +98,8 @@ pub(crate) struct EventCount {
 
 impl EventCount {
     pub(crate) fn new(fences: Fences) -> Self {
-        Self { fences, count: CachePadded::default(), wakes: AtomicU64::new(0), panics: AtomicU64::new(0) }
+        let count = CachePadded::new(AtomicUsize::new(if fences.is_asymmetric() { 0 } else { SYMMETRIC }));
+        Self { fences, count, wakes: AtomicU64::new(0), panics: AtomicU64::new(0) }
     }
 
     /// Returns the number of wakes so far.
@@ -146,9 +152,21 @@ impl EventCount {
     /// Returns whether a reader may be asleep. Called by a publisher after a publication: if so, it must wake all waiters.
     #[inline(always)]
     pub(crate) fn has_waiters(&self) -> bool {
+        if !cfg!(loom) {
+            // E6, where the light fence is only the compiler's. Elsewhere the count never is 0, and the fence follows.
+            compiler_fence();
+            if self.count.load(Ordering::Relaxed) == 0 {
+                return false;
+            }
+        }
+        self.has_waiters_after_fence()
+    }
+
+    #[cold]
+    fn has_waiters_after_fence(&self) -> bool {
         self.fences.light();
         // E6, by the fence.
-        self.count.load(Ordering::Relaxed) != 0
+        self.count.load(Ordering::Relaxed) & !SYMMETRIC != 0
     }
 
     /// Wakes the reader of this waiter, if it sleeps.

@@ -410,24 +410,34 @@ impl<T: Item> SoloPublisher<T> {
     /// [`TryPublishError::Full`] with the item if there is no space.
     #[inline]
     pub fn try_publish(&mut self, item: impl IntoItem<T>) -> Result<EventId, TryPublishError<T>> {
-        let Self { claim, inner } = self;
-        let assign = |item: &T, sequence| item.set_id(inner.id(sequence));
-        let published = claim.try_publish(&inner.ring, item.into_item().into_publishable(), assign);
-        published.map(|sequence| inner.id(sequence)).map_err(TryPublishError::Full)
+        self.attempt(item.into_item().into_publishable()).map_err(TryPublishError::Full)
     }
 
     /// Publishes an item. Blocks until there is space: spins for a moment, then sleeps.
     #[inline]
     pub fn publish_blocking(&mut self, item: impl IntoItem<T>) -> EventId {
-        let mut item = item.into_item().into_publishable();
+        match self.attempt(item.into_item().into_publishable()) {
+            Ok(id) => id,
+            Err(item) => self.publish_when_space(item),
+        }
+    }
+
+    #[inline(always)]
+    fn attempt(&mut self, item: T) -> Result<EventId, T> {
+        let Self { claim, inner } = self;
+        let assign = |item: &T, sequence| item.set_id(inner.id(sequence));
+        claim.try_publish(&inner.ring, item, assign).map(|sequence| inner.id(sequence))
+    }
+
+    #[cold]
+    fn publish_when_space(&mut self, mut item: T) -> EventId {
         let backoff = Backoff::new();
         loop {
-            let Self { claim, inner } = &mut *self;
-            match claim.try_publish(&inner.ring, item, |item, sequence| item.set_id(inner.id(sequence))) {
-                Ok(sequence) => return inner.id(sequence),
+            self.inner.wait_for_space(&backoff, None);
+            match self.attempt(item) {
+                Ok(id) => return id,
                 Err(back) => item = back,
             }
-            inner.wait_for_space(&backoff, None);
         }
     }
 

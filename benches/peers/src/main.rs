@@ -2,7 +2,7 @@
 //! contestants run one after the other, round by round. `cargo run --release -- [ROUNDS] [MILLISECONDS] [NAME |
 //! SHAPE]...` prints a table of medians and writes SVG. With parts of names, or shapes like `1:4`, it runs only those,
 //! and writes no SVG. `line=LOW-HIGH` accepts only runs while a cache line takes that many ns (see `line`). `latency`,
-//! `stages`, `stages-real-time`, `stages-polled` and `scaling` (against shards, publishers and readers, with an SVG) are
+//! `stages`, `stages-real-time`, `stages-polled`, `stages-alone` (in one thread) and `scaling` (against shards, publishers and readers, with an SVG) are
 //! names, too.
 
 mod contestants;
@@ -87,6 +87,9 @@ fn main() {
     }
     if is_named("stages") || is_named("stages-real-time") || is_named("stages-polled") {
         stages::print(rounds, time, !is_named("stages"), !is_whole && is_named("stages-polled"));
+    }
+    if is_named("stages-alone") {
+        stages::print_alone(time);
     }
     if is_named("scaling") {
         scaling::measure(rounds, time, range);

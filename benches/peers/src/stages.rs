@@ -238,6 +238,70 @@ fn disruptor_polled(time: Duration, shape: Shape) -> Rate {
     )
 }
 
+/// Times one thread that publishes a lap's eighth and then polls all stages, again and again: the work without transfers
+/// of cache lines. Returns the least ns an item of publishing and of polling, over all laps.
+fn alone(time: Duration, mut publish: impl FnMut(u64), mut poll: impl FnMut(usize) -> u64) -> (f64, f64) {
+    const ITEMS: u64 = CAPACITY as u64 / 8;
+    let (begun, mut best, mut n) = (Instant::now(), (f64::MAX, f64::MAX), 1);
+    while begun.elapsed() < time {
+        let start = Instant::now();
+        (n..n + ITEMS).for_each(&mut publish);
+        let published = start.elapsed();
+        for at in 0..3 {
+            let mut seen = 0;
+            while seen < ITEMS {
+                seen += poll(at);
+            }
+        }
+        let polled = start.elapsed() - published;
+        n += ITEMS;
+        let each = |took: Duration| took.as_nanos() as f64 / ITEMS as f64;
+        best = (best.0.min(each(published)), best.1.min(each(polled)));
+    }
+    best
+}
+
+fn fanwire_alone(time: Duration) -> (f64, f64) {
+    let (mut publisher, mut readers) = ours(Shape { diamond: false, batch: 1 });
+    alone(
+        time,
+        |n| _ = publisher.publish_blocking(Item::new(n)),
+        |at| readers[at].visit_batch(usize::MAX, |item| _ = item.check()) as u64,
+    )
+}
+
+fn disruptor_alone(time: Duration) -> (f64, f64) {
+    let (mut first, builder) = build_single_producer(CAPACITY, Item::default, BusySpin).new_event_poller();
+    let (mut second, builder) = builder.and_then().new_event_poller();
+    let (mut third, builder) = builder.and_then().new_event_poller();
+    let mut producer = builder.build();
+    alone(
+        time,
+        |n| _ = producer.publish(|item| *item = Item::new(n)),
+        |at| match at {
+            0 => poll!(first),
+            1 => poll!(second),
+            _ => poll!(third),
+        }
+        .unwrap_or(0),
+    )
+}
+
+/// Prints what the polled pipeline costs in one thread.
+pub fn print_alone(time: Duration) {
+    pin_to(1);
+    let mut best = [(f64::MAX, f64::MAX); 2];
+    let shorter = |a: (f64, f64), b: (f64, f64)| (a.0.min(b.0), a.1.min(b.1));
+    for _ in 0..4 {
+        best[0] = shorter(best[0], fanwire_alone(time / 4));
+        best[1] = shorter(best[1], disruptor_alone(time / 4));
+    }
+    let [ours, theirs] = best;
+    println!("\nPipeline of three in one thread, ns an item: published, polled by all three\n");
+    println!("| fanwire | disruptor |\n|---|---|");
+    println!("| {:.2}, {:.2} | {:.2}, {:.2} |", ours.0, ours.1, theirs.0, theirs.1);
+}
+
 /// Returns the median.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);

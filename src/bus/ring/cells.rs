@@ -12,6 +12,7 @@ use std::ptr::NonNull;
 
 use bytemuck::Pod;
 
+use super::AHEAD;
 use crate::sync::UnsafeCell;
 
 /// Size of a cache line, in bytes.
@@ -47,8 +48,10 @@ impl<I: Pod> Cells<I> {
         Self { first, mask: count - 1 }
     }
 
+    /// Returns the layout of `count` cells, with spare room after them for prefetches.
     fn layout(count: usize) -> Layout {
-        let cells = Layout::array::<UnsafeCell<I>>(count).and_then(|layout| layout.align_to(LINE));
+        let cells =
+            Layout::array::<UnsafeCell<I>>(count + AHEAD as usize).and_then(|layout| layout.align_to(LINE));
         cells.expect("a ring's size is bounded by the builder")
     }
 

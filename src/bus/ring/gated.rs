@@ -166,8 +166,10 @@ impl<C: SlotCodec> Gated<C> {
     /// Writes a claimed slot (L2), and returns the word 0 that it held: 0 if it owned nothing.
     #[inline(always)]
     fn fill(&self, sequence: Sequence, image: &C::Image) -> u64 {
-        prefetch::for_writing(self.cells.at(sequence.wrapping_add(AHEAD)));
-        self.cells.at(sequence).with_mut(|place| {
+        let cell = self.cells.at(sequence);
+        // Not masked, which costs more than the lap's last cells lose by it: a line after the ring's end is its spare.
+        prefetch::for_writing(std::ptr::from_ref(cell).wrapping_add(AHEAD as usize));
+        cell.with_mut(|place| {
             // SAFETY: L2: no other thread touches the cell until it is published; it holds a value since it was made.
             let place = unsafe { &mut *place };
             let owned = if C::COUNTED { word_0(place) } else { 0 };

@@ -297,7 +297,7 @@ mod tests {
         assert_eq!((first.thread(), first.message()), ("first", "there is one"));
         assert!(first.place().is_some_and(|place| place.contains("threads.rs:")), "{first}");
         let calls = lock(&calls).clone();
-        assert_eq!(calls[0], "stop", "parts stop before the embedder is told");
+        assert_eq!(calls[0], "stop", "parts stop before the embedder is notified");
         assert_eq!(calls[1..], [first.to_string()]);
     }
 

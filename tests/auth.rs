@@ -628,7 +628,7 @@ fn a_client_that_sends_too_often_gets_an_error_and_is_then_closed() {
 }
 
 #[test]
-fn one_address_has_so_many_connections_at_the_most() {
+fn one_address_has_a_limited_number_of_connections() {
     let server = Server::with(&["--limits-connections-per-address", "2"]);
     let mut held: Vec<Wire> = (0..2).map(|_| Wire::connect(server.addr)).collect();
     for wire in &mut held {
@@ -640,7 +640,7 @@ fn one_address_has_so_many_connections_at_the_most() {
     let refused = http::read_response(&mut third, deadline());
     assert!(
         refused.is_err() || refused.is_ok_and(|answer| answer.status == 503),
-        "it is told and closed at once"
+        "it gets the reason and is closed"
     );
     held.pop();
     eventually("room for another", || {
@@ -958,16 +958,18 @@ fn a_personal_channel_is_for_its_subject_alone() {
 #[test]
 fn a_template_without_its_claim_opens_nothing() {
     let server = guarded(&["--auth-grant-channels", "user:{sub}", "--auth-anonymous-streams", "open"]);
-    let nobody = token(&["--metrics"]);
-    for way in
-        [format!("/ws?token={nobody}"), format!("/ws?token={}", token(&["--stream", "*"])), "/ws".to_owned()]
-    {
+    let without_events = token(&["--metrics"]);
+    for way in [
+        format!("/ws?token={without_events}"),
+        format!("/ws?token={}", token(&["--stream", "*"])),
+        "/ws".to_owned(),
+    ] {
         let mut client = ws(&server, &way, "");
         let refused = subscribe(&mut client, json!({"channels": ["user:{sub}"]}));
         assert_eq!(refused["payload"]["code"], "forbidden", "{way}: {refused}");
     }
-    assert_eq!(get(&server, &format!("/sse?channel=user:%7Bsub%7D&token={nobody}"), "").status, 403);
-    let mut client = ws(&server, &format!("/ws?token={nobody}"), "");
+    assert_eq!(get(&server, &format!("/sse?channel=user:%7Bsub%7D&token={without_events}"), "").status, 403);
+    let mut client = ws(&server, &format!("/ws?token={without_events}"), "");
     let refused = subscribe(&mut client, json!({}));
     assert_eq!(refused["payload"]["code"], "forbidden", "a token without any right sees nothing: {refused}");
 }

@@ -105,7 +105,7 @@ fn http_rows() -> Vec<HttpRow> {
         row("a page since no time", get("/events?since=yesterday"), &[400]),
         row("a page since a time beyond all", get("/events?since=9223372036854775807"), &[400]),
         row("a page after no place", get("/events?after=x"), &[400]),
-        row("a page after a place that nobody sealed", get("/events?after=~00"), &[400]),
+        row("a page after a place with a forged seal", get("/events?after=~00"), &[400]),
         row("a page after a place in other shards", get("/events?after=a~1.2"), &[400]),
         row("a page with two limits", get("/events?limit=1&limit=2"), &[400]),
         row("a page with a typing error", get("/events?limt=1"), &[400]),
@@ -222,7 +222,7 @@ fn http_rows() -> Vec<HttpRow> {
             publish("Content-Length: 99999999999999999999999\r\n", "{}"),
             &[400, 413],
         ),
-        row("an encoding nobody knows", publish("Transfer-Encoding: gzip\r\n", "{}"), &[400, 501]),
+        row("an unknown encoding", publish("Transfer-Encoding: gzip\r\n", "{}"), &[400, 501]),
         row("chunked not last", publish("Transfer-Encoding: chunked, gzip\r\n", "0\r\n\r\n"), &[400, 501]),
         row(
             "chunked twice",
@@ -268,11 +268,7 @@ fn http_rows() -> Vec<HttpRow> {
             &[400, 413, 431],
         ),
         row("a post without a length", publish("", ""), &[411]),
-        row(
-            "an expectation nobody meets",
-            publish("Content-Length: 2\r\nExpect: miracles\r\n", "{}"),
-            &[417],
-        ),
+        row("an unknown expectation", publish("Content-Length: 2\r\nExpect: miracles\r\n", "{}"), &[417]),
         // Well-formed requests for missing resources.
         row("an unknown path", get("/nothing"), &[404]),
         row("a path above the root", get("/../../etc/passwd"), &[400, 404]),

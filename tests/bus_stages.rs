@@ -149,13 +149,13 @@ fn diamond(wait: WaitStrategy, solo: bool) {
     let join = || match (&one, &many) {
         (Some(one), _) => one.subscribe(Predicate::all()).with_wait(wait),
         (_, Some(many)) => many.subscribe(Predicate::all()).with_wait(wait),
-        _ => unreachable!("one of both"),
+        _ => unreachable!("one of the two"),
     };
     let (left, right) = (join(), join());
     let last = match (&one, &many) {
         (Some(one), _) => one.subscribe_after(Predicate::all(), &[&left, &right]),
         (_, Some(many)) => many.subscribe_after(Predicate::all(), &[&left, &right]),
-        _ => unreachable!("one of both"),
+        _ => unreachable!("one of the two"),
     };
     let seen: Arc<[AtomicU64; 2]> = Arc::default();
     let notes = Arc::clone(&seen);
@@ -185,7 +185,7 @@ fn diamond(wait: WaitStrategy, solo: bool) {
         match (&mut one, &many) {
             (Some(one), _) => _ = one.publish_blocking(n),
             (_, Some(many)) => _ = many.publish_blocking(n).expect("open"),
-            _ => unreachable!("one of both"),
+            _ => unreachable!("one of the two"),
         }
     }
     drop((one, many));

@@ -167,7 +167,7 @@ fn a_value_that_panics_when_it_is_dropped_affects_no_other() {
     }
     assert!(bus.held_bytes() < 10_000, "released values are accounted for");
     for number in 300..400 {
-        solo.try_publish(bad(number)).map_err(std::mem::forget).expect("nobody to wait for");
+        solo.try_publish(bad(number)).map_err(std::mem::forget).expect("no reader to wait for");
     }
     solo.publish_batch_blocking((400..600).map(bad)).map_err(std::mem::forget).expect("open");
     drop((reader, bus, solo));
@@ -187,7 +187,7 @@ fn a_value_may_publish_and_subscribe_when_it_is_dropped() {
             if left > 0 {
                 bus.publish(Acts(None));
                 bus.publish_batch([Acts(None), Acts(None)]);
-                full.try_publish(Acts(None)).map_err(|_| ()).expect("nobody to wait for");
+                full.try_publish(Acts(None)).map_err(|_| ()).expect("no reader to wait for");
             }
         })))
     };

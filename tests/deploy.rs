@@ -674,10 +674,10 @@ fn the_install_steps_give_a_server_that_runs_and_units_that_are_good() {
     let mut verify = Command::new("systemd-analyze");
     verify.args(["verify", "--man=no", "--root"]).arg(&machine).arg("fanwire.socket").arg("fanwire.service");
     if let Ok(output) = verify.output() {
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         // Errors about system units that the folder does not have are ignored.
-        assert!(!told.lines().any(|line| line.contains("fanwire.") && line.contains("nknown")), "{told}");
-        assert!(!told.contains("Failed to parse"), "{told}");
+        assert!(!stderr.lines().any(|line| line.contains("fanwire.") && line.contains("nknown")), "{stderr}");
+        assert!(!stderr.contains("Failed to parse"), "{stderr}");
     }
 
     // Starts the unit's command with its secrets, at a port of the test.

@@ -12,7 +12,7 @@ use support::ws::Ws;
 use support::{Server, http, numbered};
 
 /// Returns what a drained WebSocket client receives: the delay in the message, and the close frame.
-fn told(client: &mut Ws) -> (u64, (u16, String)) {
+fn reconnect_of(client: &mut Ws) -> (u64, (u16, String)) {
     let message = client.message();
     assert_eq!(message["type"], "reconnect", "{message}");
     (message["payload"]["delay_ms"].as_u64().expect("a number"), client.closed())
@@ -27,7 +27,7 @@ fn clients_leave_over_the_window_each_with_its_own_time_to_return() {
     server.signal("TERM");
     let mut delays = BTreeSet::new();
     for mut client in sockets {
-        let (delay, (code, reason)) = told(&mut client);
+        let (delay, (code, reason)) = reconnect_of(&mut client);
         assert_eq!((code, reason), (1012, format!("server is shutting down; retry={delay}")));
         delays.insert(delay);
     }
@@ -57,7 +57,7 @@ fn without_a_window_all_leave_at_once_and_still_return_one_by_one() {
     let mut delays = BTreeSet::new();
     for mut client in clients {
         assert_eq!(client.event()["payload"]["n"], 1, "what was published before comes first");
-        delays.insert(told(&mut client).0);
+        delays.insert(reconnect_of(&mut client).0);
     }
     assert_eq!(delays.into_iter().collect::<Vec<_>>(), [500, 1500, 2500, 3500]);
     assert!(server.wait().success());
@@ -85,7 +85,7 @@ fn readiness_ends_first_and_new_clients_are_still_served() {
     server.publish(numbered(7));
     for client in [&mut before, &mut late] {
         assert_eq!(client.event()["payload"]["n"], 7);
-        told(client);
+        reconnect_of(client);
     }
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
 }

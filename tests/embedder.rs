@@ -1,7 +1,7 @@
 //! The embedder's code that the bus calls: iterators, closures, wakers and `Drop`s that panic, return wrong sizes,
 //! publish, or own one another. Each cell of the table in docs/guarantees.md names its test here.
 //!
-//! Such a fault would block a thread for ever, so each test has a time limit far beyond its needs.
+//! Such a fault would block a thread forever, so each test has a time limit far beyond its needs.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
@@ -20,12 +20,12 @@ use futures_core::Stream;
 
 /// Runs a test in a thread, and fails if the thread does not return.
 fn within_limit(test: impl FnOnce() + Send + 'static) {
-    let (done, hears) = mpsc::channel();
+    let (done, received) = mpsc::channel();
     let thread = thread::spawn(move || {
         test();
         let _ = done.send(());
     });
-    match hears.recv_timeout(Duration::from_secs(60)) {
+    match received.recv_timeout(Duration::from_secs(60)) {
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
         _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
     }
@@ -421,13 +421,13 @@ fn a_handler_that_is_ended_stops_though_events_keep_coming() {
                 }
             })
         };
-        let (dropped, hears) = mpsc::channel();
+        let (dropped, received) = mpsc::channel();
         let own = OnDrop(move || _ = dropped.send(()));
         // The handler's filter matches none of them.
         let guard = bus.on(|_: &u64| false, move |_| _ = &own);
         thread::sleep(Duration::from_millis(5));
         drop(guard);
-        hears.recv().expect("its thread ends, and drops it");
+        received.recv().expect("its thread ends, and drops it");
         over.store(true, Ordering::Relaxed);
         publisher.join().expect("no panic");
     });
@@ -582,7 +582,7 @@ fn a_look_passes_over_at_most_256_events() {
             assert!(asked <= 256, "{what} looked at {asked}");
         };
         looks("try_recv", &mut || assert_eq!(reader.try_recv(), Err(TryRecvError::Empty)));
-        assert!(reader.lag() > 0, "that is how it tells");
+        assert!(reader.lag() > 0, "its lag shows that");
         looks("visit_batch", &mut || assert_eq!(reader.visit_batch(1000, |_| {}), 0));
         looks("a poll", &mut || {
             let woken = Arc::new(Count::default());
@@ -794,12 +794,12 @@ fn the_adapter_publishes_under_an_executor_that_polls_within_wake() {
                 }
             })
             .detach();
-            let (done, hears) = mpsc::channel();
+            let (done, received) = mpsc::channel();
             let future = async move { AsyncAdapter::new(&bus).publish(event("a")).await };
             let task = Arc::new(Inline { task: Mutex::new(Some(Box::pin(future))), done });
             task.poll();
             held.store(false, Ordering::SeqCst);
-            assert_eq!(hears.recv(), Ok(1));
+            assert_eq!(received.recv(), Ok(1));
         }
     });
 }
@@ -862,7 +862,7 @@ struct Odd(u64);
 impl Clone for Odd {
     fn clone(&self) -> Self {
         CLONES.with(|clones| clones.set(clones.get() + 1));
-        panic!("nobody asked for it")
+        panic!("it is not called")
     }
 }
 

@@ -157,7 +157,7 @@ fn a_client_resumes_from_events_that_the_ring_has_evicted(log: &Log) {
         assert_eq!(number(&sse.event().json()), n);
     }
     publish(&node, EVENTS..EVENTS + 1, 1);
-    assert_eq!(number(&ws.event()), EVENTS as u64, "and what is live behind it, once");
+    assert_eq!(number(&ws.event()), EVENTS as u64, "and live events after it, once");
     assert_eq!(number(&sse.event().json()), EVENTS as u64);
     // Resumes from before the first event, on another node if the log can have one.
     let epoch = first.split('-').next().expect("an epoch");
@@ -232,7 +232,7 @@ fn shards_come_whole_and_each_in_its_order(log: &Log) {
         message["position"].as_str().expect("a position").clone_into(&mut place);
         let n = number(&message["payload"]);
         let stream = &mut last[n as usize % STREAMS];
-        assert!(stream.is_none_or(|last: u64| last + STREAMS as u64 == n), "{n} behind {stream:?}");
+        assert!(stream.is_none_or(|last: u64| last + STREAMS as u64 == n), "{n} after {stream:?}");
         *stream = Some(n);
     }
     assert!(last.iter().all(Option::is_some), "{last:?}");

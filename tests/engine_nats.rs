@@ -39,7 +39,7 @@ fn number(event: &Value) -> u64 {
 
 #[test]
 fn a_batch_larger_than_the_clients_window_is_accepted_in_order() {
-    // With 5,000 unanswered messages, the client library would wait for ever.
+    // With 5,000 unanswered messages, the client library would wait forever.
     const EVENTS: usize = 5_001;
     let service = Service::start(Kind::Nats);
     let node = node(&service, &["--engine-accept-timeout", "60s", "--engine-max-waiting-events", "100000"]);

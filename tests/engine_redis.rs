@@ -391,7 +391,7 @@ fn a_revocation_is_applied_although_earlier_notices_were_lost() {
     // The id is in a future year, so every id after its loss is smaller.
     let notice = ["XADD", "{fanwire}:notices", "3000000000000-0", "e", "{}"];
     service.redis_ask(&notice);
-    revoke("{\"sub\":\"somebody\"}");
+    revoke("{\"sub\":\"ann\"}");
     service.redis_ask(&["DEL", "{fanwire}:notices"]);
     eventually("the loss is noticed", || nodes.iter().all(|node| node.log().contains("lost notices")));
     revoke("{\"sub\":\"reader\"}");
@@ -450,10 +450,10 @@ fn rediss_works_with_a_private_authority() {
     publish_patiently(&nodes[0], 2);
     ids.expect(&mut client, &[Some(2)]);
     // The source of Redis channels uses TLS, too.
-    let hears = Server::with(&["--ingest", &format!("{url}#channel"), ca[0], ca[1]]);
-    eventually("the channel is heard", || {
+    let ingesting = Server::with(&["--ingest", &format!("{url}#channel"), ca[0], ca[1]]);
+    eventually("the channel is ingested", || {
         service.say("channel", &event(3));
-        hears.metric("fanwire_engine_events_ingested_total").is_some_and(|count| count >= 1.0)
+        ingesting.metric("fanwire_engine_events_ingested_total").is_some_and(|count| count >= 1.0)
     });
     // An untrusted certificate is reported. A missing file is a fault at the start.
     let other = Server::with(&["--engine", &url]);

@@ -536,7 +536,7 @@ fn a_resume_at_a_node_that_follows_interests_is_complete_or_a_gap() {
     let last = last_of(&mut client);
     drop(client);
     let mut other = Ws::subscribed(forgets.addr, json!({"event_types": ["fence"]}));
-    eventually("what nobody wants comes no more", || {
+    eventually("events that no client wants come no more", || {
         let before = followed(&forgets);
         publish_lines(&all, &(typed("x", 99) + &typed("fence", 0)));
         other.event();
@@ -556,7 +556,7 @@ fn a_node_with_another_number_of_shards_reports_it() {
     let _first = node(&service);
     let url = service.url();
     let other = Server::with(&["--engine", &url, "--bus-shards", "4"]);
-    eventually("it tells", || {
+    eventually("it reports the difference", || {
         let stats = http::get(other.addr, "/api/stats").json();
         stats["engine"]["last_error"].as_str().is_some_and(|error| error.contains("1 shards"))
     });
@@ -670,7 +670,7 @@ fn messages_of_redis_channels_and_nats_subjects_become_events() {
         );
         let say = |channel: &str, text: &str| service.say(channel, text);
         // Repeats until the server listens, because such channels keep no message.
-        eventually("both channels are heard", || {
+        eventually("both channels are ingested", || {
             say(if kind == Kind::Redis { "system:events" } else { "system.events" }, r#"{"type":"first"}"#);
             say("agent.knock", r#"{"knock":true}"#);
             say("workspace.knock", r#"{"knock":true}"#);

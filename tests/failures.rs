@@ -37,13 +37,13 @@ fn a_panic_in_a_loop_ends_the_process_and_reports_the_place() {
     let line = log.lines().find(|line| line.contains("a thread panicked")).expect("it is logged");
     assert!(line.contains("fanwire-loop-1") && line.contains("src/threads.rs:"), "{line}");
     assert!(log.contains("error: the server stopped: thread fanwire-loop-1 panicked at"), "{log}");
-    let mut told = String::new();
+    let mut notice = String::new();
     let mut buffer = [0; 4096];
-    while !told.contains("ERRNO=") {
+    while !notice.contains("ERRNO=") {
         let len = manager.recv(&mut buffer).expect("word of the failure");
-        told.push_str(&String::from_utf8_lossy(&buffer[..len]));
+        notice.push_str(&String::from_utf8_lossy(&buffer[..len]));
     }
-    assert!(told.contains("STATUS=thread fanwire-loop-1 panicked at"), "{told}");
+    assert!(notice.contains("STATUS=thread fanwire-loop-1 panicked at"), "{notice}");
     for client in &mut clients {
         // A reset is an end, too.
         let _ = client.wire.take_rest(support::wire::deadline());

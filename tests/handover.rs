@@ -41,7 +41,7 @@ impl Successor {
     }
 
     /// Reads one message and drops its descriptors. Returns `None` if the other end is closed.
-    fn hear(&mut self) -> Option<String> {
+    fn receive(&mut self) -> Option<String> {
         let mut len = [0; 4];
         self.0.read_exact(&mut len).ok()?;
         let mut body = vec![0; u32::from_be_bytes(len) as usize];
@@ -50,7 +50,7 @@ impl Successor {
     }
 
     fn hear_all(&mut self) {
-        while self.hear().is_some_and(|message| message != r#""Done""#) {}
+        while self.receive().is_some_and(|message| message != r#""Done""#) {}
     }
 
     fn ready(&mut self) {
@@ -87,7 +87,7 @@ const FAULTS: [(&str, &str, Fault); 19] = [
     ("ends when it is ready", "", |it, _| it.ready()),
     ("reads a little and ends", "", |it, _| {
         it.ready();
-        it.hear();
+        it.receive();
     }),
     ("reads byte by byte", "not in time", |it, over| {
         it.ready();
@@ -147,7 +147,7 @@ const FAULTS: [(&str, &str, Fault); 19] = [
         it.ready();
         it.hear_all();
         it.say(r#""Taken""#);
-        it.hear();
+        it.receive();
     }),
     ("is ready twice", "take over", |it, _| {
         it.ready();
@@ -251,7 +251,7 @@ fn panic_while_giving_up(server: &Arc<ServerHandle>) {
     let successor = std::thread::spawn(move || {
         let mut successor = Successor(theirs);
         successor.ready();
-        successor.hear();
+        successor.receive();
     });
     let caller = {
         let server = Arc::clone(server);
@@ -303,7 +303,7 @@ fn a_caller_that_panics_and_a_second_caller_leave_the_server_as_it_was() {
     let refused =
         server.hand_over(second, Duration::from_secs(1), || ()).expect_err("one at a time").to_string();
     assert!(refused.contains("another handover is under way"), "{refused}");
-    assert!(slow.join().expect("no panic").expect_err("nobody reads").contains("not in time"));
+    assert!(slow.join().expect("no panic").expect_err("the peer does not read").contains("not in time"));
     bus.publish(fanwire::Event::builder("y").build().expect("valid"));
     assert_eq!(client.event()["event_type"], "y");
     eventually("it serves on", || server.liveness().check(Duration::from_secs(1)));

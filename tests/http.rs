@@ -482,7 +482,7 @@ fn a_signal_drains_and_the_exit_code_is_zero() {
         assert_eq!(idle.take_rest(deadline()).expect("idle connections end too"), b"");
         drop(idle);
         assert_eq!(server.wait().code(), Some(0), "{}", server.log());
-        assert!(started.elapsed() < Duration::from_secs(3), "it waits for nobody: {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(3), "it waits for no other: {:?}", started.elapsed());
         assert!(server.more_stdout().is_empty(), "stdout has one line");
     }
 }
@@ -499,7 +499,7 @@ fn a_drain_does_not_wait_for_ever_for_a_client_that_does_not_answer() {
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0));
     assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
-    assert!(TcpStream::connect(server.addr).is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(server.addr).is_err(), "the port is closed");
 }
 
 #[test]
@@ -521,8 +521,8 @@ fn an_address_in_use_is_an_error_with_the_next_step() {
         let server = Server::with(&["--loops", loops]);
         let output = run(fanwire().args(["serve", "--loops", loops, "--listen", &server.addr.to_string()]));
         assert_eq!(output.status.code(), Some(1));
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(told.contains("in use") && told.contains("--listen"), "{told}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("in use") && stderr.contains("--listen"), "{stderr}");
         assert!(output.stdout.is_empty());
     }
 }
@@ -694,7 +694,7 @@ fn an_events_journey_shows_the_interests_and_their_reasons() {
         server.publish(r#"{"type":"task.done","source":"core","payload":{"n":1}}"#)["last_event_id"].clone();
     let id = id.as_str().expect("an id");
     let mut journey = Value::Null;
-    support::eventually("all interests are told", || {
+    support::eventually("all interests are reported", || {
         journey = http::get(
             server.addr,
             &format!("/api/explain?event_id={id}&filter=type%3Dtask.*%20source%3Dedge"),

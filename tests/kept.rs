@@ -288,7 +288,7 @@ fn a_subscription_is_over_when_all_its_runs_have_ended() {
             json!({"subscription_id": "both", "stream_ids": ["run-1", "run-2"], "event_types": ["token"]}),
         );
         let end = client.any_message();
-        let told = |message: &Value| {
+        let ended = |message: &Value| {
             let payload = &message["payload"];
             assert_eq!(message["type"], "end", "{message}");
             // One of two runs is left.
@@ -299,14 +299,14 @@ fn a_subscription_is_over_when_all_its_runs_have_ended() {
                 payload["value"].as_str().expect("a run").to_owned(),
             )
         };
-        assert_eq!(told(&end), ("both".into(), "run-2".into()));
+        assert_eq!(ended(&end), ("both".into(), "run-2".into()));
         subscribe(&mut client, json!({"subscription_id": "one", "stream_ids": ["run-1"]}));
         subscribe(&mut client, json!({"subscription_id": "all"}));
         publish(&server, "run-1", "token", 1);
         assert_eq!(client.any_message()["payload"]["payload"]["n"], 1);
         publish(&server, "run-1", "run.finished", 2);
         assert_eq!(client.any_message()["payload"]["payload"]["n"], 2);
-        let mut ends = [told(&client.any_message()), told(&client.any_message())];
+        let mut ends = [ended(&client.any_message()), ended(&client.any_message())];
         ends.sort();
         assert_eq!(ends, [("both".into(), "run-1".into()), ("one".into(), "run-1".into())]);
         let list = client.ask(&json!({"type": "request", "payload": {"action": "subscription_count"}}));
@@ -324,7 +324,7 @@ fn a_subscription_is_over_when_all_its_runs_have_ended() {
         assert_eq!(client.any_message()["type"], "history_end");
         publish(&server, "run-1", "run.finished", 4);
         assert_eq!(client.any_message()["payload"]["payload"]["n"], 4);
-        assert_eq!(told(&client.any_message()), ("next".into(), "run-1".into()));
+        assert_eq!(ended(&client.any_message()), ("next".into(), "run-1".into()));
     }
 }
 
@@ -389,7 +389,7 @@ fn a_reload_changes_which_logs_are_kept_and_which_ends_are_sent() {
         publish(&server, "run-1", "token", n);
     }
     let mut stream = Sse::open(server.addr, "?stream=run-1&from=start");
-    assert_eq!(stream.event().event.as_deref(), Some("gap"), "nobody knows what came before the rule");
+    assert_eq!(stream.event().event.as_deref(), Some("gap"), "the events before the rule are unknown");
     assert_eq!(numbers(&mut stream, 39), (1..40).collect::<Vec<_>>());
     publish(&server, "run-1", "run.finished", 40);
     for stream in [&mut live, &mut stream] {
@@ -400,7 +400,7 @@ fn a_reload_changes_which_logs_are_kept_and_which_ends_are_sent() {
             }
         };
         assert_eq!(end.json()["complete"], false);
-        assert_eq!(rest(stream), "", "those that came before the rule are told too");
+        assert_eq!(rest(stream), "", "those from before the rule are reported too");
     }
     rules("[[retain]]\nmatch = \"stream=run-*\"\nby = \"stream\"\nfor = \"0s\"\n");
     server.signal("HUP");

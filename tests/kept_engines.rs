@@ -89,17 +89,21 @@ fn a_run_half_written_goes_on_after_a_restart() {
         assert_eq!(numbers(&mut run, 30), (0..30).collect::<Vec<_>>(), "{kind}");
         let mut over = from_start(&second, "run-2");
         assert_eq!(numbers(&mut over, 31), (100..131).collect::<Vec<_>>(), "{kind}");
-        let told = json!({"by": "stream", "value": "run-2", "last_event_id": last, "complete": true});
-        assert_eq!(end(&mut over), told, "{kind}");
-        // A browser that had read everything is told that there is no more.
+        let reported = json!({"by": "stream", "value": "run-2", "last_event_id": last, "complete": true});
+        assert_eq!(end(&mut over), reported, "{kind}");
+        // A browser that had read everything gets the answer that there is no more.
         let query = format!("/sse?stream=run-2&from=start&last_event_id={last}");
         assert_eq!(http::get(second.addr, &query).status, 204, "{kind}");
         let refused = post(second.addr, &[token("run-2", 131)]);
         assert_eq!((refused.status, &refused.json()["last_event_id"]), (409, &json!(last)), "{kind}");
         let end_of_run = publish(second.addr, &[token("run-1", 30), event("run-1", "run.finished", 31)]);
         assert_eq!(numbers(&mut run, 2), [30, 31], "{kind}");
-        let told = end(&mut run);
-        assert_eq!((&told["last_event_id"], &told["complete"]), (&json!(end_of_run), &json!(true)), "{kind}");
+        let reported = end(&mut run);
+        assert_eq!(
+            (&reported["last_event_id"], &reported["complete"]),
+            (&json!(end_of_run), &json!(true)),
+            "{kind}"
+        );
         // The next life, over one more restart.
         publish(second.addr, &[with(token("run-1", 40), "reopen", true), token("run-1", 41)]);
         drop(second);
@@ -125,16 +129,16 @@ fn nodes_share_the_logs_of_one_engine() {
         let order = numbers(&mut early, 40);
         assert_eq!(numbers(&mut from_start(&b, "run-1"), 40), order, "{kind}");
         let last = publish(a.addr, &[event("run-1", "run.finished", 40)]);
-        let told = json!({"by": "stream", "value": "run-1", "last_event_id": last, "complete": true});
-        assert_eq!((numbers(&mut early, 1), end(&mut early)), (vec![40], told.clone()), "{kind}");
+        let reported = json!({"by": "stream", "value": "run-1", "last_event_id": last, "complete": true});
+        assert_eq!((numbers(&mut early, 1), end(&mut early)), (vec![40], reported.clone()), "{kind}");
         assert_eq!(numbers(&mut live, 41).last(), Some(&40), "{kind}");
-        assert_eq!(end(&mut live), told, "{kind}");
+        assert_eq!(end(&mut live), reported, "{kind}");
         // A node that comes now tells the same.
         let c = node(&home, &[]);
         for server in [&a, &b, &c] {
             let mut again = from_start(server, "run-1");
             assert_eq!(numbers(&mut again, 41)[..40], order[..], "{kind}");
-            assert_eq!(end(&mut again), told, "{kind}");
+            assert_eq!(end(&mut again), reported, "{kind}");
             eventually("the node has read the end", || {
                 let refused = post(server.addr, &[token("run-1", 41)]);
                 assert_eq!(refused.status, 409, "{kind}");
@@ -287,13 +291,13 @@ fn events_that_the_engine_has_forgotten_are_reported_after_a_restart() {
             publish(second.addr, &[event(run, "run.finished", 2)]);
             for (node, complete) in [&first, &second].into_iter().zip(complete) {
                 let mut stream = Sse::open(node.addr, &format!("?stream={run}&type=run.finished"));
-                let told = loop {
+                let reported = loop {
                     let event = stream.event();
                     if event.event.as_deref() == Some("end") {
                         break event.json();
                     }
                 };
-                assert_eq!(told["complete"], complete, "{kind} {run}");
+                assert_eq!(reported["complete"], complete, "{kind} {run}");
             }
         }
     }
@@ -346,13 +350,13 @@ fn an_end_that_a_loop_has_lost_is_reported_after_the_gap() {
                 [token(&run, 0), event(&run, "run.finished", 1)].into_iter().chain(others).collect();
             let last = post(server.addr, &batch);
             assert_eq!(last.status, 200, "{kind}");
-            let told = loop {
+            let reported = loop {
                 let event = live.event();
                 if event.event.as_deref() == Some("end") {
                     break event.json();
                 }
             };
-            assert_eq!((&told["value"], &told["complete"]), (&json!(run), &json!(true)), "{kind}");
+            assert_eq!((&reported["value"], &reported["complete"]), (&json!(run), &json!(true)), "{kind}");
         }
     }
 }

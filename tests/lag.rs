@@ -99,7 +99,7 @@ fn a_client_that_drops_its_newest_gets_the_pending_events_first() {
 #[test]
 fn an_agentos_client_gets_gaps_if_it_requested_them() {
     let server = Server::start();
-    let [mut told, mut plain] =
+    let [mut with_gaps, mut plain] =
         ["/ws/events?gap=1", "/ws/events"].map(|path| Ws::over(Wire::narrow(server.addr, 4096), path, ""));
     flood(&server, 0, FLOOD);
     server.publish(r#"{"type":"done"}"#);
@@ -116,7 +116,7 @@ fn an_agentos_client_gets_gaps_if_it_requested_them() {
             }
         }
     };
-    let (ticks, gaps) = read(&mut told);
+    let (ticks, gaps) = read(&mut with_gaps);
     assert!(!gaps.is_empty());
     assert_eq!(ticks + gaps.iter().sum::<usize>(), FLOOD);
     let (less, none) = read(&mut plain);

@@ -276,7 +276,7 @@ fn the_same_interest_in_another_form_has_its_own_feed() {
     }
     // Each event is encoded once for each form, with any number of loops.
     assert_eq!(server.metric("fanwire_feed_encodings_total"), Some(4.0 * 3.0));
-    let told = || {
+    let reported = || {
         let stats = http::get(server.addr, "/api/stats").json();
         let interests = stats["interests"].as_array().cloned().unwrap_or_default();
         let of = |lean: bool, transport: &str| {
@@ -285,7 +285,7 @@ fn the_same_interest_in_another_form_has_its_own_feed() {
         };
         [of(false, "ws"), of(true, "ws"), of(false, "sse"), of(true, "sse")]
     };
-    support::eventually("the interests are told", || told() == [4, 4, 1, 1]);
+    support::eventually("the interests are reported", || reported() == [4, 4, 1, 1]);
 }
 
 #[test]

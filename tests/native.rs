@@ -198,7 +198,7 @@ fn an_invalid_message_gets_an_error_and_the_connection_stays_open() {
     assert!(answer["payload"]["error"].as_str().is_some_and(|error| error.contains("fly")), "{answer}");
     let bad_payloads = [
         json!({"type": "unsubscribe", "payload": {}}),
-        json!({"type": "unsubscribe", "payload": {"subscription_id": "nobody's"}}),
+        json!({"type": "unsubscribe", "payload": {"subscription_id": "unknown"}}),
         json!({"type": "subscribe", "payload": [1]}),
         json!({"type": "subscribe", "payload": {"event_types": 5}}),
         json!({"type": "subscribe", "payload": {"event_types": [5]}}),

@@ -211,7 +211,7 @@ fn a_past_has_its_end() {
                 continue;
             }
             let gone = client.ask(&json!({"type": "unsubscribe", "payload": {"subscription_id": name}}));
-            assert_eq!(gone["type"], "ack", "what comes behind the end is answered: {gone}");
+            assert_eq!(gone["type"], "ack", "messages after the end are answered: {gone}");
         }
     }
     // If all events ever published are delivered, the past is complete for any requested number.

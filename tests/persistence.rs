@@ -131,10 +131,10 @@ fn kill_9_in_the_middle_of_publishing_loses_nothing_that_was_accepted() {
                 found[stream] += 1;
             }
             for (stream, count) in counts.iter().enumerate() {
-                let told = count.load(Ordering::Relaxed);
+                let answered = count.load(Ordering::Relaxed);
                 assert!(
-                    (told..=told + 1).contains(&found[stream]),
-                    "{told} accepted, {} there",
+                    (answered..=answered + 1).contains(&found[stream]),
+                    "{answered} accepted, {} there",
                     found[stream]
                 );
                 accepted[stream] = found[stream];
@@ -155,7 +155,7 @@ fn kill_9_in_the_middle_of_publishing_loses_nothing_that_was_accepted() {
 fn a_torn_end_is_cut_off_and_a_damaged_one_begins_another_life() {
     let folder = Folder::new();
     let server = folder.serve(&[]);
-    let told: Vec<String> = (0..5)
+    let accepted: Vec<String> = (0..5)
         .map(|n| server.publish(event(0, n))["last_event_id"].as_str().expect("an id").to_owned())
         .collect();
     kill(server);
@@ -164,7 +164,7 @@ fn a_torn_end_is_cut_off_and_a_damaged_one_begins_another_life() {
     let whole = std::fs::read(&path).expect("readable");
     std::fs::write(&path, [whole.as_slice(), &whole[8..60]].concat()).expect("writable");
     let server = folder.serve(&[]);
-    let mut client = Ws::subscribed(server.addr, json!({"since": told[1]}));
+    let mut client = Ws::subscribed(server.addr, json!({"since": accepted[1]}));
     let got: Vec<u64> = (0..3).map(|_| number(&client.event())).collect();
     assert_eq!(got, [2, 3, 4]);
     server.publish(event(0, 5));
@@ -176,9 +176,9 @@ fn a_torn_end_is_cut_off_and_a_damaged_one_begins_another_life() {
     let again = server.publish(event(0, 6))["last_event_id"].as_str().expect("an id").to_owned();
     assert_ne!(
         again.split_once('-').map(|(epoch, _)| epoch),
-        told[0].split_once('-').map(|(epoch, _)| epoch)
+        accepted[0].split_once('-').map(|(epoch, _)| epoch)
     );
-    let mut client = Ws::subscribed(server.addr, json!({"since": told[3]}));
+    let mut client = Ws::subscribed(server.addr, json!({"since": accepted[3]}));
     assert_eq!(number(&client.event()), 4, "what is whole is there");
     let gap = client.message();
     assert_eq!((&gap["type"], &gap["payload"]["missed"]), (&json!("gap"), &Value::Null), "{gap}");

@@ -40,7 +40,7 @@ fn users(list: &Value) -> Vec<(&str, u64)> {
 }
 
 /// Returns type and user of the next event.
-fn told(client: &mut Ws) -> (String, String) {
+fn next_news(client: &mut Ws) -> (String, String) {
     let event = client.event();
     let payload = event.get("payload").cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -74,11 +74,11 @@ fn users_are_known_by_their_tokens_however_many_connections_they_have() {
             tab.ask(&json!({"type": "subscribe", "payload": {"channels": ["room.1"]}, "message_id": "s"}));
         assert_eq!(ack["type"], "ack", "{ack}");
     }
-    assert_eq!(told(&mut watcher), ("presence.joined".into(), "ann".into()));
+    assert_eq!(next_news(&mut watcher), ("presence.joined".into(), "ann".into()));
     // If tokens name the user, a client's own name does not count.
     let bob = bearer(&token("bob", &["--channel", "room.1"]));
     let stream = Sse::with(server.addr, "?channel=room.1&user=eve", &bob);
-    assert_eq!(told(&mut watcher), ("presence.joined".into(), "bob".into()));
+    assert_eq!(next_news(&mut watcher), ("presence.joined".into(), "bob".into()));
     let ask = json!({"type": "request", "payload": {"action": "presence", "channel": "room.1"}, "message_id": "who"});
     let here = watcher.ask(&ask);
     assert_eq!(here["type"], "response");
@@ -88,9 +88,9 @@ fn users_are_known_by_their_tokens_however_many_connections_they_have() {
     assert_eq!((over_http.status, over_http.json()), (200, here["payload"].clone()));
 
     drop(stream);
-    assert_eq!(told(&mut watcher), ("presence.left".into(), "bob".into()));
+    assert_eq!(next_news(&mut watcher), ("presence.left".into(), "bob".into()));
     drop(tabs);
-    assert_eq!(told(&mut watcher), ("presence.left".into(), "ann".into()));
+    assert_eq!(next_news(&mut watcher), ("presence.left".into(), "ann".into()));
     assert_eq!(users(&get(&server, "room.1", &watch).json()), []);
 }
 
@@ -160,7 +160,7 @@ fn a_revoked_user_leaves_and_a_new_token_may_be_another_user() {
 fn a_circles_clients_are_in_it_and_get_its_arrivals() {
     let server = Server::with(&["--presence-channels", "**", "--presence-grace", "0s"]);
     let mut one = Ws::over(Wire::connect(server.addr), "/ws/circles/dev-team?user=ann", "");
-    let hears = |client: &mut Ws, kind: &str, user: &str| loop {
+    let receives = |client: &mut Ws, kind: &str, user: &str| loop {
         let message = client.message();
         // Pings may arrive at any time.
         if message["type"] != "ping" {
@@ -173,12 +173,12 @@ fn a_circles_clients_are_in_it_and_get_its_arrivals() {
             break;
         }
     };
-    hears(&mut one, "agent_joined", "ann");
+    receives(&mut one, "agent_joined", "ann");
     let two = Ws::over(Wire::connect(server.addr), "/ws/circles/dev-team?user=bob", "");
-    hears(&mut one, "agent_joined", "bob");
+    receives(&mut one, "agent_joined", "bob");
     assert_eq!(users(&get(&server, "dev-team", "").json()), [("ann", 1), ("bob", 1)]);
     drop(two);
-    hears(&mut one, "agent_left", "bob");
+    receives(&mut one, "agent_left", "bob");
     let bad = Wire::connect(server.addr);
     let mut bad = bad;
     bad.send(support::ws::upgrade_request("/ws?user=", "").as_bytes());
@@ -258,7 +258,7 @@ fn leaves_during_an_outage_of_the_log_are_published_after_it() {
     let mut watcher =
         Ws::subscribed(server.addr, json!({ "channels": ["room.*"], "event_types": ["presence.*"] }));
     let ann = Sse::open(server.addr, "?channel=room.1&user=ann");
-    assert_eq!(told(&mut watcher), ("presence.joined".to_owned(), "ann".to_owned()));
+    assert_eq!(next_news(&mut watcher), ("presence.joined".to_owned(), "ann".to_owned()));
     redis.pause(true);
     drop(ann);
     // The log is away for longer than a publisher may wait, so the submitted message is refused.
@@ -266,9 +266,9 @@ fn leaves_during_an_outage_of_the_log_are_published_after_it() {
     // A user that joins and leaves unnoticed causes no presence event.
     drop(Sse::open(server.addr, "?channel=room.1&user=bob"));
     redis.pause(false);
-    let mut heard = told(&mut watcher);
-    while heard.1 != "ann" {
-        heard = told(&mut watcher);
+    let mut news = next_news(&mut watcher);
+    while news.1 != "ann" {
+        news = next_news(&mut watcher);
     }
-    assert_eq!(heard, ("presence.left".to_owned(), "ann".to_owned()));
+    assert_eq!(news, ("presence.left".to_owned(), "ann".to_owned()));
 }

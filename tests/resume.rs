@@ -207,14 +207,14 @@ fn a_client_cut_before_its_first_event_resumes_from_where_it_subscribed() {
         let mut ws = Ws::connect(server.addr);
         let ack = ws.ask(&json!({"type": "subscribe", "payload": {"event_types": ["test.*"]}}));
         let mut sse = Sse::with(server.addr, "?type=test.*", "");
-        let told = loop {
+        let place = loop {
             if let Some(id) = sse.block(deadline()).expect("an id before any event").id {
                 break id;
             }
         };
         drop((ws, sse));
         server.publish(format!("{}{{\"type\":\"other\"}}\n{}", numbered(n), numbered(n + 1)));
-        for (sse, since) in [(false, position(&ack)), (true, told)] {
+        for (sse, since) in [(false, position(&ack)), (true, place)] {
             let mut client = Client::connect(server.addr, sse, Some(&since));
             for n in [n, n + 1] {
                 assert!(matches!(client.next(), Got::Event { n: got, .. } if got == n as u64), "sse: {sse}");
@@ -336,9 +336,9 @@ fn clients_that_come_back_from_the_same_place_share_frames_whatever_the_shards()
 #[test]
 fn a_position_with_another_number_of_shards_is_a_gap() {
     let server = Server::with(&["--bus-shards", "2"]);
-    let told = position(&Ws::connect(server.addr).ask(&json!({"type": "subscribe", "payload": {}})));
-    assert!(told.contains('~'), "{told}");
-    for since in [format!("{told}.1"), told.replace('~', "0~"), "zz-7".to_owned(), "zz-7.1".to_owned()] {
+    let place = position(&Ws::connect(server.addr).ask(&json!({"type": "subscribe", "payload": {}})));
+    assert!(place.contains('~'), "{place}");
+    for since in [format!("{place}.1"), place.replace('~', "0~"), "zz-7".to_owned(), "zz-7.1".to_owned()] {
         for sse in [false, true] {
             let mut client = Client::connect(server.addr, sse, Some(&since));
             let Got::Gap(gap) = client.next() else { panic!("{since} is passed over in silence") };
@@ -349,8 +349,8 @@ fn a_position_with_another_number_of_shards_is_a_gap() {
 
 /// Returns ids and positions that no server made: with shards that do not exist, without an epoch, with the highest
 /// number.
-fn forged(told: &str) -> Vec<String> {
-    let epoch = told.split(['~', '-']).next().expect("an epoch").to_owned();
+fn forged(place: &str) -> Vec<String> {
+    let epoch = place.split(['~', '-']).next().expect("an epoch").to_owned();
     let mut all = Vec::new();
     for epoch in ["0", "zz", epoch.as_str(), "3w5e11264sgsf"] {
         for shard in [1, 2, 1023, 65_535] {
@@ -376,12 +376,12 @@ fn a_forged_position_is_a_gap_and_ends_no_loop() {
         args.extend(engine.iter().flat_map(|engine| ["--engine", engine.as_str()]));
         let server = Server::with(&args);
         server.publish((0..8).map(|n| of_stream(n, n)).collect::<String>());
-        let told = position(&Ws::connect(server.addr).ask(&json!({"type": "subscribe", "payload": {}})));
+        let place = position(&Ws::connect(server.addr).ask(&json!({"type": "subscribe", "payload": {}})));
         let known: u16 = shards.parse().expect("a number");
-        for since in forged(&told) {
+        for since in forged(&place) {
             let shard: Option<u16> = since.rsplit_once('.').and_then(|(_, shard)| shard.parse().ok());
             let is_there = !since.contains('~') && shard.is_none_or(|shard| shard < known);
-            let is_own = told.split(['~', '-']).next() == since.split(['~', '-']).next();
+            let is_own = place.split(['~', '-']).next() == since.split(['~', '-']).next();
             for sse in [false, true] {
                 let mut client = Client::connect(server.addr, sse, Some(&since));
                 if is_there && is_own {

@@ -75,8 +75,8 @@ fn a_descriptor_that_is_no_listening_socket_is_refused_with_the_reason() {
     command.args(["-c", activate, env!("CARGO_BIN_EXE_fanwire"), "serve"]);
     let output = support::run(&mut command);
     assert_eq!(output.status.code(), Some(1));
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(told.contains("socket 0 of LISTEN_FDS"), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("socket 0 of LISTEN_FDS"), "{stderr}");
 }
 
 /// Messages to a service manager.
@@ -95,7 +95,7 @@ impl Manager {
     }
 
     /// Returns the next message that is not the watchdog's.
-    fn hear(&self) -> String {
+    fn receive(&self) -> String {
         loop {
             let message = self.hear_any();
             if message != "WATCHDOG=1\n" {
@@ -124,15 +124,15 @@ fn a_service_manager_is_notified_of_readiness_reloads_life_and_stops() {
     command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn", "--drain-window", "2s"]);
     command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "200000");
     let mut server = Server::spawn(&mut command);
-    let ready = manager.hear();
+    let ready = manager.receive();
     assert_eq!(ready, format!("READY=1\nSTATUS=listening on {}\n", server.addr));
     server.signal("HUP");
-    let reloading = manager.hear();
+    let reloading = manager.receive();
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
-    assert_eq!(manager.hear(), "READY=1\n");
+    assert_eq!(manager.receive(), "READY=1\n");
     while manager.hear_any() != "WATCHDOG=1\n" {}
     server.signal("TERM");
-    let stopping = manager.hear();
+    let stopping = manager.receive();
     // The window and the timeout.
     assert!(
         stopping.starts_with("STOPPING=1\n") && stopping.contains("EXTEND_TIMEOUT_USEC=12000000"),
@@ -174,7 +174,7 @@ fn a_port_below_1024_is_served_without_any_right_where_systemd_holds_it() {
     let mut command = Command::new(&setpriv);
     command.args(&without_rights[1..]).args([env!("CARGO_BIN_EXE_fanwire"), "serve", "--listen"]);
     let output = support::run(command.arg(format!("127.0.0.1:{port}")));
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("Ports below 1024") && told.contains("fanwire.socket"), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("Ports below 1024") && stderr.contains("fanwire.socket"), "{stderr}");
 }

@@ -28,7 +28,7 @@ fn a_subscribe_with_a_misspelt_key_is_refused() {
         (json!({"histroy": 5}), "`history`"),
         (json!({"subscriptionId": "a"}), "`subscription_id`"),
         (json!({"snapshots": true}), "`snapshot`"),
-        (json!({"quite": 1}), "known are subscription_id, "),
+        (json!({"quite": 1}), "the known keys are subscription_id, "),
         (json!({"entities": [{"kind": "task", "ident": "t-1"}]}), "an object of kind and id"),
     ] {
         let answer = client.ask(&json!({"type": "subscribe", "message_id": "m", "payload": payload}));
@@ -166,8 +166,8 @@ fn a_query_with_a_typo_is_refused_and_foreign_parameters_are_ignored() {
         ("/sse?fliter=type%3Da", "did you mean `filter`?"),
         ("/sse/events?histroy=5", "did you mean `history`?"),
         ("/events?afer=a-1", "did you mean `after`?"),
-        ("/api/history?minutes=5", "unknown key `minutes`: none is taken here"),
-        ("/api/stats?x=1", "none is taken here"),
+        ("/api/history?minutes=5", "unknown key `minutes`: no key is allowed here"),
+        ("/api/stats?x=1", "no key is allowed here"),
         ("/api/explain?eventId=a-1", "did you mean `event_id`?"),
         ("/api/subscriptions?clientid=a", "did you mean `client_id`?"),
     ] {

@@ -384,7 +384,7 @@ fn a_recording_is_queried_by_type_and_time() {
     }
     bus.stop_recording();
     at("workflow.failed", 6);
-    let told = |events: Vec<Event>| -> Vec<String> {
+    let shown = |events: Vec<Event>| -> Vec<String> {
         events
             .iter()
             .map(|event| format!("{} at {}", event.event_type(), event.timestamp().0 / 1_000_000))
@@ -392,12 +392,15 @@ fn a_recording_is_queried_by_type_and_time() {
     };
     let second = |n: i64| Timestamp(n * 1_000_000);
     let workflow = || Filter::new().types(["workflow.*"]);
-    assert_eq!(told(bus.history_where(workflow(), ..)), ["workflow.started at 2", "workflow.completed at 4"]);
     assert_eq!(
-        told(bus.history_where(Filter::new(), second(3)..second(5))),
+        shown(bus.history_where(workflow(), ..)),
+        ["workflow.started at 2", "workflow.completed at 4"]
+    );
+    assert_eq!(
+        shown(bus.history_where(Filter::new(), second(3)..second(5))),
         ["node.entered at 3", "workflow.completed at 4"]
     );
-    assert_eq!(told(bus.history_where(workflow(), second(3)..)), ["workflow.completed at 4"]);
+    assert_eq!(shown(bus.history_where(workflow(), second(3)..)), ["workflow.completed at 4"]);
     assert_eq!(bus.history().len(), 4);
     bus.clear_history();
     assert!(bus.history_where(Filter::new(), ..).is_empty());

@@ -146,7 +146,7 @@ fn the_documentation_has_every_setting() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
     let text = std::fs::read_to_string(&page).expect("the page is there");
     let (before, rest) = text.split_once("<!-- settings -->\n").expect("a mark before the settings");
-    let (_, after) = rest.split_once("<!-- end of settings -->\n").expect("a mark behind the settings");
+    let (_, after) = rest.split_once("<!-- end of settings -->\n").expect("a mark after the settings");
     let new = format!("{before}<!-- settings -->\n{}\n<!-- end of settings -->\n{after}", print::markdown());
     if std::env::var_os("FANWIRE_BLESS").is_some() {
         std::fs::write(&page, &new).expect("the page can be written");

@@ -95,7 +95,7 @@ fn of_value(section: &str, key: &str, value: &str) -> String {
 
 /// Explains a value that begins with a quote.
 fn of_quoted(path: &str, key: &str, quote: char, value: &str) -> String {
-    let Some((inner, behind)) = value[1..].split_once(quote) else {
+    let Some((inner, after)) = value[1..].split_once(quote) else {
         return format!("{path}: the value ends without its {quote}");
     };
     if quote == '"' && inner.contains('\\') {
@@ -103,8 +103,8 @@ fn of_quoted(path: &str, key: &str, quote: char, value: &str) -> String {
             "{path}: \\ in \"…\" begins an escape: write \\\\ for one, or take single quotes, as {key} = 'C:\\folder'"
         );
     }
-    match behind.trim_start().chars().next() {
-        Some(',') if behind.contains(quote) => {
+    match after.trim_start().chars().next() {
+        Some(',') if after.contains(quote) => {
             format!("{path}: several values are a list: {key} = [\"one\", \"two\"]")
         }
         Some(_) => format!("{path}: only a # comment may follow the value"),

@@ -529,7 +529,10 @@ mod tests {
                 "unknown key `entity.idd`: did you mean `entity.id`?",
             ),
             (r#"{"typ":"x"}"#, "unknown key `typ`: did you mean `type`?"),
-            (r#"{"type":"x","cont\u0065nt":1}"#, "unknown key `content`: known are type, event_type, "),
+            (
+                r#"{"type":"x","cont\u0065nt":1}"#,
+                "unknown key `content`: the known keys are type, event_type, ",
+            ),
         ] {
             let error = read_published(text).expect_err(text).to_string();
             assert!(error.starts_with(want), "{text}: {error}");

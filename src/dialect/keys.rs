@@ -55,8 +55,8 @@ impl fmt::Display for UnknownKey<'_> {
         write!(f, "unknown key `{}`", shortened(self.key))?;
         match nearest(self.key, self.known) {
             Some(meant) => write!(f, ": did you mean `{meant}`?"),
-            None if self.known.is_empty() => f.write_str(": none is taken here"),
-            None => write!(f, ": known are {}", self.known.join(", ")),
+            None if self.known.is_empty() => f.write_str(": no key is allowed here"),
+            None => write!(f, ": the known keys are {}", self.known.join(", ")),
         }
     }
 }
@@ -175,6 +175,6 @@ mod tests {
     fn a_keys_help_is_short() {
         let key = "é".repeat(5000);
         let text = UnknownKey { key: &key, known: &KNOWN }.to_string();
-        assert!(text.len() < 400 && text.contains("known are subscription_id, "), "{text}");
+        assert!(text.len() < 400 && text.contains("the known keys are subscription_id, "), "{text}");
     }
 }

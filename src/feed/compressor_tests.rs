@@ -384,7 +384,7 @@ fn windows_are_bounded_counted_and_go_to_active_feeds() {
     }
     let before = turn(&mut world, &["b", "c"]);
     let after = turn(&mut world, &["b", "c"]);
-    assert!((after[2] - before[2]) * 2 < cost[2], "{} beside {cost:?}", after[2] - before[2]);
+    assert!((after[2] - before[2]) * 2 < cost[2], "{} compared with {cost:?}", after[2] - before[2]);
     turn(&mut world, &types);
     assert_eq!(world.metrics.deflate_windows.get(), 2);
     world.fanout.shed(0);

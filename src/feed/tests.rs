@@ -149,8 +149,8 @@ impl World {
 /// Returns the events' numbers, `-missed` for gaps, and 1000 + k for the k-th reply, in the order written.
 fn read(pipe: &Pipe) -> Vec<i64> {
     let text = std::str::from_utf8(&pipe.taken).expect("UTF-8");
-    let number = |text: &str, behind: &str| -> Option<i64> {
-        let at = text.find(behind)? + behind.len();
+    let number = |text: &str, after: &str| -> Option<i64> {
+        let at = text.find(after)? + after.len();
         let digits: String = text[at..].chars().take_while(char::is_ascii_digit).collect();
         digits.parse().ok()
     };
@@ -759,8 +759,8 @@ proptest::proptest! {
         let seen = read(&Pipe { taken: text.into_bytes(), ..Pipe::default() });
         let events: Vec<i64> = seen.iter().copied().filter(|n| (0..1000).contains(n)).collect();
         proptest::prop_assert!(events.is_sorted_by(|a, b| a < b), "{seen:?}");
-        let told = seen.iter().any(|n| *n < 0);
-        if policy == 2 && !told {
+        let is_reported = seen.iter().any(|n| *n < 0);
+        if policy == 2 && !is_reported {
             for newest in last.into_iter().flatten() {
                 proptest::prop_assert!(events.contains(&newest), "{newest} of {seen:?}");
             }

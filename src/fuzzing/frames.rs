@@ -95,7 +95,7 @@ fn agree(bytes: &[u8], role: Role, ours: &(Vec<(u8, Vec<u8>)>, Option<ProtocolEr
     let (theirs, refused) = decode_theirs(bytes, role);
     match &ours.1 {
         None => {
-            assert!(!refused, "tungstenite refuses what came behind {:?}", ours.0);
+            assert!(!refused, "tungstenite refuses the bytes after {:?}", ours.0);
             assert_eq!(ours.0, theirs);
         }
         // Our decoder refuses any control frame with a two-byte length as too long.

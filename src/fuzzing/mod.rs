@@ -74,7 +74,7 @@ pub fn dialect(data: &[u8]) {
         Ok(_) => frames.extend(encoding.protocol().reply(&Reply::Pong, &read.tag, stamp)),
         Err(error) => {
             let answer = encoding.protocol().reply(&Reply::Error(&error), &read.tag, stamp);
-            frames.push(answer.expect("a fault is told"));
+            frames.push(answer.expect("a fault is reported"));
         }
     }
     for frame in frames {
@@ -223,7 +223,7 @@ pub fn conversation(data: &[u8]) {
             core.wake(tick, Timestamp(tick as i64 * 100_000));
             clients[place] = core.admit(end.clone()).map(|token| (token, end));
         }
-        let mut told = (false, false);
+        let mut ready = (false, false);
         if let Some((_, end)) = &clients[place] {
             let mut line = end.0.borrow_mut();
             match op & 7 {
@@ -234,26 +234,26 @@ pub fn conversation(data: &[u8]) {
                     let size = (text.len() as u16).to_be_bytes();
                     line.arrived.extend([0x81, 0x80 | 0x7e, size[0], size[1], 0, 0, 0, 0]);
                     line.arrived.extend(text.as_bytes());
-                    told.0 = true;
+                    ready.0 = true;
                 }
                 // Raw bytes, or bytes in a frame.
                 0 => {
                     let count = size(&mut input);
                     line.arrived.extend(input.by_ref().take(count));
-                    told.0 = true;
+                    ready.0 = true;
                 }
                 1 => {
                     let count = size(&mut input).min(125);
                     let text: Vec<u8> = input.by_ref().take(count).collect();
                     // A mask of zeros changes nothing.
                     line.arrived.extend([0x81, 0x80 | text.len() as u8, 0, 0, 0, 0].iter().chain(&text));
-                    told.0 = true;
+                    ready.0 = true;
                 }
                 2 => {
                     let (head, end) = UPGRADE.split_at(UPGRADE.len() - 2);
                     line.arrived.extend(head);
                     line.arrived.extend(if op & 8 == 0 { end } else { LEAN });
-                    told.0 = true;
+                    ready.0 = true;
                 }
                 3 => tick += size(&mut input) as u64,
                 4 => {
@@ -267,21 +267,21 @@ pub fn conversation(data: &[u8]) {
                 }
                 5 => {
                     line.room = size(&mut input) * 16;
-                    told.1 = line.room > 0;
+                    ready.1 = line.room > 0;
                 }
                 6 => {
                     line.hung_up = true;
-                    told.0 = true;
+                    ready.0 = true;
                 }
                 _ => {
                     line.broken = true;
-                    told = (true, true);
+                    ready = (true, true);
                 }
             }
         }
         core.wake(tick, Timestamp(tick as i64 * 100_000));
         if let Some((token, _)) = &clients[place] {
-            core.ready(*token, told.0, told.1);
+            core.ready(*token, ready.0, ready.1);
         }
         core.turn();
         let audit = core.audit();

@@ -37,7 +37,7 @@ pub(crate) struct SentPublication {
 
 impl KeptLogs {
     /// Makes the logs from the events of an engine's log. The store must have no events. `slots` is the number of events
-    /// in the rings, by which loops may be behind.
+    /// in the rings, by which loops may lag.
     pub(crate) fn follow_engine(&mut self, slots: usize) {
         self.past.ends_max = slots;
         let known_from = vec![None; self.next.len()].into();

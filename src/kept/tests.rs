@@ -38,7 +38,7 @@ fn name(stream: &str) -> LogName {
     LogName::new(RetainBy::Stream, stream)
 }
 
-/// Returns made-up numbers below those that are asked for (xorshift).
+/// Returns a generator of pseudorandom numbers below a bound (xorshift).
 pub(super) fn dice(mut seed: u64) -> impl FnMut(u64) -> u64 {
     move |below| {
         seed ^= seed << 13;
@@ -112,7 +112,7 @@ struct NaiveLog {
 }
 
 #[test]
-fn the_store_is_as_a_naive_model() {
+fn the_store_behaves_as_a_naive_model() {
     const EVENTS_MAX: usize = 5;
     const LOGS_MAX: usize = 4;
     const KEEP: i64 = 40_000_000;
@@ -380,7 +380,7 @@ fn bytes_are_bounded_a_log_and_all_together() {
 }
 
 #[test]
-fn a_request_reads_so_many_logs_and_no_more() {
+fn a_request_reads_a_limited_number_of_logs() {
     let mut limits = config(vec![runs()]);
     limits.max_logs_read = 10;
     let mut logs = KeptLogs::new(&limits, 1);
@@ -466,7 +466,7 @@ fn publishers_see_accepted_events_before_they_are_recorded() {
     assert_eq!(logs.status(&log, now), None);
     logs.record(&event(0, "run-1", "end"), now);
     assert_eq!(logs.head(&log, now), Some(head));
-    // The loop recorded the event before the publisher noted it.
+    // The loop recorded the event before the publisher recorded its acceptance.
     logs.record_accepted(log.clone(), id(0), false);
     assert_eq!(logs.head(&log, now), Some(head));
 }

@@ -389,8 +389,8 @@ fn draining_sends_a_notice_in_each_dialect() {
     world.core.drain();
     world.turn();
     assert!(stream.with(|ends| ends.ended) && socket.with(|ends| ends.ended) && idle.with(|ends| ends.ended));
-    let told = String::from_utf8_lossy(&socket.with(|ends| ends.to_client.clone())).into_owned();
-    assert!(told.contains(r#""type":"reconnect","payload":{"delay_ms":"#), "{told}");
+    let output = String::from_utf8_lossy(&socket.with(|ends| ends.to_client.clone())).into_owned();
+    assert!(output.contains(r#""type":"reconnect","payload":{"delay_ms":"#), "{output}");
     socket.with(|ends| assert!(ends.to_client.windows(2).any(|two| two == 1012_u16.to_be_bytes())));
     stream.with(|ends| assert!(ends.to_client.ends_with(b"\n\n")));
     assert!(world.core.admit(Wire::default()).is_none());

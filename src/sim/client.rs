@@ -532,13 +532,13 @@ impl Client {
                 let past = &message["payload"]["history"];
                 assert_eq!(past.is_object(), from.is_some(), "{message}");
                 // Number of the first event after a position, if there is one shard.
-                let behind = |place: &Value| {
+                let after = |place: &Value| {
                     let id: EventId = place.as_str()?.parse().ok()?;
                     log.find(id).map(|n| n + 1).or((id.sequence == u64::MAX).then_some(0))
                 };
-                let begin = behind(&message["payload"]["last_event_id"]).filter(|_| log.by_shard.len() == 1);
-                let start = from
-                    .map(|_| Start { first: behind(&past["from"]), complete: past["complete"].as_bool() });
+                let begin = after(&message["payload"]["last_event_id"]).filter(|_| log.by_shard.len() == 1);
+                let start =
+                    from.map(|_| Start { first: after(&past["from"]), complete: past["complete"].as_bool() });
                 let began = match from {
                     Some(From::Snapshot | From::Start) => None,
                     Some(From::After(n)) => begin.map(|begin| begin.min(n + 1)),

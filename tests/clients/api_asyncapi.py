@@ -165,7 +165,7 @@ async def ends():
         await publish([{"type": "token", "stream_id": "run-1"}, {"type": "run.finished", "stream_id": "run-1"}])
         while (reply := await client.receive())["type"] != "end":
             pass
-        assert (said["payload"]["value"], said["payload"]["complete"]) == ("run-1", True), said
+        assert (reply["payload"]["value"], reply["payload"]["complete"]) == ("run-1", True), reply
 
 
 async def all_seen():
@@ -176,7 +176,7 @@ async def all_seen():
 
 async def main():
     await check("the document is whole", whole)
-    await check("what is said and heard in a conversation is as it says", conversation)
+    await check("the messages of a conversation conform to the document", conversation)
     await check("so are lean events", lean)
     await check("gaps are as it says", gaps)
     await check("the end of a run is as it says", ends)

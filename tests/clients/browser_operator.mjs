@@ -74,7 +74,7 @@ await check('a client that does not read is among the laggards, and what it lost
     return /ws/.test(await page.locator('#laggards tbody').innerText()) && (await ledger()).dropped > 0;
   });
   slow.ws.terminate();
-  await until('nobody is behind', async () => /Nobody/.test(await page.locator('#laggards tbody').innerText()));
+  await until('no client lags', async () => /Nobody/.test(await page.locator('#laggards tbody').innerText()));
 });
 
 let journeyed;
@@ -151,10 +151,10 @@ await check('a page that is too slow shows its gap, with the number, and goes on
   await page.waitForSelector('#events .gap');
   const id = await publish({ type: 'after.gap' });
   await row(id).waitFor();
-  const told = await page.locator('#events .gap').evaluateAll((all) => all.map((one) => Number(one.dataset.missed)));
-  assert(told.every((missed) => missed > 0), String(told));
+  const reported = await page.locator('#events .gap').evaluateAll((all) => all.map((one) => Number(one.dataset.missed)));
+  assert(reported.every((missed) => missed > 0), String(reported));
   assert.match(await page.locator('#events .gap').first().innerText(), /events? missed here/);
-  await until('the sum', async () => number(await page.locator('#missed').innerText()) === told.reduce((a, b) => a + b, 0));
+  await until('the sum', async () => number(await page.locator('#missed').innerText()) === reported.reduce((a, b) => a + b, 0));
 });
 
 const secret = 'a secret of thirty-two bytes, no less';
@@ -187,7 +187,7 @@ await check('where a token is wanted the page asks for it, refuses a bad one, an
   await page.click('#tab-events');
 });
 
-await check('by SSE a ticket stands for the token, again behind a reload', async () => {
+await check('by SSE a ticket stands for the token, again after a reload', async () => {
   for (let life = 0; life < 2; life += 1) {
     await page.click('#transport [data-transport="sse"]');
     await isOpen();
@@ -199,7 +199,7 @@ await check('by SSE a ticket stands for the token, again behind a reload', async
   assert(streams.length >= 2 && streams.every((one) => /[?&]ticket=/.test(one)), String(streams));
 });
 
-await check("a token behind the address's # is taken, and stands in no address afterwards", async () => {
+await check("a token after the address's # is accepted and removed from the address", async () => {
   await page.evaluate(() => sessionStorage.clear());
   await page.goto('about:blank');
   await page.goto(`${guarded}/#token=${admin}`);
@@ -208,7 +208,7 @@ await check("a token behind the address's # is taken, and stands in no address a
   assert.deepEqual(asked.filter((one) => one.includes(admin) && !one.includes('#token=')), []);
 });
 
-await check('who may see events and not the server is told so', async () => {
+await check('a user that may see events only gets that as the reason', async () => {
   await page.evaluate(() => sessionStorage.clear());
   await page.goto('about:blank');
   await page.goto(`${guarded}/#token=${jwt({ sub: 'bob' })}`);
@@ -217,7 +217,7 @@ await check('who may see events and not the server is told so', async () => {
   await until('a note', async () => /admin/.test(await page.locator('#server-note').innerText()));
 });
 
-await check('it said no fault, and asked nobody but its server', async () => {
+await check('it reported no error, and sent requests to its server only', async () => {
   assert.deepEqual(faults, []);
   const hosts = [url, proxy, guarded].map((one) => new URL(one).host);
   const known = (one) => one.startsWith('data:') || one === 'about:blank' || hosts.includes(new URL(one).host);

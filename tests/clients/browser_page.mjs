@@ -202,7 +202,7 @@ for (const transport of ['ws', 'sse']) {
   });
 }
 
-await check('it said no fault, and asked nobody but its server', async () => {
+await check('it reported no error, and sent requests to its server only', async () => {
   assert.deepEqual(faults, []);
   const host = new URL(url).host;
   assert.deepEqual(asked.filter((one) => !one.startsWith('data:') && new URL(one).host !== host), []);
@@ -210,7 +210,7 @@ await check('it said no fault, and asked nobody but its server', async () => {
 
 const proxy = await ask('proxy');
 for (const transport of ['ws', 'sse']) {
-  await check(`by ${transport} it resumes behind a cut, with no event lost, twice or out of order, and no gap`, async () => {
+  await check(`by ${transport} it resumes after a cut, with no event lost, twice or out of order, and no gap`, async () => {
     await page.goto(proxy);
     await choose(transport);
     await shows({ type: 'before.cut' });

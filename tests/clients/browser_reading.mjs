@@ -27,7 +27,7 @@ async function holdsStill(events, on = page) {
   return before.map(([id]) => id);
 }
 
-await check('nothing holds the list before somebody reads in it, and no button is there', async () => {
+await check('nothing holds the list before the user reads it, and no button is there', async () => {
   await page.goto(await ask('serve --demo --demo-rate 20'));
   await isOpen();
   await until('rows', async () => (await ids()).length >= 12);

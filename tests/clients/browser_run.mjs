@@ -35,7 +35,7 @@ await check('what comes is added, and markup is text', async () => {
   assert.equal(await page.evaluate(() => window.broken), undefined);
 });
 
-await check('a reload shows it again, and its end is told', async () => {
+await check('a reload shows it again, and its end is shown', async () => {
   await page.reload();
   await state('live, 5 events');
   await publish({ type: 'run.finished', stream_id: 'run-42', payload: { tokens: 5 } });

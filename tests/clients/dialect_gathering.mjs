@@ -67,14 +67,14 @@ await check('what one says the others see, in the hook too', async () => {
   const [one, two] = [chat(`${base}/ws/circles/dev-team`), chat(`${base}/ws/circles/dev-team`)];
   await until('both', () => one.isConnected && two.isConnected);
   one.send({ type: 'user_message', content: 'Hello, agents!' });
-  await until('heard', () => two.messages.length === 1);
+  await until('received', () => two.messages.length === 1);
   const [message] = two.messages;
   assert.equal(message.content, 'Hello, agents!');
   // The component's output for each message.
   assert.equal(message.data.content, 'Hello, agents!');
   two.send({ type: 'ping' });
   await until('a pong', () => two.messages.some((m) => m.type === 'pong'));
-  assert.equal(one.messages.length, 0, 'nobody hears himself');
+  assert.equal(one.messages.length, 0, 'no client gets its own message');
   one.close();
   two.close();
 });

@@ -17,8 +17,8 @@ async def main():
             await one.send(json.dumps({"type": "message", "content": "Hello"}))
             assert json.loads(await two.recv())["content"] == "Hello"
             await two.send(json.dumps({"type": "user_message", "content": "Hi", "mood": {"good": True}}))
-            heard = json.loads(await one.recv())
-            assert (heard["type"], heard["content"], heard["mood"]) == ("user_message", "Hi", {"good": True})
+            received = json.loads(await one.recv())
+            assert (received["type"], received["content"], received["mood"]) == ("user_message", "Hi", {"good": True})
 
     async def leave():
         async with websockets.connect(circle) as stays:
@@ -29,7 +29,7 @@ async def main():
             assert (message["type"], message["data"], message["channel"]) == ("agent_joined", {"agent_id": 1}, "dev-team")
 
     await check("a circle's clients hear each other", talk)
-    await check("who leaves disturbs nobody", leave)
+    await check("a client that leaves disturbs no other", leave)
     done()
 
 

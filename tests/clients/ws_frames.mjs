@@ -26,7 +26,7 @@ await check('a compressed message is refused with 1002 where no compression was 
   assert.equal((await client.closed).code, 1002);
 });
 
-await check('a plain request to /ws is told to upgrade', async () => {
+await check('a plain request to /ws gets the advice to upgrade', async () => {
   const answer = await new Promise((take) => http.get(`${url}/ws`, { agent: false }, take));
   answer.resume();
   assert.equal(answer.statusCode, 426);

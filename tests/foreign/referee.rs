@@ -23,11 +23,11 @@ pub(crate) const PACE: Duration = Duration::from_millis(200);
 const QUIET: Duration = Duration::from_secs(7);
 
 /// Lines that each client reported in each case.
-pub(crate) type Told = Arc<Mutex<BTreeMap<(String, String), Vec<String>>>>;
+pub(crate) type Reports = Arc<Mutex<BTreeMap<(String, String), Vec<String>>>>;
 
 /// All clients' scripts, and their reports.
 pub(crate) struct Stage {
-    pub(crate) told: Told,
+    pub(crate) reports: Reports,
     /// Last output of scripts that ended before the test.
     ended: Arc<Mutex<Vec<String>>>,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Stage {
 impl Stage {
     /// Starts each script with its clients: the address of each, in a case of this name.
     pub(crate) fn start(jobs: &[(&Client, &str, SocketAddr)]) -> Self {
-        let (told, ended) = (Told::default(), Arc::<Mutex<Vec<String>>>::default());
+        let (reports, ended) = (Reports::default(), Arc::<Mutex<Vec<String>>>::default());
         let scripts: BTreeSet<&'static str> = jobs.iter().map(|(client, ..)| client.script).collect();
         for name in scripts {
             let jobs = jobs.iter().filter(|(client, ..)| client.script == name);
@@ -48,25 +48,25 @@ impl Stage {
                 })
                 .collect();
             let mut script = Script::start(name, &[&json!(jobs).to_string()]).limited(2 * LIMIT);
-            let (told, ended) = (Arc::clone(&told), Arc::clone(&ended));
+            let (reports, ended) = (Arc::clone(&reports), Arc::clone(&ended));
             std::thread::spawn(move || {
                 while let Some(line) = script.line() {
                     let mut words = line.splitn(3, ' ');
                     let mut word = || words.next().unwrap_or_default().to_owned();
                     let (client, case, line) = (word(), word(), word());
-                    told.lock().expect("no panic holds it").entry((client, case)).or_default().push(line);
+                    reports.lock().expect("no panic holds it").entry((client, case)).or_default().push(line);
                 }
                 let said = format!("{name} ended, and said:\n{}", script.stderr());
                 ended.lock().expect("no panic holds it").push(said);
             });
         }
-        Self { told, ended }
+        Self { reports, ended }
     }
 
     /// Returns a client's report in a case so far.
-    pub(crate) fn told(&self, client: &str, case: &str) -> Vec<String> {
-        let told = self.told.lock().expect("no panic holds it");
-        told.get(&(client.to_owned(), case.to_owned())).cloned().unwrap_or_default()
+    pub(crate) fn reports(&self, client: &str, case: &str) -> Vec<String> {
+        let reports = self.reports.lock().expect("no panic holds it");
+        reports.get(&(client.to_owned(), case.to_owned())).cloned().unwrap_or_default()
     }
 
     pub(crate) fn assert_running(&self) {
@@ -86,18 +86,18 @@ struct Pair<'a> {
 
 impl Pair<'_> {
     /// Returns the number of the last event that it reported.
-    fn last(&self, told: &Told) -> usize {
-        let told = told.lock().expect("no panic holds it");
-        let lines = told.get(&(self.client.name.to_owned(), self.case.name.to_owned()));
+    fn last(&self, reports: &Reports) -> usize {
+        let reports = reports.lock().expect("no panic holds it");
+        let lines = reports.get(&(self.client.name.to_owned(), self.case.name.to_owned()));
         lines.and_then(|lines| lines.iter().rev().find_map(|line| got(line))).map_or(0, |(n, _)| n)
     }
 
     /// Returns whether the client has finished its case, and receives the events published now.
-    fn is_through(&mut self, told: &Told, published: usize) -> bool {
+    fn is_through(&mut self, reports: &Reports, published: usize) -> bool {
         if self.calm.is_none() && self.proxy.seen(self.client.name).len() > self.case.calm_from {
             self.calm = Some(published);
         }
-        self.calm.is_some_and(|calm| self.last(told) > calm + 2)
+        self.calm.is_some_and(|calm| self.last(reports) > calm + 2)
     }
 }
 
@@ -133,14 +133,14 @@ pub(crate) fn run() {
     publish();
     let jobs = pairs.iter().map(|pair| (pair.client, pair.case.name, pair.proxy.addr));
     let stage = Stage::start(&jobs.collect::<Vec<_>>());
-    let told = &stage.told;
+    let reports = &stage.reports;
 
     let end = Instant::now() + LIMIT;
     let mut late = Vec::new();
     while Instant::now() < end {
         let published = publish();
         stage.assert_running();
-        late = (0..pairs.len()).filter(|&at| !pairs[at].is_through(told, published)).collect();
+        late = (0..pairs.len()).filter(|&at| !pairs[at].is_through(reports, published)).collect();
         if late.is_empty() {
             break;
         }
@@ -149,12 +149,13 @@ pub(crate) fn run() {
     // No events for a while: only heartbeats keep an idle stream alive.
     std::thread::sleep(QUIET);
     let last = (0..3).map(|_| publish()).last().expect("three");
-    while Instant::now() < end && pairs.iter().any(|pair| pair.last(told) < last) {
+    while Instant::now() < end && pairs.iter().any(|pair| pair.last(reports) < last) {
         std::thread::sleep(PACE);
     }
     let mut faults = Vec::new();
     for (at, pair) in pairs.iter().enumerate() {
-        let (lines, seen) = (stage.told(pair.client.name, pair.case.name), pair.proxy.seen(pair.client.name));
+        let (lines, seen) =
+            (stage.reports(pair.client.name, pair.case.name), pair.proxy.seen(pair.client.name));
         let judged = if late.contains(&at) {
             Err("did not get through the case".into())
         } else {
@@ -176,7 +177,7 @@ fn report(pair: &Pair<'_>, fault: &str, lines: &[String], seen: &[Seen]) -> Stri
         .collect();
     let from = lines.len().saturating_sub(30);
     format!(
-        "{} in the case {}: {fault}\n -- it told, at last --\n  {}\n -- it asked --\n{}",
+        "{} in the case {}: {fault}\n -- its last reports --\n  {}\n -- its requests --\n{}",
         pair.client.name,
         pair.case.name,
         lines[from..].join("\n  "),
@@ -236,11 +237,13 @@ fn events_are_whole(
             lost += usize::from(begin.is_some_and(|begin| begin + 2 == n));
             let is_next = begin.is_none_or(|begin| begin + 1 == n || (begin + 2 == n && lost <= lost_max));
             if !is_next || before.is_some_and(|before| before >= n) {
-                return Err(format!("event {n} came after {before:?}, with the beginning told as {begin:?}"));
+                return Err(format!(
+                    "event {n} came after {before:?}, with the beginning reported as {begin:?}"
+                ));
             }
             before = Some(n);
         } else if ["gap", "closed", "error"].iter().any(|word| line.starts_with(word)) {
-            return Err(format!("was told of {line}"));
+            return Err(format!("received {line}"));
         }
     }
     if before != Some(ids.len()) {

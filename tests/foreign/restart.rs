@@ -33,15 +33,18 @@ impl Published {
             let late: Vec<&str> = CLIENTS
                 .iter()
                 .map(|client| client.name)
-                .filter(|client| last(&stage.told(client, CASE)) < begin + 3)
+                .filter(|client| last(&stage.reports(client, CASE)) < begin + 3)
                 .collect();
             if late.is_empty() {
                 return;
             }
             if Instant::now() > end {
-                let told = stage.told(late[0], CASE);
-                let from = told.len().saturating_sub(30);
-                panic!("{late:?} get nothing; the first told, at last:\n{}", told[from..].join("\n"));
+                let reports = stage.reports(late[0], CASE);
+                let from = reports.len().saturating_sub(30);
+                panic!(
+                    "{late:?} get nothing; the last reports of the first:\n{}",
+                    reports[from..].join("\n")
+                );
             }
             std::thread::sleep(PACE);
         }
@@ -65,9 +68,9 @@ pub(crate) fn run() {
     published.server = Server::at(&addr.to_string(), &options);
     published.reach_all(&stage);
     for client in CLIENTS {
-        let lines = stage.told(client.name, CASE);
+        let lines = stage.reports(client.name, CASE);
         if let Err(fault) = judge(client, &lines, &published.ids, before) {
-            panic!("{}: {fault}\n -- it told --\n{}", client.name, lines.join("\n"));
+            panic!("{}: {fault}\n -- its reports --\n{}", client.name, lines.join("\n"));
         }
     }
 }
@@ -79,7 +82,7 @@ fn judge(client: &Client, lines: &[String], ids: &[String], before: usize) -> Re
     let (mut gap, mut from) = (None, None);
     for line in lines {
         if line.starts_with("dead") || line.starts_with("error") || line.starts_with("closed") {
-            return Err(format!("it told: {line}"));
+            return Err(format!("it reported: {line}"));
         }
         if let Some(text) = line.strip_prefix("gap ") {
             gap = Some(serde_json::from_str::<Value>(text).map_err(|error| format!("{error} in {text}"))?);
@@ -106,8 +109,8 @@ fn judge(client: &Client, lines: &[String], ids: &[String], before: usize) -> Re
 fn told_of_the_end(client: &Client, gap: Option<Value>, from: Option<String>) -> Result<(), String> {
     match (client.place, gap) {
         (Place::Nowhere, None) if from.is_some() => Ok(()),
-        (Place::Nowhere, gap) => Err(format!("it was told {gap:?} and that it begins at {from:?}")),
+        (Place::Nowhere, gap) => Err(format!("it received {gap:?} and that it begins at {from:?}")),
         (_, Some(gap)) if gap["missed"].is_null() && gap["recoverable"] == false => Ok(()),
-        (_, gap) => Err(format!("between the servers it was told {gap:?}")),
+        (_, gap) => Err(format!("between the servers it received {gap:?}")),
     }
 }

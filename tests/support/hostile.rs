@@ -325,7 +325,7 @@ fn own_answer(own: Own) -> String {
 
 /// Formats the time this many seconds from now by RFC 9110, 5.6.7.
 fn http_date(ahead: u32) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock behind 1970").as_secs();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
     let seconds = now + u64::from(ahead);
     let (mut days, second) = (seconds / 86_400, seconds % 86_400);
     let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][(days % 7) as usize];
@@ -420,13 +420,13 @@ impl Relay<'_> {
     fn run(mut self) -> io::Result<()> {
         let end = |events: usize| events + usize::from(self.is_socket);
         // A WebSocket's first message is the answer to the subscription.
-        let (behind, inside, half) = match self.plan.cut {
+        let (after, inside, half) = match self.plan.cut {
             Some(Cut::Behind(events)) => (Some(end(events)), None, None),
             Some(Cut::Inside(event)) => (None, Some(end(event)), None),
             Some(Cut::Half(events)) => (None, None, Some(end(events))),
             _ => (None, None, None),
         };
-        let by_events = behind.or(inside).or(half).is_some();
+        let by_events = after.or(inside).or(half).is_some();
         let mut events = 0;
         loop {
             if by_events {
@@ -438,7 +438,7 @@ impl Relay<'_> {
                         return self.out.flush();
                     }
                     self.out.pass(&bytes)?;
-                    if behind == Some(events) {
+                    if after == Some(events) {
                         return self.out.finish();
                     }
                     if half == Some(events) {

@@ -169,7 +169,7 @@ impl Ws {
                 Ok(frame) if matches!(frame.opcode(), PING | PONG) => {}
                 Ok(frame) if frame.payload.starts_with(br#"{"type":"history_end""#) => {}
                 Ok(frame) => {
-                    eprintln!("came: {}", String::from_utf8_lossy(&frame.payload));
+                    eprintln!("received: {}", String::from_utf8_lossy(&frame.payload));
                     return false;
                 }
                 Err(error) => return error.kind() == io::ErrorKind::TimedOut,
@@ -179,7 +179,7 @@ impl Ws {
 
     /// Reads to the close frame and the end of the connection. Returns code and reason.
     pub fn closed(&mut self) -> (u16, String) {
-        self.try_closed(deadline()).expect("a close frame, and nothing behind it")
+        self.try_closed(deadline()).expect("a close frame, and nothing after it")
     }
 
     /// Like [`Self::closed`], with a time limit.
@@ -189,7 +189,7 @@ impl Ws {
             if frame.opcode() == CLOSE {
                 let rest = self.wire.take_rest(until)?;
                 if !rest.is_empty() {
-                    return Err(io::Error::other(format!("bytes behind the close frame: {rest:?}")));
+                    return Err(io::Error::other(format!("bytes after the close frame: {rest:?}")));
                 }
                 return Ok(frame.close());
             }

@@ -121,7 +121,7 @@ const SLOW_TESTS: [&str; 20] = [
     "over_several_shards_the_union_of_all_connections_of_a_client_is_exact",
     "planted_faults_are_found",
     "streams_that_come_and_go_for_ever_leave_no_memory",
-    "the_store_is_as_a_naive_model",
+    "the_store_behaves_as_a_naive_model",
     "the_matcher_agrees_with_every_filter",
     "the_totals_balance_under_every_policy",
     "the_promises_hold_over_any_network",

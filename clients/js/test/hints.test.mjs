@@ -50,9 +50,9 @@ function waits(t, random) {
 
 for (const [name, end, want] of [
   ['a reconnect message names the slot of this client, to which nothing is added', (socket, reply) => (reply('reconnect', { delay_ms: 1_234 }), socket.close(1012)), 1_234],
-  ['1012 with a retry in its reason is waited for, and chance added', (socket) => socket.close(1012, 'restarting, retry=700'), 700 + 4],
+  ['1012 with a retry in its reason: that wait, plus jitter', (socket) => socket.close(1012, 'restarting, retry=700'), 700 + 4],
   ['1013 likewise', (socket) => socket.close(1013, 'too busy; retry: 900 ms'), 900 + 4],
-  ['without a hint chance alone decides', (socket) => socket.close(1001, 'server is shutting down'), 4],
+  ['without a hint the wait is jitter alone', (socket) => socket.close(1001, 'server is shutting down'), 4],
 ]) {
   test(name, async (t) => {
     const { server, connected, client } = await play(t);

@@ -114,7 +114,7 @@ impl Log for Fake {
     }
 
     fn follower(&self, _: Option<&Places>, _: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
-        Err(EngineError::Unreachable("nobody follows here".to_owned()))
+        Err(EngineError::Unreachable("there is no follower".to_owned()))
     }
 }
 
@@ -130,11 +130,11 @@ impl Rig {
     }
 
     fn submit(&self, texts: &[&str], awaits_reading: bool) -> Receiver<Answer> {
-        let (tell, answer) = channel();
+        let (sender, answer) = channel();
         let records = texts.iter().map(|text| Record { shard: 0, json: (*text).to_owned() }).collect();
         let done = move |outcome: Result<&[EventId], Refused>| {
             // An error means that the test has ended.
-            let _ = tell.send(outcome.map(|ids| ids.last().copied()));
+            let _ = sender.send(outcome.map(|ids| ids.last().copied()));
         };
         if let Err((refused, done)) = self.queue.push(records, awaits_reading, Box::new(done)) {
             done(Err(refused));
@@ -163,11 +163,11 @@ fn sequence(receiver: &Receiver<Answer>) -> Option<u64> {
 /// The first append waits for the test, and reports that it waits.
 fn held() -> (impl FnMut() + Send + 'static, Sender<()>, Receiver<()>) {
     let (go, wait) = channel::<()>();
-    let (tell, is_held) = channel::<()>();
+    let (sender, is_held) = channel::<()>();
     let mut is_first = true;
     let hold = move || {
         if std::mem::take(&mut is_first) {
-            let _ = tell.send(());
+            let _ = sender.send(());
             // An error means that the test has ended.
             let _ = wait.recv();
         }
@@ -200,7 +200,7 @@ fn events_that_the_log_can_never_accept_are_refused_alone_in_order() {
     assert_eq!(sequence(&all[2]), Some(3));
     assert_eq!(answer(&all[3]), Err(Refused::TooLarge { bytes: 12, limit: 10 }));
     assert_eq!(answer(&all[4]), Err(Refused::Unfit));
-    assert_eq!(sequence(&all[5]), None, "nothing is taken as nothing");
+    assert_eq!(sequence(&all[5]), None, "an empty submission is accepted");
     assert_eq!(sequence(&all[6]), Some(4));
     assert_eq!(*lock(&log.kept), ["first", "a", "b", "d", "e"]);
     assert!(rig.status.is_appending());
@@ -217,15 +217,15 @@ fn a_log_that_hangs_blocks_no_client() {
     let rig = log.start(Duration::from_secs(1));
     let sent = rig.push(&["sent"]);
     is_held.recv().expect("it is sent");
-    let behind = rig.push(&["behind"]);
+    let waiting = rig.push(&["waiting"]);
     assert_eq!(answer(&sent), Err(Refused::Unanswered));
-    assert_eq!(answer(&behind), Err(Refused::Unreachable), "it was never sent");
+    assert_eq!(answer(&waiting), Err(Refused::Unreachable), "it was never sent");
     assert!(rig.status.not_ready().is_some_and(|not| !not.publishers));
     go.send(()).expect("it waits");
     let later = (0..100).find_map(|_| answer(&rig.push(&["later"])).ok()).flatten();
     assert_eq!(later.map(|id| id.epoch), Some(7));
     assert_eq!(lock(&log.kept)[0], "sent");
-    assert!(!lock(&log.kept).contains(&"behind".to_owned()));
+    assert!(!lock(&log.kept).contains(&"waiting".to_owned()));
     rig.end();
 }
 
@@ -238,8 +238,8 @@ fn a_log_that_accepts_nothing_is_reported_and_recovers_by_itself() {
     });
     let rig = log.start(Duration::from_millis(200));
     // On a slow machine the first may have been taken alone.
-    let told = (0..100).any(|_| answer(&rig.push(&["a"])) == Err(Refused::TakesNothing));
-    assert!(told, "it has none of it");
+    let is_refused = (0..100).any(|_| answer(&rig.push(&["a"])) == Err(Refused::TakesNothing));
+    assert!(is_refused, "the log accepts nothing");
     let not = rig.status.not_ready().expect("it takes nothing");
     assert_eq!((not.status, not.publishers), ("the log takes nothing", false));
     *lock(&is_full) = false;
@@ -329,7 +329,7 @@ fn an_answer_that_waits_for_the_reading_comes_after_it() {
     let others = rig.push(&["c"]);
     assert_eq!(waits.try_recv(), Err(TryRecvError::Empty));
     log.end_past(&Places { epoch: 7, next: vec![1], kept: None });
-    assert_eq!(waits.try_recv(), Err(TryRecvError::Empty), "one of both");
+    assert_eq!(waits.try_recv(), Err(TryRecvError::Empty), "only one of the two was read");
     log.end_past(&Places { epoch: 7, next: vec![3], kept: None });
     assert_eq!((sequence(&waits), sequence(&others)), (Some(1), Some(2)));
     rig.end();

@@ -103,7 +103,7 @@ impl Classes {
     /// Adds a holder of a class that has one.
     #[cfg(feature = "server")]
     pub(super) fn hold(&mut self, id: ClassId) {
-        debug_assert!(self.table[id.index()].holders > 0, "nobody could have named it");
+        debug_assert!(self.table[id.index()].holders > 0, "a class without a holder has no id in use");
         self.table[id.index()].holders += 1;
     }
 

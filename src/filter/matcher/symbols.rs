@@ -72,7 +72,7 @@ impl Symbol {
 }
 
 const _: () = assert!(size_of::<Symbol>() == 32, "two to a cache line");
-const _: () = assert!(Attribute::COUNT == 8, "three bits of a symbol say the attribute");
+const _: () = assert!(Attribute::COUNT == 8, "three bits of a symbol are the attribute");
 
 /// Table of values that filters name, by attribute and text.
 #[derive(Debug, Default)]

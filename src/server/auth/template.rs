@@ -38,14 +38,14 @@ impl Template {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
-            let (name, behind) =
+            let (name, after) =
                 after.split_once('}').ok_or_else(|| format!("`{text}` has a brace that is not closed"))?;
             let claim = CLAIMS.iter().find(|(known, _)| *known == name).map(|(_, claim)| *claim);
             let claim =
                 claim.ok_or_else(|| format!("`{{{name}}}` in `{text}` is none of {{sub}} and {{jti}}"))?;
             parts.push(TemplatePart::Text(before.into()));
             parts.push(TemplatePart::Claim(claim));
-            rest = behind;
+            rest = after;
         }
         parts.push(TemplatePart::Text(rest.into()));
         let texts = parts

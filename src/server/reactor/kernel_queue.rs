@@ -122,7 +122,7 @@ mod tests {
             while let Ok(len) = ours.write(&[7; 8 * 1024]) {
                 written += len as u64;
             }
-            let waits = backlog.of(ends).expect("the kernel tells");
+            let waits = backlog.of(ends).expect("the kernel reports it");
             assert!(waits > 0 && waits < written, "{waits} of {written}");
             assert_eq!(backlog.of((ends.1, "127.0.0.1:1".parse().expect("an address"))), None);
         }

@@ -107,7 +107,7 @@ impl Stream {
         }
     }
 
-    /// Returns the socket as the poll takes it.
+    /// Returns the socket as a source for the poll.
     pub(crate) fn source(&mut self) -> &mut dyn Source {
         match self {
             Self::Plain(tcp, _) => tcp,

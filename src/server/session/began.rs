@@ -72,9 +72,9 @@ impl Began {
 
     /// Moves the place back in one shard: the events after `after` were delivered too.
     pub(crate) fn move_back(&mut self, after: EventId) {
-        let behind = after.next_sequence();
+        let next_sequence = after.next_sequence();
         match self {
-            Self::One { epoch, next } => (*epoch, *next) = (after.epoch, behind).min((*epoch, *next)),
+            Self::One { epoch, next } => (*epoch, *next) = (after.epoch, next_sequence).min((*epoch, *next)),
             Self::Several(position) => {
                 let is_earlier = after.epoch < position.epoch;
                 let is_same = after.epoch == position.epoch;
@@ -83,7 +83,7 @@ impl Began {
                     *next = if is_earlier {
                         0
                     } else if is_same {
-                        behind.min(*next)
+                        next_sequence.min(*next)
                     } else {
                         *next
                     };

@@ -13,7 +13,7 @@ const MEMBER_BYTES: usize = 128;
 /// its place under an anchor, and its filter's group.
 const CONDITION_BYTES: usize = 320;
 
-/// Approximate memory of a key of its path, in bytes: a node of the tree of fields.
+/// Approximate memory of a key of a condition's path, in bytes: a node of the tree of fields.
 const KEY_BYTES: usize = 128;
 
 /// Approximate memory of a subscription without its filter, in bytes: its class, and its place in the index.

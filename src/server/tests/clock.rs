@@ -69,18 +69,18 @@ fn a_token_that_a_set_clock_ends_gets_no_event_more() {
     clock.set = 7200;
     clock.world.publish(1);
     clock.turn();
-    let told = text(&hour);
-    assert!(told.contains("token_expired") && !told.contains("a.b"), "{told}");
-    let told = text(&day);
-    assert!(told.contains("a.b") && !told.contains("closed"), "{told}");
+    let output = text(&hour);
+    assert!(output.contains("token_expired") && !output.contains("a.b"), "{output}");
+    let output = text(&day);
+    assert!(output.contains("a.b") && !output.contains("closed"), "{output}");
     // The other client's timer is rescheduled, and fires without an event or a heartbeat.
     clock.set = 86_399;
     clock.turn();
     assert!(!text(&day).contains("token_expired"));
     clock.world.tick += 11;
     clock.turn();
-    let told = text(&day);
-    assert!(told.contains("token_expired"), "{told}");
+    let output = text(&day);
+    assert!(output.contains("token_expired"), "{output}");
 }
 
 #[test]
@@ -92,8 +92,8 @@ fn a_loop_without_work_looks_at_the_clock_and_one_put_back_ends_nothing() {
     clock.turn();
     clock.world.publish(1);
     clock.turn();
-    let told = text(&stream);
-    assert!(told.contains("a.b") && !told.contains("closed"), "{told}");
+    let output = text(&stream);
+    assert!(output.contains("a.b") && !output.contains("closed"), "{output}");
     // Small steps add up.
     clock.set = 3000;
     clock.turn();
@@ -101,6 +101,6 @@ fn a_loop_without_work_looks_at_the_clock_and_one_put_back_ends_nothing() {
         clock.set += 1;
         clock.turn();
     }
-    let told = text(&stream);
-    assert!(told.contains("token_expired"), "{told}");
+    let output = text(&stream);
+    assert!(output.contains("token_expired"), "{output}");
 }

@@ -37,7 +37,7 @@ impl Node {
         let (watcher, _) = worlds[0].connect(request);
         let mut node = Self { worlds, watcher };
         node.turn();
-        node.told();
+        node.news();
         node
     }
 
@@ -65,7 +65,7 @@ impl Node {
     }
 
     /// Users that joined (`+`) and left (`-`) since the last look.
-    fn told(&self) -> Vec<String> {
+    fn news(&self) -> Vec<String> {
         let one = |data: &str| {
             let event: serde_json::Value = serde_json::from_str(data).ok()?;
             let sign = if event["event_type"] == "presence.joined" { '+' } else { '-' };
@@ -99,17 +99,17 @@ fn a_user_with_tabs_on_several_loops_joins_once_and_leaves_with_the_last() {
     let mut node = Node::new(config(), 2);
     let first = node.stream(0, "channel=room.1&user=ann");
     let second = node.stream(1, "channel=room.1&channel=room.2&user=ann");
-    assert_eq!(node.told(), ["+ann@room.1", "+ann@room.2"]);
+    assert_eq!(node.news(), ["+ann@room.1", "+ann@room.2"]);
     assert_eq!(node.here("room.1"), (vec![("ann".to_owned(), 2)], 0));
     node.gone(0, first);
     node.after(10 * GRACE);
-    assert_eq!(node.told(), Vec::<String>::new());
+    assert_eq!(node.news(), Vec::<String>::new());
     node.gone(1, second);
     node.after(GRACE - 1);
-    assert_eq!(node.told(), Vec::<String>::new(), "the grace time is not over");
+    assert_eq!(node.news(), Vec::<String>::new(), "the grace time is not over");
     assert_eq!(node.here("room.1"), (vec![("ann".to_owned(), 0)], 0));
     node.after(1);
-    assert_eq!(node.told(), ["-ann@room.1", "-ann@room.2"]);
+    assert_eq!(node.news(), ["-ann@room.1", "-ann@room.2"]);
     assert_eq!(node.here("room.1"), (vec![], 0));
     let metrics = &node.worlds[0].shared.metrics;
     assert_eq!((metrics.presence_joins.get(), metrics.presence_leaves.get()), (2, 2));
@@ -120,18 +120,18 @@ fn a_user_with_tabs_on_several_loops_joins_once_and_leaves_with_the_last() {
 fn a_reload_causes_no_presence_event() {
     let mut node = Node::new(config(), 2);
     let before = node.stream(0, "channel=room.1&user=ann");
-    node.told();
+    node.news();
     node.gone(0, before);
     node.after(GRACE / 2);
     let after = node.stream(1, "channel=room.1&user=ann");
     node.after(10 * GRACE);
-    assert_eq!(node.told(), Vec::<String>::new());
+    assert_eq!(node.news(), Vec::<String>::new());
     // The first absence does not end the second one early either.
     node.gone(1, after);
     node.after(GRACE - 1);
-    assert_eq!(node.told(), Vec::<String>::new());
+    assert_eq!(node.news(), Vec::<String>::new());
     node.after(1);
-    assert_eq!(node.told(), ["-ann@room.1"]);
+    assert_eq!(node.news(), ["-ann@room.1"]);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_client_without_a_name_is_counted_and_a_pattern_gives_no_presence() {
     node.stream(0, "user=eve");
     assert_eq!(node.here("room.1"), (vec![], 1));
     node.stream(0, "channel=hall&user=ann");
-    assert_eq!(node.told(), Vec::<String>::new());
+    assert_eq!(node.news(), Vec::<String>::new());
     let (status, answer) = node.ask("hall");
     assert_eq!(status, 404);
     assert_eq!(answer["error"], "no presence is kept of 'hall': see presence.channels");
@@ -192,9 +192,9 @@ fn a_websocket_client_is_where_its_subscriptions_are_and_finds_itself_there() {
     assert!(answer("none").contains("channel is missing"), "{heard}");
     assert!(answer("forged").contains("the server's own to say"), "{heard}");
     assert!(answer("theirs").contains("event_id"), "{heard}");
-    assert_eq!(node.told(), ["+ann@room.1", "+ann@room.2"]);
+    assert_eq!(node.news(), ["+ann@room.1", "+ann@room.2"]);
     node.after(GRACE);
-    assert_eq!(node.told(), ["-ann@room.1"], "its second subscription keeps it in the other");
+    assert_eq!(node.news(), ["-ann@room.1"], "its second subscription keeps it in the other");
     node.gone(0, token);
 }
 
@@ -203,7 +203,7 @@ fn without_presence_channels_nothing_is_kept() {
     let mut node = Node::new(ServerConfig::default(), 1);
     node.stream(0, "channel=room.1&user=ann");
     assert_eq!(node.ask("room.1").0, 404);
-    assert_eq!(node.told(), Vec::<String>::new());
+    assert_eq!(node.news(), Vec::<String>::new());
     assert_eq!(node.worlds[0].shared.metrics.presence_channels.get(), 0);
 }
 
@@ -213,10 +213,10 @@ fn a_loop_that_ends_reports_the_users_that_leave_with_it() {
     node.stream(1, "channel=room.1&user=ann");
     let away = node.stream(1, "channel=room.1&user=bob");
     node.gone(1, away);
-    node.told();
+    node.news();
     node.worlds[1].core.end_presence();
     node.worlds[0].turn();
-    let mut told = node.told();
-    told.sort();
-    assert_eq!(told, ["-ann@room.1", "-bob@room.1"]);
+    let mut news = node.news();
+    news.sort();
+    assert_eq!(news, ["-ann@room.1", "-bob@room.1"]);
 }

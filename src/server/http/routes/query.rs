@@ -116,13 +116,13 @@ mod tests {
         for (query, says) in [
             ("eventid=1", "query: unknown key `eventid`: did you mean `event_id`?"),
             ("filter=x&fliter=y", "query: unknown key `fliter`: did you mean `filter`?"),
-            ("minutes=5", "query: unknown key `minutes`: known are event_id, filter"),
+            ("minutes=5", "query: unknown key `minutes`: the known keys are event_id, filter"),
         ] {
             assert_eq!(check(query, &known), Err(says.to_owned()));
         }
         assert_eq!(
             check("minutes=5", &[]),
-            Err("query: unknown key `minutes`: none is taken here".to_owned())
+            Err("query: unknown key `minutes`: no key is allowed here".to_owned())
         );
     }
 

@@ -11,7 +11,7 @@ use crate::server::ServerConfig;
 use crate::server::shared::Shared;
 use crate::server::shared::resume::{RetainedAfter, retained_after};
 
-/// Items passed to a reader, within pages of this many events.
+/// Items passed to a reader. A page takes `left` more events.
 struct Given {
     selector: ReplaySelector,
     left: usize,

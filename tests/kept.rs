@@ -2,10 +2,8 @@
 
 mod support;
 
-use std::ops::Deref;
-
 use serde_json::{Value, json};
-use support::log_home::LogHome;
+use support::log_home::HomedServer;
 use support::sse::Sse;
 use support::wire::deadline;
 use support::ws::Ws;
@@ -22,28 +20,8 @@ const FORMS: [&[&str]; 5] = [
     &["--bus-capacity", "64", "--engine", "nats"],
 ];
 
-/// Server with the rule, and the home of its log if one of its options names it.
-struct KeptServer {
-    server: Server,
-    _home: Option<LogHome>,
-}
-
-impl Deref for KeptServer {
-    type Target = Server;
-
-    fn deref(&self) -> &Server {
-        &self.server
-    }
-}
-
-fn server(more: &[&str]) -> KeptServer {
-    let options = [&["--retain", RULE], more].concat();
-    let Some(at) = options.iter().position(|option| *option == "--engine") else {
-        return KeptServer { server: Server::with(&options), _home: None };
-    };
-    let home = LogHome::new(options[at + 1]);
-    let server = home.node(&[&options[..at], &options[at + 2..]].concat());
-    KeptServer { server, _home: Some(home) }
+fn server(more: &[&str]) -> HomedServer {
+    HomedServer::with(&[&["--retain", RULE], more].concat())
 }
 
 /// Publishes an event of a run. Returns its id.

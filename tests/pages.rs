@@ -3,6 +3,7 @@
 mod support;
 
 use serde_json::{Value, json};
+use support::log_home::{HomedServer, LogHome};
 use support::wire::{Wire, deadline};
 use support::{Server, http, token};
 
@@ -10,6 +11,13 @@ const RULE: &str = "by=stream; match=stream=run-*";
 
 /// Forms of a server: one shard and one loop, and several of both.
 const FORMS: [&[&str]; 2] = [&[], &["--bus-shards", "4", "--loops", "2"]];
+
+/// Forms with an engine, whose log has what the small ring has dropped.
+const ENGINES: [&[&str]; 3] = [
+    &["--bus-capacity", "64", "--engine", "files"],
+    &["--bus-capacity", "64", "--engine", "redis", "--loops", "2"],
+    &["--bus-capacity", "64", "--engine", "nats"],
+];
 
 /// Publishes `count` events with the payload `n` = 0, 1, ..., in batches, to these streams in turn.
 fn publish(server: &Server, streams: &[&str], count: usize) {
@@ -58,9 +66,9 @@ fn settle(server: &Server, query: &str, count: usize) {
 
 #[test]
 fn a_walk_over_the_pages_has_each_event_once() {
-    for form in FORMS {
+    for form in FORMS.into_iter().chain(ENGINES) {
         for rules in [&[][..], &["--retain", RULE]] {
-            let server = Server::with(&[form, rules].concat());
+            let server = HomedServer::with(&[form, rules].concat());
             // Half of them are under the rule, if there is one.
             publish(&server, &["run-1", "chat", "run-2", "news"], 1_000);
             settle(&server, "limit=1000", 1_000);
@@ -73,7 +81,7 @@ fn a_walk_over_the_pages_has_each_event_once() {
             assert_eq!(back, came, "{form:?} {rules:?}: both directions have one order");
             let run: Vec<u64> = walk(&server, "stream=run-1", "asc").0;
             assert_eq!(run, all.iter().copied().filter(|n| n % 4 == 0).collect::<Vec<_>>());
-            if form.is_empty() {
+            if !form.contains(&"--bus-shards") {
                 assert_eq!(came, all, "one shard has the order of publishing");
             }
             came.sort_unstable();
@@ -84,30 +92,36 @@ fn a_walk_over_the_pages_has_each_event_once() {
 
 #[test]
 fn a_page_has_a_hundred_events_and_the_filter_holds() {
-    let server = Server::with(&["--retain", RULE]);
-    publish(&server, &["run-1", "chat"], 400);
-    let first = page(&server, "");
+    for form in [&[][..]].into_iter().chain(ENGINES) {
+        a_page_of(&HomedServer::with(&[form, &["--retain", RULE]].concat()));
+    }
+}
+
+fn a_page_of(server: &Server) {
+    publish(server, &["run-1", "chat"], 400);
+    settle(server, "limit=1000", 400);
+    let first = page(server, "");
     assert_eq!(numbers(&first), (0..100).collect::<Vec<_>>());
     assert_eq!((&first["complete"], first["events"][0]["stream_id"].as_str()), (&json!(true), Some("run-1")));
-    let newest = page(&server, "order=desc&limit=3&stream=chat");
+    let newest = page(server, "order=desc&limit=3&stream=chat");
     assert_eq!(numbers(&newest), [399, 397, 395]);
-    let some = page(&server, "filter=payload.n%3E%3D390+stream%3Drun-1&limit=1000");
+    let some = page(server, "filter=payload.n%3E%3D390+stream%3Drun-1&limit=1000");
     let (some, _, _) = match some["next"].as_str() {
         None => (numbers(&some), 1, true),
         // A page ends early if it costs much work.
-        Some(_) => walk(&server, "filter=payload.n%3E%3D390+stream%3Drun-1&limit=1000", "asc"),
+        Some(_) => walk(server, "filter=payload.n%3E%3D390+stream%3Drun-1&limit=1000", "asc"),
     };
     assert_eq!(some, [390, 392, 394, 396, 398]);
-    assert_eq!(page(&server, "type=nothing")["events"], json!([]));
+    assert_eq!(page(server, "type=nothing")["events"], json!([]));
     // An event's id is a position, too.
     let id = first["events"][7]["event_id"].as_str().expect("an id");
-    assert_eq!(numbers(&page(&server, &format!("after={id}&limit=2"))), [8, 9]);
-    assert_eq!(numbers(&page(&server, &format!("before={id}&order=desc&limit=2"))), [6, 5]);
+    assert_eq!(numbers(&page(server, &format!("after={id}&limit=2"))), [8, 9]);
+    assert_eq!(numbers(&page(server, &format!("before={id}&order=desc&limit=2"))), [6, 5]);
     // A reader that has caught up asks again later.
-    let id = page(&server, "order=desc&limit=1")["events"][0]["event_id"].as_str().expect("an id").to_owned();
-    assert_eq!(page(&server, &format!("after={id}")), json!({"events": [], "next": null, "complete": true}));
+    let id = page(server, "order=desc&limit=1")["events"][0]["event_id"].as_str().expect("an id").to_owned();
+    assert_eq!(page(server, &format!("after={id}")), json!({"events": [], "next": null, "complete": true}));
     server.publish(r#"{"type":"step","stream_id":"run-1","payload":{"n":7}}"#);
-    assert_eq!(numbers(&page(&server, &format!("after={id}"))), [7]);
+    support::eventually("the event is in a page", || numbers(&page(server, &format!("after={id}"))) == [7]);
 }
 
 #[test]
@@ -281,15 +295,92 @@ fn history_prints_the_published_events() {
     assert_eq!(print(&["--stream", "chat", "--filter", "payload.n<4"]), [1, 3]);
 }
 
-/// With an engine, the node's ring holds only a part of the events.
+/// The ring of 64 events is a small part of the log, and the log has forgotten its beginning.
 #[test]
-fn with_an_engine_there_are_no_pages_yet() {
-    let folder = std::env::temp_dir().join(format!("fanwire-pages-{}", std::process::id()));
-    let url = format!("file://{}", folder.display());
-    let server = Server::with(&["--engine", &url]);
+fn with_an_engine_pages_reach_as_far_as_its_log() {
+    for kind in ["redis", "nats"] {
+        let home = LogHome::new(kind);
+        let options = ["--bus-capacity", "64", "--retain", RULE, "--engine-history", "1000"];
+        let server = home.node(&options);
+        publish(&server, &["run-1", "chat"], 200);
+        settle(&server, "limit=1000", 200);
+        let (chat, _, complete) = walk(&server, "stream=chat", "asc");
+        assert_eq!((chat.len(), complete), (100, true), "{kind}");
+        let early = page(&server, "stream=chat&limit=10")["next"].as_str().expect("more").to_owned();
+        for batch in 1..=6 {
+            let noise = |n| json!({"type": "noise", "payload": {"n": batch * 500 + n}});
+            server.publish(Value::from((0..500).map(noise).collect::<Vec<_>>()).to_string());
+            // The node reads all of it before the engine forgets it.
+            support::eventually("the node has read it", || {
+                numbers(&page(&server, "type=noise&order=desc&limit=1")) == [batch * 500 + 499]
+            });
+        }
+        let newest = json!({"type": "step", "stream_id": "chat", "payload": {"n": 900}});
+        server.publish(newest.to_string());
+        support::eventually("the newest is there", || {
+            numbers(&page(&server, "stream=chat&order=desc&limit=1")) == [900]
+        });
+        for order in ["asc", "desc"] {
+            let (chat, _, complete) = walk(&server, "stream=chat&limit=1000", order);
+            assert!(!complete && chat.contains(&900) && chat.len() < 101, "{kind} {order}: {chat:?}");
+            let (run, _, complete) = walk(&server, "stream=run-1", order);
+            assert_eq!((run.len(), complete), (100, true), "{kind} {order}: its log is whole");
+        }
+        let after = page(&server, &format!("stream=chat&after={early}"));
+        assert_eq!(after["complete"], false, "{kind}: some after it were forgotten");
+        let after = page(&server, "type=noise&order=desc&limit=1")["events"][0]["event_id"].clone();
+        let after = page(&server, &format!("stream=chat&after={}", after.as_str().expect("an id")));
+        assert_eq!((numbers(&after), &after["complete"]), (vec![900], &json!(true)), "{kind}");
+        // Another node has the same log, and less of the run.
+        let other = home.node(&options);
+        let (chat, _, complete) = walk(&other, "stream=chat", "desc");
+        assert!(!complete && chat.first() == Some(&900), "{kind}: {chat:?}");
+        assert!(!walk(&other, "stream=run-1", "asc").2, "{kind}");
+    }
+}
+
+/// Pages and streams of a node have one end, also while the log can't be reached.
+#[test]
+fn a_page_that_needs_a_log_which_is_gone_is_refused() {
+    let mut home = LogHome::new("redis");
+    let options = ["--bus-capacity", "64", "--retain", RULE, "--engine-accept-timeout", "1s"];
+    let server = home.node(&options);
+    publish(&server, &["run-1", "chat"], 400);
+    settle(&server, "stream=run-1&limit=1000", 200);
+    let newest = page(&server, "stream=run-1&order=desc&limit=1")["events"][0]["event_id"].clone();
+    drop(home.service.take());
+    // The node serves its own events.
+    assert_eq!(walk(&server, "stream=run-1", "asc").0.len(), 200);
+    let newest = newest.as_str().expect("an id");
+    assert_eq!(page(&server, &format!("stream=chat&after={newest}"))["complete"], true);
+    let answer = http::get(server.addr, "/events?stream=chat&order=desc&filter=payload.n%3C0");
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+}
+
+/// Large events end the chunks of the log early, in both directions.
+#[test]
+fn large_events_of_a_log_come_in_pages() {
+    let server = HomedServer::with(&["--engine", "files", "--bus-capacity", "4"]);
+    let text = "x".repeat(600_000);
+    for n in 0..24 {
+        server.publish(json!({"type": "step", "payload": {"n": n, "text": text}}).to_string());
+    }
+    settle(&server, "", 24);
+    assert_eq!(walk(&server, "", "asc").0, (0..24).collect::<Vec<_>>());
+    let (back, _, complete) = walk(&server, "", "desc");
+    assert_eq!((back, complete), ((0..24).rev().collect::<Vec<_>>(), true));
+}
+
+#[test]
+fn the_shards_of_an_engine_have_no_pages() {
+    let server = HomedServer::with(&["--engine", "files", "--bus-shards", "2"]);
     let answer = http::get(server.addr, "/events");
     assert_eq!(answer.status, 501, "{answer:?}");
     assert!(answer.json()["error"].as_str().is_some_and(|text| text.contains("history")), "{answer:?}");
-    drop(server);
-    let _ = std::fs::remove_dir_all(folder);
+    for (options, has_pages) in [(&["--bus-shards", "2"][..], false), (&[], true)] {
+        let server = HomedServer::with(&[&["--engine", "files"], options].concat());
+        let info = http::get(server.addr, "/api/server_info").json();
+        let capabilities = info["capabilities"].as_array().expect("a list");
+        assert_eq!(capabilities.contains(&json!("pages")), has_pages, "{info}");
+    }
 }

@@ -4,6 +4,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::http::Response;
+use support::log_home::{HomedServer, LogHome};
 use support::sse::Sse;
 use support::wire::{Wire, deadline};
 use support::ws::Ws;
@@ -11,11 +12,17 @@ use support::{Server, eventually, http, token};
 
 const RULE: &str = "by=stream; end=run.finished; match=stream=run-*";
 
-/// Forms of a server: one shard and one loop, and several of both.
-const FORMS: [&[&str]; 2] = [&[], &["--bus-shards", "4", "--loops", "2"]];
+/// Forms of a server: one shard and one loop, several of both, and each engine.
+const FORMS: [&[&str]; 5] = [
+    &[],
+    &["--bus-shards", "4", "--loops", "2"],
+    &["--engine", "files"],
+    &["--engine", "redis", "--loops", "2"],
+    &["--engine", "nats"],
+];
 
-fn server(more: &[&str]) -> Server {
-    Server::with(&[&["--retain", RULE], more].concat())
+fn server(more: &[&str]) -> HomedServer {
+    HomedServer::with(&[&["--retain", RULE], more].concat())
 }
 
 fn publish(server: &Server, stream: &str, event_type: &str, n: u64) -> String {
@@ -100,13 +107,19 @@ fn a_purged_log_is_gone_and_never_complete_again() {
 fn live_clients_of_a_purged_log_get_a_gap_and_others_do_not() {
     for form in FORMS {
         let server = server(form);
-        publish(&server, "run-1", "token", 0);
         // There are several clients of each kind, so that each loop has some.
         let mut named: Vec<Sse> = (0..4).map(|_| Sse::open(server.addr, "?stream=run-1")).collect();
         let mut wide: Vec<Ws> = (0..4).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
         let mut lean = Sse::open(server.addr, "?stream=**&lean");
         let mut other: Vec<Sse> = (0..4).map(|_| Sse::open(server.addr, "?stream=run-2")).collect();
         let mut typed = Sse::open(server.addr, "?stream=chat&type=token");
+        publish(&server, "run-1", "token", 0);
+        for stream in named.iter_mut().chain([&mut lean]) {
+            assert_eq!(stream.event().event.as_deref(), Some("token"));
+        }
+        for client in &mut wide {
+            assert_eq!(client.event()["payload"]["n"], 0);
+        }
         assert_eq!(purge(&server, "?stream=run-1"), (1, 1));
         let gap = json!({"missed": null, "from": null, "to": null, "recoverable": false});
         for stream in named.iter_mut().chain([&mut lean]) {
@@ -302,12 +315,62 @@ fn pages_of_other_origins_purge_nothing_and_a_preflight_allows_the_method() {
     );
 }
 
+/// The purge has its place in the engine's log: all nodes follow it, and so does a process that starts later.
 #[test]
-fn with_an_engine_nothing_is_purged_yet() {
-    let folder = std::env::temp_dir().join(format!("fanwire-purge-{}", std::process::id()));
-    let server = Server::with(&["--engine", &format!("file://{}", folder.display())]);
+fn a_purge_holds_on_every_node_and_after_a_restart() {
+    for kind in ["redis", "nats"] {
+        let home = LogHome::new(kind);
+        let [a, b] = [(); 2].map(|()| home.node(&["--retain", RULE]));
+        let mut live = [&a, &b].map(|node| Sse::open(node.addr, "?stream=run-1"));
+        let mut other = Sse::open(b.addr, "?stream=run-2");
+        for n in 0..5 {
+            publish(&a, "run-1", "token", n);
+            for stream in &mut live {
+                assert_eq!(next(stream), ("token".to_owned(), Some(n)));
+            }
+        }
+        publish(&b, "run-2", "token", 0);
+        assert_eq!(purge(&a, "?stream=run-1&stream=run-3"), (1, 5), "{kind}");
+        for stream in &mut live {
+            assert_eq!(next(stream).0, "gap", "{kind}");
+        }
+        publish(&b, "run-1", "token", 9);
+        publish(&b, "run-2", "token", 1);
+        let c = home.node(&["--retain", RULE]);
+        for node in [&a, &b, &c] {
+            for (run, wanted) in [("run-1", &[9][..]), ("run-2", &[0, 1])] {
+                eventually("the node has read it", || page(node, &format!("stream={run}")).0 == wanted.len());
+                let mut stream = Sse::open(node.addr, &format!("?stream={run}&from=start"));
+                let complete = page(node, &format!("stream={run}")).1;
+                assert_eq!(complete, run == "run-2", "{kind}");
+                if !complete {
+                    assert_eq!(next(&mut stream).0, "gap", "{kind}");
+                }
+                for n in wanted {
+                    assert_eq!(next(&mut stream), ("token".to_owned(), Some(*n)), "{kind} {run}");
+                }
+            }
+        }
+        // The record of the purge is no event, and nobody misses one.
+        for n in 0..2 {
+            assert_eq!(next(&mut other), ("token".to_owned(), Some(n)), "{kind}");
+        }
+        for stream in &mut live {
+            assert_eq!(next(stream), ("token".to_owned(), Some(9)), "{kind}");
+        }
+        let metrics = http::get(c.addr, "/metrics");
+        assert!(metrics.text().contains("fanwire_engine_entries_unreadable_total 0\n"), "{}", metrics.text());
+    }
+}
+
+#[test]
+fn a_purge_that_the_log_does_not_take_is_refused() {
+    let mut home = LogHome::new("redis");
+    let server = home.node(&["--retain", RULE, "--engine-accept-timeout", "1s"]);
+    publish(&server, "run-1", "token", 0);
+    drop(home.service.take());
     let answer = delete_with(&server, "?stream=run-1", "");
-    assert!(answer.status == 501 && answer.text().contains("engine"), "{answer:?}");
-    drop(server);
-    let _ = std::fs::remove_dir_all(&folder);
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+    let error = answer.text();
+    assert!(error.contains("the engine can't be reached") || error.contains("did not answer"), "{error}");
 }

@@ -185,13 +185,12 @@ http_faults! {
     MediaType = "media_type", 415, No, "the content type of a request to publish is not supported";
     Memory = "memory", 503, Later, "the server is short of memory and accepts no new stream";
     MethodNotAllowed = "method_not_allowed", 405, No, "the path takes other methods, which `Allow` names";
-    NoPages = "no_pages", 501, No, "the server has an engine, whose log is not read in pages";
-    NoPurge = "no_purge", 501, No, "the server has an engine, whose log can't be purged";
+    NoPages = "no_pages", 501, No, "the server has an engine and several shards, whose events have no common order";
     NotConfigured = "not_configured", 400, No, "the server has no authentication, so nothing can be revoked";
     NotFound = "not_found", 404, No, "the server has nothing at this path";
     Origin = "origin", 403, No, "pages of this origin are not allowed";
     PagesBusy = "pages_busy", 503, Later, "too many pages that take much work are being made";
-    PurgeBusy = "purge_busy", 503, Later, "events from before the request are not in the kept logs yet; nothing was purged";
+    PurgeBusy = "purge_busy", 503, Later, "events from before the request are not in the kept logs yet, or too many purges wait for the engine; nothing was purged";
     TicketShare = "ticket_share", 429, Later, "the token's subject has as many unused tickets as allowed";
     Timeout = "timeout", 408, Later, "the request was not complete in time";
     TooManyRevocations = "too_many_revocations", 507, No, "the server keeps as many revocations as allowed";

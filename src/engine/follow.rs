@@ -168,7 +168,16 @@ fn publish(
                 bus.publish_identified(event);
             }
         }),
-        // No node wrote this: a node checks events before it writes them.
-        None => unreadable.found(entry, status),
+        None => {
+            let stamp = json.and_then(stamp_of);
+            let mut is_known = false;
+            status.pause.pass(next, is_closed, || {
+                is_known = stamp.is_some_and(|stamp| recorder.record_other(entry.id, stamp));
+            });
+            if !is_known {
+                // No node wrote this: a node checks events before it writes them.
+                unreadable.found(entry, status);
+            }
+        }
     }
 }

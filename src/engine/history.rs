@@ -47,6 +47,8 @@ pub(crate) type LogPlace = (u64, Sequence);
 #[derive(Debug)]
 pub(crate) struct LogPage {
     start: LogPlace,
+    /// Place of the first entry, which may be no event; `None` if there is none.
+    pub(crate) first: Option<LogPlace>,
     /// Place after the last entry, or `start` if there is none.
     pub(crate) next: LogPlace,
     pub(crate) events: Vec<Event>,
@@ -99,6 +101,8 @@ struct PageRequest {
     from: LogPlace,
     until: Instant,
     client: Weak<()>,
+    /// Whether only the first entry is wanted, as the log has it now.
+    is_probe: bool,
     on_page: OnPage,
 }
 
@@ -185,7 +189,11 @@ impl History {
     /// it is never called if the server ends or the ticket is dropped.
     pub(crate) fn request(&self, shard: u16, from: LogPlace, ticket: &Ticket, on_page: OnPage) {
         let until = Instant::now() + self.timeout;
-        let request = PageRequest { shard, from, until, client: Arc::downgrade(ticket), on_page };
+        let client = Arc::downgrade(ticket);
+        self.push(PageRequest { shard, from, until, client, is_probe: false, on_page });
+    }
+
+    fn push(&self, request: PageRequest) {
         let mut state = lock(&self.inner.state);
         if state.is_closed {
             drop(state);
@@ -194,6 +202,32 @@ impl History {
         state.requests.push_back(request);
         drop(state);
         self.inner.changed.notify_all();
+    }
+
+    /// Returns the entries of a shard from a place on. Blocks up to the accept timeout and a call to the log, so it is for workers.
+    pub(crate) fn read(&self, shard: u16, from: LogPlace) -> Result<Arc<LogPage>, EngineError> {
+        match self.find(shard, from) {
+            Some(page) => Ok(page),
+            None => self.wait_for(shard, from, false),
+        }
+    }
+
+    /// Returns the first entry of a shard from a place on, as the log has it now. Blocks as [`read`](Self::read) does.
+    pub(crate) fn probe(&self, shard: u16, from: LogPlace) -> Result<Arc<LogPage>, EngineError> {
+        self.wait_for(shard, from, true)
+    }
+
+    fn wait_for(&self, shard: u16, from: LogPlace, is_probe: bool) -> Result<Arc<LogPage>, EngineError> {
+        let (sender, outcome) = std::sync::mpsc::sync_channel(1);
+        let ticket = Ticket::new(());
+        let on_page: OnPage = Box::new(move |page| {
+            // The receiver waits for it.
+            let _ = sender.send(page.map(|handed| Arc::clone(&handed.page)));
+        });
+        let until = Instant::now() + self.timeout;
+        self.push(PageRequest { shard, from, until, client: Arc::downgrade(&ticket), is_probe, on_page });
+        let closed = || Err(EngineError::Unreachable("the engine is closed".to_owned()));
+        outcome.recv().unwrap_or_else(|_| closed())
     }
 
     /// Returns the bytes held by pages.
@@ -225,16 +259,17 @@ impl HistoryInner {
         let mut connection = None;
         while let Some(request) = self.next() {
             threads::fault_point();
-            let PageRequest { shard, from, .. } = request;
-            let known = lock(&self.state).cache.find(shard, from);
+            let PageRequest { shard, from, is_probe, .. } = request;
+            let known = lock(&self.state).cache.find(shard, from).filter(|_| !is_probe);
+            let count = if is_probe { 1 } else { PAGE_EVENTS - from.1 % PAGE_EVENTS };
             let outcome = match known {
                 Some(page) => Ok(page),
-                None => read(log, &mut connection, shard, from),
+                None => read(log, &mut connection, shard, from, count),
             };
             match outcome {
                 Ok(page) => {
                     let mut state = lock(&self.state);
-                    if page.next > page.start {
+                    if page.next > page.start && !is_probe {
                         state.cache.put(shard, &page);
                     }
                     state.ahead_bytes += page.bytes;
@@ -286,14 +321,15 @@ impl HistoryInner {
     }
 }
 
-/// Reads one page of a log.
+/// Reads one page of a log, of at most this many entries.
 fn read(
     log: &dyn Log,
     connection: &mut Option<Box<dyn Past>>,
     shard: u16,
     from: LogPlace,
+    count: u64,
 ) -> Result<Arc<LogPage>, EngineError> {
-    let mut page = LogPage { start: from, next: from, events: Vec::new(), bytes: 0 };
+    let mut page = LogPage { start: from, first: None, next: from, events: Vec::new(), bytes: 0 };
     let past = match connection {
         Some(past) => past,
         None => match log.past()? {
@@ -302,18 +338,14 @@ fn read(
             None => return Ok(Arc::new(page)),
         },
     };
-    let span = LogSpan {
-        shard,
-        epoch: from.0,
-        from: from.1,
-        max_events: (PAGE_EVENTS - from.1 % PAGE_EVENTS) as usize,
-        max_bytes: PAGE_BYTES,
-    };
+    let span =
+        LogSpan { shard, epoch: from.0, from: from.1, max_events: count as usize, max_bytes: PAGE_BYTES };
     past.read(span, &mut |LogEntry { id, json }| {
         let place = (id.epoch, id.sequence);
         if id.shard != shard || place < page.next {
             return;
         }
+        page.first.get_or_insert(place);
         page.next = (id.epoch, id.sequence.saturating_add(1));
         // An entry that is not an event appears as a hole, as it does live.
         if let Some(event) = std::str::from_utf8(json).ok().and_then(|json| envelope::read_stored(json).ok())

@@ -31,6 +31,9 @@ pub(crate) trait EntryRecorder: Send + Sync {
     /// Takes an event, with the stamp of its entry. Returns whether the event is published.
     fn record(&self, event: &Event, stamp: Option<&str>) -> bool;
 
+    /// Takes an entry that has a stamp and no event. Returns false if the entry is unknown here.
+    fn record_other(&self, id: EventId, stamp: &str) -> bool;
+
     /// Records that the past was read: up to these places nothing more comes. Called for each connection to the log.
     fn end_past(&self, places: &Places);
 
@@ -109,10 +112,15 @@ pub(super) fn read_past(
     Ok(())
 }
 
-/// Passes an entry of the past to the recorder, if it is an event.
+/// Passes an entry of the past to the recorder.
 fn pass(entry: &LogEntry<'_>, recorder: &dyn EntryRecorder) {
     let Ok(json) = std::str::from_utf8(entry.json) else { return };
-    let Ok(event) = envelope::read_stored(json) else { return };
+    let Ok(event) = envelope::read_stored(json) else {
+        if let Some(stamp) = stamp_of(json) {
+            recorder.record_other(entry.id, stamp);
+        }
+        return;
+    };
     let event = event.into_publishable();
     event.set_id(entry.id);
     recorder.record(&event, stamp_of(json));

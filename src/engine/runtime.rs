@@ -22,7 +22,7 @@ use super::status::Status;
 use super::{append, file, follow};
 use crate::bus::Bus;
 use crate::dialect::envelope;
-use crate::event::Event;
+use crate::event::{Event, EventId};
 use crate::metrics::Metrics;
 use crate::sync::{Callback, Mutex, lock};
 use crate::threads::{self, Alarm};
@@ -187,6 +187,25 @@ impl Engine {
             self.status.metrics.engine_refused.inc_by(count);
         }
         pushed
+    }
+
+    /// Appends an entry that is no event to the log's first shard, and waits until this node has read it. Blocks up to the accept
+    /// timeout, so it is for workers.
+    pub(crate) fn append_other(&self, json: String) -> Result<EventId, Refused> {
+        let (sender, outcome) = std::sync::mpsc::sync_channel(1);
+        let done: Done = Box::new(move |ids| {
+            // The receiver waits for it.
+            let _ = sender.send(ids.map(|ids| ids.first().copied()));
+        });
+        let pushed = self.submit_records(vec![Record { shard: 0, json }], &[], true, done);
+        pushed.map_err(|(refused, _)| refused)?;
+        // A promise that is dropped without an answer drops the sender.
+        outcome.recv().unwrap_or(Err(Refused::Unanswered))?.ok_or(Refused::Unanswered)
+    }
+
+    /// Returns the longest time that a publisher waits for the log.
+    pub(crate) fn accept_timeout(&self) -> Duration {
+        self.config.accept_timeout
     }
 
     /// Returns the registry of clients' interest, if the node does not follow everything.

@@ -113,6 +113,11 @@ impl Status {
         outage.or_else(|| self.appending.outage()).map(|outage| outage.error).unwrap_or_default()
     }
 
+    /// Returns whether the follower has ever reached the log.
+    pub(crate) fn is_attached(&self) -> bool {
+        lock(&self.began).is_some()
+    }
+
     /// Returns the place at which the follower began in a shard, or `None` before it reached the log.
     pub(crate) fn began_at(&self, shard: u16) -> Option<Sequence> {
         lock(&self.began).as_ref()?.next.get(usize::from(shard)).copied()

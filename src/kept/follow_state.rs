@@ -3,11 +3,21 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::log::ShardPlace;
+use super::lost::PurgedLogs;
 use super::refusal::LogRefusal;
 use crate::event::{EventId, Timestamp};
 
-/// Number of refused events that are remembered. Loops and publishers look them up soon after they were read.
-const REFUSED_MAX: usize = 4096;
+/// Number of remembered entries without an event for clients. Loops and publishers look them up soon after they were read.
+const UNDELIVERED_MAX: usize = 4096;
+
+/// Why no node delivers an entry of the engine's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Undelivered {
+    /// An event that its log refused.
+    Refused(LogRefusal),
+    /// The record of a purge, which removed this much.
+    Purge(PurgedLogs),
+}
 
 /// State of logs that are made from an engine's log.
 #[derive(Debug, Default)]
@@ -22,24 +32,24 @@ pub(super) struct FollowedLog {
     pub(super) is_reading: bool,
     /// Number of the last publication.
     pub(super) tickets: u64,
-    pub(super) refused: HashMap<EventId, LogRefusal>,
-    pub(super) refused_order: VecDeque<EventId>,
+    pub(super) undelivered: HashMap<EventId, Undelivered>,
+    pub(super) undelivered_order: VecDeque<EventId>,
 }
 
 impl FollowedLog {
-    /// Records that an event was refused.
-    pub(super) fn refuse(&mut self, id: EventId, refusal: LogRefusal) {
-        self.refused.insert(id, refusal);
-        self.refused_order.push_back(id);
-        if self.refused_order.len() > REFUSED_MAX
-            && let Some(oldest) = self.refused_order.pop_front()
+    /// Records that an entry is not delivered.
+    pub(super) fn record_undelivered(&mut self, id: EventId, why: Undelivered) {
+        self.undelivered.insert(id, why);
+        self.undelivered_order.push_back(id);
+        if self.undelivered_order.len() > UNDELIVERED_MAX
+            && let Some(oldest) = self.undelivered_order.pop_front()
         {
-            self.refused.remove(&oldest);
+            self.undelivered.remove(&oldest);
         }
     }
 
     /// Returns its memory, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
-        self.refused.len() * (size_of::<(EventId, LogRefusal)>() + size_of::<EventId>() + 64)
+        self.undelivered.len() * (size_of::<(EventId, Undelivered)>() + size_of::<EventId>() + 64)
     }
 }

@@ -15,8 +15,9 @@ use std::collections::HashMap;
 #[cfg(test)]
 use std::collections::HashSet;
 
-use super::follow_state::FollowedLog;
+use super::follow_state::{FollowedLog, Undelivered};
 use super::log::{LogName, ShardPlace, place_after, place_at};
+use super::lost::PurgedLogs;
 use super::mark::{KeptMark, StampParts, put_mark};
 use super::refusal::LogRefusal;
 use super::store::{AcceptedEntry, KeptLogs};
@@ -98,19 +99,62 @@ impl KeptLogs {
         }
     }
 
-    /// Records an event of the engine's log, with its stamp. Returns false if the event is refused: then it is not
-    /// delivered.
-    pub(crate) fn record_followed(&mut self, event: &Event, stamp: Option<&str>) -> bool {
-        let Some(id) = event.id().filter(|id| usize::from(id.shard) < self.next.len()) else { return true };
+    /// Moves past an entry of the engine's log. Returns false if it was read before, or there is no engine.
+    fn pass_entry(&mut self, id: EventId) -> bool {
         let shard = usize::from(id.shard);
         if self.followed.is_none() || place_at(id) < self.next[shard] {
-            return self.refusal_of(id).is_none();
+            return false;
         }
         self.begin_followed(shard, place_at(id));
         if self.next[shard] != place_at(id) {
             self.pass_hole(id);
         }
         self.next[shard] = place_after(id);
+        true
+    }
+
+    /// Purges the logs that an entry without an event names in its stamp. Returns whether the entry is such a record.
+    ///
+    /// Each of the names is never complete again, also if this node has no such log: another node may have had one.
+    pub(crate) fn purge_followed(&mut self, id: EventId, stamp: &str) -> bool {
+        let parts = serde_json::from_str::<StampParts>(stamp).ok();
+        let Some(StampParts { at, purge: Some(mark), .. }) = parts else { return false };
+        if usize::from(id.shard) >= self.next.len() || !self.pass_entry(id) {
+            return true;
+        }
+        let clock = self.advance_clock(Some(Timestamp(at)));
+        self.tend(clock);
+        self.expire(clock);
+        let names = mark.names();
+        let purged = self.remove(&names, clock);
+        for name in &names {
+            self.record_lost(name);
+        }
+        // Clients that were connected then know of a purge in the past.
+        if purged.logs > 0 && !self.is_reading() {
+            self.record_purge(&names);
+        }
+        if let Some(followed) = &mut self.followed {
+            followed.record_undelivered(id, Undelivered::Purge(purged));
+        }
+        true
+    }
+
+    /// Returns how much the purge with this id has removed, if this node has read it and that is not long ago.
+    pub(crate) fn purged_by(&self, id: EventId) -> Option<PurgedLogs> {
+        match self.followed.as_ref()?.undelivered.get(&id)? {
+            Undelivered::Purge(purged) => Some(*purged),
+            Undelivered::Refused(_) => None,
+        }
+    }
+
+    /// Records an event of the engine's log, with its stamp. Returns false if the event is refused: then it is not
+    /// delivered.
+    pub(crate) fn record_followed(&mut self, event: &Event, stamp: Option<&str>) -> bool {
+        let Some(id) = event.id().filter(|id| usize::from(id.shard) < self.next.len()) else { return true };
+        if !self.pass_entry(id) {
+            return self.refusal_of(id).is_none();
+        }
         let parts = stamp.and_then(|stamp| serde_json::from_str::<StampParts>(stamp).ok());
         let clock = self.advance_clock(parts.as_ref().map(|parts| Timestamp(parts.at)));
         self.tend(clock);
@@ -127,7 +171,7 @@ impl KeptLogs {
             let last = found.map(|at| self.logs[at].newest);
             let refusal = LogRefusal { code, at: 0, name: Some(LogName::new(by, &value)), last };
             if let Some(followed) = &mut self.followed {
-                followed.refuse(id, refusal);
+                followed.record_undelivered(id, Undelivered::Refused(refusal));
             }
             return false;
         }
@@ -298,18 +342,21 @@ impl KeptLogs {
 
     /// Returns the reason why an event was refused when it was read, if that was recently.
     fn refusal_of(&self, id: EventId) -> Option<&LogRefusal> {
-        self.followed.as_ref()?.refused.get(&id)
+        match self.followed.as_ref()?.undelivered.get(&id)? {
+            Undelivered::Refused(refusal) => Some(refusal),
+            Undelivered::Purge(_) => None,
+        }
     }
 
-    /// Returns whether all events between these two, of one shard and epoch, were refused, so that none is missing.
-    pub(crate) fn were_refused(&self, after: EventId, before: EventId) -> bool {
+    /// Returns whether no node delivers the entries between these two events, of one shard and epoch, so that none is missing.
+    pub(crate) fn are_undelivered(&self, after: EventId, before: EventId) -> bool {
         let count = before.sequence.saturating_sub(after.next_sequence());
         let Some(followed) = self.followed.as_ref().filter(|_| after.epoch == before.epoch) else {
             return false;
         };
-        (1..=followed.refused.len() as u64).contains(&count)
+        (1..=followed.undelivered.len() as u64).contains(&count)
             && (after.next_sequence()..before.sequence)
-                .all(|sequence| followed.refused.contains_key(&EventId { sequence, ..after }))
+                .all(|sequence| followed.undelivered.contains_key(&EventId { sequence, ..after }))
     }
 
     /// Returns the names of the logs with publications that were sent and not read yet.

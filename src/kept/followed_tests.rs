@@ -58,7 +58,11 @@ impl Node {
         let mut delivered = Vec::new();
         while let Some(entry) = log.get(self.read) {
             self.read += 1;
-            let event = envelope::read_stored(&entry.json).expect("an event").into_publishable();
+            let Ok(event) = envelope::read_stored(&entry.json) else {
+                assert!(self.logs.purge_followed(entry.id, entry.stamp.as_deref().expect("a stamp")));
+                continue;
+            };
+            let event = event.into_publishable();
             event.set_id(entry.id);
             if self.logs.record_followed(&event, entry.stamp.as_deref()) {
                 delivered.push(entry.id);
@@ -104,6 +108,15 @@ impl Node {
         }
         all
     }
+}
+
+/// Appends the record of a purge, and returns its id.
+fn append_purge(log: &mut Vec<TestEntry>, runs: &[&str], at: i64) -> EventId {
+    let names: Vec<LogName> = runs.iter().map(|run| LogName::new(RetainBy::Stream, run)).collect();
+    let json = purge_record(&names, Timestamp(at)).expect("names");
+    let stamp = json.strip_prefix(r#"{"stamp":"#).and_then(|rest| rest.strip_suffix('}'));
+    log.push(TestEntry { id: id(log.len() as Sequence), stamp: stamp.map(str::to_owned), json });
+    log[log.len() - 1].id
 }
 
 /// Appends a publication, and returns its ids.
@@ -183,6 +196,10 @@ fn nodes_that_race_agree_and_so_does_one_that_comes_later() {
                     node.admit(&events).map(|sent| (events, sent))
                 })
                 .collect();
+            if next(8) == 0 {
+                let run = format!("run-{}", next(6));
+                append_purge(&mut log, &[&run], nodes[0].clock.0);
+            }
             let appended: Vec<_> = sent
                 .into_iter()
                 .map(|sent| sent.ok().map(|(events, sent)| (append(&mut log, &events, &sent), sent)))
@@ -226,8 +243,11 @@ fn events_after_another_nodes_end_are_refused_by_all() {
     assert_eq!((refusal.code, refusal.last, refusal.at), (ErrorCode::Ended, Some(ids[0]), 0));
     assert_eq!(a.logs.settle_sent(&of_a, &ids), None);
     // Nobody misses it.
-    assert!(a.logs.were_refused(ids[0], id(3)) && !a.logs.were_refused(id(0), id(2)));
-    assert!(!a.logs.were_refused(id(2), id(2)) && !a.logs.were_refused(id(3), id(1)), "nothing is between");
+    assert!(a.logs.are_undelivered(ids[0], id(3)) && !a.logs.are_undelivered(id(0), id(2)));
+    assert!(
+        !a.logs.are_undelivered(id(2), id(2)) && !a.logs.are_undelivered(id(3), id(1)),
+        "nothing is between"
+    );
     assert_eq!(a.admit(&token).expect_err("ended").code, ErrorCode::Ended);
     // Both begin the next life: one of them does.
     let again = [reopen(1)];
@@ -336,6 +356,49 @@ fn a_hole_or_another_epoch_makes_the_earlier_past_incomplete() {
     node.read = 2;
     node.read(&log);
     assert_eq!(kept(&node, 1), (vec![0, 1, 2, 0], false));
+}
+
+#[test]
+fn a_purge_has_its_place_in_the_log() {
+    let mut log = Vec::new();
+    let mut a = Node::at(&[], 0, 0);
+    let mut b = Node::at(&[], 0, 0);
+    a.publish(&mut log, &[event(1, "token"), event(2, "token"), event(1, "end")]).expect("taken");
+    b.read(&log);
+    let token = [event(2, "token")];
+    let before = a.admit(&token).expect("open");
+    let ids = append(&mut log, &token, &before);
+    let purge = append_purge(&mut log, &["run-1", "run-2", "run-3"], 0);
+    let after = b.admit(&token).expect("open, as far as it knows");
+    append(&mut log, &token, &after);
+    let mut seen = 0;
+    for node in [&mut a, &mut b] {
+        node.read(&log);
+        assert_eq!(node.logs.purged_by(purge), Some(PurgedLogs { logs: 2, events: 4 }));
+        assert_eq!((kept(node, 1), kept(node, 2)), ((vec![], false), (vec![5], false)));
+        assert!(node.logs.are_undelivered(ids[0], id(5)), "the record is no missing event");
+        assert_eq!(node.logs.purged_after(seen).len(), 1);
+    }
+    assert_eq!(a.logs.settle_sent(&before, &ids), None, "what was purged was accepted");
+    seen = a.logs.purge_count();
+    // A new log is never complete, also if there was none to purge.
+    a.publish(&mut log, &[event(3, "token")]).expect("taken");
+    a.publish(&mut log, &[event(4, "token")]).expect("taken");
+    b.read(&log);
+    for node in [&a, &b] {
+        assert_eq!((kept(node, 3).1, kept(node, 4).1), (false, true));
+        assert!(node.logs.purged_after(seen).is_empty());
+    }
+    // A process that reads the past purges too, and reports that to nobody.
+    let mut later = Node::new(0);
+    later.read(&log);
+    later.logs.end_reading(std::iter::once((EPOCH, log.len() as Sequence)));
+    assert_eq!(later.view(0), a.view(0));
+    assert_eq!(later.logs.purge_count(), 0);
+    // An attribute of a later version.
+    let record = r#"{"at":1,"purge":{"by":"shape","values":["round"]}}"#;
+    assert!(later.logs.purge_followed(id(log.len() as Sequence), record));
+    assert!(!later.logs.purge_followed(id(log.len() as Sequence + 1), r#"{"at":1}"#));
 }
 
 #[test]

@@ -61,6 +61,13 @@ impl LostNames {
     }
 }
 
+/// Numbers of logs and events that a purge removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PurgedLogs {
+    pub(crate) logs: usize,
+    pub(crate) events: usize,
+}
+
 /// Maximum number of purges that are stored for loops that lag.
 const PURGES_MAX: usize = 64;
 

@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::log::ShardPlace;
+use super::log::{LogName, ShardPlace};
+use super::rule::RetainBy;
 use crate::event::Timestamp;
 
 /// Statement of the node that accepted an event, stored with it in the engine's log.
@@ -31,6 +32,33 @@ pub(super) struct StampParts {
     pub(super) at: i64,
     #[serde(default)]
     pub(super) kept: Option<KeptMark>,
+    /// Logs to purge, in an entry without an event.
+    #[serde(default)]
+    pub(super) purge: Option<PurgeMark>,
+}
+
+/// Statement that these logs are purged at its place in the engine's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PurgeMark {
+    by: String,
+    values: Vec<String>,
+}
+
+impl PurgeMark {
+    /// Returns the names of the logs; none if the attribute is unknown here.
+    pub(super) fn names(&self) -> Vec<LogName> {
+        let by = RetainBy::ALL.into_iter().find(|by| by.name() == self.by);
+        by.map_or_else(Vec::new, |by| self.values.iter().map(|value| LogName::new(by, value)).collect())
+    }
+}
+
+/// Returns the entry of an engine's log that purges these logs, which must be of one attribute. It has no event, so a node
+/// of an earlier version reports it as a gap.
+pub(crate) fn purge_record(names: &[LogName], now: Timestamp) -> Option<String> {
+    let by = names.first()?.by.name().to_owned();
+    let mark = PurgeMark { by, values: names.iter().map(|name| name.value.to_string()).collect() };
+    let mark = serde_json::to_string(&mark).ok()?;
+    Some(format!("{{\"stamp\":{{\"at\":{},\"purge\":{mark}}}}}", now.0))
 }
 
 /// Adds a mark to the stamp of an event, or makes one. `now` is the time at which the event is accepted.

@@ -4,9 +4,9 @@
 
 use std::collections::{BinaryHeap, VecDeque};
 
-use super::log::{KeptLog, LogName};
+use super::log::{KeptLog, LogName, ShardPlace};
 use super::store::KeptLogs;
-use crate::event::{Event, Position, Sequence, Timestamp};
+use crate::event::{Event, Position, Timestamp};
 use crate::filter::Filter;
 
 /// Place of an event in the order in which the loops read events: the epoch, and the number of events up to it.
@@ -47,9 +47,9 @@ impl KeptLog {
 }
 
 impl KeptLogs {
-    /// Returns the next sequence of each shard that will be recorded.
-    pub(crate) fn recorded(&self) -> impl Iterator<Item = Sequence> {
-        self.next.iter().map(|(_, sequence)| *sequence)
+    /// Returns the place of the next event of each shard that will be recorded.
+    pub(crate) fn recorded(&self) -> impl Iterator<Item = ShardPlace> {
+        self.next.iter().copied()
     }
 
     /// Reads up to `max` events of these logs in a range into `out`, from its beginning on, or backwards from its end.

@@ -2,23 +2,18 @@
 //!
 //! Invariants:
 //! - A purged log is never reported as complete again, even if it had ended.
-//! - No event that was accepted before a purge is in a log after it.
+//! - No event that was accepted before a purge is in a log after it. With an engine a purge has a place in the engine's log,
+//!   which decides what came before it (`followed`).
 
 use std::sync::Arc;
 
 use super::log::LogName;
+use super::lost::PurgedLogs;
 use super::named::{NamedValues, named_values};
 use super::rule::RetainBy;
 use super::store::KeptLogs;
 use crate::event::{Attribute, Sequence, Timestamp};
 use crate::filter::{Filter, Pattern};
-
-/// Numbers of logs and events that a purge removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PurgedLogs {
-    pub(crate) logs: usize,
-    pub(crate) events: usize,
-}
 
 /// Returns the filter of all events of these logs.
 fn filter_of(names: &[LogName]) -> Filter {
@@ -81,6 +76,15 @@ impl KeptLogs {
         if !is_recorded || names.iter().any(|name| self.is_held(name)) {
             return None;
         }
+        let purged = self.remove(names, now);
+        if purged.logs > 0 {
+            self.record_purge(names);
+        }
+        Some(purged)
+    }
+
+    /// Evicts these logs, so that they are never complete again.
+    pub(super) fn remove(&mut self, names: &[LogName], now: Timestamp) -> PurgedLogs {
         let mut purged = PurgedLogs::default();
         for name in names {
             if let Some(events) = self.evict_by_name(name, now) {
@@ -88,10 +92,12 @@ impl KeptLogs {
                 purged.events += events;
             }
         }
-        if purged.logs > 0 {
-            self.past.purges.add(filter_of(names));
-        }
-        Some(purged)
+        purged
+    }
+
+    /// Records a purge for the loops, which report it to their clients.
+    pub(super) fn record_purge(&mut self, names: &[LogName]) {
+        self.past.purges.add(filter_of(names));
     }
 
     /// Returns the number of purges so far.

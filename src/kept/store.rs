@@ -593,8 +593,14 @@ impl KeptLogs {
         let events = self.find(name, now)?.entries.len();
         let at = *self.names[name.by as usize].get(&name.value)?;
         self.evict(at);
-        self.past.open.add(name.by, &name.value);
+        self.record_lost(name);
         Some(events)
+    }
+
+    /// Records that a log of this name is never complete again.
+    pub(super) fn record_lost(&mut self, name: &LogName) {
+        self.past.open.add(name.by, &name.value);
+        self.past.all.add(name.by, &name.value);
     }
 
     /// Returns the attributes by which rules keep events, or kept events that are still retained.

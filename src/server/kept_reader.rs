@@ -1,7 +1,9 @@
 //! Readers of kept logs within the embedding program: the retained events, then those that come, and the ends.
 //!
-//! Invariant: the logs are read up to the places that the loops had recorded when the reader began, and the rings from there
-//! on, so no event is missing or duplicated in between.
+//! Invariants:
+//! - The logs are read up to the places that were recorded when the reader began, and the rings from there on, so no event is missing
+//!   at the seam and none comes twice.
+//! - With an engine events are recorded before they are in the ring: the ring is read from its end on, without those that were recorded.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,9 +14,9 @@ use super::shared::Shared;
 use super::shared::resume::oldest_place;
 use crate::bus::{Delivery, PositionError, RecvError, Subscriber, TryRecvError};
 use crate::dialect::Missed;
-use crate::event::{Event, EventId, Position, Sequence, Timestamp};
+use crate::event::{Event, EventId, Position, Timestamp};
 use crate::filter::Filter;
-use crate::kept::{KeptContent, KeptCursor, KeptItem, LogName, RetainBy};
+use crate::kept::{KeptContent, KeptCursor, KeptItem, LogName, RetainBy, ShardPlace, excludes, place_after};
 
 /// Number of events read from the logs under one lock.
 const READ_AT_ONCE: usize = 64;
@@ -68,8 +70,8 @@ pub enum NotKept {
     NotCovered,
     /// The filter names or matches more than this many logs (`retain_max_logs_read`).
     TooManyLogs(usize),
-    /// The server has an engine, which holds the order and the logs. Clients read them over a stream.
-    Engine,
+    /// The engine's log is still being read, or can't be read. Try again when the server is ready.
+    NotReady,
 }
 
 impl fmt::Display for NotKept {
@@ -78,7 +80,7 @@ impl fmt::Display for NotKept {
             Self::NotCovered => f.write_str(
                 "no rule keeps everything that the filter matches: name a stream, or another attribute, that ServerConfig::retain keeps",
             ),
-            Self::Engine => f.write_str("with an engine there are no readers of kept logs in the program: read them as a client"),
+            Self::NotReady => f.write_str("the engine's log is not read yet: try again when the server is ready"),
             Self::TooManyLogs(max) => {
                 write!(f, "the filter names or matches more than {max} kept logs (retain_max_logs_read): narrow it")
             }
@@ -100,7 +102,11 @@ pub struct KeptReader {
     /// Whether the filter selects no other logs.
     is_closed: bool,
     has_gap: bool,
-    pending: Option<KeptEnd>,
+    /// Items that come next.
+    ready: VecDeque<KeptDelivery>,
+    /// Number of purges that the reader knows.
+    purges: u64,
+    seam: Seam,
     is_over: bool,
 }
 
@@ -108,8 +114,29 @@ pub struct KeptReader {
 struct KeptPastReader {
     cursor: KeptCursor,
     queue: VecDeque<KeptItem>,
-    /// Next sequence of each shard that was not recorded when the reader began.
-    until: Box<[Sequence]>,
+}
+
+/// Places between the logs and the live events.
+struct Seam {
+    /// Place of the next event of each shard that was not recorded when the reader began.
+    until: Box<[ShardPlace]>,
+    /// With an engine: place of the next live event of each shard, unless it is not known.
+    next: Box<[Option<ShardPlace>]>,
+}
+
+impl Seam {
+    /// Returns whether an event was recorded when the reader began.
+    fn is_past(&self, id: EventId) -> bool {
+        self.until.get(usize::from(id.shard)).is_some_and(|until| (id.epoch, id.sequence) < *until)
+    }
+
+    /// Moves past a live event. Returns the first missing event before it, in the log of an engine.
+    fn pass(&mut self, id: EventId) -> Option<EventId> {
+        let next = self.next.get_mut(usize::from(id.shard))?;
+        let (epoch, sequence) = next.replace(place_after(id))?;
+        let expected = EventId { epoch, sequence, ..id };
+        (expected != id).then_some(expected)
+    }
 }
 
 impl fmt::Debug for KeptReader {
@@ -123,7 +150,9 @@ impl ServerHandle {
     /// accepted, and then of live events. No event is missing or duplicated in between. The reader ends when all logs that the
     /// filter names by value have ended, if the filter selects no others.
     ///
-    /// The live part is a [`Subscriber`] of the bus: a reader that the rings overtake gets a gap. Allocates; takes the lock of the logs.
+    /// The live part is a [`Subscriber`] of the bus: a reader that the rings overtake gets a gap. A purge of a log is a gap too. With an
+    /// engine the reader has the events that this node has read of the log, and wakes for each event of it. Allocates; takes the lock of
+    /// the logs.
     ///
     /// # Errors
     ///
@@ -135,8 +164,8 @@ impl ServerHandle {
         let bus = &shared.bus;
         let logs = shared.kept.lock().ok_or(NotKept::NotCovered)?;
         let filters = std::slice::from_ref(&filter);
-        if shared.engine.is_some() {
-            return Err(NotKept::Engine);
+        if logs.is_reading() {
+            return Err(NotKept::NotReady);
         }
         if !logs.cover(filters, |shard| oldest_place(&shared, shard)) {
             return Err(NotKept::NotCovered);
@@ -144,21 +173,31 @@ impl ServerHandle {
         let too_many = |error: crate::kept::TooManyLogs| NotKept::TooManyLogs(error.max);
         let cursor = logs.cursor(filters, &[], Timestamp::now()).map_err(too_many)?;
         let named = logs.named_with_end(&filter);
-        // An end may be an event that the filter leaves out.
-        let wanted = if named.names.is_empty() { filter.clone() } else { Filter::new() };
-        let until: Box<[Sequence]> = logs.recorded().collect();
-        let position = Position::new(bus.epoch(), until.iter().copied());
-        let live = bus.subscribe_from(wanted.clone(), &position);
-        // The loops record what they have read from this very bus.
-        let live = live.unwrap_or_else(|_: PositionError| bus.subscribe(wanted));
+        let has_engine = shared.engine.is_some();
+        // An end may be an event that the filter leaves out. The ids of all events show which an engine's log lacks.
+        let wanted = if named.names.is_empty() && !has_engine { filter.clone() } else { Filter::new() };
+        let until: Box<[ShardPlace]> = logs.recorded().collect();
+        let live = if has_engine {
+            // Each event that is not recorded yet comes into the ring later than this.
+            bus.subscribe(wanted)
+        } else {
+            let position = Position::new(bus.epoch(), until.iter().map(|(_, sequence)| *sequence));
+            // The loops record what they have read from this very bus.
+            bus.subscribe_from(wanted.clone(), &position)
+                .unwrap_or_else(|_: PositionError| bus.subscribe(wanted))
+        };
+        let next = until.iter().filter(|_| has_engine).map(|place| Some(*place)).collect();
+        let purges = logs.purge_count();
         drop(logs);
         Ok(KeptReader {
-            past: Some(KeptPastReader { cursor, queue: VecDeque::new(), until }),
+            past: Some(KeptPastReader { cursor, queue: VecDeque::new() }),
             live,
             names: named.names,
             is_closed: named.is_closed,
             has_gap: false,
-            pending: None,
+            ready: VecDeque::new(),
+            purges,
+            seam: Seam { until, next },
             is_over: false,
             filter,
             shared,
@@ -180,9 +219,7 @@ impl KeptReader {
                 return Err(RecvError);
             }
             let delivery = self.live.recv()?;
-            if let Some(item) = self.judge(delivery) {
-                return Ok(item);
-            }
+            self.take(delivery);
         }
     }
 
@@ -199,86 +236,115 @@ impl KeptReader {
                 return Err(TryRecvError::Closed);
             }
             let delivery = self.live.try_recv()?;
-            if let Some(item) = self.judge(delivery) {
-                return Ok(item);
-            }
+            self.take(delivery);
         }
     }
 
-    /// Returns the next item of the logs, or the end that is due.
+    /// Returns the next item that is there without waiting for a live event.
     fn past_item(&mut self) -> Option<KeptDelivery> {
         loop {
-            if let Some(end) = self.take_end() {
-                return Some(end);
+            if let Some(item) = self.ready.pop_front() {
+                return Some(item);
             }
             let past = self.past.as_mut().filter(|_| !self.is_over)?;
-            let Some(item) = past.queue.pop_front().or_else(|| past.read(&self.shared)) else {
+            let Some(item) =
+                past.queue.pop_front().or_else(|| past.read(&self.shared, &self.seam, &mut self.purges))
+            else {
                 self.past = None;
                 return None;
             };
             past.cursor.pass(&item);
-            let delivery = match item.content {
-                KeptContent::Event(event) => self.judge_event(event),
-                KeptContent::Gap { missed, .. } => Some(self.gap(match missed {
+            match item.content {
+                KeptContent::Event(event) => self.take_event(event),
+                KeptContent::Gap { missed, .. } => self.take_gap(match missed {
                     Missed::Exactly(count) => Some(count),
                     Missed::AtMost(_) | Missed::Unknown => None,
-                })),
-            };
-            if delivery.is_some() {
-                return delivery;
+                }),
             }
         }
     }
 
-    fn judge(&mut self, delivery: Delivery) -> Option<KeptDelivery> {
+    /// Takes an item of the ring.
+    fn take(&mut self, delivery: Delivery) {
+        self.take_purges();
         match delivery {
-            Delivery::Event(event) => self.judge_event(event),
-            Delivery::Gap(gap) => Some(self.gap(Some(gap.missed))),
+            Delivery::Gap(gap) => {
+                // The gap is reported here, and not again by the id of the event after it.
+                self.seam.next.iter_mut().for_each(|next| *next = None);
+                self.take_gap(Some(gap.missed));
+            }
+            Delivery::Event(event) => {
+                if let Some(id) = event.id().filter(|_| self.shared.engine.is_some()) {
+                    if self.seam.is_past(id) {
+                        return;
+                    }
+                    if let Some(first) = self.seam.pass(id)
+                        && !self.is_undelivered(first, id)
+                    {
+                        self.take_gap(None);
+                    }
+                }
+                self.take_event(event);
+            }
         }
     }
 
-    fn gap(&mut self, missed: Option<u64>) -> KeptDelivery {
+    /// Returns whether no node delivers the events of an engine's log from `first` on before another.
+    fn is_undelivered(&self, first: EventId, before: EventId) -> bool {
+        let after = EventId::before(first.epoch, first.shard, first.sequence);
+        self.shared.kept.lock().is_some_and(|logs| logs.are_undelivered(after, before))
+    }
+
+    /// Takes a gap if a purge since the last item concerns the filter.
+    fn take_purges(&mut self) {
+        let purged = self.shared.kept.purged_since(&mut self.purges);
+        if purged.iter().any(|purged| !excludes(&self.filter, purged)) {
+            self.take_gap(None);
+        }
+    }
+
+    fn take_gap(&mut self, missed: Option<u64>) {
         self.has_gap = true;
-        KeptDelivery::Gap(missed)
+        self.ready.push_back(KeptDelivery::Gap(missed));
     }
 
-    /// Returns the event if the filter matches it; otherwise the end of a log, if the event is one.
-    fn judge_event(&mut self, event: Event) -> Option<KeptDelivery> {
-        self.record_end(&event);
-        if self.filter.matches(&event) { Some(KeptDelivery::Event(event)) } else { self.take_end() }
+    /// Takes an event if the filter matches it, and the end that it is.
+    fn take_event(&mut self, event: Event) {
+        let end = self.end_of(&event);
+        if self.filter.matches(&event) {
+            self.ready.push_back(KeptDelivery::Event(event));
+        }
+        if let Some(end) = end {
+            self.is_over = self.is_closed && self.names.is_empty();
+            self.ready.push_back(KeptDelivery::End(end));
+        }
     }
 
-    fn record_end(&mut self, event: &Event) {
+    /// Returns the end that an event is, of a log that the filter names.
+    fn end_of(&mut self, event: &Event) -> Option<KeptEnd> {
         if self.names.is_empty() {
-            return;
+            return None;
         }
         let ended = self.shared.kept.lock().and_then(|logs| logs.log_of(event));
-        let (Some((name, true)), Some(last_event_id)) = (ended, event.id()) else { return };
-        let Some(at) = self.names.iter().position(|one| *one == name) else { return };
+        let (Some((name, true)), Some(last_event_id)) = (ended, event.id()) else { return None };
+        let at = self.names.iter().position(|one| *one == name)?;
         self.names.swap_remove(at);
-        self.pending = Some(KeptEnd {
+        Some(KeptEnd {
             by: name.by,
             value: name.value.to_string(),
             last_event_id,
             event_type: event.event_type().to_owned(),
             complete: !self.has_gap,
-        });
-    }
-
-    fn take_end(&mut self) -> Option<KeptDelivery> {
-        let end = self.pending.take()?;
-        self.is_over = self.is_closed && self.names.is_empty();
-        Some(KeptDelivery::End(end))
+        })
     }
 }
 
 impl KeptPastReader {
-    /// Reads the next items, and returns the first.
-    fn read(&mut self, shared: &Shared) -> Option<KeptItem> {
+    /// Reads the next items, and returns the first. Logs that were purged are gaps among them, so `purges` moves on.
+    fn read(&mut self, shared: &Shared, seam: &Seam, purges: &mut u64) -> Option<KeptItem> {
         let logs = shared.kept.lock()?;
-        let is_past =
-            |id: EventId| self.until.get(usize::from(id.shard)).is_some_and(|until| id.sequence < *until);
-        logs.read(&self.cursor, is_past, Timestamp::now(), READ_AT_ONCE, &mut self.queue);
+        *purges = logs.purge_count();
+        logs.read(&self.cursor, |id| seam.is_past(id), Timestamp::now(), READ_AT_ONCE, &mut self.queue);
         self.queue.pop_front()
     }
 }
@@ -323,11 +389,7 @@ impl futures_core::Stream for KeptReader {
                 return Poll::Ready(None);
             }
             match std::pin::Pin::new(&mut reader.live).poll_next(cx) {
-                Poll::Ready(Some(delivery)) => {
-                    if let Some(item) = reader.judge(delivery) {
-                        return Poll::Ready(Some(item));
-                    }
-                }
+                Poll::Ready(Some(delivery)) => reader.take(delivery),
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
             }

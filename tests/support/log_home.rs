@@ -2,11 +2,38 @@
 //!
 //! Always: the service ends, and the folder is removed, with the test.
 
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::service::{Kind, Service};
 use super::{Server, eventually, http};
+
+/// Server, and the home of its log if it has an engine.
+pub struct HomedServer {
+    server: Server,
+    _home: Option<LogHome>,
+}
+
+impl HomedServer {
+    /// Starts a server. An option `--engine` names the kind of its log: `files`, `redis` or `nats`.
+    pub fn with(options: &[&str]) -> Self {
+        let Some(at) = options.iter().position(|option| *option == "--engine") else {
+            return Self { server: Server::with(options), _home: None };
+        };
+        let home = LogHome::new(options[at + 1]);
+        let server = home.node(&[&options[..at], &options[at + 2..]].concat());
+        Self { server, _home: Some(home) }
+    }
+}
+
+impl Deref for HomedServer {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
 
 /// Place where nodes keep order and history.
 pub struct LogHome {

@@ -34,6 +34,10 @@ impl EntryRecorder for Fake {
         true
     }
 
+    fn record_other(&self, _: EventId, _: &str) -> bool {
+        false
+    }
+
     fn end_past(&self, places: &Places) {
         *lock(&self.read.0) = places.next[0];
         self.read.1.notify_all();

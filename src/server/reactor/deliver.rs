@@ -186,7 +186,7 @@ impl<S: Socket> LoopState<S> {
                     batch.oldest.get_or_insert_with(|| event.made());
                     let gap = continuity.as_mut().and_then(|c| c.gap_before(event, now));
                     // Events that no node delivers are not missing.
-                    let is_missing = |gap: &GapNotice| !kept.were_refused(gap);
+                    let is_missing = |gap: &GapNotice| !kept.are_undelivered(gap);
                     if let Some(mut gap) = gap.filter(is_missing) {
                         // After a lap of the ring, the log still has the overwritten events.
                         let is_of_one_epoch = gap.from.as_ref().zip(gap.to).is_some_and(

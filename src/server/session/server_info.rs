@@ -21,9 +21,9 @@ const CAPABILITIES: [&str; 12] = [
     "update",
 ];
 
-/// Returns whether this server has a capability: with an engine there are no pages yet.
+/// Returns whether this server has a capability. The shards of an engine's log have no order of pages.
 fn is_able(capability: &str, cx: &Context<'_>) -> bool {
-    capability != "pages" || cx.shared.engine.is_none()
+    capability != "pages" || cx.shared.engine.is_none() || cx.shared.bus.shards() == 1
 }
 
 /// Returns the properties of the server for a client that speaks this protocol.

@@ -71,6 +71,15 @@ impl KeptStore {
         purged
     }
 
+    /// Purges the logs that an entry of the engine's log without an event names. Returns whether it is a record of a purge.
+    fn purge_followed(&self, id: EventId, stamp: &str) -> bool {
+        let Some(mut logs) = self.lock() else { return false };
+        let is_purge = logs.purge_followed(id, stamp);
+        // Relaxed: as above.
+        self.purges.store(logs.purge_count(), Ordering::Relaxed);
+        is_purge
+    }
+
     /// Returns the filters of what was purged since a loop saw this number of purges, and moves the number on.
     pub(crate) fn purged_since(&self, seen: &mut u64) -> Vec<Arc<Filter>> {
         // Relaxed: as above.
@@ -83,10 +92,10 @@ impl KeptStore {
         purged
     }
 
-    /// Returns whether the events of a gap of an engine's log were refused by every node.
-    pub(crate) fn were_refused(&self, gap: &GapNotice) -> bool {
+    /// Returns whether no node delivers what a gap of an engine's log lacks: refused events, and records of purges.
+    pub(crate) fn are_undelivered(&self, gap: &GapNotice) -> bool {
         let (Some(Since::Event(from)), Some(to)) = (&gap.from, gap.to) else { return false };
-        self.lock().is_some_and(|logs| logs.were_refused(*from, to))
+        self.lock().is_some_and(|logs| logs.are_undelivered(*from, to))
     }
 
     /// Locks the logs; `None` if there never was a rule.
@@ -145,6 +154,15 @@ impl LogRecorder {
         }
     }
 
+    /// Wakes the threads that wait for an entry to be read.
+    fn notify_waiting(&self) {
+        // Relaxed: the lock of the logs orders it after the number of one who looked in vain.
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            drop(lock(&self.looking));
+            self.changed.notify_all();
+        }
+    }
+
     /// Returns whether an event was read.
     fn was_read(&self, id: EventId) -> bool {
         self.kept.lock().is_none_or(|logs| logs.next_place(id.shard) >= place_after(id))
@@ -160,16 +178,21 @@ impl EntryRecorder for LogRecorder {
 
     fn record(&self, event: &Event, stamp: Option<&str>) -> bool {
         let is_published = self.kept.lock().is_none_or(|mut logs| logs.record_followed(event, stamp));
-        // Relaxed: a thread that found nothing raised the number before it released the lock of the logs.
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            drop(lock(&self.looking));
-            self.changed.notify_all();
-        }
+        self.notify_waiting();
         if let (true, Some(stamp), Some(id)) = (is_published, stamp, event.id()) {
             let tick = self.started.elapsed().as_millis() as u64 / TICK_MS;
             self.dedupe.learn((tick, Timestamp::now()), stamp, id);
         }
         is_published
+    }
+
+    fn record_other(&self, id: EventId, stamp: &str) -> bool {
+        if !self.kept.purge_followed(id, stamp) {
+            return false;
+        }
+        self.notify_waiting();
+        (self.wake)();
+        true
     }
 
     fn end_past(&self, places: &Places) {

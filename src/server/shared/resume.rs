@@ -11,6 +11,7 @@ use crate::bus::Bus;
 use crate::engine::{Engine, LogPlace, Status};
 use crate::event::{EventId, Position, Sequence, Since, Timestamp};
 use crate::feed::ResumeLookup;
+use crate::kept::place_after;
 
 /// Events retained after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +198,32 @@ pub(crate) fn oldest_place(shared: &Shared, shard: u16) -> LogPlace {
         Some((_, id)) => (id.epoch, id.sequence),
         None => shared.engine.as_ref().map_or((0, 0), |engine| engine.status().began_at_place(shard)),
     }
+}
+
+/// Returns the sequence in a ring of its first event at this place or after it, as ids count.
+pub(crate) fn ring_sequence(shared: &Shared, shard: u16, place: LogPlace) -> Sequence {
+    let bus = &shared.bus;
+    let (mut low, mut high) = (bus.oldest(shard), bus.head(shard));
+    if shared.engine.is_none() {
+        return place.1;
+    }
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let found = event_id(bus, shard, middle, high).map(|(_, id)| (id.epoch, id.sequence));
+        if found.is_some_and(|found| found < place) { low = middle + 1 } else { high = middle }
+    }
+    low
+}
+
+/// Returns the place after the newest event that this node has, as ids count, for a bus of one shard.
+pub(crate) fn newest_place(shared: &Shared) -> LogPlace {
+    let bus = &shared.bus;
+    let head = bus.head(0);
+    let Some(engine) = &shared.engine else { return (bus.epoch(), head) };
+    let newest = event_id(bus, 0, head.saturating_sub(1), head).map(|(_, id)| place_after(id));
+    let recorded = shared.kept.lock().map(|logs| logs.next_place(0));
+    let began = engine.status().began_at_place(0);
+    newest.into_iter().chain(recorded).fold(began, LogPlace::max)
 }
 
 /// Returns the first event at this place of a ring or after it, and its id.

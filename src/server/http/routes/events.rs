@@ -10,10 +10,10 @@ use crate::codec::http::Request;
 use crate::dialect::{ClientError, ErrorCode, HttpFault};
 use crate::event::{Position, Since, Timestamp};
 use crate::server::auth::Grant;
-use crate::server::http::events_page::{EventsQuery, MadePage, PAGE_BYTES, PageMaker, make_page};
+use crate::server::http::events_page::{EventsQuery, MadePage, NoPage, PAGE_BYTES, PageMaker, make_page};
 use crate::server::session::effect::{Made, Work};
 use crate::server::shared::Shared;
-use crate::server::shared::resume::marks;
+use crate::server::shared::resume::{marks, newest_place};
 use crate::server::tick::Tick;
 use crate::server::workers::LaneLimits;
 
@@ -59,9 +59,9 @@ impl Answer<'_, '_> {
             Ok(grant) => grant,
             Err(refusal) => return refusal,
         };
-        if self.cx.shared.engine.is_some() {
-            let error =
-                "with an engine there are no pages yet: read the past with history or last_event_id on /sse";
+        let shared = self.cx.shared;
+        if shared.engine.is_some() && shared.bus.shards() > 1 {
+            let error = "the shards of an engine's log have no common order, so there are no pages: read the past with history or last_event_id on /sse";
             return self.error(HttpFault::NoPages, error, &[]);
         }
         let mut page = match read(self.request, self.cx.shared) {
@@ -75,10 +75,18 @@ impl Answer<'_, '_> {
         if let Some(refusal) = self.refuse_stream() {
             return refusal;
         }
-        let shared = self.cx.shared;
-        // With one shard the page ends at the ring's head; with more, at the loop's place in the common order.
+        if shared.engine.as_ref().is_some_and(|engine| !engine.status().is_attached())
+            || shared.kept.is_reading()
+        {
+            let error = "the engine's log is still being read: try again";
+            return self.error(ErrorCode::EngineUnreachable, error, &[("Retry-After", "1")]);
+        }
+        // With one shard the page ends after the newest event; with more, at the loop's place in the common order.
         let until = match shared.bus.shards() {
-            1 => Some(Position::new(shared.epoch(), [shared.bus.head(0)])),
+            1 => {
+                let (epoch, next) = newest_place(shared);
+                Some(Position::new(epoch, [next]))
+            }
             _ => self.cx.view.position(),
         };
         let until = until.unwrap_or_else(|| Position::new(shared.epoch(), [0]));
@@ -92,7 +100,12 @@ impl Answer<'_, '_> {
                 self.cx.budget.spend(units);
                 self.long_page(page, until, grant, size)
             }
-            Err(error) => self.bad_query(&ClientError::new(ErrorCode::TooManyLogs, error.to_string())),
+            Err(NoPage::TooManyLogs(error)) => {
+                self.bad_query(&ClientError::new(ErrorCode::TooManyLogs, error.to_string()))
+            }
+            Err(NoPage::Engine(error)) => {
+                self.error(ErrorCode::EngineUnreachable, &error.to_string(), &[("Retry-After", "1")])
+            }
         }
     }
 
@@ -135,9 +148,15 @@ impl Answer<'_, '_> {
                         responder.write(200, &PAGE_HEADERS[1..], &made.into_body(next.as_ref()))
                     }
                     Ok((MadePage::TooLong(_), _)) => busy(),
-                    Err(error) => {
+                    Err(NoPage::TooManyLogs(error)) => {
                         shared.metrics.fault(ErrorCode::TooManyLogs.name());
                         responder.error(ErrorCode::TooManyLogs, &error.to_string(), &[])
+                    }
+                    Err(NoPage::Engine(error)) => {
+                        shared.metrics.fault(ErrorCode::EngineUnreachable.name());
+                        tracing::warn!(%error, "the engine's log can't be read for a page");
+                        let error = "the engine's log can't be read now: try again later";
+                        responder.error(ErrorCode::EngineUnreachable, error, &[("Retry-After", "1")])
                     }
                 })
             })

@@ -97,6 +97,25 @@ fn watch_lists_that_change_are_accounted_for_event_by_event() {
 }
 
 #[test]
+fn merged_events_are_accounted_for_one_by_one() {
+    let server = Server::start();
+    let url = format!("http://{}", server.addr);
+    for more in [&["--slow", "4"][..], &["--slow", "0", "--watch", "3", "--topics", "8"]] {
+        let report = is_kept(verify(&url, &[&["--on-lag", "concat", "--rate", "400"], more].concat()));
+        assert!(report["merged"].as_u64() > Some(0), "{report:#}");
+        let readers = report["readers"].as_array().expect("a list");
+        assert!(readers.iter().all(|reader| reader["gaps"] == 0), "{report:#}");
+    }
+    let books = server.balanced_ledger();
+    assert!(books["merged"].as_u64() > Some(0), "{books}");
+    assert_eq!(server.metric("fanwire_server_events_merged_total"), books["merged"].as_f64());
+    // A merged event counts once as delivered to a socket.
+    let slow = is_kept(verify(&url, &["--on-lag", "catch_up", "--slow", "4"]));
+    assert_eq!(slow["merged"], 0, "{slow:#}");
+    assert!(slow["readers"].as_array().expect("a list").iter().all(|reader| reader["gaps"] == 0), "{slow:#}");
+}
+
+#[test]
 fn a_planted_fault_in_a_watch_list_is_caught() {
     let server = Server::start();
     for (lie, on, kind) in [

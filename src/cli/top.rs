@@ -92,6 +92,9 @@ struct StatsLedger {
     pending: u64,
     dropped: u64,
     conflated: u64,
+    /// Absent from a server of an older version.
+    #[serde(default)]
+    merged: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -355,12 +358,12 @@ impl View {
             "\nclients  {} {DIM}({ws} ws, {sse} sse, {http} http){DIM:#}, {subscriptions} subscriptions, {feeds} feeds, {held} held",
             ws + sse
         )?;
-        let StatsLedger { matched, written, pending, dropped, conflated } = stats.ledger;
-        let [matched, written, pending, dropped, conflated] =
-            [matched, written, pending, dropped, conflated].map(grouped);
+        let StatsLedger { matched, written, pending, dropped, conflated, merged } = stats.ledger;
+        let [matched, written, pending, dropped, conflated, merged] =
+            [matched, written, pending, dropped, conflated, merged].map(grouped);
         writeln!(
             out,
-            "ledger   {matched} = {written} written + {pending} pending + {dropped} dropped + {conflated} conflated"
+            "ledger   {matched} = {written} written + {pending} pending + {dropped} dropped + {conflated} conflated + {merged} merged"
         )?;
 
         // The tables share the rest of the screen: shards first, then laggards, then interests.
@@ -483,7 +486,7 @@ mod tests {
         let stats = serde_json::json!({
             "version": "9.9.9", "epoch": "1", "uptime_seconds": 3725, "loops": 2, "draining": false, "engine": "memory",
             "connections": {"http": 1, "ws": 2, "sse": 3}, "subscriptions": 4, "feeds": 5, "deliveries": 6, "written_bytes": 7,
-            "dropped": 8, "held_bytes": 4096, "ledger": {"matched": 1_234_567, "written": 1, "pending": 2, "dropped": 3, "conflated": 4},
+            "dropped": 8, "held_bytes": 4096, "ledger": {"matched": 1_234_567, "written": 1, "pending": 2, "dropped": 3, "conflated": 4, "merged": 5},
             "interests": [{"filters": ["type=\u{1b}[31mx"], "dialect": "native", "transport": "ws", "members": 2, "kept_events": 0}],
             "laggards": [{"connection": "1f", "speaks": "ws", "events": 10, "bytes": 2048, "milliseconds": 1500}],
             "shards": [{"head": 100, "oldest": 50, "capacity": 200}],
@@ -504,7 +507,7 @@ mod tests {
         for words in [
             "fanwire 9.9.9",
             "up 1 h 2 min",
-            "1,234,567 = 1 written + 2 pending + 3 dropped + 4 conflated",
+            "1,234,567 = 1 written + 2 pending + 3 dropped + 4 conflated + 5 merged",
             "25 % of 200",
             "2.0 KiB",
             "1.5 s",

@@ -28,8 +28,8 @@ await check('the server view counts clients, interests, shards, and a ledger tha
   await until('two clients', async () => number(await page.locator('#chart-connections b').innerText()) === 2);
   assert.match(await page.locator('#shards tbody').innerText(), /^0\s+4\d/);
   await until('a ledger', async () => (await ledger()).matched >= 40);
-  const { matched, written, pending, dropped, conflated } = await ledger();
-  assert.equal(matched, written + pending + dropped + conflated);
+  const { matched, written, pending, dropped, conflated, merged } = await ledger();
+  assert.equal(matched, written + pending + dropped + conflated + merged);
   assert.match(await page.locator('#facts').innerText(), /serving/);
   client.ws.close();
   await until('the interest goes with its client', async () => !(await page.locator('#interests').innerText()).includes('task.**'));

@@ -176,7 +176,7 @@ impl Server {
             ledger = http::get(self.addr, "/api/stats").json()["ledger"].clone();
             number(&ledger, "pending") == 0
         });
-        let parts = ["written", "pending", "dropped", "conflated"];
+        let parts = ["written", "pending", "dropped", "conflated", "merged"];
         let sum: u64 = parts.iter().map(|name| number(&ledger, name)).sum();
         assert_eq!(number(&ledger, "matched"), sum, "{ledger}");
         ledger

@@ -329,7 +329,8 @@ impl Server {
         let descriptors = std::fs::read_dir(format!("{process}/fd")).map_or(0, Iterator::count) as u64;
         let stats = self.stats().unwrap_or_default();
         let of = |path: &str| stats.pointer(path).and_then(Value::as_u64).unwrap_or(0);
-        let parts = ["written", "pending", "dropped", "conflated"].map(|part| of(&format!("/ledger/{part}")));
+        let parts = ["written", "pending", "dropped", "conflated", "merged"];
+        let parts = parts.map(|part| of(&format!("/ledger/{part}")));
         Ok(Sample {
             second: start.elapsed().as_secs(),
             rss_kib,

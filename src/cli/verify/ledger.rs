@@ -117,6 +117,8 @@ pub(super) struct Account {
     reported: Reported,
     pub(super) connection: u64,
     pub(super) delivered: u64,
+    /// Number of events that arrived merged into a later one.
+    pub(super) merged: u64,
     pub(super) gaps: u64,
     /// Number of events that gaps reported as missed.
     pub(super) missed: u64,
@@ -139,6 +141,7 @@ impl Account {
             reported: Reported::Nothing,
             connection: 0,
             delivered: 0,
+            merged: 0,
             gaps: 0,
             missed: 0,
             faults: Vec::new(),
@@ -173,9 +176,22 @@ impl Account {
 
     /// Records an event of the lane.
     pub(super) fn event(&mut self, n: u64, id: &str, ids: &Ids) {
-        self.delivered += 1;
         let seen = Seen { n, id: id.to_owned() };
         self.compare(&seen, ids);
+        self.came(seen);
+    }
+
+    /// Records events of the lane that were merged into a later one, which has an id.
+    pub(super) fn merged(&mut self, numbers: &[u64], id: &str) {
+        self.merged += numbers.len() as u64;
+        for n in numbers {
+            self.came(Seen { n: *n, id: format!("in {id}") });
+        }
+    }
+
+    fn came(&mut self, seen: Seen) {
+        self.delivered += 1;
+        let n = seen.n;
         if n < self.next {
             let at = format!("on its connection {}", self.connection);
             if self.holes.remove(&n).is_some() {

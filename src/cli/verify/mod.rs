@@ -18,7 +18,7 @@ use self::ledger::Account;
 use self::publisher::LanePublisher;
 use self::reader::{Over, VerifyReader};
 use self::report::{PublisherCounts, VerifyReport};
-use self::run::{GATHER, RIGHTS_HINT, VerifyRun, lock};
+use self::run::{GATHER, RIGHTS_HINT, VerifyOnLag, VerifyRun, lock};
 use self::watch::{WatchKeys, WatchSet};
 use super::dice::Dice;
 use super::error::CliError;
@@ -63,6 +63,9 @@ pub(super) struct VerifyArgs {
     /// Number of topics in each lane for --watch
     #[arg(long = "topics", value_name = "T", default_value_t = 100, requires = "watch", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     keys: u32,
+    /// What the server does when a reader lags; with concat, a merged event must have the text of each event in it
+    #[arg(long, value_name = "POLICY")]
+    on_lag: Option<VerifyOnLag>,
     /// Seed of the random cuts [default: a random one]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -84,7 +87,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), CliError> {
     let lanes = args.lanes as usize;
     let slow_lane = (args.slow > 0).then_some(lanes);
     let keys = args.watch.map(|_| WatchKeys { seed, keys: args.keys as usize });
-    let run = Arc::new(VerifyRun::new(seed, slow_lane, keys, args.seconds));
+    let run = Arc::new(VerifyRun::new(seed, slow_lane, keys, args.on_lag, args.seconds));
     let mut dice = Dice(seed);
     let mut threads = Vec::new();
     for (over, count, name) in [(Over::WebSocket, args.ws, "ws"), (Over::Sse, args.sse, "sse")] {

@@ -19,7 +19,7 @@ use super::super::remote::{NotOpened, Remote};
 use super::super::target::error_text;
 use super::super::trust;
 use super::ledger::{Account, ViolationKind};
-use super::run::{EVENT_TYPE, VerifyRun, pad};
+use super::run::{EVENT_TYPE, VerifyOnLag, VerifyRun, pad};
 use super::watch::{KEY_KIND, WatchSet, entity};
 
 /// Transport of a reader.
@@ -117,6 +117,8 @@ struct LaneEvent<'a> {
     stream_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
     entity: Option<EventEntity<'a>>,
+    /// Number of events that it stands for, if they are several.
+    merged: Option<u64>,
     #[serde(borrow)]
     payload: &'a RawValue,
 }
@@ -319,6 +321,9 @@ impl VerifyReader {
         if let Some(watch) = &self.account.watch {
             payload["entities"] = json!(watch.entities());
         }
+        for (name, value) in self.run.on_lag.into_iter().flat_map(VerifyOnLag::options) {
+            payload[*name] = json!(value);
+        }
         payload
     }
 
@@ -365,6 +370,9 @@ impl VerifyReader {
         request = request.query("type", EVENT_TYPE).query("stream", self.run.stream(self.account.lane()));
         for entity in self.account.watch.iter().flat_map(WatchSet::entities) {
             request = request.query("entity", entity);
+        }
+        for (name, value) in self.run.on_lag.into_iter().flat_map(VerifyOnLag::options) {
+            request = request.query(*name, *value);
         }
         if let Some(since) = &self.since {
             request = request.header("last-event-id", since);
@@ -428,9 +436,17 @@ impl VerifyReader {
         let payload = serde_json::from_str::<Payload<'_>>(event.payload.get());
         let key = event.entity.as_ref().and_then(EventEntity::key);
         let size = self.run.pad_bytes(self.account.lane());
+        // One that has no merged events, and so is none, is a fault too.
+        let count = event.merged.unwrap_or(1);
+        let numbers = payload
+            .as_ref()
+            .ok()
+            .map(|payload| self.run.mergeable(self.account.lane(), (payload.n, payload.last), count));
+        let numbers = numbers.unwrap_or_default();
         let Some(payload) = payload.ok().filter(|payload| {
             let has_key = key == self.run.key(self.account.lane(), payload.n, payload.last);
-            has_key && payload.pad == pad(payload.n, size)
+            let text: String = numbers.iter().map(|n| pad(*n, size)).collect();
+            has_key && numbers.len() as u64 == count && payload.pad == text
         }) else {
             let text = format!("{} carries {}", event.event_id, shortened(event.payload.get()));
             self.account.fault(ViolationKind::Changed, 0, 1, text);
@@ -442,6 +458,9 @@ impl VerifyReader {
             let text = format!("{} of key {key} was not asked for", event.event_id);
             self.account.fault(ViolationKind::Unwanted, payload.n, 1, text);
             return Ok(());
+        }
+        if let [merged @ .., _] = numbers.as_slice() {
+            self.account.merged(merged, &event.event_id);
         }
         self.account.event(payload.n, &event.event_id, &self.run.ids);
         self.since = Some(position.map_or_else(|| event.event_id.into_owned(), str::to_owned));
@@ -455,7 +474,7 @@ impl VerifyReader {
             }
             return Ok(());
         }
-        self.life -= 1;
+        self.life = self.life.saturating_sub(count);
         if self.life == 0 { Err(ReadEnd::Cut) } else { Ok(()) }
     }
 }

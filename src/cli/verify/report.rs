@@ -44,6 +44,8 @@ pub(super) struct VerifyReport {
     unsure: u64,
     throttled: u64,
     delivered: u64,
+    /// Number of delivered events that arrived merged into a later one.
+    merged: u64,
     readers: Vec<Row>,
     /// Some of the reasons why connections were lost.
     notes: Vec<String>,
@@ -61,6 +63,8 @@ struct Row {
     cuts: u64,
     lost: u64,
     delivered: u64,
+    /// Number of these that arrived merged into a later one.
+    merged: u64,
     gaps: u64,
     /// Number of events that gaps reported as missed.
     missed: u64,
@@ -84,6 +88,7 @@ impl VerifyReport {
             cuts: reader.cuts,
             lost: reader.refused,
             delivered: reader.account.delivered,
+            merged: reader.account.merged,
             gaps: reader.account.gaps,
             missed: reader.account.missed,
             changes: reader.account.watch.as_ref().map_or(0, |watch| watch.changes),
@@ -101,6 +106,7 @@ impl VerifyReport {
             unsure: published.unsure,
             throttled: published.throttled,
             delivered: readers.iter().map(|reader| reader.account.delivered).sum(),
+            merged: readers.iter().map(|reader| reader.account.merged).sum(),
             readers: rows.collect(),
             notes: lock(&run.notes).clone(),
             faults,
@@ -141,7 +147,11 @@ impl VerifyReport {
         if self.throttled > 0 {
             writeln!(out, "             the server asked to wait {} times", self.throttled)?;
         }
-        writeln!(out, "  delivered  {}", self.delivered)?;
+        write!(out, "  delivered  {}", self.delivered)?;
+        if self.merged > 0 {
+            write!(out, ", {} of them merged into a later one", self.merged)?;
+        }
+        writeln!(out)?;
         writeln!(
             out,
             "\n  {DIM}{:<9}{:>5}{:>13}{:>7}{:>7}{:>11}{:>7}{:>9}{DIM:#}",

@@ -22,6 +22,30 @@ pub(super) const SLOW_PAD_BYTES: usize = 16 * 1024;
 /// Number of different reasons for lost connections that are kept.
 const NOTES_MAX: usize = 5;
 
+/// What a reader asks the server to do when it lags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum VerifyOnLag {
+    /// Read on from its place.
+    #[value(name = "catch_up")]
+    CatchUp,
+    /// The same, with neighbours merged; the past after a reconnect is merged too.
+    #[value(name = "concat")]
+    Concat,
+}
+
+/// String of a payload by which events are merged.
+pub(super) const CONCAT: &str = "/payload/pad";
+
+impl VerifyOnLag {
+    /// Returns the options of a subscription.
+    pub(super) fn options(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::CatchUp => &[("on_lag", "catch_up")],
+            Self::Concat => &[("on_lag", "concat"), ("compact", "concat"), ("concat", CONCAT)],
+        }
+    }
+}
+
 /// State that the threads of a run share.
 pub(super) struct VerifyRun {
     /// Prefix of the run's streams. It distinguishes this run's events from another run's.
@@ -31,6 +55,8 @@ pub(super) struct VerifyRun {
     pub(super) slow_lane: Option<usize>,
     /// Keys of the events, if readers watch some of them.
     pub(super) keys: Option<WatchKeys>,
+    /// Policy of the readers, if it is not the server's default.
+    pub(super) on_lag: Option<VerifyOnLag>,
     progress: Mutex<RunProgress>,
     /// Reason why the server refuses the readers.
     pub(super) refusal: Mutex<Option<String>>,
@@ -55,13 +81,20 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl VerifyRun {
     /// Creates a run that publishes for `seconds`. Its time starts now.
-    pub(super) fn new(seed: u64, slow_lane: Option<usize>, keys: Option<WatchKeys>, seconds: u64) -> Self {
+    pub(super) fn new(
+        seed: u64,
+        slow_lane: Option<usize>,
+        keys: Option<WatchKeys>,
+        on_lag: Option<VerifyOnLag>,
+        seconds: u64,
+    ) -> Self {
         let start = Instant::now();
         Self {
             name: format!("verify-{seed:x}-{}", std::process::id()),
             start,
             slow_lane,
             keys,
+            on_lag,
             progress: Mutex::new(RunProgress {
                 ready: 0,
                 is_published: false,
@@ -82,6 +115,16 @@ impl VerifyRun {
     pub(super) fn key(&self, lane: usize, n: u64, is_last: bool) -> Option<usize> {
         let keys = self.keys.filter(|_| self.slow_lane != Some(lane))?;
         Some(if is_last { keys.end() } else { keys.of(lane, n) })
+    }
+
+    /// Returns the numbers of the `count` newest events of a lane up to `n`, its last event or not, that a merge can contain:
+    /// neighbours have one key.
+    pub(super) fn mergeable(&self, lane: usize, (n, is_last): (u64, bool), count: u64) -> Vec<u64> {
+        let key = self.key(lane, n, is_last);
+        let has_key = |other: &u64| *other == n || self.key(lane, *other, false) == key;
+        let mut numbers: Vec<u64> = (1..=n).rev().filter(has_key).take(count as usize).collect();
+        numbers.reverse();
+        numbers
     }
 
     pub(super) fn pad_bytes(&self, lane: usize) -> usize {

@@ -12,6 +12,7 @@ pub(super) struct TallyTotals {
     pub(super) written: u64,
     pub(super) dropped: u64,
     pub(super) conflated: i64,
+    pub(super) merged: u64,
 }
 
 /// Accounts of one loop.

@@ -355,7 +355,8 @@ impl<S: Socket> LoopState<S> {
         self.accounts.books.written += events;
         self.accounts.books.dropped += dropped;
         self.accounts.books.conflated += conflated;
-        if writes == 0 && dropped == 0 && events == 0 && conflated == 0 {
+        self.accounts.books.merged += merged;
+        if writes == 0 && dropped == 0 && events == 0 && conflated == 0 && merged == 0 {
             return;
         }
         self.accounts.report_due = true;

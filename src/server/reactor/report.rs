@@ -61,7 +61,7 @@ impl<S: Socket> LoopState<S> {
         for (_, conn) in &self.clients.conns {
             pending += conn.outbox.pending(&self.delivery.fanout);
         }
-        let TallyTotals { written, dropped, conflated } = self.accounts.books;
+        let TallyTotals { written, dropped, conflated, merged } = self.accounts.books;
         let feeds = self.delivery.fanout.totals;
         let conflated = conflated + self.delivery.tally.conflated + feeds.sampled_out as i64;
         // Conflation counts an event ahead of its place. If the event was then also dropped at its place, it was counted
@@ -74,6 +74,7 @@ impl<S: Socket> LoopState<S> {
             pending: pending.saturating_sub(twice),
             dropped,
             conflated: conflated.max(0) as u64,
+            merged: merged + self.delivery.tally.merged,
         }
     }
 

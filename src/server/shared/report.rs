@@ -40,12 +40,14 @@ pub(crate) struct LoopLedger {
     pub(crate) dropped: u64,
     /// Events left out because a subscription conflates or samples.
     pub(crate) conflated: u64,
+    /// Events written as part of a later one, which alone counts as written (`concat`).
+    pub(crate) merged: u64,
 }
 
 impl LoopLedger {
     /// Returns the imbalance of the ledger, which is always 0.
     pub(crate) fn difference(&self) -> i64 {
-        let parts = self.written + self.pending + self.dropped + self.conflated;
+        let parts = self.written + self.pending + self.dropped + self.conflated + self.merged;
         self.matched.wrapping_sub(parts) as i64
     }
 }
@@ -88,12 +90,13 @@ impl LoopReport {
         let mut laggards = Vec::new();
         let mut held = 0;
         for report in reports {
-            let LoopLedger { matched, written, pending, dropped, conflated } = report.ledger;
+            let LoopLedger { matched, written, pending, dropped, conflated, merged } = report.ledger;
             sum.matched += matched;
             sum.written += written;
             sum.pending += pending;
             sum.dropped += dropped;
             sum.conflated += conflated;
+            sum.merged += merged;
             held += report.held_bytes;
             laggards.extend(&report.laggards);
         }
@@ -110,7 +113,7 @@ impl LoopReport {
             .collect();
         let ledger = json!({
             "matched": sum.matched, "written": sum.written, "pending": sum.pending,
-            "dropped": sum.dropped, "conflated": sum.conflated,
+            "dropped": sum.dropped, "conflated": sum.conflated, "merged": sum.merged,
         });
         (ledger, laggards.into(), held)
     }

@@ -96,7 +96,7 @@ const pairs = (list, entries) => list.replaceChildren(...entries.flatMap(([name,
 const filterText = (filters) => (filters.length === 0 || filters.includes('') ? 'everything' : filters.join('  or  '));
 const spoken = (interest) => `${interest.lean ? 'lean ' : ''}${interest.dialect} by ${interest.transport === 'ws' ? 'WebSocket' : 'SSE'}${interest.compressed ? ', compressed' : ''}`;
 
-const PARTS = [['written', 145], ['pending', 215], ['dropped', 0], ['conflated', 50]];
+const PARTS = [['written', 145], ['pending', 215], ['dropped', 0], ['conflated', 50], ['merged', 280]];
 function showLedger(ledger) {
   const stack = PARTS.map(([name, angle]) => {
     const part = document.createElement('i');

@@ -98,7 +98,9 @@ impl Page<'_> {
         });
         match merged {
             Some(frame) => {
-                self.tally.merged += u64::from(waiting.count) - 1;
+                let merged = u64::from(waiting.count) - 1;
+                self.tally.merged += merged;
+                self.fanout.totals.matched += merged;
                 self.queue(frame, event, budget);
             }
             None => self.send(event, at, budget),

@@ -231,12 +231,29 @@ fn turn_for_own_channels(times: u64) {
     }
 }
 
-/// Runs a loop's turn for each burst of 50 events to 1,000 clients with 20 of 1,000 symbols each: about 20 deliveries for each event.
-fn turn_for_watch_lists(times: u64) {
-    let mut client = OneClient::subscribed(1_000, |conn| {
+/// Returns a loop with 1,000 clients that have 20 of 1,000 symbols each.
+fn watch_lists() -> OneClient {
+    OneClient::subscribed(1_000, |conn| {
         let symbols = (0..20).map(|n| format!(r#""symbol:{}""#, (conn * 37 + n * n * 7 + n * 11) % 1000));
         format!(r#""entities":[{}]"#, symbols.collect::<Vec<_>>().join(","))
-    });
+    })
+}
+
+/// Publishes to a loop of 1,000 clients with watch lists. Each 20th event comes in a tick of its own, at whose end the loop looks at
+/// all connections and their memory. Few enough ticks that no heartbeat is due.
+fn report_of_watch_lists(times: u64) {
+    let mut client = watch_lists();
+    for n in 0..times {
+        client.publishes(quote(n));
+        if n % 20 == 19 {
+            client.quiet_tick(2 + n / 20);
+        }
+    }
+}
+
+/// Runs a loop's turn for each burst of 50 events to 1,000 clients with 20 of 1,000 symbols each: about 20 deliveries for each event.
+fn turn_for_watch_lists(times: u64) {
+    let mut client = watch_lists();
     for n in 0..times {
         client.publishes(quote(n));
         if n % 50 == 49 {
@@ -591,6 +608,7 @@ const OPERATIONS: &[Operation] = &[
     ("deliver-to-50-watch-lists", deliver_to_watch_lists),
     ("loop-own-channel", turn_for_own_channels),
     ("loop-20-watch-lists", turn_for_watch_lists),
+    ("report-1000-watch-lists", report_of_watch_lists),
     ("change-1-of-1", |times| change(0, times)),
     ("change-1-of-1000", |times| change(999, times)),
     ("update-1-of-1000", |times| update_one(false, times)),

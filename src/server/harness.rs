@@ -244,6 +244,13 @@ impl OneClient {
         self.core.turn();
     }
 
+    /// Runs the turn of a tick in which no socket is ready: timers and reports are due.
+    pub fn quiet_tick(&mut self, tick: u64) {
+        self.turns += 1;
+        self.core.wake(tick, Timestamp(self.turns as i64));
+        self.core.turn();
+    }
+
     /// Publishes an event on the bus that the loop reads.
     pub fn publishes(&self, event: Event) {
         self.shared.bus.publish(event);

@@ -114,10 +114,10 @@ impl<S: Socket> LoopState<S> {
                 self.delivery.fanout.table_bytes() + snapshot + self.delivery.kind_log.held_bytes();
             self.accounts.spare = self.delivery.fanout.spare_bytes();
         }
-        let mut holders = Holders::default();
+        let mut held = HeldSums::default();
         for (slot, conn) in &self.clients.conns {
             let token = conn.token(slot);
-            holders.take(token, conn);
+            held.add(conn);
             let lag = conn.outbox.lag(&self.delivery.fanout, self.turn.now);
             if lag == Lag::default() {
                 continue;
@@ -136,12 +136,12 @@ impl<S: Socket> LoopState<S> {
             self.accounts.report_due = true;
         }
         worst_first(&mut laggards);
-        let shared = self.shared_once(holders.shared);
+        let shared = self.shared_once(held.shared);
         let apart = self.delivery.fanout.bytes()
             + self.accounts.tables
             + self.presence_bytes()
             + self.clients.ends.held_bytes();
-        let held_bytes = self.shed(holders, shared + apart);
+        let held_bytes = self.shed(held.own + shared + apart);
         if observe {
             self.probe_kernel_queues(&mut laggards);
         }
@@ -213,8 +213,7 @@ impl<S: Socket> LoopState<S> {
     /// Frees memory if the loop is over its budget: first the frames that feeds keep for laggards, then the largest
     /// connections, those with many unfinished bodies first. Returns the bytes held afterwards. While the loop is still over
     /// its budget, it accepts no new stream; it always accepts publishers.
-    fn shed(&mut self, holders: Holders, apart: usize) -> usize {
-        let mut held = holders.own + apart;
+    fn shed(&mut self, mut held: usize) -> usize {
         // Free places that closed connections left in the tables do not count against new clients.
         let budget = self
             .shared
@@ -225,12 +224,13 @@ impl<S: Socket> LoopState<S> {
             return held;
         };
         let metrics = Arc::clone(&self.shared.metrics);
+        let holders = self.largest_holders();
         let before = self.delivery.fanout.bytes();
         self.delivery.fanout.shed(budget / 2);
         let freed = (before - self.delivery.fanout.bytes()).min(held);
         held -= freed;
         metrics.shed.get_or_create(&Kind { kind: "feed_bytes" }).inc_by(freed as u64);
-        for Holder { token, bytes, .. } in holders.largest_first(self) {
+        for Holder { token, bytes } in holders {
             if held <= budget {
                 break;
             }
@@ -240,6 +240,31 @@ impl<S: Socket> LoopState<S> {
         self.shared.set_short_of_memory(self.accounts.loop_number, held > budget);
         self.accounts.report_due = true;
         held
+    }
+
+    /// Returns the connections that hold the most memory, those with many unfinished bodies first. Looks at every member of every
+    /// filter, so only where memory is short.
+    fn largest_holders(&self) -> Vec<Holder> {
+        let mut largest = BinaryHeap::new();
+        for (slot, conn) in &self.clients.conns {
+            let (beside, shared) = held_bytes(conn);
+            // Closing it also frees its subscriptions' part of the loop's tables.
+            let bytes = beside + shared + conn.connection.table_bytes();
+            if bytes < HOLDER_BYTES_MIN {
+                continue;
+            }
+            largest.push(Reverse(Holder { bytes, token: conn.token(slot) }));
+            if largest.len() > HOLDERS_MAX {
+                largest.pop();
+            }
+        }
+        let mut all: Vec<Holder> = largest.into_iter().map(|Reverse(holder)| holder).collect();
+        let is_greedy = |holder: &Holder| {
+            self.find(holder.token)
+                .is_some_and(|slot| self.clients.conns[slot].connection.is_greedy(&self.turn.config))
+        };
+        all.sort_by_cached_key(|holder| Reverse((is_greedy(holder), *holder)));
+        all
     }
 
     /// Closes a connection to free its memory.
@@ -272,43 +297,27 @@ struct Holder {
     token: Token,
 }
 
-/// Memory of connections, and the largest holders.
+/// Returns the bytes of a connection beside its struct, and those that wait for it and are shared.
+fn held_bytes<S: Socket>(conn: &Conn<S>) -> (usize, usize) {
+    let (waits, shared) = conn.outbox.held_bytes();
+    let replay = conn.replay.as_ref().map_or(0, |replay| replay.held_bytes());
+    (waits + replay + conn.socket.held_bytes() + conn.connection.held_bytes(), shared)
+}
+
+/// Sums of the connections' memory.
 #[derive(Debug, Default)]
-struct Holders {
+struct HeldSums {
     /// Sum of the bytes of each connection alone.
     own: usize,
     /// Sum of the shared bytes, counted once per connection.
     shared: usize,
-    largest: BinaryHeap<Reverse<Holder>>,
 }
 
-impl Holders {
-    fn take<S: Socket>(&mut self, token: Token, conn: &Conn<S>) {
-        let (waits, shared) = conn.outbox.held_bytes();
-        let replay = conn.replay.as_ref().map_or(0, |replay| replay.held_bytes());
-        let beside = waits + replay + conn.socket.held_bytes() + conn.connection.held_bytes();
+impl HeldSums {
+    fn add<S: Socket>(&mut self, conn: &Conn<S>) {
+        let (beside, shared) = held_bytes(conn);
         self.own += CONNECTION_BYTES + size_of::<Conn<S>>() + beside;
         self.shared += shared;
-        // Closing it also frees its subscriptions' part of the loop's tables.
-        let bytes = beside + shared + conn.connection.table_bytes();
-        if bytes < HOLDER_BYTES_MIN {
-            return;
-        }
-        self.largest.push(Reverse(Holder { bytes, token }));
-        if self.largest.len() > HOLDERS_MAX {
-            self.largest.pop();
-        }
-    }
-
-    /// Returns the largest holders, those with many unfinished bodies first.
-    fn largest_first<S: Socket>(self, core: &LoopState<S>) -> Vec<Holder> {
-        let mut all: Vec<Holder> = self.largest.into_iter().map(|Reverse(holder)| holder).collect();
-        let is_greedy = |holder: &Holder| {
-            core.find(holder.token)
-                .is_some_and(|slot| core.clients.conns[slot].connection.is_greedy(&core.turn.config))
-        };
-        all.sort_by_cached_key(|holder| Reverse((is_greedy(holder), *holder)));
-        all
     }
 }
 

@@ -94,7 +94,15 @@ impl Session {
         let grant = self.grant().map_or(0, Grant::held_bytes);
         let unfinished = self.own.as_ref().and_then(|own| own.unfinished.as_ref());
         let unfinished = unfinished.map_or(0, Unfinished::held_bytes);
-        spilled + own + grant + unfinished + self.weight().own
+        spilled + own + grant + unfinished + self.own_weight()
+    }
+
+    fn own_weight(&self) -> usize {
+        let narrowed = self.is_narrowed();
+        match (self.subscriptions.len(), &self.own) {
+            (2.., Some(own)) => own.weight.own,
+            _ => self.subscriptions.iter().map(|one| Weight::own_of(one, narrowed)).sum(),
+        }
     }
 
     /// Returns the memory of the subscriptions in the loop's tables, in bytes, if no other connection shares it.

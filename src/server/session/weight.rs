@@ -38,12 +38,18 @@ impl Weight {
     }
 
     pub(super) fn of(subscription: &SessionSubscription, narrowed: bool) -> Self {
+        let own = Self::own_of(subscription, narrowed);
+        let filter = if narrowed { subscription.filter.held_bytes() } else { 0 };
+        Self { all: own - filter + Self::of_filter(&subscription.filter), own }
+    }
+
+    /// Returns the memory in the session alone. Does not look at the filter's members, which may be thousands.
+    pub(super) fn own_of(subscription: &SessionSubscription, narrowed: bool) -> usize {
         let name = match &subscription.name {
             SubscriptionName::Given(name) => name.len() + 16,
             SubscriptionName::Numbered(_) => 0,
         };
         // If a grant narrows the subscription, the tables have another filter.
-        let filter = if narrowed { subscription.filter.held_bytes() } else { 0 };
-        Self { all: name + Self::of_filter(&subscription.filter), own: name + filter }
+        name + if narrowed { subscription.filter.held_bytes() } else { 0 }
     }
 }

@@ -74,7 +74,7 @@ impl<T> OnceLock<T> {
         while self.state.load(Acquire) != 2 {
             thread::yield_now();
         }
-        self.value.get().expect("set, says the state")
+        self.value.get().expect("the state is 2")
     }
 }
 

@@ -46,7 +46,7 @@ fn an_item_is_passed_at_the_readers_next_call_or_when_the_visitor_returns() {
     drop((second, idle));
 }
 
-/// A stage goes on to where the one before it was at its last look, and looks again after that.
+/// A stage reads up to the place where the previous stage was at its last look, and then looks again.
 #[test]
 fn a_stage_reads_in_runs_what_the_previous_stage_has_passed() {
     for solo in [false, true] {
@@ -78,12 +78,12 @@ fn a_stage_reads_in_runs_what_the_previous_stage_has_passed() {
         assert_eq!(first.visit_batch(200, |_| ()), 200);
         let mut seen = Vec::new();
         assert_eq!(second.visit_batch(150, |n| seen.push(*n)), 150);
-        // Known since its first look; and what was passed afterwards, by a new one.
+        // The first 50 are known from its first look; the others take a new look.
         assert_eq!(first.visit_batch(usize::MAX, |_| ()), 100);
         assert_eq!(second.visit_batch(usize::MAX, |n| seen.push(*n)), 50);
         assert_eq!(second.visit_batch(usize::MAX, |n| seen.push(*n)), 100);
         assert_eq!(second.visit_batch(usize::MAX, |n| seen.push(*n)), 0);
-        // One that has nobody before it any more follows the publishers.
+        // A subscriber without a predecessor follows the publishers.
         publish(&mut publisher, 300);
         drop(first);
         assert_eq!(second.visit_batch(usize::MAX, |n| seen.push(*n)), 1);
@@ -205,22 +205,22 @@ fn no_stage_of_a_diamond_is_overtaken() {
 #[test]
 fn a_batch_handler_is_called_at_each_end_and_continues_after_a_panic() {
     let bus = lossless(256);
-    let (told, hears) = std::sync::mpsc::channel();
+    let (sender, received) = std::sync::mpsc::channel();
     let reader = bus.subscribe(|n: &u64| *n != 3);
     (0..6).for_each(|n| _ = bus.try_publish(n).expect("room"));
     let handler = move |next: BatchItem<'_, u64>| match next {
         BatchItem::Item(4) => panic!("as asked"),
-        BatchItem::Item(n) => _ = told.send(Some((*n, thread::current().name().map(str::to_owned)))),
-        BatchItem::End => _ = told.send(None),
+        BatchItem::Item(n) => _ = sender.send(Some((*n, thread::current().name().map(str::to_owned)))),
+        BatchItem::End => _ = sender.send(None),
     };
     let thread = HandlerThread::new().named("stage-1").pinned_to(0);
     let running = reader.handle(thread, handler).expect("there is a core 0");
     bus.close();
     assert_eq!(running.join().expect("caught"), 1);
-    let told: Vec<_> = hears.into_iter().collect();
+    let seen: Vec<_> = received.into_iter().collect();
     let name = Some("stage-1".to_owned());
     let items: Vec<_> = [0, 1, 2, 5].map(|n| Some((n, name.clone()))).into_iter().chain([None]).collect();
-    assert_eq!(told, items, "all that was there is one batch");
+    assert_eq!(seen, items, "all that was there is one batch");
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn a_handler_on_a_core_that_does_not_exist_does_not_start_and_gates_no_publisher
         let refused = all(&bus).handle(HandlerThread::new().pinned_to(core), |_| ());
         assert!(refused.is_err());
     }
-    (0..10).for_each(|n| _ = bus.try_publish(n).expect("nobody to wait for"));
+    (0..10).for_each(|n| _ = bus.try_publish(n).expect("no reader to wait for"));
 }
 
 #[test]

@@ -106,8 +106,8 @@ fn a_client_that_may_not_see_a_channel_gets_neither_its_list_nor_its_events() {
     for (options, why) in [
         (&["--channel", "room.2"][..], "another channel"),
         (&["--type", "chat.*"], "other types, in whatever channel"),
-        (&["--stream", "s"], "a stream, in which presence is not"),
-        (&["--entity", "task:**"], "entities, of which users are none"),
+        (&["--stream", "s"], "a stream, which has no presence events"),
+        (&["--entity", "task:**"], "entities, which users are not"),
         (&["--publish"], "nothing to see"),
     ] {
         let outside = bearer(&token("eve", options));
@@ -179,8 +179,7 @@ fn a_circles_clients_are_in_it_and_get_its_arrivals() {
     assert_eq!(users(&get(&server, "dev-team", "").json()), [("ann", 1), ("bob", 1)]);
     drop(two);
     receives(&mut one, "agent_left", "bob");
-    let bad = Wire::connect(server.addr);
-    let mut bad = bad;
+    let mut bad = Wire::connect(server.addr);
     bad.send(support::ws::upgrade_request("/ws?user=", "").as_bytes());
     let answer = http::read_response(&mut bad, support::wire::deadline()).expect("an answer");
     assert_eq!(answer.status, 400);

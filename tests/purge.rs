@@ -39,13 +39,13 @@ fn delete_with(server: &Server, query: &str, headers: &str) -> Response {
 fn purge(server: &Server, query: &str) -> (u64, u64) {
     let mut answer = None;
     eventually("the logs are purged", || {
-        let came = delete_with(server, query, "");
-        assert!(came.status == 200 || came.status == 503, "{query}: {came:?}");
-        if came.status == 503 {
-            assert_eq!(came.header("retry-after"), Some("1"));
+        let response = delete_with(server, query, "");
+        assert!(response.status == 200 || response.status == 503, "{query}: {response:?}");
+        if response.status == 503 {
+            assert_eq!(response.header("retry-after"), Some("1"));
             return false;
         }
-        answer = Some(came.json());
+        answer = Some(response.json());
         true
     });
     let answer = answer.expect("an answer");
@@ -171,7 +171,7 @@ fn a_client_that_reads_a_log_from_its_start_is_notified_too() {
 
 /// Requests of one connection are handled in order, and events accepted before a purge are purged.
 #[test]
-fn a_purge_takes_all_that_was_published_before_it() {
+fn a_purge_removes_everything_published_before_it() {
     for form in FORMS {
         let server = server(form);
         for round in 0..20 {
@@ -239,7 +239,7 @@ fn a_purge_names_whole_logs_by_value() {
 }
 
 #[test]
-fn a_purge_takes_a_right_of_its_own_and_the_whole_log() {
+fn a_purge_needs_its_own_right_for_the_whole_log() {
     let secret = "a secret of thirty-two characters!";
     let server = server(&["--auth-jwt-hs256-secret", secret]);
     let all = token(secret, &["--publish", "--stream", "*", "--metrics", "--admin"]);
@@ -351,7 +351,7 @@ fn a_purge_holds_on_every_node_and_after_a_restart() {
                 }
             }
         }
-        // The record of the purge is no event, and nobody misses one.
+        // The record of the purge is no event, and no client misses one.
         for n in 0..2 {
             assert_eq!(next(&mut other), ("token".to_owned(), Some(n)), "{kind}");
         }

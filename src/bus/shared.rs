@@ -83,7 +83,7 @@ impl<V: Send + Sync + 'static> Handle for SharedValue<V> {
         Self(body)
     }
 
-    /// Returns the size of the value and its counts; not that of what it points to.
+    /// Returns the size of the value and its counts; without the data that it points to.
     #[inline]
     fn weight(&self) -> u64 {
         (size_of::<V>() + 2 * size_of::<usize>()) as u64

@@ -76,7 +76,7 @@ impl Default for PollPace {
 }
 
 impl PollPace {
-    /// Spins, if that was worth while the last time, or if it is time to try.
+    /// Spins, if that was worthwhile the last time, or if it is time to try.
     #[inline]
     pub(super) fn before_look(&self) {
         if self.is_held {

@@ -268,7 +268,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_not_deflate_is_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn input_that_is_not_deflate_is_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Inflater::default().message(&bytes, 1000);
         }
     }
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_may_come_to_the_limit_and_no_further() {
+    fn a_message_may_reach_the_limit_and_not_exceed_it() {
         let bomb = message(&vec![0; 10_000_000]);
         assert!(bomb.len() < 12_000);
         let mut inflater = Inflater::default();

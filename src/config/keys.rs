@@ -391,7 +391,7 @@ fn message_kind(text: &str) -> Result<(String, u32), String> {
     text.split_once('=')
         .and_then(|(name, max)| Some((name.trim().to_owned(), max.trim().parse().ok()?)))
         .filter(|(name, _)| !name.is_empty())
-        .ok_or_else(|| format!("`{text}` is no type and number, as subscribe=50"))
+        .ok_or_else(|| format!("`{text}` is not a type and a number, such as subscribe=50"))
 }
 
 fn filter(text: &str) -> Result<(), String> {
@@ -408,7 +408,10 @@ fn directives(text: &str) -> Result<(), String> {
     for directive in text.split(',') {
         let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level).trim();
         if !levels.iter().any(|known| known.eq_ignore_ascii_case(level)) {
-            return Err(format!("`{level}` is no level: {}, or as info,fanwire=debug", levels.join(", ")));
+            return Err(format!(
+                "`{level}` is no level: use {}, or directives such as info,fanwire=debug",
+                levels.join(", ")
+            ));
         }
     }
     Ok(())

@@ -26,7 +26,7 @@ pub struct Liveness {
 
 impl fmt::Debug for Liveness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pulse")
+        f.write_str("Liveness")
     }
 }
 

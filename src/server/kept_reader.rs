@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - The logs are read up to the places that were recorded when the reader began, and the rings from there on, so no event is missing
-//!   at the seam and none comes twice.
+//!   or duplicated in between.
 //! - With an engine events are recorded before they are in the ring: the ring is read from its end on, without those that were recorded.
 
 use std::collections::VecDeque;
@@ -102,7 +102,7 @@ pub struct KeptReader {
     /// Whether the filter selects no other logs.
     is_closed: bool,
     has_gap: bool,
-    /// Items that come next.
+    /// Items to return next.
     ready: VecDeque<KeptDelivery>,
     /// Number of purges that the reader knows.
     purges: u64,
@@ -308,7 +308,7 @@ impl KeptReader {
         self.ready.push_back(KeptDelivery::Gap(missed));
     }
 
-    /// Takes an event if the filter matches it, and the end that it is.
+    /// Queues an event if the filter matches it, and the end of a log if the event is one.
     fn take_event(&mut self, event: Event) {
         let end = self.end_of(&event);
         if self.filter.matches(&event) {
@@ -320,7 +320,7 @@ impl KeptReader {
         }
     }
 
-    /// Returns the end that an event is, of a log that the filter names.
+    /// Returns the end of a log that the filter names, if the event is one.
     fn end_of(&mut self, event: &Event) -> Option<KeptEnd> {
         if self.names.is_empty() {
             return None;

@@ -23,8 +23,8 @@ fn rolls(engine: Engine) {
     let mut stage = Stage::begin(Setup::of(engine).programs(vec![old(); 3]));
     stage.keeps_nodes = true;
     for at in 0..3 {
-        let told = stage.nodes[at].replace(None);
-        if let Some(what) = told {
+        let fault = stage.nodes[at].replace(None);
+        if let Some(what) = fault {
             stage.fault(what);
         }
         stage.flows(&format!("after node {at} was replaced"));

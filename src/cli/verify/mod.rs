@@ -63,7 +63,7 @@ pub(super) struct VerifyArgs {
     /// Number of topics in each lane for --watch
     #[arg(long = "topics", value_name = "T", default_value_t = 100, requires = "watch", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     keys: u32,
-    /// What the server does when a reader lags; with concat, a merged event must have the text of each event in it
+    /// Lag policy of the readers; with concat, a merged event must have the text of each event in it
     #[arg(long, value_name = "POLICY")]
     on_lag: Option<VerifyOnLag>,
     /// Seed of the random cuts [default: a random one]

@@ -24,7 +24,7 @@ const NOISE_EVERY: u64 = 8;
 
 /// Progress of a lane.
 #[derive(Debug, Default)]
-pub(super) struct LaneState {
+pub(super) struct LaneProgress {
     /// Last number that was sent.
     pub(super) last: u64,
     /// Numbers of events that may or may not be published.
@@ -39,7 +39,7 @@ pub(super) struct LanePublisher<'a> {
     rate: u64,
     slow_events: u64,
     seconds: u64,
-    pub(super) lanes: Vec<LaneState>,
+    pub(super) lanes: Vec<LaneProgress>,
     /// Number of events that no reader subscribes to.
     pub(super) noise: u64,
     /// Number of times that the server asked to wait.
@@ -65,7 +65,7 @@ impl<'a> LanePublisher<'a> {
             rate: rate.into(),
             slow_events,
             seconds,
-            lanes: (0..lanes).map(|_| LaneState::default()).collect(),
+            lanes: (0..lanes).map(|_| LaneProgress::default()).collect(),
             noise: 0,
             throttled: 0,
         }

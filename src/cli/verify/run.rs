@@ -22,13 +22,13 @@ pub(super) const SLOW_PAD_BYTES: usize = 16 * 1024;
 /// Number of different reasons for lost connections that are kept.
 const NOTES_MAX: usize = 5;
 
-/// What a reader asks the server to do when it lags.
+/// Lag policy of the readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum VerifyOnLag {
     /// Read on from its place.
     #[value(name = "catch_up")]
     CatchUp,
-    /// The same, with neighbours merged; the past after a reconnect is merged too.
+    /// Read on from its place, with neighbours merged; the past after a reconnect is merged too.
     #[value(name = "concat")]
     Concat,
 }

@@ -99,7 +99,7 @@ pub(super) async fn listen(shared: Arc<NatsShared>, client: Client, mut words: S
             }
             (Some(server), None) if node != shared.node && server.len() <= 256 => {
                 let server = (server != GONE).then_some(server);
-                if lock(&shared.peers).hear(node, server, Instant::now()) {
+                if lock(&shared.peers).record(node, server, Instant::now()) {
                     shared.announce_presence(&client, &own).await;
                 }
             }

@@ -31,7 +31,7 @@ struct NodeReport {
 /// Knowledge of a node about the others.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    heard: HashMap<u64, NodeReport>,
+    reports: HashMap<u64, NodeReport>,
     /// Run of the server that this node appends to.
     server: String,
     /// Epoch in which the log was first found over that run.
@@ -63,21 +63,21 @@ impl Peers {
         self.epoch = epoch;
         let is_first = self.server.is_empty();
         server.clone_into(&mut self.server);
-        self.heard.retain(|_, heard| now.saturating_duration_since(heard.at) < MEMORY);
-        self.awaited = (!is_first).then(|| (now, self.heard.keys().copied().collect()));
+        self.reports.retain(|_, reports| now.saturating_duration_since(reports.at) < MEMORY);
+        self.awaited = (!is_first).then(|| (now, self.reports.keys().copied().collect()));
     }
 
     /// Records the report of a node. Returns whether the node is new.
-    pub(super) fn hear(&mut self, node: u64, server: Option<&str>, now: Instant) -> bool {
-        let is_known = self.heard.contains_key(&node);
+    pub(super) fn record(&mut self, node: u64, server: Option<&str>, now: Instant) -> bool {
+        let is_known = self.reports.contains_key(&node);
         match server {
-            Some(server) if self.heard.len() < NODES_MAX || is_known => {
-                self.heard.insert(node, NodeReport { at: now, server: server.to_owned() });
+            Some(server) if self.reports.len() < NODES_MAX || is_known => {
+                self.reports.insert(node, NodeReport { at: now, server: server.to_owned() });
                 !is_known
             }
             Some(_) => false,
             None => {
-                self.heard.remove(&node);
+                self.reports.remove(&node);
                 false
             }
         }
@@ -86,7 +86,7 @@ impl Peers {
     pub(super) fn roll(&mut self, now: Instant) -> RollCall {
         let Some((since, awaited)) = &mut self.awaited else { return RollCall::Complete };
         // A node that left had read the log to its end.
-        awaited.retain(|node| self.heard.get(node).is_some_and(|heard| heard.server != self.server));
+        awaited.retain(|node| self.reports.get(node).is_some_and(|reports| reports.server != self.server));
         if awaited.is_empty() {
             self.awaited = None;
             return RollCall::Complete;
@@ -110,23 +110,23 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut peers = Peers::default();
         peers.arrive("first", 1, at(0));
-        peers.hear(1, Some("first"), at(0));
-        peers.hear(2, Some("first"), at(0));
-        peers.hear(3, Some("first"), at(0));
+        peers.record(1, Some("first"), at(0));
+        peers.record(2, Some("first"), at(0));
+        peers.record(3, Some("first"), at(0));
         assert_eq!(peers.roll(at(0)), RollCall::Complete, "its first run that this node knows");
         peers.arrive("second", 1, at(1));
-        peers.hear(1, Some("first"), at(1));
-        peers.hear(2, Some("second"), at(1));
-        peers.hear(3, None, at(1));
-        assert_eq!(peers.roll(at(2)), RollCall::Waits, "one was heard over the old run only");
+        peers.record(1, Some("first"), at(1));
+        peers.record(2, Some("second"), at(1));
+        peers.record(3, None, at(1));
+        assert_eq!(peers.roll(at(2)), RollCall::Waits, "one has reported for the old run only");
         assert_eq!(peers.roll(at(9)), RollCall::Missing);
-        peers.hear(1, Some("second"), at(9));
+        peers.record(1, Some("second"), at(9));
         assert_eq!(peers.roll(at(9)), RollCall::Complete);
         peers.arrive("third", 1, at(10));
         assert_eq!(peers.roll(at(17)), RollCall::Missing);
         peers.arrive("third", 2, at(17));
         assert_eq!(peers.roll(at(17)), RollCall::Complete, "another node has ended the epoch");
         peers.arrive("fourth", 1, at(700));
-        assert_eq!(peers.roll(at(700)), RollCall::Complete, "nobody is remembered for so long");
+        assert_eq!(peers.roll(at(700)), RollCall::Complete, "no node is remembered for that long");
     }
 }

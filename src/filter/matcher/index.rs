@@ -415,7 +415,7 @@ impl Index {
         if node.patterns.is_empty() {
             return;
         }
-        // Paths ascend, so what is before a pattern cannot come after it. At most nine deep: a path has no
+        // The patterns of a path ascend, so those before this pattern cannot follow it. At most nine deep: a path has no
         // more patterns than a filter has sets in its paths.
         if node.patterns.len() < patterns.len() {
             for &pattern in &node.patterns {

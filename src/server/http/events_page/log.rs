@@ -25,7 +25,7 @@ pub(super) struct LogWalk<'a> {
 }
 
 impl<'a> LogWalk<'a> {
-    /// Returns a reader of the entries from a place on, up to `end`, before which the log is read.
+    /// Returns a reader of the entries from a place on, up to but without `end`.
     pub(super) fn new(history: &'a History, from: LogPlace, end: LogPlace) -> Result<Self, EngineError> {
         // Pages in memory may have what the log has forgotten since.
         let mut page = history.probe(0, from)?;
@@ -43,7 +43,7 @@ impl<'a> LogWalk<'a> {
         self.oldest.map(|(place, _)| place)
     }
 
-    /// Returns whether all entries before that have an earlier time, if the times increase.
+    /// Returns whether all entries before the oldest one have an earlier time, if times increase along the log.
     pub(super) fn is_oldest_before(&self, since: Timestamp) -> bool {
         self.oldest.is_some_and(|(_, at)| at.is_some_and(|at| at < since))
     }

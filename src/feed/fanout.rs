@@ -19,7 +19,8 @@ use super::compressor::{Compression, CompressorPool};
 use super::conflate::KeyRule;
 use super::encode::{close_window, standalone_frame};
 use super::feed::{Feed, FeedLimits};
-use super::frame_log::{FrameLog, Gathered};
+use super::frame::count_frame;
+use super::frame_log::{FrameLog, Gathered, shared_frame};
 use super::keys::FeedKey;
 use crate::dialect::{Encoding, GapNotice, MergedPayload};
 use crate::event::{ENCODINGS_MAX, Event, EventId, Position, Timestamp};
@@ -228,6 +229,28 @@ impl Fanout {
     /// Returns the event's frame for one connection, in a form that every connection can read.
     pub(crate) fn frame(&mut self, event: &Event, encoding: Encoding, compression: Compression) -> Bytes {
         standalone_frame(event, encoding, compression, &mut self.pool, &self.metrics)
+    }
+
+    /// Appends the frame that [`frame`](Self::frame) returns. The event caches none.
+    pub(crate) fn put_frame(
+        &mut self,
+        event: &Event,
+        encoding: Encoding,
+        compression: Compression,
+        frames: &mut Vec<u8>,
+    ) {
+        let start = frames.len();
+        if event.has_frame(encoding.slot()) {
+            frames.extend_from_slice(shared_frame(event, encoding, &self.metrics));
+        } else {
+            encoding.put(event, event.position(), frames);
+            count_frame(&self.metrics, frames.len() - start);
+        }
+        if compression != Compression::None {
+            let plain = Bytes::copy_from_slice(&frames[start..]);
+            frames.truncate(start);
+            frames.extend_from_slice(&self.pool.standalone(compression, &plain));
+        }
     }
 
     /// Returns the event's frame for one connection, as [`frame`](Self::frame) does, with an explicit position. A replay

@@ -11,6 +11,8 @@ use std::collections::{BinaryHeap, VecDeque};
 use smallvec::SmallVec;
 
 use super::log::{KeptLog, LogName, place_after, place_at};
+use super::named::implies;
+use super::purge::filter_of;
 use super::store::{Hole, KeptLogs, TooManyLogs};
 use crate::dialect::Missed;
 use crate::event::{Event, EventId, Timestamp};
@@ -18,29 +20,31 @@ use crate::filter::Filter;
 
 /// Place of a reader in one log.
 #[derive(Debug)]
-struct LogCursor {
-    name: LogName,
+pub(super) struct LogCursor {
+    pub(super) name: LogName,
     /// Serial number of the log; 0 while it does not exist.
-    serial: u64,
+    pub(super) serial: u64,
     /// Index of the next entry.
-    next: u64,
+    pub(super) next: u64,
     /// Gap before the first event, which is reported first.
-    gap: Option<FrontGap>,
+    pub(super) gap: Option<FrontGap>,
 }
 
 /// Number of events that may be missing, and the last of them, if known.
-type FrontGap = (Missed, Option<EventId>);
+pub(super) type FrontGap = (Missed, Option<EventId>);
 
 /// Place of a reader in the logs that its filters name or match.
 #[derive(Debug, Default)]
 pub(crate) struct KeptCursor {
-    logs: Vec<LogCursor>,
+    pub(super) logs: Vec<LogCursor>,
     /// Number of the last event read, or of the last hole.
-    number: u64,
+    pub(super) number: u64,
     /// Places after which the reader begins, one for each shard; none for the beginning.
     after: SmallVec<[EventId; 1]>,
     /// Whether logs that the filters match may be unknown because they were evicted. Reported first.
-    has_unknown: bool,
+    pub(super) has_unknown: bool,
+    /// Whether the reader wants every event of its only log.
+    pub(super) takes_all: bool,
     /// Whether the range of the reader had a hole when it began.
     has_hole: bool,
 }
@@ -68,7 +72,7 @@ pub(crate) enum KeptContent {
 
 impl KeptCursor {
     /// Returns whether an event comes before the places after which the reader began.
-    fn is_before(&self, id: EventId) -> bool {
+    pub(super) fn is_before(&self, id: EventId) -> bool {
         if self.after.is_empty() {
             return false;
         }
@@ -124,7 +128,9 @@ impl KeptLogs {
         // Begins at the current number: a hole before a log was made, or before its newest life, is outside the range
         // of the reader.
         let number = self.next_number() - 1;
-        let mut cursor = KeptCursor { number, after: after.into(), has_unknown, ..KeptCursor::default() };
+        let takes_all = take_all(filters, &names);
+        let mut cursor =
+            KeptCursor { number, after: after.into(), has_unknown, takes_all, ..KeptCursor::default() };
         for name in names {
             let place = match self.find(&name, now) {
                 Some(log) => {
@@ -231,7 +237,8 @@ impl KeptLogs {
                 out.push_back(hole_item(hole));
                 number = hole.number;
             }
-            number = next;
+            // An event that the reader already has is read again with the next items, after holes that it has passed.
+            number = number.max(next);
             if let Some(after) = log.entry(index + 1) {
                 heads.push(Reverse((after.number, at, index + 1)));
             }
@@ -249,6 +256,13 @@ impl KeptLogs {
             number = hole.number;
         }
     }
+}
+
+/// Returns whether one of the filters matches every event of the only log among `names`.
+fn take_all(filters: &[Filter], names: &[LogName]) -> bool {
+    let [_] = names else { return false };
+    let whole = filter_of(names);
+    filters.iter().any(|filter| implies(&whole, filter))
 }
 
 /// Returns the number of the log's last event before this place. A hole after it may contain events of the log.

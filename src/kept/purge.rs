@@ -16,7 +16,7 @@ use crate::event::{Attribute, Sequence, Timestamp};
 use crate::filter::{Filter, Pattern};
 
 /// Returns the filter of all events of these logs.
-fn filter_of(names: &[LogName]) -> Filter {
+pub(super) fn filter_of(names: &[LogName]) -> Filter {
     let values = |by: RetainBy| names.iter().filter(move |name| name.by == by).map(|name| &*name.value);
     let Some(by) = names.first().map(|name| name.by) else { return Filter::nothing() };
     match by.attribute() {

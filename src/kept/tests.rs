@@ -482,3 +482,19 @@ fn a_hole_after_a_place_is_reported_whichever_log_is_written_next() {
     assert!(cursor.has_gap());
     assert_eq!(read(&logs, &mut cursor, 5, 0, 10), Got { events: vec![4], gaps: vec![Missed::Unknown] });
 }
+
+/// A hole was reported again and again if it came after events that the reader already had from another shard.
+#[test]
+fn a_hole_after_events_that_a_reader_has_is_reported_once() {
+    let mut logs = KeptLogs::new(&config(vec![runs()]), 2);
+    let now = Timestamp(1);
+    for (shard, sequence) in [(0, 0), (1, 0), (0, 1)] {
+        let event = Event::builder("token").stream("run-1").build().expect("valid");
+        event.set_id(EventId { epoch: EPOCH, shard, sequence });
+        logs.record(&event, now);
+    }
+    logs.record_gap(id(4));
+    let after = [id(1), EventId::before(EPOCH, 1, 0)];
+    let mut cursor = logs.cursor(&[filter("stream=run-1")], &after, now).expect("few");
+    assert_eq!(read(&logs, &mut cursor, 9, 1, 3), Got { events: vec![0], gaps: vec![Missed::Unknown] });
+}

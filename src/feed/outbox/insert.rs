@@ -60,6 +60,20 @@ impl Outbox {
         backlog.inserted.push(Inserted { before, bytes, events: 1, changes_window, last: id, is_shared });
     }
 
+    /// Queues events of a replay as one piece, as [`Self::send_replayed`] does. `last` is the last of them.
+    pub(crate) fn send_replayed_run(
+        &mut self,
+        fanout: &mut Fanout,
+        bytes: Bytes,
+        events: u32,
+        last: Option<EventId>,
+    ) {
+        fanout.totals.matched += u64::from(events);
+        let (changes_window, is_shared) = (self.compression.uses_window(), !bytes.is_unique());
+        let inserted = Inserted { before: self.next, bytes, events, changes_window, last, is_shared };
+        self.backlog(None).inserted.push(inserted);
+    }
+
     /// Returns the connection's own bytes, in the form of its stream, for insertion before frame `before`.
     pub(super) fn own(&self, before: u64, bytes: Bytes) -> Inserted {
         self.inserted(before, self.compression.own(bytes))

@@ -13,6 +13,8 @@ mod kept;
 mod merge;
 mod newest;
 mod page;
+#[cfg(test)]
+mod runs_tests;
 mod selector;
 mod state;
 #[cfg(test)]
@@ -47,7 +49,7 @@ pub(super) use forward::{Arrived, EventSink, Forward, Step, Store};
 use forward::{ReadPlace, ShardLane, is_complete_from, notice};
 use kept::KeptPast;
 use newest::Newest;
-use page::{PAGE_BYTES, Page};
+use page::{PAGE_BYTES, Page, SmallFrames};
 use selector::ReplaySelector;
 use state::{CATCH_UP, ReplayWork};
 pub(super) use state::{ClientReplay, SuspendedCatchUp};
@@ -494,6 +496,7 @@ impl<S: Socket> LoopState<S> {
             has_gap,
             merger,
             size: 0,
+            small: SmallFrames::default(),
         };
         let over = match work {
             ReplayWork::Newest(_) => false,
@@ -516,19 +519,21 @@ impl<S: Socket> LoopState<S> {
                     *work = ReplayWork::Keys { numbers, is_followed };
                     return false;
                 }
+                let mut is_over = true;
                 for (number, event) in snapshot.range(*next, *to) {
-                    if out.is_full() || budget.is_spent() {
-                        return false;
-                    }
-                    if !out.selector.decides(event, budget) {
-                        return false;
+                    if out.is_full() || budget.is_spent() || !out.selector.decides(event, budget) {
+                        is_over = false;
+                        break;
                     }
                     *next = number + 1;
                     out.event(event, None, budget);
                 }
-                // The snapshot may have dropped keys since.
-                out.report_short_snapshot(snapshot, is_followed, now);
-                true
+                if is_over {
+                    // The snapshot may have dropped keys since.
+                    out.report_short_snapshot(snapshot, is_followed, now);
+                }
+                out.flush();
+                is_over
             }
             ReplayWork::Keys { numbers, is_followed } => {
                 let Some(snapshot) = self.delivery.snapshot.as_deref() else { return true };
@@ -539,13 +544,14 @@ impl<S: Socket> LoopState<S> {
                     budget.spend(1);
                     if let Some(event) = snapshot.get(number) {
                         if !out.selector.decides(event, budget) {
-                            return false;
+                            break;
                         }
                         out.event(event, None, budget);
                     }
                     numbers.pop_front();
                 }
                 out.report_short_snapshot(snapshot, *is_followed, now);
+                out.flush();
                 numbers.is_empty()
             }
             ReplayWork::Forward(forward) => {

@@ -1,6 +1,8 @@
-//! The kept logs, shared by all loops and the engine's threads.
+//! The kept logs, shared by all loops and the engine's threads, and the encoded runs of their events.
 //!
-//! Invariant: without a rule, the cost is one look at a flag.
+//! Invariants:
+//! - Without a rule, the cost is one look at a flag.
+//! - The lock of the runs is taken after that of the logs.
 
 use std::sync::{Arc, Condvar, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use crate::event::{Event, EventId, Sequence, Since, Timestamp};
 use crate::filter::Filter;
 use crate::kept::{KeptLogs, LogName, PurgedLogs, RetainConfig, ShardPlace, place_after};
 use crate::server::dedupe::Dedupe;
+use crate::server::shared::runs::RunCache;
 use crate::server::tick::TICK_MS;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Callback, Mutex, MutexGuard, lock};
@@ -20,6 +23,7 @@ use crate::sync::{Callback, Mutex, MutexGuard, lock};
 pub(crate) struct KeptStore {
     is_on: AtomicBool,
     logs: Mutex<KeptLogs>,
+    runs: Mutex<RunCache>,
     /// Number of purges, readable without the lock.
     purges: AtomicU64,
     /// Longest time of reading the engine's log, in milliseconds.
@@ -31,6 +35,7 @@ impl KeptStore {
         Self {
             is_on: AtomicBool::new(!config.rules.is_empty()),
             logs: Mutex::new(KeptLogs::new(config, shards)),
+            runs: Mutex::default(),
             purges: AtomicU64::new(0),
             read_timeout: AtomicU64::new(config.read_timeout.as_millis() as u64),
         }
@@ -66,6 +71,8 @@ impl KeptStore {
     pub(crate) fn purge(&self, names: &[LogName], heads: &[Sequence], now: Timestamp) -> Option<PurgedLogs> {
         let mut logs = self.lock()?;
         let purged = logs.purge(names, heads, now);
+        // Nobody would find the purged logs' runs.
+        self.runs().clear();
         // Relaxed: a hint; the loops are woken after it is set, and look under the lock.
         self.purges.store(logs.purge_count(), Ordering::Relaxed);
         purged
@@ -75,6 +82,9 @@ impl KeptStore {
     fn purge_followed(&self, id: EventId, stamp: &str) -> bool {
         let Some(mut logs) = self.lock() else { return false };
         let is_purge = logs.purge_followed(id, stamp);
+        if is_purge {
+            self.runs().clear();
+        }
         // Relaxed: as above.
         self.purges.store(logs.purge_count(), Ordering::Relaxed);
         is_purge
@@ -103,6 +113,11 @@ impl KeptStore {
         self.is_on().then(|| lock(&self.logs))
     }
 
+    /// Locks the encoded runs of the logs.
+    pub(crate) fn runs(&self) -> MutexGuard<'_, RunCache> {
+        lock(&self.runs)
+    }
+
     /// Locks the logs; `None` if no rule ends logs.
     pub(crate) fn lock_with_ends(&self) -> Option<MutexGuard<'_, KeptLogs>> {
         self.lock().filter(|logs| logs.has_ends())
@@ -121,9 +136,9 @@ impl KeptStore {
         logs.set_rules(config, Some(heads));
     }
 
-    /// Returns the memory of the logs, in bytes.
+    /// Returns the memory of the logs and their encoded runs, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.lock().map_or(0, |logs| logs.held_bytes())
+        self.lock().map_or(0, |logs| logs.held_bytes() + self.runs().held_bytes())
     }
 }
 

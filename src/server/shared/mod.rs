@@ -8,6 +8,7 @@ pub(crate) mod kept;
 pub(crate) mod refusals;
 pub(crate) mod report;
 pub(crate) mod resume;
+pub(crate) mod runs;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::dialect::{GapNotice, Missed, PastStart};
@@ -20,6 +21,7 @@ use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::server::limits::budget::Budget;
 use crate::server::shared::Shared;
 use crate::server::shared::resume::{RetainedAfter, event_id, retained_after};
+use crate::server::shared::runs::RunForm;
 
 /// Number of events taken from a ring or a page together, of all shards.
 const CHUNK: usize = 64;
@@ -39,6 +41,23 @@ pub(crate) trait EventSink {
 
     /// Takes a gap, which counts all events that the reader would have passed, wanted or not.
     fn gap(&mut self, gap: &GapNotice);
+
+    /// Returns the receiver of encoded runs; `None` if the sink takes single events only.
+    fn runs(&mut self) -> Option<&mut dyn RunSink> {
+        None
+    }
+}
+
+/// Receiver of events that the reader wants without a decision for each.
+pub(crate) trait RunSink {
+    /// Returns the form of the frames.
+    fn form(&self) -> RunForm;
+
+    /// Appends an event's frame.
+    fn put_frame(&mut self, event: &Event, frames: &mut Vec<u8>);
+
+    /// Takes the frames of this many events. `last` is the last of them.
+    fn run(&mut self, frames: Bytes, events: u32, last: EventId, budget: &mut Budget);
 }
 
 /// Result of a step.

@@ -5,8 +5,11 @@
 //! - Logs and rings are merged in the order in which the loops read events. The rings are read only where events of the filters
 //!   may be under no rule, and of their events those that a rule keeps are left out.
 //! - No event is kept between two steps.
+//! - A client that wants every event of its only log gets encoded runs, which such clients share. They have the bytes that
+//!   the client gets event by event.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -18,9 +21,16 @@ use crate::filter::Filter;
 use crate::kept::{KeptContent, KeptCursor, KeptItem, OrderPlace, order_place};
 use crate::server::limits::budget::Budget;
 use crate::server::shared::Shared;
+use crate::server::shared::runs::{EncodedRun, RUN_BYTES_MAX};
 
 /// Number of events taken from the logs together.
 const CHUNK: usize = 64;
+
+/// Approximate size of a frame without the payload, in bytes.
+const FRAME_BYTES: usize = 320;
+
+/// Instructions for the frame of an event in a run.
+const ENCODE_INSTRUCTIONS: usize = 2_500;
 
 /// Past of one client in kept logs, and in the rings for events under no rule.
 #[derive(Debug)]
@@ -104,6 +114,7 @@ impl KeptPast {
             is_over: false,
             judged: None,
             has_reported_unread,
+            has_rings: rings.is_some(),
             sink,
         };
         if let Some(rings) = rings {
@@ -136,6 +147,7 @@ struct MergedLogs<'a> {
     /// Last event of a ring, and whether a rule keeps it.
     judged: Option<(EventId, bool)>,
     has_reported_unread: &'a mut bool,
+    has_rings: bool,
     sink: &'a mut dyn EventSink,
 }
 
@@ -157,10 +169,77 @@ impl MergedLogs<'_> {
         self.is_over = self.items.is_empty();
     }
 
+    /// Passes on the logs' next events as encoded runs, as long as the sink takes them. Returns false if that continues in the
+    /// next step.
+    fn pass_runs(&mut self, budget: &mut Budget) -> bool {
+        let Some(sink) = self.sink.runs() else { return true };
+        let form = sink.form();
+        let until = self.until;
+        let is_past = |id: EventId| {
+            until.get(usize::from(id.shard)).is_some_and(|until| (id.epoch, id.sequence) < *until)
+        };
+        loop {
+            if self.sink.is_full() || budget.is_spent() {
+                return false;
+            }
+            let kept = &self.shared.kept;
+            let Some(logs) = kept.lock() else { return true };
+            let Some(part) = logs.part(self.cursor, is_past, self.now) else { return true };
+            let known = kept.runs().find(form, &part);
+            let frames = known.as_ref().and_then(|run| run.frames(part.from, part.end));
+            let frames = match frames {
+                Some(frames) => frames,
+                None => {
+                    let known = known.filter(|run| (run.first()..=run.end()).contains(&part.from));
+                    let first = known.as_ref().map_or(part.first, |run| run.end());
+                    let events = logs.part_events(self.cursor, first..part.end, self.now);
+                    drop(logs);
+                    let Some(run) = self.encode(known.as_deref(), part.first, &events, budget) else {
+                        return true;
+                    };
+                    kept.runs().keep(form, &part, &run);
+                    let Some(frames) = run.frames(part.from, part.end) else { return true };
+                    frames
+                }
+            };
+            let Some(sink) = self.sink.runs() else { return true };
+            sink.run(frames, (part.end - part.from) as u32, part.last, budget);
+            *self.last = Some(part.last);
+            self.cursor.pass_part(&part);
+        }
+    }
+
+    /// Returns a run with the frames of these events, after those of a known run if there is one. Returns `None` if they are
+    /// too large.
+    fn encode(
+        &mut self,
+        known: Option<&EncodedRun>,
+        first: u64,
+        events: &[Event],
+        budget: &mut Budget,
+    ) -> Option<Arc<EncodedRun>> {
+        let sink = self.sink.runs()?;
+        let (first, mut frames, mut ends) = known.map_or((first, Vec::new(), Vec::new()), EncodedRun::parts);
+        let payloads: usize = events.iter().map(|event| event.payload().len()).sum();
+        if frames.len() + payloads > RUN_BYTES_MAX {
+            return None;
+        }
+        budget.spend_bytes(events.len(), ENCODE_INSTRUCTIONS);
+        frames.reserve(payloads + events.len() * FRAME_BYTES);
+        for event in events {
+            sink.put_frame(event, &mut frames);
+            ends.push(frames.len() as u32);
+        }
+        Some(Arc::new(EncodedRun::new(first, frames, ends)))
+    }
+
     /// Passes on the logs' events before this place, or all. Returns false if that continues in the next step.
     fn pass_before(&mut self, place: Option<OrderPlace>, budget: &mut Budget) -> bool {
         loop {
             if self.items.is_empty() && !self.is_over {
+                if place.is_none() && !self.has_rings && !self.pass_runs(budget) {
+                    return false;
+                }
                 self.fill(budget);
             }
             let Some(item) = self.items.front() else { return true };

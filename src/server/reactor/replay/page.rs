@@ -3,18 +3,23 @@
 use bytes::Bytes;
 
 use super::super::kind_log::{Count, KindLog};
-use super::forward::{EventSink, Step, notice};
+use super::forward::{EventSink, RunSink, Step, notice};
 use super::merge::{Merger, WaitingMerge};
 use super::selector::ReplaySelector;
 use crate::dialect::{Encoding, GapNotice, Missed};
-use crate::event::{Event, Position, Since, Timestamp};
+use crate::event::{Event, EventId, Position, Since, Timestamp};
 use crate::feed::{Fanout, Outbox, Snapshot, Tally};
 use crate::server::auth::Auth;
 use crate::server::limits::budget::{self, Budget};
 use crate::server::rng::Rng;
+use crate::server::shared::runs::RunForm;
 
 /// Approximate size of a page, in bytes.
 pub(in crate::server::reactor) const PAGE_BYTES: usize = 64 * 1024;
+
+/// Size up to which a frame is copied after the one before it, in bytes. A copy is freed with the connection; a frame that
+/// the event caches stays with it.
+const COPIED_BYTES_MAX: usize = 4096;
 
 /// Instructions for an event sent to a client, in addition to those for its bytes: its frame and its place in the queue.
 const EVENT_INSTRUCTIONS: u32 = 1_500;
@@ -24,6 +29,17 @@ const MERGE_INSTRUCTIONS: usize = 4;
 
 /// Instructions for a byte sent to a client: the copy into its frame and the kernel's copy.
 const BYTE_INSTRUCTIONS: usize = 3;
+
+/// Instructions for a byte of a run: the kernel's copy.
+const RUN_BYTE_INSTRUCTIONS: usize = 2;
+
+/// Small frames that are queued as one piece.
+#[derive(Debug, Default)]
+pub(super) struct SmallFrames {
+    bytes: Vec<u8>,
+    events: u32,
+    last: Option<EventId>,
+}
 
 /// Page being queued for one connection.
 pub(super) struct Page<'a> {
@@ -41,6 +57,8 @@ pub(super) struct Page<'a> {
     pub(super) has_gap: &'a mut bool,
     pub(super) merger: &'a mut Option<Merger>,
     pub(super) size: usize,
+    /// Frames that are not queued yet.
+    pub(super) small: SmallFrames,
 }
 
 impl Page<'_> {
@@ -86,7 +104,23 @@ impl Page<'_> {
         budget.spend(EVENT_INSTRUCTIONS / 1_000);
         budget.spend_bytes(frame.len().min(PAGE_BYTES * 4), BYTE_INSTRUCTIONS);
         *self.events += 1;
-        self.outbox.send_replayed(self.fanout, frame, event.id());
+        if frame.len() > COPIED_BYTES_MAX {
+            self.flush();
+            self.outbox.send_replayed(self.fanout, frame, event.id());
+            return;
+        }
+        self.small.bytes.extend_from_slice(&frame);
+        self.small.events += 1;
+        self.small.last = event.id().or(self.small.last);
+    }
+
+    /// Queues the small frames. To be called before anything else is queued, and at the end of a step.
+    pub(super) fn flush(&mut self) {
+        if self.small.events > 0 {
+            let SmallFrames { mut bytes, events, last } = std::mem::take(&mut self.small);
+            bytes.shrink_to_fit();
+            self.outbox.send_replayed_run(self.fanout, bytes.into(), events, last);
+        }
     }
 
     /// Queues a waiting merge.
@@ -107,13 +141,32 @@ impl Page<'_> {
         }
     }
 
-    /// Queues the waiting merge, if the step was the last one.
+    /// Queues the step's frames, and the waiting merge if the step was the last one.
     pub(super) fn finish(&mut self, step: &Step, budget: &mut Budget) {
         if *step == Step::Over
             && let Some(waiting) = self.merger.as_mut().and_then(Merger::take)
         {
             self.send_merged(&waiting, budget);
         }
+        self.flush();
+    }
+}
+
+impl RunSink for Page<'_> {
+    fn form(&self) -> RunForm {
+        RunForm { slot: self.encoding.slot(), compression: self.outbox.compression() }
+    }
+
+    fn put_frame(&mut self, event: &Event, frames: &mut Vec<u8>) {
+        self.fanout.put_frame(event, self.encoding, self.outbox.compression(), frames);
+    }
+
+    fn run(&mut self, frames: Bytes, events: u32, last: EventId, budget: &mut Budget) {
+        self.flush();
+        self.size += frames.len();
+        budget.spend_bytes(frames.len(), RUN_BYTE_INSTRUCTIONS);
+        *self.events += u64::from(events);
+        self.outbox.send_replayed_run(self.fanout, frames, events, Some(last));
     }
 }
 
@@ -153,6 +206,7 @@ impl EventSink for Page<'_> {
             // One event beyond the budget.
             self.send_merged(&waiting, &mut Budget::new(budget::CLIENT));
         }
+        self.flush();
         self.tally.gaps += 1;
         *self.has_gap = true;
         let to = gap.to;
@@ -161,5 +215,10 @@ impl EventSink for Page<'_> {
             gap = gap.within_a_grant(|since| auth.seal(since, rng.next_u128() as u64));
         }
         self.outbox.send_in_replay(self.encoding.gap(&gap), to);
+    }
+
+    /// Decisions and merges need single events.
+    fn runs(&mut self) -> Option<&mut dyn RunSink> {
+        (self.merger.is_none() && self.selector.is_alone()).then_some(self)
     }
 }

@@ -1,0 +1,104 @@
+//! Parts of a log that a reader takes as a whole, so that readers share the encoded bytes of their events.
+//!
+//! Invariants:
+//! - A part has the events that the reader would get one by one, in the same order, and no gap comes before or among them.
+//! - A log's serial number and an index name one event for ever: another log of the name has another number, and an index
+//!   is never used again.
+
+use super::cursor::KeptCursor;
+use super::log::KeptLog;
+use super::store::KeptLogs;
+use crate::event::{Event, EventId, Timestamp};
+
+/// Maximum number of events of a part. Each part lies within a stretch of a log that begins at a multiple of this index.
+const PART_EVENTS: u64 = 64;
+
+/// Next events of a reader in its only log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeptPart {
+    /// Serial number of the log.
+    pub(crate) serial: u64,
+    /// Index of the first event of the stretch that can be encoded together with the part.
+    pub(crate) first: u64,
+    /// Index of the part's first event.
+    pub(crate) from: u64,
+    /// Index after its last event.
+    pub(crate) end: u64,
+    /// Its last event.
+    pub(crate) last: EventId,
+    /// Number of the last event among all recorded events.
+    number: u64,
+}
+
+impl KeptPart {
+    /// Returns the number of the stretch of the log in which the part lies.
+    pub(crate) fn stretch(&self) -> u64 {
+        self.from / PART_EVENTS
+    }
+}
+
+impl KeptCursor {
+    /// Moves past a part.
+    pub(crate) fn pass_part(&mut self, part: &KeptPart) {
+        self.number = self.number.max(part.number);
+        if let [log] = self.logs.as_mut_slice() {
+            log.next = part.end;
+        }
+    }
+}
+
+impl KeptLogs {
+    /// Returns the log of a reader that wants every event of its only log, and its place there, if no gap is known before it.
+    fn whole_log(&self, cursor: &KeptCursor, now: Timestamp) -> Option<(&KeptLog, u64)> {
+        let [place] = cursor.logs.as_slice() else { return None };
+        if !cursor.takes_all || cursor.has_unknown || place.gap.is_some() {
+            return None;
+        }
+        let log = self.find(&place.name, now)?;
+        (log.serial == place.serial && place.next >= log.base).then_some((log, place.next))
+    }
+
+    /// Returns the next events of a reader, if it takes them as a whole. `is_read` returns whether the reader's loop has
+    /// read an event.
+    pub(crate) fn part(
+        &self,
+        cursor: &KeptCursor,
+        is_read: impl Fn(EventId) -> bool,
+        now: Timestamp,
+    ) -> Option<KeptPart> {
+        let (log, from) = self.whole_log(cursor, now)?;
+        let id = |index: u64| log.entry(index).and_then(|entry| entry.event.id());
+        let is_taken = |index: u64| id(index).is_some_and(|id| is_read(id) && !cursor.is_before(id));
+        let mut end = ((from / PART_EVENTS + 1) * PART_EVENTS).min(log.next());
+        if from >= end || !is_taken(from) {
+            return None;
+        }
+        let mut first = log.base.max(from - from % PART_EVENTS);
+        if self.recorded().count() == 1 {
+            // The places of one shard grow along the log.
+            if !is_taken(end - 1) {
+                end = (from..end).find(|index| !is_taken(*index))?;
+            }
+        } else {
+            end = (from..end).find(|index| !is_taken(*index)).unwrap_or(end);
+            if (first..from).any(|index| !id(index).is_some_and(&is_read)) {
+                first = from;
+            }
+        }
+        let last = log.entry(end - 1)?;
+        let part =
+            KeptPart { serial: log.serial, first, from, end, last: last.event.id()?, number: last.number };
+        self.holes().after(cursor.number).is_none_or(|hole| hole.number > part.number).then_some(part)
+    }
+
+    /// Returns the events of a reader's only log from one index up to another.
+    pub(crate) fn part_events(
+        &self,
+        cursor: &KeptCursor,
+        indexes: std::ops::Range<u64>,
+        now: Timestamp,
+    ) -> Vec<Event> {
+        let Some((log, _)) = self.whole_log(cursor, now) else { return Vec::new() };
+        indexes.filter_map(|index| Some(log.entry(index)?.event.clone())).collect()
+    }
+}

@@ -8,6 +8,60 @@
 //!   since the window's last restart.
 //! - Each event of the feed is, for the connection, written, pending, dropped (and reported in a gap notice) or
 //!   conflated, and is counted as such.
+//!
+//! # States
+//!
+//! The fields determine the state, the first one that applies. The pieces are written in this order; see [`pending`].
+//!
+//! | state | fields | pieces |
+//! |---|---|---|
+//! | `NoFeed` | no `membership` | partial frame, inserted bytes |
+//! | `Replaying` | `replaying` | partial frame, inserted bytes: the replay's events are among them, and the feed's frames wait |
+//! | `GapOpen` | `newest_gap` in the backlog | partial frame, inserted bytes, gap notice; new frames are dropped until it is due |
+//! | `Conflating` | `required_before_next` in the backlog | partial frame, inserted bytes among the latest frames of keys |
+//! | `Lagging` | a `backlog` | partial frame, inserted bytes among the feed's frames |
+//! | `Ready` | `next` before the feed's end | the feed's frames: the fast path |
+//! | `CaughtUp` | `next` at the feed's end | none |
+//!
+//! # Transitions
+//!
+//! A function leaves a state that its rows do not have as it is. `tests/states.rs` checks both directions.
+//!
+//! | function | from | to | when |
+//! |---|---|---|---|
+//! | `join`, `change` | NoFeed | CaughtUp, Lagging | the member starts at the feed's end; inserted bytes may be pending |
+//! | `leave`, `change`, `save`, `abandon` | CaughtUp, Ready, Lagging, Conflating, GapOpen | NoFeed | pending frames are detached, or dropped |
+//! | `change` | CaughtUp, Ready, Conflating, GapOpen | Lagging | pending frames are detached, or the place is recorded |
+//! | `change` | Lagging | CaughtUp | the backlog held nothing but a place |
+//! | `seal` | CaughtUp | Ready | the feed has new frames |
+//! | `flush` | Ready, Lagging, Conflating, GapOpen | CaughtUp | everything is written |
+//! | `flush` | CaughtUp, Ready, Lagging, GapOpen | Conflating | the socket is full, and the feed conflates |
+//! | `flush` | CaughtUp, Ready, GapOpen | Lagging | the socket is full |
+//! | `flush` | CaughtUp | Ready | new frames are sealed, and the budget is used up |
+//! | `flush`, `enforce_drop_newest` | Lagging, Conflating | GapOpen | the newest frames are dropped |
+//! | `enforce_drop_newest` | Ready | Lagging, GapOpen | frames are detached, and those without room are dropped |
+//! | `send` | CaughtUp, Ready | Lagging | the bytes wait |
+//! | `send` | GapOpen | Lagging, Conflating | the gap notice comes before the bytes |
+//! | `record_place` | CaughtUp | Lagging | the backlog holds the place |
+//! | `skip_for_replay` | Ready | CaughtUp | frames are skipped |
+//! | `skip_for_replay` | CaughtUp, Ready, GapOpen | Lagging | the place is recorded, or the gap notice is inserted |
+//! | `skip_for_replay` | Ready, Lagging, GapOpen | Conflating | the feed conflates, so its frames are detached |
+//! | `begin_catch_up` | Lagging | Replaying | the feed has trimmed pending frames |
+//! | `set_replaying` | CaughtUp, Lagging, Conflating | Replaying | a replay begins |
+//! | `set_replaying` | Replaying | CaughtUp, Ready, Lagging, Conflating | the replay is over |
+//!
+//! # Falling off
+//!
+//! In any state but `NoFeed` and `Replaying` the feed may have trimmed pending frames: `next` is below its `base`. The lag
+//! policy decides what the next flush does.
+//!
+//! | policy | result | function |
+//! |---|---|---|
+//! | `Disconnect` | [`Flushed::Lagged`]: the caller closes the connection | `should_disconnect` |
+//! | `CatchUp`, unless the feed conflates | [`Flushed::Behind`]: the caller begins a replay | `is_behind` |
+//! | `DropNewest` | all pending frames are dropped, too: `GapOpen` | `drop_newest` |
+//! | others, in a feed that conflates | a gap notice for required frames; the latest of each key is still pending | `skip_trimmed_conflated` |
+//! | others | a gap notice, and the oldest retained frame is next | `skip_trimmed` |
 
 mod advance;
 mod backlog;

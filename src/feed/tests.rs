@@ -3,6 +3,7 @@
 mod catch_up;
 mod changes;
 mod own_sets;
+mod states;
 
 use std::io::{self, Write};
 use std::sync::Arc;

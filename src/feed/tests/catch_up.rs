@@ -5,10 +5,10 @@ use super::*;
 use crate::event::Position;
 
 /// A loop's places before the newest batch and after it.
-struct Places(Position, Position);
+pub(super) struct Places(Position, Position);
 
 impl Places {
-    fn of(before: u64, now: u64) -> Self {
+    pub(super) fn of(before: u64, now: u64) -> Self {
         Self(Position::new(1, [before]), Position::new(1, [now]))
     }
 }

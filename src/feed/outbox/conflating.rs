@@ -24,6 +24,10 @@ impl Outbox {
         self.next >= feed.base()
     }
 
+    fn required_before_next(&mut self) -> Option<&mut u64> {
+        self.backlog.as_mut()?.required_before_next.as_mut()
+    }
+
     /// Counts the frames between the outbox's position and `first` as conflated.
     pub(super) fn count_conflated(&self, first: u64, tally: &mut Tally) {
         tally.conflated += (first - self.next) as i64;
@@ -31,13 +35,20 @@ impl Outbox {
 
     /// Counts the required frames that the connection moves past while it conflates.
     pub(super) fn count_required(&mut self, feed: &Feed, first: u64, end: u64) {
-        let required = self.backlog.as_mut().and_then(|backlog| backlog.required_before_next.as_mut());
-        if let Some(required) = required
+        if let Some(required) = self.required_before_next()
             && first >= feed.base()
             && end == first + 1
             && let Some(run) = feed.run_of(first)
         {
             *required += u64::from(run.is_required(first));
+        }
+    }
+
+    /// Counts the required frames before the position, which has skipped frames that are delivered in another way.
+    pub(super) fn count_required_again(&mut self, feed: &Feed) {
+        let next = self.next;
+        if let Some(required) = self.required_before_next() {
+            *required = feed.required_before(next);
         }
     }
 
@@ -51,8 +62,7 @@ impl Outbox {
         // If frames were trimmed within one batch, the number of required ones among them is unknown.
         let is_unknown = !self.start_conflating(feed) && feed.required_before_base() > 0;
         self.in_sync = false;
-        let required = self.backlog.as_mut().and_then(|backlog| backlog.required_before_next.as_mut());
-        let Some(required) = required else { return };
+        let Some(required) = self.required_before_next() else { return };
         let lost = feed.required_before_base().saturating_sub(*required);
         *required += lost;
         // Moving past these frames counts them as conflated again.

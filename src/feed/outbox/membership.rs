@@ -130,11 +130,13 @@ impl Outbox {
         let Some(membership) = self.membership else { return false };
         fanout.release_samples_of(membership.feed());
         fanout.seal(membership.feed());
-        let next = fanout.feed(membership.feed()).next;
-        // The other delivery counts the events again.
-        fanout.totals.matched -= next - self.next;
-        self.next = next;
+        let feed = fanout.feed(membership.feed());
+        let skipped = feed.next - self.next;
+        self.next = feed.next;
         self.in_sync = false;
+        self.count_required_again(feed);
+        // The other delivery counts the events again.
+        fanout.totals.matched -= skipped;
         true
     }
 

@@ -453,3 +453,25 @@ fn each_transition_of_an_outbox_is_in_the_table_and_occurs() {
 
 /// Number of walks. Each cell of the table occurs in at least two of them.
 const SEEDS: u64 = 800;
+
+/// A replay delivers the required frames that it skips, so they are not reported when the feed trims them later.
+#[test]
+fn required_events_of_a_replay_are_not_reported_as_lost() {
+    let mut client = Client::new(MIXED);
+    client.is_blocked = false;
+    client.publish([0, 1].into_iter(), "", true);
+    client.reply();
+    client.begin_refill();
+    for _ in 0..4 {
+        client.publish([0, 0, 0].into_iter(), "", true);
+    }
+    client.step_replay(9);
+    client.step_replay(99);
+    for _ in 0..4 {
+        client.publish([0, 1, 2].into_iter(), "", true);
+    }
+    client.pipe.room = usize::MAX;
+    client.flush(usize::MAX);
+    client.check_balance();
+    client.check(true);
+}

@@ -458,10 +458,10 @@ fn a_connection_costs_as_much_as_the_table_in_the_docs() {
     // A debug build of mio checks the use of each socket, in more bytes.
     assert!(socket == 16 || cfg!(debug_assertions), "a socket has {socket} bytes");
     let sizes = [
-        ("for each connection", size_of::<reactor::Conn<stream::Stream>>() - socket + 16, 112),
-        ("of these, its state machine", size_of::<conn::Connection>(), 40),
+        ("for each connection", size_of::<reactor::Conn<stream::Stream>>() - socket + 16, 104),
+        ("of these, its state machine", size_of::<conn::Connection>(), 32),
         ("of these, its place in a feed", size_of::<crate::feed::Outbox>(), 32),
-        ("besides, for each WebSocket client with one subscription", size_of::<conn::Ws>(), 128),
+        ("besides, for each WebSocket client with one subscription", size_of::<conn::Ws>(), 104),
     ];
     for (what, size, says) in sizes {
         assert_eq!(size, says, "{what}: {sizes:?}");

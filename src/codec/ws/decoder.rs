@@ -1,7 +1,7 @@
 //! Decodes messages from reads cut anywhere (RFC 6455, 5 and 6.2; RFC 7692, 6.2).
 //!
 //! Always:
-//! - An idle decoder is two words.
+//! - An idle decoder of a server is a word.
 //! - Only a frame that is split over reads, or a fragmented message, is copied. Its buffer grows with the bytes
 //!   received, not with the length announced.
 
@@ -30,15 +30,44 @@ pub enum WsMessage<'a> {
 }
 
 /// Decoder of one connection's frames.
+///
+/// The role is in the pending state, because a server has very many idle decoders: one without that state is a server's.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "SavedDecoder", into = "SavedDecoder")]
 pub struct Decoder {
+    pending: Option<Box<Pending>>,
+}
+
+/// Saved form of a decoder.
+#[derive(Serialize, Deserialize)]
+struct SavedDecoder {
     role: Role,
     pending: Option<Box<Pending>>,
+}
+
+impl From<SavedDecoder> for Decoder {
+    fn from(saved: SavedDecoder) -> Self {
+        let SavedDecoder { role, pending } = saved;
+        let mut decoder = Self::new(role);
+        if let Some(pending) = pending {
+            decoder.pending = Some(Box::new(Pending { role, ..*pending }));
+        }
+        decoder
+    }
+}
+
+impl From<Decoder> for SavedDecoder {
+    fn from(decoder: Decoder) -> Self {
+        Self { role: decoder.role(), pending: decoder.pending }
+    }
 }
 
 /// State between reads.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Pending {
+    /// Role, which the saved form has beside this.
+    #[serde(skip)]
+    role: Role,
     /// Bytes of an incomplete header.
     header: [u8; HEADER_BYTES_MAX],
     header_len: u8,
@@ -88,8 +117,13 @@ impl PartialMessage {
 impl Decoder {
     /// Returns a decoder for one end of a connection.
     #[must_use]
-    pub const fn new(role: Role) -> Self {
-        Self { role, pending: None }
+    pub fn new(role: Role) -> Self {
+        let pending = || Box::new(Pending { role, ..Pending::default() });
+        Self { pending: (role != Role::Server).then(pending) }
+    }
+
+    fn role(&self) -> Role {
+        self.pending.as_ref().map_or(Role::Server, |pending| pending.role)
     }
 
     /// Takes bytes from the front of `input`, unmasking them in place, up to the end of the first message.
@@ -170,7 +204,8 @@ impl Decoder {
             Some(Delivered::Control) => pending.control = Vec::new(),
             None => {}
         }
-        if pending.header_len == 0 && pending.frame.is_none() && pending.message.is_none() {
+        let is_idle = pending.header_len == 0 && pending.frame.is_none() && pending.message.is_none();
+        if is_idle && pending.role == Role::Server {
             self.pending = None;
         }
     }
@@ -198,7 +233,7 @@ impl Decoder {
         let open = self.pending.as_ref().and_then(|p| p.message.as_ref()).map(PartialMessage::len);
         let kept = self.pending.as_ref().map_or(0, |p| usize::from(p.header_len));
         if kept == 0 {
-            let parsed = parse(input, self.role, limits, open, inflates)?;
+            let parsed = parse(input, self.role(), limits, open, inflates)?;
             if parsed.is_none() && !input.is_empty() {
                 let pending = self.pending.get_or_insert_default();
                 // An incomplete header is shorter than the longest one.
@@ -210,7 +245,7 @@ impl Decoder {
         let pending = self.pending.get_or_insert_default();
         let added = input.len().min(HEADER_BYTES_MAX - kept);
         pending.header[kept..kept + added].copy_from_slice(&input[..added]);
-        match parse(&pending.header[..kept + added], self.role, limits, open, inflates)? {
+        match parse(&pending.header[..kept + added], pending.role, limits, open, inflates)? {
             Some((frame, len)) => {
                 pending.header_len = 0;
                 // The stored bytes alone were no header, so the header took some bytes of `input`.

@@ -5,7 +5,6 @@
 //! - No input makes it panic.
 //! - A fault is reported in the client's protocol and ends this connection only.
 
-pub(crate) mod echo;
 pub(crate) mod saved;
 
 use std::sync::Arc;
@@ -13,7 +12,6 @@ use std::sync::Arc;
 use bytes::{Buf as _, Bytes};
 use serde_json::json;
 
-use self::echo::Echo;
 use super::auth::{Auth, Denied, Grant, Shown};
 use super::config::Prepared;
 use super::http::routes::{self, BodyWanted, RouteOutcome};
@@ -78,28 +76,24 @@ struct Http {
 #[derive(Debug)]
 enum State {
     Http(Box<Http>),
-    Ws(Box<Ws>),
+    /// WebSocket client, and whether its messages may be compressed: beside the box, where it takes padding.
+    Ws(Box<Ws>, bool),
     /// Event stream, with the client's rights if they are limited.
     Sse(Option<Arc<Grant>>),
-    /// Closing since this tick. Input is dropped.
-    Closing(Tick),
+    /// Closing since this tick, which is cut to 32 bits as in [`Connection`]. Input is dropped.
+    Closing(u32, ClientTransport),
 }
 
 #[derive(Debug)]
 pub(super) struct Ws {
     decoder: ws::Decoder,
     session: Session,
-    /// Stand-in for the session, on an echo server.
-    echo: Option<Box<Echo>>,
 }
 
 /// State machine of one connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
     state: State,
-    transport: ClientTransport,
-    /// Whether messages of a WebSocket client may be compressed. The field is here because it takes padding.
-    inflates: bool,
     /// Tick of the last input. Ticks are cut to 32 bits here: thirteen years.
     last_input: u32,
     /// Tick of the last heartbeat sent.
@@ -154,8 +148,6 @@ impl Connection {
     pub(crate) fn new(tick: Tick) -> Self {
         Self {
             state: State::Http(Box::default()),
-            transport: ClientTransport::Http,
-            inflates: false,
             last_input: tick as u32,
             last_heartbeat: tick as u32,
             held: None,
@@ -169,7 +161,12 @@ impl Connection {
     }
 
     pub(crate) fn transport(&self) -> ClientTransport {
-        self.transport
+        match self.state {
+            State::Http(_) => ClientTransport::Http,
+            State::Ws(..) => ClientTransport::Ws,
+            State::Sse(_) => ClientTransport::Sse,
+            State::Closing(_, transport) => transport,
+        }
     }
 
     /// Returns whether the client must show credentials before more than a message's type is read.
@@ -178,15 +175,15 @@ impl Connection {
             && match &self.state {
                 // A body is read only from clients that may publish.
                 State::Http(http) => http.receiving.is_none(),
-                State::Ws(ws) => ws.session.is_locked(),
-                State::Sse(_) | State::Closing(_) => false,
+                State::Ws(ws, _) => ws.session.is_locked(),
+                State::Sse(_) | State::Closing(..) => false,
             }
     }
 
     /// Returns whether the connection may take more than its part of a turn. False if the client must show a token first, or the
     /// connection is closing and drops its input.
     pub(crate) fn may_exceed_its_part(&self, auth: &Auth) -> bool {
-        !self.is_unauthenticated(auth) && !matches!(self.state, State::Closing(_))
+        !self.is_unauthenticated(auth) && !matches!(self.state, State::Closing(..))
     }
 
     /// Returns whether input waits for pending responses to be written. Call `receive` then, with no bytes if none
@@ -195,8 +192,8 @@ impl Connection {
         self.held.is_some()
             || match &self.state {
                 State::Http(http) => http.adopted.is_some(),
-                State::Ws(ws) => ws.session.is_busy(),
-                State::Sse(_) | State::Closing(_) => false,
+                State::Ws(ws, _) => ws.session.is_busy(),
+                State::Sse(_) | State::Closing(..) => false,
             }
     }
 
@@ -209,8 +206,8 @@ impl Connection {
                     + http.receiving.as_ref().map_or(0, |coming| coming.held_bytes())
                     + http.adopted.as_ref().map_or(0, |adopted| adopted.held_bytes())
             }
-            State::Ws(ws) => ws.decoder.buffered_bytes(),
-            State::Sse(_) | State::Closing(_) => 0,
+            State::Ws(ws, _) => ws.decoder.buffered_bytes(),
+            State::Sse(_) | State::Closing(..) => 0,
         }
     }
 
@@ -219,15 +216,15 @@ impl Connection {
         self.input_bytes()
             + match &self.state {
                 State::Http(_) => size_of::<Http>(),
-                State::Ws(ws) => size_of::<Ws>() + ws.session.held_bytes(),
+                State::Ws(ws, _) => size_of::<Ws>() + ws.session.held_bytes(),
                 State::Sse(grant) => grant.as_ref().map_or(0, |grant| grant.held_bytes()),
-                State::Closing(_) => 0,
+                State::Closing(..) => 0,
             }
     }
 
     /// Returns the memory of its subscriptions in the loop's tables, in bytes, if no other connection shares them.
     pub(crate) fn table_bytes(&self) -> usize {
-        if let State::Ws(ws) = &self.state { ws.session.table_bytes() } else { 0 }
+        if let State::Ws(ws, _) = &self.state { ws.session.table_bytes() } else { 0 }
     }
 
     /// Returns whether it receives a body, and its client holds more than an equal share of all bodies.
@@ -243,7 +240,7 @@ impl Connection {
     /// Closes the connection of a client that holds much memory when memory is short, and sends the client the reason.
     pub(crate) fn shed(&mut self, cx: &mut Context<'_>) {
         match &self.state {
-            State::Ws(_) => {
+            State::Ws(..) => {
                 return self.close_with(
                     ws::close_frame(CLOSE_TRY_LATER, "server is short of memory: come back later"),
                     cx,
@@ -256,7 +253,7 @@ impl Connection {
                 cx.send(out);
             }
             State::Http(_) | State::Sse(_) => {}
-            State::Closing(_) => return,
+            State::Closing(..) => return,
         }
         self.close(cx);
     }
@@ -294,9 +291,9 @@ impl Connection {
                     self.receive_http(&mut buffer, cx);
                 }
             }
-            State::Ws(_) => self.receive_ws(input, cx),
+            State::Ws(..) => self.receive_ws(input, cx),
             // A client of an event stream has nothing more to send. Input of a closing connection is dropped.
-            State::Sse(_) | State::Closing(_) => {}
+            State::Sse(_) | State::Closing(..) => {}
         }
     }
 
@@ -360,7 +357,7 @@ impl Connection {
             if wanted == BodyWanted::Refused {
                 // The body of a client that may not publish is not awaited.
                 self.answer(&request, Vec::new(), shown, cx);
-                if !matches!(self.state, State::Closing(_)) {
+                if !matches!(self.state, State::Closing(..)) {
                     self.close(cx);
                 }
             } else {
@@ -375,7 +372,7 @@ impl Connection {
             }
         }
         // The request was an upgrade, so the rest of the input is frames.
-        if matches!(self.state, State::Ws(_)) && !input.is_empty() {
+        if matches!(self.state, State::Ws(..)) && !input.is_empty() {
             self.receive_ws(input, cx);
         }
     }
@@ -414,7 +411,7 @@ impl Connection {
         let shown = shown
             .unwrap_or_else(|| cx.shared.auth.admit(&request, &cx.config.cors_origins, cx.now, cx.budget));
         self.answer(&request, Vec::new(), shown, cx);
-        let is_stream = matches!(self.state, State::Ws(_) | State::Sse(_));
+        let is_stream = matches!(self.state, State::Ws(..) | State::Sse(_));
         match head {
             AdoptedHead::Own => {}
             AdoptedHead::Given(head) => {
@@ -455,21 +452,18 @@ impl Connection {
                 }
             }
             RouteOutcome::Ws(opening, deflate, grant) => {
-                self.transport = ClientTransport::Ws;
-                self.inflates = deflate.is_some();
-                let session = Session::open(*opening, grant, cx);
-                self.state = State::Ws(Box::new(Ws {
-                    decoder: ws::Decoder::default(),
-                    session,
-                    echo: cx.config.echo.then(|| Box::new(Echo::new(deflate))),
-                }));
+                let mut session = Session::open(*opening, grant, cx);
+                if cx.config.echo {
+                    session.become_echo(deflate);
+                }
+                let ws = Ws { decoder: ws::Decoder::default(), session };
+                self.state = State::Ws(Box::new(ws), deflate.is_some());
             }
             RouteOutcome::Sse(grant) => self.become_stream(grant, cx),
         }
     }
 
     fn become_stream(&mut self, grant: Option<Arc<Grant>>, cx: &mut Context<'_>) {
-        self.transport = ClientTransport::Sse;
         if let Some(at) = grant.as_ref().and_then(|grant| rights::expiry(grant, cx.tick, cx.now)) {
             cx.look_at(at);
         }
@@ -499,7 +493,7 @@ impl Connection {
 
     fn receive_ws(&mut self, mut input: &mut [u8], cx: &mut Context<'_>) {
         let limits = cx.config.ws_limits();
-        let State::Ws(ws) = &mut self.state else { return };
+        let State::Ws(ws, inflates) = &mut self.state else { return };
         loop {
             if ws.session.is_busy() {
                 ws.session.proceed(cx);
@@ -508,7 +502,7 @@ impl Connection {
                 self.held = (!input.is_empty()).then(|| Box::new(input.to_vec()));
                 return;
             }
-            let inflater = self.inflates.then_some(&mut *cx.inflater);
+            let inflater = inflates.then_some(&mut *cx.inflater);
             let (used, message) = match ws.decoder.decode_with(input, &limits, inflater) {
                 Ok(progress) => progress,
                 Err(error) => {
@@ -538,7 +532,7 @@ impl Connection {
             if let Some(message) = incoming {
                 cx.shared.metrics.messages_received.inc();
                 cx.budget.spend(MESSAGE_UNITS);
-                if let Some(echo) = &mut ws.echo {
+                if let Some(echo) = ws.session.echo() {
                     cx.send(echo.answer(message));
                 } else if ws.session.message(message, cx) == Flow::Over {
                     return self.close(cx);
@@ -561,20 +555,20 @@ impl Connection {
     /// Closes the connection after these bytes.
     fn close_with(&mut self, last: Bytes, cx: &mut Context<'_>) {
         self.leave(cx);
-        self.state = State::Closing(cx.tick);
+        self.state = State::Closing(cx.tick as u32, self.transport());
         cx.effects.push(Effect::Close(last));
     }
 
     /// Replaces filters of the newest `count` subscriptions by equal ones that the loop holds.
     pub(crate) fn share_filters<'a>(&mut self, count: usize, held: impl Fn(&Filter) -> Option<&'a Filter>) {
-        if let State::Ws(ws) = &mut self.state {
+        if let State::Ws(ws, _) = &mut self.state {
             ws.session.share_filters(count, held);
         }
     }
 
     /// Ends the connection's subscriptions, because it is closing.
     pub(crate) fn leave(&mut self, cx: &mut Context<'_>) {
-        if let State::Ws(ws) = &mut self.state {
+        if let State::Ws(ws, _) = &mut self.state {
             ws.session.leave(cx);
         }
     }
@@ -582,7 +576,7 @@ impl Connection {
     /// Closes a connection that fell behind and asked to be closed then.
     pub(crate) fn lagged(&mut self, cx: &mut Context<'_>) {
         let last = match &self.state {
-            State::Ws(_) => ws::close_frame(CLOSE_TRY_LATER, "too slow: events would have been lost"),
+            State::Ws(..) => ws::close_frame(CLOSE_TRY_LATER, "too slow: events would have been lost"),
             _ => Bytes::new(),
         };
         self.close_with(last, cx);
@@ -591,43 +585,43 @@ impl Connection {
     /// Returns the client's grant, if its rights are limited.
     pub(crate) fn grant(&self) -> Option<&Grant> {
         match &self.state {
-            State::Ws(ws) => ws.session.grant(),
+            State::Ws(ws, _) => ws.session.grant(),
             State::Sse(grant) => grant.as_deref(),
-            State::Http(_) | State::Closing(_) => None,
+            State::Http(_) | State::Closing(..) => None,
         }
     }
 
     /// Records that the past that the client asked for last begins after these places.
     pub(crate) fn past_begins(&mut self, places: impl Iterator<Item = EventId>) {
-        if let State::Ws(ws) = &mut self.state {
+        if let State::Ws(ws, _) = &mut self.state {
             ws.session.past_begins(places);
         }
     }
 
     /// Records that everything after these places that the client's subscriptions match is delivered again.
     pub(crate) fn record_refill(&mut self, places: impl Iterator<Item = EventId>) {
-        if let State::Ws(ws) = &mut self.state {
+        if let State::Ws(ws, _) = &mut self.state {
             ws.session.record_refill(places);
         }
     }
 
     /// Returns the client's number, in dialects that number their clients.
     pub(crate) fn client(&self) -> u64 {
-        if let State::Ws(ws) = &self.state { ws.session.client() } else { 0 }
+        if let State::Ws(ws, _) = &self.state { ws.session.client() } else { 0 }
     }
 
     /// Closes the connection of a client that may no longer see its events, and sends the client the reason.
     pub(crate) fn denied(&mut self, why: Denied, cx: &mut Context<'_>) {
         cx.shared.metrics.grants_ended.get_or_create(&Kind { kind: why.code().name() }).inc();
         match &self.state {
-            State::Ws(ws) => ws.session.denied(why, cx),
+            State::Ws(ws, _) => ws.session.denied(why, cx),
             State::Sse(_) => {
                 let data = json!({ "code": why.code(), "error": why.to_string() }).to_string();
                 let mut out = Vec::with_capacity(96);
                 sse::encode_event(&mut out, Some("closed"), &data, None);
                 cx.send(out);
             }
-            State::Http(_) | State::Closing(_) => return,
+            State::Http(_) | State::Closing(..) => return,
         }
         self.close(cx);
     }
@@ -635,13 +629,17 @@ impl Connection {
     /// Returns the names of the logs with an end that a subscription names; `None` for an event stream, whose filter
     /// the loop has.
     pub(crate) fn named_logs(&self, subscription: &str, logs: &KeptLogs) -> Option<Vec<LogName>> {
-        if let State::Ws(ws) = &self.state { Some(ws.session.named_logs(subscription, logs)) } else { None }
+        if let State::Ws(ws, _) = &self.state {
+            Some(ws.session.named_logs(subscription, logs))
+        } else {
+            None
+        }
     }
 
     /// Reports ends of kept logs to the client. An event stream whose logs have all ended is closed.
     pub(crate) fn logs_ended(&mut self, ended: &LogsEnded<'_>, cx: &mut Context<'_>) {
         match &mut self.state {
-            State::Ws(ws) => ws.session.logs_ended(ended, cx),
+            State::Ws(ws, _) => ws.session.logs_ended(ended, cx),
             State::Sse(grant) => {
                 let mut out = Vec::with_capacity(160 * ended.ends.len());
                 for end in ended.ends {
@@ -655,7 +653,7 @@ impl Connection {
                     cx.send(out);
                 }
             }
-            State::Http(_) | State::Closing(_) => {}
+            State::Http(_) | State::Closing(..) => {}
         }
     }
 
@@ -667,7 +665,7 @@ impl Connection {
     /// Closes the connection because the server shuts down, and sends the client the delay before it reconnects.
     pub(crate) fn drain(&mut self, delay_ms: u64, cx: &mut Context<'_>) {
         match &self.state {
-            State::Ws(ws) => {
+            State::Ws(ws, _) => {
                 ws.session.reconnect(delay_ms, cx);
                 let reason = format!("server is shutting down; retry={delay_ms}");
                 return self.close_with(ws::close_frame(CLOSE_RESTART, &reason), cx);
@@ -679,7 +677,7 @@ impl Connection {
                 cx.send(out);
             }
             State::Http(_) => {}
-            State::Closing(_) => return,
+            State::Closing(..) => return,
         }
         self.close(cx);
     }
@@ -694,8 +692,10 @@ impl Connection {
             return Timer::Denied(Denied::Expired);
         }
         match &mut self.state {
-            State::Closing(since) if cx.tick < *since + CLOSING_TICKS => Timer::At(*since + CLOSING_TICKS),
-            State::Closing(_) => Timer::Over,
+            State::Closing(since, _) => {
+                let until = Tick::from(*since) + CLOSING_TICKS;
+                if cx.tick < until { Timer::At(until) } else { Timer::Over }
+            }
             State::Http(http) => {
                 let (since, limit) = match (&http.receiving, http.since) {
                     (Some(_), Some(since)) => (since, config.body_ticks()),
@@ -717,7 +717,7 @@ impl Connection {
                 self.close(cx);
                 Timer::At(cx.tick + 10)
             }
-            State::Ws(ws) => {
+            State::Ws(ws, _) => {
                 let (flow, look) = ws.session.timer(cx);
                 if flow == Flow::Over {
                     self.close(cx);
@@ -768,7 +768,7 @@ mod tests {
     fn an_idle_client_is_small() {
         let ws = size_of::<Ws>();
         let connection = size_of::<Connection>();
-        assert!(ws <= 128, "a WebSocket client is {ws} bytes");
-        assert!(connection <= 48, "a connection is {connection} bytes");
+        assert!(ws <= 104, "a WebSocket client is {ws} bytes");
+        assert!(connection <= 32, "a connection is {connection} bytes");
     }
 }

@@ -13,7 +13,6 @@ use crate::dialect::Observers;
 use crate::server::auth::SavedGrant;
 use crate::server::session::context::Context;
 use crate::server::session::saved::SavedSession;
-use crate::server::shared::report::ClientTransport;
 
 /// State of one connection.
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,20 +84,20 @@ impl Connection {
                 SavedState::Http { buffer: http.buffer.clone(), receiving }
             }
             // A client with an unfinished request gets its response from this process.
-            State::Ws(ws) if ws.echo.is_none() && !ws.session.is_busy() => SavedState::Ws {
+            State::Ws(ws, inflates) if !ws.session.is_echo() && !ws.session.is_busy() => SavedState::Ws {
                 decoder: ws.decoder.clone(),
-                inflates: self.inflates,
+                inflates: *inflates,
                 session: Box::new(ws.session.save(tick, observers)),
             },
             State::Sse(grant) => SavedState::Sse { grant: saved(grant.as_ref()).map(Box::new) },
-            State::Ws(_) | State::Closing(_) => return None,
+            State::Ws(..) | State::Closing(..) => return None,
         };
         Some(SavedConnection { state, held: self.held.as_deref().map(|held| HeldInput(held.clone())) })
     }
 
     /// Returns the saved connection, or `None` if it may not continue here.
     pub(crate) fn restored(saved: SavedConnection, cx: &Context<'_>) -> Option<Self> {
-        let (state, transport, inflates) = match saved.state {
+        let state = match saved.state {
             SavedState::Http { buffer, receiving } => {
                 let receiving = match receiving {
                     None => None,
@@ -123,24 +122,22 @@ impl Connection {
                 let since = is_begun.then_some(cx.tick);
                 // The idle time continues from the predecessor's clock, as after a response.
                 let http = Http { adopted: None, buffer, receiving, since, is_answered: true, closes: false };
-                (State::Http(Box::new(http)), ClientTransport::Http, false)
+                State::Http(Box::new(http))
             }
             SavedState::Ws { decoder, inflates, session } => {
                 let session = Session::restored(*session, cx);
-                (State::Ws(Box::new(Ws { decoder, session, echo: None })), ClientTransport::Ws, inflates)
+                State::Ws(Box::new(Ws { decoder, session }), inflates)
             }
-            SavedState::Sse { grant } => {
-                (State::Sse(restored(grant.map(|grant| *grant), cx)?), ClientTransport::Sse, false)
-            }
+            SavedState::Sse { grant } => State::Sse(restored(grant.map(|grant| *grant), cx)?),
         };
         let tick = cx.tick as u32;
         let held = saved.held.map(|HeldInput(held)| Box::new(held));
-        Some(Self { state, transport, inflates, last_input: tick, last_heartbeat: tick, held })
+        Some(Self { state, last_input: tick, last_heartbeat: tick, held })
     }
 
     /// Subscribes again to the client's events. The loop has the interest of an event stream.
     pub(crate) fn resume(&self, cx: &mut Context<'_>) {
-        if let State::Ws(ws) = &self.state {
+        if let State::Ws(ws, _) = &self.state {
             ws.session.resume(cx);
         }
     }

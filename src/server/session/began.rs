@@ -6,20 +6,63 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use crate::event::{Event, EventId, ParseEventIdError, Position, Sequence};
 use crate::filter::Filter;
 
 /// Place from which a client got all events that a subscription matches.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Began {
-    /// Place on a bus of one shard, the usual case. It is stored inline, because each client has one.
+    /// Place on a bus of one shard, the usual case. It is stored in place, because each client has one.
     One {
-        epoch: u64,
+        epoch: KnownEpoch,
         next: Sequence,
     },
+    /// Such a place, in an epoch without a number.
+    Elsewhere(Box<(u64, Sequence)>),
     Several(Box<Position>),
 }
+
+const _: () = assert!(size_of::<Option<Began>>() == 16, "each subscription has one");
+
+/// Number of an epoch that this server is or was in. An epoch lasts as long as the order of events, so there are few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KnownEpoch(u8);
+
+/// Epochs by number. None is removed.
+static EPOCHS: [OnceLock<u64>; 64] = [const { OnceLock::new() }; 64];
+
+impl KnownEpoch {
+    /// Returns the number of an epoch. Gives it one if there is a free one. Only for epochs of this server, never for one
+    /// that a client names.
+    fn of(epoch: u64) -> Option<Self> {
+        let at = EPOCHS.iter().position(|known| *known.get_or_init(|| epoch) == epoch)?;
+        u8::try_from(at).ok().map(Self)
+    }
+
+    /// Returns the number of an epoch, if it has one.
+    fn find(epoch: u64) -> Option<Self> {
+        let at = EPOCHS.iter().map_while(OnceLock::get).position(|known| *known == epoch)?;
+        u8::try_from(at).ok().map(Self)
+    }
+
+    fn epoch(self) -> u64 {
+        EPOCHS.get(usize::from(self.0)).and_then(OnceLock::get).copied().unwrap_or_default()
+    }
+}
+
+impl PartialEq for Began {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Several(one), Self::Several(other)) => one == other,
+            (Self::Several(_), _) | (_, Self::Several(_)) => false,
+            (one, other) => one.of(0) == other.of(0),
+        }
+    }
+}
+
+impl Eq for Began {}
 
 /// Events that another subscription of a client delivered.
 #[derive(Clone, Debug)]
@@ -40,22 +83,27 @@ impl DeliveredElsewhere {
 impl From<Position> for Began {
     fn from(position: Position) -> Self {
         match *position.sequences() {
-            [next] => Self::One { epoch: position.epoch(), next },
+            [next] => Self::at(KnownEpoch::of(position.epoch()), position.epoch(), next),
             _ => Self::Several(Box::new(position)),
         }
     }
 }
 
 impl Began {
+    fn at(known: Option<KnownEpoch>, epoch: u64, next: Sequence) -> Self {
+        known.map_or_else(|| Self::Elsewhere(Box::new((epoch, next))), |epoch| Self::One { epoch, next })
+    }
+
     /// Returns a place that covers live events after `position` only; no events if the log was not reached yet.
     pub(crate) fn from_here(position: Option<Position>) -> Self {
-        position.map_or(Self::One { epoch: u64::MAX, next: Sequence::MAX }, Self::from)
+        position.map_or_else(|| Self::from(Position::new(u64::MAX, [Sequence::MAX])), Self::from)
     }
 
     /// Returns the epoch, and the next sequence of a shard.
     fn of(&self, shard: u16) -> (u64, Sequence) {
         match self {
-            Self::One { epoch, next } => (*epoch, *next),
+            Self::One { epoch, next } => (epoch.epoch(), *next),
+            Self::Elsewhere(place) => **place,
             Self::Several(position) => {
                 let next = position.sequences().get(usize::from(shard));
                 (position.epoch(), next.copied().unwrap_or(0))
@@ -74,7 +122,10 @@ impl Began {
     pub(crate) fn move_back(&mut self, after: EventId) {
         let next_sequence = after.next_sequence();
         match self {
-            Self::One { epoch, next } => (*epoch, *next) = (after.epoch, next_sequence).min((*epoch, *next)),
+            Self::One { .. } | Self::Elsewhere(_) => {
+                let (epoch, next) = (after.epoch, next_sequence).min(self.of(0));
+                *self = Self::at(KnownEpoch::find(epoch), epoch, next);
+            }
             Self::Several(position) => {
                 let is_earlier = after.epoch < position.epoch;
                 let is_same = after.epoch == position.epoch;
@@ -108,7 +159,10 @@ impl Began {
 
     fn position(&self) -> Position {
         match self {
-            Self::One { epoch, next } => Position::new(*epoch, [*next]),
+            Self::One { .. } | Self::Elsewhere(_) => {
+                let (epoch, next) = self.of(0);
+                Position::new(epoch, [next])
+            }
             Self::Several(position) => (**position).clone(),
         }
     }
@@ -155,16 +209,28 @@ mod tests {
     fn a_past_moves_the_place_back_and_never_on() {
         let mut one = Began::from(Position::new(7, [5]));
         one.move_back(EventId { epoch: 7, shard: 0, sequence: 8 });
-        assert_eq!(one, Began::One { epoch: 7, next: 5 });
+        assert_eq!(one, Began::from(Position::new(7, [5])));
         one.move_back(EventId::before(7, 0, 0));
-        assert_eq!(one, Began::One { epoch: 7, next: 0 });
+        assert_eq!(one, Began::from(Position::new(7, [0])));
         one.move_back(EventId { epoch: 6, shard: 0, sequence: 3 });
-        assert_eq!(one, Began::One { epoch: 6, next: 4 });
+        assert_eq!(one.to_string(), Position::new(6, [4]).to_string());
+        assert_eq!(one, Began::from(Position::new(6, [4])));
         let mut several = Began::from(Position::new(7, [5, 2]));
         several.move_back(EventId { epoch: 7, shard: 1, sequence: 0 });
         several.move_back(EventId { epoch: 3, shard: 0, sequence: 9 });
         several.move_back(EventId { epoch: 9, shard: 0, sequence: 9 });
         assert_eq!(several, Began::from(Position::new(7, [0, 1])));
+    }
+
+    #[test]
+    fn an_epoch_that_a_client_names_gets_no_number() {
+        let mut began = Began::from(Position::new(u64::MAX - 1, [5]));
+        assert!(matches!(began, Began::One { .. }));
+        for epoch in (1_000..1_100).rev() {
+            began.move_back(EventId { epoch, shard: 0, sequence: 3 });
+            assert_eq!(began, Began::Elsewhere(Box::new((epoch, 4))));
+        }
+        assert_eq!(KnownEpoch::find(1_050), None);
     }
 
     #[test]

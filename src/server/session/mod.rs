@@ -8,6 +8,7 @@
 
 pub(super) mod began;
 pub(crate) mod context;
+mod echo;
 pub(crate) mod effect;
 pub(crate) mod ended;
 mod interest;
@@ -31,6 +32,7 @@ use serde_json::json;
 use smallvec::SmallVec;
 
 use self::context::Context;
+use self::echo::Echo;
 use self::effect::{Acceptance, Effect, PublishAnswer, PublishRefusal};
 use self::rights::Rights;
 use super::auth::{Denied, Grant};
@@ -83,6 +85,8 @@ struct Own {
     unfinished: Option<Unfinished>,
     /// Last place that was sent to the client, if its places are sealed.
     sent_place: Option<SentPlace>,
+    /// Stand-in for the session, on an echo server.
+    echo: Option<Box<Echo>>,
 }
 
 /// Sealed place that was sent to a client.
@@ -131,6 +135,20 @@ impl Session {
         }
         session.schedule_deadline(cx);
         session
+    }
+
+    /// Makes the session one that returns the client's messages.
+    pub(crate) fn become_echo(&mut self, agreed: Option<ws::PerMessageDeflate>) {
+        self.own.get_or_insert_default().echo = Some(Box::new(Echo::new(agreed)));
+    }
+
+    /// Returns the stand-in that answers the client's messages, on an echo server.
+    pub(crate) fn echo(&mut self) -> Option<&mut Echo> {
+        self.own.as_mut()?.echo.as_deref_mut()
+    }
+
+    pub(crate) fn is_echo(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.echo.is_some())
     }
 
     /// Adds the subscription of the path.

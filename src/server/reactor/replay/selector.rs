@@ -357,7 +357,7 @@ mod tests {
             types in prop::collection::vec(prop::sample::select(vec!["a.b", "a.b.c", "x", "a:b", "c", "z"]), 1..8)
         ) {
             let except: Vec<DeliveredElsewhere> = except.into_iter().map(|(filter, next)| {
-                DeliveredElsewhere { filter, began: next.map(|next| Began::One { epoch: 3, next }) }
+                DeliveredElsewhere { filter, began: next.map(|next| Began::from(crate::event::Position::new(3, [next]))) }
             }).collect();
             let mut selector = ReplaySelector::new(wanted.clone(), except.clone());
             while !selector.prepare(&mut Budget::new(1)) {}

@@ -1,9 +1,10 @@
 //! Finds the postings for an event by its values and patterns.
 //!
 //! A filter has one *path* for each combination of its sets' members: the exact values (a tuple of symbols, one for
-//! each attribute of the path's *shape*) and then the patterns, ascending. Each shape in use has one hash table of
-//! tuples. A tuple leads to one posting, or to a node with several postings and with edges for further patterns. An
-//! event costs one look-up for each shape with attributes that it has, and then its matches.
+//! each attribute of the path's *shape*) and then the patterns, ascending. Each shape of several attributes in use has one
+//! hash table of tuples. A tuple of one symbol is a place in a vector, because symbols are numbered without gaps, and each
+//! belongs to one attribute. A tuple leads to one posting, or to a node with several postings and with edges for further
+//! patterns. An event costs one look-up for each shape with attributes that it has, and then its matches.
 //!
 //! Always:
 //! - A node has at least two postings or an edge.
@@ -177,10 +178,55 @@ impl<const K: usize> Tuples for ShapeTable<K> {
     }
 }
 
+/// Tuples of one symbol, of all shapes with one attribute.
+#[derive(Debug, Default)]
+struct Singles {
+    /// Targets by the symbols' numbers without their attributes.
+    table: Vec<IndexRef>,
+    /// Number of targets of each attribute.
+    counts: [u32; Attribute::COUNT],
+}
+
+impl Singles {
+    /// Returns the only symbol of a tuple.
+    fn symbol_of(path: &Path) -> Option<u32> {
+        let shape = path.shape();
+        shape.is_power_of_two().then(|| path.symbols[shape.trailing_zeros() as usize])
+    }
+
+    fn place(symbol: u32) -> usize {
+        (symbol >> 3) as usize
+    }
+
+    fn get(&self, symbol: u32) -> IndexRef {
+        self.table.get(Self::place(symbol)).copied().unwrap_or(IndexRef::NOTHING)
+    }
+
+    fn set(&mut self, symbol: u32, to: IndexRef) {
+        let place = Self::place(symbol);
+        if place >= self.table.len() {
+            self.table.resize(place + 1, IndexRef::NOTHING);
+        }
+        let before = std::mem::replace(&mut self.table[place], to);
+        let count = &mut self.counts[symbol as usize & 7];
+        match (before == IndexRef::NOTHING, to == IndexRef::NOTHING) {
+            (true, false) => *count += 1,
+            (false, true) => *count -= 1,
+            _ => {}
+        }
+        if self.counts == [0; Attribute::COUNT] {
+            self.table = Vec::new();
+        }
+    }
+
+    fn shapes(&self) -> usize {
+        self.counts.iter().filter(|count| **count > 0).count()
+    }
+}
+
 fn table(mask: u8) -> Box<dyn Tuples> {
     match mask.count_ones() {
         0 => Box::new(ShapeTable::<0>::new(mask)),
-        1 => Box::new(ShapeTable::<1>::new(mask)),
         2 => Box::new(ShapeTable::<2>::new(mask)),
         3 => Box::new(ShapeTable::<3>::new(mask)),
         4 => Box::new(ShapeTable::<4>::new(mask)),
@@ -238,6 +284,8 @@ enum Location {
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
+    singles: Singles,
+    /// Tables of the shapes in use that have not exactly one attribute.
     shapes: Vec<(u8, Box<dyn Tuples>)>,
     nodes: Vec<IndexNode>,
     free: Vec<u32>,
@@ -255,9 +303,10 @@ impl Index {
 
     fn get(&self, place: Location, path: &Path) -> IndexRef {
         match place {
-            Location::Tuple => {
-                self.table(path.shape()).map_or(IndexRef::NOTHING, |table| table.get(&path.symbols))
-            }
+            Location::Tuple => match Singles::symbol_of(path) {
+                Some(symbol) => self.singles.get(symbol),
+                None => self.table(path.shape()).map_or(IndexRef::NOTHING, |table| table.get(&path.symbols)),
+            },
             Location::Edge(node, pattern) => {
                 self.edge(node, pattern).map_or(IndexRef::NOTHING, |edge| edge.to)
             }
@@ -267,6 +316,9 @@ impl Index {
     fn set(&mut self, place: Location, path: &Path, to: IndexRef) {
         match place {
             Location::Tuple => {
+                if let Some(symbol) = Singles::symbol_of(path) {
+                    return self.singles.set(symbol, to);
+                }
                 let mask = path.shape();
                 let nth = self.shapes.iter().position(|shape| shape.0 == mask).unwrap_or_else(|| {
                     self.shapes.push((mask, table(mask)));
@@ -290,6 +342,9 @@ impl Index {
     fn clear(&mut self, place: Location, path: &Path) {
         match place {
             Location::Tuple => {
+                if let Some(symbol) = Singles::symbol_of(path) {
+                    return self.singles.set(symbol, IndexRef::NOTHING);
+                }
                 let mask = path.shape();
                 if let Some(nth) = self.shapes.iter().position(|shape| shape.0 == mask) {
                     self.shapes[nth].1.clear(&path.symbols);
@@ -395,6 +450,14 @@ impl Index {
     /// come several times.
     pub(super) fn find(&self, symbols: &Symbols8, patterns: &[u32], out: &mut Vec<Posting>) {
         let known = shape_of(symbols);
+        for (symbol, count) in symbols.iter().zip(&self.singles.counts) {
+            if *symbol != NONE && *count > 0 {
+                let to = self.singles.get(*symbol);
+                if to != IndexRef::NOTHING {
+                    self.visit(to, patterns, out);
+                }
+            }
+        }
         for (mask, table) in &self.shapes {
             if mask & !known == 0 {
                 let to = table.get(symbols);
@@ -436,7 +499,7 @@ impl Index {
 
     /// Returns the number of shapes in use.
     pub(super) fn shapes(&self) -> usize {
-        self.shapes.len()
+        self.shapes.len() + self.singles.shapes()
     }
 
     /// Returns the part of [`Self::memory_bytes`] that the next paths take before more is allocated.
@@ -453,6 +516,7 @@ impl Index {
             .sum();
         nodes
             + self.nodes.capacity() * size_of::<IndexNode>()
+            + self.singles.table.capacity() * size_of::<IndexRef>()
             + self.edges.memory_bytes()
             + self.free.capacity() * size_of::<u32>()
             + self.shapes.iter().map(|shape| shape.1.memory_bytes()).sum::<usize>()

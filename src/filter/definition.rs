@@ -1,8 +1,10 @@
 //! The filter itself: its setters, its contents, and which events it matches.
 
+use std::cmp::Ordering;
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{Hash, Hasher};
 
+use super::bytes::FilterBytes;
 use super::comparison::Comparison;
 use super::encoding::{self, Clause, Clauses, ENTITY, MemberPatterns, NOTHING, Parts, Set};
 use super::error::FilterError;
@@ -23,7 +25,7 @@ use crate::event::{Attribute, Event};
 ///
 /// The values of one set are alternatives: one must match. A setter adds to the values of earlier calls. An empty value
 /// stands for an absent attribute. Filters with the same meaning are equal, whatever the order of the calls. Cloning
-/// increments a count.
+/// allocates nothing.
 ///
 /// ```
 /// # use fanwire::filter::Operator;
@@ -33,19 +35,47 @@ use crate::event::{Attribute, Event};
 /// assert!(filter.matches(&Event::builder("task.progress").json(r#"{"progress": 72}"#).build()?));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Default)]
 #[must_use = "a filter only describes events"]
-pub struct Filter(Option<Arc<[u8]>>);
+pub struct Filter(FilterBytes);
+
+impl PartialEq for Filter {
+    fn eq(&self, other: &Self) -> bool {
+        let (one, other) = (self.bytes(), other.bytes());
+        // Handles of the same filter, the usual case of equal long ones.
+        std::ptr::eq(one, other) || one == other
+    }
+}
+
+impl Eq for Filter {}
+
+impl Hash for Filter {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bytes().hash(state);
+    }
+}
+
+impl PartialOrd for Filter {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Filter {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.bytes().cmp(other.bytes())
+    }
+}
 
 impl Filter {
     /// Returns the filter that matches every event.
     pub fn new() -> Self {
-        Self(None)
+        Self(FilterBytes::EMPTY)
     }
 
     /// Returns the filter that matches no event.
     pub fn nothing() -> Self {
-        Self(Some(Arc::new(NOTHING)))
+        Self(FilterBytes::new(&NOTHING))
     }
 
     pub(super) fn from_parts(parts: Parts) -> Self {
@@ -54,11 +84,11 @@ impl Filter {
 
     /// Wraps canonical bytes: those that [`encoding::encode`] writes, or whole clauses of them in order.
     pub(super) fn from_canonical(bytes: &[u8]) -> Self {
-        Self((!bytes.is_empty()).then(|| bytes.into()))
+        Self(FilterBytes::new(bytes))
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or_default()
+        self.0.as_slice()
     }
 
     /// Returns the length of the filter's patterns and comparisons, in bytes, a pattern that several pairs share counted
@@ -79,7 +109,7 @@ impl Filter {
     /// Returns the memory of the filter, in bytes, if no other handle shares it.
     #[cfg(feature = "server")]
     pub(crate) fn held_bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, |bytes| bytes.len() + 32)
+        self.0.held_bytes()
     }
 
     /// Returns the number of values, patterns, and comparisons.
@@ -245,7 +275,7 @@ impl Filter {
     /// Returns whether the filter matches every event.
     #[must_use]
     pub fn is_everything(&self) -> bool {
-        self.0.is_none()
+        self.bytes().is_empty()
     }
 
     /// Returns whether the filter is known to match no event, because a set of it is empty.

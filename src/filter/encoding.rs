@@ -395,6 +395,7 @@ fn read_pattern<'a>(rest: &mut &'a [u8]) -> Option<PatternRef<'a>> {
     take_pattern(head, rest)
 }
 
+#[inline]
 fn take_pattern<'a>(head: usize, rest: &mut &'a [u8]) -> Option<PatternRef<'a>> {
     let kind = match head & 3 {
         0 => PatternKind::Exact,

@@ -4,6 +4,7 @@
 //! - A filter's bytes are canonical, so equal filters have equal bytes.
 //! - [`Filter::matches`] is the definition; the matcher is tested against it.
 
+mod bytes;
 mod comparison;
 mod definition;
 #[cfg(feature = "server")]

@@ -164,6 +164,7 @@ const BARE_DEPENDENCIES: &[&str] = &[
     "rustversion",
     "smallvec",
     "syn",
+    "triomphe",
     "unicode-ident",
 ];
 

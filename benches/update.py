@@ -3,8 +3,8 @@
     python3 benches/update.py target/dist/fanwire [--clients 500] [--symbols 100] [--updates 210] [--quotes 250] [--seconds 20]
 
 Prints, for quotes alone and for quotes with updates: the server's share of a core, and the p50 and p99 of acks and of
-quotes in milliseconds. With --snapshot each subscription gets the latest quote of a symbol that it adds. The standard
-library is all that it needs; the server gets the first CPU, this script the second one, if there are two.
+quotes in milliseconds. With --snapshot each subscription gets the latest quote of a symbol that it adds. It needs
+only the standard library; the server gets the first CPU, this script the second one, if there are two.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def main():
         arguments.add_argument(f"--{name}", type=int, default=value)
     arguments.add_argument("--snapshot", action="store_true")
     options = arguments.parse_args()
-    # Half of the symbols are on no list of a client with the most.
+    # No client's list has more than half of the symbols.
     options.all = max(1_000, 2 * options.symbols)
     options.used = {False: [], True: []}
     pin = len(os.sched_getaffinity(0)) > 1

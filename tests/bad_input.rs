@@ -95,22 +95,22 @@ fn http_rows() -> Vec<HttpRow> {
         // Input that is not HTTP at all.
         row("zero bytes", [0; 64], &[400]),
         row("a query name with a typing error", get("/sse?types=task.*"), &[400]),
-        row("a page of nothing", get("/events?limit=0"), &[400]),
+        row("a page with limit 0", get("/events?limit=0"), &[400]),
         row("a page that is too long", get("/events?limit=1001"), &[400]),
-        row("a page's limit that is no number", get("/events?limit=ten"), &[400]),
+        row("a page with a limit that is not a number", get("/events?limit=ten"), &[400]),
         row("a page after and before a place", get("/events?after=a-1&before=a-2&order=desc"), &[400]),
         row("a page before a place in the order of publishing", get("/events?before=a-1"), &[400]),
         row("a page after a place in the other order", get("/events?after=a-1&order=desc"), &[400]),
         row("a page in an unknown order", get("/events?order=newest"), &[400]),
-        row("a page since no time", get("/events?since=yesterday"), &[400]),
-        row("a page since a time beyond all", get("/events?since=9223372036854775807"), &[400]),
-        row("a page after no place", get("/events?after=x"), &[400]),
+        row("a page since an invalid time", get("/events?since=yesterday"), &[400]),
+        row("a page since the latest possible time", get("/events?since=9223372036854775807"), &[400]),
+        row("a page after an invalid place", get("/events?after=x"), &[400]),
         row("a page after a place with a forged seal", get("/events?after=~00"), &[400]),
         row("a page after a place in other shards", get("/events?after=a~1.2"), &[400]),
         row("a page with two limits", get("/events?limit=1&limit=2"), &[400]),
         row("a page with a typing error", get("/events?limt=1"), &[400]),
         row("a run without a name", run("", "{}"), &[404]),
-        row("a run that is read", get("/runs/run-1"), &[405]),
+        row("a GET of a run", get("/runs/run-1"), &[405]),
         row("an event of another run", run("run-1", r#"{"type":"a","stream_id":"run-2"}"#), &[400]),
         row("an event without a type in a run", run("run-1", r#"{"payload":1}"#), &[400]),
         row("a run with a typing error", run("run-1?form=start", EVENT), &[400]),
@@ -128,8 +128,8 @@ fn http_rows() -> Vec<HttpRow> {
             "DELETE /events?stream=a&limit=1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
             &[400],
         ),
-        row("a start that is none", get("/sse?stream=run-1&from=begin"), &[400]),
-        row("another answer for nothing", get("/sse?stream=run-1&absent=404"), &[400]),
+        row("an unknown start of a stream", get("/sse?stream=run-1&from=begin"), &[400]),
+        row("an unknown answer for an absent stream", get("/sse?stream=run-1&absent=404"), &[400]),
         row("garbage bytes", (0..=255).rev().cycle().take(4000).collect::<Vec<u8>>(), &[400]),
         row("a TLS client", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(20), &[400]),
         row("an SSH client", "SSH-2.0-OpenSSH_9.2p1\r\n\r\n", &[400]),
@@ -142,8 +142,8 @@ fn http_rows() -> Vec<HttpRow> {
         // Wrong HTTP.
         row("no version", "GET /\r\n\r\n", &[400]),
         row("no path", "GET HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
-        row("a version that is none", "GET / HTTP/1.x\r\nHost: localhost\r\n\r\n", &[400, 505]),
-        row("a version of the future", "GET / HTTP/3.9\r\nHost: localhost\r\n\r\n", &[400, 505]),
+        row("an invalid version", "GET / HTTP/1.x\r\nHost: localhost\r\n\r\n", &[400, 505]),
+        row("an unknown version", "GET / HTTP/3.9\r\nHost: localhost\r\n\r\n", &[400, 505]),
         row("two spaces", "GET  / HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
         row("a space in the path", "GET /a b HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
         row("a control character in the path", get("/\x01"), &[400]),
@@ -229,8 +229,8 @@ fn http_rows() -> Vec<HttpRow> {
             publish("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
             &[400, 501],
         ),
-        row("a chunk size that is none", publish("Transfer-Encoding: chunked\r\n", "xyz\r\n"), &[400]),
-        row("a chunk size of nothing", publish("Transfer-Encoding: chunked\r\n", "\r\n{}\r\n"), &[400]),
+        row("an invalid chunk size", publish("Transfer-Encoding: chunked\r\n", "xyz\r\n"), &[400]),
+        row("an empty chunk size", publish("Transfer-Encoding: chunked\r\n", "\r\n{}\r\n"), &[400]),
         row(
             "a chunk size that ends in a bare line feed",
             publish("Transfer-Encoding: chunked\r\n", "2\n{}\r\n0\r\n\r\n"),
@@ -308,7 +308,7 @@ fn http_rows() -> Vec<HttpRow> {
         row("a dedupe id that is a list", event_with("[\"a\"]"), &[400]),
         row("an empty dedupe id", event_with("\"\""), &[400]),
         row("a dedupe id of 10 kB", event_with(&format!("\"{}\"", "i".repeat(10_000))), &[400]),
-        row("an event that is none", publish("Content-Length: 2\r\n", "{}"), &[400]),
+        row("an object that is not an event", publish("Content-Length: 2\r\n", "{}"), &[400]),
         // Handshakes.
         row("no upgrade", get("/ws"), &[400, 426]),
         row("no Upgrade header", handshake(&[("Upgrade: websocket\r\n", "")]), &[400, 426]),
@@ -432,7 +432,7 @@ fn frame_rows() -> Vec<(&'static str, Vec<u8>, u16)> {
         ("a fragmented ping", fragment(0x09, b""), 1002),
         ("a ping of 126 bytes", fragment(0x89, &[0; 126]), 1002),
         ("a close of 126 bytes", fragment(0x88, &[0; 126]), 1002),
-        ("a continuation of nothing", fragment(0x80, hello), 1002),
+        ("a continuation without a beginning", fragment(0x80, hello), 1002),
         ("a message within a message", [fragment(0x01, hello), fragment(0x81, hello)].concat(), 1002),
         (
             "a length in more bytes than it needs",
@@ -467,7 +467,7 @@ fn frame_rows() -> Vec<(&'static str, Vec<u8>, u16)> {
         ("close code 2999", close(&2999_u16.to_be_bytes()), 1002),
         ("close code 5000", close(&5000_u16.to_be_bytes()), 1002),
         ("a close reason that is not UTF-8", close(b"\x03\xe8\xff"), 1007),
-        // These are no faults: the server answers with the same code.
+        // These are not faults: the server answers with the same code.
         ("close code 1000", close(&1000_u16.to_be_bytes()), 1000),
         ("close code 4999", close(&4999_u16.to_be_bytes()), 4999),
     ]
@@ -510,8 +510,16 @@ fn update_rows() -> Vec<(&'static str, Value, &'static str)> {
         ("a key of subscribe", json!({"subscription_id": "w", "entities": ["symbol:B"]}), "unknown_key"),
         ("an unknown attribute to add", add(json!({"entitis": ["symbol:B"]})), "unknown_key"),
         ("an unknown attribute to remove", remove(json!({"colours": []})), "unknown_key"),
-        ("an attribute of others", add(json!({"channels": ["c"]})), "invalid_payload"),
-        ("an attribute of others to remove from", remove(json!({"channels": ["c"]})), "invalid_payload"),
+        (
+            "an attribute that the subscription does not use",
+            add(json!({"channels": ["c"]})),
+            "invalid_payload",
+        ),
+        (
+            "an attribute to remove from that it does not use",
+            remove(json!({"channels": ["c"]})),
+            "invalid_payload",
+        ),
         ("a list instead of lists", add(json!(["symbol:B"])), "invalid_payload"),
         (
             "entities instead of lists",
@@ -522,7 +530,7 @@ fn update_rows() -> Vec<(&'static str, Value, &'static str)> {
         ("a text instead of lists", add(json!("symbol:B")), "invalid_payload"),
         ("a number as value", add(json!({"event_types": [5]})), "invalid_payload"),
         ("a number as values", remove(json!({"event_types": 5})), "invalid_payload"),
-        ("a value of no kind", add(json!({"event_types": [null]})), "invalid_payload"),
+        ("null as value", add(json!({"event_types": [null]})), "invalid_payload"),
         ("a list as value", add(json!({"event_types": [["quote"]]})), "invalid_payload"),
         ("an object as value", add(json!({"event_types": [{"a": 1}]})), "invalid_payload"),
         (
@@ -709,7 +717,7 @@ fn a_client_that_vanishes_from_a_stream_is_forgotten() {
 }
 
 #[test]
-fn more_connections_than_allowed_are_closed_and_room_is_used_again() {
+fn more_connections_than_allowed_are_closed_and_freed_slots_are_used_again() {
     let server = Server::with(&["--max-connections", "10"]);
     let clients: Vec<Ws> = (0..10).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
     for _ in 0..20 {
@@ -718,13 +726,13 @@ fn more_connections_than_allowed_are_closed_and_room_is_used_again() {
         let rest = wire.take_rest(deadline()).expect("it is closed");
         // A client that sent before its refusal may find the connection reset, and the answer lost with it.
         let text = String::from_utf8_lossy(&rest).to_lowercase();
-        let is_told = text.starts_with("http/1.1 503")
+        let is_refused = text.starts_with("http/1.1 503")
             && text.contains("content-type: application/json\r\n")
             && text.contains("{\"error\":");
-        assert!(rest.is_empty() || is_told, "{text}");
+        assert!(rest.is_empty() || is_refused, "{text}");
     }
     drop(clients);
-    eventually("there is room again", || {
+    eventually("a slot is free again", || {
         let mut wire = Wire::connect(server.addr);
         wire.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         read_response(&mut wire, deadline()).is_ok_and(|answer| answer.status == 200)

@@ -169,9 +169,9 @@ fn publish_reports_refused_events_and_their_lines() {
     let _ = std::fs::remove_file(&file);
     assert_eq!(output.status.code(), Some(1));
     assert!(err(&output).contains("line 20002: event has no type"), "{}", err(&output));
-    assert!(out(&output).starts_with("accepted "), "what went out before is told: {}", out(&output));
+    assert!(out(&output).starts_with("accepted "), "the events sent before are reported: {}", out(&output));
 
-    for (options, told) in [
+    for (options, problem) in [
         (&["--type", "x", "--payload", "{nonsense"][..], "--payload is not JSON"),
         (&["--type", "x", "--entity", "nonsense"], "KIND:ID"),
         (&["/no/such/file"], "cannot read /no/such/file"),
@@ -179,7 +179,7 @@ fn publish_reports_refused_events_and_their_lines() {
     ] {
         let output = run(client(&server, "publish").args(options));
         assert_eq!(output.status.code(), Some(1), "{options:?}");
-        assert!(err(&output).contains(told), "{options:?}: {}", err(&output));
+        assert!(err(&output).contains(problem), "{options:?}: {}", err(&output));
         assert_eq!(out(&output), "");
     }
     // An invalid command line has an exit code of its own.
@@ -251,7 +251,7 @@ fn tail_prints_a_run_from_its_start_and_exits_at_its_end() {
     let end: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
     assert_eq!((&end["end"]["value"], &end["end"]["complete"]), (&"run-1".into(), &true.into()), "{end}");
     assert!(output.status.success());
-    // At its limit `history` names the place to go on from.
+    // At its limit `history` names the place to continue from.
     let url = format!("http://{}", server.addr);
     let output = run(fanwire().args(["history", &url, "stream=run-1", "--limit", "2"]));
     let said = String::from_utf8(output.stderr).expect("text");
@@ -440,7 +440,7 @@ fn check_points_at_the_fault_and_explains_filters() {
     assert_eq!((&rows[0]["wanted"], &rows[1]["wanted"]), (&true.into(), &false.into()));
     assert_eq!(rows[1]["conditions"][0]["found"], "edge");
     assert_eq!(rows[1]["conditions"][1]["found"], "42");
-    assert_eq!(check(&["type=x", "--explain", event]).status.code(), Some(1), "nobody wants it");
+    assert_eq!(check(&["type=x", "--explain", event]).status.code(), Some(1), "no filter matches it");
     assert_eq!(check(&["type=x", "--explain", "[]"]).status.code(), Some(1));
     let long = text(&check(&["", "--explain", event]).stdout);
     assert!(long.contains("matches"), "{long}");
@@ -511,7 +511,7 @@ fn top_prints_one_plain_frame_without_a_terminal() {
     let _client = Ws::subscribed(server.addr, json!({"event_types": ["task.*"]}));
     server.publish(numbered(1));
     let url = format!("http://{}", server.addr);
-    eventually("the interest is told", || {
+    eventually("the interest is reported", || {
         let output = run(fanwire().args(["top", &url]));
         assert!(output.status.success(), "{output:?}");
         let frame = String::from_utf8(output.stdout).expect("text");
@@ -565,9 +565,9 @@ fn a_password_in_a_url_is_repeated_by_no_command() {
         ] {
             let output = run(Command::new("timeout").arg("60").arg(fanwire().get_program()).args(words));
             assert_eq!(output.status.code(), Some(2), "{words:?}: {output:?}");
-            let told = out(&output) + &err(&output);
-            assert!(!told.contains("s3cret") && !told.contains("ann"), "{told}");
-            assert!(url.contains('?') || told.contains("FANWIRE_TOKEN"), "the next step: {told}");
+            let text = out(&output) + &err(&output);
+            assert!(!text.contains("s3cret") && !text.contains("ann"), "{text}");
+            assert!(url.contains('?') || text.contains("FANWIRE_TOKEN"), "the next step: {text}");
         }
         let output = run(fanwire().arg("tail").env("FANWIRE_URL", url));
         assert!(!err(&output).contains("s3cret"), "{output:?}");

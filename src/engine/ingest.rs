@@ -107,13 +107,13 @@ impl Ingest {
         let work = move || {
             let Ok(listen) = listener(&self.url) else { return };
             let mut backoff = Backoff::new(PAUSE_MAX);
-            let mut goes_on = true;
-            while goes_on {
+            let mut continues = true;
+            while continues {
                 threads::fault_point();
                 let outcome = listen(&self.url, &self.ca_file, &self.channel, &mut |message| {
                     threads::fault_point();
                     backoff.reset();
-                    goes_on = match message.map(|(channel, json)| read(channel, json)) {
+                    continues = match message.map(|(channel, json)| read(channel, json)) {
                         Some(Some(event)) => {
                             metrics.engine_ingested.inc();
                             take(event)
@@ -124,10 +124,10 @@ impl Ingest {
                         }
                         None => true,
                     };
-                    goes_on
+                    continues
                 });
                 if let Err(error) = outcome {
-                    tracing::warn!(ingest = %self, %error, "messages may be lost until it is back");
+                    tracing::warn!(ingest = %self, %error, "connection lost; messages may be lost until it is restored");
                     metrics.engine_losses.inc();
                     thread::sleep(backoff.pause());
                 }

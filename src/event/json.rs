@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rfc_8259_forbids_is_refused_with_its_place() {
+    fn invalid_json_is_refused_with_its_place() {
         for (text, offset) in [
             ("", 0),
             ("{", 1),

@@ -125,7 +125,7 @@ fn conversation() -> Vec<u8> {
 }
 
 #[test]
-fn whatever_the_pieces_the_answers_are_the_same() {
+fn answers_do_not_depend_on_how_the_input_is_split() {
     let input = conversation();
     let whole = written(&input, &[]);
     let text = String::from_utf8_lossy(&whole).into_owned();
@@ -614,7 +614,7 @@ fn a_token_that_outlives_its_connection_reaches_no_client() {
     let (_, first) = world.connect("");
     world.core.forget(first);
     let (newcomer, second) = world.connect("");
-    assert_eq!(first & 0xffff_ffff, second & 0xffff_ffff, "it has the place of who left");
+    assert_eq!(first & 0xffff_ffff, second & 0xffff_ffff, "it has the slot of the client that left");
     newcomer.with(|ends| ends.to_server.extend(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n"));
     world.core.ready(first, true, true);
     world.turn();

@@ -65,8 +65,8 @@ fn once_and_in_order(seen: &[Seen], log: &Log) -> Checked {
     Ok(())
 }
 
-/// Checks that a client that always catches up has no gap, if everything that its filters match is still there: `is_kept` returns
-/// whether it is for a filter.
+/// Checks that a client that always catches up has no gap, provided that the log still has everything that its filters
+/// match. `is_kept` returns whether it has it for a filter.
 pub(super) fn nothing_is_lost(seen: &[Seen], shards: usize, is_kept: impl Fn(u8) -> bool) -> Checked {
     let mut catches_up = false;
     for item in seen {
@@ -327,10 +327,10 @@ impl Walk<'_> {
                     self.states = vec![(id + 1, 0)];
                 }
                 Some((From::Unknown, _)) => {
-                    let is_word = |item: &Seen| {
+                    let is_gap = |item: &Seen| {
                         matches!(item, Seen::Gap { missed: None, recoverable: false, to: None, .. })
                     };
-                    if !is_last && !run.iter().any(is_word) {
+                    if !is_last && !run.iter().any(is_gap) {
                         return Err("a resume that can't be honoured, without a gap".to_owned());
                     }
                 }

@@ -70,7 +70,7 @@ await check('an event without source or entity has the defaults', async () => {
   assert.deepEqual([event.source, event.entity, event.payload], ['core', null, { error: 'no disk' }]);
 });
 
-await check('who disconnects and comes back gets what is new', async () => {
+await check('a client that reconnects gets only new events', async () => {
   two.ws.close();
   await publish({ type: 'task.started', payload: { n: 1 } });
   const again = follow();

@@ -131,7 +131,7 @@ for (const transports of [['ws'], ['sse']]) {
     const client = connect(t, { transports, WebSocket: Watched });
     client.onError(({ code }) => errors.push(code));
     const quiet = (payload, type = 'quiet') => client.publish({ type, payload }, { ack: false });
-    // It waits for the connection, as others do. The server has not said yet that it can be silent.
+    // It waits for the connection, as others do. The server has not yet announced unacked publishing.
     assert.equal(await quiet(0, 'early'), undefined);
     const loop = client.subscribe('quiet');
     await loop.ready;
@@ -246,7 +246,7 @@ test('if no WebSocket gets through, the client uses SSE', async (t) => {
   const id = await client.publish(numbered(1));
   assert.equal((await take(loop, 1))[0].event_id, id);
   await assert.rejects(client.request('server_info'), { code: 'no_transport' });
-  // Back again, when it may.
+  // It returns to the WebSocket once that is allowed again.
   proxy.blocks = null;
   proxy.cut();
   await until('an answer that needs a WebSocket', () => client.request('server_info').catch(() => false));

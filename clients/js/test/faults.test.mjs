@@ -73,7 +73,7 @@ test('a request made during a wait waits too: backoff holds, and so does the slo
   assert.equal(connected, 2);
 });
 
-test('after a server that was late the fallback serves, and the WebSocket takes over', async (t) => {
+test('if the server is late, the client uses the fallback, and later the WebSocket again', async (t) => {
   const server = await Server.start();
   t.after(() => server.stop());
   const proxy = await Proxy.to(server);
@@ -97,14 +97,14 @@ test('after a server that was late the fallback serves, and the WebSocket takes 
   assert.deepEqual(errors.map(({ code }) => code).filter((code) => !['disconnected', 'no_transport'].includes(code)), []);
 });
 
-test('a token function that fails once does not cost the WebSocket; one that never answers is given up in time', async (t) => {
+test('a token function that fails or never answers does not make the client give up the WebSocket', async (t) => {
   const server = await Server.start();
   t.after(() => server.stop());
   let asked = 0;
   const token = () => ((asked += 1) === 1 ? Promise.reject(new Error('offline')) : asked === 2 ? new Promise(() => {}) : 'any');
   const [mine, errors] = client(t, server.url, { token, heartbeat: { interval: 25_000, timeout: 100 } });
   await mine.subscribe().ready;
-  // A delay of the server on a busy machine is another matter.
+  // On a busy machine the server may be late, which is not tested here.
   assert.deepEqual(errors.map(({ code }) => code).filter((code) => code !== 'timeout'), ['token', 'token']);
   assert(await mine.request('server_info'), 'it is a WebSocket');
 });
@@ -132,7 +132,7 @@ test('an unknown event name and data that is no JSON are ignored', async (t) => 
   assert.deepEqual(errors.map(({ code }) => code), ['protocol']);
 });
 
-test('a page with status 200 is no stream; 204 ends a subscription for good', async (t) => {
+test('a page with status 200 is not a stream; 204 ends a subscription for good', async (t) => {
   const page = await serve(t, (_, response) => response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' }).end('<h1>Sign in</h1>'));
   const [lost, errors] = client(t, page.url, { transports: ['sse'], attempts: 3 });
   await assert.rejects(lost.subscribe().next(), { code: 'gave_up' });
@@ -157,7 +157,7 @@ test('a signal keeps no listener of an ended subscription', async (t) => {
   assert.equal(getEventListeners(signal, 'abort').length, 0);
 });
 
-test('a clock that is set back hides no silence', async (t) => {
+test('a clock that is set back does not hide silence', async (t) => {
   const server = new WebSocketServer({ port: 0, host: '127.0.0.1' });
   await once(server, 'listening');
   t.after(() => server.close());

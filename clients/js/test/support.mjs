@@ -25,7 +25,7 @@ export async function until(what, is) {
   for (;;) {
     const value = await is();
     if (value) return value;
-    assert(Date.now() < end, `in vain waited for ${what}`);
+    assert(Date.now() < end, `timed out waiting for ${what}`);
     await sleep(5);
   }
 }
@@ -120,7 +120,7 @@ export class Proxy {
     }
   }
 
-  /** Reads nothing more from the server, so that the clients of the open connections fall behind, or reads on. */
+  /** Reads nothing more from the server, so that the clients of the open connections fall behind, or continues to read. */
   hold(holds) {
     for (const { server } of this.open) holds ? server.pause() : server.resume();
   }
@@ -132,8 +132,8 @@ export class Proxy {
 }
 
 /**
- * Cuts again and again, at places from a seed, until it is stopped. It usually lets something through first, by
- * this count: a busy machine would otherwise see nothing but cuts.
+ * Cuts again and again, at places from a seed, until it is stopped. Before a cut it usually waits until `passed()` has
+ * changed: on a busy machine nothing would get through otherwise.
  */
 export function unrest(proxy, seed, passed, most = 4_000) {
   let state = seed;
@@ -167,8 +167,8 @@ async function impatient(...args) {
 }
 
 /**
- * Publishes tokens of a run, 100 at a time, until the server reads on from its log for a client that fell behind. The kernel's buffers
- * decide how many that takes. Returns their texts, which no compression makes short.
+ * Publishes tokens of a run, 100 at a time, until the server continues from its log for a client that fell behind. The kernel's
+ * buffers decide how many that takes. Returns their texts, which are random, so that compression does not shorten them.
  */
 export async function overtake(server, stream_id) {
   const texts = [];

@@ -165,7 +165,7 @@ async def until(what: str, done: Callable[[], Any]) -> Any:
             value = await value
         if value:
             return value
-        assert asyncio.get_running_loop().time() < end, f"in vain waited for {what}"
+        assert asyncio.get_running_loop().time() < end, f"timed out waiting for {what}"
         await asyncio.sleep(0.005)
 
 

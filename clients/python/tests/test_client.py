@@ -128,7 +128,7 @@ class Verbs(Case):
     @over_each_transport
     async def test_a_publish_without_an_ack_is_answered_only_if_refused(self, transport: str) -> None:
         client = self.client(transports=[transport])
-        # It waits for the connection, as others do. The server has not said yet that it can be silent.
+        # It waits for the connection, as others do. The server has not yet announced unacked publishing.
         self.assertIsNone(await client.publish({"type": "early"}, ack=False))
         quiet = client.subscribe("quiet")
         await quiet.ready()
@@ -241,7 +241,7 @@ class Verbs(Case):
         self.assertEqual([item.event_id for item in await take(loop, 1)], [id])
         with self.assertRaisesRegex(FanwireError, "need a WebSocket"):
             await client.request("server_info")
-        # Back again, when it may.
+        # It returns to the WebSocket once that is allowed again.
         self.proxy.blocks = None
         self.proxy.cut()
         await until("the loss", lambda: client.status != "open")

@@ -105,7 +105,7 @@ pub(crate) trait Handle: Clone + Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Counted<H>(PhantomData<H>);
 
-/// Flag in word 0, beside the address: the body may be used again.
+/// Flag in word 0, next to the address: the body may be used again.
 const REUSABLE: u64 = 1;
 
 /// Returns the body's address in a word 0.
@@ -141,7 +141,7 @@ unsafe impl<H: Handle> SlotCodec for Counted<H> {
     #[inline(always)]
     unsafe fn with_item<R>(image: &Self::Image, look: impl FnOnce(&H) -> R) -> R {
         let body = body_of::<H>(image[0]);
-        // SAFETY: by contract the count in word 0 stands, so the body lives. The handle made of it here is
+        // SAFETY: by contract the count in word 0 is still held, so the body lives. The handle made of it here is
         // never dropped, so that count is neither taken nor given back.
         let item = ManuallyDrop::new(H::from_arc(unsafe { Arc::from_raw(body) }));
         look(&item)

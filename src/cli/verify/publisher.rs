@@ -169,7 +169,7 @@ impl<'a> LanePublisher<'a> {
                     .hint(RIGHTS_HINT));
                 }
                 unclear => {
-                    // Nobody knows whether these events were published, so readers may miss them.
+                    // It is unknown whether these events were published, so readers may miss them.
                     self.run.record(&match unclear {
                         Ok((status, _, body)) => format!("publish: {} (status {status})", error_text(&body)),
                         Err(error) => format!("publish: {error}"),

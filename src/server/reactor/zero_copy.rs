@@ -343,7 +343,7 @@ mod linux {
             }
             assert!(!pipes.is_broken);
             assert!(pipes.send(bytes.len(), &mut Peer(None, Vec::new())).is_none());
-            assert!(pipes.is_broken, "nobody is sent anything by it any more");
+            assert!(pipes.is_broken, "it sends nothing any more");
         }
     }
 }

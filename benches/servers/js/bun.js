@@ -1,8 +1,9 @@
 // Bun's own publish and subscribe (uWebSockets inside): every line published goes to all clients, or to those of its topic.
 //
 // /ws is for clients that get everything, /ws?keys=1,2 for those of topics. Lines come by POST to /publish, or as messages
-// of a WebSocket at /publish: `{…}` for all clients, `7 {…}` for those of topic 7.
-const [, , port] = process.argv;
+// of a WebSocket at /publish: `{…}` for all clients, `7 {…}` for those of topic 7. `bun bun.js PORT [CERT KEY]`: with TLS if
+// both files are given.
+const [, , port, cert, key] = process.argv;
 
 function publish(line) {
   if (line.charCodeAt(0) === 123) {
@@ -17,6 +18,7 @@ const server = Bun.serve({
   port: Number(port),
   hostname: "127.0.0.1",
   idleTimeout: 0,
+  tls: cert ? { cert: Bun.file(cert), key: Bun.file(key) } : undefined,
   async fetch(request, server) {
     const { pathname, searchParams } = new URL(request.url);
     if (pathname === "/ws") {

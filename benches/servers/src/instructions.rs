@@ -65,7 +65,7 @@ pub fn count(names: &[String]) -> Result<(), String> {
     let only = names.iter().position(|name| name == "--only").and_then(|at| names.get(at + 1));
     let mut port = 10_000 + (std::process::id() as u16 % 200) * 50;
     for load in LOADS.iter().filter(|load| names.iter().any(|name| name == load.name)) {
-        for peer in load.peers().iter().filter(|peer| load.takes(peer)) {
+        for peer in load.peers.iter().filter(|peer| load.takes(peer)) {
             if !peer.is_wanted(only.map(String::as_str)) {
                 continue;
             }

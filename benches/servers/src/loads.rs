@@ -1,6 +1,6 @@
 //! The loads: names, and options for `fanwire bench`.
 
-use crate::peers::{APP_PEERS, PEERS, Peer, TOPIC_PEERS};
+use crate::peers::{APP_PEERS, LOOP_PEERS, PEERS, Peer, TLS_PEERS, TOPIC_PEERS};
 
 /// A load.
 pub struct Load {
@@ -13,31 +13,23 @@ pub struct Load {
     bare: bool,
     /// Whether each client has its own topics.
     pub topics: bool,
-    /// Whether contestants are parts of an app.
-    in_app: bool,
+    pub peers: &'static [Peer],
 }
 
 impl Load {
-    /// Returns the contestants' list.
-    pub fn peers(&self) -> &'static [Peer] {
-        match self {
-            Self { in_app: true, .. } => APP_PEERS,
-            Self { topics: true, .. } => TOPIC_PEERS,
-            _ => PEERS,
-        }
-    }
-
     /// Returns whether a contestant can take part.
     pub fn takes(&self, peer: &Peer) -> bool {
         (peer.sse || !self.sse) && (self.bare || !peer.is_bare)
     }
 }
 
-const WS: Load = Load { name: "", title: "", args: "", sse: false, bare: true, topics: false, in_app: false };
+const WS: Load = Load { name: "", title: "", args: "", sse: false, bare: true, topics: false, peers: PEERS };
 const SSE: Load = Load { sse: true, ..WS };
-const TOPICS: Load = Load { topics: true, ..WS };
-const SSE_TOPICS: Load = Load { sse: true, topics: true, ..WS };
-const APP: Load = Load { in_app: true, ..WS };
+const TOPICS: Load = Load { topics: true, peers: TOPIC_PEERS, ..WS };
+const SSE_TOPICS: Load = Load { sse: true, ..TOPICS };
+const APP: Load = Load { peers: APP_PEERS, ..WS };
+const TLS: Load = Load { peers: TLS_PEERS, ..WS };
+const LOOPS: Load = Load { peers: LOOP_PEERS, ..WS };
 
 pub const LOADS: &[Load] = &[
     Load {
@@ -260,6 +252,36 @@ pub const LOADS: &[Load] = &[
         args: "-c 100 -r 10000 -b 100 -s 3 --transport sse",
         sse: true,
         ..APP
+    },
+    Load {
+        name: "tls-single",
+        title: "TLS: 1,000 clients, 100 single events a second",
+        args: "-c 1000 -r 100 -s 3",
+        ..TLS
+    },
+    Load {
+        name: "tls-burst-1000",
+        title: "TLS: 1,000 clients, 500 events a second in bursts of 50",
+        args: "-c 1000 -r 500 -b 50 -s 3",
+        ..TLS
+    },
+    Load {
+        name: "loops-single",
+        title: "One loop and two: 500 clients, 100 single events a second",
+        args: "-c 500 -r 100 -s 3",
+        ..LOOPS
+    },
+    Load {
+        name: "loops-burst",
+        title: "One loop and two: 100 clients, 10,000 events a second in bursts of 100",
+        args: "-c 100 -r 10000 -b 100 -s 3",
+        ..LOOPS
+    },
+    Load {
+        name: "loops-watch-20",
+        title: "One loop and two: 20 of 1,000 symbols, 1,000 clients, 5,000 events a second in bursts of 50",
+        args: "-c 1000 --watch 20 --mix entities -r 5000 -b 50 -s 3",
+        ..LOOPS
     },
     Load {
         name: "idle-own-2000",

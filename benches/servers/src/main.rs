@@ -6,6 +6,7 @@ mod loads;
 mod peers;
 mod plot;
 mod report;
+mod summary;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -28,8 +29,12 @@ fn run(load: &Load, peer: &Peer, round: usize) -> Result<Value, String> {
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     // A new port each time, because a port that was just closed may not be free yet.
     let port = 20_000 + (std::process::id() as u16 % 200) * 50 + (round as u16 * 2) % 50;
-    let running = peer.start(&Ground { port, folder: folder.clone() }, &[])?;
+    let ground = Ground { port, folder: folder.clone() };
+    let running = peer.start(&ground, &[])?;
     let mut command = Command::new("taskset");
+    if peer.tls {
+        command.env("FANWIRE_CA_FILE", ground.certificate("ca.pem"));
+    }
     command.args(["-c", "1"]).arg(peers::fanwire()).args(["bench", "--json", "--url", &running.url]);
     command.args(["--pid", &running.pid().to_string(), "--speak", peer.speak]);
     command.args(peer.more).args(load.args.split(' '));
@@ -72,7 +77,7 @@ fn measure(names: &[String]) -> Result<(), String> {
     for load in loads {
         // Contestants take turns, so that a change of the machine's speed affects all of them.
         for round in 0..rounds {
-            for peer in load.peers() {
+            for peer in load.peers {
                 if !peer.is_wanted(only) || !load.takes(peer) {
                     continue;
                 }

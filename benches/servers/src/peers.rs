@@ -20,6 +20,8 @@ pub struct Peer {
     own_port: bool,
     /// Whether it is a bare loop: a baseline, not a server.
     pub is_bare: bool,
+    /// Whether clients connect by TLS. The certificate is made before the start.
+    pub tls: bool,
 }
 
 /// Ports of a server, and a folder for its configuration.
@@ -37,6 +39,11 @@ impl Ground {
         let path = self.folder.join(name);
         fs::write(&path, text).expect("a file of configuration");
         path
+    }
+
+    /// Returns one of the files of the certificate: ca.pem, cert.pem or key.pem.
+    pub fn certificate(&self, name: &str) -> String {
+        self.folder.join(name).to_string_lossy().into_owned()
     }
 }
 
@@ -59,8 +66,10 @@ fn sibling(name: &str) -> PathBuf {
     std::env::current_exe().expect("this program's path").with_file_name(name)
 }
 
+/// Returns the path of a script. `FANWIRE_SERVERS_JS` names another folder, for a program that runs without its source.
 fn script(name: &str) -> String {
-    format!("{}/js/{name}", env!("CARGO_MANIFEST_DIR"))
+    let folder = std::env::var("FANWIRE_SERVERS_JS");
+    format!("{}/{name}", folder.unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/js").to_owned()))
 }
 
 /// Size of a native frame for an event of these loads. For a comparison of equal bytes, the others' frames are
@@ -77,8 +86,16 @@ fn serve(ground: &Ground) -> Command {
 }
 
 /// Settings that most contestants share.
-const PEER: Peer =
-    Peer { name: "", speak: "fanwire", more: &[], sse: false, start: serve, own_port: false, is_bare: false };
+const PEER: Peer = Peer {
+    name: "",
+    speak: "fanwire",
+    more: &[],
+    sse: false,
+    start: serve,
+    own_port: false,
+    is_bare: false,
+    tls: false,
+};
 
 pub const PEERS: &[Peer] = &[
     Peer { name: "fanwire", sse: true, ..PEER },
@@ -222,6 +239,22 @@ pub const TOPIC_PEERS: &[Peer] = &[
     },
 ];
 
+/// Contestants with and without TLS. A name that ends in `, TLS` is compared with the name before it.
+pub const TLS_PEERS: &[Peer] = &[
+    Peer { name: "fanwire", ..PEER },
+    Peer { name: "fanwire, TLS", start: serve_tls, tls: true, ..PEER },
+    Peer { name: "fanwire lean", speak: "lean", ..PEER },
+    Peer { name: "fanwire lean, TLS", speak: "lean", start: serve_tls, tls: true, ..PEER },
+    Peer { name: "Bun", speak: "plain", start: bun, ..PEER },
+    Peer { name: "Bun, TLS", speak: "plain", start: bun_tls, tls: true, ..PEER },
+];
+
+/// Contestants for the cost of a second loop.
+pub const LOOP_PEERS: &[Peer] = &[
+    Peer { name: "fanwire, one loop", ..PEER },
+    Peer { name: "fanwire, two loops", start: serve_two_loops, ..PEER },
+];
+
 /// Contestants in an app that serves clients on its own port. The others are compared with the first one.
 pub const APP_PEERS: &[Peer] = &[
     Peer {
@@ -271,8 +304,8 @@ impl Peer {
     /// Returns whether `--only` selects the contestant: an entry of its list is the contestant's name, or a part of it
     /// that is no contestant's full name.
     pub fn is_wanted(&self, only: Option<&str>) -> bool {
-        let is_name =
-            |part: &str| PEERS.iter().chain(TOPIC_PEERS).chain(APP_PEERS).any(|peer| peer.name == part);
+        let lists = [PEERS, TOPIC_PEERS, APP_PEERS, TLS_PEERS, LOOP_PEERS];
+        let is_name = |part: &str| lists.iter().copied().flatten().any(|peer| peer.name == part);
         let wants = |part: &str| self.name == part || (!is_name(part) && self.name.contains(part));
         only.is_none_or(|only| only.split(';').any(wants))
     }
@@ -297,9 +330,28 @@ fn deflating(ground: &Ground) -> Command {
     command
 }
 
+/// Fanwire with the certificate of the run.
+fn serve_tls(ground: &Ground) -> Command {
+    let mut command = serve(ground);
+    command.args(["--tls-cert-file", &ground.certificate("cert.pem")]);
+    command.args(["--tls-key-file", &ground.certificate("key.pem")]);
+    command
+}
+
+fn serve_two_loops(ground: &Ground) -> Command {
+    let mut command = serve(ground);
+    command.args(["--loops", "2"]);
+    command
+}
+
 fn bun(ground: &Ground) -> Command {
-    let bun = format!("{}/js/node_modules/.bin/bun", env!("CARGO_MANIFEST_DIR"));
-    command(bun, &["run", &script("bun.js"), &ground.port.to_string()])
+    command(script("node_modules/.bin/bun"), &["run", &script("bun.js"), &ground.port.to_string()])
+}
+
+fn bun_tls(ground: &Ground) -> Command {
+    let mut command = bun(ground);
+    command.args([ground.certificate("cert.pem"), ground.certificate("key.pem")]);
+    command
 }
 
 fn nats(ground: &Ground) -> Command {
@@ -376,6 +428,14 @@ impl Drop for Running {
 impl Peer {
     /// Starts the peer on the first core, under another program if `under` names one, and waits until its port is open.
     pub fn start(&self, ground: &Ground, under: &[String]) -> Result<Running, String> {
+        if self.tls {
+            let mut make = command(fanwire(), &["dev-cert", "--dir", &ground.certificate("")]);
+            let made =
+                make.stdout(Stdio::null()).status().map_err(|error| format!("{}: {error}", self.name))?;
+            if !made.success() {
+                return Err(format!("{}: no certificate", self.name));
+            }
+        }
         let inner = (self.start)(ground);
         let mut command = Command::new("taskset");
         command.args(["-c", "0"]).args(under).arg(inner.get_program()).args(inner.get_args());
@@ -395,6 +455,7 @@ impl Peer {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(Running { child, url: format!("http://127.0.0.1:{}", ground.port), publish_to })
+        let scheme = if self.tls { "https" } else { "http" };
+        Ok(Running { child, url: format!("{scheme}://127.0.0.1:{}", ground.port), publish_to })
     }
 }

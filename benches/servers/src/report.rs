@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::loads::{LOADS, Load, SLOPES};
 use super::peers::{BARE_TOPICS, BUN_TOPICS, PEERS, TOPIC_PEERS};
-use super::plot;
+use super::{plot, summary};
 
 /// Results by load and peer, in the order of their measurement.
 pub struct Results(BTreeMap<(String, String), Vec<Value>>);
@@ -36,7 +36,7 @@ impl Results {
     }
 
     /// Returns the median over the rounds of a number divided by another peer's of the same round.
-    fn ratio(
+    pub fn ratio(
         &self,
         load: &str,
         peer: &str,
@@ -58,7 +58,7 @@ impl Results {
     }
 
     /// Returns the number of a peer's results.
-    fn rounds(&self, load: &str, peer: &str) -> usize {
+    pub fn rounds(&self, load: &str, peer: &str) -> usize {
         self.0.get(&(load.to_owned(), peer.to_owned())).map_or(0, Vec::len)
     }
 
@@ -74,7 +74,7 @@ pub fn cpu(result: &Value) -> Option<f64> {
     result["server_cpu_us_per_delivery"].as_f64()
 }
 
-fn plain(number: Option<f64>, digits: usize) -> String {
+pub fn plain(number: Option<f64>, digits: usize) -> String {
     number.map_or_else(|| "-".to_owned(), |number| format!("{number:.digits$}"))
 }
 
@@ -95,12 +95,12 @@ fn thousands(number: Option<f64>) -> String {
 pub fn write(path: &Path) -> Result<(), String> {
     let results = Results::read(path)?;
     let is_shared =
-        |load: &&Load| !load.topics && !load.name.contains("idle") && !load.name.contains("ingest");
+        |load: &&Load| !load.topics && !["idle", "ingest", "tls"].iter().any(|part| load.name.contains(part));
     for load in LOADS.iter().filter(is_shared) {
         println!("\n{}\n", load.title);
         println!("| server | CPU a delivery, us | p50 / p99, ms | deliveries a second | of what was due |");
         println!("|---|---|---|---|---|");
-        for peer in load.peers() {
+        for peer in load.peers {
             let median = |number: fn(&Value) -> Option<f64>| results.median(load.name, peer.name, number);
             let Some(cost) = median(cpu) else { continue };
             let name = if peer.name == "fanwire" { "**fanwire**" } else { peer.name };
@@ -116,6 +116,7 @@ pub fn write(path: &Path) -> Result<(), String> {
     for load in LOADS.iter().filter(|load| load.topics && !load.name.contains("idle")) {
         topic_table(&results, load);
     }
+    summary::write(&results);
     slopes(&results);
     println!("\nBytes of resident memory a subscribed, idle connection\n");
     println!("| server | 1,000 | 10,000 | 18,000 | SSE, 10,000 | SSE, 18,000 |\n|---|---|---|---|---|---|");

@@ -196,6 +196,69 @@ fn writers_at_two_nodes_make_one_chain() {
     }
 }
 
+/// Publishes batches until this many were accepted. Returns their names.
+fn write_batches(addr: SocketAddr, writer: usize, count: usize) -> Vec<String> {
+    let (mut taken, mut last) = (Vec::new(), json!(""));
+    for n in 0.. {
+        let name = format!("{writer}-{n}");
+        let named = |stream: &str| json!({"type": "token", "stream_id": stream, "payload": name});
+        let chained = with(named("run-1"), "expected_last_id", last.clone());
+        let answer = post(addr, &[named(&format!("run-of-{writer}")), named("noise"), chained]);
+        match answer.status {
+            200 => taken.push(name),
+            409 => assert_eq!(answer.json()["line"], 3, "{answer:?}"),
+            _ => assert_eq!(answer.json()["code"], "publish_in_flight", "{answer:?}"),
+        }
+        if answer.status != 503 {
+            last = answer.json()["last_event_id"].clone();
+        }
+        if taken.len() == count {
+            break;
+        }
+    }
+    taken
+}
+
+/// Writers at two nodes publish batches of three streams. The last event of each has a condition that others may break.
+#[test]
+fn a_batch_is_published_as_a_whole_or_not_at_all() {
+    const EACH: usize = 25;
+    let home = LogHome::new("redis");
+    let nodes = [(); 2].map(|()| home.node(&["--retain", RULE, "--bus-capacity", "4096"]));
+    let mut readers: Vec<Ws> = nodes.iter().map(|node| Ws::subscribed(node.addr, json!({}))).collect();
+    let addrs = nodes.each_ref().map(|node| node.addr);
+    let taken: Vec<Vec<String>> = std::thread::scope(|scope| {
+        let write = |writer: usize| scope.spawn(move || write_batches(addrs[writer % 2], writer, EACH));
+        let writers: Vec<_> = (0..4).map(write).collect();
+        writers.into_iter().map(|writer| writer.join().expect("no writer panicked")).collect()
+    });
+    let mut taken: Vec<String> = taken.into_iter().flatten().collect();
+    taken.sort();
+    for reader in &mut readers {
+        let mut came: Vec<String> = (0..taken.len())
+            .map(|_| {
+                let [first, second, third] = [(); 3].map(|()| reader.event()["payload"].clone());
+                assert!(first == second && second == third, "{first} {second} {third}: a part of a batch");
+                first.as_str().expect("a name").to_owned()
+            })
+            .collect();
+        came.sort();
+        assert_eq!(came, taken);
+    }
+    // A client that resumes over the refused events, on a node that has only the log, gets no gap and none of them.
+    let later = node(&home, &[]);
+    let first = http::get(later.addr, "/events?limit=1").json()["events"][0].clone();
+    let mut names = vec![first["payload"].clone()];
+    let place = first["event_id"].as_str().expect("an id");
+    let mut again = Sse::open(later.addr, &format!("?last_event_id={place}"));
+    while names.len() < 3 * taken.len() {
+        let event = again.event();
+        assert_eq!(event.event.as_deref(), Some("token"), "{event:?}");
+        names.push(event.json()["payload"].clone());
+    }
+    assert!(names.chunks(3).all(|batch| batch[0] == batch[1] && batch[1] == batch[2]), "{names:?}");
+}
+
 /// An end at one node, and events of others at another: each is before the end, or its publisher knows that it is not.
 #[test]
 fn nothing_is_accepted_after_an_end_of_another_node() {
@@ -332,6 +395,87 @@ fn nonsense_is_refused_at_the_start() {
     let output = support::run(&mut command);
     let warned = String::from_utf8_lossy(&output.stderr).contains("after a restart kept logs are shorter");
     assert!(output.status.success() && warned, "{output:?}");
+}
+
+fn request(method: &str, target: &str, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// Bad requests, each with the status and a text of its answer. `ended` is a place in a run that has ended.
+fn bad_requests(ended: &str) -> Vec<(String, u16, &'static str)> {
+    let get = |target: &str| request("GET", target, "", "");
+    let delete = |query: &str| request("DELETE", &format!("/events{query}"), "", "");
+    let publish = |headers: &str, event: Value| request("POST", "/publish", headers, &event.to_string());
+    let many: Vec<String> = (0..101).map(|n| format!("stream=run-{n}")).collect();
+    let many = many.join("&");
+    let long = format!("Idempotency-Key: {}\r\n", "k".repeat(10_000));
+    vec![
+        (get("/sse?stream=run-1&from=start&compact=concat&concat=delta"), 400, "concat"),
+        (get("/sse?stream=run-1&from=begin"), 400, "from can only be start"),
+        (get("/events?stream=run-1&limit=0"), 400, "limit"),
+        (get(&format!("/events?stream=run-1&after={ended}&before={ended}")), 400, "after and before"),
+        (get(&format!("/sse?{many}&from=start")), 400, "more than 100 kept logs"),
+        (get(&format!("/events?{many}")), 400, "more than 100 kept logs"),
+        (delete(&format!("?{many}")), 400, "more than 100 logs"),
+        (delete(""), 400, "add stream=VALUE"),
+        (delete("?type=token"), 400, "add stream=VALUE"),
+        (delete("?stream=run-1&type=token"), 400, "as a whole"),
+        (publish("Idempotency-Key: \r\n", token("run-1", 0)), 400, "Idempotency-Key"),
+        (publish(&long, token("run-1", 0)), 400, "Idempotency-Key"),
+        (publish("", with(token("run-1", 0), "dedupe_id", 5)), 400, "dedupe_id"),
+        (publish("", with(token("run-1", 0), "reopen", true)), 409, "has not ended"),
+        (publish("", with(token("run-1", 0), "reopen", "yes")), 400, "reopen"),
+        (publish("", with(token("run-1", 0), "expected_last_id", "")), 409, "another last event"),
+        (publish("", with(token("run-1", 0), "expected_last_id", 7)), 400, "expected_last_id"),
+        (publish("", with(token("other", 0), "reopen", true)), 400, "no rule keeps"),
+        (publish("", token("run-2", 0)), 409, "has ended"),
+        (publish("", json!([token("run-1", 0), token("run-2", 0)])), 409, "has ended"),
+        (request("POST", "/runs/run-2", "", &json!({"type": "token"}).to_string()), 409, "has ended"),
+        (request("POST", "/runs/run-1", "", &token("run-3", 0).to_string()), 400, "stream_id"),
+    ]
+}
+
+#[test]
+fn every_bad_request_has_its_answer_and_changes_nothing() {
+    for kind in KINDS {
+        let home = LogHome::new(kind);
+        let server = node(&home, &[]);
+        publish(server.addr, &[token("run-1", 0)]);
+        let ended = publish(server.addr, &[event("run-2", "run.finished", 0)]);
+        let mut live = from_start(&server, "run-1");
+        assert_eq!(numbers(&mut live, 1), [0]);
+        for (n, (input, status, text)) in (1..).zip(bad_requests(&ended)) {
+            let line = input.lines().next().unwrap_or_default().chars().take(80).collect::<String>();
+            let answer = http::exchange(server.addr, input.as_bytes());
+            assert_eq!(answer.status, status, "{kind}: {line}: {answer:?}");
+            assert!(answer.text().contains(text), "{kind}: {line}: {}", answer.text());
+            publish(server.addr, &[token("run-1", n)]);
+            assert_eq!(numbers(&mut live, 1), [n], "{kind}: {line}");
+        }
+    }
+}
+
+/// A publisher makes more logs than a node keeps: the oldest go, and a later reader is told.
+#[test]
+fn a_publisher_of_many_streams_fills_no_memory() {
+    for kind in KINDS {
+        let home = LogHome::new(kind);
+        let server = node(&home, &["--retain-max-logs", "50"]);
+        let held = || http::get(server.addr, "/api/stats").json()["held_bytes"].as_u64().expect("a number");
+        let streams =
+            |from: usize| (from..from + 500).map(|n| token(&format!("run-{n}"), 0)).collect::<Vec<_>>();
+        publish(server.addr, &streams(0));
+        let before = held();
+        for from in (500..5_000).step_by(500) {
+            publish(server.addr, &streams(from));
+        }
+        assert!(held() < before + 2_000_000, "{kind}: {} after {before}", held());
+        assert_eq!(numbers(&mut from_start(&server, "run-4999"), 1), [0], "{kind}");
+        assert_eq!(from_start(&server, "run-0").event().event.as_deref(), Some("gap"), "{kind}");
+    }
 }
 
 /// The loop is lapped by a ring of two events, and may not see the end.

@@ -93,6 +93,9 @@ impl Drop for Handed {
 /// Callback for the answer to a request, called on the thread that reads the log.
 pub(crate) type OnPage = Box<dyn FnOnce(Result<Handed, EngineError>) + Send>;
 
+/// Returns false for an event that every node refused when it read it.
+pub(super) type IsDelivered = Box<dyn Fn(EventId) -> bool + Send>;
+
 /// Token held by the client that wants a page; dropping it drops the request.
 pub(crate) type Ticket = Arc<()>;
 
@@ -166,14 +169,15 @@ impl History {
     /// the log.
     pub(super) fn start(
         log: Arc<dyn Log>,
+        is_delivered: IsDelivered,
         timeout: Duration,
         alarm: &Alarm,
     ) -> (Self, Option<JoinHandle<()>>) {
         let inner: Arc<HistoryInner> = Arc::default();
         let (reads, stopping) = (Arc::clone(&inner), Arc::clone(&inner));
         alarm.on_raised(Arc::new(move || stopping.close()));
-        let thread =
-            threads::spawn("fanwire-engine-history", alarm, move || reads.run(&*log)).map_err(|error| {
+        let thread = threads::spawn("fanwire-engine-history", alarm, move || reads.run(&*log, &is_delivered))
+            .map_err(|error| {
                 tracing::error!(%error, "no thread to read the engine's log for clients that resume");
                 inner.close();
             });
@@ -255,7 +259,7 @@ impl HistoryInner {
     }
 
     /// Answers requests until closed.
-    fn run(self: &Arc<Self>, log: &dyn Log) {
+    fn run(self: &Arc<Self>, log: &dyn Log, is_delivered: &IsDelivered) {
         let mut connection = None;
         while let Some(request) = self.next() {
             threads::fault_point();
@@ -264,7 +268,7 @@ impl HistoryInner {
             let count = if is_probe { 1 } else { PAGE_EVENTS - from.1 % PAGE_EVENTS };
             let outcome = match known {
                 Some(page) => Ok(page),
-                None => read(log, &mut connection, shard, from, count),
+                None => read(log, is_delivered, &mut connection, (shard, from), count),
             };
             match outcome {
                 Ok(page) => {
@@ -324,9 +328,9 @@ impl HistoryInner {
 /// Reads one page of a log, of at most this many entries.
 fn read(
     log: &dyn Log,
+    is_delivered: &IsDelivered,
     connection: &mut Option<Box<dyn Past>>,
-    shard: u16,
-    from: LogPlace,
+    (shard, from): (u16, LogPlace),
     count: u64,
 ) -> Result<Arc<LogPage>, EngineError> {
     let mut page = LogPage { start: from, first: None, next: from, events: Vec::new(), bytes: 0 };
@@ -347,6 +351,9 @@ fn read(
         }
         page.first.get_or_insert(place);
         page.next = (id.epoch, id.sequence.saturating_add(1));
+        if !is_delivered(id) {
+            return;
+        }
         // An entry that is not an event appears as a hole, as it does live.
         if let Some(event) = std::str::from_utf8(json).ok().and_then(|json| envelope::read_stored(json).ok())
         {

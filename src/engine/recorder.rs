@@ -34,6 +34,9 @@ pub(crate) trait EntryRecorder: Send + Sync {
     /// Takes an entry that has a stamp and no event. Returns false if the entry is unknown here.
     fn record_other(&self, id: EventId, stamp: &str) -> bool;
 
+    /// Returns false for an event that it has refused, as far as it remembers.
+    fn is_delivered(&self, id: EventId) -> bool;
+
     /// Records that the past was read: up to these places nothing more comes. Called for each connection to the log.
     fn end_past(&self, places: &Places);
 

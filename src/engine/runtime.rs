@@ -97,7 +97,10 @@ impl Engine {
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             threads::spawn(format!("fanwire-engine-{name}"), alarm, work)
         };
-        let (history, reads_history) = History::start(Arc::clone(log), config.accept_timeout, alarm);
+        let refuses = Arc::clone(&recorder);
+        let is_delivered = Box::new(move |id| refuses.is_delivered(id));
+        let (history, reads_history) =
+            History::start(Arc::clone(log), is_delivered, config.accept_timeout, alarm);
         let stopping = Arc::clone(&queue);
         alarm.on_raised(Arc::new(move || stopping.close()));
         let appender = {

@@ -10,6 +10,9 @@ use crate::event::{EventId, Timestamp};
 /// Number of remembered entries without an event for clients. Loops and publishers look them up soon after they were read.
 const UNDELIVERED_MAX: usize = 4096;
 
+/// Number of remembered batches that were refused. In most logs the events of a batch are neighbours.
+const REFUSED_BATCHES_MAX: usize = 64;
+
 /// Why no node delivers an entry of the engine's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Undelivered {
@@ -32,11 +35,23 @@ pub(super) struct FollowedLog {
     pub(super) is_reading: bool,
     /// Number of the last publication.
     pub(super) tickets: u64,
+    /// Number of the last batch. It begins anywhere, so that those of other nodes differ.
+    pub(super) batches: u64,
+    /// Newest batches that were refused, oldest first.
+    pub(super) refused_batches: VecDeque<(u64, LogRefusal)>,
     pub(super) undelivered: HashMap<EventId, Undelivered>,
     pub(super) undelivered_order: VecDeque<EventId>,
 }
 
 impl FollowedLog {
+    /// Records that a batch is refused.
+    pub(super) fn refuse_batch(&mut self, key: u64, refusal: LogRefusal) {
+        self.refused_batches.push_back((key, refusal));
+        if self.refused_batches.len() > REFUSED_BATCHES_MAX {
+            self.refused_batches.pop_front();
+        }
+    }
+
     /// Records that an entry is not delivered.
     pub(super) fn record_undelivered(&mut self, id: EventId, why: Undelivered) {
         self.undelivered.insert(id, why);

@@ -18,7 +18,7 @@ use std::collections::HashSet;
 use super::follow_state::{FollowedLog, Undelivered};
 use super::log::{LogName, ShardPlace, place_after, place_at};
 use super::lost::PurgedLogs;
-use super::mark::{KeptMark, StampParts, put_mark};
+use super::mark::{BatchMark, BatchNeed, KeptMark, StampParts, put_mark};
 use super::refusal::LogRefusal;
 use super::store::{AcceptedEntry, KeptLogs};
 use crate::dialect::{Complete, ErrorCode, ExpectedLast};
@@ -34,16 +34,21 @@ pub(crate) struct SentPublication {
     pub(crate) stamps: Vec<Option<Box<str>>>,
     /// Whether another node's event can make one of them refused.
     pub(crate) is_conditional: bool,
+    /// Whether its events are marked as one batch.
+    is_batch: bool,
 }
+
+/// Maximum number of logs of a batch that is accepted as a whole or not at all. The conditions are in its first event.
+const NEEDS_MAX: usize = 256;
 
 impl KeptLogs {
     /// Makes the logs from the events of an engine's log. The store must have no events. `slots` is the number of events
-    /// in the rings, by which loops may lag.
-    pub(crate) fn follow_engine(&mut self, slots: usize) {
+    /// in the rings, by which loops may lag. `batches` is a random number, from which on this node numbers batches.
+    pub(crate) fn follow_engine(&mut self, slots: usize, batches: u64) {
         self.past.ends_max = slots;
         let known_from = vec![None; self.next.len()].into();
         self.followed =
-            Some(Box::new(FollowedLog { known_from, is_reading: true, ..FollowedLog::default() }));
+            Some(Box::new(FollowedLog { known_from, is_reading: true, batches, ..FollowedLog::default() }));
     }
 
     /// Returns the place of the next event of each shard, if the logs are made from an engine's log. Before a shard's first event,
@@ -159,21 +164,22 @@ impl KeptLogs {
         let clock = self.advance_clock(parts.as_ref().map(|parts| Timestamp(parts.at)));
         self.tend(clock);
         self.expire(clock);
-        let Some((rule, value)) = self.rule_of(event) else { return true };
         let has_time = parts.is_some();
         let mark = parts.and_then(|parts| parts.kept);
+        let batch = mark.as_ref().and_then(|mark| mark.batch.as_ref());
+        let of_batch = batch.and_then(|batch| self.refusal_of_batch(batch, id, clock));
+        let Some((rule, value)) = self.rule_of(event) else {
+            return of_batch.is_none_or(|refusal| self.refuse(id, refusal));
+        };
         let found = self.live(rule, &value, clock);
         let by = self.rules[rule].rule.by;
-        if let Some(mark) = &mark
-            && let Some(code) = self.find_unmet(found, mark, id)
-        {
+        let refusal = of_batch.or_else(|| {
+            let (mark, name) = (mark.as_ref()?, LogName::new(by, &value));
+            self.refusal_by_log(found, name, mark, id)
+        });
+        if let Some(refusal) = refusal {
             self.settle(by, &value, id);
-            let last = found.map(|at| self.logs[at].newest);
-            let refusal = LogRefusal { code, at: 0, name: Some(LogName::new(by, &value)), last };
-            if let Some(followed) = &mut self.followed {
-                followed.record_undelivered(id, Undelivered::Refused(refusal));
-            }
-            return false;
+            return self.refuse(id, refusal);
         }
         // The timestamp is the publisher's, so it does not advance the clock.
         let before = found.map_or(Timestamp::default(), |at| self.logs[at].written);
@@ -181,6 +187,45 @@ impl KeptLogs {
         let is_from_start = found.is_none() && self.begins_log(rule, &value, mark.as_ref(), id);
         self.keep(event, (rule, &value), found, written, is_from_start);
         true
+    }
+
+    /// Records that an event is refused, which is not delivered.
+    fn refuse(&mut self, id: EventId, refusal: LogRefusal) -> bool {
+        if let Some(followed) = &mut self.followed {
+            followed.record_undelivered(id, Undelivered::Refused(refusal));
+        }
+        false
+    }
+
+    /// Returns why a log refuses an event.
+    fn refusal_by_log(
+        &self,
+        found: Option<usize>,
+        name: LogName,
+        mark: &KeptMark,
+        id: EventId,
+    ) -> Option<LogRefusal> {
+        let code = self.find_unmet(found, mark, id)?;
+        let at = mark.batch.as_ref().map_or(0, |batch| batch.part);
+        Some(LogRefusal { code, at, name: Some(name), last: found.map(|at| self.logs[at].newest) })
+    }
+
+    /// Returns why a batch is refused, of which this is an event. That is decided where its first event stands in the log.
+    fn refusal_of_batch(&mut self, batch: &BatchMark, id: EventId, clock: Timestamp) -> Option<LogRefusal> {
+        let known = self.followed.as_ref()?.refused_batches.iter().find(|(key, _)| *key == batch.key);
+        if let Some((_, refusal)) = known {
+            return Some(refusal.clone());
+        }
+        let refusal = batch.needs.iter().find_map(|need| {
+            let (at, name, mark) = need.parts()?;
+            let found = self.names[name.by as usize].get(&name.value).copied();
+            let found = found.filter(|at| !self.is_expired(&self.logs[*at], clock));
+            Some(LogRefusal { at, ..self.refusal_by_log(found, name, &mark, id)? })
+        })?;
+        if let Some(followed) = &mut self.followed {
+            followed.refuse_batch(batch.key, refusal.clone());
+        }
+        Some(refusal)
     }
 
     /// Moves the clock of the logs to the time of an event, and returns it.
@@ -271,12 +316,13 @@ impl KeptLogs {
             logs: Vec::new(),
             stamps: Vec::new(),
             is_conditional: false,
+            is_batch: false,
         };
+        let (mut marks, mut needs) = (Vec::with_capacity(events.len()), Vec::new());
         let mut last: HashMap<LogName, (usize, bool)> = HashMap::new();
         for (at, event) in events.iter().enumerate() {
-            let stamp = stamps.get(at).and_then(Option::as_deref);
             let Some((rule, value)) = self.rule_of(event) else {
-                sent.stamps.push(stamp.map(Into::into));
+                marks.push(None);
                 continue;
             };
             let in_force = &self.rules[rule].rule;
@@ -287,18 +333,42 @@ impl KeptLogs {
                 reopen: event.reopens(),
                 after: expected.map(|ExpectedLast(id)| id.map_or_else(String::new, |id| id.to_string())),
                 first: (is_new && self.knows_no_log(rule, &value, now)).then(|| self.next_place(0)),
-                free: false,
+                ..KeptMark::default()
             };
+            if !last.contains_key(&name) {
+                needs.push(BatchNeed::new(at, &name, &mark));
+            }
             sent.is_conditional |= mark.reopen || expected.is_some() || !in_force.end.is_empty();
             last.insert(name, (at, in_force.is_end(event)));
-            sent.stamps.push(put_mark(stamp, &mark, now));
+            marks.push(Some(mark));
         }
+        sent.is_batch = sent.is_conditional && events.len() > 1 && needs.len() <= NEEDS_MAX;
+        if sent.is_batch {
+            self.mark_batch(&mut marks, needs);
+        }
+        let stamp = |at: usize| stamps.get(at).and_then(Option::as_deref);
+        sent.stamps = (marks.iter().enumerate())
+            .map(|(at, mark)| match mark {
+                Some(mark) => put_mark(stamp(at), mark, now),
+                None => stamp(at).map(Into::into),
+            })
+            .collect();
         for (name, (at, is_end)) in last {
             let entry = AcceptedEntry { ticket: sent.ticket, id: None, is_end };
             self.publishing.accepted.entry(name.clone()).or_default().push(entry);
             sent.logs.push((name, at));
         }
         Ok(Some(sent))
+    }
+
+    /// Marks events as one batch with these conditions.
+    fn mark_batch(&mut self, marks: &mut [Option<KeptMark>], mut needs: Vec<BatchNeed>) {
+        let Some(followed) = &mut self.followed else { return };
+        followed.batches = followed.batches.wrapping_add(1);
+        for (part, mark) in marks.iter_mut().enumerate() {
+            let batch = BatchMark { key: followed.batches, part, needs: std::mem::take(&mut needs) };
+            mark.get_or_insert_default().batch = Some(batch);
+        }
     }
 
     fn next_ticket(&mut self) -> u64 {
@@ -337,7 +407,8 @@ impl KeptLogs {
             }
         }
         let refused = ids.iter().enumerate().find_map(|(at, id)| Some((at, self.refusal_of(*id)?)));
-        refused.map(|(at, refusal)| LogRefusal { at, ..refusal.clone() })
+        let at_of = |at, refusal: &LogRefusal| if sent.is_batch { refusal.at } else { at };
+        refused.map(|(at, refusal)| LogRefusal { at: at_of(at, refusal), ..refusal.clone() })
     }
 
     /// Returns the reason why an event was refused when it was read, if that was recently.
@@ -346,6 +417,11 @@ impl KeptLogs {
             Undelivered::Refused(refusal) => Some(refusal),
             Undelivered::Purge(_) => None,
         }
+    }
+
+    /// Returns whether an event was refused when it was read, if that was recently.
+    pub(crate) fn is_refused(&self, id: EventId) -> bool {
+        self.refusal_of(id).is_some()
     }
 
     /// Returns whether no node delivers the entries between these two events, of one shard and epoch, so that none is missing.

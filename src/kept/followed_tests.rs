@@ -7,9 +7,11 @@ use super::tests::dice;
 use super::*;
 use crate::dialect::{Complete, ErrorCode, envelope};
 use crate::event::{EventId, Sequence, Timestamp};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 const EPOCH: u64 = 7;
 const SECOND: i64 = 1_000_000;
+static NODES: AtomicU64 = AtomicU64::new(0);
 
 /// Entry of a log: an event and its stamp.
 #[derive(Clone, Debug)]
@@ -39,7 +41,7 @@ struct Node {
 impl Node {
     fn new(clock: i64) -> Self {
         let mut logs = KeptLogs::new(&runs(), 1);
-        logs.follow_engine(16);
+        logs.follow_engine(16, NODES.fetch_add(1, Ordering::Relaxed) << 32);
         Self { logs, read: 0, clock: Timestamp(clock) }
     }
 
@@ -121,8 +123,16 @@ fn append_purge(log: &mut Vec<TestEntry>, runs: &[&str], at: i64) -> EventId {
 
 /// Appends a publication, and returns its ids.
 fn append(log: &mut Vec<TestEntry>, events: &[Complete], sent: &SentPublication) -> Vec<EventId> {
+    append_stamped(log, events, &sent.stamps)
+}
+
+fn append_stamped(
+    log: &mut Vec<TestEntry>,
+    events: &[Complete],
+    stamps: &[Option<Box<str>>],
+) -> Vec<EventId> {
     let first = log.len();
-    for (event, stamp) in events.iter().zip(&sent.stamps) {
+    for (event, stamp) in events.iter().zip(stamps) {
         let stamp = stamp.as_deref().map(str::to_owned);
         let mut json = String::new();
         envelope::write_stored(event, &mut json);
@@ -133,6 +143,11 @@ fn append(log: &mut Vec<TestEntry>, events: &[Complete], sent: &SentPublication)
 
 fn event(run: u64, event_type: &str) -> Complete {
     with(run, event_type, r#""reopen":false"#)
+}
+
+/// Returns an event that no rule keeps.
+fn noise() -> Complete {
+    envelope::read_published(r#"{"type":"noise","stream_id":"noise"}"#).expect("valid")
 }
 
 /// Returns an event with conditions.
@@ -186,7 +201,10 @@ fn nodes_that_race_agree_and_so_does_one_that_comes_later() {
                     let run = next(6);
                     let name = LogName::new(RetainBy::Stream, &format!("run-{run}"));
                     let last = node.logs.head(&name, node.clock).and_then(|head| head.last);
-                    let events = match next(8) {
+                    let other = (run + 1) % 6;
+                    let events = match next(10) {
+                        8 => vec![event(run, "token"), noise(), event(other, "end")],
+                        9 => vec![noise(), reopen(run), event(other, "token")],
                         0 => vec![event(run, "token"), event(run, "end")],
                         1 => vec![event(run, "end")],
                         2 => vec![reopen(run)],
@@ -209,9 +227,11 @@ fn nodes_that_race_agree_and_so_does_one_that_comes_later() {
             for (node, appended) in nodes.iter_mut().zip(appended) {
                 let Some((ids, sent)) = appended else { continue };
                 let refusal = node.logs.settle_sent(&sent, &ids);
-                let lost = ids.iter().position(|id| !delivered[0].contains(id));
-                assert_eq!(refusal.map(|refusal| refusal.at), lost, "seed {seed} step {step}");
-                refused += usize::from(lost.is_some());
+                let count = ids.iter().filter(|id| delivered[0].contains(id)).count();
+                let wanted = if refusal.is_some() { 0 } else { ids.len() };
+                assert_eq!(count, wanted, "seed {seed} step {step}: all or nothing");
+                assert_eq!(ids.iter().all(|id| node.logs.is_refused(*id)), refusal.is_some());
+                refused += usize::from(refusal.is_some());
             }
             let now = nodes.iter().map(|node| node.clock.0).max().expect("two");
             let view = nodes[0].view(now);
@@ -356,6 +376,39 @@ fn a_hole_or_another_epoch_makes_the_earlier_past_incomplete() {
     node.read = 2;
     node.read(&log);
     assert_eq!(kept(&node, 1), (vec![0, 1, 2, 0], false));
+}
+
+#[test]
+fn a_batch_that_loses_a_race_is_refused_as_a_whole() {
+    let mut log = Vec::new();
+    let mut a = Node::at(&[], 0, 0);
+    let mut b = Node::at(&[], 0, 0);
+    a.publish(&mut log, &[event(1, "token"), event(2, "token")]).expect("taken");
+    b.read(&log);
+    let end = [event(2, "end")];
+    let of_a = a.admit(&end).expect("open");
+    let batch = [event(1, "token"), noise(), event(2, "token"), event(3, "token")];
+    let of_b = b.admit(&batch).expect("open, as far as it knows");
+    let ended = append(&mut log, &end, &of_a);
+    let ids = append(&mut log, &batch, &of_b);
+    assert_eq!((a.read(&log), b.read(&log)), (ended.clone(), ended.clone()));
+    assert_eq!(a.logs.settle_sent(&of_a, &ended), None);
+    let refusal = b.logs.settle_sent(&of_b, &ids).expect("refused");
+    assert_eq!((refusal.code, refusal.at, refusal.last), (ErrorCode::Ended, 2, Some(ended[0])));
+    assert_eq!((kept(&a, 1), kept(&a, 3).0), ((vec![0], true), vec![]));
+    assert!(a.logs.are_undelivered(ended[0], id(ids[3].sequence + 1)), "nobody misses it");
+    // A log in which another event comes between two of a batch decides for each event from there on.
+    let batch = [event(1, "token"), event(4, "token"), event(1, "end")];
+    let (end, token) = ([event(4, "end")], [event(1, "token")]);
+    let of_b = b.admit(&batch).expect("open");
+    let (first, second) = (a.admit(&end).expect("new"), a.admit(&token).expect("open"));
+    let mut ids = append_stamped(&mut log, &batch[..1], &of_b.stamps);
+    let others = [append(&mut log, &end, &first), append(&mut log, &token, &second)].concat();
+    ids.extend(append_stamped(&mut log, &batch[1..], &of_b.stamps[1..]));
+    let delivered = vec![ids[0], others[0], others[1], ids[2]];
+    assert_eq!((a.read(&log), b.read(&log)), (delivered.clone(), delivered));
+    let refusal = b.logs.settle_sent(&of_b, &ids).expect("refused");
+    assert_eq!((refusal.code, refusal.at), (ErrorCode::Ended, 1));
 }
 
 #[test]

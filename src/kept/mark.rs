@@ -23,6 +23,62 @@ pub(super) struct KeptMark {
     /// Whether it was published without a check of its log.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) free: bool,
+    /// Batch that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) batch: Option<BatchMark>,
+}
+
+/// Batch of several events that is accepted as a whole or not at all. Its first event has the conditions of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BatchMark {
+    /// Number that no other batch has.
+    pub(super) key: u64,
+    /// Number of the event in the batch, from 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) part: usize,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) needs: Vec<BatchNeed>,
+}
+
+/// Condition of a batch on a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BatchNeed {
+    /// Number of the batch's first event in the log.
+    at: usize,
+    by: String,
+    value: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    reopen: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+impl BatchNeed {
+    /// Returns the condition of an event, the first one of its batch in a log.
+    pub(super) fn new(at: usize, name: &LogName, mark: &KeptMark) -> Self {
+        Self {
+            at,
+            by: name.by.name().to_owned(),
+            value: name.value.to_string(),
+            reopen: mark.reopen,
+            after: mark.after.clone(),
+        }
+    }
+
+    /// Returns the event's number, its log, and its conditions; `None` if the attribute is unknown here.
+    pub(super) fn parts(&self) -> Option<(usize, LogName, KeptMark)> {
+        let mark = KeptMark { reopen: self.reopen, after: self.after.clone(), ..KeptMark::default() };
+        Some((self.at, LogName::new(attribute(&self.by)?, &self.value), mark))
+    }
+}
+
+fn attribute(name: &str) -> Option<RetainBy> {
+    RetainBy::ALL.into_iter().find(|by| by.name() == name)
 }
 
 /// Parts of a stamp that concern kept logs.
@@ -47,8 +103,8 @@ pub(super) struct PurgeMark {
 impl PurgeMark {
     /// Returns the names of the logs; none if the attribute is unknown here.
     pub(super) fn names(&self) -> Vec<LogName> {
-        let by = RetainBy::ALL.into_iter().find(|by| by.name() == self.by);
-        by.map_or_else(Vec::new, |by| self.values.iter().map(|value| LogName::new(by, value)).collect())
+        attribute(&self.by)
+            .map_or_else(Vec::new, |by| self.values.iter().map(|value| LogName::new(by, value)).collect())
     }
 }
 

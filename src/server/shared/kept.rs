@@ -4,6 +4,7 @@
 //! - Without a rule, the cost is one look at a flag.
 //! - The lock of the runs is taken after that of the logs.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Condvar, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ impl KeptStore {
 
     /// Makes the logs from what is read of an engine's log. `slots` is the number of events in the rings.
     pub(crate) fn follow_engine(&self, slots: usize) {
-        lock(&self.logs).follow_engine(slots);
+        lock(&self.logs).follow_engine(slots, RandomState::new().hash_one(slots));
     }
 
     /// Returns whether the past of the engine's log is still being read for the logs.
@@ -208,6 +209,10 @@ impl EntryRecorder for LogRecorder {
         self.notify_waiting();
         (self.wake)();
         true
+    }
+
+    fn is_delivered(&self, id: EventId) -> bool {
+        self.kept.lock().is_none_or(|logs| !logs.is_refused(id))
     }
 
     fn end_past(&self, places: &Places) {

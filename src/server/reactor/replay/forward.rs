@@ -103,6 +103,11 @@ impl Store<'_> {
         self.history().is_some()
     }
 
+    /// Returns whether no node delivers the entries between two events of an engine's log.
+    fn are_undelivered(&self, after: EventId, before: EventId) -> bool {
+        self.shared.kept.lock().is_some_and(|logs| logs.are_undelivered(after, before))
+    }
+
     /// Looks for the page of a place among those that arrived or are cached.
     pub(super) fn page(&mut self, shard: u16, from: LogPlace) -> Found {
         match self.arrived.take_if(|arrived| (arrived.shard, arrived.from) == (shard, from)) {
@@ -231,7 +236,7 @@ impl Forward {
                 return Step::More;
             }
             if let (Some(lane), Some(event)) = (self.lanes.get_mut(at), heads[at].pop_front()) {
-                lane.pass(&event, &mut self.at, store.now, sink);
+                lane.pass(&event, &mut self.at, store, sink);
                 sink.event(&event, self.at.as_ref(), budget);
             }
         }
@@ -347,10 +352,16 @@ impl ShardLane {
     }
 
     /// Records its next event, and reports events missing before it.
-    fn pass(&mut self, event: &Event, at: &mut Option<Position>, now: Timestamp, sink: &mut dyn EventSink) {
+    fn pass(
+        &mut self,
+        event: &Event,
+        at: &mut Option<Position>,
+        store: &Store<'_>,
+        sink: &mut dyn EventSink,
+    ) {
         let id = event.id().unwrap_or(self.after);
         let is_in_log = self.is_in_log();
-        self.report_gap_before(id, is_in_log, now, sink);
+        self.report_gap_before(id, is_in_log, store, sink);
         self.after = id;
         if let Some(at) = at {
             at.advance_past(id);
@@ -362,16 +373,25 @@ impl ShardLane {
 
     /// Reports events missing before an event: those that the log has dropped, or of another epoch. If the log was
     /// read, their number is known.
-    fn report_gap_before(&mut self, id: EventId, is_known: bool, now: Timestamp, sink: &mut dyn EventSink) {
+    fn report_gap_before(
+        &mut self,
+        id: EventId,
+        is_known: bool,
+        store: &Store<'_>,
+        sink: &mut dyn EventSink,
+    ) {
         // Epoch 0 stands for nothing before it.
         if self.after.epoch == 0 || (id.epoch, id.sequence) == next_place(self.after) {
+            return;
+        }
+        if store.are_undelivered(self.after, id) {
             return;
         }
         let from = Some(Since::Event(self.after));
         let last = EventId::before(id.epoch, id.shard, id.sequence);
         let missed = self.missed_up_to(last);
         let is_counted = is_known && missed != Missed::Unknown;
-        sink.gap(&notice(missed, from, Some(if is_counted { last } else { id }), now));
+        sink.gap(&notice(missed, from, Some(if is_counted { last } else { id }), store.now));
     }
 
     /// Returns the number of events missing after the reader's place up to this one.
@@ -495,9 +515,12 @@ impl ShardLane {
         }
         if events.is_empty() && page.next > from {
             // The entry is not an event: it is a gap here, as it was live.
-            let last = EventId::before(page.next.0, self.shard, page.next.1);
-            let missed = self.missed_up_to(last);
-            sink.gap(&notice(missed, Some(Since::Event(self.after)), Some(last), store.now));
+            let (epoch, sequence) = page.next;
+            let last = EventId::before(epoch, self.shard, sequence);
+            if !store.are_undelivered(self.after, EventId { epoch, shard: self.shard, sequence }) {
+                let missed = self.missed_up_to(last);
+                sink.gap(&notice(missed, Some(Since::Event(self.after)), Some(last), store.now));
+            }
             self.after = last;
         } else {
             self.continue_in_ring(ring, store, sink);
@@ -525,7 +548,7 @@ impl ShardLane {
     ) {
         match ring {
             Some((place, id)) => {
-                self.report_gap_before(id, true, store.now, sink);
+                self.report_gap_before(id, true, store, sink);
                 self.after = EventId::before(id.epoch, id.shard, id.sequence);
                 self.place = ReadPlace::Ring(place);
             }

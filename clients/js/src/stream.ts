@@ -237,14 +237,18 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
 
   const all = host.subscriptions();
   all.forEach(add);
-  // Without a subscription, publishing shows whether the transport works.
-  if (!all[0]) queueMicrotask(() => over || opened());
+  // Without a stream, publishing shows whether the transport works. The last stream may end before it opens, as that of a run that is over.
+  const idle = (): void => {
+    if (!streams.size) queueMicrotask(() => over || opened());
+  };
+  idle();
 
   const remove = (one: Any): void => {
     const abort = streams.get(one);
     streams.delete(one);
     clearTimeout(refills.get(one)?.timer);
     abort?.abort();
+    idle();
   };
 
   return {

@@ -172,7 +172,7 @@ async function follow(run, slowly = false) {
 }
 
 for (const transport of ['ws', 'sse']) {
-  for (const { name, want, end, error, absent, buffer, beside, only, text, most, ...script } of cases.runs) {
+  for (const { name, want, end, error, absent, buffer, beside, only, text, most, again, ...script } of cases.runs) {
     if (only && only !== transport) continue;
     test(`${transport}: ${name}`, async (t) => {
       const server = await new Kept(t, script).listen();
@@ -185,6 +185,7 @@ for (const transport of ['ws', 'sse']) {
       else assert.deepEqual([items.join(''), items.length <= most], [text, true], `${items}`);
       assert.deepEqual(run.end, end);
       assert.deepEqual(await run.next(), { value: end, done: true });
+      if (again) assert.deepEqual(await follow(client.run('run-1')), want);
     });
   }
 }

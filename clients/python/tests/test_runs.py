@@ -235,6 +235,8 @@ class Played(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(run.end, RunEnd(**case["end"]))
         with self.assertRaises(StopAsyncIteration):
             await anext(run)
+        if case.get("again"):
+            self.assertEqual(await follow(client.run("run-1")), case["want"])
         await client.close()
 
     async def test_a_run_comes_from_its_start_to_its_end(self) -> None:

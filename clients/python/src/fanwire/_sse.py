@@ -123,9 +123,7 @@ class StreamLink:
         try:
             for one in self._host.subscriptions():
                 self.add(one)
-            if not self._streams:
-                # Without a subscription, publishing shows whether the transport works.
-                self._opened()
+            self._open_if_idle()
             await self._ended
         finally:
             self.over = True
@@ -135,6 +133,12 @@ class StreamLink:
             for task in streams:
                 task.cancel()
             await asyncio.gather(*streams, return_exceptions=True)
+
+    def _open_if_idle(self) -> None:
+        # Without a stream, publishing shows whether the transport works. The last stream may end before it opens, as that of a
+        # run that is over.
+        if not self._streams and not self.over:
+            self._opened()
 
     def _opened(self) -> None:
         self._host.opened()
@@ -172,6 +176,7 @@ class StreamLink:
     def remove(self, one: Subscription) -> None:
         if task := self._streams.pop(one, None):
             task.cancel()
+        asyncio.get_running_loop().call_soon(self._open_if_idle)
 
     async def _ask(self, method: Literal["GET", "POST"], path: str, headers: dict[str, str], body: bytes | None) -> Answer:
         if self._token is not None:

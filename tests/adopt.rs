@@ -367,3 +367,40 @@ fn adopted_clients_share_pages() {
     assert!(shared.starts_with(|digit: char| ('1'..='9').contains(&digit)), "{shared}");
     stop(server);
 }
+
+/// The program has read a request's head, and a part of its body. The server reads the rest.
+#[test]
+fn an_adopted_request_publishes_and_is_answered_by_its_run() {
+    let bus = Bus::new();
+    let (server, acceptor) = serve(&bus);
+    let body = r#"[{"type":"token","payload":"<1>"},{"type":"token","payload":"<2>"}]"#;
+    for (name, value, pieces) in [
+        ("Content-Length", body.len().to_string(), vec![body[..20].to_owned(), body[20..].to_owned()]),
+        ("Content-Length", body.len().to_string(), vec![String::new(), body.to_owned()]),
+        (
+            "Transfer-Encoding",
+            "chunked".to_owned(),
+            vec![format!("{:x}\r\n{}", body.len(), &body[..20]), format!("{}\r\n0\r\n\r\n", &body[20..])],
+        ),
+    ] {
+        let (mut client, socket) = accepted();
+        let request = StreamRequest::post("/runs/run-1").header("Host", "localhost").header(name, &value);
+        acceptor.adopt(request, socket, pieces[0].clone().into_bytes()).expect("the server runs");
+        client.write_all(pieces[1].as_bytes()).expect("it is open");
+        let answer = read_stream(&client, "<2>");
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("<1>"), "{answer}");
+    }
+    // Refusals come as on the server's own port, and a program that writes the response itself can't have a run.
+    let (mut client, socket) = accepted();
+    let request =
+        StreamRequest::post("/runs/run-1").header("Host", "localhost").header("Content-Length", "1");
+    acceptor.adopt(request, socket, Vec::new()).expect("the server runs");
+    client.write_all(b"{").expect("it is open");
+    let mut all = String::new();
+    client.read_to_string(&mut all).expect("the end");
+    assert!(all.starts_with("HTTP/1.1 400"), "{all}");
+    let request =
+        StreamRequest::post("/runs/run-1").header("Host", "localhost").header("Content-Length", "1");
+    assert_eq!(acceptor.check(request).map(|_| ()).expect_err("a refusal").status(), 405);
+    stop(server);
+}

@@ -65,7 +65,7 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// Request for a stream, as the program has read it: `GET`, without a body.
+/// Request for a stream, as the program has read it: `GET` without a body, or the head of a `POST`.
 pub struct StreamRequest {
     head: Vec<u8>,
     /// Fault of a header or the target; reported when the request is used.
@@ -87,10 +87,22 @@ impl StreamRequest {
     /// the config.
     #[must_use]
     pub fn get(target: &str) -> Self {
+        Self::new("GET", target)
+    }
+
+    /// Starts a request that publishes: `/runs/run-42`, which is answered by that stream, or `/publish`. Only for
+    /// [`Acceptor::adopt`]: the server reads the body from the socket, by the request's `Content-Length` or
+    /// `Transfer-Encoding`. Pass what was read of it as `read`.
+    #[must_use]
+    pub fn post(target: &str) -> Self {
+        Self::new("POST", target)
+    }
+
+    fn new(method: &str, target: &str) -> Self {
         let is_target = target.starts_with('/') && target.bytes().all(|byte| byte.is_ascii_graphic());
         let fault = (!is_target).then(|| "the target is not a path in ASCII that starts with /".to_owned());
         Self {
-            head: format!("GET {target} HTTP/1.1\r\n").into_bytes(),
+            head: format!("{method} {target} HTTP/1.1\r\n").into_bytes(),
             fault,
             peer: None,
             #[cfg(feature = "auth")]
@@ -342,6 +354,11 @@ impl Acceptor {
     pub fn check(&self, request: StreamRequest) -> Result<AgreedStream, StreamResponse> {
         let peer = request.peer;
         let parsed = self.read(&request).map_err(|error| StreamResponse::error(400, &error))?;
+        if parsed.method == Method::Post {
+            let error =
+                "a request that publishes is answered after its events: give it to the server by adopt";
+            return Err(StreamResponse::error(405, error));
+        }
         let shown = self.shown(request).map_err(|error| StreamResponse::error(500, &error))?;
         let (_, config) = self.shared.config();
         if self.shared.open_connections() >= config.max_connections as u64 {
@@ -374,13 +391,10 @@ impl Acceptor {
         let response =
             response.ok_or_else(|| StreamResponse::error(500, "the path answers later: it is no stream"))?;
         match outcome {
-            RouteOutcome::Ws(..) | RouteOutcome::Sse(_) if parsed.method != Method::Post => {
+            RouteOutcome::Ws(..) | RouteOutcome::Sse(_) => {
                 Ok(AgreedStream { shared: Arc::clone(&self.shared), request: parsed, shown, peer, response })
             }
-            // The body of a run would have to be read.
-            RouteOutcome::Ws(..) | RouteOutcome::Sse(_) | RouteOutcome::Pending => {
-                Err(StreamResponse::error(405, "a stream is opened with GET here"))
-            }
+            RouteOutcome::Pending => Err(StreamResponse::error(405, "a stream is opened with GET here")),
             RouteOutcome::Response | RouteOutcome::Closed => Err(response),
         }
     }
@@ -394,7 +408,7 @@ impl Acceptor {
         let head = [request.head.as_slice(), b"\r\n"].concat();
         let parsed = http::parse_request(&head, &limits).map_err(|error| error.to_string())?;
         let (mut parsed, _) = parsed.ok_or_else(|| "the request has no end".to_owned())?;
-        if !matches!(parsed.body, http::BodyFraming::None) {
+        if parsed.method != Method::Post && !matches!(parsed.body, http::BodyFraming::None) {
             return Err("a request for a stream has no body".to_owned());
         }
         // After a refusal the socket is closed: the program reads the client's next request, if any.

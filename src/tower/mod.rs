@@ -7,27 +7,28 @@
 //!   two minutes.
 //! - A request for something other than a stream of this server gets the server's refusal, never a panic.
 
+mod body;
+mod run;
 mod socket;
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::mem;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::net::UnixStream;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ::tower_service::Service;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{
     CONNECTION, DATE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper::ext::Protocol;
 use hyper::rt::{Read, Write};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -35,21 +36,17 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+pub use self::body::LiveBody;
+use self::body::{Content, STALL, pair_for, poll_piece};
+use self::run::RunFuture;
 pub use self::socket::{LiveIo, LiveListener};
-use self::socket::{MARK, Offer, Offers};
+use self::socket::{MARK, Offers};
 #[cfg(feature = "auth")]
 use crate::server::auth::Claims;
 use crate::server::{Acceptor, AgreedStream, ServerHandle, StreamRequest, StreamResponse};
 
-/// Maximum size of one piece of an event stream's body, or of what a pump writes to a client at once, in bytes.
-const PIECE_BYTES: usize = 16 * 1024;
-
 /// Size of a pump's buffer for what a client sends, in bytes.
 const CLIENT_BYTES: usize = 2 * 1024;
-
-/// Maximum time for which a pump waits to write one piece to a client. The server disconnects clients that read nothing
-/// earlier than that, but this does not end the pump's writes to the client.
-const STALL: Duration = Duration::from_secs(120);
 
 /// Maximum time for which a client may take to close its side once the server has ended its connection.
 const LINGER: Duration = Duration::from_secs(5);
@@ -61,12 +58,13 @@ const ANY_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 ///
 /// A request with `Upgrade: websocket` becomes a client of the server's path `/ws`, another `GET` one of `/sse`, on
 /// whichever path the program mounts the service. The query is kept. [`Live::websocket`] and [`Live::events`] set other
-/// paths.
+/// paths. A `POST` to a path that ends with `/runs/{stream}` publishes its body into that stream and is answered by it, as on
+/// the server's own port, with its `Idempotency-Key`.
 ///
 /// A WebSocket over plain TCP is given to the server's loop as the socket itself, so nothing of it stays in the async runtime.
 /// So is an event stream over plain TCP and HTTP/1.1 if the program's listener is wrapped by [`Live::listener`]. Other clients are
 /// copied through a pair of sockets by a task of the runtime, with bounded buffers: WebSockets over TLS that the program ends, those
-/// over Unix sockets, those over HTTP/2 (RFC 8441, `CONNECT`), and event streams.
+/// over Unix sockets, those over HTTP/2 (RFC 8441, `CONNECT`), event streams, and runs.
 ///
 /// HTTP/2 clients request a WebSocket only if the program offers it: `axum::serve` does with axum's feature `http2`;
 /// with hyper and axum-server call `enable_connect_protocol` on the builder for HTTP/2.
@@ -120,6 +118,8 @@ enum Asked {
     /// A WebSocket, by `CONNECT` of HTTP/2.
     Connect,
     Events,
+    /// A run, by `POST`.
+    Run,
 }
 
 impl Asked {
@@ -132,6 +132,7 @@ impl Asked {
             Method::CONNECT if protocol().is_some_and(|name| name.as_str() == "websocket") => {
                 Some(Self::Connect)
             }
+            Method::POST => run::path_of(request.uri().path()).map(|_| Self::Run),
             _ => None,
         }
     }
@@ -188,10 +189,15 @@ impl Live {
 
     /// Returns the request in the form of HTTP/1.1, which the server reads.
     fn stream_request<B>(&self, request: &Request<B>, asked: Asked) -> StreamRequest {
-        let path = if asked == Asked::Events { &self.events } else { &self.websocket };
+        let path = match asked {
+            Asked::Run => run::path_of(request.uri().path()).unwrap_or_default(),
+            Asked::Events => &self.events,
+            Asked::Upgrade | Asked::Connect => &self.websocket,
+        };
         let query = request.uri().query();
         let target = query.map_or_else(|| path.to_string(), |query| format!("{path}?{query}"));
-        let mut stream = StreamRequest::get(&target);
+        let mut stream =
+            if asked == Asked::Run { StreamRequest::post(&target) } else { StreamRequest::get(&target) };
         // HTTP/2 has the host in the target.
         if !request.headers().contains_key(HOST)
             && let Some(authority) = request.uri().authority()
@@ -206,7 +212,12 @@ impl Live {
             }
         }
         for (name, value) in request.headers() {
-            if asked != Asked::Connect || name != SEC_WEBSOCKET_KEY {
+            let is_replaced = match asked {
+                Asked::Connect => name == SEC_WEBSOCKET_KEY,
+                Asked::Run => run::is_framing(name),
+                Asked::Upgrade | Asked::Events => false,
+            };
+            if !is_replaced {
                 stream = stream.header(name.as_str(), value.as_bytes());
             }
         }
@@ -222,10 +233,20 @@ impl Live {
         stream
     }
 
-    fn respond<B>(&self, mut request: Request<B>) -> LiveFuture {
+    fn respond<B>(&self, mut request: Request<B>) -> LiveFuture
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        if Asked::by(&request) == Some(Asked::Run) {
+            let stream = self.stream_request(&request, Asked::Run);
+            let answer = run::answer(self.acceptor.clone(), stream, request.into_body());
+            return LiveFuture(Outcome::Run(answer));
+        }
         let Some(asked) = Asked::by(&request) else {
             let mut response = Response::new(LiveBody::whole(Bytes::from_static(
-                b"{\"error\":\"streams take GET, with Upgrade: websocket or without, or CONNECT of HTTP/2 with :protocol websocket\"}",
+                b"{\"error\":\"streams take GET, with Upgrade: websocket or without, or CONNECT of HTTP/2 with :protocol websocket; POST is for paths that end with /runs/{stream}\"}",
             )));
             *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             response.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static("GET"));
@@ -279,6 +300,7 @@ pub struct LiveFuture(Outcome);
 enum Outcome {
     Ready(Option<Response<LiveBody>>),
     Opening(Option<(StreamResponse, tokio::net::UnixStream)>),
+    Run(RunFuture),
 }
 
 impl fmt::Debug for LiveFuture {
@@ -307,12 +329,18 @@ impl Future for LiveFuture {
                 let opened = opening.take();
                 opened.map(|(head, client)| response(&head, LiveBody(Content::Pipe(client)), Asked::Events))
             }
+            Outcome::Run(answer) => return answer.as_mut().poll(cx).map(Ok),
         };
         Poll::Ready(Ok(response.expect("a future is not polled after it was ready")))
     }
 }
 
-impl<B> Service<Request<B>> for Live {
+impl<B> Service<Request<B>> for Live
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     type Response = Response<LiveBody>;
     type Error = Infallible;
     type Future = LiveFuture;
@@ -349,41 +377,13 @@ fn response(head: &StreamResponse, body: LiveBody, asked: Asked) -> Response<Liv
         let is_sent = match asked {
             Asked::Upgrade => true,
             Asked::Connect => ![CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT].contains(&name),
-            Asked::Events => ![CONNECTION, TRANSFER_ENCODING, DATE].contains(&name),
+            Asked::Events | Asked::Run => ![CONNECTION, TRANSFER_ENCODING, DATE].contains(&name),
         };
         if is_sent {
             response.headers_mut().append(name, value);
         }
     }
     response
-}
-
-/// Returns a pair of sockets: this side for the runtime, the other one for the server's loop.
-fn pair() -> io::Result<(tokio::net::UnixStream, UnixStream)> {
-    let (client, server) = UnixStream::pair()?;
-    client.set_nonblocking(true)?;
-    Ok((tokio::net::UnixStream::from_std(client)?, server))
-}
-
-/// Gives one end of a pair to the server, and returns the other.
-fn pair_for(stream: AgreedStream) -> io::Result<tokio::net::UnixStream> {
-    let (client, server) = pair()?;
-    stream.adopt(server, Vec::new())?;
-    Ok(client)
-}
-
-/// Reads a piece of the server's output from this side of a pair. It is empty at the end.
-fn poll_piece(pipe: &tokio::net::UnixStream, cx: &mut Context<'_>) -> Poll<io::Result<BytesMut>> {
-    loop {
-        ready!(pipe.poll_read_ready(cx))?;
-        // Allocated once there is something to read: an idle client holds no buffer.
-        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
-        match pipe.try_read_buf(&mut piece) {
-            // The readiness was stale.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return Poll::Ready(read.map(|_| piece)),
-        }
-    }
 }
 
 /// Gives a client to the server when its upgrade is done.
@@ -470,76 +470,5 @@ fn into_io<T: Read + Write + Unpin + 'static>(upgraded: Upgraded) -> Result<(T, 
     match hyper_util::server::conn::auto::upgrade::downcast::<T>(upgraded) {
         Ok(parts) => Ok((parts.io, parts.read_buf)),
         Err(upgraded) => upgraded.downcast::<T>().map(|parts| (parts.io, parts.read_buf)),
-    }
-}
-
-/// Body of a response of [`Live`]: a refusal's JSON, or an event stream.
-pub struct LiveBody(Content);
-
-enum Content {
-    Whole(Option<Bytes>),
-    /// Event stream whose socket may be taken when its head is written.
-    Offered {
-        offer: Offer,
-        /// Whether hyper had a chance to write the head.
-        is_written: bool,
-    },
-    /// End of a pair into which the server's loop writes.
-    Pipe(tokio::net::UnixStream),
-}
-
-impl fmt::Debug for LiveBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LiveBody")
-    }
-}
-
-impl LiveBody {
-    fn whole(bytes: Bytes) -> Self {
-        Self(Content::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())))
-    }
-}
-
-impl Body for LiveBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if let Content::Offered { offer, is_written } = &mut self.0 {
-            if !mem::replace(is_written, true) {
-                // hyper writes the head before it polls again. If another caller polls immediately, the stream is
-                // copied.
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            self.0 = match offer.withdraw() {
-                None => Content::Whole(None),
-                Some(stream) => Content::Pipe(pair_for(stream)?),
-            };
-        }
-        match &mut self.0 {
-            Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::Offered { .. } => Poll::Pending,
-            Content::Pipe(pipe) => Poll::Ready(match ready!(poll_piece(pipe, cx)) {
-                Ok(piece) if piece.is_empty() => None,
-                read => Some(read.map(|piece| Frame::data(piece.freeze()))),
-            }),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self.0, Content::Whole(None))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Content::Whole(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
-            Content::Offered { .. } | Content::Pipe(_) => SizeHint::default(),
-        }
     }
 }

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod runs;
 mod sockets;
 
 use std::io::{Read, Write};

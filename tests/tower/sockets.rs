@@ -273,7 +273,7 @@ fn a_mark_of_another_response_takes_no_socket() {
         app.route("/unknown", marked("0123456789abcdef")).route("/invalid", marked("?"))
     });
     // This response's stream is offered, but the response is never written.
-    let request = Request::get("/live").header("host", "localhost").body(()).expect("a request");
+    let request = Request::get("/live").header("host", "localhost").body(Body::empty()).expect("a request");
     let held = app.runtime.block_on(app.live.clone().call(request)).expect("no error");
     assert!(held.headers().contains_key(MARK));
     for path in ["/unknown", "/invalid"] {

@@ -343,38 +343,43 @@ impl Connection {
             input = &mut input[used..];
             cx.budget.spend_bytes(used, HEAD_INSTRUCTIONS);
             cx.budget.spend(ANSWER_UNITS);
-            let decoder = match BodyDecoder::new(&request.body, &limits) {
-                Ok(decoder) => decoder,
-                Err(error) => return self.refuse(&error, cx),
-            };
             let shown = cx.shared.auth.admit(&request, &cx.config.cors_origins, cx.now, cx.budget);
-            if matches!(request.body, http::BodyFraming::None) {
-                http.since = None;
-                self.answer(&request, Vec::new(), shown, cx);
-                continue;
-            }
-            let wanted = routes::wants_body(&request, &shown, cx);
-            if wanted == BodyWanted::Refused {
-                // The body of a client that may not publish is not awaited.
-                self.answer(&request, Vec::new(), shown, cx);
-                if !matches!(self.state, State::Closing(..)) {
-                    self.close(cx);
-                }
-            } else {
-                if request.expect_continue && input.is_empty() {
-                    cx.send(Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n"));
-                }
-                let client = routes::client_of_body(&request, &shown, cx);
-                let is_idle = wanted == BodyWanted::Idle;
-                let receiving =
-                    Receiving::new(request, shown, decoder, cx.shared.clients.bodies.begin(client), is_idle);
-                http.receiving = Some(Box::new(receiving));
-            }
+            self.begin_request(request, shown, input.is_empty(), cx);
         }
         // The request was an upgrade, so the rest of the input is frames.
         if matches!(self.state, State::Ws(..)) && !input.is_empty() {
             self.receive_ws(input, cx);
         }
+    }
+
+    /// Answers a request without a body, and begins to receive the body of another one. `is_all` says that nothing was received
+    /// after its head.
+    fn begin_request(&mut self, request: Request, shown: Shown, is_all: bool, cx: &mut Context<'_>) {
+        let State::Http(http) = &mut self.state else { return };
+        let decoder = match BodyDecoder::new(&request.body, &cx.config.http_limits()) {
+            Ok(decoder) => decoder,
+            Err(error) => return self.refuse(&error, cx),
+        };
+        if matches!(request.body, http::BodyFraming::None) {
+            http.since = None;
+            return self.answer(&request, Vec::new(), shown, cx);
+        }
+        let wanted = routes::wants_body(&request, &shown, cx);
+        if wanted == BodyWanted::Refused {
+            // The body of a client that may not publish is not awaited.
+            self.answer(&request, Vec::new(), shown, cx);
+            if !matches!(self.state, State::Closing(..)) {
+                self.close(cx);
+            }
+            return;
+        }
+        if request.expect_continue && is_all {
+            cx.send(Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n"));
+        }
+        let client = routes::client_of_body(&request, &shown, cx);
+        let is_idle = wanted == BodyWanted::Idle;
+        let counted = cx.shared.clients.bodies.begin(client);
+        http.receiving = Some(Box::new(Receiving::new(request, shown, decoder, counted, is_idle)));
     }
 
     /// Refuses a body because too much is being received.
@@ -410,6 +415,14 @@ impl Connection {
         cx.budget.spend(ANSWER_UNITS);
         let shown = shown
             .unwrap_or_else(|| cx.shared.auth.admit(&request, &cx.config.cors_origins, cx.now, cx.budget));
+        if matches!(head, AdoptedHead::Own) {
+            // Its body may still have to come.
+            if let State::Http(http) = &mut self.state {
+                http.since.get_or_insert(cx.tick);
+            }
+            self.begin_request(request, shown, read.is_empty(), cx);
+            return read;
+        }
         self.answer(&request, Vec::new(), shown, cx);
         let is_stream = matches!(self.state, State::Ws(..) | State::Sse(_));
         match head {

@@ -22,7 +22,7 @@ use super::tick::{TICK_MS, Tick, ticks};
 use crate::event::{EventId, Timestamp};
 use crate::sync::{Mutex, lock};
 pub(crate) use saved::SavedOutcome;
-pub(crate) use table::{Answered, Fresh, Settled, SettledCallback};
+pub(crate) use table::{AcceptedIds, Answered, Fresh, Settled, SettledCallback};
 use table::{Claimed, Name, NameTable, TableLimits};
 
 /// Memory that `dedupe.max_ids` allows for each name, in bytes: the entry and a name of half the maximum length.

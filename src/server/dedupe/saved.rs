@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::tick::Tick;
-use super::table::{BEGIN, Name, NameState, NameTable};
+use super::table::{AcceptedIds, BEGIN, Name, NameState, NameTable};
 use crate::event::EventId;
 
 /// Outcome of a name, as a successor reads it.
@@ -18,6 +18,9 @@ pub(crate) struct SavedOutcome {
     /// Id of the last event; absent if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     id: Option<Box<str>>,
+    /// Id of the first event; absent if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first: Option<Box<str>>,
     /// Whether it is unknown if the events were accepted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     uncertain: bool,
@@ -33,12 +36,13 @@ impl NameTable {
     pub(super) fn save(&self) -> Vec<SavedOutcome> {
         let saved = |name: &Name, age| {
             let entry = self.entries.get(name)?;
-            let id = match entry.state {
-                NameState::Accepted(id) => id.map(|id| id.to_string().into()),
-                _ => None,
+            let text = |id: Option<EventId>| id.map(|id| id.to_string().into());
+            let (id, first) = match entry.state {
+                NameState::Accepted(AcceptedIds { first, last }) => (text(last), text(first)),
+                _ => (None, None),
             };
             let uncertain = !matches!(entry.state, NameState::Accepted(_));
-            Some(SavedOutcome { name: (&*name.0).into(), digest: entry.digest, age, id, uncertain })
+            Some(SavedOutcome { name: (&*name.0).into(), digest: entry.digest, age, id, first, uncertain })
         };
         let is_current =
             |number: u64, name: &Name| self.entries.get(name).is_some_and(|entry| entry.number == number);
@@ -54,13 +58,15 @@ impl NameTable {
     /// Adds a predecessor's outcomes, the oldest first. Invalid ones are left out.
     pub(super) fn restore(&mut self, saved: Vec<SavedOutcome>) {
         self.now = self.now.max(BEGIN);
-        for SavedOutcome { name, digest, age, id, uncertain } in saved {
-            let id: Option<EventId> = match id.as_deref().map(str::parse) {
+        for SavedOutcome { name, digest, age, id, first, uncertain } in saved {
+            let last: Option<EventId> = match id.as_deref().map(str::parse) {
                 Some(Err(_)) => continue,
                 Some(Ok(id)) => Some(id),
                 None => None,
             };
-            let state = if uncertain { NameState::Uncertain } else { NameState::Accepted(id) };
+            let first = first.and_then(|id| id.parse().ok());
+            let ids = AcceptedIds { first, last };
+            let state = if uncertain { NameState::Uncertain } else { NameState::Accepted(ids) };
             self.remember(Name((&*name).into()), digest, state, age);
         }
     }

@@ -20,7 +20,7 @@ const WAITERS_MAX: usize = 1024;
 const FORGET_MAX: usize = 64;
 
 /// Memory of a name without its text, in bytes: the entry in the map, the place in the queue, and the text's header.
-const ENTRY_BYTES: usize = 160;
+const ENTRY_BYTES: usize = 192;
 
 /// Memory of a waiter without its publication, in bytes.
 const WAITER_BYTES: usize = 192;
@@ -52,16 +52,31 @@ impl Name {
         Self(format!("e{}:{scope}{id}", scope.len()).into())
     }
 
+    /// Returns the ids of a publication whose event with this name was read from the log. A request's name is at its last
+    /// event.
+    fn read(&self, id: EventId) -> AcceptedIds {
+        AcceptedIds { first: Some(id).filter(|_| self.0.starts_with('e')), last: Some(id) }
+    }
+
     fn bytes(&self) -> usize {
         ENTRY_BYTES + self.0.len()
     }
 }
 
+/// Ids of a publication that was accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AcceptedIds {
+    /// Id of its first event, if it is known.
+    pub(crate) first: Option<EventId>,
+    /// Id of its last event.
+    pub(crate) last: Option<EventId>,
+}
+
 /// Outcome of a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
-    /// All of it was accepted; the id is that of its last event.
-    Accepted(Option<EventId>),
+    /// All of it was accepted.
+    Accepted(AcceptedIds),
     /// None of it was accepted.
     Refused,
     /// All of it may have been accepted, or none.
@@ -71,8 +86,8 @@ pub(crate) enum Settled {
 /// Answer to a publication that is not published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answered {
-    /// All its events were accepted before; the id is that of the last.
-    Accepted(Option<EventId>),
+    /// All its events were accepted before.
+    Accepted(AcceptedIds),
     /// A part of it may have been accepted before.
     Uncertain,
     /// Its key was used for another request.
@@ -104,7 +119,7 @@ pub(super) enum Claimed {
 pub(super) enum NameState {
     /// A publication with this name is in flight. The id is that of the event if the log already has it.
     InFlight(Option<EventId>),
-    Accepted(Option<EventId>),
+    Accepted(AcceptedIds),
     Uncertain,
 }
 
@@ -179,8 +194,8 @@ impl NameTable {
                     names.push(name);
                     fresh.is_fresh.push(true);
                 }
-                Some(NameState::Accepted(id)) => {
-                    fresh.known = *id;
+                Some(NameState::Accepted(ids)) => {
+                    fresh.known = ids.last;
                     fresh.is_fresh.push(false);
                 }
                 // An earlier event of this publication has the same id.
@@ -202,7 +217,7 @@ impl NameTable {
         {
             return Some(match entry.state {
                 _ if entry.digest != *digest => Claimed::Answered(Answered::OtherBody),
-                NameState::Accepted(id) => Claimed::Answered(Answered::Accepted(id)),
+                NameState::Accepted(ids) => Claimed::Answered(Answered::Accepted(ids)),
                 NameState::Uncertain => Claimed::Answered(Answered::Uncertain),
                 NameState::InFlight(_) => {
                     let number = entry.number;
@@ -210,7 +225,7 @@ impl NameTable {
                 }
             });
         }
-        let mut last = None;
+        let mut known: Option<AcceptedIds> = None;
         let mut are_all_accepted = !ids.is_empty();
         let mut in_flight = None;
         for name in ids {
@@ -219,7 +234,9 @@ impl NameTable {
                 continue;
             };
             match entry.state {
-                NameState::Accepted(id) => last = id,
+                NameState::Accepted(ids) => {
+                    known = Some(AcceptedIds { first: known.map_or(ids.first, |known| known.first), ..ids });
+                }
                 NameState::Uncertain => return Some(Claimed::Answered(Answered::Uncertain)),
                 NameState::InFlight(_) => in_flight = Some(entry.number),
             }
@@ -228,7 +245,8 @@ impl NameTable {
             return Some(self.wait(number, waiter));
         }
         // A key is remembered too, so it takes a claim.
-        (are_all_accepted && key.is_none()).then_some(Claimed::Answered(Answered::Accepted(last)))
+        (are_all_accepted && key.is_none())
+            .then_some(Claimed::Answered(Answered::Accepted(known.unwrap_or_default())))
     }
 
     fn wait(&mut self, number: u64, waiter: Option<impl FnOnce() -> SettledCallback>) -> Claimed {
@@ -262,19 +280,19 @@ impl NameTable {
 
     /// Ends a claim, and returns the publications that have waited for it.
     pub(super) fn settle(&mut self, names: &[Name], number: u64, outcome: Settled) -> Vec<SettledCallback> {
-        let state = |seen: Option<EventId>| match outcome {
-            Settled::Accepted(id) => Some(NameState::Accepted(id)),
+        let state = |name: &Name, seen: Option<EventId>| match (outcome, seen) {
+            (Settled::Accepted(ids), _) => Some(NameState::Accepted(ids)),
             // Its answer was lost, but the event has been read from the log.
-            Settled::Uncertain if seen.is_some() => Some(NameState::Accepted(seen)),
-            Settled::Uncertain => Some(NameState::Uncertain),
-            Settled::Refused => None,
+            (Settled::Uncertain, Some(id)) => Some(NameState::Accepted(name.read(id))),
+            (Settled::Uncertain, None) => Some(NameState::Uncertain),
+            (Settled::Refused, _) => None,
         };
         for name in names {
             let Some(entry) = self.entries.get_mut(name).filter(|entry| entry.number == number) else {
                 continue;
             };
             let NameState::InFlight(seen) = entry.state else { continue };
-            match state(seen) {
+            match state(name, seen) {
                 Some(state) => {
                     (entry.state, entry.since) = (state, self.now);
                     self.settled.push_back((self.now, number, name.clone()));
@@ -334,8 +352,11 @@ impl NameTable {
         self.now = self.now.max(BEGIN + now);
         match self.entries.get_mut(&name).map(|entry| &mut entry.state) {
             Some(NameState::InFlight(seen)) => *seen = Some(id),
-            Some(state @ NameState::Uncertain) => *state = NameState::Accepted(Some(id)),
-            _ => self.remember(name, digest, NameState::Accepted(Some(id)), age),
+            Some(state @ NameState::Uncertain) => *state = NameState::Accepted(name.read(id)),
+            _ => {
+                let ids = name.read(id);
+                self.remember(name, digest, NameState::Accepted(ids), age);
+            }
         }
     }
 

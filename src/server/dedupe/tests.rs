@@ -7,9 +7,17 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 
 const LIMITS: TableLimits = TableLimits { window: 100, names: 1000, bytes: 1 << 20 };
 
-#[expect(clippy::unnecessary_wraps, reason = "outcomes have an option")]
-fn id(sequence: u64) -> Option<EventId> {
-    Some(EventId { epoch: 1, shard: 0, sequence })
+fn event_id(sequence: u64) -> EventId {
+    EventId { epoch: 1, shard: 0, sequence }
+}
+
+/// Returns the ids of a publication of one event.
+fn id(sequence: u64) -> AcceptedIds {
+    ids(sequence, sequence)
+}
+
+fn ids(first: u64, last: u64) -> AcceptedIds {
+    AcceptedIds { first: Some(event_id(first)), last: Some(event_id(last)) }
 }
 
 fn events(ids: &[&str]) -> Vec<Option<Name>> {
@@ -111,27 +119,26 @@ fn a_claim_that_is_dropped_is_uncertain() {
 fn events_read_from_the_log_settle_uncertain_outcomes() {
     let mut table = NameTable::new(LIMITS);
     let name = |id| Name::of_event("", id);
-    let first = |n| EventId { epoch: 1, shard: 0, sequence: n };
     // The event is read from the log before the answer is lost, and after it.
-    for (id, is_seen_first) in [("a", true), ("b", false)] {
-        let (claimed, number, _) = names(claim(&mut table, 10, &[id]));
+    for (text, is_seen_first) in [("a", true), ("b", false)] {
+        let (claimed, number, _) = names(claim(&mut table, 10, &[text]));
         if is_seen_first {
-            table.learn(10, name(id), 0, first(4), 0);
+            table.learn(10, name(text), 0, event_id(4), 0);
         }
         table.settle(&claimed, number, Settled::Uncertain);
         if !is_seen_first {
-            assert_eq!(answered(claim(&mut table, 10, &[id])), Answered::Uncertain);
-            table.learn(11, name(id), 0, first(4), 0);
+            assert_eq!(answered(claim(&mut table, 10, &[text])), Answered::Uncertain);
+            table.learn(11, name(text), 0, event_id(4), 0);
         }
-        assert_eq!(answered(claim(&mut table, 12, &[id])), Answered::Accepted(Some(first(4))));
+        assert_eq!(answered(claim(&mut table, 12, &[text])), Answered::Accepted(id(4)));
     }
     // A name of another node, and an own one, which keeps its first answer.
-    table.learn(20, name("c"), 0, first(5), 30);
-    assert_eq!(answered(claim(&mut table, 89, &["c"])), Answered::Accepted(Some(first(5))));
-    table.learn(89, name("c"), 0, first(6), 0);
-    assert_eq!(answered(claim(&mut table, 89, &["c"])), Answered::Accepted(Some(first(5))));
+    table.learn(20, name("c"), 0, event_id(5), 30);
+    assert_eq!(answered(claim(&mut table, 89, &["c"])), Answered::Accepted(id(5)));
+    table.learn(89, name("c"), 0, event_id(6), 0);
+    assert_eq!(answered(claim(&mut table, 89, &["c"])), Answered::Accepted(id(5)));
     names(claim(&mut table, 90, &["c"]));
-    table.learn(200, name("old"), 0, first(7), 100);
+    table.learn(200, name("old"), 0, event_id(7), 100);
     names(claim(&mut table, 200, &["old"]));
 }
 
@@ -170,9 +177,11 @@ fn the_oldest_are_forgotten_first_when_there_are_too_many() {
 #[test]
 fn a_successor_knows_the_outcomes_and_their_age() {
     let mut table = NameTable::new(LIMITS);
-    for (at, outcome) in
-        [(0, Settled::Accepted(id(1))), (50, Settled::Uncertain), (60, Settled::Accepted(None))]
-    {
+    for (at, outcome) in [
+        (0, Settled::Accepted(id(1))),
+        (50, Settled::Uncertain),
+        (60, Settled::Accepted(AcceptedIds::default())),
+    ] {
         let (claimed, number, _) = names(claim(&mut table, at, &[&at.to_string()]));
         table.settle(&claimed, number, outcome);
     }
@@ -185,12 +194,48 @@ fn a_successor_knows_the_outcomes_and_their_age() {
         _ => None,
     };
     assert_eq!(known(0, "0"), Some(Answered::Accepted(id(1))));
-    assert_eq!(known(0, "60"), Some(Answered::Accepted(None)));
+    assert_eq!(known(0, "60"), Some(Answered::Accepted(AcceptedIds::default())));
     assert_eq!(known(29, "0"), Some(Answered::Accepted(id(1))), "99 ticks old");
     assert_eq!(known(30, "0"), None, "100 ticks old");
     assert_eq!(known(79, "50"), Some(Answered::Uncertain));
     assert_eq!(known(99, "in flight"), Some(Answered::Uncertain));
     assert_eq!(known(100, "in flight"), None);
+}
+
+/// A publication of several events has the ids of its first and its last, by its key and by its events' names, also after a handover.
+/// In the log a request's name stands at its last event, so what is read there has no first id.
+#[test]
+fn a_publication_is_known_from_its_first_to_its_last_event() {
+    let key = || Some((Name::of_request("", "k"), 7));
+    let mut table = NameTable::new(LIMITS);
+    let (claimed, number, _) = names(table.claim(0, key(), events(&["a", "b"]), Some(nobody)));
+    table.settle(&claimed, number, Settled::Accepted(ids(3, 5)));
+    let saved = serde_json::to_string(&table.save()).expect("JSON");
+    let mut next = NameTable::new(LIMITS);
+    next.restore(serde_json::from_str(&saved).expect("what was written"));
+    for table in [&mut table, &mut next] {
+        assert_eq!(
+            answered(table.claim(1, key(), events(&["", ""]), Some(nobody))),
+            Answered::Accepted(ids(3, 5))
+        );
+        assert_eq!(answered(claim(table, 1, &["a", "b"])), Answered::Accepted(ids(3, 5)));
+    }
+    // As an earlier version saved it.
+    let mut next = NameTable::new(LIMITS);
+    next.restore(
+        serde_json::from_str(r#"[{"name":"r0:k","digest":7,"age":0,"id":"1-5"}]"#).expect("what was written"),
+    );
+    let last = Some(event_id(5));
+    let claimed = next.claim(1, key(), events(&[""]), Some(nobody));
+    assert!(matches!(answered(claimed), Answered::Accepted(AcceptedIds { first: None, last: Some(_) })));
+    let mut read = NameTable::new(LIMITS);
+    for (id, sequence) in [("a", 3), ("b", 5)] {
+        read.learn(0, Name::of_event("", id), 0, event_id(sequence), 0);
+    }
+    read.learn(0, Name::of_request("", "k"), 7, event_id(5), 0);
+    assert_eq!(answered(claim(&mut read, 1, &["a", "b"])), Answered::Accepted(ids(3, 5)));
+    let claimed = read.claim(1, key(), events(&["", ""]), Some(nobody));
+    assert_eq!(answered(claimed), Answered::Accepted(AcceptedIds { first: None, last }));
 }
 
 /// Random publications, compared with a list that is searched from its end.

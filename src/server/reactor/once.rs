@@ -14,7 +14,7 @@ use super::token::Token;
 use crate::dialect::Complete;
 use crate::engine::Refused;
 use crate::server::dedupe::{
-    Answered, ClaimOutcome, Fresh, OnceClaim, PublishOnce, Settled, SettledCallback,
+    AcceptedIds, Answered, ClaimOutcome, Fresh, OnceClaim, PublishOnce, Settled, SettledCallback,
 };
 use crate::server::session::effect::{Acceptance, PublishAnswer, PublishRefusal};
 
@@ -96,7 +96,10 @@ impl<S: Socket> LoopState<S> {
             let outcome =
                 outcome.map(|accepted| Acceptance { last: accepted.last.or(known), duplicates, ..accepted });
             claim.settle(match &outcome {
-                Ok(Acceptance { last, .. }) => Settled::Accepted(*last),
+                // Events that were published before lie elsewhere.
+                Ok(Acceptance { first, last, duplicates }) => {
+                    Settled::Accepted(AcceptedIds { first: first.filter(|_| *duplicates == 0), last: *last })
+                }
                 Err(PublishRefusal::Engine(Refused::Unanswered)) => Settled::Uncertain,
                 Err(_) => Settled::Refused,
             });
@@ -112,9 +115,9 @@ impl<S: Socket> LoopState<S> {
     /// Returns the outcome of a publication that is not published, and counts its `count` events.
     fn known_outcome(&self, answered: Answered, count: usize) -> Result<Acceptance, PublishRefusal> {
         let refusal = match answered {
-            Answered::Accepted(last) => {
+            Answered::Accepted(AcceptedIds { first, last }) => {
                 self.shared.metrics.events_duplicate.inc_by(count as u64);
-                return Ok(Acceptance { first: None, last, duplicates: count });
+                return Ok(Acceptance { first, last, duplicates: count });
             }
             Answered::Uncertain => PublishRefusal::Engine(Refused::Unanswered),
             Answered::OtherBody => PublishRefusal::KeyReused,

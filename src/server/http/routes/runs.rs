@@ -11,9 +11,9 @@ use super::posts::{Publication, Run};
 use super::query;
 use super::streams::{SseRequest, begin_stream};
 use super::{Answer, RUNS, Responder, RouteOutcome};
-use crate::codec::http::{BodyFraming, Request};
+use crate::codec::http::Request;
 use crate::dialect::{Encoding, ErrorCode, HttpFault};
-use crate::event::{Attribute, EventId, Since};
+use crate::event::{Attribute, EventId, Position, Since};
 use crate::filter::{Filter, Pattern};
 use crate::server::auth::Grant;
 use crate::server::session::effect::{Acceptance, PublishReply};
@@ -28,12 +28,18 @@ impl Run {
         let Self { mut opening, before, .. } = self;
         opening.may_be_over = count == accepted.duplicates;
         if opening.from.is_none() && count > 0 {
-            // For events that were published before, it is not known where they begin.
-            let before = before.filter(|_| accepted.duplicates == 0).map(|before| match accepted.first {
-                Some(EventId { epoch, shard, sequence }) => {
-                    before.after(EventId::before(epoch, shard, sequence))
+            let before = before.and_then(|before| match accepted {
+                Acceptance { first: Some(first), duplicates: 0, .. } => Some(just_before(before, first)),
+                Acceptance { duplicates: 0, .. } => Some(before),
+                // All of it was published before. With several shards its first id does not say where that is in the others.
+                Acceptance { first: Some(first), duplicates, .. }
+                    if duplicates == count
+                        && before.sequences().len() == 1
+                        && before.epoch() == first.epoch =>
+                {
+                    Some(just_before(before, first))
                 }
-                None => before,
+                _ => None,
             });
             opening.is_own_place = before.is_some();
             let after = |before| ReplayFrom::After(Since::Position(before));
@@ -57,12 +63,6 @@ impl Answer<'_, '_> {
         let stream_id = &request.path[RUNS.len()..];
         if stream_id.is_empty() {
             return self.error(HttpFault::NotFound, "no run is named: POST /runs/{stream}", &[]);
-        }
-        if body.is_empty() && !matches!(request.body, BodyFraming::None) {
-            // An embedding program that passes on its request may have read the body.
-            let error =
-                "the request announces a body, and has none: leave Transfer-Encoding and Content-Length out";
-            return self.error(ErrorCode::InvalidEvent, error, &[]);
         }
         let mut stream = match read_query(request) {
             Ok(stream) => stream,
@@ -112,6 +112,11 @@ impl Answer<'_, '_> {
         };
         self.take_publication(publication)
     }
+}
+
+/// Returns the position moved to just before an event in its shard.
+fn just_before(position: Position, EventId { epoch, shard, sequence }: EventId) -> Position {
+    position.after(EventId::before(epoch, shard, sequence))
 }
 
 /// Reads the query of a run: that of an event stream without its filter.

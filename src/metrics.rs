@@ -111,6 +111,8 @@ metrics! {
     work_put_off: Counter, "server_work_put_off", "Times that a connection waited for the next turn because the budget of this one was spent";
     dedupe_ids: Gauge, "server_dedupe_ids", "Idempotency keys and dedupe ids that are remembered";
     dedupe_forgotten: Gauge, "server_dedupe_ids_forgotten", "Idempotency keys and dedupe ids that were forgotten before their time, because there were too many";
+    kept_logs: Gauge, "server_kept_logs", "Logs that are kept by rule";
+    kept_bytes: Gauge, "server_kept_bytes", "Memory of the logs that are kept by rule, in bytes";
     engine_following: Gauge, "engine_following", "1 while the engine's log is being followed";
     engine_appending: Gauge, "engine_appending", "1 while the engine's log accepts events";
     engine_appended: Counter, "engine_events_appended", "Events of this node that the engine's log accepted";

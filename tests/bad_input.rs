@@ -739,6 +739,34 @@ fn more_connections_than_allowed_are_closed_and_freed_slots_are_used_again() {
     });
 }
 
+/// A publisher may name as many streams as it likes: the number of kept logs and their memory have limits.
+#[test]
+fn streams_without_number_of_one_publisher_are_bounded() {
+    const STREAMS: usize = 50_000;
+    const AT_ONCE: usize = 1_000;
+    let server = Server::with(&[
+        "--retain",
+        "by=stream; match=stream=run-*",
+        "--retain-max-logs",
+        "2000",
+        "--retain-max-bytes",
+        "1MiB",
+    ]);
+    let kept = || http::get(server.addr, "/api/stats").json()["kept"].clone();
+    for first in (0..STREAMS).step_by(AT_ONCE) {
+        let event = |n: usize| json!({"type": "token", "stream_id": format!("run-{n}"), "payload": {"n": n}});
+        server.publish(Value::from((first..first + AT_ONCE).map(event).collect::<Vec<_>>()).to_string());
+        let kept = kept();
+        assert!(kept["logs"].as_u64().is_some_and(|logs| logs <= 2000), "{kept}");
+        assert!(kept["bytes"].as_u64().is_some_and(|bytes| bytes <= 1280 * 1024), "{kept}");
+    }
+    assert!(kept()["logs"].as_u64().is_some_and(|logs| logs > 100), "{}", kept());
+    assert_eq!(server.metric("fanwire_server_kept_bytes"), kept()["bytes"].as_f64());
+    // The oldest are reported as gone.
+    let page = http::get(server.addr, "/events?stream=run-0").json();
+    assert_eq!((&page["events"], &page["complete"]), (&json!([]), &json!(false)));
+}
+
 #[test]
 fn running_out_of_descriptors_ends_with_the_shortage() {
     // The process may have 40 descriptors, so some connections wait in the kernel.

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use support::log_home::LogHome;
 use support::ws::Ws;
 use support::{PATIENCE, Server, eventually, fanwire, numbered, run};
 
@@ -259,6 +260,41 @@ fn tail_prints_a_run_from_its_start_and_exits_at_its_end() {
     let output = run(fanwire().args(["history", &url, "stream=run-1", "--after", place]));
     let lines = String::from_utf8(output.stdout).expect("text");
     assert!(lines.lines().count() == 3 && is_token(lines.lines().next().expect("a line"), 2), "{lines}");
+}
+
+/// The log of an engine is there for the commands too, also at a node that started after the events.
+#[test]
+fn tail_and_history_read_the_log_of_an_engine() {
+    let rule = "by=stream; end=run.finished; match=stream=run-*";
+    let options = ["--retain", rule, "--bus-capacity", "64"];
+    for kind in ["files", "redis"] {
+        let home = LogHome::new(kind);
+        let mut node = home.node(&options);
+        let event =
+            |event_type: &str, n: u32| json!({"type": event_type, "stream_id": "run-1", "payload": {"n": n}});
+        node.publish(Value::from((0..200).map(|n| event("token", n)).collect::<Vec<_>>()).to_string());
+        node.publish(event("run.finished", 200).to_string());
+        node.signal("KILL");
+        node.wait();
+        let server = home.node(&options);
+        let output = run(client(&server, "tail").args(["--stream", "run-1", "--from", "start", "--json"]));
+        let (text, is_success) = (out(&output), output.status.success());
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!((lines.len(), is_success), (202, true), "{kind}: {text}");
+        assert_eq!(
+            (&lines[0]["payload"]["n"], &lines[200]["payload"]["n"]),
+            (&json!(0), &json!(200)),
+            "{kind}"
+        );
+        assert_eq!(lines[201]["end"]["complete"], true, "{kind}");
+        let url = format!("http://{}", server.addr);
+        let output = run(fanwire().args(["history", &url, "stream=run-1", "--limit", "150"]));
+        assert_eq!(out(&output).lines().count(), 150, "{kind}: {}", err(&output));
+        let said = err(&output);
+        let place = said.split_once("--after ").expect(&said).1.trim();
+        let output = run(fanwire().args(["history", &url, "stream=run-1", "--after", place]));
+        assert_eq!((out(&output).lines().count(), err(&output)), (51, String::new()), "{kind}");
+    }
 }
 
 #[test]

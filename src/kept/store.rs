@@ -670,6 +670,11 @@ impl KeptLogs {
             + self.followed.as_ref().map_or(0, |followed| followed.held_bytes())
     }
 
+    /// Returns the number of logs.
+    pub(crate) fn log_count(&self) -> usize {
+        self.logs.len()
+    }
+
     /// Returns the number of logs and of the events in them.
     #[cfg(test)]
     pub(super) fn counts(&self) -> (usize, usize) {

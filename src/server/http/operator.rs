@@ -24,6 +24,7 @@ pub(crate) fn stats_json(shared: &Shared) -> Value {
         .map(|s| json!({ "head": s.head, "oldest": s.oldest, "capacity": s.capacity }))
         .collect();
     let (ids, forgotten) = shared.clients.dedupe.counts();
+    let (kept_logs, kept_bytes) = shared.kept.counts();
     let (ledger, laggards, held_bytes) = LoopReport::together(lock(&shared.loops.reports).iter());
     json!({
         "ledger": ledger,
@@ -48,6 +49,7 @@ pub(crate) fn stats_json(shared: &Shared) -> Value {
         "gaps": metrics.gaps.get(),
         "written_bytes": metrics.written_bytes.get(),
         "dedupe": { "ids": ids, "forgotten": forgotten },
+        "kept": { "logs": kept_logs, "bytes": kept_bytes },
         "interests": interests_json(shared),
         "shards": shards,
         "ring_bytes": bus.held_bytes,

@@ -458,6 +458,9 @@ impl Answer<'_, '_> {
         let (ids, forgotten) = shared.clients.dedupe.counts();
         shared.metrics.dedupe_ids.set(ids as i64);
         shared.metrics.dedupe_forgotten.set(forgotten as i64);
+        let (kept_logs, kept_bytes) = shared.kept.counts();
+        shared.metrics.kept_logs.set(kept_logs as i64);
+        shared.metrics.kept_bytes.set(kept_bytes as i64);
         shared.metrics.event_frame_bytes.set(held_frame_bytes() as i64);
         let format = Exposition::asked(self.request.headers_named("accept"));
         let text = shared.metrics.text(format, shared.clients.observers.registries());

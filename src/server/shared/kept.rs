@@ -139,7 +139,12 @@ impl KeptStore {
 
     /// Returns the memory of the logs and their encoded runs, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.lock().map_or(0, |logs| logs.held_bytes() + self.runs().held_bytes())
+        self.counts().1
+    }
+
+    /// Returns the number of logs and their memory in bytes.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        self.lock().map_or((0, 0), |logs| (logs.log_count(), logs.held_bytes() + self.runs().held_bytes()))
     }
 }
 

@@ -7,8 +7,8 @@ use std::num::NonZeroU32;
 
 use bytes::Bytes;
 
+use super::Outbox;
 use super::pending::PendingPiece;
-use super::{Outbox, OutboxState};
 use crate::event::{EventId, Timestamp};
 use crate::feed::fanout::Fanout;
 use crate::feed::feed::Feed;
@@ -97,6 +97,8 @@ impl Outbox {
     /// Compares the sums with the walk over everything that is pending. Long backlogs are not compared.
     #[cfg(debug_assertions)]
     pub(super) fn check_sums(&self, feed: Option<&Feed>) {
+        use super::OutboxState;
+
         const PIECES_MAX: usize = 100;
         if let Some(backlog) = &self.backlog {
             if backlog.inserted.len() > PIECES_MAX {

@@ -2,8 +2,11 @@
 //! run.
 //!
 //! It drives the built server from outside, over loopback, and starts real Redis and NATS servers. `cargo bench --bench
-//! engines -- [resume] [past] [redis] [nats] [file]`. Every run checks that all events arrived.
+//! engines -- [resume] [past] [attach] [redis] [nats] [file]`. Every run checks that all events arrived. `attach` also measures a
+//! Node server on Redis Streams, if benches/servers/js is installed.
 
+#[path = "common/attach.rs"]
+mod attach;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -499,9 +502,10 @@ impl Drop for Folder {
 
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    let all: [(&str, fn()); 5] = [
+    let all: [(&str, fn()); 6] = [
         ("resume", resume),
         ("past", past),
+        ("attach", attach::attach),
         ("redis", redis_engine),
         ("nats", nats_engine),
         ("file", file_engine),

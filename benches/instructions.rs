@@ -404,6 +404,30 @@ fn update_one(has_snapshot: bool, times: u64) {
     }
 }
 
+/// Number of events of a kept run.
+const RUN: u64 = 1_000;
+
+/// Attaches clients to a kept run, and reads it to its end: one client for each of its events, so a count is that of one event.
+/// With `is_first`, no client has read the run before.
+fn attaches(is_first: bool, fields: &str, times: u64) {
+    let mut client = OneClient::keeping();
+    for n in 0..RUN {
+        let payload = format!(r#"{{"n":{n},"delta":"reading "}}"#);
+        client.publishes(Event::builder("token").stream("run-1").json(payload).build().expect("valid"));
+        client.quiet_turn();
+    }
+    for _ in 0..=times / RUN {
+        if is_first {
+            client.drops_runs();
+        }
+        client.comes_again("/ws");
+        client.says(&format!(
+            r#"{{"type":"subscribe","payload":{{"stream_ids":["run-1"],"from":"start"{fields}}}}}"#
+        ));
+        assert!(client.settle().1.len() > 1_000);
+    }
+}
+
 fn subscribes_in_one_write(times: u64) {
     let mut client = native();
     for n in 0..999 {
@@ -609,6 +633,13 @@ const OPERATIONS: &[Operation] = &[
     ("loop-own-channel", turn_for_own_channels),
     ("loop-20-watch-lists", turn_for_watch_lists),
     ("report-1000-watch-lists", report_of_watch_lists),
+    ("attach-first", |times| attaches(true, "", times)),
+    ("attach-again", |times| attaches(false, "", times)),
+    // Also a condition that every event meets, so each is decided for the client.
+    ("attach-narrowed", |times| attaches(false, r#","event_types":["token"]"#, times)),
+    ("attach-concat", |times| {
+        attaches(false, r#","compact":"concat","concat":"/payload/delta""#, times);
+    }),
     ("change-1-of-1", |times| change(0, times)),
     ("change-1-of-1000", |times| change(999, times)),
     ("update-1-of-1000", |times| update_one(false, times)),

@@ -416,3 +416,32 @@ fn a_grant_limits_the_events_from_the_start_and_the_ends_that_are_sent() {
     let end = stream.event();
     assert_eq!((end.event.as_deref(), &end.json()["value"]), (Some("end"), &json!("run-1")));
 }
+
+/// Clients that want every event of a log share its encoded events. One that names all types is served event by event.
+#[test]
+fn a_whole_run_is_the_same_event_by_event() {
+    for form in &FORMS[..2] {
+        let server = server(form);
+        publish_runs(&server, 0, 150);
+        publish(&server, "run-3", "run.finished", 150);
+        let read = |query: &str| -> Vec<_> {
+            let mut stream = Sse::open(server.addr, &format!("?stream=run-3&from=start{query}"));
+            let mut all = vec![stream.event()];
+            while all.last().is_some_and(|last| last.event.as_deref() != Some("end")) {
+                all.push(stream.event());
+            }
+            all
+        };
+        for choices in ["", "&lean", "&event_name=message"] {
+            let want = read(&format!("{choices}&type=token&type=run.finished"));
+            assert_eq!(want.len(), 152, "{choices}");
+            for _ in 0..2 {
+                assert_eq!(read(choices), want, "{form:?} {choices}");
+            }
+        }
+        // From an id in the middle of the events that are encoded together.
+        let all = read("");
+        let id = all[70].id.as_deref().expect("an id");
+        assert_eq!(read(&format!("&last_event_id={id}")), all[71..]);
+    }
+}

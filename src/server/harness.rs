@@ -7,7 +7,6 @@ use std::io::{self, Read, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::ServerConfig;
 use super::builder::Server;
 use super::error::ServerError;
 use super::handle::ServerHandle;
@@ -16,6 +15,7 @@ use super::reactor::{LoopState, READ_BYTES, Token};
 use super::shared::Shared;
 #[cfg(test)]
 use super::shared::adoption::{AdoptedHead, AdoptedRequest};
+use super::{RetainBy, RetainConfig, RetainRule, ServerConfig};
 use crate::bus::Bus;
 #[cfg(test)]
 use crate::codec::http;
@@ -121,6 +121,22 @@ impl OneClient {
             config.auth.jwt.require_exp = false;
         }
         let _ = is_locked;
+        Self::of(&config)
+    }
+
+    /// Returns a client of a loop that keeps the events of streams that begin with `run-`, in a log for each.
+    ///
+    /// # Panics
+    ///
+    /// Only if memory runs out.
+    #[must_use]
+    pub fn keeping() -> Self {
+        let rule = RetainRule::new("stream=run-*", RetainBy::Stream).expect("a filter");
+        let retain = RetainConfig { rules: vec![rule], ..RetainConfig::default() };
+        Self::of(&ServerConfig { retain, ..ServerConfig::default() })
+    }
+
+    fn of(config: &ServerConfig) -> Self {
         let bus = Bus::builder().capacity(1024).build().expect("it can be made");
         #[cfg_attr(not(feature = "auth"), expect(unused_mut))]
         let mut shared = Shared::new(bus, config.clone(), 1);
@@ -254,6 +270,17 @@ impl OneClient {
     /// Publishes an event on the bus that the loop reads.
     pub fn publishes(&self, event: Event) {
         self.shared.bus.publish(event);
+    }
+
+    /// Drops the encoded runs of kept logs.
+    pub fn drops_runs(&self) {
+        self.shared.kept.runs().clear();
+    }
+
+    /// Returns the memory that the kept logs and their encoded runs are counted with, in bytes.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.shared.kept.held_bytes()
     }
 
     /// Returns the approximate maximum number of instructions that filters' conditions took in a turn since the last

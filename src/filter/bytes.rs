@@ -1,7 +1,7 @@
 //! Storage of a filter's canonical bytes: in place if they are few, else shared by all handles.
 //!
 //! A personal channel takes 13 bytes, which would be a block of 48 on the heap. Two words hold either form, because the
-//! shared one has its length beside its count: each client has a handle in its session and one in the matcher.
+//! shared one stores its length next to its count: each client has a handle in its session and one in the matcher.
 
 use std::fmt;
 

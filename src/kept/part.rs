@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - A part has the events that the reader would get one by one, in the same order, and no gap comes before or among them.
-//! - A log's serial number and an index name one event for ever: another log of the name has another number, and an index
-//!   is never used again.
+//! - A log's serial number and an index always name the same event: a new log of the same name has another number, and an
+//!   index is never used again.
 
 use super::cursor::KeptCursor;
 use super::log::KeptLog;

@@ -1,7 +1,7 @@
 //! Decodes messages from reads cut anywhere (RFC 6455, 5 and 6.2; RFC 7692, 6.2).
 //!
 //! Always:
-//! - An idle decoder of a server is a word.
+//! - A server's idle decoder takes one word.
 //! - Only a frame that is split over reads, or a fragmented message, is copied. Its buffer grows with the bytes
 //!   received, not with the length announced.
 
@@ -31,7 +31,8 @@ pub enum WsMessage<'a> {
 
 /// Decoder of one connection's frames.
 ///
-/// The role is in the pending state, because a server has very many idle decoders: one without that state is a server's.
+/// The role is in the pending state, because a server has very many idle decoders. A decoder without that state is a
+/// server's.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(from = "SavedDecoder", into = "SavedDecoder")]
 pub struct Decoder {
@@ -65,7 +66,7 @@ impl From<Decoder> for SavedDecoder {
 /// State between reads.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Pending {
-    /// Role, which the saved form has beside this.
+    /// Role, which the saved form stores outside this struct.
     #[serde(skip)]
     role: Role,
     /// Bytes of an incomplete header.

@@ -142,7 +142,7 @@ impl Client {
         }
         if self.is_blocked {
             self.enforce_drop_newest();
-            self.note_loss();
+            self.record_loss();
         } else if writes {
             self.flush(usize::MAX);
         }
@@ -152,7 +152,7 @@ impl Client {
         self.step("enforce_drop_newest", |outbox, fanout, cx| outbox.enforce_drop_newest(fanout, cx));
     }
 
-    fn note_loss(&mut self) {
+    fn record_loss(&mut self) {
         if self.outbox.should_disconnect(&self.world.fanout) {
             self.abandon();
         } else if self.outbox.is_behind(&self.world.fanout) {
@@ -184,7 +184,7 @@ impl Client {
                 self.enforce_drop_newest();
             }
             Flushed::Budget => self.enforce_drop_newest(),
-            Flushed::Lagged | Flushed::Behind => self.note_loss(),
+            Flushed::Lagged | Flushed::Behind => self.record_loss(),
             Flushed::Failed => panic!("a pipe does not fail"),
         }
     }

@@ -76,7 +76,7 @@ struct Http {
 #[derive(Debug)]
 enum State {
     Http(Box<Http>),
-    /// WebSocket client, and whether its messages may be compressed: beside the box, where it takes padding.
+    /// WebSocket client, and whether its messages may be compressed. The flag is outside the box, where it takes padding.
     Ws(Box<Ws>, bool),
     /// Event stream, with the client's rights if they are limited.
     Sse(Option<Arc<Grant>>),

@@ -19,7 +19,7 @@ pub(crate) enum Began {
         epoch: KnownEpoch,
         next: Sequence,
     },
-    /// Such a place, in an epoch without a number.
+    /// A place on a bus of one shard, in an epoch without a number.
     Elsewhere(Box<(u64, Sequence)>),
     Several(Box<Position>),
 }

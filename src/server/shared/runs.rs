@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - A run's bytes are the frames that a client gets if each event is encoded for it alone.
-//! - A run is found by the serial number of its log, which the logs name only while the log is there. So a purged or
-//!   evicted log's runs are found by nobody.
+//! - A run is found by the serial number of its log, which the logs name only while the log is there. So the runs of a purged
+//!   or evicted log are not found any more.
 //! - All runs together are within their limit. Those that were not used for a while are dropped first.
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ pub(crate) const RUNS_BYTES_MAX: usize = 16 << 20;
 /// Maximum size of a run, in bytes. Larger events cost more to write than to encode.
 pub(crate) const RUN_BYTES_MAX: usize = 64 * 1024;
 
-/// Memory of a run beside its frames and their ends, in bytes: the struct, its count and its entry in a table.
+/// Memory of a run in addition to its frames and their ends, in bytes: the struct, its count and its entry in a table.
 const RUN_BYTES: usize = size_of::<EncodedRun>() + 2 * size_of::<(RunKey, Arc<EncodedRun>)>() + 64;
 
 /// Form of frames: the place of their encoding among an event's frames, and their compression.

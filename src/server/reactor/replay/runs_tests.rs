@@ -18,7 +18,7 @@ use forward::RunSink;
 const EPOCH: u64 = 7;
 const ENCODING: Encoding = Encoding::NativeSse;
 
-/// Returns made-up numbers below those that are asked for (xorshift).
+/// Returns a generator of random numbers below a given one (xorshift).
 fn dice(mut seed: u64) -> impl FnMut(u64) -> u64 {
     move |below| {
         seed ^= seed << 13;
@@ -200,7 +200,7 @@ impl World {
         for (past, client) in &mut self.pairs[at].readers {
             past.extend(&self.shared, until.iter().copied(), |_| (0, (0, 0)), now);
             for steps in 0.. {
-                assert!(steps < 100_000, "it goes on");
+                assert!(steps < 100_000, "the replay does not end");
                 client.room = 1 + next(20_000) as usize;
                 let mut arrived = None;
                 let mut store = Store { shared: &self.shared, arrived: &mut arrived, now };

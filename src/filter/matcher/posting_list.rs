@@ -118,6 +118,15 @@ impl Block {
         let mut posting = self.first();
         out.reserve(self.0.len() + 1 - HEAD);
         out.push(Posting::from_bits(posting));
+        let distances = &self.0[HEAD..];
+        if distances.is_ascii() {
+            // All are of one byte, the usual case: without a look at each.
+            out.extend(distances.iter().map(|distance| {
+                posting += u32::from(*distance);
+                Posting::from_bits(posting)
+            }));
+            return;
+        }
         let mut at = HEAD;
         while let Some(&byte) = self.0.get(at) {
             if byte < 0x80 {

@@ -23,7 +23,7 @@ use super::shared::Shared;
 use super::shared::adoption::{AdoptedHead, AdoptedRequest, AdoptedSocket, Adoption};
 use crate::codec::deflate::Inflater;
 use crate::codec::http::{self, Method, Request};
-use crate::event::{EventId, Position, Timestamp};
+use crate::event::{EventId, Position, Sequence, Timestamp};
 
 /// Gives a server connections that the program has accepted itself. Cheap to clone; may outlive the server.
 ///
@@ -308,6 +308,11 @@ struct Unplaced {
 impl LoopView for Unplaced {
     fn position(&self) -> Option<Position> {
         None
+    }
+
+    fn read_to(&self, _: u16) -> Sequence {
+        // The loop that gets the connection looks again.
+        Sequence::MAX
     }
 
     fn newest(&self) -> Option<EventId> {

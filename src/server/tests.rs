@@ -3,6 +3,7 @@
 #[cfg(feature = "auth")]
 mod clock;
 mod failures;
+mod gather;
 mod presence;
 mod storms;
 mod turns;

@@ -31,6 +31,9 @@ struct Loop {
     due: Option<u64>,
     arriving: VecDeque<(ServerEnd, ClientEnd)>,
     links: Vec<(Token, ClientEnd)>,
+    /// Number of rounds for which its thread gets no time within a turn, after it has read the bus. The other loops and the
+    /// clients go on.
+    stopped: u32,
 }
 
 /// Parameters of a run.
@@ -384,7 +387,12 @@ impl World {
         for _ in 0..100_000 {
             let mut any = false;
             for at in 0..self.loops.len() {
-                if self.loops[at].would_return(self.tick()) {
+                let stopped = &mut self.loops[at].stopped;
+                if !all && *stopped > 1 {
+                    *stopped -= 1;
+                    continue;
+                }
+                if *stopped > 0 || self.loops[at].would_return(self.tick()) {
                     any = true;
                     self.run_loop(at)?;
                 }
@@ -400,8 +408,15 @@ impl World {
     fn run_loop(&mut self, at: usize) -> RunResult {
         let (tick, now) = (self.tick(), self.now());
         let this = &mut self.loops[at];
-        this.woken.store(false, Ordering::Relaxed);
-        this.core.wake(tick, now);
+        if std::mem::take(&mut this.stopped) == 0 {
+            this.woken.store(false, Ordering::Relaxed);
+            this.core.wake(tick, now);
+            if self.dice.one_in(20) {
+                this.stopped = self.dice.up_to(40) as u32;
+                self.trace(|| format!("loop {at} stops within a turn"));
+                return Ok(());
+            }
+        }
         let mut ready: Vec<(Token, ClientEnd, (bool, bool))> = (this.links.iter())
             .filter_map(|(token, end)| Some((*token, end.clone(), end.take_readiness()?)))
             .collect();
@@ -649,6 +664,7 @@ impl Loop {
             due: None,
             arriving: VecDeque::new(),
             links: Vec::new(),
+            stopped: 0,
         }
     }
 

@@ -32,7 +32,10 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn record_places(&mut self) {
         if self.places.are_kept {
             let now = self.delivery.position(&self.shared.bus);
-            self.places.before_batch = std::mem::replace(&mut self.places.now, now);
+            let before = std::mem::replace(&mut self.places.now, now);
+            if !self.delivery.unwritten.is_waiting() {
+                self.places.before_batch = before;
+            }
         }
     }
 

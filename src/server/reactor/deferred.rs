@@ -1,7 +1,7 @@
 //! Effects of clients for which this node is not ready yet.
 //!
-//! A client may come from another node that has read more of the engine's log than this one. Or it wants events that no
-//! client here wanted before, so the node has only just subscribed to them.
+//! A client may come from another node that has read more of the engine's log than this one, or from another loop that has read
+//! more of the bus. Or it wants events that no client here wanted before, so the node has only just subscribed to them.
 //!
 //! Invariants:
 //! - The effect is applied when this loop has read that far, or when the node receives the wanted events. So the client
@@ -18,8 +18,7 @@ use crate::feed::Change;
 use crate::filter::Filter;
 use crate::server::limits::budget;
 use crate::server::session::effect::Effect;
-use crate::server::session::past::ReplayFrom;
-use crate::server::shared::resume::{RetainedAfter, marks, retained_after};
+use crate::server::shared::resume::is_ahead;
 use crate::server::tick::{Tick, ticks};
 
 /// Maximum time that a client waits for this node to catch up.
@@ -30,6 +29,12 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn apply_effects(&mut self, token: Token, effects: impl IntoIterator<Item = Effect>) {
         let mut rest = effects.into_iter();
         while let Some(effect) = rest.next() {
+            if self.delivery.unwritten.is_waiting()
+                && !matches!(effect, Effect::Send(_) | Effect::Publish { .. } | Effect::LookAt(_))
+            {
+                // Interests change between batches that are written.
+                self.flush_dirty();
+            }
             let Some(slot) = self.find(token) else { return };
             if let Some(wait) = self.wait_for(&effect) {
                 self.put_off(slot, wait, std::iter::once(effect).chain(rest.by_ref()).collect());
@@ -80,16 +85,16 @@ impl<S: Socket> LoopState<S> {
 
     /// Returns the condition that this effect has to wait for.
     fn wait_for(&self, effect: &Effect) -> Option<Wait> {
+        if let Effect::AwaitRead(since) = effect
+            && self.is_ahead(since)
+        {
+            return Some(Wait::Log(since.clone()));
+        }
         let engine = self.shared.engine.as_ref()?;
         let needs_logs =
             matches!(effect, Effect::Replay { .. } | Effect::ReportEnded { .. } | Effect::Publish { .. });
         if needs_logs && self.shared.kept.is_reading() {
             return Some(Wait::KeptLogs);
-        }
-        if let Effect::Replay { from: ReplayFrom::After(since), .. } | Effect::Refill { since, .. } = effect
-            && self.is_not_yet(since)
-        {
-            return Some(Wait::Log(since.clone()));
         }
         let interest = engine.interest()?;
         let filters: Vec<Filter> = match effect {
@@ -113,7 +118,7 @@ impl<S: Socket> LoopState<S> {
         match wait {
             Wait::Turn => true,
             Wait::KeptLogs => !self.shared.kept.is_reading(),
-            Wait::Log(since) => !self.is_not_yet(since),
+            Wait::Log(since) => !self.is_ahead(since),
             Wait::Interest(filters, _) => {
                 let interest = self.shared.engine.as_ref().and_then(|engine| engine.interest());
                 interest.is_none_or(|interest| interest.is_followed(filters.iter()))
@@ -121,10 +126,8 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    fn is_not_yet(&self, since: &Since) -> bool {
-        (marks(&self.shared, since).into_iter()).any(|id| {
-            retained_after(&self.shared, id, self.delivery.reader.position(id.shard)) == RetainedAfter::NotYet
-        })
+    fn is_ahead(&self, since: &Since) -> bool {
+        is_ahead(&self.shared, since, |shard| self.delivery.reader.position(shard))
     }
 
     pub(super) fn put_off(&mut self, slot: usize, wait: Wait, effects: Vec<Effect>) {

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::delivery::{self, EventFlow, EventInHand, PUBLISHED_A_BATCH};
+use super::gather::Unwritten;
 use super::loop_state::LoopState;
+use super::queues::Queued;
 use super::socket::Socket;
 use super::zero_copy::FanoutSocket;
 use crate::bus::ReaderItem;
@@ -31,6 +33,8 @@ const CONDITIONS_A_TURN: u64 = budget::TURN as u64 * 1_000;
 struct AppendedBatch {
     /// Number of events and gaps.
     taken: usize,
+    /// Bytes of the events' payloads.
+    bytes: usize,
     /// Whether the turn's budget for payloads is spent.
     is_spent: bool,
     /// Whether the ring has overrun the loop.
@@ -84,14 +88,32 @@ impl<S: Socket> LoopState<S> {
         self.delivery.fanout.worked()
     }
 
+    /// Returns whether appended events wait for more input of their publisher.
+    fn is_gathering(&self) -> bool {
+        let Unwritten { publisher: Some(publisher), .. } = self.delivery.unwritten else { return false };
+        let has_input = |slot: usize| self.clients.conns[slot].queued.is_in(Queued::INPUT);
+        self.turn.config.flush_interval.is_zero()
+            && self.delivery.unwritten.may_wait(self.turn.now)
+            && self.find(publisher).is_some_and(has_input)
+    }
+
+    /// Appends the bus's new events to the feeds, unless a flush interval holds them back. Writes them, unless they wait for
+    /// the rest of a burst.
     pub(super) fn pump_unless_held(&mut self, batches: usize) {
-        if self.held_for(self.turn.now).is_none() || self.delivery.in_hand.is_some() {
-            self.pump(batches);
+        let is_due = self.held_for(self.turn.now).is_none() || self.delivery.unwritten.is_waiting();
+        if is_due || self.delivery.in_hand.is_some() {
+            let gathers = self.is_gathering();
+            self.append_and_write(batches, gathers);
         }
     }
 
     /// Appends the bus's new events to the feeds and writes them, in at most `batches` batches.
     pub(super) fn pump(&mut self, batches: usize) {
+        self.append_and_write(batches, false);
+    }
+
+    /// Appends the bus's new events to the feeds, in at most `batches` batches. With `gathers` they are not written yet.
+    fn append_and_write(&mut self, batches: usize, gathers: bool) {
         if std::mem::take(&mut self.delivery.unpumped) >= PUBLISHED_A_BATCH {
             // Published events have a part of their own, so that they do not lap the ring.
             self.delivery.worked_before = self.delivery.fanout.worked();
@@ -129,8 +151,14 @@ impl<S: Socket> LoopState<S> {
                 let reported = batch.ended.as_ref().or(in_hand).map(|end| end.id);
                 self.report_lost_ends(before, reported);
             }
+            self.delivery.unwritten.add(batch.taken, batch.bytes, batch.oldest);
+            if gathers && batch.taken < EVENTS_A_BATCH {
+                self.delivery.unwritten.wait(self.turn.now);
+                break;
+            }
+            let oldest = self.delivery.unwritten.oldest();
             let written = self.flush_dirty();
-            if let Some(oldest) = batch.oldest.filter(|_| written > 0) {
+            if let Some(oldest) = oldest.filter(|_| written > 0) {
                 let passed = (Timestamp::now().0 - oldest.0).max(0) as u64;
                 self.shared.metrics.delivery.observe(passed, written);
             }
@@ -184,6 +212,7 @@ impl<S: Socket> LoopState<S> {
             let came = reader.poll_batch(step, |item| match item {
                 ReaderItem::Event(event) => {
                     batch.oldest.get_or_insert_with(|| event.made());
+                    batch.bytes += event.payload().len();
                     let gap = continuity.as_mut().and_then(|c| c.gap_before(event, now));
                     // Events that no node delivers are not missing.
                     let is_missing = |gap: &GapNotice| !kept.are_undelivered(gap);
@@ -255,6 +284,7 @@ impl<S: Socket> LoopState<S> {
 
     /// Writes the feeds' new frames to their members. Returns the number of events written.
     pub(super) fn flush_dirty(&mut self) -> u64 {
+        self.delivery.unwritten = Unwritten::default();
         let before = self.delivery.tally.events;
         let mut dirty = std::mem::take(&mut self.delivery.dirty);
         self.delivery.fanout.take_dirty(&mut dirty);

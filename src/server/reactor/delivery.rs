@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::continuity::Continuity;
+use super::gather::Unwritten;
 use super::kind_log::KindLog;
 use super::replay::{Arrived, Forward};
 use super::socket::Socket;
@@ -10,7 +11,7 @@ use super::token::Token;
 use super::zero_copy::SharedPages;
 use crate::bus::{Bus, LoopReader};
 use crate::engine::Ticket;
-use crate::event::{Event, EventId, Position, Timestamp};
+use crate::event::{Event, EventId, Position, Sequence, Timestamp};
 use crate::feed::{Fanout, FeedKey, Outbox, Snapshot, Tally};
 use crate::kept::LogEnd;
 use crate::server::session::context::LoopView;
@@ -63,6 +64,8 @@ pub(super) struct EventFlow {
     pub(super) pumped: Timestamp,
     /// Number of events that this loop's clients have published since it last read the bus.
     pub(super) unpumped: usize,
+    /// Events in the feeds that wait to be written.
+    pub(super) unwritten: Unwritten,
     /// Latest event of each key; made when the first client asks for it.
     pub(super) snapshot: Option<Box<Snapshot>>,
     /// Older events that are still being put into the snapshot.
@@ -87,6 +90,7 @@ impl EventFlow {
             more_events: true,
             pumped: Timestamp::default(),
             unpumped: 0,
+            unwritten: Unwritten::default(),
             snapshot: None,
             building: None,
             kind_log: KindLog::default(),
@@ -124,6 +128,10 @@ pub(super) struct ConnView<'a, S> {
 impl<S: Socket> LoopView for ConnView<'_, S> {
     fn position(&self) -> Option<Position> {
         self.delivery.position(self.bus)
+    }
+
+    fn read_to(&self, shard: u16) -> Sequence {
+        self.delivery.reader.position(shard)
     }
 
     fn newest(&self) -> Option<EventId> {

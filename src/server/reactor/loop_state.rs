@@ -5,7 +5,8 @@
 //! Invariants:
 //! - Events of the bus are appended to the feeds before a client's message is read, so a subscription starts at the place
 //!   where its message was read.
-//! - A connection that has pending bytes and is not blocked is written in the turn that made them.
+//! - A connection that has pending bytes and is not blocked is written in the turn that made them. Events of a burst may wait
+//!   for its rest (see [`gather`](super::gather)).
 //! - Readiness is used up, because mio reports it once. A connection that ran out of budget waits in a queue.
 
 use std::io;
@@ -93,6 +94,7 @@ impl<S: Socket> LoopState<S> {
     pub(crate) fn has_work(&self) -> bool {
         (self.delivery.more_events && self.held_for(self.turn.now).is_none())
             || self.delivery.in_hand.is_some()
+            || self.delivery.unwritten.is_waiting()
             || !self.clients.queues.is_empty()
             || self.delivery.fanout.has_unwanted()
             || !self.requests.commits.is_empty()
@@ -257,8 +259,12 @@ impl<S: Socket> LoopState<S> {
 
     fn read_within(&mut self, slot: usize, units: u32) {
         let before = self.spent_by(slot);
+        let (token, unpumped) = (self.clients.token(slot), self.delivery.unpumped);
         self.turn.work = self.turn.spending.share(units);
         self.read_on(slot);
+        if self.delivery.unpumped > unpumped {
+            self.delivery.unwritten.publisher = Some(token);
+        }
         self.turn.spending.settle(&self.turn.work);
         if let Some(conn) = self.clients.conns.get_mut(slot) {
             let spent = before.saturating_add(self.turn.work.spent());

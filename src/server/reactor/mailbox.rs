@@ -83,7 +83,7 @@ pub(super) struct WaitingPublish {
 
 /// Condition that a client waits for.
 pub(super) enum Wait {
-    /// The loop has read the engine's log up to this place.
+    /// The loop has read the events up to this place.
     Log(Since),
     /// The kept logs are read from the engine's log.
     KeptLogs,

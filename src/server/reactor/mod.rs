@@ -19,6 +19,7 @@ mod effects;
 mod end_watch;
 pub(crate) mod event_loop;
 mod expire_grants;
+mod gather;
 mod handover;
 mod heap;
 mod kept_logs;

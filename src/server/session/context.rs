@@ -8,19 +8,23 @@ use bytes::Bytes;
 use super::effect::Effect;
 use crate::codec::deflate::Inflater;
 use crate::dialect::Watch;
-use crate::event::{EventId, Position, Since, Timestamp};
+use crate::event::{EventId, Position, Sequence, Since, Timestamp};
 use crate::feed::REPLY_COST;
 use crate::server::auth::Grant;
 use crate::server::config::Prepared;
 use crate::server::limits::budget::Budget;
 use crate::server::rng::Rng;
 use crate::server::shared::Shared;
+use crate::server::shared::resume::is_ahead;
 use crate::server::tick::Tick;
 
 /// Facts about a loop that a connection may need. They are computed on demand: most input needs none.
 pub(crate) trait LoopView {
     /// Returns the loop's position on the bus, to resume from; `None` before it reached the engine's log.
     fn position(&self) -> Option<Position>;
+
+    /// Returns the sequence of a shard's next event that the loop reads from the bus.
+    fn read_to(&self, shard: u16) -> Sequence;
 
     /// Returns the newest event that the client was sent, or is about to be sent.
     fn newest(&self) -> Option<EventId>;
@@ -37,6 +41,10 @@ pub(crate) struct NoLoop;
 impl LoopView for NoLoop {
     fn position(&self) -> Option<Position> {
         None
+    }
+
+    fn read_to(&self, _: u16) -> Sequence {
+        Sequence::MAX
     }
 
     fn newest(&self) -> Option<EventId> {
@@ -100,6 +108,11 @@ impl Context<'_> {
         // Two hashes and their padding.
         self.budget.spend(SEAL_UNITS);
         self.shared.auth.seal(&place, self.rng.next_u128() as u64)
+    }
+
+    /// Returns whether the loop has not read the event yet that `since` names, although it is published.
+    pub(crate) fn is_ahead(&self, since: &Since) -> bool {
+        is_ahead(self.shared, since, |shard| self.view.read_to(shard))
     }
 
     /// Stops processing input after this message until the loop has executed its effects.

@@ -50,6 +50,9 @@ pub(crate) enum Effect {
     /// Delivers again the retained events after `since` that match one of `filters`, and then live events. Events
     /// pending from the feed are dropped, because they are delivered again.
     Refill { encoding: Encoding, filters: Vec<Filter>, since: Since },
+    /// Reads nothing more from the client, and applies no further effect, until the loop has read the event at this place, or
+    /// the wait has reached its limit.
+    AwaitRead(Since),
     /// Reports to the client which of the kept logs that this subscription names have already ended. Empty for an event
     /// stream.
     ReportEnded { subscription: Box<str> },

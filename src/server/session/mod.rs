@@ -47,7 +47,7 @@ use crate::dialect::{
 };
 use crate::event::{EventId, Since};
 use crate::filter::Filter;
-use pending::{Narrowing, Unfinished};
+use pending::{Narrowing, Resuming, Unfinished};
 use server_info::server_info;
 use subscription::{ALL, SessionSubscription};
 use weight::Weight;
@@ -153,6 +153,9 @@ impl Session {
 
     /// Adds the subscription of the path.
     fn subscribe_by_path(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) {
+        if let Some(since) = subscribe.since.clone().filter(|since| cx.is_ahead(since)) {
+            return self.await_read(since, Resuming::Subscribe(Box::new(subscribe), None), cx);
+        }
         if let Err(error) = self.subscribe(subscribe, None, cx) {
             self.fail(&error, &ReplyTag::None, cx);
         }
@@ -414,6 +417,10 @@ impl Session {
     fn execute(&mut self, command: Command, tag: &ReplyTag, cx: &mut Context<'_>) -> Result<(), ClientError> {
         match command {
             Command::Subscribe(subscribe) => {
+                if let Some(since) = subscribe.since.clone().filter(|since| cx.is_ahead(since)) {
+                    self.await_read(since, Resuming::Subscribe(subscribe, Some(tag.clone())), cx);
+                    return Ok(());
+                }
                 // The response goes between the events pending before the change and those after it.
                 self.subscribe(*subscribe, Some(tag), cx)
             }
@@ -436,9 +443,12 @@ impl Session {
                 self.reply(&Reply::Unsubscribed { id: &subscription_id }, tag, cx);
                 Ok(())
             }
+            Command::Refill { since } if cx.is_ahead(&since) => {
+                self.await_read(since.clone(), Resuming::Refill(since, tag.clone()), cx);
+                Ok(())
+            }
             Command::Refill { since } => {
-                self.refill(since.clone(), cx);
-                self.reply(&Reply::Refilling { since: &since }, tag, cx);
+                self.execute_refill(since, tag, cx);
                 Ok(())
             }
             Command::Request { action } if action == "list_subscriptions" => {
@@ -467,6 +477,11 @@ impl Session {
             }
             Command::Auth { .. } | Command::Withheld | Command::Nothing => Ok(()),
         }
+    }
+
+    fn execute_refill(&mut self, since: Since, tag: &ReplyTag, cx: &mut Context<'_>) {
+        self.refill(since.clone(), cx);
+        self.reply(&Reply::Refilling { since: &since }, tag, cx);
     }
 
     /// Delivers again, in order and before live events, everything after a place that the subscriptions match.

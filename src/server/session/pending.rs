@@ -1,13 +1,23 @@
-//! Partly done work on all of a client's subscriptions.
+//! Partly done work on all of a client's subscriptions, and a request that waits for the loop.
 
 use crate::dialect::{ReplyTag, Subscribe};
+use crate::event::Since;
 use crate::filter::Filter;
 
-/// Work on all subscriptions, done for some of them.
+/// Work on all subscriptions, done for some of them, or a request that waits.
 #[derive(Debug)]
 pub(super) enum Unfinished {
     Narrowing(Narrowing),
     Listing(Listing),
+    Resuming(Resuming),
+}
+
+/// Request to resume after an event that the loop has not read yet.
+#[derive(Debug)]
+pub(super) enum Resuming {
+    /// A subscription, with the tag of its message. The path's subscription has no message.
+    Subscribe(Box<Subscribe>, Option<ReplyTag>),
+    Refill(Since, ReplyTag),
 }
 
 /// Narrowing of all subscriptions by a new token.
@@ -39,6 +49,11 @@ impl Unfinished {
         match self {
             Self::Narrowing(narrowing) => narrowing.saw.held_bytes(),
             Self::Listing(listing) => listing.text.capacity(),
+            Self::Resuming(Resuming::Subscribe(subscribe, _)) => {
+                let filters = std::iter::once(&subscribe.filter).chain(&subscribe.or);
+                size_of::<Subscribe>() + filters.map(Filter::held_bytes).sum::<usize>()
+            }
+            Self::Resuming(Resuming::Refill(..)) => 0,
         }
     }
 }

@@ -7,9 +7,11 @@
 
 use super::Session;
 use super::context::Context;
-use super::pending::{Listing, Narrowing, Unfinished};
+use super::effect::Effect;
+use super::pending::{Listing, Narrowing, Resuming, Unfinished};
 use super::subscription::AffectedFilter;
 use crate::dialect::{Reply, ReplyTag, native};
+use crate::event::Since;
 use crate::feed::Conflation;
 use crate::filter::Filter;
 
@@ -32,8 +34,34 @@ impl Session {
             None => return,
             Some(Unfinished::Narrowing(narrowing)) => self.continue_narrowing(narrowing, cx),
             Some(Unfinished::Listing(listing)) => self.continue_listing(listing, cx),
+            // The loop has not applied the effect that waits.
+            Some(resuming @ Unfinished::Resuming(_)) if cx.budget.is_spent() => Some(resuming),
+            Some(Unfinished::Resuming(resuming)) => {
+                self.resume_with(resuming, cx);
+                None
+            }
         };
         self.keep(left);
+    }
+
+    /// Keeps a request whose event the loop has not read yet, until it has read it. Its reply, and the past that it asks for,
+    /// are then those of a place behind the event.
+    pub(super) fn await_read(&mut self, since: Since, resuming: Resuming, cx: &mut Context<'_>) {
+        self.keep(Some(Unfinished::Resuming(resuming)));
+        cx.effects.push(Effect::AwaitRead(since));
+        cx.hold_input();
+    }
+
+    /// Executes a request that has waited.
+    fn resume_with(&mut self, resuming: Resuming, cx: &mut Context<'_>) {
+        match resuming {
+            Resuming::Subscribe(subscribe, tag) => {
+                if let Err(error) = self.subscribe(*subscribe, tag.as_ref(), cx) {
+                    self.fail(&error, tag.as_ref().unwrap_or(&ReplyTag::None), cx);
+                }
+            }
+            Resuming::Refill(since, tag) => self.execute_refill(since, &tag, cx),
+        }
     }
 
     /// Starts to narrow all subscriptions from `narrowing.next` on. Finishes if the budget allows it.

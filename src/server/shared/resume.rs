@@ -20,7 +20,7 @@ pub(crate) enum RetainedAfter {
     All(Sequence),
     /// All but this many; the rest is from this sequence on.
     Some(u64, Sequence),
-    /// Unknown so far: this node has not read the log to that place.
+    /// Unknown so far: this node has not read the log to that place, or the caller's loop the bus.
     NotYet,
     /// Unknown: another epoch, or no such event.
     Unknown,
@@ -60,6 +60,14 @@ pub(crate) fn marks(shared: &Shared, since: &Since) -> SmallVec<[EventId; 1]> {
         },
         Since::Event(id) => smallvec![*id],
     }
+}
+
+/// Returns whether some event that `since` names is published and not read yet, by this node or by the loop that has read each
+/// shard up to `read_to`.
+pub(crate) fn is_ahead(shared: &Shared, since: &Since, read_to: impl Fn(u16) -> Sequence) -> bool {
+    marks(shared, since)
+        .into_iter()
+        .any(|id| retained_after(shared, id, read_to(id.shard)) == RetainedAfter::NotYet)
 }
 
 /// Returns the position of an event that is still in its ring, if it has one.
@@ -103,7 +111,7 @@ pub(crate) struct LoopPlaces {
     pub(crate) are_kept: bool,
     /// Place of a client that has received all events in the feeds.
     pub(crate) now: Option<Position>,
-    /// Place of a client that had received all events before the newest batch.
+    /// Place of a client that had received all events before the batch that is not written yet, or else the newest one.
     pub(crate) before_batch: Option<Position>,
 }
 
@@ -130,13 +138,16 @@ fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> RetainedAf
     if usize::from(id.shard) >= bus.shards() {
         return RetainedAfter::Unknown;
     }
-    let end = end.min(bus.head(id.shard));
+    let head = bus.head(id.shard);
+    let end = end.min(head);
     // In a busy moment the ring may have gone on by a lap from the caller's place.
     let oldest = bus.oldest(id.shard).min(end);
     let Some(newest_epoch) = log else {
         return match Some(id.next_sequence()).filter(|next| id.epoch == bus.epoch() && *next <= end) {
             Some(next) if next >= oldest => RetainedAfter::All(next),
             Some(next) => RetainedAfter::Some(oldest - next, oldest),
+            // A publisher, or a client of another loop, knows an id before each loop has read the event.
+            None if id.epoch == bus.epoch() && id.next_sequence() <= head => RetainedAfter::NotYet,
             None => RetainedAfter::Unknown,
         };
     };
@@ -318,7 +329,7 @@ mod tests {
         let up_to_10 = |sequence| search(&bus, None, EventId { epoch: bus.epoch(), shard: 0, sequence }, 10);
         assert_eq!(
             [up_to_10(3), up_to_10(9), up_to_10(10)],
-            [RetainedAfter::Some(6, 10), RetainedAfter::All(10), RetainedAfter::Unknown]
+            [RetainedAfter::Some(6, 10), RetainedAfter::All(10), RetainedAfter::NotYet]
         );
         let other = EventId { epoch: bus.epoch() + 1, shard: 0, sequence: 11 };
         assert_eq!(search(&bus, None, other, 20), RetainedAfter::Unknown);

@@ -324,6 +324,11 @@ pub(crate) fn begin_stream(mut opening: StreamOpening, cx: &mut Context<'_>) -> 
     crate::codec::sse::encode_retry(&mut out, retry, id.map(|id| id.to_string()).as_deref());
     cx.send(out);
     let has_past = from.is_some();
+    if let Some(ReplayFrom::After(since)) = &from
+        && cx.is_ahead(since)
+    {
+        cx.effects.push(Effect::AwaitRead(since.clone()));
+    }
     if let Some(from) = from {
         cx.hold_input();
         let (except, report) = (Vec::new(), PastReport::default());

@@ -38,7 +38,7 @@ fn publish_runs(addr: SocketAddr, first: usize, runs: usize, events: usize) {
     let mut wire = Wire::connect(addr);
     for run in first..first + runs {
         let token = |n: usize| {
-            let delta = format!("{:0>20}", n);
+            let delta = format!("{n:0>20}");
             format!(
                 "{{\"type\":\"token\",\"stream_id\":\"run-{run}\",\"payload\":{{\"n\":{n},\"delta\":\"{delta}\"}}}}\n"
             )

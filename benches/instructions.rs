@@ -239,7 +239,7 @@ fn watch_lists() -> OneClient {
     })
 }
 
-/// Publishes to a loop of 1,000 clients with watch lists. Each 20th event comes in a tick of its own, at whose end the loop looks at
+/// Publishes to a loop of 1,000 clients with watch lists. Each 20th event comes in a tick of its own, and then the loop looks at
 /// all connections and their memory. Few enough ticks that no heartbeat is due.
 fn report_of_watch_lists(times: u64) {
     let mut client = watch_lists();
@@ -315,7 +315,7 @@ fn deep(n: u64) -> Vec<u8> {
     ))
 }
 
-/// Returns a `subscribe` whose lists have 256 combinations, so the index has as many paths.
+/// Returns a `subscribe` with lists of 256 combinations, so the index has as many paths.
 fn product(n: u64) -> Vec<u8> {
     let list = |name: &str| (0..16).map(|at| format!("\"{name}{at}.{n}\"")).collect::<Vec<_>>().join(",");
     text(&format!(
@@ -501,7 +501,7 @@ fn publish_unusual(n: u64) -> Vec<u8> {
     ))
 }
 
-/// Returns a `publish` whose last key is unknown.
+/// Returns a `publish` with an unknown last key.
 fn publish_refused(n: u64) -> Vec<u8> {
     let numbers = "1,".repeat(29_900);
     text(&format!(r#"{{"type":"publish","payload":{{"type":"a","payload":[{numbers}{n}],"entitty":1}}}}"#))

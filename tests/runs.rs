@@ -28,7 +28,7 @@ fn request(target: &str, headers: &str, body: &str) -> String {
     )
 }
 
-/// Sends a request, whose answer must be a stream.
+/// Sends a request. Its answer must be a stream.
 fn run_with(server: &Server, target: &str, headers: &str, body: &str) -> Sse {
     let mut wire = Wire::connect(server.addr);
     wire.send(request(target, headers, body).as_bytes());

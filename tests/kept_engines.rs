@@ -117,7 +117,9 @@ fn a_run_half_written_goes_on_after_a_restart() {
 fn nodes_share_the_logs_of_one_engine() {
     for kind in SHARED {
         let home = LogHome::new(kind);
-        let (a, b) = (node(&home, &[]), node(&home, &["--loops", "2"]));
+        // One of them has a live reader, which is read when all is published.
+        let large = ["--retain", RULE, "--bus-capacity", "4096", "--loops", "2"];
+        let (a, b) = (node(&home, &[]), home.node(&large));
         let mut live = Sse::open(b.addr, "?stream=run-1");
         for n in 0..40 {
             publish(if n % 2 == 0 { a.addr } else { b.addr }, &[token("run-1", n), token("run-2", n)]);
@@ -156,7 +158,8 @@ fn writers_at_two_nodes_make_one_chain() {
     const EACH: usize = 12;
     for kind in SHARED {
         let home = LogHome::new(kind);
-        let nodes = [node(&home, &[]), node(&home, &[])];
+        // The readers are read when all is published.
+        let nodes = [(); 2].map(|()| home.node(&["--retain", RULE, "--bus-capacity", "4096"]));
         let mut readers: Vec<Ws> = nodes.iter().map(|node| Ws::subscribed(node.addr, json!({}))).collect();
         let refused = AtomicUsize::new(0);
         std::thread::scope(|scope| {

@@ -48,7 +48,7 @@ pub(super) struct FollowTarget<'a> {
 
 /// Counter of entries that no node wrote, of which one log line reports many.
 #[derive(Default)]
-pub(super) struct Unreadable {
+struct Unreadable {
     logged: Option<Instant>,
     unlogged: u64,
 }
@@ -140,7 +140,7 @@ fn follow(
     Ok(())
 }
 
-pub(super) fn publish(
+fn publish(
     entry: &LogEntry<'_>,
     target: &FollowTarget<'_>,
     next: &mut Places,

@@ -10,7 +10,6 @@ mod check;
 mod client;
 mod decode;
 mod net;
-mod nodes;
 mod pasts;
 mod union;
 mod world;

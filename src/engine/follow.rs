@@ -48,7 +48,7 @@ pub(super) struct FollowTarget<'a> {
 
 /// Counter of entries that no node wrote, of which one log line reports many.
 #[derive(Default)]
-struct Unreadable {
+pub(super) struct Unreadable {
     logged: Option<Instant>,
     unlogged: u64,
 }
@@ -140,7 +140,7 @@ fn follow(
     Ok(())
 }
 
-fn publish(
+pub(super) fn publish(
     entry: &LogEntry<'_>,
     target: &FollowTarget<'_>,
     next: &mut Places,

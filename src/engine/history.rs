@@ -184,6 +184,31 @@ impl History {
         (Self { inner, timeout }, thread.ok())
     }
 
+    /// Returns a reader without a thread, for simulations.
+    #[cfg(test)]
+    pub(super) fn stepped(timeout: Duration) -> Self {
+        Self { inner: Arc::default(), timeout }
+    }
+
+    /// Answers the oldest request, as the thread does. Returns whether there was one.
+    #[cfg(test)]
+    pub(super) fn step(
+        &self,
+        log: &dyn Log,
+        is_delivered: &IsDelivered,
+        connection: &mut Option<Box<dyn Past>>,
+    ) -> bool {
+        let request = loop {
+            match lock(&self.inner.state).requests.pop_front() {
+                Some(request) if request.client.strong_count() > 0 => break request,
+                Some(_) => {}
+                None => return false,
+            }
+        };
+        self.inner.answer(request, log, is_delivered, connection);
+        true
+    }
+
     /// Returns the page that contains a place, if it is cached.
     pub(crate) fn find(&self, shard: u16, place: LogPlace) -> Option<Arc<LogPage>> {
         lock(&self.inner.state).cache.find(shard, place)
@@ -263,27 +288,38 @@ impl HistoryInner {
         let mut connection = None;
         while let Some(request) = self.next() {
             threads::fault_point();
-            let PageRequest { shard, from, is_probe, .. } = request;
-            let known = lock(&self.state).cache.find(shard, from).filter(|_| !is_probe);
-            let count = if is_probe { 1 } else { PAGE_EVENTS - from.1 % PAGE_EVENTS };
-            let outcome = match known {
-                Some(page) => Ok(page),
-                None => read(log, is_delivered, &mut connection, (shard, from), count),
-            };
-            match outcome {
-                Ok(page) => {
-                    let mut state = lock(&self.state);
-                    if page.next > page.start && !is_probe {
-                        state.cache.put(shard, &page);
-                    }
-                    state.ahead_bytes += page.bytes;
-                    drop(state);
-                    (request.on_page)(Ok(Handed { page, state: Arc::downgrade(self) }));
+            self.answer(request, log, is_delivered, &mut connection);
+        }
+    }
+
+    /// Reads a page, and answers its request, or queues it again.
+    fn answer(
+        self: &Arc<Self>,
+        request: PageRequest,
+        log: &dyn Log,
+        is_delivered: &IsDelivered,
+        connection: &mut Option<Box<dyn Past>>,
+    ) {
+        let PageRequest { shard, from, is_probe, .. } = request;
+        let known = lock(&self.state).cache.find(shard, from).filter(|_| !is_probe);
+        let count = if is_probe { 1 } else { PAGE_EVENTS - from.1 % PAGE_EVENTS };
+        let outcome = match known {
+            Some(page) => Ok(page),
+            None => read(log, is_delivered, connection, (shard, from), count),
+        };
+        match outcome {
+            Ok(page) => {
+                let mut state = lock(&self.state);
+                if page.next > page.start && !is_probe {
+                    state.cache.put(shard, &page);
                 }
-                Err(error) => {
-                    connection = None;
-                    self.put_back(request, error);
-                }
+                state.ahead_bytes += page.bytes;
+                drop(state);
+                (request.on_page)(Ok(Handed { page, state: Arc::downgrade(self) }));
+            }
+            Err(error) => {
+                *connection = None;
+                self.put_back(request, error);
             }
         }
     }

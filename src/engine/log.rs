@@ -41,6 +41,7 @@ pub(super) fn stamp_of(json: &str) -> Option<&str> {
 
 /// Event to append.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Record {
     pub(crate) shard: u16,
     /// Event as JSON, without an id.

@@ -42,6 +42,8 @@ mod redis;
 mod reorder;
 mod runtime;
 mod status;
+#[cfg(test)]
+pub(crate) mod stepped;
 #[cfg_attr(not(feature = "nats"), allow(dead_code, reason = "as interest"))]
 mod subject;
 

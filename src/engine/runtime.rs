@@ -19,6 +19,8 @@ use super::recorder::SharedRecorder;
 #[cfg(feature = "redis")]
 use super::redis;
 use super::status::Status;
+#[cfg(test)]
+use super::stepped::{EngineSteps, SimulatedConnector};
 use super::{append, file, follow};
 use crate::bus::Bus;
 use crate::dialect::envelope;
@@ -77,6 +79,40 @@ impl Engine {
         let mut engine = Self::start_with(config, bus, metrics, alarm, &log, recorder, known);
         engine.interest = by_interest.then_some(interest);
         Ok(engine)
+    }
+
+    /// Returns an engine without threads, and the steps that a simulation takes in their place.
+    #[cfg(test)]
+    pub(crate) fn stepped(
+        config: EngineConfig,
+        bus: &Bus,
+        metrics: &Arc<Metrics>,
+        log: &SimulatedConnector,
+        recorder: SharedRecorder,
+    ) -> (Self, EngineSteps) {
+        let queue =
+            AppendQueue::new(config.max_waiting_events, config.max_waiting_bytes, config.accept_timeout);
+        let engine = Self {
+            history: History::stepped(config.accept_timeout),
+            config,
+            queue: Arc::new(queue),
+            status: Arc::new(Status::new(metrics)),
+            log: Arc::new(log.clone()),
+            bus: bus.clone(),
+            interest: None,
+            threads: Mutex::default(),
+        };
+        (engine, EngineSteps::new(log.clone(), recorder))
+    }
+
+    #[cfg(test)]
+    pub(super) fn queue(&self) -> &AppendQueue {
+        &self.queue
+    }
+
+    #[cfg(test)]
+    pub(super) fn bus(&self) -> &Bus {
+        &self.bus
     }
 
     fn start_with(

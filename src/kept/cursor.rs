@@ -47,6 +47,8 @@ pub(crate) struct KeptCursor {
     pub(super) takes_all: bool,
     /// Whether the range of the reader had a hole when it began.
     has_hole: bool,
+    /// Whether it reads the rest of older lives.
+    spans_lives: bool,
 }
 
 /// Next item of a reader. Its place moves past an item by [`KeptCursor::pass`].
@@ -123,19 +125,54 @@ impl KeptLogs {
         after: &[EventId],
         now: Timestamp,
     ) -> Result<KeptCursor, TooManyLogs> {
+        self.cursor_of(filters, now, KeptCursor { after: after.into(), ..KeptCursor::default() })
+    }
+
+    /// Returns a reader of everything retained after these places, as [`cursor`](Self::cursor) does, with the rest of older lives:
+    /// its client followed the logs up to there.
+    pub(crate) fn cursor_over_lives(
+        &self,
+        filters: &[Filter],
+        after: &[EventId],
+        now: Timestamp,
+    ) -> Result<KeptCursor, TooManyLogs> {
+        let cursor = KeptCursor { after: after.into(), spans_lives: true, ..KeptCursor::default() };
+        self.cursor_of(filters, now, cursor)
+    }
+
+    /// Returns whether the newest life of a log that the filters name or match begins with an event that a reader's loop has not
+    /// read.
+    pub(crate) fn has_unread_life(
+        &self,
+        filters: &[Filter],
+        is_read: impl Fn(EventId) -> bool,
+        now: Timestamp,
+    ) -> bool {
+        let begin = |log: &KeptLog| log.entry(log.life.start).and_then(|entry| entry.event.id());
+        let names = self.matched(filters, now).unwrap_or_default();
+        let begins = names.iter().filter_map(|name| begin(self.find(name, now)?));
+        begins.into_iter().any(|id| !is_read(id))
+    }
+
+    fn cursor_of(
+        &self,
+        filters: &[Filter],
+        now: Timestamp,
+        cursor: KeptCursor,
+    ) -> Result<KeptCursor, TooManyLogs> {
         let names = self.matched(filters, now)?;
         let has_unknown = self.has_evicted() && filters.iter().any(|filter| self.is_open(filter));
         // Begins at the current number: a hole before a log was made, or before its newest life, is outside the range
         // of the reader.
         let number = self.next_number() - 1;
         let takes_all = take_all(filters, &names);
-        let mut cursor =
-            KeptCursor { number, after: after.into(), has_unknown, takes_all, ..KeptCursor::default() };
+        let mut cursor = KeptCursor { number, has_unknown, takes_all, ..cursor };
         for name in names {
             let place = match self.find(&name, now) {
                 Some(log) => {
                     let place = begin(log, &cursor);
-                    cursor.number = cursor.number.min(number_before(log, place.next));
+                    let before = number_before(log, place.next, cursor.spans_lives);
+                    cursor.number = cursor.number.min(before);
                     place
                 }
                 None => LogCursor {
@@ -266,9 +303,12 @@ fn take_all(filters: &[Filter], names: &[LogName]) -> bool {
 }
 
 /// Returns the number of the log's last event before this place. A hole after it may contain events of the log.
-fn number_before(log: &KeptLog, next: u64) -> u64 {
+fn number_before(log: &KeptLog, next: u64, spans_lives: bool) -> u64 {
     match log.entry(next.wrapping_sub(1)) {
-        Some(entry) if next > log.life.start => entry.number,
+        Some(entry) if next > log.life.start || spans_lives => entry.number,
+        None if spans_lives && log.base < log.life.start => {
+            log.entries.front().map_or(0, |first| first.number.saturating_sub(1))
+        }
         _ if log.base > log.life.start => log.life.number,
         // The life begins at this place.
         _ => log.life.number.saturating_sub(1),
@@ -292,7 +332,8 @@ fn begin(log: &KeptLog, cursor: &KeptCursor) -> LogCursor {
     let is_read = |index: u64| {
         log.entry(index).and_then(|entry| entry.event.id()).is_some_and(|id| cursor.is_before(id))
     };
-    let first = log.base.max(log.life.start);
+    let has_older = cursor.spans_lives && log.base < log.life.start;
+    let first = if has_older { log.base } else { log.base.max(log.life.start) };
     let (mut low, mut high) = (first, log.next());
     while low < high {
         let middle = low + (high - low) / 2;
@@ -302,6 +343,11 @@ fn begin(log: &KeptLog, cursor: &KeptCursor) -> LogCursor {
     let has_received = |id: Option<EventId>| id.is_some_and(|id| cursor.is_before(id));
     let gap = if low > first {
         None
+    } else if has_older {
+        // It is not known whether the log had a life before its first retained entry.
+        (log.base == 0 || !has_received(log.last_evicted)).then(|| before(log))
+    } else if cursor.spans_lives && log.life.start > 0 && log.base == log.life.start {
+        (!has_received(log.last_evicted)).then(|| before(log))
     } else if log.base > log.life.start {
         (!has_received(log.last_evicted))
             .then(|| (Missed::AtMost(log.base - log.life.start), log.last_evicted))

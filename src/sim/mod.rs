@@ -10,6 +10,7 @@ mod check;
 mod client;
 mod decode;
 mod net;
+mod nodes;
 mod pasts;
 mod union;
 mod world;

@@ -188,8 +188,10 @@ impl<S: Socket> LoopState<S> {
             }
             let mut effects = effects.into_iter();
             self.turn.work = self.turn.spending.share(budget::CLIENT);
-            // The first effect has waited. Those after it may have to wait for something else.
-            if let Some(first) = effects.next() {
+            // The first effect has waited. Those after it may have to wait for something else, and so may the first one after
+            // the wait for kept logs: this loop has not read as far as the engine's follower.
+            let has_waited = !matches!(wait, Wait::KeptLogs) || !self.is_over(&wait);
+            if has_waited && let Some(first) = effects.next() {
                 self.apply_part(slot, first, effects.by_ref());
             }
             self.apply_effects(token, effects);

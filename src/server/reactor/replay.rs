@@ -89,7 +89,7 @@ impl<S: Socket> LoopState<S> {
                 ReplayWork::Snapshot { filters, next: 1, to, is_waiting: false, is_followed }
             }
             ReplayFrom::After(since) => {
-                let work = self.work_after(since.clone(), &filters);
+                let work = self.work_after(since.clone(), &filters, false);
                 start = Some(PastStart { from: Some(since), complete: work.is_complete() });
                 work
             }
@@ -119,7 +119,7 @@ impl<S: Socket> LoopState<S> {
         filters: Vec<Filter>,
         since: Since,
     ) {
-        let work = self.work_after(since, &filters);
+        let work = self.work_after(since, &filters, false);
         let ring = self.turn.resume_lookup(&self.shared, &self.places);
         let conn = &mut self.clients.conns[slot];
         conn.connection.record_refill(work.places().into_iter());
@@ -141,8 +141,9 @@ impl<S: Socket> LoopState<S> {
         since: Option<Since>,
         held: HeldReplies,
     ) -> ClientReplay {
-        let work = match since {
-            Some(since) => self.work_after(since, &filters),
+        // A client without a place joined before this node had read its first event.
+        let work = match since.or_else(|| self.first_place()) {
+            Some(since) => self.work_after(since, &filters, true),
             None => ReplayWork::Unknown(None),
         };
         let selector = ReplaySelector::any(filters, Vec::new());
@@ -159,6 +160,21 @@ impl<S: Socket> LoopState<S> {
         replay.work = ReplayWork::Over;
         self.page_of(slot, &mut replay, &mut Budget::new(budget::CLIENT));
         Some(SuspendedCatchUp { place, held })
+    }
+
+    /// Returns the place at which this node began to read the engine's log.
+    fn first_place(&self) -> Option<Since> {
+        let status = self.shared.engine.as_ref()?.status();
+        let shards = self.shared.bus.shards() as u16;
+        let (epoch, first) = status.began_at_place(0);
+        if epoch == 0 {
+            return None;
+        }
+        let rest = (0..shards).map(|shard| status.began_at_place(shard).1);
+        Some(match shards {
+            1 => Since::Event(EventId::before(epoch, 0, first)),
+            _ => Since::Position(Position::new(epoch, rest)),
+        })
     }
 
     /// Returns the search for the newest `count` events that one of the filters matches.
@@ -226,12 +242,13 @@ impl<S: Socket> LoopState<S> {
         Forward { lanes: lanes.collect(), at: None, partial_since: None, unread_first: false }
     }
 
-    /// Returns the work for everything after the places that a client names, up to the loop's own place.
-    fn work_after(&mut self, since: Since, filters: &[Filter]) -> ReplayWork {
+    /// Returns the work for everything after the places that a client names, up to the loop's own place. `spans_lives`: the client
+    /// followed kept logs up to there, so the rest of older lives is its, too.
+    fn work_after(&mut self, since: Since, filters: &[Filter], spans_lives: bool) -> ReplayWork {
         let shards = self.shared.bus.shards();
         let has_log = self.shared.engine_with_past().is_some();
         let mut marks = marks(&self.shared, &since);
-        if let Some(work) = self.work_in_logs(&marks, filters) {
+        if let Some(work) = self.work_in_logs(&marks, filters, spans_lives) {
             return work;
         }
         // Events from before the node subscribed to them are unknown to it.
@@ -286,7 +303,12 @@ impl<S: Socket> LoopState<S> {
     /// Returns the work for everything in kept logs after these places, if the logs have all events that the filters
     /// match, or more of them than the rings have. Logs are preferred because publishers can overtake a resume that reads
     /// the rings: a slow client would get a gap for events that a log still has.
-    fn work_in_logs(&mut self, marks: &[EventId], filters: &[Filter]) -> Option<ReplayWork> {
+    fn work_in_logs(
+        &mut self,
+        marks: &[EventId],
+        filters: &[Filter],
+        spans_lives: bool,
+    ) -> Option<ReplayWork> {
         let (shared, bus) = (&self.shared, &self.shared.bus);
         if !shared.kept.is_on() || marks.len() < bus.shards() {
             return None;
@@ -303,7 +325,14 @@ impl<S: Socket> LoopState<S> {
         if !logs.cover(filters, |shard| oldest_place(shared, shard)) {
             return None;
         }
-        let cursor = logs.cursor(filters, marks, self.turn.now).ok()?;
+        // The engine's follower, or another loop, may have read further than this one, which continues in an older life.
+        let is_read = |id: EventId| (id.epoch, id.sequence) < self.next_place(id.shard);
+        let spans_lives = spans_lives || logs.has_unread_life(filters, is_read, self.turn.now);
+        let cursor = if spans_lives {
+            logs.cursor_over_lives(filters, marks, self.turn.now).ok()?
+        } else {
+            logs.cursor(filters, marks, self.turn.now).ok()?
+        };
         if cursor.has_gap() && (!is_lost || shared.engine.is_some()) {
             // An engine's log may still have the events.
             return None;

@@ -220,6 +220,22 @@ impl Shared {
         Ok(self)
     }
 
+    /// Connects to a simulated log, by an engine whose steps the caller takes.
+    #[cfg(test)]
+    pub(crate) fn with_steps(
+        mut self,
+        config: EngineConfig,
+        log: &crate::engine::stepped::SimulatedConnector,
+    ) -> (Self, crate::engine::stepped::EngineSteps) {
+        self.kept.follow_engine(self.bus.shards() * self.bus.capacity());
+        let wake = Arc::clone(&self.loops.wake);
+        let wake: Callback = Arc::new(move || wake_all(&wake));
+        let recorder = LogRecorder::new(&self.kept, self.clients.dedupe.clone(), self.monitor.started, wake);
+        let (engine, steps) = Engine::stepped(config, &self.bus, &self.metrics, log, Arc::new(recorder));
+        self.engine = Some(engine);
+        (self, steps)
+    }
+
     /// Publishes an event for every node, without waiting for the result.
     pub(crate) fn publish_detached(&self, event: Event) {
         match &self.engine {

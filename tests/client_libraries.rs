@@ -145,12 +145,12 @@ fn javascript_survives_faulty_servers_clocks_and_callers() {
 
 #[test]
 fn javascript_keeps_its_promises_under_a_referee() {
-    node_test("referee.test.mjs", 96);
+    node_test("referee.test.mjs", 102);
 }
 
 #[test]
 fn javascript_follows_runs_and_walks_the_past() {
-    node_test("runs.test.mjs", 39);
+    node_test("runs.test.mjs", 58);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn javascript_is_small_and_whole_as_a_package() {
 
 #[test]
 fn javascript_and_its_hooks_work_in_chromium() {
-    node_test("browser.test.mjs", 7);
+    node_test("browser.test.mjs", 8);
 }
 
 #[test]

@@ -5,6 +5,8 @@
 //!   asked for, without code of the server.
 //! - Each client gets the accepted events of its run, each once and in order, or a gap in the place of those that are missing.
 //! - An event with a 200 is in the log and accepted, once; one with a 409 is not accepted.
+//! - An `end` names the event that ended a life. Its `complete` says whether the log was kept from that life's first event on,
+//!   whatever the client missed of it.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -16,7 +18,7 @@ use super::{Dice, number};
 use crate::bus::Bus;
 use crate::engine::EngineConfig;
 use crate::engine::stepped::{AppendFate, EngineSteps, SimulatedConnector, SimulatedLog};
-use crate::event::Timestamp;
+use crate::event::{EventId, Timestamp};
 use crate::server::reactor::{LoopState, Token};
 use crate::server::shared::Shared;
 use crate::server::tick::TICK_MS;
@@ -86,7 +88,11 @@ enum Begin {
 enum Seen {
     Event(u64),
     Gap(#[expect(dead_code, reason = "shown in a failure")] Box<str>),
-    End { complete: bool },
+    /// End of a life: the id of the event that ended it.
+    End {
+        id: String,
+        complete: bool,
+    },
 }
 
 /// Event stream of one run, over one connection.
@@ -109,6 +115,7 @@ struct Follower {
 #[derive(Clone, Copy, Debug)]
 struct Accepted {
     n: u64,
+    id: EventId,
     is_first: bool,
     is_end: bool,
 }
@@ -251,7 +258,8 @@ impl Follower {
                 "gap" => self.seen.push(Seen::Gap(block.data.into())),
                 "end" => {
                     let complete = data["complete"].as_bool().expect("true or false");
-                    self.seen.push(Seen::End { complete });
+                    let id = data["last_event_id"].as_str().expect("an id").to_owned();
+                    self.seen.push(Seen::End { id, complete });
                 }
                 _ => {
                     let text = data["payload"]["delta"].as_str().expect("a text");
@@ -269,11 +277,10 @@ impl Follower {
         moved
     }
 
-    /// Checks what it received. `complete`: everything for it has arrived.
-    fn check(&self, accepted: &[Accepted], keeps_all: bool, complete: bool) -> Checked {
+    /// Checks what it received. `keeps`: the number of events that a log keeps. `complete`: everything for it has arrived.
+    fn check(&self, accepted: &[Accepted], keeps: usize, keeps_all: bool, complete: bool) -> Checked {
         let place = |n: u64| accepted.iter().position(|one| one.n == n);
-        let (mut at, mut has_gap, mut is_ended) = (None, false, false);
-        let begins_with_gap = matches!(self.seen.first(), Some(Seen::Gap(_)));
+        let (mut at, mut has_gap, mut ended) = (None, false, None);
         let mut after = match self.begin {
             Begin::After(n) => Some(place(n).ok_or(format!("it had {n}, which is not accepted"))?),
             _ => None,
@@ -299,20 +306,24 @@ impl Follower {
                     }
                     (at, after, has_gap) = (Some(here), None, false);
                 }
-                Seen::End { complete } => {
-                    is_ended = true;
+                Seen::End { id, complete } => {
+                    let end = check_end(accepted, id, *complete, keeps)?;
+                    if ended.is_some_and(|before| end <= before) {
+                        return Err(format!("the end {id} came again, or late"));
+                    }
+                    ended = Some(end);
                     // A client that was behind may be told after it has read on.
                     let is_after = at.or(after).is_none_or(|at| accepted[..=at].iter().any(|one| one.is_end));
                     if !is_after && !has_gap {
                         return Err(format!("an end that is not after its event: {at:?}"));
                     }
-                    if *complete && begins_with_gap && self.begin == Begin::Start {
-                        return Err("complete, without its beginning".to_owned());
-                    }
                 }
             }
         }
-        if !complete || is_ended || has_gap {
+        if complete && accepted.last().is_some_and(|last| last.is_end) {
+            return Err("its log has ended, and the stream goes on".to_owned());
+        }
+        if !complete || has_gap {
             return Ok(());
         }
         let has_all = match (at.or(after), &self.begin) {
@@ -453,7 +464,7 @@ impl Cluster {
             let is_end = kind == 6 || (kind < 6 && part + 1 == count && self.dice.one_in(6));
             let expected = (kind == 7).then(|| {
                 let accepted = model(&self.log.entries(), &self.asked);
-                let last = accepted.get(&run).and_then(|all| all.last()).map(|one| one.0.to_string());
+                let last = accepted.get(&run).and_then(|all| all.last()).map(|one| one.id.to_string());
                 last.filter(|_| !self.dice.one_in(5)).unwrap_or_default()
             });
             let reopen = kind == 8;
@@ -566,8 +577,10 @@ impl Cluster {
 
     /// Runs until nothing moves, and every entry is appended and read.
     fn settle(&mut self) -> Checked {
-        for follower in &self.followers {
-            follower.end.set_room(60_000);
+        // A client that takes a byte a round would read on after the last round.
+        let followers = self.followers.iter().map(|one| &one.end);
+        for end in self.publishers.iter().map(|one| &one.end).chain(followers) {
+            end.set_room(60_000);
         }
         let (mut quiet, mut last_did) = (0, (0, [false; 3]));
         for round in 0..20_000 {
@@ -615,8 +628,7 @@ impl Cluster {
             return Err(format!("event {n} is in the log {times} times"));
         }
         for (n, asked) in &self.asked {
-            let is_accepted =
-                accepted.get(&asked.run).is_some_and(|all| all.iter().any(|(_, one)| one.n == *n));
+            let is_accepted = accepted.get(&asked.run).is_some_and(|all| all.iter().any(|one| one.n == *n));
             let is_wrong = match asked.answer {
                 Answer::Unknown => false,
                 Answer::Accepted => !is_accepted,
@@ -634,15 +646,15 @@ impl Cluster {
         if waiting {
             return Err("a publisher has no answer".to_owned());
         }
-        let keeps_all = self.config.retain.rules[0].events > 5 && !self.has_lapped();
+        let keeps = self.config.retain.rules[0].events;
+        let keeps_all = keeps > 5 && !self.has_lapped();
         let none = Vec::new();
         for (follower, is_open) in
             self.over.iter().map(|one| (one, false)).chain(self.followers.iter().map(|one| (one, true)))
         {
-            let all: Vec<Accepted> =
-                accepted.get(&follower.run).unwrap_or(&none).iter().map(|(_, one)| *one).collect();
+            let all = accepted.get(&follower.run).unwrap_or(&none);
             let complete = is_open && follower.status == 200 && !follower.is_over;
-            follower.check(&all, keeps_all, complete).map_err(|error| {
+            follower.check(all, keeps, keeps_all, complete).map_err(|error| {
                 let Follower { run, node, begin, on_lag, seen, status, .. } = follower;
                 format!("run-{run}, node {node}, {begin:?} {on_lag} {status}: {error}; {seen:?} of {all:?}")
             })?;
@@ -656,18 +668,14 @@ fn number_of(entry: &str) -> u64 {
     entry["payload"]["n"].as_u64().expect("a number")
 }
 
-/// Returns the accepted events of each run, with their ids, by the order of the log.
-fn model(
-    entries: &[String],
-    asked: &HashMap<u64, Asked>,
-) -> HashMap<u64, Vec<(crate::event::EventId, Accepted)>> {
-    let mut runs: HashMap<u64, Vec<(crate::event::EventId, Accepted)>> = HashMap::new();
+/// Returns the accepted events of each run, by the order of the log.
+fn model(entries: &[String], asked: &HashMap<u64, Asked>) -> HashMap<u64, Vec<Accepted>> {
+    let mut runs: HashMap<u64, Vec<Accepted>> = HashMap::new();
     for (at, entry) in entries.iter().enumerate() {
         let n = number_of(entry);
         let Asked { run, is_end, reopen, expected, .. } = &asked[&n];
         let run = runs.entry(*run).or_default();
-        let id = SimulatedLog::id(at);
-        let newest = run.last().map(|(id, one)| (*id, one.is_end));
+        let newest = run.last().map(|one| (one.id, one.is_end));
         let is_expected = expected
             .as_ref()
             .is_none_or(|expected| newest.map_or(expected.is_empty(), |(id, _)| *expected == id.to_string()));
@@ -677,10 +685,24 @@ fn model(
         };
         if is_expected && is_open {
             let is_first = newest.is_none_or(|(_, was_ended)| was_ended);
-            run.push((id, Accepted { n, is_first, is_end: *is_end }));
+            run.push(Accepted { n, id: SimulatedLog::id(at), is_first, is_end: *is_end });
         }
     }
     runs
+}
+
+/// Checks an end, and returns the place of the event that it names. `keeps`: the number of events that a log keeps.
+fn check_end(accepted: &[Accepted], id: &str, complete: bool, keeps: usize) -> Result<usize, String> {
+    let place = accepted.iter().position(|one| one.is_end && one.id.to_string() == id);
+    let place = place.ok_or(format!("{id} ended nothing"))?;
+    let first = accepted[..=place].iter().rposition(|one| one.is_first).expect("a life has a first event");
+    let is_kept = place + 1 - first <= keeps;
+    // The node that accepted a log's first event may have sent an earlier one, of which the log has nothing.
+    if complete == is_kept || (first == 0 && !complete) {
+        Ok(place)
+    } else {
+        Err(format!("the end {id}: complete is {complete}, of {} events", place + 1 - first))
+    }
 }
 
 /// `FANWIRE_SIM_SEED` is the first seed, `FANWIRE_SIM_RUNS` the number of seeds.
@@ -700,4 +722,15 @@ fn kept_logs_of_nodes_that_share_a_log_are_exact_or_tell() {
         }
     }
     assert!(failed.is_empty(), "{} of {runs} seeds failed:\n{}", failed.len(), failed.join("\n"));
+}
+
+#[test]
+fn an_end_is_checked_against_the_log() {
+    let event = |n: u64, is_first, is_end| Accepted { n, id: SimulatedLog::id(n as usize), is_first, is_end };
+    let log = [event(1, true, false), event(2, false, true), event(3, true, false), event(5, false, true)];
+    let check = |id: &str, complete, keeps| check_end(&log, id, complete, keeps);
+    assert_eq!((check("7-2", true, 2), check("7-5", true, 2), check("7-5", false, 1)), (Ok(1), Ok(3), Ok(3)));
+    assert!(check("7-3", true, 2).is_err(), "it ended nothing");
+    assert!(check("7-5", true, 1).is_err(), "its first event is evicted");
+    assert!(check("7-5", false, 2).is_err(), "it has its first event");
 }

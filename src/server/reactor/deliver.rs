@@ -16,6 +16,7 @@ use super::socket::Socket;
 use super::zero_copy::FanoutSocket;
 use crate::bus::ReaderItem;
 use crate::dialect::{GapNotice, Missed, Observed};
+use crate::engine::Engine;
 use crate::event::{EventId, Since, Timestamp};
 use crate::feed::{Fanout, FeedDelivery, Flushed, OutboxContext, Tally};
 use crate::kept::LogEnd;
@@ -246,8 +247,12 @@ impl<S: Socket> LoopState<S> {
                         snapshot.forget();
                     }
                     batch.lost = true;
-                    if continuity.is_some() {
-                        // The next event's id shows the gap.
+                    if let Some(continuity) = continuity {
+                        // The next event's id shows the gap. A loop that has read nothing yet has lost what came since the
+                        // follower began.
+                        let status = self.shared.engine.as_ref().map(Engine::status);
+                        let began = status.filter(|_| from == 0).map(|status| status.began_at_place(shard));
+                        continuity.lose(shard, began);
                         return;
                     }
                     let id = |sequence| Some(EventId { epoch, shard, sequence });

@@ -135,7 +135,6 @@ pub(crate) enum OutboxState {
 impl Outbox {
     /// Returns the state in this feed, which is the connection's.
     #[inline]
-    #[inline]
     fn state(&self, feed: Option<&Feed>) -> OutboxState {
         let Some(feed) = feed else { return OutboxState::NoFeed };
         match &self.backlog {

@@ -327,7 +327,8 @@ impl KeptLogs {
             };
             let in_force = &self.rules[rule].rule;
             let name = LogName::new(in_force.by, &value);
-            let is_new = !last.contains_key(&name) && self.head(&name, now).is_none();
+            // An earlier publication may be on its way, and the log may get nothing of it.
+            let is_new = !last.contains_key(&name) && self.find(&name, now).is_none();
             let expected = event.expected_last_id();
             let mark = KeptMark {
                 reopen: event.reopens(),

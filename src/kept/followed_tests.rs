@@ -359,6 +359,32 @@ fn entries_of_older_nodes_are_kept_by_rule() {
 }
 
 #[test]
+fn a_first_life_is_complete_if_the_log_got_nothing_of_an_earlier_publication() {
+    let mut log = Vec::new();
+    let mut node = Node::at(&[], 0, 0);
+    let lost = node.admit(&[event(1, "token")]).expect("open");
+    let events = [event(1, "token")];
+    let sent = node.admit(&events).expect("open");
+    let ids = append(&mut log, &events, &sent);
+    node.read(&log);
+    assert_eq!((node.logs.settle_sent(&lost, &[]), node.logs.settle_sent(&sent, &ids)), (None, None));
+    assert_eq!(kept(&node, 1), (vec![0], true));
+    // An earlier publication of which a reader does not know whether it was stored.
+    let stored = [event(2, "token")];
+    let first = node.admit(&stored).expect("open");
+    let second = node.admit(&stored).expect("open");
+    append(&mut log, &stored, &first);
+    append(&mut log, &stored, &second);
+    node.read(&log);
+    let mut later = Node::at(&log, 1, 0);
+    later.read(&log);
+    assert_eq!((kept(&node, 2), kept(&later, 2)), ((vec![1, 2], true), (vec![1, 2], true)));
+    let mut latest = Node::at(&log, 2, 0);
+    latest.read(&log);
+    assert_eq!(kept(&latest, 2), (vec![2], false), "it has not read where the first one is");
+}
+
+#[test]
 fn a_hole_or_another_epoch_makes_the_earlier_past_incomplete() {
     let mut log = Vec::new();
     let mut node = Node::at(&[], 0, 0);

@@ -697,8 +697,7 @@ fn check_end(accepted: &[Accepted], id: &str, complete: bool, keeps: usize) -> R
     let place = place.ok_or(format!("{id} ended nothing"))?;
     let first = accepted[..=place].iter().rposition(|one| one.is_first).expect("a life has a first event");
     let is_kept = place + 1 - first <= keeps;
-    // The node that accepted a log's first event may have sent an earlier one, of which the log has nothing.
-    if complete == is_kept || (first == 0 && !complete) {
+    if complete == is_kept {
         Ok(place)
     } else {
         Err(format!("the end {id}: complete is {complete}, of {} events", place + 1 - first))

@@ -100,6 +100,7 @@ pub(super) struct MembersWriter<'a> {
 }
 
 impl<'a> MembersWriter<'a> {
+    #[cfg(feature = "server")]
     pub(super) fn with_capacity(bytes: usize) -> Self {
         Self { bytes: Vec::with_capacity(bytes), first: None }
     }

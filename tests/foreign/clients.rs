@@ -190,15 +190,11 @@ const POOLS: &[(&str, Version, &str)] = &[
     (
         "`aiohttp` (Python)",
         Version::Pip("aiohttp"),
-        "`TCPConnector(keepalive_timeout=70)`; by itself it lets go after 15 s",
+        "`TCPConnector(keepalive_timeout=70)`; its default is 15 s",
     ),
-    (
-        "`undici` `Agent` (Node)",
-        Version::Npm("undici"),
-        "`keepAliveTimeout: 70_000`; by itself it lets go after 4 s",
-    ),
-    ("`http.Agent` (Node)", Version::Any, "`keepAlive: true`; by itself it lets go after 5 s"),
-    ("nginx `keepalive`", Version::Any, "`keepalive_timeout 70s`; by itself it lets go after 60 s"),
+    ("`undici` `Agent` (Node)", Version::Npm("undici"), "`keepAliveTimeout: 70_000`; its default is 4 s"),
+    ("`http.Agent` (Node)", Version::Any, "`keepAlive: true`; its default is 5 s"),
+    ("nginx `keepalive`", Version::Any, "`keepalive_timeout 70s`; its default is 60 s"),
 ];
 
 fn version(version: Version) -> String {

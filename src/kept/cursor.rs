@@ -140,18 +140,18 @@ impl KeptLogs {
         self.cursor_of(filters, now, cursor)
     }
 
-    /// Returns whether the newest life of a log that the filters name or match begins with an event that a reader's loop has not
-    /// read.
-    pub(crate) fn has_unread_life(
+    /// Returns the first events of the newest lives of logs that the filters name or match, as far as a reader's loop has not read
+    /// them.
+    pub(crate) fn unread_lives(
         &self,
         filters: &[Filter],
         is_read: impl Fn(EventId) -> bool,
         now: Timestamp,
-    ) -> bool {
+    ) -> Vec<EventId> {
         let begin = |log: &KeptLog| log.entry(log.life.start).and_then(|entry| entry.event.id());
         let names = self.matched(filters, now).unwrap_or_default();
         let begins = names.iter().filter_map(|name| begin(self.find(name, now)?));
-        begins.into_iter().any(|id| !is_read(id))
+        begins.filter(|id| !is_read(*id)).collect()
     }
 
     fn cursor_of(

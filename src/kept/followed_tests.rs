@@ -487,3 +487,19 @@ fn nothing_is_admitted_while_the_log_is_read() {
     node.logs.end_reading(std::iter::once((EPOCH, 0)));
     assert!(node.admit(&[event(1, "token")]).is_ok());
 }
+
+#[test]
+fn lives_that_begin_after_the_place_of_a_loop_are_unread() {
+    let (mut log, mut node) = (Vec::new(), Node::at(&[], 0, 0));
+    for event in [event(1, "token"), event(1, "end"), reopen(1), event(2, "token")] {
+        node.publish(&mut log, &[event]).expect("taken");
+        node.read(&log);
+    }
+    let unread = |run: u64, read: Sequence| {
+        let filter = format!("stream=run-{run}").parse().expect("a filter");
+        node.logs.unread_lives(&[filter], |id| id.sequence < read, node.clock)
+    };
+    assert_eq!([0, 2, 3].map(|read| unread(1, read)), [vec![id(2)], vec![id(2)], vec![]]);
+    assert_eq!([3, 4].map(|read| unread(2, read)), [vec![id(3)], vec![]]);
+    assert_eq!(unread(3, 0), []);
+}

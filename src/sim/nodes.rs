@@ -8,6 +8,8 @@
 //! - An `end` names the event that ended a life. Its `complete` says whether the log was kept from that life's first event on,
 //!   whatever the client missed of it.
 
+mod directed;
+
 use std::collections::{HashMap, VecDeque};
 
 use serde_json::{Value, json};

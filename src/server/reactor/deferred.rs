@@ -1,7 +1,8 @@
 //! Effects of clients for which this node is not ready yet.
 //!
 //! A client may come from another node that has read more of the engine's log than this one, or from another loop that has read
-//! more of the bus. Or it wants events that no client here wanted before, so the node has only just subscribed to them.
+//! more of the bus. Or it wants events that no client here wanted before, so the node has only just subscribed to them. Or it wants
+//! a log from its start, of which this loop has not read the newest life.
 //!
 //! Invariants:
 //! - The effect is applied when this loop has read that far, or when the node receives the wanted events. So the client
@@ -18,6 +19,7 @@ use crate::feed::Change;
 use crate::filter::Filter;
 use crate::server::limits::budget;
 use crate::server::session::effect::Effect;
+use crate::server::session::past::ReplayFrom;
 use crate::server::shared::resume::is_ahead;
 use crate::server::tick::{Tick, ticks};
 
@@ -90,6 +92,18 @@ impl<S: Socket> LoopState<S> {
         {
             return Some(Wait::Log(since.clone()));
         }
+        if let Effect::Replay { filters, from: ReplayFrom::Start, .. } = effect
+            && !self.shared.kept.is_reading()
+            && let Some(since) = self.place_of_unread_lives(filters)
+            && self.is_ahead(&since)
+        {
+            return Some(Wait::Log(since));
+        }
+        self.wait_for_engine(effect)
+    }
+
+    /// Returns the condition that this effect has to wait for because of the engine.
+    fn wait_for_engine(&self, effect: &Effect) -> Option<Wait> {
         let engine = self.shared.engine.as_ref()?;
         let needs_logs =
             matches!(effect, Effect::Replay { .. } | Effect::ReportEnded { .. } | Effect::Publish { .. });
@@ -192,7 +206,14 @@ impl<S: Socket> LoopState<S> {
             // the wait for kept logs: this loop has not read as far as the engine's follower.
             let has_waited = !matches!(wait, Wait::KeptLogs) || !self.is_over(&wait);
             if has_waited && let Some(first) = effects.next() {
-                self.apply_part(slot, first, effects.by_ref());
+                // A past that has waited for this loop may have to wait for what the node follows.
+                let next = matches!(wait, Wait::Log(_)).then(|| self.wait_for_engine(&first)).flatten();
+                match next {
+                    Some(next) => {
+                        self.put_off(slot, next, std::iter::once(first).chain(effects.by_ref()).collect());
+                    }
+                    None => self.apply_part(slot, first, effects.by_ref()),
+                }
             }
             self.apply_effects(token, effects);
             self.turn.spending.settle(&self.turn.work);

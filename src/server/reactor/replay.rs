@@ -300,6 +300,27 @@ impl<S: Socket> LoopState<S> {
         ReplayWork::Kept(Box::new(KeptPast::new(cursor, filters, self.ends(), rings)))
     }
 
+    /// Returns the place that this loop has to reach before it can read the logs of these filters from their start. Another loop,
+    /// or the engine's follower, may have read the beginning of a newer life, and this loop's live events are of an older one.
+    pub(super) fn place_of_unread_lives(&self, filters: &[Filter]) -> Option<Since> {
+        let logs = self.shared.kept.lock()?;
+        if logs.recorded().zip(self.ends()).all(|(recorded, read)| recorded <= read) {
+            return None;
+        }
+        let is_read = |id: EventId| (id.epoch, id.sequence) < self.next_place(id.shard);
+        let begins = logs.unread_lives(filters, is_read, self.turn.now);
+        drop(logs);
+        let newest = *begins.iter().max_by_key(|id| (id.epoch, id.sequence))?;
+        let shards = self.shared.bus.shards() as u16;
+        if shards == 1 {
+            return Some(Since::Event(newest));
+        }
+        let of_shard =
+            |shard: u16| begins.iter().filter(move |id| (id.shard, id.epoch) == (shard, newest.epoch));
+        let next = |shard| of_shard(shard).map(|id| id.next_sequence()).max().unwrap_or(0);
+        Some(Since::Position(Position::new(newest.epoch, (0..shards).map(next))))
+    }
+
     /// Returns the work for everything in kept logs after these places, if the logs have all events that the filters
     /// match, or more of them than the rings have. Logs are preferred because publishers can overtake a resume that reads
     /// the rings: a slow client would get a gap for events that a log still has.
@@ -327,7 +348,7 @@ impl<S: Socket> LoopState<S> {
         }
         // The engine's follower, or another loop, may have read further than this one, which continues in an older life.
         let is_read = |id: EventId| (id.epoch, id.sequence) < self.next_place(id.shard);
-        let spans_lives = spans_lives || logs.has_unread_life(filters, is_read, self.turn.now);
+        let spans_lives = spans_lives || !logs.unread_lives(filters, is_read, self.turn.now).is_empty();
         let cursor = if spans_lives {
             logs.cursor_over_lives(filters, marks, self.turn.now).ok()?
         } else {

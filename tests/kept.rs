@@ -350,12 +350,20 @@ fn a_slow_reader_of_a_run_loses_nothing() {
 
 #[test]
 fn a_reload_changes_which_logs_are_kept_and_which_ends_are_sent() {
+    for engine in [&[][..], &["--engine", "files"], &["--engine", "redis"], &["--engine", "nats"]] {
+        check_reload(engine);
+    }
+}
+
+fn check_reload(engine: &[&str]) {
     let path = std::env::temp_dir().join(format!("fanwire-kept-{}.toml", std::process::id()));
     let rules = |text: &str| std::fs::write(&path, text).expect("a file");
     rules("");
-    let server = Server::with(&["--config", path.to_str().expect("text"), "--bus-capacity", "16"]);
-    publish(&server, "run-1", "token", 0);
+    let options = ["--config", path.to_str().expect("text"), "--bus-capacity", "16"];
+    let server = HomedServer::with(&[&options, engine].concat());
     let mut live = Sse::open(server.addr, "?stream=run-1");
+    publish(&server, "run-1", "token", 0);
+    assert_eq!(numbers(&mut live, 1), [0], "the node has read what was before the rule");
     rules("[[retain]]\nmatch = \"stream=run-*\"\nby = \"stream\"\nend = [\"run.finished\"]\n");
     server.signal("HUP");
     // The rule is active when a request for an absent log is refused. A stream would wait for its first event before that.
@@ -368,7 +376,7 @@ fn a_reload_changes_which_logs_are_kept_and_which_ends_are_sent() {
     }
     let mut stream = Sse::open(server.addr, "?stream=run-1&from=start");
     assert_eq!(stream.event().event.as_deref(), Some("gap"), "the events before the rule are unknown");
-    assert_eq!(numbers(&mut stream, 39), (1..40).collect::<Vec<_>>());
+    assert_eq!(numbers(&mut stream, 39), (1..40).collect::<Vec<_>>(), "{engine:?}");
     publish(&server, "run-1", "run.finished", 40);
     for stream in [&mut live, &mut stream] {
         let end = loop {

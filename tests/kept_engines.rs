@@ -384,6 +384,20 @@ fn plain_nats_keeps_nothing_and_is_refused_by_name() {
 }
 
 #[test]
+fn rules_of_a_reload_are_refused_if_plain_nats_keeps_nothing() {
+    let service = Service::start(Kind::PlainNats);
+    let path = std::env::temp_dir().join(format!("fanwire-plain-{}.toml", std::process::id()));
+    std::fs::write(&path, "").expect("a file");
+    let server = Server::with(&["--engine", &service.url(), "--config", path.to_str().expect("text")]);
+    eventually("the node is ready", || http::get(server.addr, "/readyz").status == 200);
+    std::fs::write(&path, "[[retain]]\nmatch = \"stream=run-*\"\nby = \"stream\"\n").expect("a file");
+    server.signal("HUP");
+    eventually("the rules are refused", || server.log().contains("the log keeps nothing"));
+    assert_eq!(post(server.addr, &[token("run-1", 0)]).status, 200);
+    let _ = std::fs::remove_file(&path);
+}
+
+#[test]
 fn nonsense_is_refused_at_the_start() {
     let home = LogHome::new("files");
     for more in [&["--bus-shards", "2"][..], &["--engine-by-interest"]] {

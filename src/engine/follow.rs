@@ -109,10 +109,10 @@ fn follow(
         drop(connection);
         (connection, start) = log.follower(Some(&start), past)?;
     }
-    recorder.end_past(&start);
     let places = known.insert(start);
     status.set_attached(places);
-    status.pause.pass(places, || queue.is_closed(), || ());
+    // In one step: rules that come later begin at the follower's places.
+    status.pause.pass(places, || queue.is_closed(), || recorder.end_past(places));
     bus.begin_at(Position::new(places.epoch, places.next.iter().copied()));
     tracing::info!(epoch = places.epoch, "following the engine's log");
     // Existing entries arrive without waiting.

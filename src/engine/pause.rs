@@ -43,6 +43,11 @@ impl FollowerPause {
         }
     }
 
+    /// Calls `act` with the follower's places, while the follower publishes nothing. They are `None` before it has reached the log.
+    pub(super) fn at_places<T>(&self, act: impl FnOnce(Option<&Places>) -> T) -> T {
+        act(lock(&self.state).places.as_ref())
+    }
+
     /// Pauses the follower and returns its places, or `None` if it has not reached the log yet.
     pub(super) fn close(&self) -> Option<Places> {
         let mut state = lock(&self.state);

@@ -272,6 +272,12 @@ impl Engine {
         self.config.url.starts_with("file:")
     }
 
+    /// Calls `act` with the places up to which the follower has recorded and published everything. It goes on afterwards. The places
+    /// are `None` before it has reached the log.
+    pub(crate) fn at_places<T>(&self, act: impl FnOnce(Option<&Places>) -> T) -> T {
+        self.status.pause.at_places(act)
+    }
+
     /// Pauses the follower and returns its places. Later events are published after [`resume`](Self::resume).
     pub(crate) fn pause(&self) -> Option<Places> {
         self.status.pause.close()

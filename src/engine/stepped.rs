@@ -178,8 +178,8 @@ impl EngineSteps {
         let Some(places) = &mut self.places else {
             let (_, start) = self.log.follower(None, bus.capacity() as u64).expect("it is there");
             read_past(&self.log, recorder, &start, || false).expect("it is there");
-            recorder.end_past(&start);
             status.set_attached(&start);
+            status.pause.pass(&start, || false, || recorder.end_past(&start));
             status.set_appending();
             bus.begin_at(Position::new(start.epoch, start.next.iter().copied()));
             self.places = Some(start);

@@ -61,6 +61,11 @@ impl KeptLogs {
         Some(self.next.iter().zip(&followed.known_from).map(next).collect())
     }
 
+    /// Returns whether the logs are made from an engine's log.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.followed.is_some()
+    }
+
     /// Returns whether the past of the engine's log is still being read.
     pub(crate) fn is_reading(&self) -> bool {
         self.followed.as_ref().is_some_and(|followed| followed.is_reading)
@@ -79,6 +84,19 @@ impl KeptLogs {
         if let Some(followed) = &mut self.followed {
             followed.is_reading = false;
         }
+    }
+
+    /// Begins to record at these places, for the first rules of a node that has read on without rules. Earlier events are not
+    /// known. Does nothing while the past is still to be read.
+    pub(crate) fn begin_rules(&mut self, places: impl Iterator<Item = ShardPlace>) {
+        if self.is_reading() {
+            return;
+        }
+        for (shard, place) in places.enumerate() {
+            self.begin_followed(shard, place);
+        }
+        // Each epoch begins at 0, so a place alone does not exclude earlier events.
+        self.is_whole = false;
     }
 
     /// Sets where the reading of a shard began, unless it has begun.

@@ -24,6 +24,7 @@ use super::*;
 use crate::bus::Bus;
 use crate::codec::deflate::Inflater;
 use crate::event::{Event, Timestamp};
+use crate::kept::{RetainBy, RetainConfig, RetainRule};
 use crate::metrics::Kind;
 use crate::sync::atomic::Ordering;
 
@@ -449,6 +450,25 @@ fn a_reloaded_config_applies_from_the_next_turn_except_for_fixed_settings() {
     let (newer, after) = shared.config();
     assert_eq!((newer, after.max_connections), (version + 1, 2));
     assert_eq!(after.conflate_key, before.conflate_key);
+}
+
+/// A loop that takes a config lists its clients by the rules in force.
+#[test]
+fn rules_of_a_reload_are_in_force_before_a_loop_sees_its_config() {
+    for _ in 0..200 {
+        let shared = shared(ServerConfig::default());
+        let (version, _) = shared.config();
+        let rule = RetainRule::new("stream=run-*", RetainBy::Stream).expect("valid");
+        let retain = RetainConfig { rules: vec![rule], ..RetainConfig::default() };
+        std::thread::scope(|scope| {
+            let config = ServerConfig { retain, ..ServerConfig::default() };
+            let reload = scope.spawn(|| shared.set_config(config.into()));
+            while !shared.has_other_config(version) && !reload.is_finished() {
+                std::hint::spin_loop();
+            }
+            assert!(shared.kept.is_on());
+        });
+    }
 }
 
 #[test]

@@ -107,8 +107,10 @@ impl Sse {
 
     /// Returns the next block with data.
     pub fn event(&mut self) -> Block {
+        // Comments that keep the connection open do not prolong it.
+        let until = deadline();
         loop {
-            let block = self.block(deadline()).expect("an event");
+            let block = self.block(until).expect("an event");
             self.retry = block.retry.or(self.retry);
             if block.data.is_some() {
                 return block;

@@ -124,14 +124,32 @@ impl KeptStore {
         self.lock().filter(|logs| logs.has_ends())
     }
 
-    /// Replaces the rules for later events. `heads` has the place of the next event of each shard.
+    /// Records that the engine's log was read up to these places. Returns whether that was awaited.
+    fn end_past(&self, places: &Places) -> bool {
+        // Also without a rule, for those that a reload adds.
+        let mut logs = lock(&self.logs);
+        if !logs.is_reading() {
+            return false;
+        }
+        // Without a rule nothing was recorded: the logs begin where a rule does.
+        let shards = if self.is_on() { places.next.len() } else { 0 };
+        logs.end_reading(places.next[..shards].iter().map(|next| (places.epoch, *next)));
+        true
+    }
+
+    /// Replaces the rules for later events. `heads` has the place of the next event of each shard; with an engine, of the next
+    /// that is recorded, and nothing before the engine's log was reached.
     pub(crate) fn set_rules(&self, config: &RetainConfig, heads: &[ShardPlace]) {
         // Relaxed: as where it is read.
         self.read_timeout.store(config.read_timeout.as_millis() as u64, Ordering::Relaxed);
         let mut logs = lock(&self.logs);
         if !config.rules.is_empty() && !self.is_on.load(Ordering::Relaxed) {
             // Events before this point were not recorded.
-            logs.begin_at(heads.iter().copied());
+            if logs.is_followed() {
+                logs.begin_rules(heads.iter().copied());
+            } else {
+                logs.begin_at(heads.iter().copied());
+            }
             self.is_on.store(true, Ordering::Relaxed);
         }
         logs.set_rules(config, Some(heads));
@@ -221,10 +239,9 @@ impl EntryRecorder for LogRecorder {
     }
 
     fn end_past(&self, places: &Places) {
-        let Some(mut logs) = self.kept.lock().filter(|logs| logs.is_reading()) else { return };
-        logs.end_reading(places.next.iter().map(|next| (places.epoch, *next)));
-        drop(logs);
-        (self.wake)();
+        if self.kept.end_past(places) {
+            (self.wake)();
+        }
     }
 
     fn await_read(&self, id: EventId, until: Instant) -> bool {
@@ -245,5 +262,57 @@ impl EntryRecorder for LogRecorder {
         // Relaxed: a number on its own.
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         was_read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kept::{RetainBy, RetainRule};
+
+    const EPOCH: u64 = 7;
+
+    fn rules() -> RetainConfig {
+        let rule = RetainRule::new("stream=run-*", RetainBy::Stream).expect("valid");
+        RetainConfig { rules: vec![rule], ..RetainConfig::default() }
+    }
+
+    fn places(next: Sequence) -> Places {
+        Places { epoch: EPOCH, next: vec![next], kept: None }
+    }
+
+    /// Returns the store of a node without rules.
+    fn store() -> KeptStore {
+        let store = KeptStore::new(&RetainConfig::default(), 1);
+        store.follow_engine(16);
+        store
+    }
+
+    fn next_place(store: &KeptStore) -> ShardPlace {
+        store.lock().expect("it has rules").next_place(0)
+    }
+
+    #[test]
+    fn the_first_rules_of_a_reload_begin_where_the_follower_is() {
+        let store = store();
+        assert!(store.end_past(&places(3)));
+        store.set_rules(&rules(), &[(EPOCH, 40)]);
+        // A follower that connects anew reads no past before the rules.
+        assert_eq!((store.is_reading(), next_place(&store)), (false, (EPOCH, 40)));
+        assert!(!store.end_past(&places(50)));
+        assert_eq!(next_place(&store), (EPOCH, 40));
+        let (filter, logs) = ("stream=run-1".parse::<Filter>().expect("valid"), store.lock());
+        let is_covered =
+            |oldest| logs.as_ref().is_some_and(|logs| logs.cover(std::slice::from_ref(&filter), |_| oldest));
+        assert_eq!([is_covered((EPOCH, 39)), is_covered((EPOCH, 40))], [false, true]);
+    }
+
+    #[test]
+    fn rules_that_come_before_the_engine_is_reached_wait_for_its_past() {
+        let store = store();
+        store.set_rules(&rules(), &[]);
+        assert!(store.is_reading());
+        assert!(store.end_past(&places(3)));
+        assert_eq!((store.is_reading(), next_place(&store)), (false, (EPOCH, 3)));
     }
 }

@@ -21,6 +21,7 @@ use crate::dialect::{ErrorCode, Observers};
 use crate::engine::{Engine, EngineConfig, EngineError, EngineHooks, History, NotReady, Places};
 use crate::event::{Event, Timestamp};
 use crate::held::HeldBytes;
+use crate::kept::RetainConfig;
 use crate::metrics::{Kind, Metrics};
 use crate::server::auth::{Auth, Notice, Revocation};
 use crate::server::config::{Prepared, ServerConfig};
@@ -361,21 +362,37 @@ impl Shared {
         let _reloading = lock(&self.config.reloading);
         let current = self.config.prepared.load_full();
         let number = current.0 + 1;
-        self.config.prepared.store(Arc::new((number, Arc::new(config.with_fixed_of(&current.1)))));
+        let prepared = Arc::new(config.with_fixed_of(&current.1));
+        self.clients.dedupe.configure(&prepared.dedupe);
+        // Before a loop sees the config: it lists its clients by the logs that they name, according to these rules.
+        if prepared.retain != current.1.retain {
+            self.set_rules(&prepared.retain);
+        }
+        self.config.prepared.store(Arc::new((number, prepared)));
         // Release: pairs with the Acquire of `has_other_config`.
         self.config.version.store(number, Ordering::Release);
-        self.clients.dedupe.configure(&self.config().1.dedupe);
-        let retain = &self.config().1.retain;
-        if *retain != current.1.retain {
-            let log = self.engine.as_ref().map(|engine| (self.bus.shards(), engine.interest().is_some()));
-            if let Some(fault) = retain.fault(log) {
-                tracing::error!(fault, "the rules of retention stay as they were");
-                return;
-            }
+    }
+
+    /// Replaces the rules of retention for later events, unless the engine's log can't follow them.
+    fn set_rules(&self, retain: &RetainConfig) {
+        let log = self.engine.as_ref().map(|engine| (self.bus.shards(), engine.interest().is_some()));
+        if let Some(fault) = retain.fault(log) {
+            tracing::error!(fault, "the rules of retention stay as they were");
+            return;
+        }
+        let Some(engine) = &self.engine else {
             let head = |shard: usize| (self.bus.epoch(), self.bus.head(shard as u16));
             let heads: Vec<_> = (0..self.bus.shards()).map(head).collect();
-            self.kept.set_rules(retain, &heads);
-        }
+            return self.kept.set_rules(retain, &heads);
+        };
+        engine.at_places(|places| {
+            if !retain.rules.is_empty() && places.is_some_and(|places| places.kept == Some(false)) {
+                let error = EngineError::KeepsNothing;
+                return tracing::error!(%error, "the rules of retention stay as they were");
+            }
+            let heads = places.map(|places| places.next.iter().map(|next| (places.epoch, *next)).collect());
+            self.kept.set_rules(retain, &heads.unwrap_or_else(Vec::new));
+        });
     }
 
     /// Returns the memory held outside the loops, in bytes.

@@ -61,6 +61,11 @@ fn append_gap(fanout: &mut Fanout, gap: &GapNotice, seal: Option<SealFn<'_>>) {
     fanout.append_gap(id, gap, &to_some, seal.is_some());
 }
 
+/// Returns whether a gap lies between two events of one epoch.
+fn is_of_one_epoch(gap: &GapNotice) -> bool {
+    matches!((&gap.from, gap.to), (Some(Since::Event(from)), Some(to)) if from.epoch == to.epoch)
+}
+
 impl<S: Socket> LoopState<S> {
     /// Returns the time for which events are still held back, so that more of them share a write. Returns `None` if no flush
     /// interval is set, or it has passed.
@@ -192,8 +197,7 @@ impl<S: Socket> LoopState<S> {
     /// Appends the next events of the bus to the feeds. `worked` is the work on conditions at the turn's begin.
     fn append_batch(&mut self, worked: u64) -> AppendedBatch {
         let EventFlow { fanout, reader, in_hand, snapshot, kind_log, continuity, .. } = &mut self.delivery;
-        let metrics = &self.shared.metrics;
-        let kept = &self.shared.kept;
+        let (metrics, kept) = (&self.shared.metrics, &self.shared.kept);
         let epoch = self.shared.bus.epoch();
         let now = self.turn.now;
         let (auth, rng) = (&self.shared.auth, std::cell::RefCell::new(&mut self.turn.rng));
@@ -219,10 +223,7 @@ impl<S: Socket> LoopState<S> {
                     let is_missing = |gap: &GapNotice| !kept.are_undelivered(gap);
                     if let Some(mut gap) = gap.filter(is_missing) {
                         // After a lap of the ring, the log still has the overwritten events.
-                        let is_of_one_epoch = gap.from.as_ref().zip(gap.to).is_some_and(
-                            |(from, to)| matches!(from, Since::Event(from) if from.epoch == to.epoch),
-                        );
-                        gap.recoverable = batch.lost && can_recover && is_of_one_epoch;
+                        gap.recoverable = batch.lost && can_recover && is_of_one_epoch(&gap);
                         append_gap(fanout, &gap, seal);
                     }
                     if let Some(snapshot) = snapshot {

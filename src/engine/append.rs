@@ -143,6 +143,7 @@ impl AppendLoop<'_> {
                         let of_part = ends[at] - span.start..ends[at + 1] - span.start;
                         self.queue.answer(at, Ok(ids.get(of_part).unwrap_or_default()));
                     }
+                    self.queue.set_in_doubt(self.is_in_doubt);
                 }
                 AppendOutcome::Refused(refused) if part.len() == 1 => {
                     self.refuse(part.start, refused, span.len());
@@ -190,21 +191,18 @@ impl AppendLoop<'_> {
     /// Waits until this node has read the events of a part from the log, if an answer to it waits for that. Returns whether it has.
     fn await_reading(&self, part: &Range<usize>, ids: &[EventId]) -> bool {
         let Some(last) = ids.last().filter(|_| self.queue.awaits_reading(part.clone())) else { return true };
-        self.queue.set_in_doubt(true);
         let deadline = self.queue.last_deadline();
-        let was_read = loop {
+        loop {
             let until = deadline.min(Instant::now() + LOOK);
             // A node that shuts down reads no more.
             let is_over = until >= deadline || self.queue.was_closed_for(LOOK);
             if self.recorder.await_read(*last, until) {
-                break true;
+                return true;
             }
             if is_over {
-                break false;
+                return false;
             }
-        };
-        self.queue.set_in_doubt(self.is_in_doubt);
-        was_read
+        }
     }
 
     /// Appends, over as many connections as needed, while at least one publisher still has time.
@@ -272,7 +270,8 @@ impl AppendLoop<'_> {
         let outcome = connection.append(batch);
         *is_possibly_stored |= batch.kept_some.get() || matches!(outcome, Err(EngineError::Unreachable(_)));
         self.is_in_doubt |= *is_possibly_stored;
-        self.queue.set_in_doubt(self.is_in_doubt);
+        // Events that the log has stay in doubt until they are answered.
+        self.queue.set_in_doubt(self.is_in_doubt || outcome.is_ok());
         outcome.map(Some)
     }
 

@@ -1,40 +1,12 @@
 //! Heap bytes of an idle client with its subscription: a counting allocator measures two numbers of clients, and the
 //! difference gives the bytes of one.
 #![cfg(feature = "server")]
-#![allow(unsafe_code, reason = "an allocator of the test's own, which counts and calls the system's")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "support/heap.rs"]
+mod heap;
 
 use fanwire::Event;
 use fanwire::internals::OneClient;
-
-struct Counting;
-
-thread_local!(static HELD: Cell<isize> = const { Cell::new(0) });
-
-/// Returns the bytes that glibc's allocator uses for a small block: with its header, in steps of 16, and at least 32.
-fn block(layout: Layout) -> isize {
-    (layout.size() + 8).next_multiple_of(16).max(32) as isize
-}
-
-// SAFETY: the system's allocator does the work.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.with(|held| held.set(held.get() + block(layout)));
-        // SAFETY: the caller upholds the requirements.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        HELD.with(|held| held.set(held.get() - block(layout)));
-        // SAFETY: the caller upholds the requirements.
-        unsafe { System.dealloc(place, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Number of clients of the smaller measurement; the larger has twice as many. Tables that grow by doubling are filled
 /// equally in both.
@@ -43,14 +15,14 @@ const CLIENTS: u64 = 500;
 /// Returns the heap bytes of a loop with this many clients, whose subscriptions have these fields. Each client has
 /// received an event.
 fn held(clients: u64, fields: &dyn Fn(u64) -> String) -> isize {
-    let before = HELD.with(Cell::get);
+    let before = heap::held();
     let mut client = OneClient::subscribed(clients, fields);
     for n in 0..200 {
         let event = Event::builder("t").channel(&format!("user-{n}")).entity("symbol", &format!("S{n:03}"));
         client.publishes(event.build().expect("valid"));
         client.quiet_turn();
     }
-    let held = HELD.with(Cell::get) - before;
+    let held = heap::held() - before;
     drop(client);
     held
 }

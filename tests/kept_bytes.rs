@@ -1,39 +1,11 @@
 //! Heap bytes of kept logs with small events, as a counting allocator sees them, beside what the server counts.
 #![cfg(feature = "server")]
-#![allow(unsafe_code, reason = "an allocator of the test's own, which counts and calls the system's")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "support/heap.rs"]
+mod heap;
 
 use fanwire::Event;
 use fanwire::internals::OneClient;
-
-struct Counting;
-
-thread_local!(static HELD: Cell<isize> = const { Cell::new(0) });
-
-/// Returns the bytes that glibc's allocator uses for a block: with its header, in steps of 16, and at least 32.
-fn block(layout: Layout) -> isize {
-    (layout.size() + 8).next_multiple_of(16).max(32) as isize
-}
-
-// SAFETY: the system's allocator does the work.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.with(|held| held.set(held.get() + block(layout)));
-        // SAFETY: the caller upholds the requirements.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        HELD.with(|held| held.set(held.get() - block(layout)));
-        // SAFETY: the caller upholds the requirements.
-        unsafe { System.dealloc(place, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Number of logs. Each has 100 events.
 const LOGS: isize = 1_000;
@@ -63,7 +35,7 @@ fn sent(client: &mut OneClient, stream: &str) -> isize {
 
 /// Publishes the events of all logs. Only streams whose name begins with `run-` are kept.
 fn held(kind: &str) -> Held {
-    let before = HELD.with(Cell::get);
+    let before = heap::held();
     let mut client = OneClient::keeping();
     for log in 0..LOGS {
         for n in 0..EVENTS {
@@ -71,7 +43,7 @@ fn held(kind: &str) -> Held {
         }
         client.quiet_turn();
     }
-    let all = HELD.with(Cell::get) - before;
+    let all = heap::held() - before;
     let counted = client.kept_bytes() as isize;
     let framed = sent(&mut client, "run-00000") - sent(&mut client, "run-none");
     Held { all, counted, framed }

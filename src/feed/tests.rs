@@ -677,7 +677,7 @@ fn live_events_wait_for_a_replay() {
     world.publish("a");
     world.seal();
     for k in 1..4 {
-        outbox.send_replayed(&mut world.fanout, format!(": reply {k}\n\n").into(), None);
+        outbox.send_replayed(&mut world.fanout, format!(": reply {k}\n\n").into(), 1, None);
         assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
         assert_eq!(world.difference(&[&outbox]), 0);
     }

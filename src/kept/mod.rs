@@ -28,7 +28,7 @@ mod refusal;
 mod rule;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use admission::refuse_all_unkept;
 pub(crate) use cursor::{KeptContent, KeptCursor, KeptItem};

@@ -39,7 +39,7 @@ fn name(stream: &str) -> LogName {
 }
 
 /// Returns a generator of pseudorandom numbers below a bound (xorshift).
-pub(super) fn dice(mut seed: u64) -> impl FnMut(u64) -> u64 {
+pub(crate) fn dice(mut seed: u64) -> impl FnMut(u64) -> u64 {
     move |below| {
         seed ^= seed << 13;
         seed ^= seed >> 7;

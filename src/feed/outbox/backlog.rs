@@ -3,20 +3,11 @@
 
 use std::num::NonZeroU32;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::inserted::InsertedQueue;
 use crate::dialect::Missed;
 use crate::event::{EventId, Position, Timestamp};
-
-/// Largest frame of a replay that is copied for its connection, in bytes.
-///
-/// A copy is freed with the connection. A shared frame would keep the event's whole frame alive after the ring dropped
-/// it, and its reference count costs an allocation.
-const COPIED_BYTES_MAX: usize = 4096;
-
-/// Bytes that are allocated at once for copies of a replay's frames.
-const COPIES_BYTES: usize = 16 * 1024;
 
 /// Frames dropped at the newest end since the socket became full. The gap notice is due once everything that was waiting
 /// before them is written.
@@ -34,8 +25,6 @@ pub(super) struct OutboxBacklog {
     /// Rest of the partly written frame.
     pub(super) partial: Bytes,
     pub(super) inserted: InsertedQueue,
-    /// Free capacity for the next copies of a replay's frames.
-    pub(super) copies: BytesMut,
     /// Tick at which the socket last accepted bytes, if it is full.
     pub(super) progress_tick: Option<NonZeroU32>,
     /// Last event that was written, in full or in part.
@@ -67,25 +56,11 @@ impl OutboxBacklog {
     pub(super) fn own_bytes(&self) -> usize {
         let partial = if self.partial.is_unique() { self.partial.len() } else { 0 };
         let place = if self.place.is_some() { size_of::<Position>() } else { 0 };
-        size_of::<Self>() + self.inserted.own_bytes() + self.copies.capacity() + partial + place
+        size_of::<Self>() + self.inserted.own_bytes() + partial + place
     }
 
     /// Returns the number of waiting bytes that are also retained elsewhere.
     pub(super) fn shared_bytes(&self) -> usize {
         self.inserted.sums().shared_bytes + if self.partial.is_unique() { 0 } else { self.partial.len() }
-    }
-
-    /// Returns a copy of a small frame, in the same allocation as the copies before it, or a large frame itself; and
-    /// whether the bytes are also retained elsewhere.
-    pub(super) fn copied(&mut self, frame: Bytes) -> (Bytes, bool) {
-        if frame.len() > COPIED_BYTES_MAX {
-            let is_shared = !frame.is_unique();
-            return (frame, is_shared);
-        }
-        if self.copies.capacity() < frame.len() {
-            self.copies = BytesMut::with_capacity(COPIES_BYTES);
-        }
-        self.copies.extend_from_slice(&frame);
-        (self.copies.split().freeze(), false)
     }
 }

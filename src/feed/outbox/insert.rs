@@ -49,19 +49,9 @@ impl Outbox {
         self.backlog(None).inserted.push(inserted);
     }
 
-    /// Queues an event of a replay: before everything in the feed, and after all other bytes.
-    pub(crate) fn send_replayed(&mut self, fanout: &mut Fanout, frame: Bytes, id: Option<EventId>) {
-        fanout.totals.matched += 1;
-        // The frame may be compressed standalone, which changes any window.
-        let changes_window = self.compression.uses_window();
-        let before = self.next;
-        let backlog = self.backlog(None);
-        let (bytes, is_shared) = backlog.copied(frame);
-        backlog.inserted.push(Inserted { before, bytes, events: 1, changes_window, last: id, is_shared });
-    }
-
-    /// Queues events of a replay as one piece, as [`Self::send_replayed`] does. `last` is the last of them.
-    pub(crate) fn send_replayed_run(
+    /// Queues events of a replay as one piece: before everything in the feed, and after all other bytes. `last` is the last of
+    /// them.
+    pub(crate) fn send_replayed(
         &mut self,
         fanout: &mut Fanout,
         bytes: Bytes,
@@ -69,6 +59,7 @@ impl Outbox {
         last: Option<EventId>,
     ) {
         fanout.totals.matched += u64::from(events);
+        // The frames may be compressed standalone, which changes any window.
         let (changes_window, is_shared) = (self.compression.uses_window(), !bytes.is_unique());
         let inserted = Inserted { before: self.next, bytes, events, changes_window, last, is_shared };
         self.backlog(None).inserted.push(inserted);

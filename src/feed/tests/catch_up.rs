@@ -90,7 +90,7 @@ fn a_client_that_falls_off_leaves_at_the_place_up_to_which_it_was_written() {
     let (place, held) = slow.leave();
     assert_eq!(place, begun.last().map(|last| last + 1));
     assert!(held.held_bytes() > 0 && slow.outbox.inserted_bytes() == 0);
-    slow.outbox.send_replayed(&mut slow.world.fanout, ": reply 7\n\n".into(), None);
+    slow.outbox.send_replayed(&mut slow.world.fanout, ": reply 7\n\n".into(), 1, None);
     slow.outbox.send_held(held);
     slow.outbox.set_replaying(false);
     assert_eq!(slow.batch("a", 1 << 20), Flushed::Done);

@@ -245,7 +245,12 @@ impl Client {
         for n in past.events.drain(..count.min(past.events.len())) {
             let frame = format!("data: {{\"n\":{n},\n\n");
             self.step("send_replayed", |outbox, fanout, _| {
-                outbox.send_replayed(fanout, frame.into(), Some(EventId { epoch: 1, shard: 0, sequence: n }));
+                outbox.send_replayed(
+                    fanout,
+                    frame.into(),
+                    1,
+                    Some(EventId { epoch: 1, shard: 0, sequence: n }),
+                );
             });
         }
         if !past.events.is_empty() {

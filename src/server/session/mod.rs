@@ -130,7 +130,7 @@ impl Session {
         session.reply(&Reply::Welcome { client: session.client() }, &ReplyTag::None, cx);
         match (subscribe, &mut session.own) {
             (Some(subscribe), Some(own)) if is_locked => own.rights.wait_with(subscribe),
-            (Some(subscribe), _) => session.subscribe_by_path(*subscribe, cx),
+            (Some(subscribe), _) => session.subscribe_by_path(subscribe, cx),
             (None, _) => {}
         }
         session.schedule_deadline(cx);
@@ -152,11 +152,8 @@ impl Session {
     }
 
     /// Adds the subscription of the path.
-    fn subscribe_by_path(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) {
-        if let Some(since) = subscribe.since.clone().filter(|since| cx.is_ahead(since)) {
-            return self.await_read(since, Resuming::Subscribe(Box::new(subscribe), None), cx);
-        }
-        if let Err(error) = self.subscribe(subscribe, None, cx) {
+    fn subscribe_by_path(&mut self, subscribe: Box<Subscribe>, cx: &mut Context<'_>) {
+        if let Err(error) = self.subscribe_when_read(subscribe, None, cx) {
             self.fail(&error, &ReplyTag::None, cx);
         }
     }
@@ -417,12 +414,8 @@ impl Session {
     fn execute(&mut self, command: Command, tag: &ReplyTag, cx: &mut Context<'_>) -> Result<(), ClientError> {
         match command {
             Command::Subscribe(subscribe) => {
-                if let Some(since) = subscribe.since.clone().filter(|since| cx.is_ahead(since)) {
-                    self.await_read(since, Resuming::Subscribe(subscribe, Some(tag.clone())), cx);
-                    return Ok(());
-                }
                 // The response goes between the events pending before the change and those after it.
-                self.subscribe(*subscribe, Some(tag), cx)
+                self.subscribe_when_read(subscribe, Some(tag), cx)
             }
             Command::Update(update) => self.update(*update, tag, cx),
             Command::Unsubscribe { subscription_id, strict } => {

@@ -10,7 +10,7 @@ use super::context::Context;
 use super::effect::Effect;
 use super::pending::{Listing, Narrowing, Resuming, Unfinished};
 use super::subscription::AffectedFilter;
-use crate::dialect::{Reply, ReplyTag, native};
+use crate::dialect::{ClientError, Reply, ReplyTag, Subscribe, native};
 use crate::event::Since;
 use crate::feed::Conflation;
 use crate::filter::Filter;
@@ -50,6 +50,20 @@ impl Session {
         self.keep(Some(Unfinished::Resuming(resuming)));
         cx.effects.push(Effect::AwaitRead(since));
         cx.hold_input();
+    }
+
+    /// Adds a subscription as [`subscribe`](Self::subscribe) does, once the loop has read the event after which it resumes.
+    pub(super) fn subscribe_when_read(
+        &mut self,
+        subscribe: Box<Subscribe>,
+        tag: Option<&ReplyTag>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), ClientError> {
+        let Some(since) = subscribe.since.as_ref().filter(|since| cx.is_ahead(since)).cloned() else {
+            return self.subscribe(*subscribe, tag, cx);
+        };
+        self.await_read(since, Resuming::Subscribe(subscribe, tag.cloned()), cx);
+        Ok(())
     }
 
     /// Executes a request that has waited.
@@ -109,7 +123,7 @@ impl Session {
         let Narrowing { tag, waiting, .. } = narrowing;
         self.reply(&Reply::Authenticated, &tag, cx);
         if let Some(subscribe) = waiting {
-            self.subscribe_by_path(*subscribe, cx);
+            self.subscribe_by_path(subscribe, cx);
         }
         self.schedule_deadline(cx);
         None

@@ -213,11 +213,11 @@ pub(crate) fn oldest_place(shared: &Shared, shard: u16) -> LogPlace {
 
 /// Returns the sequence in a ring of its first event at this place or after it, as ids count.
 pub(crate) fn ring_sequence(shared: &Shared, shard: u16, place: LogPlace) -> Sequence {
-    let bus = &shared.bus;
-    let (mut low, mut high) = (bus.oldest(shard), bus.head(shard));
     if shared.engine.is_none() {
         return place.1;
     }
+    let bus = &shared.bus;
+    let (mut low, mut high) = (bus.oldest(shard), bus.head(shard));
     while low < high {
         let middle = low + (high - low) / 2;
         let found = event_id(bus, shard, middle, high).map(|(_, id)| (id.epoch, id.sequence));

@@ -106,7 +106,7 @@ impl Page<'_> {
         *self.events += 1;
         if frame.len() > COPIED_BYTES_MAX {
             self.flush();
-            self.outbox.send_replayed(self.fanout, frame, event.id());
+            self.outbox.send_replayed(self.fanout, frame, 1, event.id());
             return;
         }
         self.small.bytes.extend_from_slice(&frame);
@@ -119,7 +119,7 @@ impl Page<'_> {
         if self.small.events > 0 {
             let SmallFrames { mut bytes, events, last } = std::mem::take(&mut self.small);
             bytes.shrink_to_fit();
-            self.outbox.send_replayed_run(self.fanout, bytes.into(), events, last);
+            self.outbox.send_replayed(self.fanout, bytes.into(), events, last);
         }
     }
 
@@ -166,7 +166,7 @@ impl RunSink for Page<'_> {
         self.size += frames.len();
         budget.spend_bytes(frames.len(), RUN_BYTE_INSTRUCTIONS);
         *self.events += u64::from(events);
-        self.outbox.send_replayed_run(self.fanout, frames, events, Some(last));
+        self.outbox.send_replayed(self.fanout, frames, events, Some(last));
     }
 }
 

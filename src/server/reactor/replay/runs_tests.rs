@@ -9,6 +9,7 @@ use super::*;
 use crate::bus::Bus;
 use crate::dialect::GapNotice;
 use crate::event::{Event, Timestamp};
+use crate::kept::tests::dice;
 use crate::kept::{LogName, RetainBy};
 use crate::server::shared::Shared;
 use crate::server::shared::runs::{RUNS_BYTES_MAX, RunForm};
@@ -17,16 +18,6 @@ use forward::RunSink;
 
 const EPOCH: u64 = 7;
 const ENCODING: Encoding = Encoding::NativeSse;
-
-/// Returns a generator of random numbers below a given one (xorshift).
-fn dice(mut seed: u64) -> impl FnMut(u64) -> u64 {
-    move |below| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed % below
-    }
-}
 
 fn filter(text: &str) -> Filter {
     text.parse().expect("a filter")

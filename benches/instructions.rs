@@ -418,7 +418,7 @@ fn attaches(is_first: bool, fields: &str, times: u64) {
     }
     for _ in 0..=times / RUN {
         if is_first {
-            client.drops_runs();
+            client.drops_blocks();
         }
         client.comes_again("/ws");
         client.says(&format!(

@@ -137,7 +137,7 @@ fn stored(bytes: &[u8]) -> Bytes {
     out.into()
 }
 
-/// How a frame in a run depends on the feed's window.
+/// How a frame in a block depends on the feed's window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WindowUse {
     /// Every member can read the frame, and its window stays as it is.
@@ -148,11 +148,11 @@ pub(super) enum WindowUse {
     Continues,
 }
 
-/// Forms of a frame: the one in the run, and one for members that are not in sync with the window.
+/// Forms of a frame: the one in the block, and one for members that are not in sync with the window.
 #[derive(Debug)]
 pub(super) struct FrameForms {
     pub(super) window_use: WindowUse,
-    /// Uncompressed frame; the form in the run if that uses no window.
+    /// Uncompressed frame; the form in the block if that uses no window.
     plain: Bytes,
     /// `plain` as a stored block of a gzip stream, made when the first member needs it.
     stored: OnceCell<Bytes>,
@@ -173,7 +173,7 @@ impl FrameForms {
         }
     }
 
-    /// Returns the number of bytes retained in addition to the run.
+    /// Returns the number of bytes retained in addition to the block.
     pub(super) fn bytes(&self) -> usize {
         if self.window_use == WindowUse::None { 0 } else { self.plain.len() }
     }

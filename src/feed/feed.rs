@@ -1,8 +1,8 @@
-//! One feed: frames appended by the loop, sealed into runs, and trimmed to a bounded tail.
+//! One feed: frames appended by the loop, sealed into blocks, and trimmed to a bounded tail.
 //!
 //! Invariants:
 //! - Appended frames become visible to outboxes when the feed is sealed, and never move afterwards.
-//! - The runs cover exactly `base..next`, in order.
+//! - The blocks cover exactly `base..next`, in order.
 //! - A feed with one member that keeps up retains nothing: its frames are written from the loop's log and only counted.
 
 mod seal;
@@ -13,13 +13,13 @@ use std::ops::Range;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::block::{FrameBlock, FrameMark};
 use super::compressor::{Compression, CompressorLimits, FeedCompressor};
 use super::conflate::{Conflation, LatestByKey, Samplers};
 use super::frame::{FrameKind, FrameSource, UnsealedFrame};
 use super::frame_log::{FrameList, FrameLog};
 use super::gap_log::GapLog;
 use super::keys::ConnIndex;
-use super::run::{FrameMark, FrameRun};
 use crate::dialect::{Encoding, Missed};
 use crate::event::EventId;
 use crate::filter::ClassId;
@@ -94,9 +94,9 @@ const _: () = assert!(size_of::<Feed>() <= 72, "each client with an interest of 
 /// Sealed frames of a feed: those from `base` on.
 #[derive(Debug, Default)]
 struct RetainedFrames {
-    runs: VecDeque<FrameRun>,
+    blocks: VecDeque<FrameBlock>,
     base: u64,
-    /// Bytes of the runs.
+    /// Bytes of the blocks.
     bytes: usize,
     gaps: GapLog,
 }
@@ -284,14 +284,14 @@ impl Feed {
         self.retained.as_ref().map_or(0, |retained| retained.bytes)
     }
 
-    /// Returns the retained runs.
+    /// Returns the retained blocks.
     #[inline]
-    pub(super) fn runs(&self) -> Option<&VecDeque<FrameRun>> {
-        self.retained.as_ref().map(|retained| &retained.runs)
+    pub(super) fn blocks(&self) -> Option<&VecDeque<FrameBlock>> {
+        self.retained.as_ref().map(|retained| &retained.blocks)
     }
 
-    fn runs_from(&self, index: u64) -> impl Iterator<Item = &FrameRun> {
-        self.runs().into_iter().flatten().skip_while(move |run| run.next() <= index)
+    fn blocks_from(&self, index: u64) -> impl Iterator<Item = &FrameBlock> {
+        self.blocks().into_iter().flatten().skip_while(move |block| block.next() <= index)
     }
 
     /// Returns the retained frames for a seal to append to. Allocates them if there are none.
@@ -348,16 +348,16 @@ impl Feed {
         }
     }
 
-    /// Returns the run that holds the frame at `index`; `base <= index < next`.
-    pub(super) fn run_of(&self, index: u64) -> Option<&FrameRun> {
-        let runs = self.runs()?;
-        runs.get(runs.partition_point(|run| run.next() <= index))
+    /// Returns the block that holds the frame at `index`; `base <= index < next`.
+    pub(super) fn block_of(&self, index: u64) -> Option<&FrameBlock> {
+        let blocks = self.blocks()?;
+        blocks.get(blocks.partition_point(|block| block.next() <= index))
     }
 
     /// Returns the id of the event at `index`, if still retained.
     pub(super) fn id_of(&self, index: u64) -> Option<EventId> {
         if index >= self.base() && index < self.next {
-            return self.run_of(index).map(|run| run.id_of(index));
+            return self.block_of(index).map(|block| block.id_of(index));
         }
         self.conflator().and_then(|conflator| conflator.latest.get(index)).map(|(_, id)| *id)
     }
@@ -380,18 +380,18 @@ impl Feed {
         let (next, unsealed) = (self.next, self.unsealed());
         let is_lone = self.members().len() == 1;
         let Some(retained) = &mut self.retained else { return };
-        let newest = retained.runs.back().map(FrameRun::newest_id);
+        let newest = retained.blocks.back().map(FrameBlock::newest_id);
         let own = self.detail.as_mut().and_then(|detail| detail.own_form.as_mut());
         if let Some(conflator) = own.and_then(|own| own.conflator.as_mut()) {
             conflator.latest.clear();
             conflator.required_before_base +=
-                retained.runs.iter().map(|run| run.required_before(run.next())).sum::<u64>();
+                retained.blocks.iter().map(|block| block.required_before(block.next())).sum::<u64>();
         }
         if is_lone && unsealed == 0 {
             self.retained = None;
         } else {
             // A shared feed keeps the capacity for its next frames.
-            retained.runs.clear();
+            retained.blocks.clear();
             retained.gaps.clear_sealed();
             (retained.bytes, retained.base) = (0, next);
         }
@@ -421,7 +421,7 @@ impl Feed {
     pub(super) fn table_bytes(&self) -> usize {
         let retained = self.retained.as_ref().map_or(0, |retained| {
             let marks = (self.next - retained.base) as usize * size_of::<FrameMark>();
-            size_of::<RetainedFrames>() + retained.runs.capacity() * size_of::<FrameRun>() + marks
+            size_of::<RetainedFrames>() + retained.blocks.capacity() * size_of::<FrameBlock>() + marks
         });
         let own = self.own_form().map_or(0, |own| {
             let latest = own.conflator.as_ref().map_or(0, |conflator| conflator.latest.held_bytes());
@@ -436,13 +436,15 @@ impl Feed {
 
     /// Returns the number of bytes retained from `index` on.
     pub(super) fn bytes_from(&self, index: u64) -> u64 {
-        self.runs_from(index).map(|run| (run.bytes.len() - run.start_of(index.max(run.first))) as u64).sum()
+        self.blocks_from(index)
+            .map(|block| (block.bytes.len() - block.start_of(index.max(block.first))) as u64)
+            .sum()
     }
 
     /// Returns the id of the newest sealed event.
     pub(super) fn newest_id(&self) -> Option<EventId> {
-        let newest = self.runs().and_then(VecDeque::back);
-        newest.map(FrameRun::newest_id).or_else(|| self.newest_passed())
+        let newest = self.blocks().and_then(VecDeque::back);
+        newest.map(FrameBlock::newest_id).or_else(|| self.newest_passed())
     }
 
     /// Returns the id of the newest appended event, sealed or not.
@@ -490,8 +492,9 @@ impl Feed {
 
     /// Returns the number of required frames before `index`; `base <= index`.
     pub(super) fn required_before(&self, index: u64) -> u64 {
-        let runs = self.runs().into_iter().flatten().take_while(|run| run.first < index);
-        self.required_before_base() + runs.map(|run| run.required_before(index.min(run.next()))).sum::<u64>()
+        let blocks = self.blocks().into_iter().flatten().take_while(|block| block.first < index);
+        self.required_before_base()
+            + blocks.map(|block| block.required_before(index.min(block.next()))).sum::<u64>()
     }
 
     /// Returns the index below which latest frames of keys may have been forgotten.
@@ -511,17 +514,17 @@ impl Feed {
             index = base;
         }
         while index < self.next {
-            let run = self.run_of(index)?;
-            let end = run.next();
+            let block = self.block_of(index)?;
+            let end = block.next();
             while index < end {
                 // Below the floor the table cannot tell whether a frame is the latest of its key.
-                if run.is_required(index) || index < latest.floor || latest.get(index).is_some() {
-                    if let Some(forms) = run.forms(index) {
+                if block.is_required(index) || index < latest.floor || latest.get(index).is_some() {
+                    if let Some(forms) = block.forms(index) {
                         let frame = forms.standalone(self.form.compression);
                         return Some((index, frame, frame));
                     }
-                    let bytes = &run.bytes[run.start_of(index)..run.start_of(index + 1)];
-                    return Some((index, bytes, &run.bytes));
+                    let bytes = &block.bytes[block.start_of(index)..block.start_of(index + 1)];
+                    return Some((index, bytes, &block.bytes));
                 }
                 index += 1;
             }

@@ -8,7 +8,7 @@ use crate::dialect::Encoding;
 use crate::event::{Event, EventId};
 use crate::metrics::Metrics;
 
-/// Merge limit, in bytes: smaller frames are copied into one run, larger ones are not copied.
+/// Merge limit, in bytes: smaller frames are copied into one block, larger ones are not copied.
 pub(super) const MERGE_FRAME_BYTES_MAX: usize = 4096;
 
 /// Storage of an unsealed frame's bytes.

@@ -1,7 +1,7 @@
 //! Frames of the current batch: each event's frame once per encoding, and each feed's list of the frames that it gets.
 //!
 //! Feeds that neither compress nor conflate use the log's frames. A lone member that is caught up is written from the
-//! log, and its feed stores nothing. In all other cases the feed copies its frames into runs.
+//! log, and its feed stores nothing. In all other cases the feed copies its frames into blocks.
 //!
 //! Invariants:
 //! - A list has its frames in the order of their events.

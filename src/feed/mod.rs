@@ -11,6 +11,7 @@
 //! - Frame indices only grow. Frames `base..next` are retained; an outbox at `next` is caught up.
 //! - No code here opens a socket or reads a clock.
 
+mod block;
 mod compressor;
 mod conflate;
 mod encode;
@@ -24,7 +25,6 @@ pub(crate) mod harness;
 mod interest;
 mod keys;
 mod outbox;
-mod run;
 mod snapshot;
 
 pub(crate) use compressor::{Compression, CompressorLimits};

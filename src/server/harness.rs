@@ -272,12 +272,12 @@ impl OneClient {
         self.shared.bus.publish(event);
     }
 
-    /// Drops the encoded runs of kept logs.
-    pub fn drops_runs(&self) {
-        self.shared.kept.runs().clear();
+    /// Drops the encoded blocks of kept logs.
+    pub fn drops_blocks(&self) {
+        self.shared.kept.blocks().clear();
     }
 
-    /// Returns the memory that the kept logs and their encoded runs are counted with, in bytes.
+    /// Returns the memory that the kept logs and their encoded blocks are counted with, in bytes.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
         self.shared.kept.held_bytes()

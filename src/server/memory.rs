@@ -9,7 +9,7 @@ use super::conn::Ws;
 use super::presence::NAME_BYTES_MAX;
 use super::reactor::Conn;
 use super::reactor::stream::Stream;
-use super::shared::runs::RUNS_BYTES_MAX;
+use super::shared::blocks::BLOCKS_BYTES_MAX;
 use crate::bus::BusConfig;
 
 /// A line of the sum of [`ServerConfig::worst_case`].
@@ -73,13 +73,13 @@ impl ServerConfig {
         let kept = if self.retain.rules.is_empty() { 0 } else { self.retain.max_bytes as u64 };
         if kept > 0 {
             all.push(line("kept logs", 1, kept));
-            all.push(line("encoded runs of kept logs", 1, RUNS_BYTES_MAX as u64));
+            all.push(line("encoded blocks of kept logs", 1, BLOCKS_BYTES_MAX as u64));
         }
         if let Some(budget) = self.max_memory_bytes {
             let what = "held for clients: feeds, answers, replays, subscriptions, bodies, connections, what waits for an engine";
-            // Kept logs and their runs count in the budget.
-            let runs = if kept > 0 { RUNS_BYTES_MAX as u64 } else { 0 };
-            all.push(line(what, 1, (budget as u64).saturating_sub(kept + runs)));
+            // Kept logs and their blocks count in the budget.
+            let blocks = if kept > 0 { BLOCKS_BYTES_MAX as u64 } else { 0 };
+            all.push(line(what, 1, (budget as u64).saturating_sub(kept + blocks)));
             return all;
         }
         let connections = self.max_connections as u64;

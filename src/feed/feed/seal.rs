@@ -1,22 +1,22 @@
-//! Seals feeds: the appended frames become runs that the members see, and the oldest runs are dropped.
+//! Seals feeds: the appended frames become blocks that the members see, and the oldest blocks are dropped.
 //!
 //! Invariants:
 //! - A large frame is not copied. Small frames are copied together, once for the feed.
-//! - A run has frames of one epoch.
+//! - A block has frames of one epoch.
 
 use bytes::Bytes;
 
 use super::{Feed, FeedForm, FeedLimits};
+use crate::feed::block::{FrameBlock, FrameMark, FrameMarks};
 use crate::feed::compressor::{Compression, CompressorPool, FrameForms, WindowUse};
 use crate::feed::frame::{FrameKind, MERGE_FRAME_BYTES_MAX, UnsealedFrame};
 use crate::feed::frame_log::{FrameLog, LoggedFrame};
-use crate::feed::run::{FrameMark, FrameMarks, FrameRun};
 
 /// Merge limit for a feed with one member, in bytes: no other member shares the copy, and an extra `writev` segment costs
 /// about as much as copying this many bytes.
 const MERGE_LONE_FRAME_BYTES_MAX: usize = 1024;
 
-/// Size of a run of small frames, in bytes: large enough that the cost of the write call no longer matters.
+/// Size of a block of small frames, in bytes: large enough that the cost of the write call no longer matters.
 const RUN_BYTES_MAX: usize = 64 * 1024;
 
 impl Feed {
@@ -33,7 +33,7 @@ impl Feed {
         if let Some(own) = self.own_form_mut().filter(|own| !own.unsealed.is_empty()) {
             let unsealed = std::mem::take(&mut own.unsealed);
             self.seal_own(&unsealed, limits, pool);
-            // The frames are in runs now; a shared feed keeps the vector's capacity for the next turn.
+            // The frames are in blocks now; a shared feed keeps the vector's capacity for the next turn.
             if self.members().len() > 1
                 && let Some(own) = self.own_form_mut()
             {
@@ -44,7 +44,7 @@ impl Feed {
         self.trim(limits);
     }
 
-    /// Copies the frames of the feed's list into runs.
+    /// Copies the frames of the feed's list into blocks.
     fn seal_list(&mut self, log: &mut FrameLog) {
         let encoding = self.form.encoding;
         let mut list = std::mem::take(&mut self.list);
@@ -56,8 +56,8 @@ impl Feed {
             let mut marks = FrameMarks::new();
             let mut mark = |frame: &LoggedFrame, end| marks.push(FrameMark::new(end, frame.id, frame.kind));
             mark(first, bytes.len());
-            let run = if is_small(bytes) && frames.peek().is_some_and(joins) {
-                // A run has as many frames as start within its maximum size.
+            let block = if is_small(bytes) && frames.peek().is_some_and(joins) {
+                // A block has as many frames as start within its maximum size.
                 let after = frames.clone().scan(bytes.len(), |end, (_, next)| {
                     let begins = *end <= RUN_BYTES_MAX && is_small(next);
                     *end += next.len();
@@ -75,21 +75,21 @@ impl Feed {
             } else {
                 first.own_bytes(encoding).unwrap_or_else(|| Bytes::copy_from_slice(bytes))
             };
-            self.push_run(epoch, marks, run, Box::default());
+            self.push_block(epoch, marks, block, Box::default());
         }
         drop(frames);
         log.take(&mut list);
     }
 
-    /// Makes runs of the frames of a feed that compresses or conflates.
+    /// Makes blocks of the frames of a feed that compresses or conflates.
     fn seal_own(&mut self, unsealed: &[UnsealedFrame], limits: &FeedLimits, pool: &mut CompressorPool) {
         let mut rest = unsealed;
         while let Some(first) = rest.first() {
             let start = self.next;
             let taken = if self.compressor().is_some() {
-                self.compressed_run(rest, pool)
+                self.compressed_block(rest, pool)
             } else {
-                self.merged_run(rest)
+                self.merged_block(rest)
             };
             debug_assert!(self.next == start + taken as u64, "{first:?}");
             let (frames, after) = rest.split_at(taken);
@@ -103,32 +103,32 @@ impl Feed {
         let FeedForm { encoding, compression } = self.form;
         let Some(own) = self.detail.as_mut().and_then(|detail| detail.own_form.as_mut()) else { return };
         let (Some(conflator), Some(retained)) = (&mut own.conflator, &self.retained) else { return };
-        let Some(run) = retained.runs.back() else { return };
+        let Some(block) = retained.blocks.back() else { return };
         for (UnsealedFrame { source, id, kind, .. }, index) in frames.iter().zip(start..) {
             if let FrameKind::Keyed(key) = kind {
                 let frame = source.bytes(encoding);
-                let frame = run.forms(index).map_or(frame, |forms| forms.standalone(compression));
+                let frame = block.forms(index).map_or(frame, |forms| forms.standalone(compression));
                 conflator.latest.put(*key, index, (frame.clone(), *id), limits.max_keys);
             }
         }
     }
 
-    /// Appends a run of the next frames.
-    fn push_run(&mut self, epoch: u64, marks: FrameMarks, bytes: Bytes, forms: Box<[FrameForms]>) {
-        let run = FrameRun::new(self.next, epoch, marks, bytes, forms);
+    /// Appends a block of the next frames.
+    fn push_block(&mut self, epoch: u64, marks: FrameMarks, bytes: Bytes, forms: Box<[FrameForms]>) {
+        let block = FrameBlock::new(self.next, epoch, marks, bytes, forms);
         let retained = self.retain();
         if retained.gaps.has_unsealed() {
-            run.gap_notices().for_each(|index| retained.gaps.seal(index));
+            block.gap_notices().for_each(|index| retained.gaps.seal(index));
         }
-        retained.bytes += run.held_bytes();
-        let next = run.next();
-        retained.runs.push_back(run);
+        retained.bytes += block.held_bytes();
+        let next = block.next();
+        retained.blocks.push_back(block);
         self.next = next;
     }
 
-    /// Makes a run of the first of these frames, and returns the number of frames in it. A large frame is a run by
+    /// Makes a block of the first of these frames, and returns the number of frames in it. A large frame is a block by
     /// itself, without a copy; small ones are copied together, once for the feed.
-    fn merged_run(&mut self, rest: &[UnsealedFrame]) -> usize {
+    fn merged_block(&mut self, rest: &[UnsealedFrame]) -> usize {
         let encoding = self.form.encoding;
         let small = if self.members().len() > 1 { MERGE_FRAME_BYTES_MAX } else { MERGE_LONE_FRAME_BYTES_MAX };
         let epoch = rest[0].id.epoch;
@@ -139,7 +139,7 @@ impl Feed {
         if count < 2 {
             let bytes = rest[0].source.bytes(encoding).clone();
             marks.push(FrameMark::new(bytes.len(), rest[0].id, rest[0].kind));
-            self.push_run(epoch, marks, bytes, Box::default());
+            self.push_block(epoch, marks, bytes, Box::default());
             return 1;
         }
         let mut together = Vec::new();
@@ -159,17 +159,17 @@ impl Feed {
             together.shrink_to_fit();
         }
         let taken = marks.len();
-        self.push_run(epoch, marks, together.into(), Box::default());
+        self.push_block(epoch, marks, together.into(), Box::default());
         taken
     }
 
-    /// Makes a run of the first of these frames, compressed with the feed's window, and returns the number of frames in
+    /// Makes a block of the first of these frames, compressed with the feed's window, and returns the number of frames in
     /// it.
-    fn compressed_run(&mut self, rest: &[UnsealedFrame], pool: &mut CompressorPool) -> usize {
+    fn compressed_block(&mut self, rest: &[UnsealedFrame], pool: &mut CompressorPool) -> usize {
         let FeedForm { encoding, compression } = self.form;
         let epoch = rest[0].id.epoch;
         let (mut bytes, mut marks, mut forms) = (Vec::new(), FrameMarks::new(), Vec::new());
-        let Some(compressor) = self.compressor_mut() else { return self.merged_run(rest) };
+        let Some(compressor) = self.compressor_mut() else { return self.merged_block(rest) };
         for UnsealedFrame { source, is_final, id, kind } in rest {
             if id.epoch != epoch {
                 break;
@@ -183,7 +183,7 @@ impl Feed {
             } else {
                 compressor.compress(compression, frame, pool, &mut bytes)
             };
-            // A frame in the run that uses no window is its own standalone form.
+            // A frame in the block that uses no window is its own standalone form.
             let standalone = match window_use {
                 WindowUse::None if !*is_final && compression == Compression::Gzip => {
                     Bytes::copy_from_slice(&bytes[start..])
@@ -197,21 +197,21 @@ impl Feed {
             }
         }
         let taken = marks.len();
-        self.push_run(epoch, marks, bytes.into(), forms.into());
+        self.push_block(epoch, marks, bytes.into(), forms.into());
         taken
     }
 
-    /// Drops the oldest runs until the feed is within its limits. The newest run always stays, because members that are
-    /// one run behind must receive it.
+    /// Drops the oldest blocks until the feed is within its limits. The newest block always stays, because members that are
+    /// one block behind must receive it.
     pub(in crate::feed) fn trim(&mut self, limits: &FeedLimits) {
         let next = self.next;
         let Some(retained) = &mut self.retained else { return };
         let mut passed = None;
         while (next - retained.base) as usize > limits.max_events || retained.bytes > limits.max_bytes {
-            if retained.runs.len() <= 1 {
+            if retained.blocks.len() <= 1 {
                 break;
             }
-            let Some(oldest) = retained.runs.pop_front() else { break };
+            let Some(oldest) = retained.blocks.pop_front() else { break };
             retained.bytes -= oldest.held_bytes();
             retained.base = oldest.next();
             let own = self.detail.as_mut().and_then(|detail| detail.own_form.as_mut());

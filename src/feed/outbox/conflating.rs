@@ -38,9 +38,9 @@ impl Outbox {
         if let Some(required) = self.required_before_next()
             && first >= feed.base()
             && end == first + 1
-            && let Some(run) = feed.run_of(first)
+            && let Some(block) = feed.block_of(first)
         {
-            *required += u64::from(run.is_required(first));
+            *required += u64::from(block.is_required(first));
         }
     }
 

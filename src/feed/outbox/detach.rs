@@ -47,7 +47,7 @@ impl Outbox {
                     let has_room = detached.sums().bytes < max_bytes;
                     let limit = self.next.saturating_add(max_events);
                     let Some(frames) = frames.before(limit).filter(|_| has_room) else { break };
-                    // A slice keeps its whole run alive. That wastes memory only if conflation takes single frames of it.
+                    // A slice keeps its whole block alive. That wastes memory only if conflation takes single frames of it.
                     let bytes = if self.conflates() {
                         Bytes::copy_from_slice(frames.bytes)
                     } else {

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use super::backlog::OutboxBacklog;
 use super::inserted::Inserted;
 use super::{Outbox, OutboxState};
+use crate::feed::block::FrameBlock;
 use crate::feed::compressor::WindowUse;
 use crate::feed::feed::Feed;
-use crate::feed::run::FrameRun;
 
 /// A pending piece of a client's stream.
 pub(super) enum PendingPiece<'b, 'f> {
@@ -37,8 +37,8 @@ pub(super) struct PendingFrames<'f> {
     pub(super) end: u64,
     /// Whether a client that was sent the frames, in full or in part, is in sync with the feed's window.
     pub(super) in_sync: bool,
-    /// Run that contains `bytes`; `None` for a single frame that was taken out of its run.
-    run: Option<&'f FrameRun>,
+    /// Block that contains `bytes`; `None` for a single frame that was taken out of its block.
+    block: Option<&'f FrameBlock>,
 }
 
 impl PendingFrames<'_> {
@@ -49,9 +49,9 @@ impl PendingFrames<'_> {
 
     /// Returns the frames that start within the first `len` bytes: at least one.
     pub(super) fn starting_within(self, len: usize) -> Self {
-        match self.run {
-            Some(run) if len < self.bytes.len() && self.count() > 1 => {
-                let end = run.index_at(run.start_of(self.first) + len);
+        match self.block {
+            Some(block) if len < self.bytes.len() && self.count() > 1 => {
+                let end = block.index_at(block.start_of(self.first) + len);
                 self.until(end)
             }
             _ => self,
@@ -66,8 +66,8 @@ impl PendingFrames<'_> {
     /// Returns the frames before `end`, and the first one in any case.
     fn until(mut self, end: u64) -> Self {
         let end = end.max(self.first + 1);
-        if let Some(run) = self.run.filter(|_| end < self.end) {
-            self.bytes = &self.bytes[..run.start_of(end) - run.start_of(self.first)];
+        if let Some(block) = self.block.filter(|_| end < self.end) {
+            self.bytes = &self.bytes[..block.start_of(end) - block.start_of(self.first)];
             self.end = end;
         }
         self
@@ -125,12 +125,12 @@ impl<'f> PendingPieces<'_, 'f> {
         let mut in_sync = self.in_sync;
         if self.conflates {
             let (first, bytes, buffer) = feed.next_retained(next)?;
-            let frames = PendingFrames { bytes, buffer, first, end: first + 1, in_sync: false, run: None };
+            let frames = PendingFrames { bytes, buffer, first, end: first + 1, in_sync: false, block: None };
             return (first < stop).then_some(frames);
         }
-        let run = feed.run_of(next)?;
-        let mut end = run.next().min(stop);
-        if !in_sync && let Some(forms) = run.forms(next) {
+        let block = feed.block_of(next)?;
+        let mut end = block.next().min(stop);
+        if !in_sync && let Some(forms) = block.forms(next) {
             match forms.window_use {
                 WindowUse::Restarts => in_sync = true,
                 WindowUse::None => end = next + 1,
@@ -143,13 +143,13 @@ impl<'f> PendingPieces<'_, 'f> {
                         first: next,
                         end,
                         in_sync,
-                        run: None,
+                        block: None,
                     });
                 }
             }
         }
-        let bytes = &run.bytes[run.start_of(next)..run.start_of(end)];
-        Some(PendingFrames { bytes, buffer: &run.bytes, first: next, end, in_sync, run: Some(run) })
+        let bytes = &block.bytes[block.start_of(next)..block.start_of(end)];
+        Some(PendingFrames { bytes, buffer: &block.bytes, first: next, end, in_sync, block: Some(block) })
     }
 }
 

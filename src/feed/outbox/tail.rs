@@ -9,8 +9,8 @@ use std::io::{self, IoSlice, Write};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::feed::block::FrameBlock;
 use crate::feed::feed::Feed;
-use crate::feed::run::FrameRun;
 
 /// Maximum number of slices in one write call.
 pub(super) const SLICES_MAX: usize = 64;
@@ -26,42 +26,42 @@ pub(crate) trait ByteSink: Write {
 /// End of a feed, from one of its frames on. Nearly every write is of such a tail.
 #[derive(Clone, Debug)]
 pub(crate) struct FeedTail<'a> {
-    runs: &'a VecDeque<FrameRun>,
-    /// First run.
-    first: &'a FrameRun,
-    /// Index of the first run in `runs`.
+    blocks: &'a VecDeque<FrameBlock>,
+    /// First block.
+    first: &'a FrameBlock,
+    /// Index of the first block in `blocks`.
     at: usize,
-    /// Offset in the first run.
+    /// Offset in the first block.
     start: usize,
     pub(super) len: usize,
 }
 
 impl<'a> FeedTail<'a> {
-    /// Returns the feed's frames from `next` on, unless they are more than `room` bytes or too many runs for one write.
+    /// Returns the feed's frames from `next` on, unless they are more than `room` bytes or too many blocks for one write.
     pub(super) fn find(feed: &'a Feed, next: u64, room: usize) -> Option<Self> {
-        let runs = feed.runs()?;
-        let (mut first, mut at, mut len) = (runs.back()?, runs.len() - 1, 0);
+        let blocks = feed.blocks()?;
+        let (mut first, mut at, mut len) = (blocks.back()?, blocks.len() - 1, 0);
         while next < first.first {
             len += first.bytes.len();
-            if at == 0 || len > room || runs.len() - at >= SLICES_MAX {
+            if at == 0 || len > room || blocks.len() - at >= SLICES_MAX {
                 return None;
             }
             at -= 1;
-            first = &runs[at];
+            first = &blocks[at];
         }
         let start = first.start_of(next);
         len += first.bytes.len() - start;
-        (len <= room).then_some(Self { runs, first, at, start, len })
+        (len <= room).then_some(Self { blocks, first, at, start, len })
     }
 }
 
 impl FeedTail<'_> {
-    /// Returns the runs that contain the tail, in full.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &Bytes> {
-        self.runs.range(self.at..).map(|run| &run.bytes)
+    /// Returns the blocks that contain the tail, in full.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = &Bytes> {
+        self.blocks.range(self.at..).map(|block| &block.bytes)
     }
 
-    /// Returns the offset in the first run.
+    /// Returns the offset in the first block.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "pages are shared on Linux only"))]
     pub(crate) fn start(&self) -> usize {
         self.start
@@ -73,9 +73,9 @@ impl FeedTail<'_> {
         self.len
     }
 
-    /// Returns the tail's bytes, run by run.
+    /// Returns the tail's bytes, block by block.
     pub(crate) fn slices(&self) -> SmallVec<[IoSlice<'_>; 8]> {
-        let mut slices: SmallVec<[IoSlice<'_>; 8]> = self.runs().map(|run| IoSlice::new(run)).collect();
+        let mut slices: SmallVec<[IoSlice<'_>; 8]> = self.blocks().map(|block| IoSlice::new(block)).collect();
         slices[0].advance(self.start);
         slices
     }
@@ -88,7 +88,7 @@ impl FeedTail<'_> {
 
     /// Writes the tail with one call.
     pub(crate) fn write_to(&self, out: &mut (impl Write + ?Sized)) -> io::Result<usize> {
-        if self.at + 1 == self.runs.len() {
+        if self.at + 1 == self.blocks.len() {
             return out.write(&self.first.bytes[self.start..]);
         }
         out.write_vectored(&self.slices())

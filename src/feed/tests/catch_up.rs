@@ -50,7 +50,7 @@ impl Slow {
     /// Publishes a batch of these types, and writes `room` bytes.
     fn batch(&mut self, types: &str, room: usize) -> Flushed {
         let before = self.world.published;
-        // Each frame is a run, so that all of a batch except the newest may be evicted.
+        // Each frame is a block, so that all of a batch except the newest may be evicted.
         let more = "x".repeat(MERGE_FRAME_BYTES_MAX);
         types
             .split(' ')

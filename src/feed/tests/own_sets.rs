@@ -57,7 +57,7 @@ fn write(world: &mut World, Watcher { outbox, pipe, .. }: &mut Watcher) -> bool 
 
 /// Each member receives exactly the events that it wanted, in order, or a gap notice in the place of the missing ones,
 /// with their number. This holds however its socket accepts bytes, however its set changes, and whether it is written
-/// through or from runs.
+/// through or from blocks.
 #[test]
 fn overlapping_sets_that_change_get_their_events_or_exact_gaps() {
     const KINDS: u64 = 12;
@@ -121,7 +121,7 @@ fn overlapping_sets_that_change_get_their_events_or_exact_gaps() {
     }
 }
 
-/// A lone member that keeps up leaves no run, no copy and no list in its feed.
+/// A lone member that keeps up leaves no block, no copy and no list in its feed.
 #[test]
 fn a_lone_member_that_keeps_up_leaves_nothing_in_its_feed() {
     let mut world = World::new(1000);

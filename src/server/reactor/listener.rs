@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Maximum number of connections that wait in the kernel, which reduces this to its own limit.
 const BACKLOG: i32 = 4096;
 
-/// Maximum number of unsent bytes that the kernel holds for a client: two of the feeds' runs. Without a limit it would
+/// Maximum number of unsent bytes that the kernel holds for a client: two of the feeds' blocks. Without a limit it would
 /// hold megabytes for each client that does not read, and the client's lag would be detected later by that many bytes.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;

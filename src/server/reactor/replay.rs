@@ -8,13 +8,13 @@
 //! - Events that the ring no longer has are read from the engine's log. A client gets a gap only if the log has
 //!   dropped them too, or can't be read in time.
 
+#[cfg(test)]
+mod blocks_tests;
 mod forward;
 mod kept;
 mod merge;
 mod newest;
 mod page;
-#[cfg(test)]
-mod runs_tests;
 mod selector;
 mod state;
 #[cfg(test)]

@@ -225,7 +225,7 @@ impl<S: Socket> LoopState<S> {
         };
         let metrics = Arc::clone(&self.shared.metrics);
         let holders = self.largest_holders();
-        self.shared.kept.runs().clear();
+        self.shared.kept.blocks().clear();
         let before = self.delivery.fanout.bytes();
         self.delivery.fanout.shed(budget / 2);
         let freed = (before - self.delivery.fanout.bytes()).min(held);

@@ -100,7 +100,7 @@ mod linux {
     /// Contents of the first pipe.
     #[derive(Debug)]
     struct Held {
-        /// Run in which the tail begins; kept alive, so that its address is not reused.
+        /// Block in which the tail begins; kept alive, so that its address is not reused.
         first: Bytes,
         start: usize,
         len: usize,
@@ -109,7 +109,7 @@ mod linux {
     impl Held {
         fn is(&self, tail: &FeedTail<'_>) -> bool {
             let begins =
-                tail.runs().next().is_some_and(|first| std::ptr::eq(first.as_ptr(), self.first.as_ptr()));
+                tail.blocks().next().is_some_and(|first| std::ptr::eq(first.as_ptr(), self.first.as_ptr()));
             begins && (tail.start(), tail.len()) == (self.start, self.len)
         }
     }
@@ -187,7 +187,7 @@ mod linux {
                 }
             }
             let Some(pipes) = &self.pipes else { return false };
-            let Some(first) = tail.runs().next().filter(|_| tail.len() <= pipes.capacity) else {
+            let Some(first) = tail.blocks().next().filter(|_| tail.len() <= pipes.capacity) else {
                 self.min_bytes = None;
                 return false;
             };

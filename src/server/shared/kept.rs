@@ -1,8 +1,8 @@
-//! The kept logs, shared by all loops and the engine's threads, and the encoded runs of their events.
+//! The kept logs, shared by all loops and the engine's threads, and the encoded blocks of their events.
 //!
 //! Invariants:
 //! - Without a rule, the cost is one look at a flag.
-//! - The lock of the runs is taken after that of the logs.
+//! - The lock of the blocks is taken after that of the logs.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Condvar, PoisonError};
@@ -14,7 +14,7 @@ use crate::event::{Event, EventId, Sequence, Since, Timestamp};
 use crate::filter::Filter;
 use crate::kept::{KeptLogs, LogName, PurgedLogs, RetainConfig, ShardPlace, place_after};
 use crate::server::dedupe::Dedupe;
-use crate::server::shared::runs::RunCache;
+use crate::server::shared::blocks::BlockCache;
 use crate::server::tick::TICK_MS;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Callback, Mutex, MutexGuard, lock};
@@ -24,7 +24,7 @@ use crate::sync::{Callback, Mutex, MutexGuard, lock};
 pub(crate) struct KeptStore {
     is_on: AtomicBool,
     logs: Mutex<KeptLogs>,
-    runs: Mutex<RunCache>,
+    blocks: Mutex<BlockCache>,
     /// Number of purges, readable without the lock.
     purges: AtomicU64,
     /// Longest time of reading the engine's log, in milliseconds.
@@ -36,7 +36,7 @@ impl KeptStore {
         Self {
             is_on: AtomicBool::new(!config.rules.is_empty()),
             logs: Mutex::new(KeptLogs::new(config, shards)),
-            runs: Mutex::default(),
+            blocks: Mutex::default(),
             purges: AtomicU64::new(0),
             read_timeout: AtomicU64::new(config.read_timeout.as_millis() as u64),
         }
@@ -72,8 +72,8 @@ impl KeptStore {
     pub(crate) fn purge(&self, names: &[LogName], heads: &[Sequence], now: Timestamp) -> Option<PurgedLogs> {
         let mut logs = self.lock()?;
         let purged = logs.purge(names, heads, now);
-        // Nobody would find the purged logs' runs.
-        self.runs().clear();
+        // Nobody would find the purged logs' blocks.
+        self.blocks().clear();
         // Relaxed: a hint; the loops are woken after it is set, and look under the lock.
         self.purges.store(logs.purge_count(), Ordering::Relaxed);
         purged
@@ -84,7 +84,7 @@ impl KeptStore {
         let Some(mut logs) = self.lock() else { return false };
         let is_purge = logs.purge_followed(id, stamp);
         if is_purge {
-            self.runs().clear();
+            self.blocks().clear();
         }
         // Relaxed: as above.
         self.purges.store(logs.purge_count(), Ordering::Relaxed);
@@ -114,9 +114,9 @@ impl KeptStore {
         self.is_on().then(|| lock(&self.logs))
     }
 
-    /// Locks the encoded runs of the logs.
-    pub(crate) fn runs(&self) -> MutexGuard<'_, RunCache> {
-        lock(&self.runs)
+    /// Locks the encoded blocks of the logs.
+    pub(crate) fn blocks(&self) -> MutexGuard<'_, BlockCache> {
+        lock(&self.blocks)
     }
 
     /// Locks the logs; `None` if no rule ends logs.
@@ -155,14 +155,14 @@ impl KeptStore {
         logs.set_rules(config, Some(heads));
     }
 
-    /// Returns the memory of the logs and their encoded runs, in bytes.
+    /// Returns the memory of the logs and their encoded blocks, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.counts().1
     }
 
     /// Returns the number of logs and their memory in bytes.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        self.lock().map_or((0, 0), |logs| (logs.log_count(), logs.held_bytes() + self.runs().held_bytes()))
+        self.lock().map_or((0, 0), |logs| (logs.log_count(), logs.held_bytes() + self.blocks().held_bytes()))
     }
 }
 

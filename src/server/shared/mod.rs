@@ -3,12 +3,12 @@
 pub(crate) mod adoption;
 #[cfg(unix)]
 pub(crate) mod barrier;
+pub(crate) mod blocks;
 pub(crate) mod history;
 pub(crate) mod kept;
 pub(crate) mod refusals;
 pub(crate) mod report;
 pub(crate) mod resume;
-pub(crate) mod runs;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

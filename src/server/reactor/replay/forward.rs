@@ -20,8 +20,8 @@ use crate::engine::{EngineError, Handed, History, LogPage, LogPlace, log_place_o
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::server::limits::budget::Budget;
 use crate::server::shared::Shared;
+use crate::server::shared::blocks::BlockForm;
 use crate::server::shared::resume::{RetainedAfter, event_id, retained_after};
-use crate::server::shared::runs::RunForm;
 
 /// Number of events taken from a ring or a page together, of all shards.
 const CHUNK: usize = 64;
@@ -42,22 +42,22 @@ pub(crate) trait EventSink {
     /// Takes a gap, which counts all events that the reader would have passed, wanted or not.
     fn gap(&mut self, gap: &GapNotice);
 
-    /// Returns the receiver of encoded runs; `None` if the sink takes single events only.
-    fn runs(&mut self) -> Option<&mut dyn RunSink> {
+    /// Returns the receiver of encoded blocks; `None` if the sink takes single events only.
+    fn blocks(&mut self) -> Option<&mut dyn BlockSink> {
         None
     }
 }
 
 /// Receiver of events that the reader wants without a decision for each.
-pub(crate) trait RunSink {
+pub(crate) trait BlockSink {
     /// Returns the form of the frames.
-    fn form(&self) -> RunForm;
+    fn form(&self) -> BlockForm;
 
     /// Appends an event's frame.
     fn put_frame(&mut self, event: &Event, frames: &mut Vec<u8>);
 
     /// Takes the frames of this many events. `last` is the last of them.
-    fn run(&mut self, frames: Bytes, events: u32, last: EventId, budget: &mut Budget);
+    fn block(&mut self, frames: Bytes, events: u32, last: EventId, budget: &mut Budget);
 }
 
 /// Result of a step.

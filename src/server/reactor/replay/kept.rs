@@ -5,7 +5,7 @@
 //! - Logs and rings are merged in the order in which the loops read events. The rings are read only where events of the filters
 //!   may be under no rule, and of their events those that a rule keeps are left out.
 //! - No event is kept between two steps.
-//! - A client that wants every event of its only log gets encoded runs, which such clients share. They have the bytes that
+//! - A client that wants every event of its only log gets encoded blocks, which such clients share. They have the bytes that
 //!   the client gets event by event.
 
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ use crate::filter::Filter;
 use crate::kept::{KeptContent, KeptCursor, KeptItem, OrderPlace, order_place};
 use crate::server::limits::budget::Budget;
 use crate::server::shared::Shared;
-use crate::server::shared::runs::{EncodedRun, RUN_BYTES_MAX};
+use crate::server::shared::blocks::{BLOCK_BYTES_MAX, EncodedBlock};
 
 /// Number of events taken from the logs together.
 const CHUNK: usize = 64;
@@ -29,7 +29,7 @@ const CHUNK: usize = 64;
 /// Approximate size of a frame without the payload, in bytes.
 const FRAME_BYTES: usize = 320;
 
-/// Instructions for the frame of an event in a run.
+/// Instructions for the frame of an event in a block.
 const ENCODE_INSTRUCTIONS: usize = 2_500;
 
 /// Past of one client in kept logs, and in the rings for events under no rule.
@@ -169,10 +169,10 @@ impl MergedLogs<'_> {
         self.is_over = self.items.is_empty();
     }
 
-    /// Passes on the logs' next events as encoded runs, as long as the sink takes them. Returns false if that continues in the
+    /// Passes on the logs' next events as encoded blocks, as long as the sink takes them. Returns false if that continues in the
     /// next step.
-    fn pass_runs(&mut self, budget: &mut Budget) -> bool {
-        let Some(sink) = self.sink.runs() else { return true };
+    fn pass_blocks(&mut self, budget: &mut Budget) -> bool {
+        let Some(sink) = self.sink.blocks() else { return true };
         let form = sink.form();
         let until = self.until;
         let is_past = |id: EventId| {
@@ -185,43 +185,44 @@ impl MergedLogs<'_> {
             let kept = &self.shared.kept;
             let Some(logs) = kept.lock() else { return true };
             let Some(part) = logs.part(self.cursor, is_past, self.now) else { return true };
-            let known = kept.runs().find(form, &part);
-            let frames = known.as_ref().and_then(|run| run.frames(part.from, part.end));
+            let known = kept.blocks().find(form, &part);
+            let frames = known.as_ref().and_then(|block| block.frames(part.from, part.end));
             let frames = match frames {
                 Some(frames) => frames,
                 None => {
-                    let known = known.filter(|run| (run.first()..=run.end()).contains(&part.from));
-                    let first = known.as_ref().map_or(part.first, |run| run.end());
+                    let known = known.filter(|block| (block.first()..=block.end()).contains(&part.from));
+                    let first = known.as_ref().map_or(part.first, |block| block.end());
                     let events = logs.part_events(self.cursor, first..part.end, self.now);
                     drop(logs);
-                    let Some(run) = self.encode(known.as_deref(), part.first, &events, budget) else {
+                    let Some(block) = self.encode(known.as_deref(), part.first, &events, budget) else {
                         return true;
                     };
-                    kept.runs().keep(form, &part, &run);
-                    let Some(frames) = run.frames(part.from, part.end) else { return true };
+                    kept.blocks().keep(form, &part, &block);
+                    let Some(frames) = block.frames(part.from, part.end) else { return true };
                     frames
                 }
             };
-            let Some(sink) = self.sink.runs() else { return true };
-            sink.run(frames, (part.end - part.from) as u32, part.last, budget);
+            let Some(sink) = self.sink.blocks() else { return true };
+            sink.block(frames, (part.end - part.from) as u32, part.last, budget);
             *self.last = Some(part.last);
             self.cursor.pass_part(&part);
         }
     }
 
-    /// Returns a run with the frames of these events, after those of a known run if there is one. Returns `None` if they are
+    /// Returns a block with the frames of these events, after those of a known block if there is one. Returns `None` if they are
     /// too large.
     fn encode(
         &mut self,
-        known: Option<&EncodedRun>,
+        known: Option<&EncodedBlock>,
         first: u64,
         events: &[Event],
         budget: &mut Budget,
-    ) -> Option<Arc<EncodedRun>> {
-        let sink = self.sink.runs()?;
-        let (first, mut frames, mut ends) = known.map_or((first, Vec::new(), Vec::new()), EncodedRun::parts);
+    ) -> Option<Arc<EncodedBlock>> {
+        let sink = self.sink.blocks()?;
+        let (first, mut frames, mut ends) =
+            known.map_or((first, Vec::new(), Vec::new()), EncodedBlock::parts);
         let payloads: usize = events.iter().map(|event| event.payload().len()).sum();
-        if frames.len() + payloads > RUN_BYTES_MAX {
+        if frames.len() + payloads > BLOCK_BYTES_MAX {
             return None;
         }
         budget.spend_bytes(events.len(), ENCODE_INSTRUCTIONS);
@@ -230,14 +231,14 @@ impl MergedLogs<'_> {
             sink.put_frame(event, &mut frames);
             ends.push(frames.len() as u32);
         }
-        Some(Arc::new(EncodedRun::new(first, frames, ends)))
+        Some(Arc::new(EncodedBlock::new(first, frames, ends)))
     }
 
     /// Passes on the logs' events before this place, or all. Returns false if that continues in the next step.
     fn pass_before(&mut self, place: Option<OrderPlace>, budget: &mut Budget) -> bool {
         loop {
             if self.items.is_empty() && !self.is_over {
-                if place.is_none() && !self.has_rings && !self.pass_runs(budget) {
+                if place.is_none() && !self.has_rings && !self.pass_blocks(budget) {
                     return false;
                 }
                 self.fill(budget);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::super::kind_log::{Count, KindLog};
-use super::forward::{EventSink, RunSink, Step, notice};
+use super::forward::{BlockSink, EventSink, Step, notice};
 use super::merge::{Merger, WaitingMerge};
 use super::selector::ReplaySelector;
 use crate::dialect::{Encoding, GapNotice, Missed};
@@ -12,7 +12,7 @@ use crate::feed::{Fanout, Outbox, Snapshot, Tally};
 use crate::server::auth::Auth;
 use crate::server::limits::budget::{self, Budget};
 use crate::server::rng::Rng;
-use crate::server::shared::runs::RunForm;
+use crate::server::shared::blocks::BlockForm;
 
 /// Approximate size of a page, in bytes.
 pub(in crate::server::reactor) const PAGE_BYTES: usize = 64 * 1024;
@@ -30,8 +30,8 @@ const MERGE_INSTRUCTIONS: usize = 4;
 /// Instructions for a byte sent to a client: the copy into its frame and the kernel's copy.
 const BYTE_INSTRUCTIONS: usize = 3;
 
-/// Instructions for a byte of a run: the kernel's copy.
-const RUN_BYTE_INSTRUCTIONS: usize = 2;
+/// Instructions for a byte of a block: the kernel's copy.
+const BLOCK_BYTE_INSTRUCTIONS: usize = 2;
 
 /// Small frames that are queued as one piece.
 #[derive(Debug, Default)]
@@ -152,19 +152,19 @@ impl Page<'_> {
     }
 }
 
-impl RunSink for Page<'_> {
-    fn form(&self) -> RunForm {
-        RunForm { slot: self.encoding.slot(), compression: self.outbox.compression() }
+impl BlockSink for Page<'_> {
+    fn form(&self) -> BlockForm {
+        BlockForm { slot: self.encoding.slot(), compression: self.outbox.compression() }
     }
 
     fn put_frame(&mut self, event: &Event, frames: &mut Vec<u8>) {
         self.fanout.put_frame(event, self.encoding, self.outbox.compression(), frames);
     }
 
-    fn run(&mut self, frames: Bytes, events: u32, last: EventId, budget: &mut Budget) {
+    fn block(&mut self, frames: Bytes, events: u32, last: EventId, budget: &mut Budget) {
         self.flush();
         self.size += frames.len();
-        budget.spend_bytes(frames.len(), RUN_BYTE_INSTRUCTIONS);
+        budget.spend_bytes(frames.len(), BLOCK_BYTE_INSTRUCTIONS);
         *self.events += u64::from(events);
         self.outbox.send_replayed(self.fanout, frames, events, Some(last));
     }
@@ -218,7 +218,7 @@ impl EventSink for Page<'_> {
     }
 
     /// Decisions and merges need single events.
-    fn runs(&mut self) -> Option<&mut dyn RunSink> {
+    fn blocks(&mut self) -> Option<&mut dyn BlockSink> {
         (self.merger.is_none() && self.selector.is_alone()).then_some(self)
     }
 }

@@ -1,10 +1,10 @@
-//! Encoded runs of kept logs: the frames of consecutive events, shared by the clients that read a log from its start.
+//! Encoded blocks of kept logs: the frames of consecutive events, shared by the clients that read a log from its start.
 //!
 //! Invariants:
-//! - A run's bytes are the frames that a client gets if each event is encoded for it alone.
-//! - A run is found by the serial number of its log, which the logs name only while the log is there. So the runs of a purged
+//! - A block's bytes are the frames that a client gets if each event is encoded for it alone.
+//! - A block is found by the serial number of its log, which the logs name only while the log is there. So the blocks of a purged
 //!   or evicted log are not found any more.
-//! - All runs together are within their limit. Those that were not used for a while are dropped first.
+//! - All blocks together are within their limit. Those that were not used for a while are dropped first.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,28 +15,29 @@ use foldhash::fast::RandomState;
 use crate::feed::Compression;
 use crate::kept::KeptPart;
 
-/// Maximum memory of all runs, in bytes: about 50,000 events.
-pub(crate) const RUNS_BYTES_MAX: usize = 16 << 20;
+/// Maximum memory of all blocks, in bytes: about 50,000 events.
+pub(crate) const BLOCKS_BYTES_MAX: usize = 16 << 20;
 
-/// Maximum size of a run, in bytes. Larger events cost more to write than to encode.
-pub(crate) const RUN_BYTES_MAX: usize = 64 * 1024;
+/// Maximum size of a block, in bytes. Larger events cost more to write than to encode.
+pub(crate) const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
-/// Memory of a run in addition to its frames and their ends, in bytes: the struct, its count and its entry in a table.
-const RUN_BYTES: usize = size_of::<EncodedRun>() + 2 * size_of::<(RunKey, Arc<EncodedRun>)>() + 64;
+/// Memory of a block in addition to its frames and their ends, in bytes: the struct, its count and its entry in a table.
+const BLOCK_OVERHEAD_BYTES: usize =
+    size_of::<EncodedBlock>() + 2 * size_of::<(BlockKey, Arc<EncodedBlock>)>() + 64;
 
 /// Form of frames: the place of their encoding among an event's frames, and their compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct RunForm {
+pub(crate) struct BlockForm {
     pub(crate) slot: usize,
     pub(crate) compression: Compression,
 }
 
 /// Form, serial number of the log, and number of the stretch of the log.
-type RunKey = (RunForm, u64, u64);
+type BlockKey = (BlockForm, u64, u64);
 
 /// Frames of consecutive events of a log.
 #[derive(Debug, Default)]
-pub(crate) struct EncodedRun {
+pub(crate) struct EncodedBlock {
     /// Index of the first event in the log.
     first: u64,
     bytes: Bytes,
@@ -44,7 +45,7 @@ pub(crate) struct EncodedRun {
     ends: Box<[u32]>,
 }
 
-impl EncodedRun {
+impl EncodedBlock {
     pub(crate) fn new(first: u64, mut bytes: Vec<u8>, ends: Vec<u32>) -> Self {
         bytes.shrink_to_fit();
         Self { first, bytes: bytes.into(), ends: ends.into() }
@@ -75,65 +76,65 @@ impl EncodedRun {
     }
 
     fn held_bytes(&self) -> usize {
-        RUN_BYTES + self.bytes.len() + size_of_val(&*self.ends)
+        BLOCK_OVERHEAD_BYTES + self.bytes.len() + size_of_val(&*self.ends)
     }
 }
 
-/// Runs in two generations. A run that is used moves to the newer one; when the newer one is full, the older one is
+/// Blocks in two generations. A block that is used moves to the newer one; when the newer one is full, the older one is
 /// dropped.
 #[derive(Debug, Default)]
-pub(crate) struct RunCache {
-    newer: HashMap<RunKey, Arc<EncodedRun>, RandomState>,
-    older: HashMap<RunKey, Arc<EncodedRun>, RandomState>,
+pub(crate) struct BlockCache {
+    newer: HashMap<BlockKey, Arc<EncodedBlock>, RandomState>,
+    older: HashMap<BlockKey, Arc<EncodedBlock>, RandomState>,
     newer_bytes: usize,
     older_bytes: usize,
 }
 
-impl RunCache {
-    /// Returns the run of a part's stretch.
-    pub(crate) fn find(&mut self, form: RunForm, part: &KeptPart) -> Option<Arc<EncodedRun>> {
+impl BlockCache {
+    /// Returns the block of a part's stretch.
+    pub(crate) fn find(&mut self, form: BlockForm, part: &KeptPart) -> Option<Arc<EncodedBlock>> {
         let key = (form, part.serial, part.stretch());
-        if let Some(run) = self.newer.get(&key) {
-            return Some(Arc::clone(run));
+        if let Some(block) = self.newer.get(&key) {
+            return Some(Arc::clone(block));
         }
-        let run = self.older.remove(&key)?;
-        self.older_bytes -= run.held_bytes();
-        self.insert(key, Arc::clone(&run));
-        Some(run)
+        let block = self.older.remove(&key)?;
+        self.older_bytes -= block.held_bytes();
+        self.insert(key, Arc::clone(&block));
+        Some(block)
     }
 
-    /// Keeps the run of a part's stretch instead of an earlier one.
-    pub(crate) fn keep(&mut self, form: RunForm, part: &KeptPart, run: &Arc<EncodedRun>) {
+    /// Keeps the block of a part's stretch instead of an earlier one.
+    pub(crate) fn keep(&mut self, form: BlockForm, part: &KeptPart, block: &Arc<EncodedBlock>) {
         let key = (form, part.serial, part.stretch());
         if let Some(before) = self.older.remove(&key) {
             self.older_bytes -= before.held_bytes();
         }
-        self.insert(key, Arc::clone(run));
+        self.insert(key, Arc::clone(block));
     }
 
-    fn insert(&mut self, key: RunKey, run: Arc<EncodedRun>) {
-        self.newer_bytes += run.held_bytes();
-        if let Some(before) = self.newer.insert(key, run) {
+    fn insert(&mut self, key: BlockKey, block: Arc<EncodedBlock>) {
+        self.newer_bytes += block.held_bytes();
+        if let Some(before) = self.newer.insert(key, block) {
             self.newer_bytes -= before.held_bytes();
         }
-        if self.newer_bytes > RUNS_BYTES_MAX / 2 {
+        if self.newer_bytes > BLOCKS_BYTES_MAX / 2 {
             self.older = std::mem::take(&mut self.newer);
             self.older_bytes = std::mem::take(&mut self.newer_bytes);
         }
     }
 
-    /// Drops all runs.
+    /// Drops all blocks.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Returns the memory of the runs, in bytes, counted one by one.
+    /// Returns the memory of the blocks, in bytes, counted one by one.
     #[cfg(test)]
     pub(crate) fn counted_bytes(&self) -> usize {
-        self.newer.values().chain(self.older.values()).map(|run| run.held_bytes()).sum()
+        self.newer.values().chain(self.older.values()).map(|block| block.held_bytes()).sum()
     }
 
-    /// Returns the memory of the runs, in bytes.
+    /// Returns the memory of the blocks, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.newer_bytes + self.older_bytes
     }

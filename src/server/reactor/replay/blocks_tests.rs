@@ -1,4 +1,4 @@
-//! Compares readers that take encoded runs with readers that take events one by one, while logs grow, end, begin again,
+//! Compares readers that take encoded blocks with readers that take events one by one, while logs grow, end, begin again,
 //! and are evicted and purged.
 
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::event::{Event, Timestamp};
 use crate::kept::tests::dice;
 use crate::kept::{LogName, RetainBy};
 use crate::server::shared::Shared;
-use crate::server::shared::runs::{RUNS_BYTES_MAX, RunForm};
+use crate::server::shared::blocks::{BLOCKS_BYTES_MAX, BlockForm};
 use crate::server::{RetainConfig, RetainRule, ServerConfig};
-use forward::RunSink;
+use forward::BlockSink;
 
 const EPOCH: u64 = 7;
 const ENCODING: Encoding = Encoding::NativeSse;
@@ -26,18 +26,18 @@ fn filter(text: &str) -> Filter {
 /// Bytes that a client gets.
 struct Client {
     selector: ReplaySelector,
-    takes_runs: bool,
+    takes_blocks: bool,
     bytes: Vec<u8>,
     events: u64,
-    runs: u64,
+    blocks: u64,
     /// Number of bytes that it takes in this step.
     room: usize,
 }
 
 impl Client {
-    fn new(filters: &[Filter], takes_runs: bool) -> Self {
+    fn new(filters: &[Filter], takes_blocks: bool) -> Self {
         let selector = ReplaySelector::any(filters.to_vec(), Vec::new());
-        Self { selector, takes_runs, bytes: Vec::new(), events: 0, runs: 0, room: 0 }
+        Self { selector, takes_blocks, bytes: Vec::new(), events: 0, blocks: 0, room: 0 }
     }
 
     fn takes(&mut self, frames: &[u8], events: u64) {
@@ -68,24 +68,24 @@ impl EventSink for Client {
         self.bytes.extend_from_slice(format!("gap {missed:?} {from:?} {to:?}\n").as_bytes());
     }
 
-    fn runs(&mut self) -> Option<&mut dyn RunSink> {
-        (self.takes_runs && self.selector.is_alone()).then_some(self)
+    fn blocks(&mut self) -> Option<&mut dyn BlockSink> {
+        (self.takes_blocks && self.selector.is_alone()).then_some(self)
     }
 }
 
-impl RunSink for Client {
-    fn form(&self) -> RunForm {
-        RunForm { slot: ENCODING.slot(), compression: crate::feed::Compression::None }
+impl BlockSink for Client {
+    fn form(&self) -> BlockForm {
+        BlockForm { slot: ENCODING.slot(), compression: crate::feed::Compression::None }
     }
 
     fn put_frame(&mut self, event: &Event, frames: &mut Vec<u8>) {
         ENCODING.put(event, event.position(), frames);
     }
 
-    fn run(&mut self, frames: Bytes, events: u32, last: EventId, budget: &mut Budget) {
+    fn block(&mut self, frames: Bytes, events: u32, last: EventId, budget: &mut Budget) {
         assert!(frames.ends_with(format!("id: {last}\n\n").as_bytes()), "the last event");
         budget.spend(1);
-        self.runs += 1;
+        self.blocks += 1;
         self.takes(&frames, u64::from(events));
     }
 }
@@ -103,7 +103,7 @@ struct World {
     places: Vec<Vec<LogPlace>>,
     now: i64,
     pairs: Vec<Pair>,
-    runs: u64,
+    blocks: u64,
 }
 
 impl World {
@@ -114,7 +114,7 @@ impl World {
         let bus = Bus::builder().shards(shards).capacity(64).build().expect("valid");
         let shared = Shared::new(bus, ServerConfig { retain, ..ServerConfig::default() }, 1);
         let places = vec![vec![(EPOCH, 0); shards]];
-        Self { shared, next: vec![0; shards], places, now: 0, pairs: Vec::new(), runs: 0 }
+        Self { shared, next: vec![0; shards], places, now: 0, pairs: Vec::new(), blocks: 0 }
     }
 
     fn id(&mut self, shard: usize) -> EventId {
@@ -168,11 +168,11 @@ impl World {
         };
         let after: Vec<EventId> = self.next.iter().enumerate().map(mark).collect();
         let after = if next(2) == 0 { after } else { Vec::new() };
-        let begun = |takes_runs| {
+        let begun = |takes_blocks| {
             let logs = self.shared.kept.lock().expect("rules");
             let cursor = logs.cursor(&filters, &after, Timestamp(self.now)).expect("few logs");
             let past = KeptPast::new(cursor, &filters, self.ends().into_iter(), None);
-            (past, Client::new(&filters, takes_runs))
+            (past, Client::new(&filters, takes_blocks))
         };
         let readers = [begun(false), begun(true)];
         self.pairs.push(Pair { readers });
@@ -201,16 +201,16 @@ impl World {
                 }
             }
         }
-        let [(_, one_by_one), (_, in_runs)] = &self.pairs[at].readers;
-        let (want, got) = (&one_by_one.bytes, &in_runs.bytes);
+        let [(_, one_by_one), (_, in_blocks)] = &self.pairs[at].readers;
+        let (want, got) = (&one_by_one.bytes, &in_blocks.bytes);
         let same = want.iter().zip(got).take_while(|(want, got)| want == got).count();
         let near = |bytes: &[u8]| {
             let range = same.saturating_sub(200)..(same + 300).min(bytes.len());
             String::from_utf8_lossy(&bytes[range]).into_owned()
         };
         assert!(want == got, "{at}, after {same} bytes: {}\n\ninstead of: {}", near(got), near(want));
-        assert_eq!(in_runs.events, one_by_one.events);
-        self.runs += in_runs.runs;
+        assert_eq!(in_blocks.events, one_by_one.events);
+        self.blocks += in_blocks.blocks;
         if next(3) == 0 {
             self.pairs.swap_remove(at);
         }
@@ -218,8 +218,8 @@ impl World {
 }
 
 #[test]
-fn encoded_runs_are_what_a_client_gets_event_by_event() {
-    let mut runs = 0;
+fn encoded_blocks_are_what_a_client_gets_event_by_event() {
+    let mut blocks = 0;
     for seed in 1..20 {
         let mut next = dice(seed);
         let mut world = World::new(if seed % 3 == 0 { 3 } else { 1 }, &mut next);
@@ -227,17 +227,17 @@ fn encoded_runs_are_what_a_client_gets_event_by_event() {
             match next(24) {
                 0 => world.purge(&mut next),
                 1 => world.lose(&mut next),
-                2 => world.shared.kept.runs().clear(),
+                2 => world.shared.kept.blocks().clear(),
                 3 => world.now += next(20_000_000) as i64,
                 4..10 => world.record(&mut next),
                 10..15 => world.begin(&mut next),
                 _ => world.read(&mut next),
             }
         }
-        let held = world.shared.kept.runs().held_bytes();
-        assert_eq!(held, world.shared.kept.runs().counted_bytes(), "what is counted is there");
-        assert!(held <= RUNS_BYTES_MAX);
-        runs += world.runs;
+        let held = world.shared.kept.blocks().held_bytes();
+        assert_eq!(held, world.shared.kept.blocks().counted_bytes(), "what is counted is there");
+        assert!(held <= BLOCKS_BYTES_MAX);
+        blocks += world.blocks;
     }
-    assert!(runs > 500, "{runs}");
+    assert!(blocks > 500, "{blocks}");
 }

@@ -11,7 +11,7 @@ use super::compressor::FrameForms;
 use super::frame::FrameKind;
 use crate::event::EventId;
 
-/// End of a frame in its run, and the event that it encodes.
+/// End of a frame in its block, and the event that it encodes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FrameMark {
     end: u32,
@@ -24,7 +24,7 @@ pub(super) struct FrameMark {
 
 /// One or more frames, shared by every member of a feed.
 #[derive(Debug)]
-pub(crate) struct FrameRun {
+pub(crate) struct FrameBlock {
     /// Index in the feed of the first frame.
     pub(crate) first: u64,
     pub(crate) bytes: Bytes,
@@ -33,7 +33,7 @@ pub(crate) struct FrameRun {
     forms: Box<[FrameForms]>,
 }
 
-/// Marks of a run's frames.
+/// Marks of a block's frames.
 pub(super) type FrameMarks = SmallVec<[FrameMark; 1]>;
 
 impl FrameMark {
@@ -43,8 +43,8 @@ impl FrameMark {
     }
 }
 
-impl FrameRun {
-    /// Returns a run of the frames that lie back to back in `bytes`. The events are of one epoch.
+impl FrameBlock {
+    /// Returns a block of the frames that lie back to back in `bytes`. The events are of one epoch.
     pub(super) fn new(
         first: u64,
         epoch: u64,
@@ -60,7 +60,7 @@ impl FrameRun {
         self.forms.get((index - self.first) as usize)
     }
 
-    /// Returns the number of bytes that the run retains.
+    /// Returns the number of bytes that the block retains.
     pub(crate) fn held_bytes(&self) -> usize {
         self.bytes.len() + self.forms.iter().map(FrameForms::bytes).sum::<usize>()
     }
@@ -124,14 +124,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_runs_frames_are_found_by_index_and_by_offset() {
+    fn a_blocks_frames_are_found_by_index_and_by_offset() {
         let id = |sequence| EventId { epoch: 9, shard: 0, sequence };
         let mark = |(n, end)| FrameMark::new(end, id(n), FrameKind::Required);
         let marks = [(5, 2), (6, 3), (7, 7)].map(mark).into_iter().collect();
-        let run = FrameRun::new(10, 9, marks, "aabcccc".into(), Box::default());
-        assert_eq!((run.len(), run.next(), &run.bytes[..]), (3, 13, &b"aabcccc"[..]));
-        assert_eq!([10, 11, 12, 13].map(|i| run.start_of(i)), [0, 2, 3, 7]);
-        assert_eq!([0, 1, 2, 3, 4, 7].map(|o| run.index_at(o)), [10, 11, 11, 12, 13, 13]);
-        assert_eq!(run.id_of(12), id(7));
+        let block = FrameBlock::new(10, 9, marks, "aabcccc".into(), Box::default());
+        assert_eq!((block.len(), block.next(), &block.bytes[..]), (3, 13, &b"aabcccc"[..]));
+        assert_eq!([10, 11, 12, 13].map(|i| block.start_of(i)), [0, 2, 3, 7]);
+        assert_eq!([0, 1, 2, 3, 4, 7].map(|o| block.index_at(o)), [10, 11, 11, 12, 13, 13]);
+        assert_eq!(block.id_of(12), id(7));
     }
 }

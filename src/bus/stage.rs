@@ -9,6 +9,7 @@ use std::thread::{Builder, JoinHandle};
 use super::item::Item;
 use super::lossless_subscriber::LosslessSubscriber;
 use super::panics::catch_panic;
+use super::ring::PIN_SPAN;
 
 /// Thread of a handler: its name, and the core that it stays on.
 ///
@@ -113,21 +114,30 @@ fn run<T: Item>(mut subscriber: LosslessSubscriber<T>, mut handler: impl FnMut(B
     let mut panics = 0;
     loop {
         let (reader, filter, waiting) = subscriber.parts();
+        let (first, wants_all) = (reader.next(), T::wants_all(filter));
         let mut wanted = false;
-        let any = reader.look(|item| {
-            let call = || {
-                if item.is_wanted(filter) {
-                    wanted = true;
-                    handler(BatchItem::Item(item));
-                }
-            };
-            panics += u64::from(catch_panic(call).is_none());
-            true
-        });
+        let mut most = PIN_SPAN;
+        // One catch for a batch, begun anew after a panic: around each item it cost a call each, 0.2 ns.
+        loop {
+            let walk = catch_panic(|| {
+                reader.look_at(most, |item| {
+                    if wants_all || item.is_wanted(filter) {
+                        wanted = true;
+                        handler(BatchItem::Item(item));
+                    }
+                    true
+                })
+            });
+            if walk.is_some() {
+                break;
+            }
+            panics += 1;
+            most = PIN_SPAN - (reader.next() - first);
+        }
         if wanted {
             panics += u64::from(catch_panic(|| handler(BatchItem::End)).is_none());
         }
-        if any {
+        if reader.next() != first {
             reader.pass();
         } else if reader.is_over() {
             break;

@@ -185,8 +185,13 @@ impl Fanout {
         self.index.matcher.worked()
     }
 
+    /// Returns the number of clients for which frames were appended since their feeds were last written.
+    pub(crate) fn receivers(&self) -> usize {
+        self.dirty.iter().map(|key| self.feeds[*key as usize].members().len()).sum()
+    }
+
     /// Returns the limits of the feeds.
-    pub(super) fn limits(&self) -> FeedLimits {
+    pub(crate) fn limits(&self) -> FeedLimits {
         self.limits
     }
 

@@ -9,19 +9,35 @@ use crate::feed::feed::Feed;
 
 impl Outbox {
     /// Advances past the first `written` pending bytes, and keeps the rest of a partly written frame.
-    pub(super) fn advance(&mut self, feed: Option<&Feed>, mut written: usize, tally: &mut Tally) {
-        while written > 0 {
-            written -= match (self.pending_pieces(feed).next(), feed) {
-                (Some(PendingPiece::Partial(_)), _) => self.advance_partial(written),
-                (Some(PendingPiece::Inserted(_)), _) => self.advance_inserted(written, feed, tally),
+    ///
+    /// The inserted bytes are taken out during the walk, so that the position can move under it.
+    pub(super) fn advance(&mut self, feed: Option<&Feed>, written: usize, tally: &mut Tally) {
+        let mut left = written - self.advance_partial(written);
+        if left == 0 {
+            return;
+        }
+        let mut inserted =
+            self.backlog.as_mut().map(|backlog| std::mem::take(&mut backlog.inserted)).unwrap_or_default();
+        let mut begun = 0;
+        let mut walk = self.pieces_among(Some(&inserted), feed);
+        while left > 0 {
+            left -= match (walk.next(), feed) {
+                (Some(PendingPiece::Inserted(piece)), _) => {
+                    begun += 1;
+                    self.advance_inserted(left, piece, feed, tally)
+                }
                 (Some(PendingPiece::Frames(frames)), Some(feed)) => {
-                    self.advance_frames(written, frames, feed, tally)
+                    self.advance_frames(left, frames, feed, tally)
                 }
                 _ => {
                     debug_assert!(false, "more was written than was pending");
-                    return;
+                    break;
                 }
             };
+        }
+        inserted.drop_first(begun);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.inserted = inserted;
         }
     }
 
@@ -30,26 +46,36 @@ impl Outbox {
         let Some(backlog) = &mut self.backlog else { return 0 };
         let taken = written.min(backlog.partial.len());
         backlog.partial.advance(taken);
+        if backlog.partial.is_empty() {
+            // Frees the frame.
+            backlog.partial = Bytes::new();
+        }
         taken
     }
 
-    /// Advances into the first inserted bytes, by at most `written`. Their rest becomes the partly written frame. Returns
-    /// the number of bytes.
-    fn advance_inserted(&mut self, written: usize, feed: Option<&Feed>, tally: &mut Tally) -> usize {
-        let Some(backlog) = &mut self.backlog else { return 0 };
-        let Some(inserted) = backlog.inserted.pop() else { return 0 };
-        let Inserted { before, mut bytes, events, changes_window, last, .. } = inserted;
-        let taken = written.min(bytes.len());
-        bytes.advance(taken);
-        backlog.partial = bytes;
-        backlog.last = last.or(backlog.last);
-        let before = before.min(feed.map_or(self.next, |feed| feed.next));
+    /// Advances into inserted bytes, by at most `written`. Their rest becomes the partly written frame. Returns the number
+    /// of bytes.
+    fn advance_inserted(
+        &mut self,
+        written: usize,
+        piece: &Inserted,
+        feed: Option<&Feed>,
+        tally: &mut Tally,
+    ) -> usize {
+        let taken = written.min(piece.bytes.len());
+        if let Some(backlog) = &mut self.backlog {
+            backlog.last = piece.last.or(backlog.last);
+            if taken < piece.bytes.len() {
+                backlog.partial = piece.bytes.slice(taken..);
+            }
+        }
+        let before = piece.before.min(feed.map_or(self.next, |feed| feed.next));
         if before > self.next {
             self.count_conflated(before, tally);
             self.next = before;
         }
-        self.in_sync &= !changes_window;
-        tally.events += u64::from(events);
+        self.in_sync &= !piece.changes_window;
+        tally.events += u64::from(piece.events);
         taken
     }
 

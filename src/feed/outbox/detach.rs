@@ -35,7 +35,8 @@ impl Outbox {
         self.backlog.get_or_insert_default();
         let mut detached = InsertedQueue::default();
         loop {
-            let piece = match self.pending_pieces(Some(feed)).without_partial().next() {
+            let inserted = self.backlog.as_ref().map(|backlog| &backlog.inserted);
+            let piece = match self.pieces_among(inserted, Some(feed)).next() {
                 Some(PendingPiece::Inserted(_)) => {
                     let Some(reply) = self.backlog.as_mut().and_then(|backlog| backlog.inserted.pop()) else {
                         break;

@@ -126,6 +126,12 @@ impl InsertedQueue {
         Some(piece)
     }
 
+    /// Drops the first `count` pieces.
+    pub(super) fn drop_first(&mut self, count: usize) {
+        let Self { pieces, sums } = self;
+        pieces.drain(..count).for_each(|piece| sums.subtract(&piece));
+    }
+
     /// Moves all pieces to before this frame.
     pub(super) fn move_before(&mut self, index: u64) {
         self.pieces.iter_mut().for_each(|piece| piece.before = index);

@@ -7,8 +7,7 @@
 
 use bytes::Bytes;
 
-use super::backlog::OutboxBacklog;
-use super::inserted::Inserted;
+use super::inserted::{Inserted, InsertedQueue};
 use super::{Outbox, OutboxState};
 use crate::feed::block::FrameBlock;
 use crate::feed::compressor::WindowUse;
@@ -77,9 +76,10 @@ impl PendingFrames<'_> {
 /// Everything that an outbox has pending, in order.
 pub(super) struct PendingPieces<'b, 'f> {
     partial: Option<&'b Bytes>,
-    backlog: Option<&'b OutboxBacklog>,
+    /// Bytes of the connection's own.
+    inserted: Option<&'b InsertedQueue>,
     /// Number of inserted pieces before the next one.
-    inserted: usize,
+    passed: usize,
     /// The feed, if its frames are to be written.
     feed: Option<&'f Feed>,
     /// Whether only the latest frames of keys are to be written.
@@ -96,13 +96,26 @@ pub(super) struct PendingPieces<'b, 'f> {
 impl Outbox {
     /// Returns everything that is pending, in order.
     pub(super) fn pending_pieces<'b, 'f>(&'b self, feed: Option<&'f Feed>) -> PendingPieces<'b, 'f> {
-        let state = self.state(feed);
         let backlog = self.backlog.as_deref();
-        let has_frames = matches!(state, OutboxState::Ready | OutboxState::Lagging | OutboxState::Conflating);
         PendingPieces {
             partial: backlog.map(|backlog| &backlog.partial).filter(|partial| !partial.is_empty()),
-            backlog,
-            inserted: 0,
+            ..self.pieces_among(backlog.map(|backlog| &backlog.inserted), feed)
+        }
+    }
+
+    /// Returns the pieces after the partly written frame, with these inserted bytes: the backlog's, which the caller may
+    /// have taken out.
+    pub(super) fn pieces_among<'b, 'f>(
+        &self,
+        inserted: Option<&'b InsertedQueue>,
+        feed: Option<&'f Feed>,
+    ) -> PendingPieces<'b, 'f> {
+        let state = self.state(feed);
+        let has_frames = matches!(state, OutboxState::Ready | OutboxState::Lagging | OutboxState::Conflating);
+        PendingPieces {
+            partial: None,
+            inserted,
+            passed: 0,
             feed: feed.filter(|_| has_frames),
             conflates: state == OutboxState::Conflating,
             next: self.next,
@@ -114,11 +127,6 @@ impl Outbox {
 }
 
 impl<'f> PendingPieces<'_, 'f> {
-    /// Leaves out the rest of the partly written frame.
-    pub(super) fn without_partial(self) -> Self {
-        Self { partial: None, ..self }
-    }
-
     /// Returns the next frames of the feed, if there are any before `stop`.
     fn frames_before(&self, stop: u64) -> Option<PendingFrames<'f>> {
         let (feed, next) = (self.feed.filter(|_| self.next < stop)?, self.next);
@@ -160,7 +168,7 @@ impl<'b, 'f> Iterator for PendingPieces<'b, 'f> {
         if let Some(partial) = self.partial.take() {
             return Some(PendingPiece::Partial(partial));
         }
-        let inserted = self.backlog.and_then(|backlog| backlog.inserted.get(self.inserted));
+        let inserted = self.inserted.and_then(|inserted| inserted.get(self.passed));
         let stop = inserted.map_or(self.end, |inserted| inserted.before.min(self.end));
         if let Some(frames) = self.frames_before(stop) {
             (self.next, self.in_sync) = (frames.end, frames.in_sync);
@@ -168,7 +176,7 @@ impl<'b, 'f> Iterator for PendingPieces<'b, 'f> {
         }
         // All frames before `stop` are taken or conflated.
         if let Some(inserted) = inserted {
-            self.inserted += 1;
+            self.passed += 1;
             self.next = self.next.max(stop);
             self.in_sync &= !inserted.changes_window;
             return Some(PendingPiece::Inserted(inserted));

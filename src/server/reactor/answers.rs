@@ -148,7 +148,7 @@ impl<S: Socket> LoopState<S> {
             if self.delivery.unpumped >= PUBLISHED_A_BATCH {
                 // The other loops read while this one delivers.
                 self.delivery.reader.notify_others();
-                self.pump(BATCHES_A_TURN);
+                self.append_published();
             }
         }
         self.delivery.reader.notify_others();

@@ -6,7 +6,7 @@
 //!   batch laps the ring or its own readers.
 //! - The client is not read until its batch is published and answered.
 
-use super::delivery::PUBLISHED_A_BATCH;
+use super::delivery::{BATCHES_A_TURN, PUBLISHED_A_BATCH};
 use super::loop_state::LoopState;
 use super::mailbox::Commit;
 use super::socket::Socket;
@@ -56,5 +56,7 @@ impl<S: Socket> LoopState<S> {
         while !self.requests.commits.is_empty() {
             self.commit();
         }
+        // Writes what has waited for more.
+        self.pump(BATCHES_A_TURN);
     }
 }

@@ -38,7 +38,11 @@ impl<S: Socket> LoopState<S> {
                 self.flush_dirty();
             }
             let Some(slot) = self.find(token) else { return };
-            if let Some(wait) = self.wait_for(&effect) {
+            if let Effect::Send(bytes) = effect {
+                // The usual effect, which waits for nothing.
+                self.catch_up_if_behind(slot);
+                self.send(slot, bytes);
+            } else if let Some(wait) = self.wait_for(&effect) {
                 self.put_off(slot, wait, std::iter::once(effect).chain(rest.by_ref()).collect());
             } else {
                 self.apply_part(slot, effect, rest.by_ref());

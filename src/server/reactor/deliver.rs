@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::delivery::{self, EventFlow, EventInHand, PUBLISHED_A_BATCH};
-use super::gather::Unwritten;
+use super::delivery::{self, BATCHES_A_TURN, EventFlow, EventInHand, PUBLISHED_A_BATCH};
+use super::gather::{BATCH_MAX, Unwritten};
 use super::loop_state::LoopState;
 use super::queues::Queued;
 use super::socket::Socket;
@@ -23,7 +23,7 @@ use crate::kept::LogEnd;
 use crate::server::limits::budget;
 
 /// Events taken from the bus before they are written.
-const EVENTS_A_BATCH: usize = 256;
+const EVENTS_A_BATCH: usize = BATCH_MAX;
 
 /// Approximate number of instructions that a turn spends on conditions on payloads and on those that no index holds, as many
 /// as on input of peers. Further events wait for the next turn.
@@ -94,13 +94,18 @@ impl<S: Socket> LoopState<S> {
         self.delivery.fanout.worked()
     }
 
-    /// Returns whether appended events wait for more input of their publisher.
+    /// Returns whether more events of a publisher are to come: it has input, or the rest of its batch is not published yet.
     fn is_gathering(&self) -> bool {
-        let Unwritten { publisher: Some(publisher), .. } = self.delivery.unwritten else { return false };
         let has_input = |slot: usize| self.clients.conns[slot].queued.is_in(Queued::INPUT);
+        let publisher = self.delivery.unwritten.publisher.and_then(|publisher| self.find(publisher));
+        !self.requests.commits.is_empty() || publisher.is_some_and(has_input)
+    }
+
+    /// Returns whether appended events may wait to be written.
+    fn may_wait(&self) -> bool {
+        let EventFlow { fanout, unwritten, .. } = &self.delivery;
         self.turn.config.flush_interval.is_zero()
-            && self.delivery.unwritten.may_wait(self.turn.now)
-            && self.find(publisher).is_some_and(has_input)
+            && unwritten.may_wait(self.turn.now, fanout.receivers(), &fanout.limits())
     }
 
     /// Appends the bus's new events to the feeds, unless a flush interval holds them back. Writes them, unless they wait for
@@ -118,7 +123,13 @@ impl<S: Socket> LoopState<S> {
         self.append_and_write(batches, false);
     }
 
-    /// Appends the bus's new events to the feeds, in at most `batches` batches. With `gathers` they are not written yet.
+    /// Appends what the loop's clients have published. It is written at the end of the turn, if it may wait so long.
+    pub(super) fn append_published(&mut self) {
+        self.append_and_write(BATCHES_A_TURN, true);
+    }
+
+    /// Appends the bus's new events to the feeds, in at most `batches` batches. With `gathers` they are not written yet, if
+    /// they may wait.
     fn append_and_write(&mut self, batches: usize, gathers: bool) {
         if std::mem::take(&mut self.delivery.unpumped) >= PUBLISHED_A_BATCH {
             // Published events have a part of their own, so that they do not lap the ring.
@@ -158,9 +169,12 @@ impl<S: Socket> LoopState<S> {
                 self.report_lost_ends(before, reported);
             }
             self.delivery.unwritten.add(batch.taken, batch.bytes, batch.oldest);
-            if gathers && batch.taken < EVENTS_A_BATCH {
+            if gathers && self.may_wait() {
                 self.delivery.unwritten.wait(self.turn.now);
-                break;
+                if batch.taken < EVENTS_A_BATCH || batch.is_spent {
+                    break;
+                }
+                continue;
             }
             let oldest = self.delivery.unwritten.oldest();
             let written = self.flush_dirty();

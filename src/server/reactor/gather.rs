@@ -1,27 +1,41 @@
 //! Gathering: events in the feeds wait for the rest of a publisher's burst before they are written.
 //!
-//! A write to a socket costs as much as 10 to 20 publications. A burst of 200 events takes all units of a turn, so without
-//! waiting it is often two writes to each receiver.
+//! A write to a socket costs as much as 10 to 20 publications. A burst of 500 events is read in several turns, so without
+//! waiting it is as many writes to each receiver.
 //!
 //! Invariants:
 //! - The loop has read the events that wait and appended them to the feeds. So each place, reply and interest is the one that
 //!   it would be after the write.
 //! - Batches that wait are written as one: the place of a client that keeps up is the one before the first of them.
 //! - All that waits is written before an interest changes.
-//! - Events wait only for a publisher that the turn's budget has interrupted, while it has input: at most [`EVENTS_MAX`]
-//!   events, [`BYTES_MAX`] bytes, and [`TIME_MAX`] microseconds.
+//! - Events wait only for a publisher that the turn's budget has interrupted, while it has input, or for the rest of an accepted
+//!   batch. They fit in what feeds retain, apart from [`BATCH_MAX`] events, and wait about as long as their writes take, within
+//!   [`TIME_MIN`] and [`TIME_MAX`].
 
 use super::token::Token;
 use crate::event::Timestamp;
+use crate::feed::FeedLimits;
 
-/// Number of events from which on they do not wait.
-const EVENTS_MAX: usize = 256;
+/// Number of events that may wait whatever feeds retain: as many as are read from the bus at once.
+pub(super) const BATCH_MAX: usize = 256;
 
-/// Bytes of payloads from which on they do not wait, far below what feeds retain for clients that lag.
-const BYTES_MAX: usize = 256 * 1024;
+/// Number of events from which on they do not wait, however many feeds retain.
+const EVENTS_MAX: usize = 1_024;
+
+/// Bytes of frames from which on they do not wait, however many feeds retain.
+const BYTES_MAX: usize = 512 * 1024;
+
+/// Bytes of a native frame around its payload.
+const HEAD_BYTES: usize = 300;
+
+/// Time for which events may wait in any case, in microseconds.
+const TIME_MIN: i64 = 2_000;
 
 /// Time after which events do not wait any longer, in microseconds.
-const TIME_MAX: i64 = 2_000;
+const TIME_MAX: i64 = 5_000;
+
+/// Time that a write to one receiver takes, in microseconds. Waiting saves one for each receiver.
+const WRITE_TIME: i64 = 10;
 
 /// Events in the feeds that are not written yet.
 #[derive(Debug, Default)]
@@ -33,6 +47,7 @@ pub(super) struct Unwritten {
     /// Creation of the oldest.
     oldest: Option<Timestamp>,
     events: usize,
+    /// Approximate bytes of their frames.
     bytes: usize,
 }
 
@@ -42,10 +57,10 @@ impl Unwritten {
         self.since.is_some()
     }
 
-    /// Adds a batch that was appended to the feeds.
+    /// Adds a batch that was appended to the feeds. `bytes` is the length of its payloads.
     pub(super) fn add(&mut self, events: usize, bytes: usize, oldest: Option<Timestamp>) {
         self.events += events;
-        self.bytes += bytes;
+        self.bytes += bytes + events * HEAD_BYTES;
         self.oldest = self.oldest.or(oldest);
     }
 
@@ -59,10 +74,15 @@ impl Unwritten {
         self.since.get_or_insert(now);
     }
 
-    /// Returns whether the events may wait for more, as far as their number, bytes and time go.
-    pub(super) fn may_wait(&self, now: Timestamp) -> bool {
+    /// Returns whether the events may wait for more, as far as their number, bytes and time go. `receivers` is the number of
+    /// clients that they are for.
+    pub(super) fn may_wait(&self, now: Timestamp, receivers: usize, limits: &FeedLimits) -> bool {
         let passed = self.since.map_or(0, |since| now.0 - since.0);
+        let time = (receivers as i64).saturating_mul(WRITE_TIME).clamp(TIME_MIN, TIME_MAX);
+        // One more batch fits in what a feed retains.
+        let events = limits.max_events.saturating_sub(BATCH_MAX).clamp(BATCH_MAX, EVENTS_MAX);
+        let bytes = BYTES_MAX.min(limits.max_bytes / 2);
         // A clock that was set back ends it too.
-        self.events < EVENTS_MAX && self.bytes < BYTES_MAX && (0..TIME_MAX).contains(&passed)
+        self.events < events && self.bytes < bytes && (0..time).contains(&passed)
     }
 }

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::delivery::{BATCHES_A_TURN, PUBLISHED_A_BATCH};
+use super::delivery::PUBLISHED_A_BATCH;
 use super::loop_state::LoopState;
 use super::mailbox::MailboxItem;
 use super::socket::Socket;
@@ -33,7 +33,7 @@ impl<S: Socket> LoopState<S> {
         if self.delivery.unpumped + events.len() > PUBLISHED_A_BATCH && self.shared.kept.is_on() {
             // Delivers before the lock, under which the loop must not deliver. The client may be gone afterwards.
             self.delivery.reader.notify_others();
-            self.pump(BATCHES_A_TURN);
+            self.append_published();
         }
         let shared = Arc::clone(&self.shared);
         let Some(mut logs) = shared.kept.lock() else {
@@ -144,7 +144,7 @@ impl<S: Socket> LoopState<S> {
     /// Publishes a part of a batch with held logs.
     pub(super) fn publish_held(&mut self, events: Vec<Event>) -> Acceptance {
         self.delivery.reader.notify_others();
-        self.pump(BATCHES_A_TURN);
+        self.append_published();
         let shared = Arc::clone(&self.shared);
         let accepted = match shared.kept.lock() {
             Some(mut logs) => self.publish_under(&mut logs, events),

@@ -39,6 +39,7 @@ Tests:
                 `test --no-setup` installs nothing
   setup         only the first half of `test`
   sim [RUNS]    the server over a simulated network, for RUNS seeds (3000); `sim --seed N` repeats one, step by step
+  referee       500 clients of all speeds that reload at random read 50 runs of 5,000 tokens: each has the exact text
   loom [NAME]   the model checker over the lock-free parts
   mutants [TXT] breaks the source in each way that loom-tests/README.md lists, and checks that a model fails
   asan          the bus's stress test, values and ends under AddressSanitizer (nightly)
@@ -56,8 +57,8 @@ Measures and checks:
   features      the cost of each feature in a fresh build; `features crates` counts crates only
   api           compares the public API with public-api.txt and checks its foreign types; `api keep` writes it
   deny          licenses, sources and bans of all dependencies (deny.toml); `deny advisories`: known vulnerabilities
-  ci [PART]     everything that CI runs, in its order, or one part: lint, tidy, test, release, sim, loom, mutants, asan,
-                autobahn, instructions, deny (with api), fuzz
+  ci [PART]     everything that CI runs, in its order, or one part: lint, tidy, test, referee, release, sim, loom, mutants,
+                asan, autobahn, instructions, deny (with api), fuzz
 ";
 
 fn main() -> ExitCode {
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         Some("mutants") => mutants::check(rest),
         Some("autobahn") => autobahn::check(rest == Some("fast")),
         Some("sim") => sim(&args[1..], &mut totals),
+        Some("referee") => referee(&mut totals),
         Some("fuzz") => fuzz(rest),
         Some("bench") => bench(rest),
         Some("instructions") => instructions::check(rest),
@@ -212,6 +214,13 @@ fn asan(totals: &mut Totals) -> Outcome {
     )
 }
 
+/// Tests of the simulated network that take seeds: one server, nodes that share a log, several shards.
+const SIMULATED: [&str; 3] = [
+    "sim::the_promises_hold_over_any_network",
+    "sim::nodes::kept_logs_of_nodes_that_share_a_log_are_exact_or_tell",
+    "sim::union::over_several_shards_the_union_of_all_connections_of_a_client_is_exact",
+];
+
 /// Runs many seeds of the simulated network, or one of them with every step printed.
 fn sim(args: &[String], totals: &mut Totals) -> Outcome {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -223,8 +232,20 @@ fn sim(args: &[String], totals: &mut Totals) -> Outcome {
     };
     let mut env = vec![("FANWIRE_SIM_SEED", seed), ("FANWIRE_SIM_RUNS", runs)];
     env.extend(trace);
-    let test = "sim::the_promises_hold_over_any_network";
-    run::tests(&["test", "--release", "--lib", test, "--", "--nocapture"], &env, totals)
+    let mut args = vec!["test", "--release", "--lib", "--", "--nocapture"];
+    if trace.is_some() {
+        // Steps of one test after those of the other.
+        args.push("--test-threads=1");
+    }
+    args.extend(SIMULATED);
+    run::tests(&args, &env, totals)
+}
+
+/// Runs the referee of kept runs in its long form: 500 clients of all speeds over 50 runs of 5,000 tokens.
+fn referee(totals: &mut Totals) -> Outcome {
+    let env = [("FANWIRE_BROWSERS", "500"), ("FANWIRE_TOKENS", "5000")];
+    let test = "browsers_of_all_speeds_end_with_the_exact_text";
+    run::tests(&["test", "--workspace", "--all-features", "--test", "concat", test], &env, totals)
 }
 
 fn fuzz(seconds: Option<&str>) -> Outcome {
@@ -296,10 +317,11 @@ const QUICK_BENCHES: [(&str, &str); 2] =
 type Part = (&'static str, fn(&mut Totals) -> Outcome);
 
 /// Everything that CI runs, in its order. `.github/workflows/ci.yml` runs the same parts in parallel.
-const CI: [Part; 12] = [
+const CI: [Part; 13] = [
     ("lint", |_| lint()),
     ("tidy", |_| tidy::check()),
     ("test", |totals| test(None, totals)),
+    ("referee", referee),
     ("release", release),
     ("sim", |totals| sim(&["3000".to_owned()], totals)),
     ("loom", |totals| loom(None, totals)),

@@ -78,7 +78,7 @@ fn a_stage_reads_in_runs_what_the_previous_stage_has_passed() {
         assert_eq!(first.visit_batch(200, |_| ()), 200);
         let mut seen = Vec::new();
         assert_eq!(second.visit_batch(150, |n| seen.push(*n)), 150);
-        // The first 50 are known from its first look; the others take a new look.
+        // The first 50 are known from its first look; the others need a new look.
         assert_eq!(first.visit_batch(usize::MAX, |_| ()), 100);
         assert_eq!(second.visit_batch(usize::MAX, |n| seen.push(*n)), 50);
         assert_eq!(second.visit_batch(usize::MAX, |n| seen.push(*n)), 100);

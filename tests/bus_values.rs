@@ -1,4 +1,4 @@
-//! Values of any type on a bus: each is dropped exactly once, whoever holds it last and whatever its `Drop` does.
+//! Values of any type on a bus: each is dropped exactly once, no matter which holder is last and what its `Drop` does.
 
 use std::cell::Cell;
 use std::sync::Arc;

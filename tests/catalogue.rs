@@ -196,7 +196,7 @@ fn each_type_of_autosdlc_needs_the_data_that_its_document_does_not_call_optional
         }
         // This event must have either `status` or `currentStatus`.
         let want = if kind == "agent_status" { 400 } else { 200 };
-        assert_eq!(post(kind, &required).status, want, "{kind}: what may be there need not");
+        assert_eq!(post(kind, &required).status, want, "{kind}: optional data may be absent");
     }
     for (kind, data, place) in [
         ("system_notification", json!({"level": "loud", "title": "t", "message": "m"}), "payload/level: "),

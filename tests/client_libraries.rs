@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use support::script::{chromium, in_project, is_installed, missing, tool};
 
 /// Time limit of a test file.
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(400);
 
 /// Runs a command, which must succeed, and returns its output of any size.
 fn succeed(name: &str, command: &mut Command) -> String {

@@ -1,4 +1,4 @@
-//! Neighbours of a past merged into one (`compact=concat`, `on_lag=concat`), and browsers of all speeds that end with the exact
+//! Neighbours of a past merged into one (`compact=concat`, `on_lag=concat`), and browsers of all speeds, which end with the exact
 //! text of their runs.
 
 mod support;
@@ -224,7 +224,7 @@ fn what_can_not_be_merged_is_refused() {
     assert_eq!(other["payload"]["code"], "invalid_on_lag", "{other}");
 }
 
-/// A browser's own dice (xorshift64*).
+/// Random numbers of one browser (xorshift64*).
 struct Dice(u64);
 
 impl Dice {
@@ -286,7 +286,7 @@ fn wake(mut stream: Sse, run: usize, tokens: usize) {
     assert_eq!(stream.event().event.as_deref(), Some("end"));
 }
 
-/// `FANWIRE_BROWSERS` and `FANWIRE_TOKENS` make it as long as one likes (500 and 5,000).
+/// `FANWIRE_BROWSERS` and `FANWIRE_TOKENS` set its size (500 and 5,000 make a long run).
 #[test]
 fn browsers_of_all_speeds_end_with_the_exact_text() {
     let number = |name: &str, default: usize| -> usize {

@@ -134,6 +134,10 @@ fn ten_agentos_clients_take_a_hundred_events_a_second() {
             assert_eq!(client.message()["payload"]["progress"], n, "each one, in order");
         }
     }
+    // Deliveries are counted after they are written.
+    support::eventually("all are counted", || {
+        server.metric("fanwire_feed_deliveries_total") >= Some((10 * EVENTS) as f64)
+    });
     assert_eq!(server.metric("fanwire_feed_deliveries_total"), Some((10 * EVENTS) as f64));
     assert_eq!(server.metric("fanwire_feed_events_dropped_total"), Some(0.0));
     assert_eq!(server.metric("fanwire_feed_encodings_total"), Some(EVENTS as f64), "one for all ten");

@@ -56,7 +56,7 @@ fn without_a_window_all_leave_at_once_and_still_return_one_by_one() {
     server.signal("TERM");
     let mut delays = BTreeSet::new();
     for mut client in clients {
-        assert_eq!(client.event()["payload"]["n"], 1, "what was published before comes first");
+        assert_eq!(client.event()["payload"]["n"], 1, "earlier events come first");
         delays.insert(reconnect_of(&mut client).0);
     }
     assert_eq!(delays.into_iter().collect::<Vec<_>>(), [500, 1500, 2500, 3500]);

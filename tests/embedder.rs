@@ -549,7 +549,7 @@ fn a_lossless_visitor_that_panics_leaves_its_gate_and_goes_on() {
             bus.try_publish(n).expect("room");
         }
         assert!(panics(|| _ = reader.visit_batch(4, |n| assert!(*n != 1, "as asked"))));
-        assert_eq!(bus.try_publish(9), Err(TryPublishError::Full(9)), "its gate stands until it reads on");
+        assert_eq!(bus.try_publish(9), Err(TryPublishError::Full(9)), "its gate holds until it reads on");
         assert_eq!((reader.recv(), reader.recv()), (Ok(2), Ok(3)));
         bus.publish_blocking(4).expect("open");
         assert_eq!(reader.recv(), Ok(4));

@@ -346,7 +346,7 @@ fn a_log_that_dies_midway_is_a_gap_that_can_be_asked_for_again() {
     assert_eq!((&gap["type"], &gap["payload"]["recoverable"]), (&json!("gap"), &json!(true)), "{gap}");
     let from = gap["payload"]["from"].as_str().expect("where to begin again").to_owned();
     let next = number(&ws.event());
-    assert!(next > EVENTS as u64 - 520, "what the ring has comes at once: {next}");
+    assert!(next > EVENTS as u64 - 520, "the ring's events come at once: {next}");
     service.pause(false);
     eventually("the node follows the log", || http::get(node.addr, "/readyz").status == 200);
     let mut again = Ws::subscribed(node.addr, json!({"event_types": ["test.numbered"], "since": from}));

@@ -72,7 +72,7 @@ fn a_limit_that_is_lowered_while_nodes_run_is_reported_and_blocks_no_publisher()
     let answer = publisher.ask(&json!({"type": "publish", "payload": event}));
     assert_eq!(answer["payload"]["code"], "event_too_large", "{answer}");
     assert_eq!(post(&node, &lines(1..2)).status, 200);
-    assert_eq!(number(&client.event()), 1, "nothing of what was refused came");
+    assert_eq!(number(&client.event()), 1, "no refused event came");
 }
 
 /// Deletes the stream of a log's first shard and creates it again, with these events.
@@ -182,7 +182,7 @@ fn a_log_of_another_kind_is_reported_by_readyz_and_nothing_is_lost() {
     service.kind = Kind::PlainNats;
     service.resume();
     let says = |node: &Server| http::get(node.addr, "/readyz").json();
-    eventually("the node says what is wrong", || {
+    eventually("the node names the fault", || {
         says(&node)["status"] == "the log is not of the kind that it was"
     });
     // The appender checks every two seconds.

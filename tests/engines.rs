@@ -1,5 +1,5 @@
 //! Several nodes with one log, in a real Redis and a real NATS: all clients get the same order, no event is missed or
-//! repeated, whichever process dies.
+//! repeated, no matter which process dies.
 
 mod support;
 
@@ -317,7 +317,7 @@ fn a_node_without_its_log_reports_it_and_refuses_in_time(kind: Kind) {
     eventually("the node finds its log", || is_ready(&server));
     assert!(publish(server.addr, 0, 1..2));
     let mut client = Ws::subscribed(server.addr, json!({"history": 10}));
-    assert_eq!(number(&client.event()), 1, "what was refused did not come");
+    assert_eq!(number(&client.event()), 1, "no refused event came");
 }
 
 fn events_trimmed_by_the_log_are_a_gap(kind: Kind) {
@@ -547,7 +547,7 @@ fn a_resume_at_a_node_that_follows_interests_is_complete_or_a_gap() {
     assert_eq!((&gap["type"], &gap["payload"]["recoverable"]), (&json!("gap"), &json!(false)), "{gap}");
     assert_eq!(gap["payload"]["from"], last, "{gap}");
     publish_lines(&all, &typed("x", 100));
-    assert_eq!(number(&client.event()), 100, "what comes is whole again");
+    assert_eq!(number(&client.event()), 100, "events come whole again");
 }
 
 #[test]
@@ -703,7 +703,7 @@ fn messages_of_redis_channels_and_nats_subjects_become_events() {
             (&json!("agent_status"), &json!({"status": "busy"}))
         );
         assert_eq!(message["metadata"], json!({"version": "1.0", "source": "agent-monitor"}));
-        eventually("what is no event is counted", || {
+        eventually("messages that are no events are counted", || {
             server.metric("fanwire_engine_messages_unreadable_total") == Some(1.0)
         });
     }

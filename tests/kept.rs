@@ -363,7 +363,7 @@ fn check_reload(engine: &[&str]) {
     let server = HomedServer::with(&[&options, engine].concat());
     let mut live = Sse::open(server.addr, "?stream=run-1");
     publish(&server, "run-1", "token", 0);
-    assert_eq!(numbers(&mut live, 1), [0], "the node has read what was before the rule");
+    assert_eq!(numbers(&mut live, 1), [0], "the node has read the events from before the rule");
     rules("[[retain]]\nmatch = \"stream=run-*\"\nby = \"stream\"\nend = [\"run.finished\"]\n");
     server.signal("HUP");
     // The rule is active when a request for an absent log is refused. A stream would wait for its first event before that.
@@ -386,7 +386,7 @@ fn check_reload(engine: &[&str]) {
             }
         };
         assert_eq!(end.json()["complete"], false);
-        assert_eq!(rest(stream), "", "those from before the rule are reported too");
+        assert_eq!(rest(stream), "", "events from before the rule are reported too");
     }
     rules("[[retain]]\nmatch = \"stream=run-*\"\nby = \"stream\"\nfor = \"0s\"\n");
     server.signal("HUP");

@@ -1,4 +1,4 @@
-//! Heap bytes of kept logs with small events, as a counting allocator sees them, beside what the server counts.
+//! Heap bytes of kept logs with small events, as a counting allocator sees them, compared with the server's own count.
 #![cfg(feature = "server")]
 
 #[path = "support/heap.rs"]
@@ -20,7 +20,7 @@ fn event(kind: &str, log: isize, n: isize) -> Event {
 /// Heap bytes of a loop after the events of all logs.
 struct Held {
     all: isize,
-    /// Bytes that the logs are counted with.
+    /// Bytes that the server counts for the logs.
     counted: isize,
     /// Bytes of the events of a log on a client's connection.
     framed: isize,

@@ -76,7 +76,7 @@ fn a_run_half_written_goes_on_after_a_restart() {
         let mut first = node(&home, &[]);
         let addr = first.addr;
         for n in 0..30 {
-            // Many others, so that the ring forgets it.
+            // Many other events, so that the ring evicts it.
             publish(addr, &[token("run-1", n), token("run-2", 100 + n), token("other", n)]);
         }
         let last = publish(addr, &[event("run-2", "run.finished", 130)]);
@@ -135,7 +135,7 @@ fn nodes_share_the_logs_of_one_engine() {
         assert_eq!((numbers(&mut early, 1), end(&mut early)), (vec![40], reported.clone()), "{kind}");
         assert_eq!(numbers(&mut live, 41).last(), Some(&40), "{kind}");
         assert_eq!(end(&mut live), reported, "{kind}");
-        // A node that comes now tells the same.
+        // A node that starts now reports the same.
         let c = node(&home, &[]);
         for server in [&a, &b, &c] {
             let mut again = from_start(server, "run-1");
@@ -316,7 +316,7 @@ fn a_log_that_was_written_without_rules_is_kept_by_them() {
         drop(before);
         let after = node(&home, &[]);
         assert_eq!(numbers(&mut from_start(&after, "run-1"), 30), (0..30).collect::<Vec<_>>(), "{kind}");
-        // Nobody was asked to reopen it.
+        // No publisher asked to reopen it.
         assert_eq!(numbers(&mut from_start(&after, "run-2"), 1), [1], "{kind}");
         publish(after.addr, &[token("run-1", 30), event("run-1", "run.finished", 31)]);
         let mut run = from_start(&after, "run-1");
@@ -350,7 +350,7 @@ fn events_that_the_engine_has_forgotten_are_reported_after_a_restart() {
             "{kind}"
         );
         assert_eq!(numbers(&mut run, 1), [1], "{kind}");
-        // The node that took its first event knew that there was no such log.
+        // The node that accepted its first event knew that there was no such log.
         let mut run = from_start(&second, "run-2");
         assert_eq!(numbers(&mut run, 1), [0], "{kind}");
         for (run, complete) in [("run-1", [true, false]), ("run-2", [true, true])] {
@@ -475,7 +475,7 @@ fn every_bad_request_has_its_answer_and_changes_nothing() {
     }
 }
 
-/// A publisher makes more logs than a node keeps: the oldest go, and a later reader is told.
+/// A publisher makes more logs than a node keeps: the oldest are dropped, and a later reader gets a gap.
 #[test]
 fn a_publisher_of_many_streams_fills_no_memory() {
     for kind in KINDS {

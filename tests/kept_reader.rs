@@ -167,7 +167,7 @@ fn with_an_engine_a_run_comes_from_the_log_of_all_nodes() {
         eventually("it is ready", || http::get(server.local_addr(), "/readyz").status == 200);
         post(&server, "token", 0..100);
         let early = read_run(&server);
-        // Events come while readers begin: at no seam one is missing or twice.
+        // Events come while readers begin: between the past and live events none is missing or repeated.
         let mut readers = std::thread::scope(|scope| {
             let writer = scope.spawn(|| (100..200).for_each(|n| drop(post(&server, "token", n..n + 1))));
             let mut readers = vec![early];

@@ -146,7 +146,7 @@ fn replays_that_stand_still_are_counted_and_end() {
     assert!(real < 120 * MIB, "{real} bytes for 200 replays");
     // None of the clients reads. All of them are disconnected, although they are event streams.
     eventually("they end", || server.metric("fanwire_server_shed_total") >= Some(200.0));
-    eventually("and what they held is gone", || held(&server) < before.held + 2 * MIB);
+    eventually("and their memory is freed", || held(&server) < before.held + 2 * MIB);
 }
 
 #[test]

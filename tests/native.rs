@@ -54,7 +54,11 @@ fn nothing_is_delivered_before_a_subscribe_nor_after_an_unsubscribe() {
     assert_is_a_message(&ack, "ack", &json!("m1"));
     assert_eq!(ack["payload"]["subscription_id"], "s1");
     server.publish(numbered(2));
-    assert_eq!(client.event()["payload"], json!({"n": 2}), "what was before the subscribe does not come");
+    assert_eq!(
+        client.event()["payload"],
+        json!({"n": 2}),
+        "an event from before the subscribe does not come"
+    );
 
     let ack =
         client.ask(&json!({"type": "unsubscribe", "message_id": "m2", "payload": {"subscription_id": "s1"}}));
@@ -483,7 +487,7 @@ fn limits_of_a_client_are_enforced_and_named() {
         let answer = client.ask(&json!({"type": "subscribe", "payload": payload}));
         let shown = payload.to_string();
         assert_eq!(answer["type"], "error", "{}: {answer}", &shown[..60]);
-        assert!(answer.to_string().len() < 2000, "an error repeats what was sent");
+        assert!(answer.to_string().len() < 2000, "an error repeats the sent text");
     }
     // A pattern with exponential cost in a naive matcher is matched in time.
     let hard = format!("**.{}.**.z", ["a", "*"].repeat(14).join("."));

@@ -118,7 +118,7 @@ fn holds(engine: &str, expected: &[(String, u64)]) {
     }
     let eve = support::token(SECRET, &["--sub", "eve", "--stream", "*"]);
     let upgrade = upgrade_request(&format!("/ws?token={eve}"), "");
-    assert_eq!(http::exchange(node.addr, upgrade.as_bytes()).status, 401, "who was revoked stays so");
+    assert_eq!(http::exchange(node.addr, upgrade.as_bytes()).status, 401, "the revocation stays");
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn sorted(mut numbers: Vec<u64>) -> Vec<u64> {
 fn a_past_beside_live_ones(server: &Server) {
     let ids = publish(server, 0..10);
     // An accepted event is in the log, but if this node has not read it yet, it is live for a new subscriber.
-    eventually("the node has read what was published", || {
+    eventually("the node has read all published events", || {
         let mut reader = Ws::connect(server.addr);
         subscribe(&mut reader, json!({"history": 1000}));
         numbers(&mut reader).len() == 10
@@ -64,18 +64,22 @@ fn a_past_beside_live_ones(server: &Server) {
     });
     assert_eq!(sorted(live), [10, 11, 12, 13]);
     subscribe(&mut client, json!({"subscription_id": "past", "history": 1000, "stream_ids": ["even"]}));
-    assert_eq!(numbers(&mut client), [0, 2, 4, 6, 8], "the past, and none of what was live");
+    assert_eq!(numbers(&mut client), [0, 2, 4, 6, 8], "the past, and no live event");
     subscribe(&mut client, json!({"subscription_id": "again", "history": 1000, "stream_ids": ["even"]}));
     assert_eq!(numbers(&mut client), [0_u64; 0], "it has all of that");
     subscribe(&mut client, json!({"subscription_id": "all", "history": 1000}));
-    assert_eq!(sorted(numbers(&mut client)), [1, 3, 5, 7, 9], "only what no other brought");
+    assert_eq!(
+        sorted(numbers(&mut client)),
+        [1, 3, 5, 7, 9],
+        "only events that no other subscription delivered"
+    );
     publish(server, 14..16);
     let mut live = Vec::new();
     eventually("what is live came", || {
         live.extend(numbers(&mut client));
         live.len() == 2
     });
-    assert_eq!(sorted(live), [14, 15], "once, however many want it");
+    assert_eq!(sorted(live), [14, 15], "once, with any number of subscriptions that want it");
     // From a position instead of by a number of events, on a connection that has received nothing.
     let mut client = Ws::subscribed(server.addr, json!({"subscription_id": "live", "stream_ids": ["even"]}));
     subscribe(&mut client, json!({"subscription_id": "since", "since": ids[5]}));

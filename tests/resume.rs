@@ -230,7 +230,7 @@ fn a_pong_has_the_position_of_a_quiet_client() {
     server.publish(r#"{"type":"rare"}"#);
     let last = server.publish(r#"[{"type":"other"},{"type":"other"}]"#)["last_event_id"].clone();
     ws.send(&json!({"type": "ping"}));
-    assert_eq!(ws.event()["event_type"], "rare", "what it wanted stands before the pong");
+    assert_eq!(ws.event()["event_type"], "rare", "its events come before the pong");
     let pong = ws.message();
     assert_eq!((&pong["type"], &pong["payload"]["last_event_id"]), (&json!("pong"), &last));
 }
@@ -303,7 +303,7 @@ fn a_quiet_client_of_several_shards_resumes_from_its_last_position() {
     let ack = ws.ask(&json!({"type": "subscribe", "payload": {"event_types": ["test.*"]}}));
     server.publish((0..8).map(|n| of_stream(n, n).replace("test.x", "other")).collect::<String>());
     let pong = ws.ask(&json!({"type": "ping"}));
-    assert_ne!(position(&ack), position(&pong), "it has come further meanwhile");
+    assert_ne!(position(&ack), position(&pong), "its position has advanced");
     drop(ws);
     server.publish((0..8).map(|n| of_stream(n, n)).collect::<String>());
     for since in [position(&ack), position(&pong)] {

@@ -219,7 +219,7 @@ fn a_retry_begins_with_the_first_event_of_the_first_attempt() {
     assert_eq!(numbers(&mut again, 3), [2, 3, 4]);
     let mut whole = run_with(&server, "run-1?from=start", key, &events(2..4));
     assert_eq!(numbers(&mut whole, 5), [0, 1, 2, 3, 4]);
-    // By the names of its events too.
+    // Also by the names of its events.
     let named = |n: u64| json!({"type": "token", "dedupe_id": format!("e{n}"), "payload": {"n": n}});
     let body = json!([named(5), named(6)]).to_string();
     drop(run(&server, "run-1", &body));
@@ -377,7 +377,7 @@ fn a_run_is_a_request_among_others_of_its_connection() {
     wire.send([request("run-1", "", &long), request("run-1", "", &event(4).to_string())].concat().as_bytes());
     assert_eq!(read_response(&mut wire, deadline()).expect("an answer").status, 400);
     assert_eq!(numbers(&mut stream_of(wire), 1), [4]);
-    // With `Connection: close` the connection is closed after a refusal, by whichever check.
+    // With `Connection: close` the connection is closed after a refusal by any check.
     for body in [r#"{"type":5}"#, &long, r#"[{"type":"a"},{"type":"a","expected_last_id":""}]"#] {
         let mut wire = Wire::connect(server.addr);
         wire.send(request("run-1", "Connection: close\r\n", body).as_bytes());

@@ -39,7 +39,7 @@ impl Tls {
         stream.write_all(head.as_bytes()).expect("written");
         stream.write_all(body.as_bytes()).expect("written");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer, and TLS' own farewell");
+        stream.read_to_string(&mut answer).expect("an answer, and TLS' close_notify");
         answer
     }
 }
@@ -377,7 +377,7 @@ fn chromium_accepts_dev_certs_certificate_once_it_trusts_the_authority() {
         text(&run(&mut command).stdout)
     };
     let page = look("before");
-    assert!(!page.contains(r#"{"status":"ok"}"#), "nobody has told it of the authority: {page}");
+    assert!(!page.contains(r#"{"status":"ok"}"#), "it does not know the authority: {page}");
     let store = folder.0.join(".pki/nssdb");
     std::fs::create_dir_all(&store).expect("a folder");
     let store = format!("sql:{}", store.display());

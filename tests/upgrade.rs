@@ -290,7 +290,7 @@ fn rights_go_with_their_holders_and_revocations_stand() {
     assert_eq!(before[0]["id"], "s");
     assert_eq!(post("/api/revoke", r#"{"sub":"eve"}"#).status, 200);
     server.upgrade();
-    assert_eq!(subscriptions(), before, "an operator is told the same");
+    assert_eq!(subscriptions(), before, "an operator gets the same answer");
     for stream in ["b", "a"] {
         let event = json!({"type": "x", "stream_id": stream, "payload": {"n": 1}}).to_string();
         assert_eq!(post("/publish", &event).status, 200);
@@ -641,7 +641,7 @@ fn clients_that_catch_up_go_on_at_the_next_process() {
             next += 1;
         }
     }
-    // It may wait for what had come before the upgrade, too.
+    // The pong may also wait for events from before the upgrade.
     assert!(pong_at.is_some_and(|at| (N..all).contains(&at)), "{pong_at:?}");
     let (mut came, mut next) = (0, 0);
     while came < all {

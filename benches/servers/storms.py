@@ -17,7 +17,7 @@ FANWIRE = os.environ.get("FANWIRE", f"{HERE}/../../target/dist/fanwire")
 STORM = os.environ.get("STORM", f"{HERE}/target/release/storm")
 JS = os.environ.get("FANWIRE_SERVERS_JS", f"{HERE}/js")
 BEGUN, SECONDS = time.monotonic(), float(os.environ.get("STORM_SECONDS", "600"))
-# For a trial: a part of the clients, for each row.
+# Share of the clients in each row, for a trial.
 PART = float(os.environ.get("STORM_PART", "1"))
 
 # Row, contestants, settings of fanwire, options of the load, whether by TLS.

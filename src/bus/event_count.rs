@@ -125,7 +125,7 @@ impl EventCount {
         debug_assert!(before.is_none(), "a reader that is awake has no waker");
         drop(before);
         // Before the state, so that the count is never below the number of waiters that show ASLEEP: a
-        // publisher that wakes this one at once takes off what was put on. Ordered by E6.
+        // publisher that wakes this one at once subtracts only after this addition. Ordered by E6.
         self.count.fetch_add(1, Ordering::Relaxed);
         // E8; and E6 by the fence.
         waiter.state.store(ASLEEP, Ordering::Release);

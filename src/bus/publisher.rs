@@ -205,7 +205,7 @@ impl Bus<Event> {
         self.publish_identified(event);
     }
 
-    /// Publishes an event that has its id from elsewhere, the log of an engine: it keeps that id, whatever its sequence in the ring.
+    /// Publishes an event that has its id from elsewhere, the log of an engine: it keeps that id, regardless of its sequence in the ring.
     /// The event may have other handles. For one thread at a time.
     pub(crate) fn publish_identified(&self, event: Event) {
         let inner = &*self.0;

@@ -9,7 +9,7 @@ use super::event_count::Wake;
 pub trait Waitable {
     /// Returns whether there is something to read. Cheap: called again and again.
     fn is_ready(&self) -> bool;
-    /// Returns whether the last look came to the end of what was there.
+    /// Returns whether the last look reached the end of the available items.
     fn is_at_end(&self) -> bool;
     /// Returns whether nothing more will come, and everything was read.
     fn is_closed(&self) -> bool;

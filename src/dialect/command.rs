@@ -120,7 +120,7 @@ pub(crate) struct Subscribe {
     /// Whether the past is sent in full, including events that the client received by other subscriptions.
     pub(crate) own_past: bool,
     pub(crate) on_lag: OnLag,
-    /// Merge of neighbours in the past, or of what is read to catch up.
+    /// Merge of neighbours in the past, or of events read to catch up.
     pub(crate) concat: Option<Concat>,
     /// The client's request as JSON, for operators, in dialects in which clients know their ids.
     pub(crate) config: Option<Box<RawValue>>,
@@ -265,7 +265,7 @@ pub(crate) enum Reply<'a> {
     },
     Updated {
         counts: UpdateCounts,
-        /// Start of the snapshot of what was added, if one follows.
+        /// Start of the snapshot of the added values, if one follows.
         past: Option<&'a PastStart>,
     },
     /// Events after this place come next.
@@ -325,7 +325,7 @@ pub(crate) struct LogEnded<'a> {
 
 /// Reason for refusing a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "without authentication nobody is refused")]
+#[allow(dead_code, reason = "without authentication no client is refused")]
 pub(crate) enum Refusal {
     /// The client requested something before it sent a token.
     NoToken,

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - No I/O and no clock here.
 //! - An encoding that is shared by many clients depends on the event alone.
-//! - Every message becomes a [`ClientMessage`], whatever its bytes.
+//! - Every message becomes a [`ClientMessage`], regardless of its bytes.
 //!
 //! Adding a dialect takes its file, its rows in `table`, and its names in `encoding` and `name`.
 

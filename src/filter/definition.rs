@@ -24,7 +24,7 @@ use crate::event::{Attribute, Event};
 /// of the payload. All of them must hold.
 ///
 /// The values of one set are alternatives: one must match. A setter adds to the values of earlier calls. An empty value
-/// stands for an absent attribute. Filters with the same meaning are equal, whatever the order of the calls. Cloning
+/// stands for an absent attribute. Filters with the same meaning are equal, regardless of the order of the calls. Cloning
 /// allocates nothing.
 ///
 /// ```

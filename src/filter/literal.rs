@@ -10,7 +10,7 @@ use super::lexical::write_quoted;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Operator {
-    /// The field exists, whatever its value (`null` too).
+    /// The field exists, regardless of its value (`null` too).
     Exists,
     /// The field does not exist.
     Missing,

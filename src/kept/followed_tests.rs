@@ -468,7 +468,7 @@ fn a_purge_has_its_place_in_the_log() {
         assert_eq!((kept(node, 3).1, kept(node, 4).1), (false, true));
         assert!(node.logs.purged_after(seen).is_empty());
     }
-    // A process that reads the past purges too, and reports that to nobody.
+    // A process that reads the past purges too, and reports that to no client.
     let mut later = Node::new(0);
     later.read(&log);
     later.logs.end_reading(std::iter::once((EPOCH, log.len() as Sequence)));

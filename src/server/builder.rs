@@ -143,7 +143,7 @@ impl ServerBuilder {
     pub fn spawn(self) -> Result<ServerHandle, ServerError> {
         #[cfg(unix)]
         let mut inheritance = self.inheritance;
-        #[cfg_attr(not(unix), expect(unused_mut, reason = "nobody comes before"))]
+        #[cfg_attr(not(unix), expect(unused_mut, reason = "only Unix has a predecessor"))]
         let Self { bus, listen, mut sockets, engine, ingest, loops, config, bridge, on_failure, .. } = self;
         #[cfg(unix)]
         if let Some(inheritance) = &mut inheritance {

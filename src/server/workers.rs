@@ -26,7 +26,7 @@ const IDLE: Duration = Duration::from_secs(5);
 pub(crate) struct LaneLimits {
     pub(crate) threads: usize,
     pub(crate) waiting: usize,
-    /// Maximum bytes of the waiting jobs. A single waiting job is accepted whatever its size. Running jobs do not count:
+    /// Maximum bytes of the waiting jobs. A single waiting job is accepted regardless of its size. Running jobs do not count:
     /// there are at most as many as threads, and a publisher may send its next body before the job that answered it has
     /// ended.
     pub(crate) bytes: usize,

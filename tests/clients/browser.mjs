@@ -26,6 +26,16 @@ export async function launch(options = {}) {
   return { browser, context, page, faults, asked };
 }
 
+/** Waits until an image that is made now has failed. Handlers of earlier images that failed have run then, if the page runs any. */
+export const imagesFailed = (page) => page.evaluate(() => new Promise((failed) => {
+  const image = new Image();
+  image.onerror = failed;
+  image.src = '/no-such-image';
+}));
+
+/** Waits for a new timer of the page. Shorter timers that the page set before have run then. */
+export const timerOf = (page, ms) => page.evaluate((ms) => new Promise((run) => setTimeout(run, ms)), ms);
+
 /** The parts of the live page that its tests look at: the row of an event, and the connected state. */
 export const livePage = (page) => ({
   row: (id) => page.locator(`#events [data-event-id="${id}"]`),

@@ -21,7 +21,7 @@ await check('an agent that was asked before the page came is there, and the one 
   await until('ann', async () => (await rows()).some((row) => /^ann\s+agent\.asked/.test(row)));
 });
 
-await check('an agent has one row, whatever happens to it', async () => {
+await check('an agent has one row, however often it is asked', async () => {
   for (let n = 0; n < 5; n += 1) await ask('bob');
   await ask('cid');
   await until('cid', async () => (await rows()).length === 3);

@@ -5,8 +5,8 @@ import { execFile } from 'node:child_process';
 import { createHmac } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { promisify } from 'node:util';
-import { assert, ask, check, done, publish, sleep, until, url } from './lib.mjs';
-import { launch, livePage } from './browser.mjs';
+import { assert, ask, check, done, publish, until, url } from './lib.mjs';
+import { imagesFailed, launch, livePage } from './browser.mjs';
 import { looks } from './looks.mjs';
 
 const screenshots = process.env.FANWIRE_SCREENSHOTS;
@@ -142,7 +142,7 @@ await check('no script runs on it but its own', async () => {
     document.head.append(script);
     document.body.insertAdjacentHTML('beforeend', '<img src="data:," onerror="window.broken = 2">');
   });
-  await sleep(200);
+  await imagesFailed(page);
   assert.equal(await page.evaluate(() => window.broken), undefined);
 });
 

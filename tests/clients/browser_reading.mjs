@@ -75,14 +75,14 @@ await check('by the keyboard: Tab comes to one row, arrows go on, Enter opens, E
   const from = before.indexOf(await focused());
   await page.keyboard.press('ArrowDown');
   await page.keyboard.press('ArrowDown');
-  assert.equal(await focused(), before[from + 2]);
+  await until('two rows on', async () => (await focused()) === before[from + 2]);
   await page.keyboard.press('Enter');
   await page.waitForSelector('#events .row:focus-visible[aria-expanded=true]');
   await holdsStill(5);
   await page.keyboard.press('Tab');
-  assert.equal(await page.evaluate(() => document.activeElement.textContent), 'Journey');
+  await until('the first button', () => page.evaluate(() => document.activeElement.textContent === 'Journey'));
   await page.keyboard.press('Escape');
-  assert.equal(await page.locator('#events .detail').count(), 0);
+  await until('a closed row', async () => (await page.locator('#events .detail').count()) === 0);
   await moved(before);
 });
 
@@ -123,23 +123,26 @@ await check('charts have a scale, and say their value under the pointer and by a
     assert.deepEqual(times, ['5 min ago', 'now']);
   }
   const area = page.locator('#chart-connections .area'), tip = page.locator('#chart-connections .tip');
+  // Pointer events wait for the next frame.
+  const says = (wanted) => until(String(wanted), async () => wanted.test(await tip.textContent()));
+  const tips = (wanted) => until(`${wanted} values`, async () => (await page.locator('.tip:visible').count()) === wanted);
   const box = await area.boundingBox();
   await page.mouse.move(box.x + box.width - 1, box.y + box.height / 2);
-  assert.match(await tip.innerText(), /^1 · now$/);
+  await says(/^1 · now$/);
   await page.mouse.move(box.x + 2, box.y + box.height / 2);
-  assert.match(await tip.innerText(), /· 4 min \d+ s ago$/);
+  await says(/· 4 min \d+ s ago$/);
   // The other charts show their values of the same time.
-  assert.equal(await page.locator('.chart .tip:visible').count(), 6);
+  await tips(6);
   await away();
-  assert.equal(await page.locator('.tip:visible').count(), 0);
+  await tips(0);
   await area.focus();
   await page.keyboard.press('End');
-  assert.match(await tip.innerText(), /^1 · now$/);
+  await says(/^1 · now$/);
   await page.keyboard.press('ArrowLeft');
-  assert.match(await tip.innerText(), / · 2 s ago$/);
+  await says(/ · 2 s ago$/);
   assert.match(await area.getAttribute('aria-valuetext'), /^\d+ clients, 2 s ago$/);
   await page.keyboard.press('Escape');
-  assert.equal(await page.locator('.tip:visible').count(), 0);
+  await tips(0);
   await page.click('#tab-events');
 });
 
@@ -193,13 +196,18 @@ await check('in a flood it makes a window of rows for each time that it draws, n
   await until('it pours again', async () => { const from = await number('#total'); await sleep(200); return (await number('#total')) > from + 50; });
   await page.evaluate(() => {
     window.made = [];
-    new MutationObserver((records) => window.made.push(records.reduce((sum, { addedNodes }) => sum + addedNodes.length, 0))).observe(document.querySelector('#events'), { childList: true });
+    const list = document.querySelector('#events');
+    new MutationObserver((records) => {
+      const rows = records.flatMap(({ addedNodes }) => [...addedNodes]);
+      // A pause of the events lets the page make the rows that are out of sight: without the first one.
+      if (rows.includes(list.firstElementChild)) window.made.push(rows.length);
+    }).observe(list, { childList: true });
   });
   const from = await number('#total');
   await until('2,000 more', async () => (await number('#total')) > from + 2000);
-  const made = await page.evaluate(() => window.made.filter(Boolean));
+  const made = await page.evaluate(() => window.made);
   const window_ = await page.evaluate(() => Math.ceil(document.querySelector('.scroller').clientHeight / 30) + 4);
-  assert(made.every((rows) => rows <= window_), `${made} rows at once, in a window of ${window_}`);
+  assert(made.length > 0 && made.every((rows) => rows <= window_), `${made} rows at once, in a window of ${window_}`);
 });
 
 await check('under a finger the row that was touched is the one that opens', async () => {
@@ -212,7 +220,7 @@ await check('under a finger the row that was touched is the one that opens', asy
   await holdsStill(300, phone);
   const { x, y, width } = await phone.locator('#spark .area').boundingBox();
   await phone.touchscreen.tap(x + width - 2, y + 5);
-  assert.match(await phone.locator('#spark .tip').innerText(), /^[\d,]+ · (now|\d s ago)$/);
+  await until('its value', async () => /^[\d,]+ · (now|\d s ago)$/.test(await phone.locator('#spark .tip').innerText()));
   await context.close();
 });
 
@@ -259,7 +267,7 @@ await check('the filter speaks the whole language', async () => {
   await isOpen();
 });
 
-await check('the chip of a domain is a filter for all of its types, whatever separates their parts', async () => {
+await check('the chip of a domain is a filter for all of its types, with any separator of their parts', async () => {
   const to = new URL(page.url()).origin;
   await row(await publish([{ type: 'agent.one' }, { type: 'agent:two' }, { type: 'agents' }], to)).waitFor();
   const chip = page.locator('#domains button', { has: page.locator('bdi', { hasText: /^agent$/ }) });

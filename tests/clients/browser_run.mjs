@@ -1,7 +1,7 @@
 // Proves, with Chromium: a run's own view, from a stream's name: its events from the start, its text, its end.
 import { mkdir } from 'node:fs/promises';
 import { assert, check, done, publish, until, url } from './lib.mjs';
-import { launch, livePage } from './browser.mjs';
+import { imagesFailed, launch, livePage } from './browser.mjs';
 import { looks } from './looks.mjs';
 
 const screenshots = process.env.FANWIRE_SCREENSHOTS;
@@ -27,11 +27,12 @@ await check('from a row to its whole run: events from the start, and the text', 
   assert.equal(await page.locator('#run-events li').count(), 4);
 });
 
-await check('what comes is added, and markup is text', async () => {
+await check('new events are added, and markup is text', async () => {
   await publish(token('\n<img src=x onerror="window.broken=1">'));
   await state('live, 5 events');
   assert.equal(await text('#run-text'), 'Once upon a time\n<img src=x onerror="window.broken=1">');
   assert.equal(await page.locator('#run img').count(), 0);
+  await imagesFailed(page);
   assert.equal(await page.evaluate(() => window.broken), undefined);
 });
 
@@ -58,7 +59,7 @@ for (const [size, width, height] of [['wide', 1280, 720], ['phone', 390, 760]]) 
 await check('closed, it leaves no stream and no trace in the address', async () => {
   await page.setViewportSize({ width: 1280, height: 800 });
   await page.keyboard.press('Escape');
-  assert.equal(await page.locator('#run').evaluate((run) => run.open), false);
+  await until('a closed dialog', () => page.locator('#run').evaluate((run) => !run.open));
   // A dialog's `close` event comes in a task of its own, after `open` is false.
   await until('no trace in the address', () => new URL(page.url()).hash === '');
   await until('no stream', async () => (await (await fetch(`${url}/api/stats`)).json()).connections.sse === 0);

@@ -115,7 +115,7 @@ await check('an agent\'s status arrives as the document prints it', async () => 
   );
 });
 
-await check('a workflow has its four events, and what is unsubscribed is quiet', async () => {
+await check('a workflow has its four events, and none after the unsubscribe', async () => {
   const any = all(client, '*');
   const subscription = client.subscribeToWorkflow('w-1');
   while ((await any.next()).data.subscriptionId !== subscription.id);

@@ -117,7 +117,7 @@ async def main():
     await check("the webhook bridge posts each event with its stream", webhook)
     await check("the monitor alerts on failures and violations", monitor)
     await check("the health check connects", health)
-    await check("the orchestrator starts what follows, whoever left without a word", orchestrator)
+    await check("the orchestrator starts the next agent, also after a client left without a word", orchestrator)
     done()
 
 

@@ -11,7 +11,7 @@ export const [url, ...args] = process.argv.slice(2);
 export const SLOWER = Math.max(1, Number(process.env.FANWIRE_BROWSER_SLOWER ?? 1));
 
 /** Longest time for any single wait, in ms. */
-export const PATIENCE = 20_000 * SLOWER;
+export const PATIENCE = 60_000 * SLOWER;
 export const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 export const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z$/;
 

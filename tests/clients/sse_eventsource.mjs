@@ -49,7 +49,7 @@ await check('the query is the filter', async () => {
   source.close();
 });
 
-await check('history comes first, then what is new', async () => {
+await check('history comes first, then new events', async () => {
   await publish([10, 11, 12].map((n) => numbered(n)));
   const { source, events } = await open(url, '?type=test.numbered&history=2');
   await publish(numbered(13));

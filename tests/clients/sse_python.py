@@ -6,7 +6,7 @@ import json
 
 import httpx
 import httpx_sse
-from lib import ask, check, done, numbered, publish, url
+from lib import PATIENCE, ask, check, done, numbered, publish, url
 
 
 def stream(client, query="", base=url, last=None):
@@ -15,7 +15,7 @@ def stream(client, query="", base=url, last=None):
 
 
 def new_client():
-    return httpx.AsyncClient(timeout=10, trust_env=False)
+    return httpx.AsyncClient(timeout=PATIENCE, trust_env=False)
 
 
 async def fields():

@@ -121,7 +121,7 @@ await check('a publish is acknowledged with the id that all see', async () => {
   other.ws.close();
 });
 
-await check('since gives exactly what was missed, history the newest', async () => {
+await check('since gives exactly the missed events, history the newest', async () => {
   const id = await publish(numbered(100));
   await publish([101, 102, 103].map((n) => numbered(n)));
   const back = await Client.connect();

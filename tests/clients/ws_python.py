@@ -7,7 +7,7 @@ import json
 
 import aiohttp
 import websockets
-from lib import Native, ask, check, done, numbered, publish, url
+from lib import PATIENCE, Native, ask, check, done, numbered, publish, url
 
 ws_url = url.replace("http", "ws") + "/ws"
 
@@ -73,7 +73,7 @@ async def pings():
     async with connect() as ws:
         waiting = [await ws.ping(), await ws.ping(b"x" * 125)]
         for pong in waiting:
-            assert await asyncio.wait_for(pong, 5) < 5
+            assert await asyncio.wait_for(pong, PATIENCE) < PATIENCE
 
 
 async def codes():
@@ -91,13 +91,13 @@ async def codes():
 
 
 async def heartbeat():
-    # aiohttp pings by itself and gives up without a pong.
+    # aiohttp pings by itself and gives up without a pong: after half of its heartbeat.
     async with aiohttp.ClientSession() as session:
-        async with session.ws_connect(ws_url, heartbeat=2, compress=15, protocols=["fanwire.v1"]) as ws:
+        async with session.ws_connect(ws_url, heartbeat=8, compress=15, protocols=["fanwire.v1"]) as ws:
             assert ws.protocol == "fanwire.v1" and ws.compress > 0
             await ws.send_json({"type": "subscribe"})
             assert (await ws.receive_json())["type"] == "ack"
-            await asyncio.sleep(3)
+            await asyncio.sleep(9)
             await publish(numbered(5))
             assert (await ws.receive_json())["payload"]["payload"] == {"n": 5}
 
@@ -141,10 +141,10 @@ async def main():
     await check("errors have the words of the document, and end nothing", errors)
     await check("a message in fragments is one message", fragments)
     await check("pings come back", pings)
-    await check("close codes tell what was wrong", codes)
+    await check("close codes name the fault", codes)
     await check("a client that pings often stays", heartbeat)
     await check("two hundred clients see one order", one_order)
-    await check("SIGTERM closes with 1001 or 1012 after what was published", drain)
+    await check("SIGTERM closes with 1001 or 1012 after the published events", drain)
 
 
 asyncio.run(main())

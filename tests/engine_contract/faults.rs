@@ -430,7 +430,7 @@ pub(crate) fn readers_deleted(stage: &mut Stage) {
     let names = stage.log().nats_ask(&format!("$JS.API.CONSUMER.NAMES.{STREAM}"), &json!({}));
     let names = names["consumers"].as_array().cloned().unwrap_or_default();
     if names.is_empty() {
-        stage.fault("nobody reads the stream: the trial shows nothing");
+        stage.fault("no client reads the stream: the trial shows nothing");
     }
     for name in names.iter().filter_map(Value::as_str) {
         stage.log().nats_ask(&format!("$JS.API.CONSUMER.DELETE.{STREAM}.{name}"), &json!({}));

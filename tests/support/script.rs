@@ -15,7 +15,7 @@ use super::Server;
 use super::proxy::Proxy;
 
 /// Time limit of a whole script. Scripts need 20 to 60 s; the rest is for slow or busy machines.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Fails the test because a tool is not installed.
 pub fn missing(what: &str) -> ! {

@@ -317,7 +317,7 @@ fn connect_request(addr: SocketAddr, protocol: &'static str) -> hyper::Request<B
     request.extension(protocol).body(Body::empty()).expect("a request")
 }
 
-/// Streams over HTTP/2 share one connection. A WebSocket ends with the server's close, though its client goes on.
+/// Streams over HTTP/2 share one connection. A WebSocket ends with the server's close, although its client continues.
 #[test]
 fn http_2_carries_websockets_and_event_streams() {
     let (runtime, bus) = (runtime(), Bus::new());
@@ -378,7 +378,7 @@ fn post_request(addr: SocketAddr) -> hyper::Request<Body> {
     hyper::Request::post(format!("http://{addr}/live")).body(Body::empty()).expect("a request")
 }
 
-/// A pump ends when the server ends its client, though the client keeps its side open.
+/// A pump ends when the server ends its client, although the client keeps its side open.
 #[test]
 fn a_pump_ends_with_the_server() {
     let (runtime, bus) = (runtime(), Bus::new());

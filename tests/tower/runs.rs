@@ -162,7 +162,7 @@ fn http_2_carries_runs() {
         let all = tokio::time::timeout(PATIENCE, all).await.expect("in time").expect("a body");
         let text = String::from_utf8(all.to_vec()).expect("UTF-8");
         assert!(text.contains("event: token") && text.contains("event: end"), "{text}");
-        // The connection goes on.
+        // The connection remains usable.
         let refused = hyper::Request::post(format!("http://{addr}/live/runs/run-1"))
             .body(Body::from("{"))
             .expect("a request");

@@ -88,7 +88,7 @@ impl Peer for Ours {
     }
 
     fn find(&mut self, sent: &Sent, out: &mut Vec<u32>) {
-        // The event was made with its values' hashes. From strings they cost this much.
+        // The event was made with its values' hashes. Computing them from strings costs this much.
         std::hint::black_box((value_hash(&sent.said.event_type), value_hash(&sent.said.stream)));
         self.matcher.matches(&sent.event, &mut self.found);
         for class in &self.found {
@@ -182,7 +182,7 @@ impl Peer for HashThenScan {
     }
 }
 
-/// The MQTT tree of that name. Names are parsed in advance.
+/// The tree of the crate `mqtt_topic_tree`. Names are parsed in advance.
 #[derive(Default)]
 pub struct MqttTree {
     tree: TopicTree,

@@ -103,7 +103,7 @@ fn trips(pair: Pair) -> Vec<u64> {
 
 /// Prints the tables.
 pub fn print(time: Duration, range: Option<Range>) {
-    println!("\nRound trips, ns: what a thread waits for another's answer.\n\n| | p50 | p99 | p99.9 |\n|---|---|---|---|");
+    println!("\nRound trips, ns: the time for which a thread waits for another's answer.\n\n| | p50 | p99 | p99.9 |\n|---|---|---|---|");
     let contestants: [(&str, fn() -> Pair); 5] = [
         ("**fanwire, both spin**", || fanwire(WaitStrategy::Spin)),
         ("**fanwire, default wait**", || fanwire(WaitStrategy::default())),
@@ -118,7 +118,7 @@ pub fn print(time: Duration, range: Option<Range>) {
         let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
         println!("| {name} | {} | {} | {} |", at(0.5), at(0.99), at(0.999));
     }
-    println!("\nOne publisher, nobody else on its core: millions published a second.\n\n| | published |\n|---|---|");
+    println!("\nOne publisher, with no other thread on its core: millions published a second.\n\n| | published |\n|---|---|");
     for (shards, readers) in [(1, 0), (8, 0), (64, 0), (1, 1), (1, 8)] {
         let bus = Bus::builder().carrying::<Item>().capacity(8192).shards(shards).ordering_key(|item| item.0[0]);
         let bus = bus.build().expect("valid");

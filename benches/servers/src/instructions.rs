@@ -2,7 +2,7 @@
 //! for them.
 //!
 //! A load runs twice, for a short and a long time: the difference has neither start nor connects in it. Its rate is four
-//! bursts a second, or 200 single events, because valgrind makes a server some fifty times slower.
+//! bursts a second, or 200 single events, because valgrind makes a server about fifty times slower.
 
 use std::fs;
 use std::process::{Command, Stdio};

@@ -64,7 +64,7 @@ export class Fanwire<M extends EventMap = EventMap> {
 
   /**
    * Subscribes. Returns items in order, each once, over all reconnects: events, and gaps for missing events. A
-   * text is a pattern of event types. Starts with the next event, or with the past that the options name.
+   * text is a pattern of event types. Starts with the next event, or with the past that the options request.
    */
   subscribe<P extends string>(filter: P | readonly P[], options?: SubscribeOptions): Subscription<M, Matching<M, P>>;
   subscribe(filter?: Filter, options?: SubscribeOptions): Subscription<M>;

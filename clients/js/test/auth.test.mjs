@@ -30,22 +30,21 @@ for (const transport of ['ws', 'sse']) {
     return client;
   };
 
-  test(`${transport}: a stream outlives its tokens`, { timeout: 30_000 }, async (t) => {
+  test(`${transport}: a stream outlives its tokens`, { timeout: 60_000 }, async (t) => {
     let made = 0;
-    const client = connect(t, { token: () => ((made += 1), token('--stream', '*', '--publish', '--ttl', '2s')) });
+    const client = connect(t, { token: () => ((made += 1), token('--stream', '*', '--publish', '--ttl', '6s')) });
     const losses = [];
     client.onError((error) => losses.push(error));
     const loop = client.subscribe('a.*');
     await loop.ready;
-    // Each lives for two seconds at most.
-    const end = Date.now() + 4_000;
+    // Each lives for six seconds at most. A busy machine makes them slowly.
+    const end = Date.now() + 7_000;
     const ids = [];
-    while (Date.now() < end) {
+    while (Date.now() < end || made < 3) {
       ids.push(await client.publish({ type: 'a.b' }));
       assert.equal((await take(loop, 1))[0].event_id, ids.at(-1));
       await new Promise((wake) => setTimeout(wake, 50));
     }
-    assert(made >= 4, `${made} tokens`);
     if (transport === 'ws') assert.deepEqual(losses, []);
   });
 

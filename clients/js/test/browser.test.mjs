@@ -158,7 +158,7 @@ test('useWebSocket connects, keeps messages, sends, and reconnects', { timeout: 
   proxy.down = true;
   proxy.cut();
   await until('the loss', async () => (await text('#socket .status')) === 'false');
-  // Messages sent while it is away go out when it is back.
+  // Messages sent without a connection are sent on the next one.
   await page.click('#socket button');
   const before = (await text('#socket .types')).split(' ').filter((type) => type === 'event').length;
   proxy.down = false;

@@ -54,7 +54,7 @@ for (const transports of [['ws'], ['sse'], ['ws', 'sse']]) {
     await until('the handler', () => handled.length >= EVENTS);
     assert.deepEqual(handled, range(0, EVENTS));
     assert(cuts > 10, `${cuts} cuts`);
-    // Cuts while it is away do not reach it. Their number depends on the machine.
+    // Cuts while the client has no connection do not affect it. Their number depends on the machine.
     assert(errors.length > 1, `${errors.length} losses were told`);
     off();
     client.close();
@@ -145,7 +145,7 @@ test('a client that resumes too late gets the number of missed events', { timeou
   await take(loop, 1);
   await offline(client);
   const lots = Array.from({ length: 5_000 }, () => ({ type: 'filler' }));
-  // These are lost for it, and the events that push them out are not for it.
+  // The client loses these. Its filter does not match the events that evict them.
   await server.publish(Array.from({ length: 10 }, () => ({ type: 'late', payload: 'lost' })));
   let oldest = 0;
   for (let n = 0; n < 100 && oldest < 20; n += 1) {
@@ -178,7 +178,7 @@ test('a publish waits while offline, up to a bound, and comes once where its ans
   const events = await take(loop, 3);
   assert.deepEqual(events.map((event) => event.payload), ['a', 'b', 'c']);
   assert.deepEqual(events.map((event) => event.event_id), ids);
-  // Without the server's answer it is sent again, and published once.
+  // Without the server's answer the event is sent again, and published once.
   proxy.cut(1);
   const again = [await client.publish({ type: 'queued', payload: 'd' }), await client.publish({ type: 'queued', payload: 'e' })];
   const more = await take(loop, 2);

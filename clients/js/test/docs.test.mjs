@@ -35,7 +35,7 @@ test('the replacement of Socket.IO shows published events', async () => {
     { type: 'order.created', channel: 'orders', payload: { id: 1 } }, { type: 'order.created', channel: 'elsewhere' },
     { type: 'cart.filled', channel: 'orders' }, { type: 'order.paid', channel: 'orders', payload: { id: 1 } },
   ]);
-  // Its own joining of the channel has another type.
+  // The event of its own join has another type.
   await until('both', () => shown.length === 2);
   assert.deepEqual(shown.map((event) => event.event_type), ['order.created', 'order.paid']);
   client.close();

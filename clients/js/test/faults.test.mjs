@@ -48,14 +48,16 @@ test('a request made during a wait waits too: backoff holds, and so does the slo
   const server = new WebSocketServer({ port: 0, host: '127.0.0.1' });
   await once(server, 'listening');
   t.after(() => server.close());
-  let connected = 0;
+  const connected = [];
+  let told;
   server.on('connection', (socket) => {
-    connected += 1;
+    connected.push(performance.now());
     socket.on('message', (data) => {
       const { type, message_id } = JSON.parse(data);
       if (type === 'ping') return;
       socket.send(JSON.stringify({ type: 'ack', payload: { event_id: 'e-1' }, correlation_id: message_id }));
-      if (connected > 1) return;
+      if (connected.length > 1) return;
+      told ??= performance.now();
       socket.send(JSON.stringify({ type: 'reconnect', payload: { delay_ms: 400 } }));
       socket.close(1012);
     });
@@ -63,14 +65,14 @@ test('a request made during a wait waits too: backoff holds, and so does the slo
   const [mine] = client(t, `http://127.0.0.1:${server.address().port}`, { transports: ['ws'] });
   mine.subscribe();
   await until('the wait', () => mine.status === 'waiting');
-  const began = performance.now();
   const published = mine.publish({ type: 'x' });
   mine.request('server_info').catch(() => {});
   mine.subscribe('y');
   assert.equal(mine.status, 'waiting');
   assert.equal(await published, 'e-1');
-  assert(performance.now() - began > 350, 'the slot was held');
-  assert.equal(connected, 2);
+  assert.equal(connected.length, 2);
+  // A timer may fire a millisecond early.
+  assert(connected[1] - told > 395, 'the slot was held');
 });
 
 test('if the server is late, the client uses the fallback, and later the WebSocket again', async (t) => {
@@ -102,10 +104,10 @@ test('a token function that fails or never answers does not make the client give
   t.after(() => server.stop());
   let asked = 0;
   const token = () => ((asked += 1) === 1 ? Promise.reject(new Error('offline')) : asked === 2 ? new Promise(() => {}) : 'any');
-  const [mine, errors] = client(t, server.url, { token, heartbeat: { interval: 25_000, timeout: 100 } });
+  const [mine, errors] = client(t, server.url, { token, heartbeat: { interval: 25_000, timeout: 2_000 } });
   await mine.subscribe().ready;
   // On a busy machine the server may be late, which is not tested here.
-  assert.deepEqual(errors.map(({ code }) => code).filter((code) => code !== 'timeout'), ['token', 'token']);
+  assert.deepEqual(errors.map(({ code }) => code).filter((code) => !['timeout', 'disconnected'].includes(code)), ['token', 'token']);
   assert(await mine.request('server_info'), 'it is a WebSocket');
 });
 

@@ -35,7 +35,7 @@ async function play(t, heard = () => {}) {
   return { server, url, connected, client };
 }
 
-/** Waits that a client requested, without their random part. */
+/** Records the waits that a client requests, without their random part, and shortens them. */
 function waits(t, random) {
   const asked = [];
   const real = globalThis.setTimeout;
@@ -77,7 +77,7 @@ test('silence causes a ping, and silence after that is a loss', async (t) => {
   let mute = false;
   const pings = [];
   const { connected, client } = await play(t, (message) => (message.type === 'ping' && pings.push(Date.now()), mute));
-  const mine = client({ heartbeat: { interval: 30, timeout: 60 } });
+  const mine = client({ heartbeat: { interval: 30, timeout: 2_000 } });
   const errors = [];
   mine.onError((error) => errors.push(error.code));
   await mine.subscribe().ready;
@@ -159,7 +159,7 @@ test('by SSE the token is a header, 401 and Retry-After are understood', async (
   t.after(() => client.close());
   assert.equal((await take(client.subscribe(), 1))[0].event_type, 'x');
   assert.deepEqual(seen, ['Bearer t1', 'Bearer t2', 'Bearer t3']);
-  // Other parts of this process wait too.
+  // Other parts of this process set timers too.
   assert(asked.includes(3_000), String(asked));
 });
 

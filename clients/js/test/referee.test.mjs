@@ -49,7 +49,7 @@ class Hostile {
     if (this.left <= 0) return false;
     this.left -= 1;
     this.losses += 1;
-    // The loss of a publisher is not the loss of a stream.
+    // The loss of a publisher's connection is not the loss of a stream.
     if (this.first !== undefined && !(this.state === 'publishing' && raw)) this.log += 1;
     const { reason } = this;
     if (reason === 'mute') socket && (socket.mute = true);

@@ -243,7 +243,7 @@ for (const transports of [['ws'], ['sse']]) {
       assert.deepEqual(items, [...numbers, COUNT]);
       assert.deepEqual(end, { status, last_event_id: ends[at], complete: true });
     }
-    // Beside each other on one connection, and of a run that is over.
+    // A run that is over, next to others on one connection.
     const again = client.run('run-1', { event_types: ['token'] });
     assert.equal((await follow(again)).length, COUNT);
     assert.deepEqual(again.end, { status: null, last_event_id: ends[0], complete: true });
@@ -257,7 +257,7 @@ for (const transports of [['ws'], ['sse']]) {
     const early = ['a', 'b', 'c'];
     await server.publish(early.map((delta) => ({ type: 'token', stream_id: 'run-1', payload: { delta } })));
     const client = connect(t, proxy.url, { transports });
-    // On a connection that stays as it is.
+    // On a connection that is not replaced.
     const other = client.subscribe('other');
     await other.ready;
     const run = client.run('run-1', { on_lag: 'concat', compact: 'concat', concat: '/payload/delta' });
@@ -282,7 +282,7 @@ for (const transports of [['ws'], ['sse']]) {
     assert.equal((await other.next()).value.event_type, 'other');
   });
 
-  test(`${transports}: a run ends where its loop, its signal or its client does; what is plain ends too`, async (t) => {
+  test(`${transports}: a run ends with its loop, its signal or its client; a plain subscription ends too`, async (t) => {
     const server = await Server.start(...RULE);
     t.after(() => server.stop());
     const client = connect(t, server.url, { transports });

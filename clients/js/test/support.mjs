@@ -112,7 +112,7 @@ export class Proxy {
     });
   }
 
-  /** Cuts everything open: at once, or after this many more bytes for the client. */
+  /** Cuts all open connections: at once, or after this many more bytes for the client. */
   cut(after = 0) {
     for (const pair of this.open) {
       if (after > 0) pair.allowance = after;
@@ -133,7 +133,7 @@ export class Proxy {
 
 /**
  * Cuts again and again, at places from a seed, until it is stopped. Before a cut it usually waits until `passed()` has
- * changed: on a busy machine nothing would get through otherwise.
+ * changed: otherwise nothing would get through on a busy machine.
  */
 export function unrest(proxy, seed, passed, most = 4_000) {
   let state = seed;

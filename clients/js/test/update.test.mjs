@@ -17,7 +17,7 @@ const quote = (id, n, type = 'quote') => ({ type, entity: { kind: 'symbol', id }
 const ids = async (subscription, count) => (await take(subscription, count)).map((event) => `${event.entity.id}${event.payload}`);
 
 for (const transports of [['ws'], ['sse']]) {
-  test(`${transports}: what is added comes and what is removed does not`, async (t) => {
+  test(`${transports}: added values come and removed ones do not`, async (t) => {
     const client = connect(t, { transports });
     const [list, all] = [client.subscribe({ entities: ['symbol:a', { kind: 'symbol', id: 'b' }] }), client.subscribe('quote')];
     await Promise.all([list.ready, all.ready]);

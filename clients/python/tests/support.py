@@ -84,11 +84,11 @@ class Proxy:
         proxy = cls()
         proxy.server = server
         proxy.open: set[asyncio.StreamWriter] = set()
-        # No connection gets through.
+        # Whether no connection gets through.
         proxy.down = False
         # Requests with this in their first bytes get no answer.
         proxy.blocks = None
-        # Nothing comes back from the server.
+        # Whether nothing comes back from the server.
         proxy.swallows = False
         # Bytes for the clients before a cut.
         proxy.allowance = None
@@ -132,7 +132,7 @@ class Proxy:
         raise ConnectionResetError
 
     def cut(self, after: int = 0) -> None:
-        """Cuts everything open: at once, or after this many more bytes for a client."""
+        """Cuts all open connections: at once, or after this many more bytes for a client."""
         if after:
             self.allowance = after
             return
@@ -145,8 +145,8 @@ class Proxy:
 
 
 async def unrest(proxy: Proxy, seed: int, passed: Callable[[], int]) -> None:
-    """Cuts again and again, at places from a seed, until it is cancelled. It usually lets something through first: a
-    busy machine would otherwise see nothing but cuts."""
+    """Cuts again and again, at places from a seed, until it is cancelled. It usually waits for progress first, because a
+    busy machine would otherwise get nothing through."""
     chance = random.Random(seed)
     while True:
         before = passed()

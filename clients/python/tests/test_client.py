@@ -78,7 +78,7 @@ class Verbs(Case):
         client.on("*", lambda event: all_types.append(event.event_type))
         await client.subscribe("none").ready()
         id = await client.publish(FULL | {"timestamp": "2026-01-27T10:21:33.123456Z"})
-        await until("the event", lambda: progress and all_types)
+        await until("the event and the fault", lambda: progress and all_types and self.errors)
         (event,) = progress
         self.assertEqual(event, Event(
             id, "task.progress", "2026-01-27T10:21:33.123456Z", {"progress": 42}, "core", "run-42", "webhook", "ex-1",
@@ -128,7 +128,7 @@ class Verbs(Case):
     @over_each_transport
     async def test_a_publish_without_an_ack_is_answered_only_if_refused(self, transport: str) -> None:
         client = self.client(transports=[transport])
-        # It waits for the connection, as others do. The server has not yet announced unacked publishing.
+        # It waits for the connection like other publishes. The server has not announced unacked publishing yet.
         self.assertIsNone(await client.publish({"type": "early"}, ack=False))
         quiet = client.subscribe("quiet")
         await quiet.ready()
@@ -241,7 +241,7 @@ class Verbs(Case):
         self.assertEqual([item.event_id for item in await take(loop, 1)], [id])
         with self.assertRaisesRegex(FanwireError, "need a WebSocket"):
             await client.request("server_info")
-        # It returns to the WebSocket once that is allowed again.
+        # The client returns to the WebSocket once that is allowed again.
         self.proxy.blocks = None
         self.proxy.cut()
         await until("the loss", lambda: client.status != "open")
@@ -260,7 +260,7 @@ class Verbs(Case):
     async def test_a_subscription_made_while_the_first_stream_opens_is_not_forgotten(self) -> None:
         client = self.client(transports=["sse"])
         first = client.subscribe("first")
-        # At every step of the event loop: the server answers within a millisecond.
+        # Checks at each step of the event loop, because the server answers within a millisecond.
         async with asyncio.timeout(PATIENCE):
             while client._link is None:
                 await asyncio.sleep(0)

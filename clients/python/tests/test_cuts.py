@@ -104,7 +104,7 @@ class Cuts(Case):
         await self.server.publish({"type": "late", "payload": 0})
         await take(loop, 1)
         await self.offline(client)
-        # These are lost for it, and the events that push them out are not for it.
+        # The client loses these. Its filter does not match the events that evict them.
         await self.server.publish([{"type": "late", "payload": "lost"}] * 10)
         while (await self.server.stats())["shards"][0]["oldest"] < 20:
             await self.server.publish([{"type": "filler"}] * 20_000)
@@ -134,7 +134,7 @@ class Cuts(Case):
         ids = await asyncio.gather(*sent)
         events = await take(loop, 3)
         self.assertEqual([(event.event_id, event.payload) for event in events], list(zip(ids, "abc")))
-        # Without the server's answer it is sent again, and published once.
+        # Without the server's answer the event is sent again, and published once.
         self.proxy.cut(1)
         again = [await client.publish({"type": "queued", "payload": payload}) for payload in "de"]
         events = await take(loop, 2)

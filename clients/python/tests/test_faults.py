@@ -67,8 +67,9 @@ class Faults(unittest.IsolatedAsyncioTestCase):
             times = await self.serve(lambda _, header=header: head("503 Busy", f"Retry-After: {header}", "Content-Length: 0"))  # type: ignore[misc]
             client = self.client(backoff=(0.08, 0.08))
             client.subscribe()
+            await until("an attempt", lambda: len(times) > 0)
             await asyncio.sleep(0.4)
-            self.assertTrue(1 <= len(times) <= most, f"{header[:40]}: {len(times)} attempts")
+            self.assertLessEqual(len(times), most, header[:40])
             await client.close()
 
     async def test_interim_answers_are_ignored(self) -> None:
@@ -115,16 +116,19 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         assert isinstance(item, Event)
 
     async def test_a_request_made_during_a_wait_waits_too(self) -> None:
-        sockets: list[ServerConnection] = []
+        connected: list[float] = []
+        told = 0.0
 
         async def handle(socket: ServerConnection) -> None:
-            sockets.append(socket)
+            nonlocal told
+            connected.append(time.monotonic())
             async for text in socket:
                 message = json.loads(text)
                 if message["type"] == "ping":
                     continue
                 await socket.send(json.dumps({"type": "ack", "payload": {"event_id": "e-1"}, "correlation_id": message["message_id"]}))
-                if len(sockets) == 1:
+                if len(connected) == 1:
+                    told = time.monotonic()
                     await socket.send(json.dumps({"type": "reconnect", "payload": {"delay_ms": 400}}))
                     return
 
@@ -135,11 +139,11 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         client = self.client(transports=["ws"])
         client.subscribe()
         await until("the wait", lambda: client.status == "waiting")
-        began = time.monotonic()
         client.subscribe("y")
         self.assertEqual(await client.publish({"type": "x"}), "e-1")
-        self.assertGreater(time.monotonic() - began, 0.35, "the slot was held")
-        self.assertEqual(len(sockets), 2)
+        self.assertEqual(len(connected), 2)
+        # A timer may fire a little early.
+        self.assertGreater(connected[1] - told, 0.395, "the slot was held")
 
     async def test_the_websocket_takes_over_from_the_fallback(self) -> None:
         server = await Server.start()
@@ -184,9 +188,11 @@ class Faults(unittest.IsolatedAsyncioTestCase):
             return ""
 
         faults: list[Callable[[], Any]] = [cancelled, lambda: b"bytes", lambda: 1 / 0, silent, lambda: "good"]
-        client = self.client(token=lambda: faults.pop(0)(), transports=["ws"], heartbeat=(25.0, 0.2))
+        client = self.client(token=lambda: (faults.pop(0) if len(faults) > 1 else faults[0])(), transports=["ws"], heartbeat=(25.0, 2.0))
         await asyncio.wait_for(client.subscribe().ready(), 20)
-        self.assertEqual(self.errors, ["token"] * 4)
+        # On a busy machine the server may be late, which is not tested here.
+        self.assertEqual(self.errors.count("token"), 4)
+        self.assertLessEqual(set(self.errors), {"token", "timeout", "disconnected"})
         # A SOCKS proxy without its package, and one that does not exist.
         away = self.client(transports=["ws"], attempts=2, connect_options={"proxy": "socks5://127.0.0.1:9"})
         with self.assertRaises(FanwireError) as caught:

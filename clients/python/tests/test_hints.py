@@ -89,7 +89,7 @@ class Hints(unittest.IsolatedAsyncioTestCase):
             return mute
 
         await self.play(heard)
-        client = self.client(heartbeat=(0.03, 0.1))
+        client = self.client(heartbeat=(0.03, 2.0))
         await client.subscribe().ready()
         await until("pings", lambda: pings > 3)
         self.assertEqual(len(self.sockets), 1, "answered pings keep it")

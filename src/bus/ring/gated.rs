@@ -591,7 +591,7 @@ impl<C: SlotCodec> GatedReader<C> {
     /// time.
     ///
     /// A publisher that is as fast as its readers looks at every gate as often as the slowest one moves, so a reader that
-    /// nobody follows lets 1/16 of a large ring become free at once. Followers see a run sooner.
+    /// no other follows lets 1/16 of a large ring become free at once. Followers see a run sooner.
     #[inline]
     pub(crate) fn pass_if_due(&mut self) {
         let capacity = self.ring.capacity();

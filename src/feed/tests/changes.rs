@@ -191,7 +191,7 @@ fn a_list_that_is_edited_gets_its_earlier_events() {
     assert!(edited > 500, "{edited} were edited in place");
 }
 
-/// Members share a feed once their interests are equal, whatever the order of their changes.
+/// Members share a feed once their interests are equal, regardless of the order of their changes.
 #[test]
 fn members_whose_interests_become_equal_share_a_feed() {
     let mut world = World::new(100);

@@ -9,7 +9,7 @@ use hashbrown::hash_table::Entry;
 use super::posting::NUMBERS_MAX;
 use crate::filter::definition::Filter;
 
-/// Id of one distinct filter of a [`Matcher`](super::Matcher), whatever the number of its holders.
+/// Id of one distinct filter of a [`Matcher`](super::Matcher), regardless of the number of its holders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClassId(pub u32);
 

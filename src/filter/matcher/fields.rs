@@ -3,10 +3,10 @@
 //! Paths form a tree of keys. A walk enters only the containers that some path leads through, and skips all others.
 //!
 //! Invariants:
-//! - A payload is walked once for an event, whatever the number of conditions. Nothing of it is kept for the next
+//! - A payload is walked once for an event, regardless of the number of conditions. Nothing of it is kept for the next
 //!   event.
 //! - A walk stops when its allowance of work is used up, and continues where it stopped. One step takes at most about
-//!   500,000 instructions, whatever the payload.
+//!   500,000 instructions, regardless of the payload.
 //! - The walk finds what [`ComparisonRef::found`](crate::filter::comparison::ComparisonRef::found) finds: if an object
 //!   has a key twice, the last one counts, and what is below an earlier one is not found.
 //! - A walk ends at the text's end, also in text that is not JSON: no recursion, no index beyond the bytes.

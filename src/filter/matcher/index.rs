@@ -98,7 +98,7 @@ fn mix(numbers: impl IntoIterator<Item = u32>) -> u64 {
     hash.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Table of one shape, whatever its width.
+/// Table of one shape, regardless of its width.
 trait Tuples: std::fmt::Debug + Send {
     fn get(&self, symbols: &Symbols8) -> IndexRef;
     fn set(&mut self, symbols: &Symbols8, to: IndexRef);

@@ -519,7 +519,7 @@ fn the_cost_of_an_event_is_bounded_by_the_filters_weight() {
             for payload in &payloads {
                 let event = Event::builder(event_type).json(payload).build().expect("valid");
                 let (all, longest) = work_in_steps(&mut matcher, &event, &mut out);
-                // The payload is read once, whatever the number of filters.
+                // The payload is read once, regardless of the number of filters.
                 let most = weight * INSTRUCTIONS_A_WEIGHT + 200_000;
                 assert!(all <= most, "{}: {all} for a weight of {weight}", kind(0));
                 assert!(longest <= 500_000, "{}: {longest}", kind(0));

@@ -154,7 +154,7 @@ pub(crate) fn read_body(body: &[u8], lines: bool, rules: BodyRules<'_>) -> Resul
     if start.starts_with('[') {
         return read_items(body, rules.max, "JSON", |text| read_event(text, rules));
     }
-    // A single value may span lines. More than one value means one a line, whatever the content type.
+    // A single value may span lines. More than one value means one a line, regardless of the content type.
     match serde_json::from_str::<&RawValue>(body) {
         Ok(value) => {
             let event = read_one(body, value.get(), |text| read_event(text, rules))?;

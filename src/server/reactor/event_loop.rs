@@ -110,7 +110,7 @@ pub(crate) fn start(
             .collect::<io::Result<Vec<_>>>()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let for_bus = Arc::clone(&waker);
-        #[cfg_attr(not(unix), expect(unused_mut, reason = "nobody comes before"))]
+        #[cfg_attr(not(unix), expect(unused_mut, reason = "only Unix has a predecessor"))]
         let mut reader = shared.bus.reader(move || {
             // If this fails, the loop still wakes when its poll times out.
             let _ = for_bus.wake();

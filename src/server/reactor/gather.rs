@@ -7,9 +7,9 @@
 //! - The loop has read the events that wait and appended them to the feeds. So each place, reply and interest is the one that
 //!   it would be after the write.
 //! - Batches that wait are written as one: the place of a client that keeps up is the one before the first of them.
-//! - All that waits is written before an interest changes.
+//! - All waiting events are written before an interest changes.
 //! - Events wait only for a publisher that the turn's budget has interrupted, while it has input, or for the rest of an accepted
-//!   batch. They fit in what feeds retain, apart from [`BATCH_MAX`] events, and wait about as long as their writes take, within
+//!   batch. They fit into what feeds retain, apart from [`BATCH_MAX`] events, and wait about as long as their writes take, within
 //!   [`TIME_MIN`] and [`TIME_MAX`].
 
 use super::token::Token;

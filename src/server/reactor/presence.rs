@@ -21,7 +21,7 @@ use crate::server::tick::Tick;
 use crate::sync::lock;
 
 /// Divisor of the rings' capacity that gives the maximum number of presence events per tick. So filling the rings takes
-/// at least six seconds, whatever the number of joins.
+/// at least six seconds, regardless of the number of joins.
 const PACE_PARTS: usize = 64;
 const PACE_MIN: usize = 16;
 

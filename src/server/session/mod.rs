@@ -1,4 +1,4 @@
-//! A WebSocket client's subscriptions and requests, whatever its dialect.
+//! A WebSocket client's subscriptions and requests, regardless of its dialect.
 //!
 //! Always:
 //! - Dialects parse and format; the session decides.

@@ -45,7 +45,7 @@ impl Session {
     }
 
     /// Keeps a request whose event the loop has not read yet, until it has read it. Its reply, and the past that it asks for,
-    /// are then those of a place behind the event.
+    /// are then those of a place after the event.
     pub(super) fn await_read(&mut self, since: Since, resuming: Resuming, cx: &mut Context<'_>) {
         self.keep(Some(Unfinished::Resuming(resuming)));
         cx.effects.push(Effect::AwaitRead(since));

@@ -42,20 +42,24 @@ function claims() {
 
 /** Asks for a ticket. Returns null if the token is refused or the server is away. */
 async function ticket() {
+  const shown = token;
   try {
     const answer = await fetch('/ticket', { method: 'POST', headers: authorization() });
-    if (answer.ok) return (await answer.json()).ticket;
-    if (answer.status === 401) askForToken((await answer.json()).error);
+    const body = await answer.json();
+    if (answer.ok) return body.ticket;
+    if (answer.status === 401 && token === shown) askForToken(body.error);
   } catch { /* The connection's state shows it. */ }
   return null;
 }
 
-/** Returns whether the server would let this page in, and asks for a token if not. */
+/** Returns whether the server would let this page in, and asks for a token if not. A refusal of an earlier token asks for none. */
 async function isLetIn() {
+  const shown = token;
   try {
     const answer = await fetch('/ticket', { method: 'POST', headers: authorization() });
     if (answer.status !== 401) return true;
-    askForToken((await answer.json()).error);
+    const { error } = await answer.json();
+    if (token === shown) askForToken(error);
     return false;
   } catch {
     return true;

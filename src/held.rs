@@ -6,6 +6,16 @@ use std::sync::Arc;
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
+/// Returns the memory of a block on the heap, in bytes: glibc's allocator adds a header of 8 bytes, and rounds up to 16 and
+/// to at least 32.
+pub(crate) const fn heap_block(bytes: usize) -> usize {
+    if bytes == 0 {
+        return 0;
+    }
+    let block = (bytes + 8).next_multiple_of(16);
+    if block < 32 { 32 } else { block }
+}
+
 /// Sum of the bytes held. Clones share the sum.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeldBytes(Arc<AtomicUsize>);

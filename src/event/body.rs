@@ -81,7 +81,7 @@ impl EventBody {
         not(feature = "server"),
         allow(unused_variables, reason = "only a server reads when it was made")
     )]
-    fn unpublished(
+    pub(super) fn unpublished(
         text: String,
         spans: [TextSpan; PARTS],
         signature: Signature,

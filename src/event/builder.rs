@@ -118,14 +118,7 @@ impl EventBuilder {
 
     /// Returns a builder with room for parts of this many bytes in all.
     pub(crate) fn with_room(bytes: usize) -> Self {
-        let taken = pool::take(|body| {
-            let mut text = std::mem::take(&mut body.text);
-            text.clear();
-            body.forget_frames();
-            text
-        });
-        let (pooled, mut text) =
-            taken.map_or_else(|| (None, String::new()), |(body, text)| (Some(body), text));
+        let (pooled, mut text) = pool::take_body();
         text.reserve(bytes);
         Self { pooled, text, spans: [TextSpan::default(); PARTS], named: 0, timestamp: None, error: None }
     }

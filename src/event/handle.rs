@@ -61,6 +61,12 @@ impl Event {
         (BODY_BYTES + self.0.text.capacity()) as u64
     }
 
+    /// Returns the size of the attributes, the payload and the trace context, in bytes.
+    #[cfg(feature = "server")]
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.0.spans.iter().map(|span| (span.end - span.start) as usize).sum()
+    }
+
     /// Drops these handles. Their bodies may be reused by later events of this thread.
     pub(crate) fn recycle_all(handles: impl Iterator<Item = Self>) {
         pool::keep(handles.map(|handle| handle.0));

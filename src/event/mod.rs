@@ -13,6 +13,8 @@ mod handle;
 pub(crate) mod json;
 pub(crate) mod json_path;
 #[cfg(feature = "server")]
+pub(crate) mod packed;
+#[cfg(feature = "server")]
 mod pointer;
 mod pool;
 mod position;

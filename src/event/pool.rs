@@ -29,7 +29,7 @@ pub(super) fn is_worth_keeping(body: &EventBody) -> bool {
 }
 
 /// Keeps bodies, as many as there is room for, without looking at them: nothing has touched them for a lap of the ring,
-/// and each look would wait for memory. [`take`] finds out whether another handle is left.
+/// and each look would wait for memory. [`take_body`] finds out whether another handle is left.
 #[inline]
 pub(super) fn keep(mut bodies: impl Iterator<Item = Arc<EventBody>>) {
     // Fails in a thread that is ending: its pool is gone.
@@ -42,14 +42,19 @@ pub(super) fn keep(mut bodies: impl Iterator<Item = Arc<EventBody>>) {
     bodies.for_each(drop);
 }
 
-/// Returns the body that was kept last, after `empty` has cleared it. Returns `None` if another handle of it is left.
-/// Then no other body is tried, because if events outlive their ring, few bodies are free. No new handle can appear,
-/// because the last one is returned here.
-pub(super) fn take<R>(empty: impl FnOnce(&mut EventBody) -> R) -> Option<(Arc<EventBody>, R)> {
-    let mut body = POOL.try_with(|pool| pool.try_borrow_mut().ok()?.pop()).ok().flatten()?;
+/// Returns the body that was kept last, and its empty text with the memory that it has; otherwise a new text. No body is
+/// returned if another handle of the last one is left. Then no other body is tried, because if events outlive their ring, few
+/// bodies are free. No new handle can appear, because the last one is returned here.
+pub(super) fn take_body() -> (Option<Arc<EventBody>>, String) {
+    let Some(mut pooled) = POOL.try_with(|pool| pool.try_borrow_mut().ok()?.pop()).ok().flatten() else {
+        return (None, String::new());
+    };
     // Acquires the writes of the threads that held the body.
-    let emptied = empty(Arc::get_mut(&mut body)?);
-    Some((body, emptied))
+    let Some(body) = Arc::get_mut(&mut pooled) else { return (None, String::new()) };
+    let mut text = std::mem::take(&mut body.text);
+    text.clear();
+    body.forget_frames();
+    (Some(pooled), text)
 }
 
 #[cfg(all(test, not(loom)))]

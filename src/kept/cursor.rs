@@ -148,7 +148,7 @@ impl KeptLogs {
         is_read: impl Fn(EventId) -> bool,
         now: Timestamp,
     ) -> Vec<EventId> {
-        let begin = |log: &KeptLog| log.entry(log.life.start).and_then(|entry| entry.event.id());
+        let begin = |log: &KeptLog| log.entry(log.life.start).map(|entry| entry.id());
         let names = self.matched(filters, now).unwrap_or_default();
         let begins = names.iter().filter_map(|name| begin(self.find(name, now)?));
         begins.filter(|id| !is_read(*id)).collect()
@@ -225,7 +225,6 @@ impl KeptLogs {
         if cursor.has_unknown {
             out.push_back(gap_item(usize::MAX, 0, 0, self.unknown()));
         }
-        let is_within = |event: &Event| event.id().is_some_and(&is_read);
         let mut heads: BinaryHeap<Reverse<(u64, usize, u64)>> = BinaryHeap::with_capacity(cursor.logs.len());
         let mut found: Vec<Option<&KeptLog>> = Vec::with_capacity(cursor.logs.len());
         for (at, place) in cursor.logs.iter().enumerate() {
@@ -264,7 +263,7 @@ impl KeptLogs {
             let Some((log, entry)) = found[at].and_then(|log| Some((log, log.entry(index)?))) else {
                 continue;
             };
-            if !is_within(&entry.event) {
+            if !is_read(entry.id()) {
                 continue;
             }
             if left == 0 {
@@ -279,11 +278,11 @@ impl KeptLogs {
             if let Some(after) = log.entry(index + 1) {
                 heads.push(Reverse((after.number, at, index + 1)));
             }
-            if entry.event.id().is_some_and(|id| cursor.is_before(id)) {
+            if cursor.is_before(entry.id()) {
                 continue;
             }
             left -= 1;
-            let content = KeptContent::Event(entry.event.clone());
+            let content = KeptContent::Event(self.event(&entry));
             out.push_back(KeptItem { log: at, serial: log.serial, next: index + 1, number: next, content });
         }
         // A hole after the place of the reader's loop belongs to the live events, or to the next read.
@@ -317,7 +316,7 @@ fn number_before(log: &KeptLog, next: u64, spans_lives: bool) -> u64 {
 
 /// Returns the gap before the first retained event of a log, if the number of missing events is unknown.
 fn before(log: &KeptLog) -> FrontGap {
-    let first = log.entries.front().and_then(|entry| entry.event.id());
+    let first = log.entries.front().map(|entry| entry.id());
     let first = first.filter(|first| first.sequence > 0);
     (Missed::Unknown, first.map(|first| EventId::before(first.epoch, first.shard, first.sequence)))
 }
@@ -329,9 +328,7 @@ fn before_new(log: &KeptLog) -> Option<FrontGap> {
 
 /// Returns the place at which a reader begins in a log.
 fn begin(log: &KeptLog, cursor: &KeptCursor) -> LogCursor {
-    let is_read = |index: u64| {
-        log.entry(index).and_then(|entry| entry.event.id()).is_some_and(|id| cursor.is_before(id))
-    };
+    let is_read = |index: u64| log.entry(index).is_some_and(|entry| cursor.is_before(entry.id()));
     let has_older = cursor.spans_lives && log.base < log.life.start;
     let first = if has_older { log.base } else { log.base.max(log.life.start) };
     let (mut low, mut high) = (first, log.next());

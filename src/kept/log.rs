@@ -4,11 +4,12 @@
 //! - Entries have increasing numbers, which are the order in which the loops read them.
 //! - A life begins with the log, or with the first event after an end. Entries of earlier lives come before those of the newest.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::packed::{Entry, PackedEvents};
 use super::rule::RetainBy;
 use crate::event::{Event, EventId, Sequence, Since, Timestamp};
+use crate::held::heap_block;
 
 /// Place in a shard: an epoch and a sequence. Places grow along the shard.
 pub(crate) type ShardPlace = (u64, Sequence);
@@ -48,21 +49,6 @@ pub(crate) struct LogEnd {
     pub(crate) complete: bool,
 }
 
-/// Event of a log, with its number among all recorded events.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) number: u64,
-    pub(super) event: Event,
-}
-
-impl Entry {
-    /// Returns the memory of the entry, in bytes. The queue grows by doubling, so half as many places again are
-    /// counted.
-    pub(super) fn bytes(&self) -> usize {
-        size_of::<Self>() * 3 / 2 + self.event.weight() as usize
-    }
-}
-
 /// Newest life of a log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogLife {
@@ -88,11 +74,9 @@ pub(super) struct KeptLog {
     pub(super) rule: usize,
     /// Number that distinguishes it from an earlier log of this name.
     pub(super) serial: u64,
-    pub(super) entries: VecDeque<Entry>,
+    pub(super) entries: PackedEvents,
     /// Number of entries evicted from its front.
     pub(super) base: u64,
-    /// Memory of the entries, in bytes.
-    pub(super) bytes: usize,
     pub(super) life: LogLife,
     /// Last event that was evicted.
     pub(super) last_evicted: Option<EventId>,
@@ -105,28 +89,31 @@ pub(super) struct KeptLog {
     pub(super) links: Links,
 }
 
-/// Memory of a log without its entries and its name, in bytes: the struct, and its entries in two tables.
-pub(super) const LOG_BYTES: usize = size_of::<KeptLog>() + 64;
+/// Memory of a log without its entries, its name and its end, in bytes: the struct, and its entries in two tables.
+const LOG_BYTES: usize = heap_block(size_of::<KeptLog>()) + 64;
+
+/// Memory of the counts of an `Arc`, in bytes.
+const COUNTS_BYTES: usize = 2 * size_of::<usize>();
 
 impl KeptLog {
     /// Returns the memory of the log, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
-        LOG_BYTES + self.name.value.len() + self.bytes
+        let end = self.end.as_ref().map_or(0, |_| heap_block(COUNTS_BYTES + size_of::<LogEnd>()));
+        LOG_BYTES + heap_block(COUNTS_BYTES + self.name.value.len()) + end + self.entries.held_bytes()
     }
 
-    /// Appends an event.
-    pub(super) fn push(&mut self, entry: Entry) {
-        self.newest = entry.event.id().unwrap_or(self.newest);
-        self.bytes += entry.bytes();
-        self.entries.push_back(entry);
+    /// Appends an event that has this id.
+    pub(super) fn push(&mut self, number: u64, id: EventId, event: &Event) {
+        self.newest = id;
+        self.entries.push(number, id, event);
     }
 
     /// Evicts the oldest event.
     pub(super) fn pop(&mut self) {
-        let Some(entry) = self.entries.pop_front() else { return };
-        self.bytes -= entry.bytes();
-        self.base += 1;
-        self.last_evicted = entry.event.id().or(self.last_evicted);
+        if let Some(id) = self.entries.pop() {
+            self.base += 1;
+            self.last_evicted = Some(id);
+        }
     }
 
     /// Returns whether the newest life is kept from its first event on. `hole` is the number before which events were not
@@ -136,7 +123,7 @@ impl KeptLog {
     }
 
     /// Returns an entry by its index.
-    pub(super) fn entry(&self, index: u64) -> Option<&Entry> {
+    pub(super) fn entry(&self, index: u64) -> Option<Entry<'_>> {
         self.entries.get(usize::try_from(index.checked_sub(self.base)?).ok()?)
     }
 

@@ -5,6 +5,7 @@
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::log::{KeptLog, LogName, ShardPlace};
+use super::packed::Entry;
 use super::store::KeptLogs;
 use crate::event::{Event, Position, Timestamp};
 use crate::filter::Filter;
@@ -20,6 +21,12 @@ pub(crate) fn order_place(event: &Event, shards: usize) -> Option<OrderPlace> {
         None if shards == 1 => event.id().map(|id| (id.epoch, u128::from(id.sequence) + 1)),
         None => None,
     }
+}
+
+/// Returns the place of a log's event, as [`order_place`] does.
+fn entry_place(entry: &Entry<'_>, shards: usize) -> Option<OrderPlace> {
+    let id = entry.id();
+    entry.passed().or_else(|| (shards == 1).then(|| (id.epoch, u128::from(id.sequence) + 1)))
 }
 
 /// Part of the order.
@@ -41,8 +48,7 @@ impl OrderRange {
 impl KeptLog {
     /// Returns the number of retained entries up to a place.
     fn count_to(&self, place: OrderPlace, shards: usize) -> usize {
-        self.entries
-            .partition_point(|entry| order_place(&entry.event, shards).is_some_and(|known| known <= place))
+        self.entries.partition_point(|entry| entry_place(entry, shards).is_some_and(|known| known <= place))
     }
 }
 
@@ -69,18 +75,20 @@ impl KeptLogs {
         let mut heads = BinaryHeap::with_capacity(found.len());
         for (log, kept) in found.iter().enumerate() {
             let (low, high) = (kept.count_to(range.after, shards), kept.count_to(range.until, shards));
-            if low < high {
-                let at = if is_desc { high - 1 } else { low };
-                heads.push((rank(kept.entries[at].number), log, at, low, high));
+            let at = if is_desc { high.saturating_sub(1) } else { low };
+            if let Some(entry) = kept.entries.get(at).filter(|_| low < high) {
+                heads.push((rank(entry.number), log, at, low, high));
             }
         }
         for _ in 0..max {
             let Some((_, log, at, low, high)) = heads.pop() else { return };
             let entries = &found[log].entries;
-            out.push_back(entries[at].event.clone());
+            out.extend(entries.get(at).map(|entry| self.event(&entry)));
             let next = if is_desc { at.checked_sub(1) } else { Some(at + 1) };
-            if let Some(at) = next.filter(|at| (low..high).contains(at)) {
-                heads.push((rank(entries[at].number), log, at, low, high));
+            if let Some(at) = next.filter(|at| (low..high).contains(at))
+                && let Some(entry) = entries.get(at)
+            {
+                heads.push((rank(entry.number), log, at, low, high));
             }
         }
     }
@@ -110,21 +118,21 @@ impl KeptLogs {
                 }
                 continue;
             };
-            let is_early = |event: &Event| {
-                since.is_some_and(|since| event.timestamp() < since)
-                    || place.zip(order_place(event, shards)).is_some_and(|(place, event)| event <= place)
+            let is_early = |entry: &Entry<'_>| {
+                since.is_some_and(|since| entry.timestamp() < since)
+                    || place.zip(entry_place(entry, shards)).is_some_and(|(place, event)| event <= place)
             };
             let has_evicted_early = after.zip(log.last_evicted).is_some_and(|(after, last)| {
                 let next = after.sequences().get(usize::from(last.shard));
                 after.epoch() == last.epoch && next.is_some_and(|next| last.sequence < *next)
             });
-            let first = log.entries.front().filter(|first| is_early(&first.event));
+            let first = log.entries.front().filter(is_early);
             let may_lack = log.base > 0 || self.may_have_had(name);
             if may_lack && first.is_none() && !has_evicted_early {
                 return false;
             }
             let read = place.map_or(0, |place| log.count_to(place, shards));
-            let last = read.checked_sub(1).map(|at| &log.entries[at]).or(first);
+            let last = read.checked_sub(1).and_then(|at| log.entries.get(at)).or(first);
             number = number.max(last.map_or(0, |entry| entry.number));
         }
         (names.is_empty() && !is_open) || self.holes().after(number).is_none()

@@ -67,7 +67,7 @@ impl KeptLogs {
         now: Timestamp,
     ) -> Option<KeptPart> {
         let (log, from) = self.whole_log(cursor, now)?;
-        let id = |index: u64| log.entry(index).and_then(|entry| entry.event.id());
+        let id = |index: u64| log.entry(index).map(|entry| entry.id());
         let is_taken = |index: u64| id(index).is_some_and(|id| is_read(id) && !cursor.is_before(id));
         let mut end = ((from / PART_EVENTS + 1) * PART_EVENTS).min(log.next());
         if from >= end || !is_taken(from) {
@@ -86,8 +86,7 @@ impl KeptLogs {
             }
         }
         let last = log.entry(end - 1)?;
-        let part =
-            KeptPart { serial: log.serial, first, from, end, last: last.event.id()?, number: last.number };
+        let part = KeptPart { serial: log.serial, first, from, end, last: last.id(), number: last.number };
         self.holes().after(cursor.number).is_none_or(|hole| hole.number > part.number).then_some(part)
     }
 
@@ -99,6 +98,6 @@ impl KeptLogs {
         now: Timestamp,
     ) -> Vec<Event> {
         let Some((log, _)) = self.whole_log(cursor, now) else { return Vec::new() };
-        indexes.filter_map(|index| Some(log.entry(index)?.event.clone())).collect()
+        indexes.filter_map(|index| Some(self.event(&log.entry(index)?))).collect()
     }
 }

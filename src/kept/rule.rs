@@ -97,7 +97,8 @@ pub struct RetainRule {
     pub by: RetainBy,
     /// `events`: maximum number of events of a log. Default: 10,000.
     pub events: usize,
-    /// `bytes`: maximum size of a log, in bytes. Default: 8 MiB.
+    /// `bytes`: maximum size of a log, in bytes: those of its events' attributes, payloads and trace contexts, and 32 for each
+    /// event. Default: 8 MiB.
     pub bytes: usize,
     /// `for`: time after its last event for which a log is kept. Default: 1 h.
     pub keep_for: Duration,

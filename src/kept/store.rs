@@ -15,15 +15,18 @@ use slab::Slab;
 use smallvec::{SmallVec, smallvec};
 
 use super::follow_state::FollowedLog;
-use super::log::{
-    Entry, KeptLog, LOG_BYTES, Links, LogEnd, LogLife, LogName, ShardPlace, place_after, place_at,
-};
+use super::log::{KeptLog, Links, LogEnd, LogLife, LogName, ShardPlace, place_after, place_at};
 use super::lost::{LostNames, Purges};
+use super::packed::{Entry, PackedEvents};
+use super::recent::RecentEvents;
 use super::rule::{RetainBy, RetainConfig, RetainRule};
 use crate::event::{Event, EventId, Since, Timestamp};
 
-/// Maximum number of entries that one call frees, besides those that it evicts.
-const FREED_A_CALL: usize = 64;
+/// Maximum number of entries that one call evicts from the log that is written.
+const EVICTED_A_CALL: usize = 64;
+
+/// Maximum number of segments of evicted logs that one call frees.
+const FREED_A_CALL: usize = 4;
 
 /// Minimum number of ends kept for loops that read the event later.
 const ENDS_MAX: usize = 4096;
@@ -103,6 +106,15 @@ pub(crate) struct NamedLogs {
     pub(crate) is_closed: bool,
 }
 
+/// Counts from which logs and events get their numbers.
+#[derive(Debug)]
+struct RecordedCounts {
+    /// Number of logs made so far.
+    logs: u64,
+    /// Number of the next recorded event, from 1.
+    next_event: u64,
+}
+
 /// Logs in the order of recording, and what is known of evicted logs.
 #[derive(Debug)]
 pub(crate) struct KeptLogs {
@@ -111,11 +123,10 @@ pub(crate) struct KeptLogs {
     active: Vec<usize>,
     pub(super) limits: RetainConfig,
     pub(super) names: [HashMap<Arc<str>, usize>; RetainBy::ALL.len()],
-    pub(super) logs: Slab<KeptLog>,
-    /// Number of logs made so far.
-    serials: u64,
-    /// Number of the next recorded event, from 1.
-    number: u64,
+    /// Boxed, because a growing table would hold up to twice their memory.
+    pub(super) logs: Slab<Box<KeptLog>>,
+    recent: RecentEvents,
+    counts: RecordedCounts,
     /// Place of the next event of each shard.
     pub(super) next: Box<[ShardPlace]>,
     pub(super) holes: Holes,
@@ -189,7 +200,7 @@ pub(super) struct PastLogs {
     /// Number of events that may be recorded before a loop reads them.
     pub(super) ends_max: usize,
     /// Entries to free.
-    garbage: VecDeque<VecDeque<Entry>>,
+    garbage: VecDeque<PackedEvents>,
     garbage_bytes: usize,
 }
 
@@ -208,9 +219,11 @@ impl PastLogs {
     fn free(&mut self) {
         for _ in 0..FREED_A_CALL {
             let Some(front) = self.garbage.front_mut() else { return };
-            match front.pop_front() {
-                Some(entry) => self.garbage_bytes -= entry.bytes(),
-                None => drop(self.garbage.pop_front()),
+            self.garbage_bytes -= front.held_bytes();
+            if front.drop_segment() {
+                self.garbage_bytes += front.held_bytes();
+            } else {
+                self.garbage.pop_front();
             }
         }
     }
@@ -232,8 +245,8 @@ impl KeptLogs {
             limits: RetainConfig::default(),
             names: Default::default(),
             logs: Slab::new(),
-            serials: 0,
-            number: 1,
+            recent: RecentEvents::default(),
+            counts: RecordedCounts { logs: 0, next_event: 1 },
             next,
             holes: Holes::default(),
             has_begun: false,
@@ -247,6 +260,16 @@ impl KeptLogs {
         store
     }
 
+    /// Shares the bodies of events that rings of this many events and bytes still have.
+    pub(crate) fn share_with_rings(&mut self, events: usize, bytes: u64) {
+        self.recent = RecentEvents::with_rings(events, bytes);
+    }
+
+    /// Returns the event of an entry.
+    pub(super) fn event(&self, entry: &Entry<'_>) -> Event {
+        self.recent.get(entry.number).cloned().unwrap_or_else(|| entry.event())
+    }
+
     /// Returns whether any rule ends logs.
     pub(crate) fn has_ends(&self) -> bool {
         self.active_rules().any(|(_, in_force)| !in_force.rule.end.is_empty())
@@ -258,7 +281,10 @@ impl KeptLogs {
 
     /// Sets where the first loop begins to read, before anything is recorded. Events before that place are not known.
     pub(crate) fn begin_at(&mut self, next: impl Iterator<Item = ShardPlace>) {
-        if self.followed.is_some() || std::mem::replace(&mut self.has_begun, true) || self.number > 1 {
+        if self.followed.is_some()
+            || std::mem::replace(&mut self.has_begun, true)
+            || self.counts.next_event > 1
+        {
             return;
         }
         self.next = next.collect();
@@ -343,32 +369,33 @@ impl KeptLogs {
         if !self.publishing.accepted.is_empty() {
             self.settle(by, value, id);
         }
-        let number = self.number;
-        self.number += 1;
+        let number = self.counts.next_event;
+        self.counts.next_event += 1;
         let hole = self.holes.last_number();
         let log = &mut self.logs[at];
+        let before = log.held_bytes();
         if log.end.take().is_some() {
             log.life = LogLife { start: log.next(), number, is_from_start: true };
         } else if log.next() == 0 {
             log.life.number = number;
         }
-        let before = log.bytes;
-        log.push(Entry { number, event: event.clone() });
+        log.push(number, id, event);
+        self.recent.push(number, id, event);
         log.number = number;
         log.written = written;
         let limits = &self.rules[rule].rule;
-        for _ in 0..FREED_A_CALL {
-            if log.entries.len() <= limits.events && log.bytes <= limits.bytes {
+        for _ in 0..EVICTED_A_CALL {
+            if log.entries.len() <= limits.events && log.entries.size() <= limits.bytes {
                 break;
             }
             log.pop();
         }
-        self.bytes = self.bytes + log.bytes - before;
         let end = limits.is_end(event).then(|| {
             let at = event.position().cloned().map_or(Since::Event(id), Since::Position);
             Arc::new(LogEnd { name: log.name.clone(), id, at, complete: log.is_complete(hole) })
         });
         log.end.clone_from(&end);
+        self.bytes = self.bytes + log.held_bytes() - before;
         self.renew(at, rule);
         self.limit(at);
         if let Some(end) = &end {
@@ -391,7 +418,7 @@ impl KeptLogs {
     pub(super) fn add_hole(&mut self, (epoch, sequence): ShardPlace, last: EventId) {
         // The missing events of an older epoch are not known.
         let first = if epoch == last.epoch { EventId { sequence, ..last } } else { last };
-        self.holes.add(Hole { number: self.number, first, last });
+        self.holes.add(Hole { number: self.counts.next_event, first, last });
         self.is_whole = false;
         self.publishing.accepted.clear();
     }
@@ -510,21 +537,20 @@ impl KeptLogs {
 
     /// Returns the number of the next recorded event.
     pub(super) fn next_number(&self) -> u64 {
-        self.number
+        self.counts.next_event
     }
 
     /// Creates a log for its first event.
     fn make(&mut self, rule: usize, value: &str, id: EventId, is_from_start: bool) -> usize {
         let by = self.rules[rule].rule.by;
         let name = LogName::new(by, value);
-        self.serials += 1;
+        self.counts.logs += 1;
         let log = KeptLog {
             name: name.clone(),
             rule,
-            serial: self.serials,
-            entries: VecDeque::new(),
+            serial: self.counts.logs,
+            entries: PackedEvents::default(),
             base: 0,
-            bytes: 0,
             life: LogLife { start: 0, number: 0, is_from_start },
             last_evicted: None,
             end: None,
@@ -533,8 +559,8 @@ impl KeptLogs {
             number: 0,
             links: Links::default(),
         };
-        self.bytes += LOG_BYTES + value.len();
-        let at = self.logs.insert(log);
+        self.bytes += log.held_bytes();
+        let at = self.logs.insert(Box::new(log));
         self.names[by as usize].insert(name.value, at);
         self.link(at, rule);
         at
@@ -584,7 +610,7 @@ impl KeptLogs {
             self.past.open.add(log.name.by, &log.name.value);
         }
         self.past.all.add(log.name.by, &log.name.value);
-        self.past.garbage_bytes += log.bytes;
+        self.past.garbage_bytes += log.entries.held_bytes();
         self.past.garbage.push_back(log.entries);
     }
 
@@ -619,6 +645,7 @@ impl KeptLogs {
     /// Evicts logs that have expired, and frees some memory. Each rule's logs expire in the order of their last writes.
     pub(crate) fn tend(&mut self, now: Timestamp) {
         self.past.free();
+        self.recent.follow(&self.next);
         // With an engine the log's own clock decides.
         if self.followed.is_none() {
             self.expire(now);
@@ -647,19 +674,22 @@ impl KeptLogs {
             }
         }
         let log = &mut self.logs[written];
-        for _ in 0..FREED_A_CALL {
+        for _ in 0..EVICTED_A_CALL {
             if self.bytes <= self.limits.max_bytes || log.entries.is_empty() {
                 break;
             }
-            let before = log.bytes;
+            let before = log.held_bytes();
             log.pop();
-            self.bytes = self.bytes + log.bytes - before;
+            self.bytes = self.bytes + log.held_bytes() - before;
         }
     }
 
     /// Returns the memory of all logs, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
+        let unused = (self.logs.capacity() - self.logs.len()) * 2 * size_of::<usize>();
         self.bytes
+            + unused
+            + self.recent.held_bytes()
             + self.past.held_bytes()
             + self
                 .publishing

@@ -42,6 +42,12 @@ impl KeptStore {
         }
     }
 
+    /// Shares the bodies of events with rings of this many events and bytes, while these have them.
+    pub(crate) fn sharing_with_rings(self, events: usize, bytes: u64) -> Self {
+        lock(&self.logs).share_with_rings(events, bytes);
+        self
+    }
+
     /// Makes the logs from what is read of an engine's log. `slots` is the number of events in the rings.
     pub(crate) fn follow_engine(&self, slots: usize) {
         lock(&self.logs).follow_engine(slots, RandomState::new().hash_one(slots));

@@ -167,8 +167,11 @@ impl Shared {
         let config = config.into();
         let clients = ClientTables::default();
         clients.dedupe.configure(&config.dedupe);
+        let ring_bytes = bus.ring_bytes_max().unwrap_or(u64::MAX) / bus.shards() as u64;
+        let kept =
+            KeptStore::new(&config.retain, bus.shards()).sharing_with_rings(bus.capacity(), ring_bytes);
         Self {
-            kept: Arc::new(KeptStore::new(&config.retain, bus.shards())),
+            kept: Arc::new(kept),
             bridge: Bridge::create_default(&bus),
             workers: Workers::new(&alarm, &held),
             alarm,

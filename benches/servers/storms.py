@@ -1,4 +1,4 @@
-"""Storms beside Bun, and heartbeats beside a bare loop: `python3 storms.py [ROUNDS]` prints tables in Markdown.
+"""Storms beside Bun and a bare loop, and heartbeats beside a bare loop: `python3 storms.py [ROUNDS]` prints tables in Markdown.
 
 Server on the first core, load (`storm`) on the second; contestants take turns. FANWIRE names the server's program, STORM the
 load's, FANWIRE_SERVERS_JS the folder of the scripts. STORM_SECONDS bounds the whole run: no run begins after it.
@@ -22,8 +22,9 @@ PART = float(os.environ.get("STORM_PART", "1"))
 
 # Row, contestants, settings of fanwire, options of the load, whether by TLS.
 ROWS = [
-    ("connect", ["fanwire", "Bun"], [], ["storm", "-n", 5000, "--others", 1000, "--seconds", 3], False),
-    ("connect, TLS", ["fanwire", "Bun"], [], ["storm", "-n", 2000, "--others", 100, "--seconds", 3], True),
+    ("connect", ["fanwire", "Bun", "bare loop"], [], ["storm", "-n", 5000, "--others", 1000, "--seconds", 3, "--apart"], False),
+    ("connect, TLS", ["fanwire", "Bun"], [], ["storm", "-n", 2000, "--others", 100, "--seconds", 3, "--apart"], True),
+    ("connect, and all get the events", ["fanwire", "Bun", "bare loop"], [], ["storm", "-n", 5000, "--others", 1000, "--seconds", 3], False),
     ("resume", ["fanwire"], [], ["storm", "-n", 5000, "--others", 100, "--seconds", 3, "--past", 1000], False),
     ("heartbeats", ["fanwire", "bare loop"], ["--heartbeat", "1s"], ["heartbeats", "-n", 10000, "--seconds", 6], False),
 ]
@@ -45,7 +46,7 @@ def start(peer, settings, tls, folder):
     elif peer == "Bun":
         command = [f"{JS}/node_modules/.bin/bun", "run", f"{JS}/storm.js", str(port), *(cert if tls else [])]
     else:
-        command = [STORM, "pings", str(port), "1"]
+        command = [STORM, "pings", str(port), "1" if settings else "30"]
     server = subprocess.Popen(["taskset", "-c", "0", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
@@ -95,8 +96,8 @@ def ratio(results, others, *path):
 
 
 def report(found):
-    print("\n| storm | server | CPU a client, us | of the other | others' p99 before, ms | in it | its seconds | rounds |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("\n| storm | server | CPU a client, us | of Bun | others' p99 before, ms | in it | after it | its seconds | rounds |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name, peers, _, options, _ in ROWS:
         if options[0] != "storm":
             continue
@@ -107,8 +108,8 @@ def report(found):
                 continue
             beside = ratio(all_rounds, found[name, "Bun"], "cpu_us_per_client") if "Bun" in peers else "-"
             print(f"| {name}: {options[2]:,} beside {options[4]:,} | {peer} | {median(results, 'cpu_us_per_client'):.1f} | "
-                  f"{beside if peer == 'fanwire' else '-'} | {median(results, 'calm', 'p99_ms'):.1f} | {median(results, 'stormy', 'p99_ms'):.1f} | "
-                  f"{median(results, 'newcomers', 'seconds'):.2f} | {len(results)} |")
+                  f"{beside if peer != 'Bun' else '-'} | {median(results, 'calm', 'p99_ms'):.1f} | {median(results, 'stormy', 'p99_ms'):.1f} | "
+                  f"{median(results, 'after', 'p99_ms'):.1f} | {median(results, 'newcomers', 'seconds'):.2f} | {len(results)} |")
     print("\n| heartbeats of 10,000 idle clients, one a second | CPU, ms a second | us a ping | of the loop | rounds |\n|---|---|---|---|---|")
     for peer in ["fanwire", "bare loop"]:
         all_rounds = found["heartbeats", peer]

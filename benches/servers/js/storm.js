@@ -1,4 +1,5 @@
-// Bun's publish and subscribe (uWebSockets inside), for storms: a client is subscribed by its first message, which is answered.
+// Bun's publish and subscribe (uWebSockets inside), for storms: a client is subscribed by its first message, which is answered. One
+// that names the channel "apart" is subscribed to a topic without events.
 // `bun storm.js PORT [CERT KEY]`: with TLS if both files are given. With SUBSCRIBE=open a client is subscribed by its upgrade, as
 // `fanwire bench --speak plain` expects.
 const [, , port, cert, key] = process.argv;
@@ -25,8 +26,8 @@ const server = Bun.serve({
     open(socket) {
       if (process.env.SUBSCRIBE === "open") socket.subscribe("bench");
     },
-    message(socket) {
-      socket.subscribe("bench");
+    message(socket, text) {
+      socket.subscribe(text.includes("apart") ? "apart" : "bench");
       socket.send('{"type":"ack"}');
     },
   },

@@ -19,6 +19,13 @@ pub(crate) const CLIENT: u32 = 500;
 /// Units of one connection in a turn until it has sent the required token: 0.15 ms with the largest step.
 pub(crate) const UNAUTHENTICATED: u32 = 100;
 
+/// Units that all newcomers together may take of a turn: about 30 upgrades or 80 subscriptions, 0.35 ms and as long in the
+/// kernel. Events are delivered in each turn, so a storm of newcomers delays an event by about that.
+pub(crate) const NEWCOMERS: u32 = 1_000;
+
+/// Part of a turn that is left to newcomers while some wait, so that no flood of other clients keeps them out.
+pub(crate) const NEWCOMERS_MIN: u32 = 500;
+
 /// Largest step before authentication: one message as long as a token may be, parsed for its type only.
 #[cfg(test)]
 pub(crate) const UNAUTHENTICATED_STEP_MAX: u32 = 300;

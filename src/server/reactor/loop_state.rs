@@ -141,6 +141,7 @@ impl<S: Socket> LoopState<S> {
         }
         self.begin_conditions();
         self.turn.spending = Budget::new(budget::TURN);
+        self.clients.queues.newcomers_spent = 0;
         if self.shared.has_other_config(self.turn.version) {
             let before = Arc::clone(&self.turn.config);
             (self.turn.version, self.turn.config) = self.shared.config();
@@ -218,15 +219,25 @@ impl<S: Socket> LoopState<S> {
             }
             let conn = &mut self.clients.conns[slot];
             conn.record_input();
-            if self.turn.is_behind
-                || self.turn.spending.is_spent()
+            let must_wait = self.turn.is_behind
                 || self.delivery.in_hand.is_some()
                 || conn.socket.awaits_handshake()
-            {
+                || self.must_others_go_first(slot);
+            if must_wait {
                 self.queue_input(slot);
             } else {
                 self.read(slot);
             }
+        }
+    }
+
+    /// Returns whether a connection with input waits because of others, as far as the budget of the turn goes.
+    fn must_others_go_first(&self, slot: usize) -> bool {
+        let (left, queues) = (self.turn.spending.left(), &self.clients.queues);
+        if self.clients.conns[slot].queued.is_newcomer() {
+            left == 0 || queues.left_of_newcomers() == 0 || !queues.newcomers.is_empty()
+        } else {
+            left <= queues.reserved_for_newcomers()
         }
     }
 
@@ -260,12 +271,17 @@ impl<S: Socket> LoopState<S> {
     fn read_within(&mut self, slot: usize, units: u32) {
         let before = self.spent_by(slot);
         let (token, unpumped) = (self.clients.token(slot), self.delivery.unpumped);
+        let is_newcomer = self.clients.conns[slot].queued.is_newcomer();
+        let units = if is_newcomer { units.min(self.clients.queues.left_of_newcomers()) } else { units };
         self.turn.work = self.turn.spending.share(units);
         self.read_on(slot);
         if self.delivery.unpumped > unpumped {
             self.delivery.unwritten.publisher = Some(token);
         }
         self.turn.spending.settle(&self.turn.work);
+        if is_newcomer {
+            self.clients.queues.newcomers_spent += self.turn.work.spent();
+        }
         if let Some(conn) = self.clients.conns.get_mut(slot) {
             let spent = before.saturating_add(self.turn.work.spent());
             conn.spent_in = (self.turn.number, u16::try_from(spent).unwrap_or(u16::MAX));
@@ -335,6 +351,7 @@ impl<S: Socket> LoopState<S> {
         let mut cx = self.turn.context(&self.shared, &view, conn.blocked);
         let before = conn.connection.transport();
         conn.connection.receive(&mut self.read_buffer[..read], &mut cx);
+        conn.queued.record_input();
         // Its unfinished input counts against the memory budget.
         self.accounts.report_due |= conn.connection.input_bytes() > 0;
         self.accounts.bytes_since_count = self.accounts.bytes_since_count.saturating_add(read);
@@ -550,8 +567,9 @@ impl<S: Socket> LoopState<S> {
                 self.remove(slot);
                 continue;
             }
-            let waits_for_handshake = conn.queued.is_in(Queued::INPUT) && conn.socket.awaits_handshake();
-            if conn.pending_answers > 0 || waits_for_handshake {
+            let waits_for_others = conn.queued.is_in(Queued::INPUT)
+                && (conn.socket.awaits_handshake() || conn.queued.is_newcomer());
+            if conn.pending_answers > 0 || waits_for_others {
                 // A connection that is not read has not timed out.
                 conn.connection.record_activity(self.turn.tick);
             }

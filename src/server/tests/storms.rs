@@ -141,3 +141,101 @@ fn a_heartbeat_that_a_socket_takes_in_part_is_completed() {
     world.turn();
     assert_eq!(wire.with(|ends| ends.to_client.clone()), [0x89, 0]);
 }
+
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n";
+
+/// Publishes an event of the type `a.b`.
+const PUBLISH: &str = "POST /publish HTTP/1.1\r\nHost: t\r\nContent-Length: 14\r\n\r\n{\"type\":\"a.b\"}";
+
+/// Returns the number of clients that have received something.
+fn answered(clients: &[Wire]) -> usize {
+    clients.iter().filter(|wire| wire.with(|ends| !ends.to_client.is_empty())).count()
+}
+
+impl World {
+    /// Connects a client that has made two requests, so it is no newcomer.
+    fn connect_established(&mut self) -> (Wire, u64) {
+        let (wire, token) = self.connect(HEALTH);
+        wire.with(|ends| ends.to_server.extend(HEALTH.as_bytes()));
+        self.core.ready(token, true, false);
+        self.turn();
+        assert_eq!(text(&wire).matches("HTTP/1.1 200").count(), 2);
+        (wire, token)
+    }
+}
+
+#[test]
+fn a_publisher_waits_for_no_newcomer() {
+    let mut world = World::new(ServerConfig::default());
+    let (reader, _) = listens(&mut world, "a.b");
+    let (publisher, token) = world.connect_established();
+    let newcomers: Vec<Wire> = (0..2000).map(|_| world.connect(HEALTH).0).collect();
+    let mut turns = 0;
+    while answered(&newcomers) < newcomers.len() {
+        let before = answered(&newcomers);
+        publisher.with(|ends| ends.to_server.extend(PUBLISH.as_bytes()));
+        world.core.wake(world.tick, Timestamp(0));
+        world.core.ready(token, true, false);
+        world.core.turn();
+        turns += 1;
+        assert!(text(&publisher).starts_with("HTTP/1.1 200"), "the publisher waited");
+        assert_eq!(text(&reader).matches("data: {").count(), 1, "the event waited");
+        let served = answered(&newcomers) - before;
+        assert!((1..50).contains(&served), "{served} newcomers in one turn");
+        assert!(answered(&newcomers[before..]) == served, "they are served in order");
+    }
+    assert!(turns > 40, "{turns} turns");
+}
+
+#[test]
+fn an_event_is_delivered_before_newcomers_are_served() {
+    let mut world = World::new(ServerConfig::default());
+    let (publisher, token) = world.connect_established();
+    (0..100).for_each(|_| drop(world.connect(HEALTH)));
+    let (late, _) = world.connect("GET /sse?type=a.b&event_name=message HTTP/1.1\r\nHost: t\r\n\r\n");
+    let begun = || late.with(|ends| !ends.to_client.is_empty());
+    assert!(!begun(), "the newcomers' part of the turn is not used up");
+    while !begun() {
+        publisher.with(|ends| ends.to_server.extend(PUBLISH.as_bytes()));
+        world.core.wake(world.tick, Timestamp(0));
+        world.core.ready(token, true, false);
+        world.core.turn();
+        assert!(text(&publisher).starts_with("HTTP/1.1 200"));
+        let seen = late.with(|ends| String::from_utf8_lossy(&ends.to_client).into_owned());
+        assert!(!seen.contains("data: {"), "published before this stream began: {seen}");
+    }
+}
+
+#[test]
+fn a_flood_of_other_clients_leaves_newcomers_their_part_of_each_turn() {
+    let mut world = World::new(ServerConfig::default());
+    let flood: Vec<(Wire, u64)> = (0..50).map(|_| world.connect_established()).collect();
+    for (wire, token) in &flood {
+        wire.with(|ends| ends.to_server.extend(HEALTH.repeat(500).as_bytes()));
+        world.core.ready(*token, true, false);
+    }
+    let newcomers: Vec<Wire> = (0..200).map(|_| world.connect(HEALTH).0).collect();
+    while answered(&newcomers) < newcomers.len() {
+        let before = answered(&newcomers);
+        world.one_turn();
+        assert!(answered(&newcomers) > before, "no newcomer was served in a turn");
+    }
+    let served: usize = flood.iter().map(|(wire, _)| text(wire).matches("HTTP/1.1 200").count()).sum();
+    assert!(
+        (1..50 * 500).contains(&served),
+        "{served} requests of the flood: it has ended before, or was not served"
+    );
+}
+
+#[test]
+fn a_newcomer_that_waits_for_others_does_not_time_out() {
+    let mut world = World::new(ServerConfig::default());
+    let newcomers: Vec<Wire> = (0..3000).map(|_| world.connect(HEALTH).0).collect();
+    // One turn in each tick: the last request is read after more than the 5 s in which it must come.
+    while world.core.has_work() {
+        world.tick += 1;
+        world.one_turn();
+    }
+    assert!(world.tick > 60, "{} ticks", world.tick);
+    assert!(newcomers.iter().all(|wire| text(wire).starts_with("HTTP/1.1 200")));
+}

@@ -1,9 +1,10 @@
 //! Storms: thousands of clients that connect or resume at the same time while others are served; and heartbeats of idle
 //! clients.
 //!
-//! `storm NAME --pid PID --to HOST:PORT [--ca FILE] [-n CLIENTS] [--others CLIENTS] [--rate EVENTS]` runs the storm on
-//! a running server and prints a line of JSON. `storm pings PORT SECONDS` is the bare loop with which heartbeats are
-//! compared.
+//! `storm NAME --pid PID --to HOST:PORT [--ca FILE] [-n CLIENTS] [--others CLIENTS] [--rate EVENTS] [--apart]` runs the storm on
+//! a running server and prints a line of JSON. With `--apart` the clients of the storm want other events, which do not come.
+//! Otherwise each event is delivered to them, too. `storm pings PORT SECONDS` is the bare loop beside which storms and heartbeats
+//! are measured.
 //!
 //! Always: the clients of the storm run in another process with the lowest priority, so that the measured latency of
 //! the others is the server's, not the load's.
@@ -28,6 +29,8 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const MARK: &[u8] = b"\"due\":";
+/// Channel without events.
+const APART: &str = "apart";
 const DIGITS: usize = 16;
 /// Added to each time, so that it has all digits.
 const BASE: u64 = 1_000_000_000_000_000;
@@ -60,6 +63,8 @@ struct Options {
     seconds: f64,
     /// Number of past events that each client of the storm requests.
     past: u64,
+    /// Whether the clients of the storm subscribe to a channel without events.
+    apart: bool,
     /// Priority of the storm's process: 19 is the lowest.
     nice: u64,
 }
@@ -78,6 +83,7 @@ impl Options {
             rate: number("--rate", 100)?,
             seconds: value("--seconds").map_or(Ok(5.0), |text| text.parse())?,
             past: number("--past", 0)?,
+            apart: args.iter().any(|arg| arg == "--apart"),
             nice: number("--nice", 19)?,
         })
     }
@@ -97,6 +103,7 @@ impl Options {
     /// Returns the message that subscribes a client of the storm.
     fn subscribe(&self) -> Vec<u8> {
         let payload = match self.past {
+            0 if self.apart => json!({ "channels": [APART] }),
             0 => json!({}),
             past => json!({ "history": past }),
         };
@@ -502,6 +509,9 @@ fn storm(options: &Options) -> Result<()> {
         said.is_some()
     })?;
     let said: serde_json::Value = serde_json::from_str(&said.unwrap_or_default())?;
+    // Events go on with all clients connected.
+    let until = Instant::now() + Duration::from_secs_f64(options.seconds / 2.0);
+    let (after, ..) = others.serve(options.pid, || Instant::now() > until)?;
     let usual = calm_cpu.as_secs_f64() / calm_time.as_secs_f64() * time.as_secs_f64();
     let own = cpu.as_secs_f64() - usual;
     println!(
@@ -513,6 +523,7 @@ fn storm(options: &Options) -> Result<()> {
             "calm": { "p50_ms": percentile(&calm, 50), "p99_ms": percentile(&calm, 99), "events": calm.len() },
             "stormy": { "p50_ms": percentile(&stormy, 50), "p99_ms": percentile(&stormy, 99),
                         "max_ms": percentile(&stormy, 100), "events": stormy.len() },
+            "after": { "p50_ms": percentile(&after, 50), "p99_ms": percentile(&after, 99), "events": after.len() },
         })
     );
     Ok(())
@@ -549,15 +560,24 @@ fn serve(crowd: &mut Crowd, seconds: f64) -> Result<()> {
     Ok(())
 }
 
-/// The bare loop: answers any request with an upgrade, any first message with an ack, and pings all its clients at an
-/// interval. Parses nothing else.
+/// A client of the bare loop.
+struct BareClient {
+    tcp: TcpStream,
+    /// Number of its inputs so far.
+    inputs: u32,
+    /// Whether it receives events.
+    listens: bool,
+}
+
+/// The bare loop: answers a first input with an upgrade and a second one with an ack, writes the body of each POST to all clients
+/// that did not subscribe apart, and pings all clients at an interval. Parses nothing else.
 fn pings(port: u16, seconds: f64) -> Result<()> {
     let listener = StdListener::bind(("127.0.0.1", port))?;
     listener.set_nonblocking(true)?;
     let mut listener = mio::net::TcpListener::from_std(listener);
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, Token(usize::MAX), Interest::READABLE)?;
-    let mut clients: Vec<(TcpStream, u32)> = Vec::new();
+    let mut clients: Vec<BareClient> = Vec::new();
     let mut events = Events::with_capacity(1024);
     let mut buffer = vec![0; 65536];
     // A tenth of the clients is pinged at each tenth of the interval.
@@ -572,28 +592,52 @@ fn pings(port: u16, seconds: f64) -> Result<()> {
             if event.token() == Token(usize::MAX) {
                 while let Ok((mut tcp, _)) = listener.accept() {
                     poll.registry().register(&mut tcp, Token(clients.len()), Interest::READABLE)?;
-                    clients.push((tcp, 0));
+                    tcp.set_nodelay(true)?;
+                    clients.push(BareClient { tcp, inputs: 0, listens: false });
                 }
                 continue;
             }
-            let (tcp, read) = &mut clients[event.token().0];
-            if tcp.read(&mut buffer).is_ok_and(|len| len > 0) {
-                *read += 1;
-                let answer: &[u8] = match *read {
-                    1 => b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-                    2 => b"\x81\x02{}",
-                    _ => continue,
-                };
-                let _ = tcp.write(answer);
-            }
+            serve_bare(&mut clients, event.token().0, &mut buffer);
         }
         if Instant::now() >= next {
             next += step;
-            for (tcp, _) in clients.iter_mut().skip(part).step_by(10) {
-                let _ = tcp.write(&[0x89, 0]);
+            for client in clients.iter_mut().skip(part).step_by(10).filter(|client| client.inputs > 1) {
+                let _ = client.tcp.write(&[0x89, 0]);
             }
             part = (part + 1) % 10;
         }
+    }
+}
+
+/// Reads and answers one input of a client of the bare loop.
+fn serve_bare(clients: &mut [BareClient], index: usize, buffer: &mut [u8]) {
+    let client = &mut clients[index];
+    let Ok(len @ 1..) = client.tcp.read(buffer) else { return };
+    let mut input = &buffer[..len];
+    if input.starts_with(b"POST") {
+        let _ = client.tcp.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        // A read may have several requests.
+        while let Some(head) = memmem(input, b"\r\n\r\n") {
+            let rest = &input[head + 4..];
+            let end = memmem(rest, b"POST").unwrap_or(rest.len());
+            let mut frame = vec![0x81, 126];
+            frame.extend_from_slice(&(end as u16).to_be_bytes());
+            frame.extend_from_slice(&rest[..end]);
+            for client in clients.iter_mut().filter(|client| client.listens) {
+                let _ = client.tcp.write(&frame);
+            }
+            input = &rest[end..];
+        }
+        return;
+    }
+    client.inputs += 1;
+    match client.inputs {
+        1 => drop(client.tcp.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")),
+        2 => {
+            client.listens = memmem(input, APART.as_bytes()).is_none();
+            let _ = client.tcp.write(b"\x81\x02{}");
+        }
+        _ => {}
     }
 }
 

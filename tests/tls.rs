@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, ProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, ProtocolVersion};
 use serde_json::{Value, json};
 use support::authority::{Authority, TlsStream as Stream, over_tls};
 use support::wire::Wire;
@@ -63,6 +63,30 @@ fn message(ws: &mut tungstenite::WebSocket<Stream>) -> Value {
 
 fn peer_certificate(stream: &Stream) -> CertificateDer<'static> {
     stream.conn.peer_certificates().expect("a certificate")[0].clone().into_owned()
+}
+
+#[test]
+fn the_server_prefers_aes_128_and_takes_what_a_client_has() {
+    let authority = Authority::new("ciphers");
+    let server = Tls::start(&authority, &[]);
+    let chosen = |config: &Arc<ClientConfig>| {
+        let mut stream = server.connect(config);
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .expect("written");
+        stream.read_to_string(&mut String::new()).expect("an answer");
+        stream.conn.negotiated_cipher_suite().expect("a handshake").suite()
+    };
+    for (version, expected) in [
+        (&rustls::version::TLS13, CipherSuite::TLS13_AES_128_GCM_SHA256),
+        (&rustls::version::TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+    ] {
+        // rustls offers AES-256 first.
+        let mut provider = rustls::crypto::ring::default_provider();
+        assert_eq!(chosen(&authority.client_with(provider.clone(), &[version])), expected);
+        provider.cipher_suites.retain(|suite| suite.suite() != expected);
+        assert_ne!(chosen(&authority.client_with(provider, &[version])), expected);
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::crypto::ring;
+use rustls::CipherSuite;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version;
@@ -39,6 +40,24 @@ impl TlsConfig {
 /// rustls settings for accepted streams; `None` if the server speaks plain TCP.
 pub(crate) type Acceptor = Option<Arc<rustls::ServerConfig>>;
 
+/// Returns ring's algorithms with the ciphers in the server's order: AES-128 first.
+///
+/// OpenSSL and rustls clients put AES-256 first, whose key schedule uses SHA-384: 280,000 of 1,370,000 instructions of a
+/// handshake. SHA-256 has instructions of its own in today's processors, and AES-128 has 10 rounds for 14.
+fn provider() -> CryptoProvider {
+    let mut provider = ring::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| {
+        let is_aes_128 = matches!(
+            suite.suite(),
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        );
+        !is_aes_128
+    });
+    provider
+}
+
 /// Reads the files that a config names. Blocks for them.
 pub(crate) fn acceptor(config: &TlsConfig) -> io::Result<Acceptor> {
     let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
@@ -62,10 +81,11 @@ pub(crate) fn acceptor(config: &TlsConfig) -> io::Result<Acceptor> {
     let versions: &[_] =
         if config.only_1_3 { &[&version::TLS13] } else { &[&version::TLS13, &version::TLS12] };
     let refused = |error: rustls::Error| invalid(format!("{}: {error}", cert_file.display()));
-    let mut made = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let mut made = rustls::ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(versions)
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(refused)?;
+    made.ignore_client_order = true;
     made.alpn_protocols = vec![b"http/1.1".to_vec()];
     // A client that reconnects, for example after a network failure, resumes its session without the expensive part of a
     // handshake.

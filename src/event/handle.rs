@@ -263,7 +263,7 @@ impl Event {
 
     /// Returns the frame of one encoding. The first caller encodes it; the callers of all loops share it.
     #[cfg(feature = "server")]
-    pub(crate) fn frame(&self, encoding: usize, encode: impl Fn(&Self) -> Bytes) -> &Bytes {
+    pub(crate) fn frame(&self, encoding: usize, mut encode: impl FnMut(&Self) -> Bytes) -> &Bytes {
         self.0.frames.get(encoding, || encode(self))
     }
 

@@ -111,7 +111,7 @@ impl FrameLog {
             return log.newest.1;
         }
         let storage = if keeps {
-            shared_frame(event, encoding, metrics);
+            keep_frame(event, encoding, &mut self.scratch, metrics);
             LogStorage::Own(FrameSource::Shared(event.clone()))
         } else if event.payload().len() < MERGE_FRAME_BYTES_MAX && log.bytes.len() < LOG_BYTES_MAX {
             let start = log.bytes.len();
@@ -305,6 +305,21 @@ pub(super) fn shared_frame<'a>(event: &'a Event, encoding: Encoding, metrics: &M
         frame
     };
     event.frame(encoding.slot(), encode)
+}
+
+/// Has the event cache its frame, encoded by way of `scratch`: a new vector would grow beyond the frame's size, and the allocator
+/// would shrink it.
+fn keep_frame(event: &Event, encoding: Encoding, scratch: &mut Vec<u8>, metrics: &Metrics) {
+    if event.payload().len() >= MERGE_FRAME_BYTES_MAX {
+        shared_frame(event, encoding, metrics);
+        return;
+    }
+    event.frame(encoding.slot(), |event| {
+        scratch.clear();
+        encoding.put(event, event.position(), scratch);
+        count_frame(metrics, scratch.len());
+        Bytes::copy_from_slice(scratch)
+    });
 }
 
 /// Clears a table, and frees it if it is large.

@@ -6,11 +6,13 @@ load's, FANWIRE_SERVERS_JS the folder of the scripts. STORM_SECONDS bounds the w
 import json
 import os
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FANWIRE = os.environ.get("FANWIRE", f"{HERE}/../../target/dist/fanwire")
@@ -58,6 +60,21 @@ def start(peer, settings, tls, folder):
     return server, port
 
 
+def turns(port, tls):
+    """Returns bounds of the longest turn and of the 99th percentile of all turns of a fanwire server, in ms."""
+    context = ssl._create_unverified_context() if tls else None
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/metrics"
+    text = urllib.request.urlopen(url, timeout=10, context=context).read().decode()
+    buckets = []
+    for line in text.splitlines():
+        if line.startswith("fanwire_server_loop_turn_seconds_bucket"):
+            bound, count = line.split('le="')[1].split('"} ')
+            buckets.append((float(bound) * 1000, float(count)))
+    total = buckets[-1][1]
+    at_least = lambda part: next(bound for bound, count in buckets if count >= part * total)
+    return {"longest": at_least(1), "p99": at_least(0.99)}
+
+
 def run(peer, settings, options, tls, folder):
     """Measures once, and returns the load's line, or None."""
     server, port = start(peer, settings, tls, folder)
@@ -67,8 +84,11 @@ def run(peer, settings, options, tls, folder):
         command = ["taskset", "-c", "1", STORM, *scaled, "--pid", str(server.pid), "--to", f"127.0.0.1:{port}"]
         command += ["--ca", f"{folder}/ca.pem"] if tls else []
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-        return json.loads(done.stdout)
-    except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:
+        result = json.loads(done.stdout)
+        if peer == "fanwire":
+            result["turns_ms"] = turns(port, tls)
+        return result
+    except (subprocess.TimeoutExpired, OSError, ValueError) as error:
         print(f"# {peer}: {error}", file=sys.stderr)
         return None
     finally:

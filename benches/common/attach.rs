@@ -19,9 +19,13 @@ const RUNS: [&str; 2] = ["--retain", "by=stream; end=run.finished; match=stream=
 /// Number of clients that attach to short runs each second.
 const ATTACHES_A_SECOND: usize = 1_000;
 
-/// Number of events of a long run and of a short one.
+/// Number of events of a long run, of a short one, and of one that costs little but its connection and its request.
 const LONG: usize = 5_000;
 const SHORT: usize = 50;
+const TINY: usize = 2;
+
+/// Number of clients of each run after the first one.
+const NEXT: usize = 3;
 
 /// Returns the CPU time of a process so far, in microseconds.
 fn cpu_of(pid: u32) -> f64 {
@@ -53,39 +57,40 @@ fn publish_runs(addr: SocketAddr, first: usize, runs: usize, events: usize) {
     }
 }
 
-/// Reads a run from its start to its end, by which the stream closes. Returns the number of bytes.
-fn read_run(addr: SocketAddr, run: usize) -> usize {
+/// Reads a run from its start to its end, by which the stream closes, and passes its bytes to `take`.
+fn read_run(addr: SocketAddr, run: usize, mut take: impl FnMut(&[u8])) {
     let mut stream = TcpStream::connect(addr).expect("it listens");
     let request = format!("GET /sse?stream=run-{run}&from=start HTTP/1.1\r\nHost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("it reads");
-    let (mut chunk, mut bytes, mut end) = (vec![0; 256 << 10], 0, Vec::new());
+    let (mut chunk, mut end) = (vec![0; 256 << 10], Vec::new());
     loop {
         let read = stream.read(&mut chunk).expect("bytes");
         if read == 0 {
             let end = String::from_utf8_lossy(&end);
             assert!(end.contains("run.finished"), "run {run} ends with {end}");
-            return bytes;
+            return;
         }
-        bytes += read;
-        end.extend_from_slice(&chunk[..read]);
+        take(&chunk[..read]);
+        end.extend_from_slice(&chunk[read.saturating_sub(800)..read]);
         end.drain(..end.len().saturating_sub(800));
     }
 }
 
-/// Returns the CPU time of writing so many bytes to clients that read them, in microseconds a client.
-fn cpu_of_writing(bytes: usize, clients: usize) -> f64 {
+/// Returns the CPU time of writing these runs to clients that read them, in microseconds a run: a thread that accepts a
+/// connection, writes a run of another memory than the one before it, and closes.
+fn cpu_of_writing(runs: Vec<Vec<u8>>, rounds: usize) -> f64 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let addr = listener.local_addr().expect("bound");
+    let clients = runs.len() * rounds;
     let writer = std::thread::spawn(move || {
-        let ready = vec![b'x'; bytes];
         let own = || {
             let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
             text.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()).unwrap_or(0.0) / 1e3
         };
         let before: f64 = own();
-        for stream in listener.incoming().take(clients) {
+        for (run, stream) in runs.iter().cycle().take(clients).zip(listener.incoming()) {
             let mut stream = stream.expect("a client");
-            for piece in ready.chunks(64 << 10) {
+            for piece in run.chunks(64 << 10) {
                 stream.write_all(piece).expect("it reads");
             }
         }
@@ -143,7 +148,7 @@ fn crowd(name: &str, addr: SocketAddr, pid: u32) {
                     }
                     let due = Duration::from_secs_f64(n as f64 * READERS as f64 / ATTACHES_A_SECOND as f64);
                     std::thread::sleep(due.saturating_sub(begin.elapsed()));
-                    read_run(addr, (n * READERS + reader) % runs);
+                    read_run(addr, (n * READERS + reader) % runs, |_| ());
                     read.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -197,16 +202,26 @@ pub(crate) fn attach() {
     let runs = asked_for("FANWIRE_ATTACH_RUNS", 10);
     let row = |name: &str, addr: SocketAddr, pid: u32| {
         publish_runs(addr, 1_000, runs, LONG);
-        let cpu = || {
+        publish_runs(addr, 2_000, runs, TINY);
+        let cpu_of_reading = |first: usize| {
             let before = cpu_of(pid);
-            let bytes: usize = (1_000..1_000 + runs).map(|run| read_run(addr, run)).sum();
-            ((cpu_of(pid) - before) / runs as f64, bytes / runs)
+            (first..first + runs).for_each(|run| read_run(addr, run, |_| ()));
+            (cpu_of(pid) - before) / runs as f64
         };
-        let (first, bytes) = cpu();
-        let (again, _) = cpu();
-        let bare = cpu_of_writing(bytes, 4 * runs);
+        let first = cpu_of_reading(1_000);
+        let again = (0..NEXT).map(|_| cpu_of_reading(1_000)).sum::<f64>() / NEXT as f64;
+        cpu_of_reading(2_000);
+        let tiny = (0..NEXT).map(|_| cpu_of_reading(2_000)).sum::<f64>() / NEXT as f64;
+        let bytes_of = |run: usize| {
+            let mut bytes = Vec::new();
+            read_run(addr, run, |read| bytes.extend_from_slice(read));
+            bytes
+        };
+        let read: Vec<Vec<u8>> = (1_000..1_000 + runs).map(bytes_of).collect();
+        let bytes = read.iter().map(Vec::len).sum::<usize>() / runs;
+        let bare = cpu_of_writing(read, NEXT + 1);
         println!(
-            "| {name} | {bytes} | {bare:.0} us | {first:.0} us, {:.2} | {again:.0} us, {:.2} |",
+            "| {name} | {bytes} | {bare:.0} us | {first:.0} us, {:.2} | {again:.0} us, {:.2} | {tiny:.0} us |",
             first / bare,
             again / bare
         );
@@ -219,7 +234,7 @@ pub(crate) fn attach() {
     let other = Service::start(Kind::Redis);
     let node = node_runs(&other);
     println!(
-        "| {LONG} events | bytes | writing them | first attach, ratio | next, ratio |\n|---|---|---|---|---|"
+        "| {LONG} events | bytes | writing them | first attach, ratio | next, ratio | a run of {TINY} |\n|---|---|---|---|---|---|"
     );
     row("fanwire", memory.addr, memory.pid());
     row("fanwire, Redis", engine.addr, engine.pid());

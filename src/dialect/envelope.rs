@@ -328,10 +328,20 @@ pub(crate) fn write_event(event: &Event, out: &mut String) {
 
 /// Appends the event as [`write_event`] does, with the text of its time from the caller.
 pub(crate) fn write_event_at(event: &Event, time: &str, out: &mut String) {
+    write_before_time(event, out);
+    out.push_str(time);
+    write_after_time(event, out);
+}
+
+/// Appends the object up to the text of its time.
+pub(super) fn write_before_time(event: &Event, out: &mut String) {
     write_head(event, out);
     write_attribute(r#","source":"#, event.source(), out);
     out.push_str(r#","timestamp":""#);
-    out.push_str(time);
+}
+
+/// Appends the object from the end of its time's text on.
+pub(super) fn write_after_time(event: &Event, out: &mut String) {
     out.push_str(r#"","correlation_id":"#);
     match event.correlation() {
         Some(correlation) => json::write_string(correlation, out),
@@ -365,11 +375,30 @@ pub(crate) fn write_stored(event: &Event, out: &mut String) {
 /// Appends the object without redundant fields: as [`write_event`], but without an absent `correlation_id`, and with a time
 /// only if the publisher gave one.
 pub(crate) fn write_lean(event: &Event, out: &mut String) {
+    write_lean_before_time(event, out);
+    if has_lean_time(event) {
+        out.push_str(event.timestamp().text().as_str());
+    }
+    write_lean_after_time(event, out);
+}
+
+/// Returns whether the object without redundant fields has a time.
+pub(super) fn has_lean_time(event: &Event) -> bool {
+    event.timestamp() != event.made()
+}
+
+/// Appends the object without redundant fields up to the text of its time, or to the place after the source.
+pub(super) fn write_lean_before_time(event: &Event, out: &mut String) {
     write_head(event, out);
     write_attribute(r#","source":"#, event.source(), out);
-    if event.timestamp() != event.made() {
+    if has_lean_time(event) {
         out.push_str(r#","timestamp":""#);
-        out.push_str(event.timestamp().text().as_str());
+    }
+}
+
+/// Appends the object without redundant fields from that place on.
+pub(super) fn write_lean_after_time(event: &Event, out: &mut String) {
+    if has_lean_time(event) {
         out.push('"');
     }
     write_attribute(r#","correlation_id":"#, event.correlation(), out);

@@ -40,8 +40,8 @@ impl Uuid {
         Self(epoch << 80 | 0x8 << 76 | shard << 64 | 0x2 << 62 | sequence)
     }
 
-    /// Writes the text. Every native frame has one, so this avoids the cost of std's formatting.
-    pub(crate) fn write(self, out: &mut impl fmt::Write) -> fmt::Result {
+    /// Returns the text. Every native frame has one, so this avoids the cost of std's formatting.
+    pub(super) fn text(self) -> [u8; 36] {
         let word = |nth: u32| hex((self.0 >> (96 - 32 * nth)) as u32);
         let (b, c) = (word(1), word(2));
         let mut text = [b'-'; 36];
@@ -51,7 +51,12 @@ impl Uuid {
         text[19..23].copy_from_slice(&c[..4]);
         text[24..28].copy_from_slice(&c[4..]);
         text[28..].copy_from_slice(&word(3));
-        out.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        text
+    }
+
+    /// Writes the text.
+    pub(crate) fn write(self, out: &mut impl fmt::Write) -> fmt::Result {
+        out.write_str(std::str::from_utf8(&self.text()).map_err(|_| fmt::Error)?)
     }
 
     /// Returns the UUID of a gap. The complement of the epoch distinguishes it from the event at that place.

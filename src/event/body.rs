@@ -28,7 +28,7 @@ pub(super) const BODY_BYTES: usize = size_of::<EventBody>() + 2 * size_of::<usiz
 /// Value of `shard` before the event is published. No bus has that many shards.
 pub(super) const UNPUBLISHED: u32 = u32::MAX;
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct TextSpan {
     pub(super) start: u32,
     pub(super) end: u32,

@@ -199,6 +199,24 @@ impl Event {
         self.copied(self.0.text.clone(), self.0.spans, Timestamp::now())
     }
 
+    /// Returns whether another event has the attributes and the trace context of this one.
+    #[cfg(feature = "server")]
+    pub(crate) fn has_head_of(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&*self.0, &*other.0);
+        let start = ours.spans[PAYLOAD].start;
+        let heads = |spans: &[TextSpan; PARTS]| -> [TextSpan; PARTS] {
+            let mut heads = *spans;
+            heads[PAYLOAD].end = heads[PAYLOAD].start;
+            heads
+        };
+        let ours_heads = heads(&ours.spans);
+        if ours_heads == heads(&theirs.spans) && ours_heads.iter().all(|span| span.end <= start) {
+            // The payload comes last, as a rule.
+            return ours.text.as_bytes()[..start as usize] == theirs.text.as_bytes()[..start as usize];
+        }
+        (0..PARTS).filter(|part| *part != PAYLOAD).all(|part| self.part(part) == other.part(part))
+    }
+
     fn copied(&self, text: String, spans: [TextSpan; PARTS], made: Timestamp) -> Self {
         Self::from_body(self.0.copied(text, spans, made))
     }

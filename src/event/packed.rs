@@ -260,6 +260,16 @@ pub(crate) struct PackedEvent<'a> {
     rest: &'a [u8],
 }
 
+/// Packed event that has the attributes of its head and neither a trace context nor a position.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlainEvent<'a> {
+    pub(crate) id: EventId,
+    pub(crate) timestamp: Timestamp,
+    pub(crate) made: Timestamp,
+    pub(crate) head: &'a EventHead,
+    pub(crate) payload: &'a [u8],
+}
+
 /// Parts of a packed event.
 struct PackedParts<'a> {
     position: Option<Position>,
@@ -291,6 +301,16 @@ impl<'a> PackedEvent<'a> {
         let made = if flags & HAS_TIME_MADE == 0 { time } else { take_difference(time, &mut bytes) };
         let (timestamp, made) = (Timestamp(time.cast_signed()), Timestamp(made.cast_signed()));
         Self { id, timestamp, made, flags, base, head, rest: bytes }
+    }
+
+    /// Returns the parts of an event that has the attributes of its head and neither a trace context nor a position.
+    #[inline]
+    pub(crate) fn plain(&self) -> Option<PlainEvent<'a>> {
+        if self.flags & (HAS_OWN_ATTRIBUTES | HAS_MORE) != 0 {
+            return None;
+        }
+        let Self { id, timestamp, made, .. } = *self;
+        Some(PlainEvent { id, timestamp, made, head: self.head?, payload: self.rest })
     }
 
     pub(crate) fn id(&self) -> EventId {

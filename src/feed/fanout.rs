@@ -258,6 +258,26 @@ impl Fanout {
         }
     }
 
+    /// Counts encoded frames of these lengths.
+    pub(crate) fn count_frames(&self, lens: impl Iterator<Item = usize>) {
+        let (mut len, mut times) = (0, 0);
+        let count = |len: usize, times: u64| {
+            if times > 0 {
+                self.metrics.encodings.inc_by(times);
+                self.metrics.frame_bytes.observe(len as u64, times);
+            }
+        };
+        // Most neighbours are of one length.
+        for next in lens {
+            if next != len {
+                count(len, std::mem::take(&mut times));
+                len = next;
+            }
+            times += 1;
+        }
+        count(len, times);
+    }
+
     /// Returns the event's frame for one connection, as [`frame`](Self::frame) does, with an explicit position. A replay
     /// needs one, because its client's position differs from the live one.
     pub(crate) fn frame_at(

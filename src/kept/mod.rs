@@ -40,7 +40,7 @@ pub(crate) use lost::PurgedLogs;
 pub(crate) use mark::purge_record;
 pub(crate) use named::{excludes, implies};
 pub(crate) use page::{OrderPlace, OrderRange, order_place};
-pub(crate) use part::KeptPart;
+pub(crate) use part::{KeptPart, PartEvent};
 pub(crate) use refusal::LogRefusal;
 pub use rule::{RetainBy, RetainConfig, RetainRule};
 pub(crate) use store::{KeptLogs, TooManyLogs};

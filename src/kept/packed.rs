@@ -11,8 +11,8 @@
 use std::collections::VecDeque;
 
 use crate::event::packed::{
-    EventHead, HEADS_MAX, OwnAttributes, PackedEvent, PackingBase, pack, packed_bytes, put_number,
-    take_number,
+    EventHead, HEADS_MAX, OwnAttributes, PackedEvent, PackingBase, PlainEvent, pack, packed_bytes,
+    put_number, take_number,
 };
 use crate::event::{Attribute, Event, EventId, Timestamp};
 use crate::held::heap_block;
@@ -40,7 +40,12 @@ pub(super) struct Entry<'a> {
     packed: PackedEvent<'a>,
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    /// Returns the event in packed form, as [`PackedEvent::plain`] does.
+    pub(super) fn plain(&self) -> Option<PlainEvent<'a>> {
+        self.packed.plain()
+    }
+
     pub(super) fn id(&self) -> EventId {
         self.packed.id()
     }
@@ -180,6 +185,16 @@ impl PackedEvents {
         };
         let segment = self.segments.get(after.checked_sub(1)?)?;
         segment.entry((index - segment.first) as usize, &self.heads)
+    }
+
+    /// Returns the size of the segments with the events from one place up to another, in bytes.
+    pub(super) fn bytes_between(&self, from: usize, to: usize) -> usize {
+        let Some(front) = self.segments.front() else { return 0 };
+        let index = |at: usize| front.first + front.popped as u64 + at as u64;
+        let (from, to) = (index(from), index(to));
+        let begin = self.segments.partition_point(|segment| segment.first <= from).saturating_sub(1);
+        let segments = self.segments.range(begin..).take_while(|segment| segment.first < to);
+        segments.map(|segment| segment.bytes.len()).sum()
     }
 
     /// Returns the oldest event.

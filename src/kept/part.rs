@@ -5,13 +5,17 @@
 //! - A log's serial number and an index always name the same event: a new log of the same name has another number, and an
 //!   index is never used again.
 
+use std::ops::Range;
+
 use super::cursor::KeptCursor;
 use super::log::KeptLog;
+use super::packed::Entry;
 use super::store::KeptLogs;
+use crate::event::packed::PlainEvent;
 use crate::event::{Event, EventId, Timestamp};
 
 /// Maximum number of events of a part. Each part lies within a stretch of a log that begins at a multiple of this index.
-const PART_EVENTS: u64 = 64;
+const PART_EVENTS: u64 = 128;
 
 /// Next events of a reader in its only log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,15 @@ impl KeptPart {
     /// Returns the number of the stretch of the log in which the part lies.
     pub(crate) fn stretch(&self) -> u64 {
         self.from / PART_EVENTS
+    }
+}
+
+#[cfg(test)]
+impl KeptPart {
+    /// Returns the first event of a log with this serial number.
+    pub(crate) fn at(serial: u64) -> Self {
+        let last = EventId { epoch: 1, shard: 0, sequence: 0 };
+        Self { serial, first: 0, from: 0, end: 1, last, number: 1 }
     }
 }
 
@@ -90,14 +103,41 @@ impl KeptLogs {
         self.holes().after(cursor.number).is_none_or(|hole| hole.number > part.number).then_some(part)
     }
 
+    /// Returns about the size of a reader's only log from one index up to another, in bytes: at least that of the payloads.
+    pub(crate) fn part_bytes(&self, cursor: &KeptCursor, indexes: Range<u64>, now: Timestamp) -> usize {
+        let Some((log, _)) = self.whole_log(cursor, now) else { return 0 };
+        let place = |index: u64| index.saturating_sub(log.base) as usize;
+        log.entries.bytes_between(place(indexes.start), place(indexes.end))
+    }
+
     /// Returns the events of a reader's only log from one index up to another.
-    pub(crate) fn part_events(
-        &self,
+    pub(crate) fn part_events<'a>(
+        &'a self,
         cursor: &KeptCursor,
-        indexes: std::ops::Range<u64>,
+        indexes: Range<u64>,
         now: Timestamp,
-    ) -> Vec<Event> {
-        let Some((log, _)) = self.whole_log(cursor, now) else { return Vec::new() };
-        indexes.filter_map(|index| Some(self.event(&log.entry(index)?))).collect()
+    ) -> impl Iterator<Item = PartEvent<'a>> {
+        let log = self.whole_log(cursor, now).map(|(log, _)| log);
+        indexes.filter_map(move |index| Some(PartEvent { entry: log?.entry(index)?, logs: self }))
+    }
+}
+
+/// Event of a part.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PartEvent<'a> {
+    entry: Entry<'a>,
+    logs: &'a KeptLogs,
+}
+
+impl<'a> PartEvent<'a> {
+    /// Returns the event in packed form, if it has no more than its head, its payload, its id and its times.
+    /// Only on a bus of one shard: with several, a loop may set the position of an event after it was recorded.
+    pub(crate) fn plain(&self) -> Option<PlainEvent<'a>> {
+        if self.logs.next.len() == 1 { self.entry.plain() } else { None }
+    }
+
+    /// Builds the event.
+    pub(crate) fn event(&self) -> Event {
+        self.logs.event(&self.entry)
     }
 }

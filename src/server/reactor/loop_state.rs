@@ -390,16 +390,25 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Writes a connection's pending bytes. Returns false if the connection is gone.
+    /// Writes a connection's pending bytes, and queues the connection if its replay goes on. Returns false if the connection is
+    /// gone.
     pub(super) fn flush(&mut self, slot: usize) -> bool {
         if self.clients.conns[slot].blocked {
             return true;
         }
-        if self.clients.conns[slot].replay.as_ref().is_some_and(|replay| !replay.is_waiting()) {
+        if self.has_page(slot) {
             // The connection is queued, and its next page is made in its turn.
             self.queue(slot);
         }
+        self.write_pending(slot)
+    }
+
+    /// Writes a connection's pending bytes, unless its socket is full. Returns false if the connection is gone.
+    pub(super) fn write_pending(&mut self, slot: usize) -> bool {
         let conn = &mut self.clients.conns[slot];
+        if conn.blocked {
+            return true;
+        }
         let ring = self.turn.resume_lookup(&self.shared, &self.places);
         let budget = self.turn.config.write_budget_bytes;
         let mut out = FanoutSocket { socket: &mut conn.socket, pages: &mut self.delivery.pages };

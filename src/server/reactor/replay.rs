@@ -412,22 +412,37 @@ impl<S: Socket> LoopState<S> {
         newest.map_or(0, EventId::next_sequence)
     }
 
-    /// Makes the next page of a connection's replay and writes its pending bytes. Returns false if the connection is
-    /// gone. For calls between two reads, when the turn's budget has no other user.
+    /// Makes the next pages of a connection's replay, and writes its pending bytes: each page after the one before it is
+    /// written, as far as the client's part of the turn goes. Returns false if the connection is gone. For calls between two
+    /// reads, when the turn's budget has no other user.
     pub(super) fn flush_past(&mut self, slot: usize) -> bool {
+        let mut budget = self.turn.spending.share(budget::CLIENT);
+        while self.may_make_page(slot) && !budget.is_spent() {
+            self.page(slot, &mut budget);
+            if !self.has_page(slot) || self.clients.conns[slot].outbox.inserted_bytes() == 0 {
+                break;
+            }
+            if !self.write_pending(slot) {
+                self.turn.spending.settle(&budget);
+                return false;
+            }
+        }
+        self.turn.spending.settle(&budget);
+        self.flush(slot)
+    }
+
+    /// Returns whether a connection's replay has another page to make now.
+    pub(super) fn has_page(&self, slot: usize) -> bool {
+        self.clients.conns[slot].replay.as_ref().is_some_and(|replay| !replay.is_waiting())
+    }
+
+    /// Returns whether the next page may be made: the page before it is written, and no event is in hand.
+    fn may_make_page(&self, slot: usize) -> bool {
         let conn = &self.clients.conns[slot];
-        let is_due = conn.replay.as_ref().is_some_and(|replay| !replay.is_waiting());
-        if is_due
+        self.has_page(slot)
             && !conn.blocked
             && conn.outbox.inserted_bytes() <= PAGE_BYTES
-            && !self.turn.spending.is_spent()
             && self.delivery.in_hand.is_none()
-        {
-            let mut budget = self.turn.spending.share(budget::CLIENT);
-            self.page(slot, &mut budget);
-            self.turn.spending.settle(&budget);
-        }
-        self.flush(slot)
     }
 
     /// Queues the next page of a connection's replay.

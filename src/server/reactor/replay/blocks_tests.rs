@@ -78,8 +78,16 @@ impl BlockSink for Client {
         BlockForm { slot: ENCODING.slot(), compression: crate::feed::Compression::None }
     }
 
+    fn encoding(&self) -> Encoding {
+        ENCODING
+    }
+
     fn put_frame(&mut self, event: &Event, frames: &mut Vec<u8>) {
         ENCODING.put(event, event.position(), frames);
+    }
+
+    fn count_frames(&self, lens: &mut dyn Iterator<Item = usize>) {
+        lens.for_each(|len| assert!(len > 0, "no frame is empty"));
     }
 
     fn block(&mut self, frames: Bytes, events: u32, last: EventId, budget: &mut Budget) {

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::dialect::{GapNotice, Missed, PastStart};
+use crate::dialect::{Encoding, GapNotice, Missed, PastStart};
 use crate::engine::{EngineError, Handed, History, LogPage, LogPlace, log_place_of};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::server::limits::budget::Budget;
@@ -53,8 +53,14 @@ pub(crate) trait BlockSink {
     /// Returns the form of the frames.
     fn form(&self) -> BlockForm;
 
+    /// Returns the encoding of the frames, before their compression.
+    fn encoding(&self) -> Encoding;
+
     /// Appends an event's frame.
     fn put_frame(&mut self, event: &Event, frames: &mut Vec<u8>);
+
+    /// Counts frames of these lengths that were encoded elsewhere.
+    fn count_frames(&self, lens: &mut dyn Iterator<Item = usize>);
 
     /// Takes the frames of this many events. `last` is the last of them.
     fn block(&mut self, frames: Bytes, events: u32, last: EventId, budget: &mut Budget);

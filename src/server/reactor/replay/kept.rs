@@ -13,15 +13,19 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::forward::{EventSink, Forward, Step, Store, notice};
-use crate::dialect::{GapNotice, Missed};
+use super::forward::{BlockSink, EventSink, Forward, Step, Store, notice};
+use crate::dialect::{Encoding, GapNotice, Missed, SequenceEncoder};
 use crate::engine::LogPlace;
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
+use crate::feed::Compression;
 use crate::filter::Filter;
-use crate::kept::{KeptContent, KeptCursor, KeptItem, OrderPlace, order_place};
+use crate::kept::{
+    KeptContent, KeptCursor, KeptItem, KeptLogs, KeptPart, OrderPlace, PartEvent, order_place,
+};
 use crate::server::limits::budget::Budget;
 use crate::server::shared::Shared;
-use crate::server::shared::blocks::{BLOCK_BYTES_MAX, EncodedBlock};
+use crate::server::shared::blocks::{BLOCK_BYTES_MAX, EncodedBlock, GrowingBlock};
+use crate::sync::MutexGuard;
 
 /// Number of events taken from the logs together.
 const CHUNK: usize = 64;
@@ -31,6 +35,12 @@ const FRAME_BYTES: usize = 320;
 
 /// Instructions for the frame of an event in a block.
 const ENCODE_INSTRUCTIONS: usize = 2_500;
+
+/// Instructions for such a frame with a template, and the copy of a few hundred bytes.
+const QUICK_INSTRUCTIONS: usize = 500;
+
+/// Bytes by which frames of neighbours differ in the length of their numbers.
+const NUMBERS_BYTES: usize = 8;
 
 /// Past of one client in kept logs, and in the rings for events under no rule.
 #[derive(Debug)]
@@ -185,53 +195,29 @@ impl MergedLogs<'_> {
             let kept = &self.shared.kept;
             let Some(logs) = kept.lock() else { return true };
             let Some(part) = logs.part(self.cursor, is_past, self.now) else { return true };
-            let known = kept.blocks().find(form, &part);
-            let frames = known.as_ref().and_then(|block| block.frames(part.from, part.end));
-            let frames = match frames {
+            let Some(sink) = self.sink.blocks() else { return true };
+            let frames = |block: &EncodedBlock| block.frames(part.from, part.end);
+            let (found, known) = match kept.blocks().find(form, &part) {
+                Some(block) => (frames(block), Some(Arc::clone(block))),
+                None => (None, None),
+            };
+            let frames = match found {
                 Some(frames) => frames,
                 None => {
                     let known = known.filter(|block| (block.first()..=block.end()).contains(&part.from));
-                    let first = known.as_ref().map_or(part.first, |block| block.end());
-                    let events = logs.part_events(self.cursor, first..part.end, self.now);
-                    drop(logs);
-                    let Some(block) = self.encode(known.as_deref(), part.first, &events, budget) else {
+                    let Some(block) = encode(logs, (self.cursor, self.now), &part, known, sink, budget)
+                    else {
                         return true;
                     };
                     kept.blocks().keep(form, &part, &block);
-                    let Some(frames) = block.frames(part.from, part.end) else { return true };
+                    let Some(frames) = frames(&block) else { return true };
                     frames
                 }
             };
-            let Some(sink) = self.sink.blocks() else { return true };
             sink.block(frames, (part.end - part.from) as u32, part.last, budget);
             *self.last = Some(part.last);
             self.cursor.pass_part(&part);
         }
-    }
-
-    /// Returns a block with the frames of these events, after those of a known block if there is one. Returns `None` if they are
-    /// too large.
-    fn encode(
-        &mut self,
-        known: Option<&EncodedBlock>,
-        first: u64,
-        events: &[Event],
-        budget: &mut Budget,
-    ) -> Option<Arc<EncodedBlock>> {
-        let sink = self.sink.blocks()?;
-        let (first, mut frames, mut ends) =
-            known.map_or((first, Vec::new(), Vec::new()), EncodedBlock::parts);
-        let payloads: usize = events.iter().map(|event| event.payload().len()).sum();
-        if frames.len() + payloads > BLOCK_BYTES_MAX {
-            return None;
-        }
-        budget.spend_bytes(events.len(), ENCODE_INSTRUCTIONS);
-        frames.reserve(payloads + events.len() * FRAME_BYTES);
-        for event in events {
-            sink.put_frame(event, &mut frames);
-            ends.push(frames.len() as u32);
-        }
-        Some(Arc::new(EncodedBlock::new(first, frames, ends)))
     }
 
     /// Passes on the logs' events before this place, or all. Returns false if that continues in the next step.
@@ -285,6 +271,85 @@ impl MergedLogs<'_> {
         self.judged = id.map(|id| (id, is_kept));
         is_kept
     }
+}
+
+/// Returns a block with the frames of a part's events, after those of a known block if there is one. Returns `None` if they
+/// are too large.
+fn encode(
+    logs: MutexGuard<'_, KeptLogs>,
+    (cursor, now): (&KeptCursor, Timestamp),
+    part: &KeptPart,
+    known: Option<Arc<EncodedBlock>>,
+    sink: &mut dyn BlockSink,
+    budget: &mut Budget,
+) -> Option<Arc<EncodedBlock>> {
+    let new = || GrowingBlock { first: part.first, ..GrowingBlock::default() };
+    let mut block = known.map_or_else(new, |known| known.grow());
+    let from = block.first + block.ends.len() as u64;
+    let size = logs.part_bytes(cursor, from..part.end, now);
+    // The size may be that of twice as many events.
+    if block.bytes.len() + size > 2 * BLOCK_BYTES_MAX {
+        return None;
+    }
+    let (begin, count) = (block.ends.len(), (part.end - from) as usize);
+    block.ends.reserve_exact(count);
+    let events = logs.part_events(cursor, from..part.end, now);
+    if sink.form().compression == Compression::None && SequenceEncoder::has_templates(sink.encoding()) {
+        // Reading packed events takes less time than building events, to encode them without the lock.
+        let encoded_alone = put_quickly(events, count, size, sink.encoding(), &mut block);
+        drop(logs);
+        let quick = block.ends.len() - begin - encoded_alone;
+        budget.spend_bytes(quick, QUICK_INSTRUCTIONS);
+        budget.spend_bytes(encoded_alone, ENCODE_INSTRUCTIONS);
+        sink.count_frames(&mut block.lens_from(begin));
+    } else {
+        let events: Vec<Event> = events.map(|event| event.event()).collect();
+        drop(logs);
+        budget.spend_bytes(events.len(), ENCODE_INSTRUCTIONS);
+        block.bytes.reserve(size + events.len() * FRAME_BYTES);
+        for event in &events {
+            sink.put_frame(event, &mut block.bytes);
+            block.ends.push(block.bytes.len() as u32);
+        }
+    }
+    (block.bytes.len() <= 2 * BLOCK_BYTES_MAX && block.ends.len() == begin + count)
+        .then(|| Arc::new(block.finish()))
+}
+
+/// Appends the frames of `count` events of about `size` bytes, unless they are too large. Returns the number of events that were
+/// encoded without a template.
+fn put_quickly<'a>(
+    events: impl Iterator<Item = PartEvent<'a>>,
+    count: usize,
+    size: usize,
+    encoding: Encoding,
+    block: &mut GrowingBlock,
+) -> usize {
+    let mut encoder = SequenceEncoder::new(encoding);
+    let (begin, frames) = (block.bytes.len(), &mut block.bytes);
+    for (nth, event) in events.enumerate() {
+        let payload = match event.plain() {
+            Some(plain) => {
+                encoder.put_plain(&plain, || event.event(), frames);
+                plain.payload.len()
+            }
+            None => {
+                let event = event.event();
+                encoder.put(&event, frames);
+                event.payload().len()
+            }
+        };
+        block.ends.push(frames.len() as u32);
+        if frames.len() > 2 * BLOCK_BYTES_MAX {
+            break;
+        }
+        if nth == 0 {
+            // The others differ in their payloads, and a little in the length of their numbers.
+            let others = (frames.len() - begin - payload + NUMBERS_BYTES) * (count - 1) + size;
+            frames.reserve_exact(others.min(2 * BLOCK_BYTES_MAX));
+        }
+    }
+    encoder.encoded_alone()
 }
 
 impl EventSink for MergedLogs<'_> {

@@ -91,7 +91,7 @@ fn a_stage_reads_in_runs_what_the_previous_stage_has_passed() {
     }
 }
 
-/// A poller that follows its publishers closely finds everything, however it paces its looks, and learns of the end.
+/// A poller that follows its publishers closely finds everything, regardless of when it looks, and learns of the end.
 #[test]
 fn a_poller_sees_all_items_and_the_end() {
     const ITEMS: u64 = 300_000;

@@ -160,11 +160,7 @@ fn a_sample_has_its_rate_and_ends_with_the_last_event() {
     }
     let most = 20 * (started.elapsed().as_millis() as usize + 999) / 1000 + 2;
     let (seen, gaps) = read_to(&mut client, 299);
-    assert!(
-        gaps.is_empty() && seen.len() <= most && seen.len() > 3,
-        "{} events, {most} at the most",
-        seen.len()
-    );
+    assert!(gaps.is_empty() && seen.len() <= most && seen.len() > 3, "{} events, at most {most}", seen.len());
     let mut of_stream = Vec::new();
     while of_stream.last() != Some(&299) {
         of_stream.push(n(&stream.event().json()));

@@ -33,7 +33,7 @@ impl<T: Item> Bus<T> {
         self.0.handlers.add_sync(filter.into(), handler)
     }
 
-    /// Ends a handler's subscription, and returns false if there is no handler of this id. Does not wait for a call that is
+    /// Ends a handler's subscription, and returns false if there is no handler with this id. Does not wait for a call that is
     /// running.
     #[allow(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn unsubscribe(&self, id: HandlerId) -> bool {

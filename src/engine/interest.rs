@@ -251,7 +251,7 @@ mod tests {
     fn wanted_subjects_are_subscribed_and_recognized() {
         let Fixture { interest, notified } = table(LONG);
         let done = filter("type=task.done");
-        assert!(interest.is_followed([&done].into_iter()), "a log that brings everything");
+        assert!(interest.is_followed([&done].into_iter()), "a log that delivers everything");
         assert_eq!(interest.since(&done, 1), None);
         interest.reset(Some(5), None);
         assert!(!interest.is_followed([&done].into_iter()));
@@ -260,7 +260,7 @@ mod tests {
         let change = interest.changes(Instant::now());
         assert_eq!((texts(&change.subscribe), change.unsubscribe.len()), (vec!["*.*.*.*.task.done"], 0));
         assert_eq!(interest.changes(Instant::now()), SubjectChange::default(), "once");
-        assert!(!interest.is_followed([&done].into_iter()), "asked for is not there");
+        assert!(!interest.is_followed([&done].into_iter()), "requested is not followed");
         interest.confirm(&change.subscribe, &[40]);
         assert_eq!(notified.load(Ordering::Relaxed), 1);
         assert!(interest.is_followed([&done].into_iter()));
@@ -307,7 +307,7 @@ mod tests {
         interest.confirm(&change.subscribe, &[3, 4]);
         let one = filter("type=a");
         let _held = interest.want([&one].into_iter());
-        assert_eq!(interest.changes(Instant::now()), SubjectChange::default(), "it comes already");
+        assert_eq!(interest.changes(Instant::now()), SubjectChange::default(), "it is followed already");
         drop(all);
         let change = interest.changes(Instant::now());
         assert_eq!((texts(&change.subscribe), change.unsubscribe.len()), (vec!["*.*.*.*.a"], 0));

@@ -24,8 +24,8 @@ const REPORT: Duration = Duration::from_secs(5);
 
 /// Receiver of the log's events, in their order.
 pub(crate) trait EntryRecorder: Send + Sync {
-    /// Returns the place from which on it wants the entries that the log still has, and how long reading them may take; `None`
-    /// if it wants none.
+    /// Returns the place from which it wants the entries that the log still has, and how long reading them may take;
+    /// `None` if it wants none.
     fn wants_past(&self, shard: u16) -> Option<(LogPlace, Duration)>;
 
     /// Takes an event, with the stamp of its entry. Returns whether the event is published.

@@ -20,7 +20,7 @@ struct AdmittedHead {
     /// Newest event; `None` if it has no id yet.
     last: Option<EventId>,
     is_ended: bool,
-    /// Whether that is an event of another publication, on its way to an engine.
+    /// Whether the newest event is of another publication and on its way to an engine.
     is_sent: bool,
 }
 

@@ -25,7 +25,7 @@ pub(super) enum Undelivered {
 /// State of logs that are made from an engine's log.
 #[derive(Debug, Default)]
 pub(super) struct FollowedLog {
-    /// Place of each shard from which on every event was read; `None` before the first.
+    /// Place in each shard since which every event was read; `None` before the first.
     pub(super) known_from: Box<[Option<ShardPlace>]>,
     /// Time of the first event after that place, as far as it is known.
     pub(super) known_since: Option<Timestamp>,

@@ -43,7 +43,7 @@ const NEEDS_MAX: usize = 256;
 
 impl KeptLogs {
     /// Makes the logs from the events of an engine's log. The store must have no events. `slots` is the number of events
-    /// in the rings, by which loops may lag. `batches` is a random number, from which on this node numbers batches.
+    /// in the rings, by which loops may lag. `batches` is a random number, from which this node counts its batches.
     pub(crate) fn follow_engine(&mut self, slots: usize, batches: u64) {
         self.past.ends_max = slots;
         let known_from = vec![None; self.next.len()].into();

@@ -464,7 +464,7 @@ impl World {
         let lag = config.max_lag_bytes + (80 << 10);
         let most = audit.feeds * lag + audit.connections * (lag + (400 << 10));
         if audit.held_bytes > most {
-            return Err(format!("{} bytes held, {most} at the most: {audit:?}", audit.held_bytes));
+            return Err(format!("{} bytes held, at most {most}: {audit:?}", audit.held_bytes));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::support::hostile::{Cut, Own, Pieces, Plan, RetryAfter, Rewrite};
 pub(crate) struct Case {
     pub name: &'static str,
     pub plan: fn(usize) -> Plan,
-    /// Number of the first request from which on no answer is cut or refused.
+    /// Number of requests whose answers may be cut or refused. The answers to later ones are not.
     pub calm_from: usize,
 }
 

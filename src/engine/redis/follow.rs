@@ -14,8 +14,10 @@ use super::shared::{BEAT, FIELD, RedisShared};
 use crate::event::{EventId, Sequence};
 use crate::sync::lock;
 
-/// Maximum number of entries read together of each shard. The next constant is the first number.
+/// Maximum number of entries of each shard that are read together.
 const READ_COUNT_MAX: usize = 1000;
+
+/// Number of entries of each shard that the first read requests.
 const READ_COUNT_FIRST: usize = 128;
 
 /// Size of an answer, in bytes, above which fewer entries are requested.
@@ -94,7 +96,7 @@ impl RedisFollower {
         if parse_id(&joined.notices) < parse_id(&self.last_notice) {
             // The notices were lost. Newer ones are received from the first.
             tracing::warn!(
-                "the engine's log has lost notices: nodes to come do not know of earlier revocations"
+                "the engine's log has lost notices: nodes that join later do not know of earlier revocations"
             );
             BEFORE_FIRST.clone_into(&mut self.last_notice);
         }

@@ -16,19 +16,19 @@ use super::token::Token;
 use crate::event::Timestamp;
 use crate::feed::FeedLimits;
 
-/// Number of events that may wait whatever feeds retain: as many as are read from the bus at once.
+/// Number of events that may wait regardless of what feeds retain: as many as are read from the bus at once.
 pub(super) const BATCH_MAX: usize = 256;
 
-/// Number of events from which on they do not wait, however many feeds retain.
+/// Number of waiting events at which they are written, regardless of what feeds retain.
 const EVENTS_MAX: usize = 1_024;
 
-/// Bytes of frames from which on they do not wait, however many feeds retain.
+/// Bytes of waiting frames at which they are written, regardless of what feeds retain.
 const BYTES_MAX: usize = 512 * 1024;
 
 /// Bytes of a native frame around its payload.
 const HEAD_BYTES: usize = 300;
 
-/// Time for which events may wait in any case, in microseconds.
+/// Time for which events may always wait, in microseconds.
 const TIME_MIN: i64 = 2_000;
 
 /// Time after which events do not wait any longer, in microseconds.
@@ -42,7 +42,7 @@ const WRITE_TIME: i64 = 10;
 pub(super) struct Unwritten {
     /// Publisher of the newest events whose input the turn's budget has interrupted.
     pub(super) publisher: Option<Token>,
-    /// Time since when they wait; `None` if there are none.
+    /// Time at which they began to wait; `None` if there are none.
     since: Option<Timestamp>,
     /// Creation of the oldest.
     oldest: Option<Timestamp>,

@@ -243,7 +243,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Returns the work for everything after the places that a client names, up to the loop's own place. `spans_lives`: the client
-    /// followed kept logs up to there, so the rest of older lives is its, too.
+    /// followed kept logs up to there, so it gets the rest of older lives, too.
     fn work_after(&mut self, since: Since, filters: &[Filter], spans_lives: bool) -> ReplayWork {
         let shards = self.shared.bus.shards();
         let has_log = self.shared.engine_with_past().is_some();

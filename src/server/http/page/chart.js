@@ -27,7 +27,7 @@ const ago = (seconds) => (seconds < 1 ? 'now' : seconds < 120 ? `${seconds} s ag
 
 class Chart {
   /**
-   * `samples` values at the most, one for each `step` seconds; `label` writes a tick of the scale, `written` a value; `peers` are charts of the
+   * At most `samples` values, one for each `step` seconds; `label` writes a tick of the scale, `written` a value; `peers` are charts of the
    * same time, which show the same moment.
    */
   constructor({ name, samples, step, written, base = 10, from, peers = [] }) {

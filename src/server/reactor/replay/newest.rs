@@ -75,7 +75,7 @@ type Tail = VecDeque<Event>;
 
 impl Newest {
     /// Begins at the end of each shard for the reader: a place in the ring, and in the log. `followed` returns the
-    /// place from which on the node followed everything that the reader wants.
+    /// place since which the node followed everything that the reader wants.
     pub(super) fn new(
         ends: impl Iterator<Item = (u16, Sequence, LogPlace)>,
         followed: impl Fn(u16) -> LogPlace,

@@ -141,7 +141,7 @@ fn stream(authority: &Authority, addr: SocketAddr, key: &str) -> BufReader<Strea
     lines
 }
 
-/// Returns the next line that begins like this.
+/// Returns the next line that begins with `begin`.
 fn line(lines: &mut BufReader<Stream>, begin: &str) -> String {
     loop {
         let mut line = String::new();

@@ -92,7 +92,7 @@ const client = new AutoSdlc({ url: `${proxy.replace('http', 'ws')}/ws`, token: '
 const [hello, authenticated, updates, statuses, pongs, lost] =
   ['connect', 'auth_success', 'subscription_update', 'agent_status', 'pong', 'agent_log'].map((type) => all(client, type));
 
-await check('messages of before the connection wait for it', async () => {
+await check('messages sent before the connection wait for it', async () => {
   client.subscribeToAgent('coder-001');
   await client.connect();
   assert((await hello.next()).data.clientId.length > 0);
@@ -115,7 +115,7 @@ await check('an agent\'s status arrives as the document prints it', async () => 
   );
 });
 
-await check('a workflow has its four events, and none after the unsubscribe', async () => {
+await check('a workflow\'s four events arrive, and none after the unsubscribe', async () => {
   const any = all(client, '*');
   const subscription = client.subscribeToWorkflow('w-1');
   while ((await any.next()).data.subscriptionId !== subscription.id);

@@ -78,7 +78,7 @@ fn crossbeam() -> Pair {
     Pair { arrives: receive(arrives), returns: receive(returns), there: send(there), back: send(back) }
 }
 
-/// Returns the sorted nanoseconds of the round trips.
+/// Returns the times of the round trips in nanoseconds, sorted.
 fn trips(pair: Pair) -> Vec<u64> {
     let Pair { mut there, mut arrives, mut back, mut returns } = pair;
     let echo = thread::spawn(move || {

@@ -1,7 +1,7 @@
 //! Routes of HTTP requests, and the responses that need no connection of their own.
 //!
 //! [`streams`] has the requests that become streams, [`events`] pages of the past, [`posts`] the requests that change something,
-//! [`runs`] has those that publish and become streams, [`purge`] removes kept logs, [`query`] has the checks of queries.
+//! [`runs`] those that publish and become streams, [`purge`] removes kept logs, [`query`] has the checks of queries.
 //!
 //! Always:
 //! - A response is complete and has its length, except a stream's head.
@@ -154,7 +154,7 @@ impl Answer<'_, '_> {
 struct Responder {
     cors: Vec<(&'static str, String)>,
     keep_alive: bool,
-    /// Whether the response has no body: that to a `HEAD`.
+    /// Whether the response has no body, because the request was a `HEAD`.
     head_only: bool,
     /// Time when the request was read: the response's `Date`, at most a few seconds old.
     received_at: Timestamp,
@@ -193,7 +193,7 @@ pub(crate) enum BodyWanted {
     Taken,
     /// The body is skipped: the response does not depend on it.
     Idle,
-    /// The request is refused whatever the body is: it is not awaited.
+    /// The request is refused regardless of its body, which is not awaited.
     Refused,
 }
 

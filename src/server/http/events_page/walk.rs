@@ -165,7 +165,7 @@ impl<'a> PageWalk<'a> {
         after.map_or((0, 0), |after| place_in(after, 0))
     }
 
-    /// Returns whether the ring has everything of the range, of an engine's log of one shard.
+    /// Returns whether the ring has everything in the range. An engine's log has one shard here.
     fn is_in_ring(&self) -> bool {
         let oldest = oldest_place(self.shared, 0);
         oldest <= self.low() || oldest == (self.epoch, 0)

@@ -131,8 +131,7 @@ impl Answer<'_, '_> {
             let (shared, responder) = (Arc::clone(&shared), responder.clone());
             move || {
                 shared.metrics.fault(HttpFault::PagesBusy.label());
-                let error =
-                    "too many pages of much work are being made: ask again later, or with a narrower filter";
+                let error = "too many pages that take long are being made: ask again later, or with a narrower filter";
                 responder.error(HttpFault::PagesBusy, error, &[("Retry-After", "1")])
             }
         };

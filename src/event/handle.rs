@@ -72,6 +72,14 @@ impl Event {
         pool::keep(handles.map(|handle| handle.0));
     }
 
+    /// Drops this handle. If it is the last one, its body may be reused by a later event of this thread.
+    #[cfg(feature = "server")]
+    pub(crate) fn recycle(self) {
+        if Arc::strong_count(&self.0) == 1 && self.is_reusable() {
+            pool::keep(std::iter::once(self.0));
+        }
+    }
+
     /// Returns the counted pointer of this handle, for the ring.
     pub(crate) fn into_arc(self) -> Arc<EventBody> {
         self.0

@@ -372,46 +372,57 @@ impl<'a> PackedEvent<'a> {
 
     /// Builds the event. Allocates, unless the thread's pool has a body.
     pub(crate) fn unpack(&self) -> Event {
-        let parts = self.parts();
         let (pooled, mut text) = pool::take_body();
         text.reserve(self.head.map_or(0, |head| head.text.len()) + self.rest.len());
         let mut spans = [TextSpan::default(); PARTS];
         let mut signature = self.head.map(|head| head.signature).unwrap_or_default();
-        match self.head {
-            Some(head) if parts.own.is_empty() => {
+        let position = match self.plain() {
+            Some(PlainEvent { head, payload, .. }) => {
                 text.push_str(&head.text);
                 let mut start = 0;
                 for (span, end) in spans.iter_mut().zip(head.ends) {
                     *span = TextSpan { start, end: u32::from(end) };
                     start = u32::from(end);
                 }
+                spans[PAYLOAD] = append(text_of(payload), &mut text);
+                None
             }
-            _ => {
-                for attribute in Attribute::ALL {
-                    let value = self.value(attribute, &parts);
-                    spans[attribute.index()] = append(value, &mut text);
-                    if parts.own.contains(attribute) {
-                        signature.0[attribute.index()] = value_hash(value);
-                    }
-                }
-            }
-        }
-        spans[PAYLOAD] = append(text_of(parts.payload), &mut text);
-        let (parent, state) = parts.trace;
-        if !parent.is_empty() {
-            spans[TRACE_PARENT] = append(parent, &mut text);
-            spans[TRACE_STATE] = append(state, &mut text);
-        }
+            None => self.put_parts(&mut text, &mut spans, &mut signature),
+        };
         let body = EventBody::unpublished(text, spans, signature, self.timestamp, self.made);
         let event = match pooled {
             Some(pooled) => Event::from_pooled(pooled, body),
             None => Event::from_body(body),
         };
         event.set_id(self.id);
-        if let Some(position) = &parts.position {
+        if let Some(position) = &position {
             event.set_position(position);
         }
         event
+    }
+
+    /// Appends the parts of an event to its text, and returns its position. `signature` is that of its head.
+    fn put_parts(
+        &self,
+        text: &mut String,
+        spans: &mut [TextSpan; PARTS],
+        signature: &mut Signature,
+    ) -> Option<Position> {
+        let parts = self.parts();
+        for attribute in Attribute::ALL {
+            let value = self.value(attribute, &parts);
+            spans[attribute.index()] = append(value, text);
+            if parts.own.contains(attribute) {
+                signature.0[attribute.index()] = value_hash(value);
+            }
+        }
+        spans[PAYLOAD] = append(text_of(parts.payload), text);
+        let (parent, state) = parts.trace;
+        if !parent.is_empty() {
+            spans[TRACE_PARENT] = append(parent, text);
+            spans[TRACE_STATE] = append(state, text);
+        }
+        parts.position
     }
 }
 

@@ -249,7 +249,10 @@ impl MergedLogs<'_> {
                 }
             }
             self.cursor.pass(item);
-            self.items.pop_front();
+            if let Some(KeptItem { content: KeptContent::Event(event), .. }) = self.items.pop_front() {
+                // The log's next events are built in its body.
+                event.recycle();
+            }
         }
     }
 
@@ -311,6 +314,7 @@ fn encode(
             sink.put_frame(event, &mut block.bytes);
             block.ends.push(block.bytes.len() as u32);
         }
+        events.into_iter().for_each(Event::recycle);
     }
     (block.bytes.len() <= 2 * BLOCK_BYTES_MAX && block.ends.len() == begin + count)
         .then(|| Arc::new(block.finish()))

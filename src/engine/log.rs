@@ -174,7 +174,8 @@ pub(crate) trait Log: Send + Sync {
     fn appender(&self) -> Result<Box<dyn Append>, EngineError>;
 
     /// Returns a connection that follows, and where it begins: at the known places if the log is still in their
-    /// epoch, otherwise `past` events before the end of each shard.
+    /// epoch, otherwise `past` events before the end of each shard, or at the oldest entry that the log has from there on. So an
+    /// entry that is missing after these places was forgotten later.
     fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError>;
 
     /// Returns a connection that reads kept entries, or `None` if the log keeps nothing.

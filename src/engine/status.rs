@@ -68,6 +68,8 @@ pub(crate) struct Status {
     epoch: AtomicU64,
     /// Places at which the follower first reached the log.
     began: Mutex<Option<Places>>,
+    /// Epoch in which the follower first reached the log's end; 0 before.
+    caught_up: AtomicU64,
 }
 
 impl Status {
@@ -79,6 +81,7 @@ impl Status {
             appending: Side::new(),
             epoch: AtomicU64::new(0),
             began: Mutex::new(None),
+            caught_up: AtomicU64::new(0),
         }
     }
 
@@ -131,6 +134,17 @@ impl Status {
         place.unwrap_or_default()
     }
 
+    /// Returns the place of the first entry that the node was to read of a shard, for its first event, which is of this epoch. Returns
+    /// `None` if the entries before that event may be older than the node's first connection to the log: then none of its clients
+    /// was to receive them.
+    pub(crate) fn first_due(&self, shard: u16, epoch: u64) -> Option<LogPlace> {
+        let began = self.began_at_place(shard);
+        // Relaxed: it was set before the log went on to another epoch, whose events are read later.
+        let caught_up = self.caught_up.load(Ordering::Relaxed);
+        let has_ended = caught_up > 0 && epoch > caught_up;
+        (began.0 > 0 && (began.0 == epoch || has_ended)).then_some(began)
+    }
+
     pub(super) fn set_attached(&self, places: &Places) {
         lock(&self.began).get_or_insert_with(|| places.clone());
         // Relaxed: as where it is read.
@@ -140,6 +154,10 @@ impl Status {
     pub(super) fn set_following(&self) {
         self.following.record_success();
         self.metrics.engine_following.set(1);
+        // Relaxed: as where it is read. The follower's thread alone sets it.
+        if self.caught_up.load(Ordering::Relaxed) == 0 {
+            self.caught_up.store(self.epoch(), Ordering::Relaxed);
+        }
     }
 
     /// Records that following failed. Returns whether it worked until now.
@@ -176,6 +194,18 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_entry_that_is_due_is_where_the_follower_began_unless_the_log_had_ended_epochs() {
+        let status = Status::new(&Arc::default());
+        assert_eq!(status.first_due(0, 5), None);
+        status.set_attached(&Places { epoch: 5, next: vec![3], kept: None });
+        assert_eq!([status.first_due(0, 5), status.first_due(0, 6)], [Some((5, 3)), None]);
+        // The log had a second epoch when the node reached it.
+        status.set_attached(&Places { epoch: 6, next: vec![0], kept: None });
+        status.set_following();
+        assert_eq!([status.first_due(0, 6), status.first_due(0, 7)], [None, Some((5, 3))]);
+    }
 
     #[test]
     fn a_node_is_ready_once_both_sides_were_found_to_be_well() {

@@ -19,16 +19,17 @@ use crate::sync::{Mutex, lock};
 const EPOCH: u64 = 7;
 
 /// Log of one shard in memory, which several nodes share. It keeps its newest entries.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct SimulatedLog {
     entries: Mutex<Vec<String>>,
-    history: usize,
+    /// Number of the oldest entry that it has.
+    oldest: Mutex<usize>,
 }
 
 impl SimulatedLog {
-    /// Creates a log that keeps this many entries.
-    pub(crate) fn new(history: usize) -> Arc<Self> {
-        Arc::new(Self { entries: Mutex::default(), history })
+    /// Forgets all but the newest entries.
+    pub(crate) fn trim(&self, left: usize) {
+        *lock(&self.oldest) = lock(&self.entries).len().saturating_sub(left);
     }
 
     /// Returns all entries that it ever had.
@@ -43,7 +44,7 @@ impl SimulatedLog {
 
     fn pass(&self, from: Sequence, max: usize, take: &mut dyn FnMut(LogEntry<'_>)) {
         let entries = lock(&self.entries).clone();
-        let first = (from as usize).max(entries.len().saturating_sub(self.history));
+        let first = (from as usize).max(*lock(&self.oldest));
         for (at, json) in entries.iter().enumerate().skip(first).take(max) {
             take(LogEntry { id: Self::id(at), json: json.as_bytes() });
         }
@@ -68,8 +69,8 @@ impl Log for SimulatedConnector {
     }
 
     fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
-        let end = lock(&self.0.entries).len() as Sequence;
-        let start = known.map_or(end.saturating_sub(past), |known| known.next[0]);
+        let (end, oldest) = (lock(&self.0.entries).len() as Sequence, *lock(&self.0.oldest) as Sequence);
+        let start = known.map_or(end.saturating_sub(past).max(oldest), |known| known.next[0]);
         let places = Places { epoch: EPOCH, next: vec![start], kept: None };
         Ok((Box::new(Connection(Arc::clone(&self.0))), places))
     }
@@ -170,6 +171,11 @@ impl EngineSteps {
         }
         queue.settled(ids.len());
         true
+    }
+
+    /// Returns the place of the next entry that the follower reads; `None` before it has reached the log.
+    pub(crate) fn next(&self) -> Option<Sequence> {
+        Some(self.places.as_ref()?.next[0])
     }
 
     /// Reads at most `max` entries and publishes them. The first step reads the past. Returns whether it did something.

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - The order of the log decides. A model computes the accepted events from the log's entries and from what the publishers
 //!   asked for, without code of the server.
-//! - Each client gets the accepted events of its run, each once and in order, or a gap in the place of those that are missing.
+//! - Each client gets the accepted events of its run, each once and in order, or a gap in the place of those that are missing. A
+//!   client that joins live is to get all that the log takes after its response, if its node has reached the log.
 //! - An event with a 200 is in the log and accepted, once; one with a 409 is not accepted.
 //! - An `end` names the event that ended a life. Its `complete` says whether the log was kept from that life's first event on,
 //!   whatever the client missed of it.
@@ -89,7 +90,7 @@ enum Begin {
 #[derive(Clone, Debug)]
 enum Seen {
     Event(u64),
-    Gap(#[expect(dead_code, reason = "shown in a failure")] Box<str>),
+    Gap(Box<str>),
     /// End of a life: the id of the event that ended it.
     End {
         id: String,
@@ -108,6 +109,8 @@ struct Follower {
     status: u16,
     seen: Vec<Seen>,
     last: Option<(u64, String)>,
+    /// Number of entries that the log had when its response had come, and its node had reached the log.
+    joined: Option<u64>,
     is_stalled: bool,
     pace: usize,
     is_over: bool,
@@ -279,6 +282,11 @@ impl Follower {
         moved
     }
 
+    /// Returns whether an event is due to a client that joined live.
+    fn is_due(&self, event: &Accepted) -> bool {
+        self.joined.is_some_and(|joined| event.id.sequence >= joined)
+    }
+
     /// Checks what it received. `keeps`: the number of events that a log keeps. `complete`: everything for it has arrived.
     fn check(&self, accepted: &[Accepted], keeps: usize, keeps_all: bool, complete: bool) -> Checked {
         let place = |n: u64| accepted.iter().position(|one| one.n == n);
@@ -299,7 +307,7 @@ impl Follower {
                         (Some(before), _) if here == before + 1 => true,
                         // A resume from an older life continues with the newest.
                         (Some(_), _) => at.is_none() && accepted[here].is_first,
-                        (None, Begin::Live) => true,
+                        (None, Begin::Live) => !accepted[..here].iter().any(|one| self.is_due(one)),
                         (None, _) => accepted[here].is_first,
                     };
                     let catches_up = matches!(self.on_lag, "catch_up" | "concat");
@@ -330,7 +338,7 @@ impl Follower {
         }
         let has_all = match (at.or(after), &self.begin) {
             (Some(at), _) => at + 1 == accepted.len(),
-            (None, Begin::Live) => true,
+            (None, Begin::Live) => !accepted.iter().any(|one| self.is_due(one)),
             (None, _) => accepted.is_empty(),
         };
         if has_all { Ok(()) } else { Err(format!("{at:?} is the last that came of {}", accepted.len())) }
@@ -353,7 +361,7 @@ impl Cluster {
         };
         config.retain.rules.push(rule);
         let capacity = dice.pick(&[16, 64, 1024]);
-        let log = SimulatedLog::new(usize::MAX);
+        let log = Arc::<SimulatedLog>::default();
         let nodes = (0..2).map(|_| Node::new(&log, &config, capacity)).collect();
         Self {
             dice,
@@ -520,6 +528,7 @@ impl Cluster {
             status: 0,
             seen: Vec::new(),
             last,
+            joined: None,
             is_stalled: false,
             pace,
             is_over: false,
@@ -572,6 +581,10 @@ impl Cluster {
             follower.end.carry(all);
             if all || !follower.is_stalled {
                 moved |= follower.read(if all { usize::MAX } else { follower.pace });
+            }
+            let is_attached = self.nodes.get(follower.node).is_some_and(|node| node.steps.next().is_some());
+            if follower.status == 200 && is_attached {
+                follower.joined.get_or_insert_with(|| self.log.entries().len() as u64);
             }
         }
         moved

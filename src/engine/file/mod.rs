@@ -170,8 +170,9 @@ impl Log for FileLog {
             Some(_) => {
                 let finished = state.finished;
                 segments.retain(|segment| segment.epoch > finished);
-                let epoch = segments.front().map_or(state.epoch, |segment| segment.epoch);
-                Places { epoch, next: vec![0; state.next.len()], kept: None }
+                let begin = segments.front().map(|segment| (segment.epoch, segment.next.clone()));
+                let (epoch, next) = begin.unwrap_or_else(|| (state.epoch, vec![0; state.next.len()]));
+                Places { epoch, next, kept: None }
             }
             None => first_places(&segments, state.epoch, &state.next, past)?,
         };
@@ -188,8 +189,8 @@ impl Log for FileLog {
     }
 }
 
-/// Returns places `past` events before the end of the oldest epoch in the log; `newest` is the newest epoch, which
-/// ends at `next`.
+/// Returns places `past` events before the end of the oldest epoch in the log, or its oldest events; `newest` is the newest epoch,
+/// which ends at `next`.
 fn first_places(
     segments: &VecDeque<LogSegment>,
     newest: u64,
@@ -205,7 +206,10 @@ fn first_places(
             read.map_or_else(|| last.next.clone(), |read| read.next)
         }
     };
-    Ok(Places { epoch, next: ends.iter().map(|end| end.saturating_sub(past)).collect(), kept: None })
+    let oldest =
+        |shard: usize| segments.front().and_then(|first| first.next.get(shard)).copied().unwrap_or(0);
+    let before = ends.iter().enumerate().map(|(shard, end)| end.saturating_sub(past).max(oldest(shard)));
+    Ok(Places { epoch, next: before.collect(), kept: None })
 }
 
 #[cfg(test)]

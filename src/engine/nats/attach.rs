@@ -116,7 +116,12 @@ impl Attached {
                     if goes_on { known.next[shard].max(starts[shard]) } else { starts[shard] }
                 })
                 .collect(),
-            _ => starts.iter().zip(ends).map(|(start, end)| end.saturating_sub(past).max(*start)).collect(),
+            _ => (starts.iter().zip(ends).zip(&self.streams))
+                .map(|((start, end), stream)| {
+                    let oldest = stream.cached_info().state.first_sequence.saturating_sub(1);
+                    end.saturating_sub(past).max(*start).max(oldest)
+                })
+                .collect(),
         }
     }
 }

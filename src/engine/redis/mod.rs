@@ -83,7 +83,8 @@ impl Log for RedisLog {
         }
         let joined = shared.join(&mut connection, BEAT)?;
         let finished = *lock(&shared.finished);
-        let places = match (known, finished) {
+        let mut is_known = false;
+        let mut places = match (known, finished) {
             (Some(known), Some((epoch, then))) if known.epoch == epoch && then < joined.epoch => {
                 Places { epoch: then, next: vec![0; shared.shards()], kept: None }
             }
@@ -96,10 +97,14 @@ impl Log for RedisLog {
             (Some(known), _)
                 if (1..=joined.epoch).contains(&known.epoch) && known.next.len() == shared.shards() =>
             {
+                is_known = true;
                 known.clone()
             }
             _ => shared.places_before(&mut connection, &joined, past)?,
         };
+        if !is_known {
+            shared.move_to_oldest(&mut connection, &joined, &mut places)?;
+        }
         let mut follower = RedisFollower::new(connection, Arc::clone(shared), &joined);
         follower.receive_notices()?;
         Ok((Box::new(follower), places))

@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use redis::streams::StreamRangeReply;
 use redis::{Commands, Connection, RedisError};
 
 use super::super::config::EngineConfig;
@@ -181,6 +182,31 @@ impl RedisShared {
             }
         }
         Ok(places)
+    }
+
+    /// Moves places forward to the oldest entries that the log has from there on, or to its end.
+    pub(super) fn move_to_oldest(
+        &self,
+        connection: &mut Connection,
+        joined: &Joined,
+        places: &mut Places,
+    ) -> Result<(), EngineError> {
+        let Places { epoch, next, .. } = places;
+        for ((stream, next), end) in self.keys.streams.iter().zip(next).zip(&joined.next) {
+            if *epoch == joined.epoch && *next >= *end {
+                continue;
+            }
+            let (first, last) = (format!("{epoch}-{next}"), format!("{epoch}-{SEQUENCE_MAX}"));
+            let found: StreamRangeReply =
+                connection.xrange_count(stream, first, last, 1).map_err(|error| fault(&error))?;
+            let oldest = found.ids.first().and_then(|entry| parse_id(&entry.id));
+            match oldest {
+                Some((_, sequence)) => *next = sequence,
+                None if *epoch == joined.epoch => *next = *end,
+                None => {}
+            }
+        }
+        Ok(())
     }
 }
 

@@ -222,6 +222,8 @@ impl<S: Socket> LoopState<S> {
         let can_recover = has_log && self.shared.bus.shards() == 1;
         let mut batch = AppendedBatch::default();
         let ends = &self.clients.ends;
+        let status = self.shared.engine.as_ref().map(Engine::status);
+        let first_due = |shard, epoch| status.and_then(|status| status.first_due(shard, epoch));
         // One by one if matching a single event may be expensive, or an end is reported to clients after its event.
         let step = if fanout.may_work_long() || !ends.is_empty() { 1 } else { EVENTS_A_BATCH };
         loop {
@@ -232,7 +234,7 @@ impl<S: Socket> LoopState<S> {
                 ReaderItem::Event(event) => {
                     batch.oldest.get_or_insert_with(|| event.made());
                     batch.bytes += event.payload().len();
-                    let gap = continuity.as_mut().and_then(|c| c.gap_before(event, now));
+                    let gap = continuity.as_mut().and_then(|c| c.gap_before(event, now, first_due));
                     // Events that no node delivers are not missing.
                     let is_missing = |gap: &GapNotice| !kept.are_undelivered(gap);
                     if let Some(mut gap) = gap.filter(is_missing) {
@@ -263,11 +265,8 @@ impl<S: Socket> LoopState<S> {
                     }
                     batch.lost = true;
                     if let Some(continuity) = continuity {
-                        // The next event's id shows the gap. A loop that has read nothing yet has lost what came since the
-                        // follower began.
-                        let status = self.shared.engine.as_ref().map(Engine::status);
-                        let began = status.filter(|_| from == 0).map(|status| status.began_at_place(shard));
-                        continuity.lose(shard, began);
+                        // The next event's id shows the gap.
+                        continuity.lose(shard, status.map(|it| it.began_at_place(shard)).unwrap_or_default());
                         return;
                     }
                     let id = |sequence| Some(EventId { epoch, shard, sequence });

@@ -104,3 +104,48 @@ fn a_client_of_a_loop_that_lost_its_first_events_gets_a_gap() {
     let seen = cluster.settle_and_check();
     assert!(matches!(seen[..], [Seen::Gap(_), Seen::Event(_), .., Seen::Event(20)]), "{seen:?}");
 }
+
+impl Cluster {
+    /// Opens a follower of a run, live, at the first node, and returns after its loop has it.
+    fn follow_at_first(&mut self, run: u64) {
+        self.open(0, run, "drop_oldest", Begin::Live, None);
+        while self.followers.last().expect("it was opened").joined.is_none() {
+            self.turn(0).expect("the ledger is right");
+            self.carry(true);
+        }
+    }
+}
+
+/// The log forgets entries between the connection of the follower and the first one that it reads.
+#[test]
+fn entries_that_the_log_forgot_before_the_first_one_was_read_are_a_gap() {
+    let mut cluster = calm();
+    cluster.follow_at_first(0);
+    for _ in 0..10 {
+        cluster.publish_one(0, "token", false);
+    }
+    cluster.log.trim(3);
+    assert!(cluster.nodes[0].follow(usize::MAX));
+    let seen = cluster.settle_and_check();
+    let [Seen::Gap(gap), Seen::Event(8), Seen::Event(9), Seen::Event(10)] = &seen[..] else {
+        panic!("{seen:?}");
+    };
+    assert!(gap.contains(r#""at_most":7"#), "{gap}");
+}
+
+/// A node begins where the log begins: what it forgot earlier is not missing.
+#[test]
+fn a_node_that_begins_with_a_trimmed_log_reports_no_gap() {
+    let mut cluster = calm();
+    for _ in 0..10 {
+        cluster.publish_one(0, "token", false);
+    }
+    cluster.log.trim(3);
+    cluster.nodes[0] = Node::new(&cluster.log, &cluster.config, cluster.capacity);
+    assert!(cluster.nodes[0].follow(1));
+    cluster.follow_at_first(0);
+    cluster.publish_one(0, "token", false);
+    assert!(cluster.nodes[0].follow(usize::MAX));
+    let seen = cluster.settle_and_check();
+    assert!(matches!(seen[..], [Seen::Event(8), .., Seen::Event(11)]), "{seen:?}");
+}

@@ -96,11 +96,10 @@ impl Filter {
     #[cfg(feature = "server")]
     pub(crate) fn spelled_len(&self) -> usize {
         let of = |clause| match clause {
-            Clause::Set(set) if set.about == ENTITY => set
+            Clause::Set(set) => set
                 .members()
-                .map(|(first, second)| first.text.len() + second.map_or(0, |second| second.text.len()) + 2)
+                .map(|(first, second)| first.text.len() + second.map_or(1, |second| second.text.len() + 2))
                 .sum(),
-            Clause::Set(set) => set.body().len(),
             Clause::Comparison(comparison) => comparison.body().len(),
         };
         self.clauses().map(|clause| 2 + of(clause)).sum()

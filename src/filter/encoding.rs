@@ -2,8 +2,9 @@
 //!
 //! A filter is a sequence of clauses, sorted and without repetition. Each is `tag, length of the body, body`. The body
 //! of a set is its patterns (`length << 2 | kind`, text). In a set of entities these are the ids. The kind of an entity
-//! stands before the first id that has it, with [`SHARED`] in its head: it is written once for a hundred symbols. Lengths
-//! are LEB128.
+//! stands before the first id that has it, with [`SHARED`] in its head: it is written once for a hundred symbols. Patterns
+//! with equal heads that follow each other have one: `count << 4 |` [`REPEATED`] and the head stand before their texts.
+//! Lengths are LEB128.
 //!
 //! Always:
 //! - Only [`encode`] and [`MembersWriter`] write these bytes, and they read back as they were.
@@ -23,6 +24,9 @@ const TAG_COMPARISON: u8 = 0x20;
 /// Low bits of the head of a pattern that is the first one of all pairs after it. Its length and kind are in the other
 /// bits.
 const SHARED: usize = 3;
+
+/// Low bits of a number of patterns that have one head, which comes after it. The number is in the other bits.
+const REPEATED: usize = SHARED << 2 | SHARED;
 
 /// A set on the type without members.
 pub(crate) const NOTHING: [u8; 2] = [0, 0];
@@ -97,39 +101,81 @@ pub(super) struct MembersWriter<'a> {
     bytes: Vec<u8>,
     /// First pattern of the last pair.
     first: Option<PatternRef<'a>>,
+    /// Number of the last patterns with equal heads, their head, and the place of the first one.
+    count: usize,
+    head: usize,
+    start: usize,
 }
 
 impl<'a> MembersWriter<'a> {
     #[cfg(feature = "server")]
     pub(super) fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes), first: None }
+        Self { bytes: Vec::with_capacity(bytes), ..Self::default() }
     }
 
     /// Returns these members, encoded.
     pub(super) fn of(members: impl IntoIterator<Item = MemberRefs<'a>>) -> Vec<u8> {
         let mut writer = Self::default();
         members.into_iter().for_each(|member| writer.push(member));
-        writer.bytes
+        writer.into_bytes()
     }
 
     pub(super) fn push(&mut self, (first, second): MemberRefs<'a>) {
-        let Some(second) = second else { return write_pattern(first, &mut self.bytes) };
+        let Some(second) = second else { return self.push_pattern(first) };
         if self.first != Some(first) {
+            self.end_repetition();
             self.first = Some(first);
             write_length(head_of(first) << 2 | SHARED, &mut self.bytes);
             self.bytes.extend_from_slice(first.text);
         }
-        write_pattern(second, &mut self.bytes);
+        self.push_pattern(second);
+    }
+
+    fn push_pattern(&mut self, pattern: PatternRef<'a>) {
+        let head = head_of(pattern);
+        if self.count == 0 || self.head != head {
+            self.end_repetition();
+            (self.start, self.head) = (self.bytes.len(), head);
+            write_length(head, &mut self.bytes);
+        }
+        self.count += 1;
+        self.bytes.extend_from_slice(pattern.text);
+    }
+
+    /// Writes the number of the last patterns with equal heads before them, if there are several.
+    fn end_repetition(&mut self) {
+        if self.count > 1 {
+            let mut number = Vec::new();
+            write_length(self.count << 4 | REPEATED, &mut number);
+            self.bytes.splice(self.start..self.start, number);
+        }
+        self.count = 0;
     }
 
     /// Appends the members that are left. The last one before them must have been the last that was pushed.
     #[cfg(feature = "server")]
     pub(super) fn push_rest(&mut self, members: &Members<'a>) {
+        let mut members = members.clone();
+        if let Some(texts) = members.take_repeated() {
+            self.count += texts.len() / text_len(self.head);
+            self.bytes.extend_from_slice(texts);
+        }
+        // A member between two with equal heads may be gone.
+        while members.next_head() == Some(self.head)
+            && let Some(member) = members.next()
+        {
+            self.push(member);
+            if let Some(texts) = members.take_repeated() {
+                self.count += texts.len() / text_len(self.head);
+                self.bytes.extend_from_slice(texts);
+            }
+        }
+        self.end_repetition();
         self.bytes.extend_from_slice(members.rest);
     }
 
-    #[cfg(feature = "server")]
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    pub(super) fn into_bytes(mut self) -> Vec<u8> {
+        self.end_repetition();
         self.bytes
     }
 }
@@ -248,7 +294,7 @@ where
     parts
 }
 
-/// Returns a filter's bytes with both patterns of each pair written out: the form in which filters go to other processes.
+/// Returns a filter's bytes with each pattern and its head written out: the form in which filters go to other processes.
 #[cfg(feature = "server")]
 pub(crate) fn spelled(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
@@ -257,14 +303,16 @@ pub(crate) fn spelled(bytes: &[u8]) -> Vec<u8> {
         let before = clauses.rest;
         match clauses.next() {
             None => return out,
-            Some(Clause::Set(set)) if set.about == ENTITY => {
+            Some(Clause::Set(set)) => {
                 let mut body = Vec::with_capacity(set.body.len());
                 for pattern in set.members().flat_map(|(first, second)| [Some(first), second]).flatten() {
                     write_pattern(pattern, &mut body);
                 }
-                write_clause(tag_of(ENTITY, set.negated), &body, &mut out);
+                write_clause(tag_of(set.about, set.negated), &body, &mut out);
             }
-            Some(_) => out.extend_from_slice(&before[..before.len() - clauses.rest.len()]),
+            Some(Clause::Comparison(_)) => {
+                out.extend_from_slice(&before[..before.len() - clauses.rest.len()]);
+            }
         }
     }
 }
@@ -305,7 +353,7 @@ impl<'a> SetRef<'a> {
 
     pub(crate) fn members(self) -> Members<'a> {
         let first = PatternRef { kind: PatternKind::Exact, text: &[] };
-        Members { first: (self.about == ENTITY).then_some(first), rest: self.body }
+        Members { first: (self.about == ENTITY).then_some(first), left: 0, head: 0, rest: self.body }
     }
 }
 
@@ -342,37 +390,80 @@ impl<'a> Iterator for Clauses<'a> {
 pub(crate) struct Members<'a> {
     /// First pattern of the last pair, in a set of pairs.
     first: Option<PatternRef<'a>>,
+    /// Number of patterns that are left of those with this head.
+    left: usize,
+    head: usize,
     rest: &'a [u8],
 }
 
 #[cfg(feature = "server")]
 impl<'a> Members<'a> {
-    /// Returns the members that are left, encoded. Their meaning depends on [`first`](Self::first).
-    pub(super) fn rest(&self) -> &'a [u8] {
-        self.rest
+    /// Takes the texts that are left of patterns with equal heads.
+    fn take_repeated(&mut self) -> Option<&'a [u8]> {
+        let left = std::mem::take(&mut self.left);
+        if left == 0 { None } else { take(&mut self.rest, left * text_len(self.head)) }
     }
 
-    /// Returns the first pattern of the last pair.
-    pub(super) fn first(&self) -> Option<PatternRef<'a>> {
-        self.first
+    /// Returns the head of the next pattern, unless the first pattern of a pair comes before it. No pattern may be left of
+    /// those with equal heads.
+    fn next_head(&self) -> Option<usize> {
+        let mut rest = self.rest;
+        let head = read_length(&mut rest)?;
+        match head & REPEATED {
+            REPEATED => read_length(&mut rest),
+            _ => (head & SHARED != SHARED).then_some(head),
+        }
+    }
+
+    /// Skips members that come next in both lists, as far as comparing their bytes shows that.
+    pub(super) fn skip_common(&mut self, other: &mut Self) {
+        let most = self.left.min(other.left);
+        if most == 0 || self.head != other.head || self.first != other.first {
+            return;
+        }
+        let size = text_len(self.head);
+        let (one, two) = (self.rest.chunks_exact(size), other.rest.chunks_exact(size));
+        let count = one.zip(two).take(most).take_while(|(one, two)| one == two).count();
+        for list in [self, other] {
+            list.left -= count;
+            list.rest = list.rest.get(count * size..).unwrap_or_default();
+        }
     }
 }
 
 /// Value or pattern of a set; the second one is the other half of a pair.
 pub(crate) type Member<'a> = (PatternRef<'a>, Option<PatternRef<'a>>);
 
+impl<'a> Members<'a> {
+    /// Reads a pattern that has a head of its own, or is the first one of several with equal heads.
+    fn read_pattern(&mut self) -> Option<PatternRef<'a>> {
+        loop {
+            let head = read_length(&mut self.rest)?;
+            if head & SHARED != SHARED {
+                return take_pattern(head, &mut self.rest);
+            }
+            if head & REPEATED == REPEATED {
+                self.head = read_length(&mut self.rest)?;
+                self.left = (head >> 4).saturating_sub(1);
+                return take_pattern(self.head, &mut self.rest);
+            }
+            self.first = Some(take_pattern(head >> 2, &mut self.rest)?);
+        }
+    }
+}
+
 impl<'a> Iterator for Members<'a> {
     type Item = Member<'a>;
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let head = read_length(&mut self.rest)?;
-        let Some(first) = &mut self.first else { return Some((take_pattern(head, &mut self.rest)?, None)) };
-        if head & SHARED != SHARED {
-            return Some((*first, Some(take_pattern(head, &mut self.rest)?)));
-        }
-        *first = take_pattern(head >> 2, &mut self.rest)?;
-        Some((*first, Some(read_pattern(&mut self.rest)?)))
+        let pattern = if self.left > 0 {
+            self.left -= 1;
+            take_pattern(self.head, &mut self.rest)?
+        } else {
+            self.read_pattern()?
+        };
+        Some(self.first.map_or((pattern, None), |first| (first, Some(pattern))))
     }
 }
 
@@ -380,6 +471,12 @@ pub(super) fn write_clause(tag: u8, body: &[u8], out: &mut Vec<u8>) {
     out.push(tag);
     write_length(body.len(), out);
     out.extend_from_slice(body);
+}
+
+/// Returns the length of the texts of patterns with this head. Of several patterns at most one is empty.
+#[cfg(feature = "server")]
+fn text_len(head: usize) -> usize {
+    (head >> 2).max(1)
 }
 
 fn head_of(pattern: PatternRef<'_>) -> usize {
@@ -391,6 +488,7 @@ fn write_pattern(pattern: PatternRef<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(pattern.text);
 }
 
+#[cfg(feature = "server")]
 fn read_pattern<'a>(rest: &mut &'a [u8]) -> Option<PatternRef<'a>> {
     let head = read_length(rest)?;
     take_pattern(head, rest)

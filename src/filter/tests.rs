@@ -182,3 +182,17 @@ fn values_are_listed_as_they_are_wanted() {
     assert_eq!(filter.entity_values().collect::<Vec<_>>(), [("k", "i")]);
     assert_eq!(filter.values(Attribute::Channel).count(), 0);
 }
+
+/// A list of symbols took a byte for each symbol's length, 100 of 500.
+#[test]
+fn values_of_equal_length_that_follow_each_other_have_one_length() {
+    let symbols =
+        |range: std::ops::Range<u32>| Filter::new().entities(range.map(|n| ("symbol", format!("S{n:03}"))));
+    // Tag and length of the clause, the kind with its length, the number and the length of the ids.
+    assert_eq!(symbols(0..100).bytes().len(), 3 + 7 + 3 + 100 * 4);
+    let mixed = Filter::new().channels((0..300).map(|n| n.to_string()));
+    assert!(mixed.bytes().len() < 790 + 300 / 2, "{}", mixed.bytes().len());
+    for filter in [symbols(0..100), symbols(0..2), mixed] {
+        assert_eq!(Filter::from_parts(encoding::decode(filter.bytes())), filter);
+    }
+}

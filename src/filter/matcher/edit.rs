@@ -48,14 +48,11 @@ impl Difference {
     fn of_lists(from: SetRef<'_>, to: SetRef<'_>) -> Self {
         let (mut added, mut removed) = (MembersWriter::default(), MembersWriter::default());
         let (mut old, mut new) = (from.members(), to.members());
-        // Whether equal bytes of both are equal members.
-        let mut is_in_step = true;
         loop {
-            let (old_rest, new_rest) = (old.rest(), new.rest());
+            // Most members are equal, and comparing their bytes is the quickest way to see that.
+            old.skip_common(&mut new);
             let (mut old_next, mut new_next) = (old.clone(), new.clone());
             let (one, other) = (old_next.next(), new_next.next());
-            let (old_size, new_size) =
-                (old_rest.len() - old_next.rest().len(), new_rest.len() - new_next.rest().len());
             let order = match (one, other) {
                 (None, None) => {
                     let (added, removed) = (added.into_bytes(), removed.into_bytes());
@@ -63,11 +60,6 @@ impl Difference {
                 }
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
-                // Most members are equal, and comparing their bytes is the quickest way to see that.
-                _ if is_in_step && old_rest[..old_size] == new_rest[..new_size] => {
-                    (old, new) = (old_next, new_next);
-                    continue;
-                }
                 (Some(one), Some(other)) => one.cmp(&other),
             };
             match (order, one, other) {
@@ -81,7 +73,6 @@ impl Difference {
             if order != Ordering::Less {
                 new = new_next;
             }
-            is_in_step = old.first() == new.first();
         }
     }
 }

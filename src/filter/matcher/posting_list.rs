@@ -18,9 +18,8 @@ const IN_PLACE: usize = 4;
 /// Place without a posting.
 const VACANT: u32 = u32::MAX;
 
-/// Maximum length of a block: with the allocator's header 512 bytes. The first block of a second kind costs 130 bytes more than
-/// its postings.
-const BLOCK_BYTES_MAX: usize = 504;
+/// Maximum length of a block: with the allocator's header 256 bytes.
+const BLOCK_BYTES_MAX: usize = 248;
 
 /// Length of the first and the last posting of a block.
 const HEAD: usize = 8;

@@ -248,7 +248,7 @@ impl FrameLayout {
     }
 }
 
-impl<'a> Template<'a> {
+impl Template<'_> {
     /// Returns the template of events with the attributes of this one; `None` if the encoding has none.
     fn new(encoding: Encoding, event: &Event) -> Option<Self> {
         let (layout, is_named) = FrameLayout::of(encoding)?;

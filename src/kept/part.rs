@@ -118,7 +118,11 @@ impl KeptLogs {
         now: Timestamp,
     ) -> impl Iterator<Item = PartEvent<'a>> {
         let log = self.whole_log(cursor, now).map(|(log, _)| log);
-        indexes.filter_map(move |index| Some(PartEvent { entry: log?.entry(index)?, logs: self }))
+        let entries = log.into_iter().flat_map(move |log| {
+            let place = |index: u64| index.saturating_sub(log.base) as usize;
+            log.entries.range(place(indexes.start), place(indexes.end))
+        });
+        entries.map(move |entry| PartEvent { entry, logs: self })
     }
 }
 

@@ -272,6 +272,11 @@ impl OneClient {
         self.shared.bus.publish(event);
     }
 
+    /// Drops the bytes sent to the client from now on.
+    pub fn drops_output(&self) {
+        self.end.0.borrow_mut().is_sink = true;
+    }
+
     /// Drops the encoded blocks of kept logs.
     pub fn drops_blocks(&self) {
         self.shared.kept.blocks().clear();

@@ -119,10 +119,9 @@ impl Outbox {
         lookup: &impl ResumeLookup,
     ) -> (Option<Since>, HeldReplies) {
         self.hold_place(self.membership.map(|membership| fanout.feed(membership.feed())), lookup);
-        let next = self.next;
-        let (mut since, mut held) = (None, HeldReplies::default());
+        let held = self.hold_after_next();
+        let mut since = None;
         if let Some(backlog) = &mut self.backlog {
-            held.0 = backlog.inserted.split_off(backlog.inserted.position_after(next));
             let place = backlog.place.take().map(|place| Since::Position(*place));
             since = place.or(backlog.last.map(Since::Event));
         }
@@ -130,6 +129,16 @@ impl Outbox {
         self.set_place(fanout, lookup);
         self.replaying = true;
         (since, held)
+    }
+
+    /// Takes out the replies that follow pending frames.
+    pub(super) fn hold_after_next(&mut self) -> HeldReplies {
+        let next = self.next;
+        let rest = self.backlog.as_mut().map(|backlog| {
+            let at = backlog.inserted.position_after(next);
+            backlog.inserted.split_off(at)
+        });
+        HeldReplies(rest.unwrap_or_default())
     }
 
     /// Begins a replay that ends at the place of the feed's end, where the connection is.

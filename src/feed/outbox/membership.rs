@@ -1,7 +1,7 @@
 //! Joins, changes and leaves a feed. Frames that were pending before are detached, so that they are still written.
 
 use super::inserted::Inserted;
-use super::{Outbox, OutboxContext, ResumeLookup, Tally};
+use super::{HeldReplies, Outbox, OutboxContext, ResumeLookup, Tally};
 use crate::dialect::Encoding;
 use crate::feed::conflate::LagPolicy;
 use crate::feed::fanout::Fanout;
@@ -106,22 +106,24 @@ impl Outbox {
         }
     }
 
-    /// Skips the feed's pending frames, because a replay delivers them again. In a feed that conflates, the frames are
-    /// detached instead, because conflated ones are counted when the outbox moves past them.
+    /// Skips the feed's pending frames, because a replay delivers them again, and returns the replies that follow such frames. In a
+    /// feed that conflates, the frames are detached instead, because conflated ones are counted when the outbox moves past them.
     pub(crate) fn skip_for_replay(
         &mut self,
         fanout: &mut Fanout,
         cx: &mut OutboxContext<'_, impl ResumeLookup>,
-    ) {
-        let Some(membership) = self.membership else { return };
+    ) -> HeldReplies {
+        let Some(membership) = self.membership else { return HeldReplies::default() };
         if fanout.feed(membership.feed()).conflates() {
             self.detach_all(membership, fanout, cx);
-            return;
+            return HeldReplies::default();
         }
         let feed = fanout.feed(membership.feed());
         self.close_newest_gap(feed, cx);
+        let held = self.hold_after_next();
         self.skip_to_end(fanout);
         self.record_place(fanout, cx.lookup);
+        held
     }
 
     /// Skips the feed's pending frames, which the caller delivers in another way. Returns `false` if the connection has no

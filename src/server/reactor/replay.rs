@@ -111,7 +111,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Begins to deliver again, from a place on, the events that a client's subscriptions match. Events pending in its
-    /// feed are skipped, because they are delivered again, too.
+    /// feed are skipped, because they are delivered again, too. Replies after such events wait for them.
     pub(super) fn begin_refill(
         &mut self,
         slot: usize,
@@ -123,13 +123,13 @@ impl<S: Socket> LoopState<S> {
         let ring = self.turn.resume_lookup(&self.shared, &self.places);
         let conn = &mut self.clients.conns[slot];
         conn.connection.record_refill(work.places().into_iter());
-        conn.outbox.skip_for_replay(
+        let held = conn.outbox.skip_for_replay(
             &mut self.delivery.fanout,
             &mut OutboxContext::new(&mut self.delivery.tally, &ring),
         );
         conn.outbox.set_replaying(true);
         let selector = ReplaySelector::any(filters, Vec::new());
-        conn.add_replay(ClientReplay::new(encoding, selector, work, "refill"));
+        conn.add_replay(ClientReplay { held, ..ClientReplay::new(encoding, selector, work, "refill") });
     }
 
     /// Returns the replay of everything after a place to which a client was written. `held` are replies that come after these

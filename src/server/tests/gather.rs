@@ -214,3 +214,41 @@ fn a_client_that_catches_up_begins_before_the_first_event_that_waits() {
         assert_eq!(got.matches(&format!(r#""n":{n},"#)).count(), 1, "event {n}");
     }
 }
+
+/// A pong confirms all events before it.
+#[test]
+fn a_reply_waits_for_the_events_that_a_refill_delivers_again() {
+    let mut world = World::new(ServerConfig::default());
+    let (client, token) = socket(&mut world);
+    let ask = |message: &[u8]| client.with(|ends| ends.to_server.extend(masked(1, message)));
+    ask(br#"{"type":"subscribe","payload":{"subscription_id":"s"}}"#);
+    world.core.ready(token, true, false);
+    world.turn();
+    let pad = "p".repeat(5_000);
+    let publish = |world: &World, n: u32| {
+        let event = Event::builder("a.b").payload(&serde_json::json!({"n": n, "pad": pad}));
+        let event = event.build().expect("valid");
+        world.shared.bus.publish(event).id.expect("it has an id")
+    };
+    let first = publish(&world, 0);
+    world.turn();
+    assert!(text(&client).contains("ack"));
+    client.with(|ends| ends.room = 1_000);
+    for n in 1..=5 {
+        publish(&world, n);
+    }
+    world.turn();
+    ask(br#"{"type":"ping"}"#);
+    ask(format!(r#"{{"type":"refill","payload":{{"since":"{first}"}}}}"#).as_bytes());
+    world.core.ready(token, true, false);
+    let mut got = String::new();
+    for _ in 0..100 {
+        world.turn();
+        got += &text(&client);
+        client.with(|ends| ends.room = 3_000);
+        world.core.ready(token, false, true);
+    }
+    let last = got.find(r#""n":5,"#).expect("it is delivered again");
+    assert_eq!(got.matches(r#""n":5,"#).count(), 1);
+    assert!(got.find("pong").expect("an answer") > last, "{got}");
+}

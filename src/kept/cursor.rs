@@ -140,6 +140,11 @@ impl KeptLogs {
         self.cursor_of(filters, now, cursor)
     }
 
+    /// Returns the last event before the newest purge of an engine's log, if a reader's loop has not read it.
+    pub(crate) fn unread_before_purge(&self, is_read: impl Fn(EventId) -> bool) -> Option<EventId> {
+        self.followed.as_ref()?.before_purge.filter(|id| !is_read(*id))
+    }
+
     /// Returns the first events of the newest lives of logs that the filters name or match, as far as a reader's loop has not read
     /// them.
     pub(crate) fn unread_lives(
@@ -170,13 +175,16 @@ impl KeptLogs {
         for name in names {
             let place = match self.find(&name, now) {
                 Some(log) => {
-                    let place = begin(log, &cursor);
+                    let mut place = begin(log, &cursor);
+                    if place.gap.is_none() && self.follows_another(log, &cursor) {
+                        place.gap = Some(before(log));
+                    }
                     let before = number_before(log, place.next, cursor.spans_lives);
                     cursor.number = cursor.number.min(before);
                     place
                 }
                 None => LogCursor {
-                    gap: self.may_have_had(&name).then(|| self.unknown()),
+                    gap: (self.may_have_had(&name) || self.may_go_on(&name)).then(|| self.unknown()),
                     name,
                     serial: 0,
                     next: 0,
@@ -186,6 +194,19 @@ impl KeptLogs {
         }
         cursor.has_hole = !cursor.logs.is_empty() && self.holes().after(cursor.number).is_some();
         Ok(cursor)
+    }
+
+    /// Returns whether a log that is gone by a reader's clock is still there by that of the engine's log, so that it may go on with an
+    /// event that was accepted before.
+    fn may_go_on(&self, name: &LogName) -> bool {
+        self.is_followed() && self.names[name.by as usize].contains_key(&name.value)
+    }
+
+    /// Returns whether a reader that followed the logs may have missed an earlier log of this name, of which nothing is left.
+    fn follows_another(&self, log: &KeptLog, cursor: &KeptCursor) -> bool {
+        let first = log.entry(0).and_then(|entry| entry.event().id());
+        let has_some = first.is_none_or(|first| cursor.is_before(first));
+        cursor.spans_lives && !has_some && self.has_evicted_one(&log.name)
     }
 
     /// Returns the gap for a log of which nothing is retained.

@@ -1,4 +1,7 @@
 //! State of kept logs that are made from an engine's log.
+//!
+//! Always: the reasons of the newest refusals are remembered for their publishers, and the ids of far more of them for readers of the
+//! past, who would get the refused events.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -7,8 +10,12 @@ use super::lost::PurgedLogs;
 use super::refusal::LogRefusal;
 use crate::event::{EventId, Timestamp};
 
-/// Number of remembered entries without an event for clients. Loops and publishers look them up soon after they were read.
+/// Number of entries without an event for clients of which the reason is remembered. Publishers look it up soon after it was read: more
+/// than the events that wait for an engine are never asked for.
 const UNDELIVERED_MAX: usize = 4096;
+
+/// Number of remembered stretches of such entries: 2 MiB. A lost race takes one, also of a batch whose events are neighbours.
+const STRETCHES_MAX: usize = 65_536;
 
 /// Number of remembered batches that were refused. In most logs the events of a batch are neighbours.
 const REFUSED_BATCHES_MAX: usize = 64;
@@ -22,6 +29,37 @@ pub(super) enum Undelivered {
     Purge(PurgedLogs),
 }
 
+/// Ids in the order of the log, in stretches without a hole.
+#[derive(Debug, Default)]
+pub(super) struct IdStretches(VecDeque<(EventId, u64)>);
+
+impl IdStretches {
+    /// Adds an id after all others.
+    fn add(&mut self, id: EventId) {
+        match self.0.back_mut() {
+            Some((first, count)) if is_at(*first, *count, id) => *count += 1,
+            _ => self.0.push_back((id, 1)),
+        }
+        if self.0.len() > STRETCHES_MAX {
+            self.0.pop_front();
+        }
+    }
+
+    /// Returns whether it has all ids from this one on, up to `count`.
+    pub(super) fn have(&self, id: EventId, count: u64) -> bool {
+        let after =
+            self.0.partition_point(|(first, _)| (first.epoch, first.sequence) <= (id.epoch, id.sequence));
+        let Some((first, length)) = after.checked_sub(1).and_then(|at| self.0.get(at)) else { return false };
+        let is_same = (first.epoch, first.shard) == (id.epoch, id.shard);
+        is_same && (id.sequence - first.sequence).checked_add(count).is_some_and(|end| end <= *length)
+    }
+}
+
+/// Returns whether an id follows a stretch.
+fn is_at(first: EventId, count: u64, id: EventId) -> bool {
+    (first.epoch, first.shard, first.sequence.checked_add(count)) == (id.epoch, id.shard, Some(id.sequence))
+}
+
 /// State of logs that are made from an engine's log.
 #[derive(Debug, Default)]
 pub(super) struct FollowedLog {
@@ -31,6 +69,10 @@ pub(super) struct FollowedLog {
     pub(super) known_since: Option<Timestamp>,
     /// Newest time of an event.
     pub(super) clock: Timestamp,
+    /// Newest event that was not refused.
+    pub(super) delivered: Option<EventId>,
+    /// The one before the newest purge.
+    pub(super) before_purge: Option<EventId>,
     /// Whether the past of the engine's log is still to be read.
     pub(super) is_reading: bool,
     /// Number of the last publication.
@@ -41,6 +83,8 @@ pub(super) struct FollowedLog {
     pub(super) refused_batches: VecDeque<(u64, LogRefusal)>,
     pub(super) undelivered: HashMap<EventId, Undelivered>,
     pub(super) undelivered_order: VecDeque<EventId>,
+    /// Ids of all these entries, and of earlier ones.
+    pub(super) undelivered_ids: IdStretches,
 }
 
 impl FollowedLog {
@@ -54,6 +98,7 @@ impl FollowedLog {
 
     /// Records that an entry is not delivered.
     pub(super) fn record_undelivered(&mut self, id: EventId, why: Undelivered) {
+        self.undelivered_ids.add(id);
         self.undelivered.insert(id, why);
         self.undelivered_order.push_back(id);
         if self.undelivered_order.len() > UNDELIVERED_MAX
@@ -65,6 +110,57 @@ impl FollowedLog {
 
     /// Returns its memory, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
-        self.undelivered.len() * (size_of::<(EventId, Undelivered)>() + size_of::<EventId>() + 64)
+        let stretches = self.undelivered_ids.0.capacity() * size_of::<(EventId, u64)>();
+        self.undelivered.len() * (size_of::<(EventId, Undelivered)>() + size_of::<EventId>() + 64) + stretches
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::dialect::ErrorCode;
+
+    fn id(epoch: u64, sequence: u64) -> EventId {
+        EventId { epoch, shard: 0, sequence }
+    }
+
+    #[test]
+    fn stretches_have_the_ids_that_were_added_and_no_others() {
+        let mut stretches = IdStretches::default();
+        let mut added = HashSet::new();
+        for epoch in [3, 4] {
+            for sequence in [0, 1, 2, 5, 9, 10, u64::MAX] {
+                stretches.add(id(epoch, sequence));
+                added.insert(id(epoch, sequence));
+            }
+        }
+        assert_eq!(stretches.0.len(), 8);
+        for epoch in 2..=5 {
+            for sequence in (0..12).chain([u64::MAX - 1, u64::MAX]) {
+                for count in 1..5 {
+                    let all = (0..count).all(|more| {
+                        sequence
+                            .checked_add(more)
+                            .is_some_and(|sequence| added.contains(&id(epoch, sequence)))
+                    });
+                    assert_eq!(stretches.have(id(epoch, sequence), count), all, "{epoch}-{sequence} {count}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn refused_events_are_known_longer_than_their_reasons_and_take_bounded_memory() {
+        let mut followed = FollowedLog::default();
+        let refusal = LogRefusal { code: ErrorCode::Ended, at: 0, name: None, last: None };
+        for n in 0..STRETCHES_MAX as u64 + 10 {
+            followed.record_undelivered(id(1, 2 * n), Undelivered::Refused(refusal.clone()));
+        }
+        assert_eq!(followed.undelivered.len(), UNDELIVERED_MAX);
+        let has = |n: u64| followed.undelivered_ids.have(id(1, 2 * n), 1);
+        assert_eq!([has(9), has(10), has(STRETCHES_MAX as u64 + 9)], [false, true, true]);
+        assert!(followed.held_bytes() < 8 << 20, "{}", followed.held_bytes());
     }
 }

@@ -159,6 +159,7 @@ impl KeptLogs {
         }
         if let Some(followed) = &mut self.followed {
             followed.record_undelivered(id, Undelivered::Purge(purged));
+            followed.before_purge = followed.delivered;
         }
         true
     }
@@ -174,9 +175,17 @@ impl KeptLogs {
     /// Records an event of the engine's log, with its stamp. Returns false if the event is refused: then it is not
     /// delivered.
     pub(crate) fn record_followed(&mut self, event: &Event, stamp: Option<&str>) -> bool {
+        let is_delivered = self.record_in_order(event, stamp);
+        if let (true, Some(followed)) = (is_delivered, &mut self.followed) {
+            followed.delivered = event.id();
+        }
+        is_delivered
+    }
+
+    fn record_in_order(&mut self, event: &Event, stamp: Option<&str>) -> bool {
         let Some(id) = event.id().filter(|id| usize::from(id.shard) < self.next.len()) else { return true };
         if !self.pass_entry(id) {
-            return self.refusal_of(id).is_none();
+            return !self.is_refused(id);
         }
         let parts = stamp.and_then(|stamp| serde_json::from_str::<StampParts>(stamp).ok());
         let clock = self.advance_clock(parts.as_ref().map(|parts| Timestamp(parts.at)));
@@ -186,6 +195,7 @@ impl KeptLogs {
         let mark = parts.and_then(|parts| parts.kept);
         let batch = mark.as_ref().and_then(|mark| mark.batch.as_ref());
         let of_batch = batch.and_then(|batch| self.refusal_of_batch(batch, id, clock));
+        let batch_key = batch.map(|batch| batch.key).filter(|_| of_batch.is_none());
         let Some((rule, value)) = self.rule_of(event) else {
             return of_batch.is_none_or(|refusal| self.refuse(id, refusal));
         };
@@ -197,6 +207,10 @@ impl KeptLogs {
         });
         if let Some(refusal) = refusal {
             self.settle(by, &value, id);
+            if let (Some(batch), Some(followed)) = (&batch_key, &mut self.followed) {
+                // Another node's event has come between. So what stays of a batch is its beginning.
+                followed.refuse_batch(*batch, refusal.clone());
+            }
             return self.refuse(id, refusal);
         }
         // The timestamp is the publisher's, so it does not advance the clock.
@@ -430,6 +444,11 @@ impl KeptLogs {
         refused.map(|(at, refusal)| LogRefusal { at: at_of(at, refusal), ..refusal.clone() })
     }
 
+    /// Returns the events that were not refused among those with these ids, which this node has read just now: their numbers and ids.
+    pub(crate) fn stayed(&self, ids: &[EventId]) -> Vec<(usize, EventId)> {
+        ids.iter().copied().enumerate().filter(|(_, id)| !self.is_refused(*id)).collect()
+    }
+
     /// Returns the reason why an event was refused when it was read, if that was recently.
     fn refusal_of(&self, id: EventId) -> Option<&LogRefusal> {
         match self.followed.as_ref()?.undelivered.get(&id)? {
@@ -438,9 +457,9 @@ impl KeptLogs {
         }
     }
 
-    /// Returns whether an event was refused when it was read, if that was recently.
+    /// Returns whether no node delivers an entry that this node has read, as far as it remembers.
     pub(crate) fn is_refused(&self, id: EventId) -> bool {
-        self.refusal_of(id).is_some()
+        self.followed.as_ref().is_some_and(|followed| followed.undelivered_ids.have(id, 1))
     }
 
     /// Returns whether no node delivers the entries between these two events, of one shard and epoch, so that none is missing.
@@ -449,9 +468,8 @@ impl KeptLogs {
         let Some(followed) = self.followed.as_ref().filter(|_| after.epoch == before.epoch) else {
             return false;
         };
-        (1..=followed.undelivered.len() as u64).contains(&count)
-            && (after.next_sequence()..before.sequence)
-                .all(|sequence| followed.undelivered.contains_key(&EventId { sequence, ..after }))
+        let first = EventId { sequence: after.next_sequence(), ..after };
+        count > 0 && followed.undelivered_ids.have(first, count)
     }
 
     /// Returns the names of the logs with publications that were sent and not read yet.

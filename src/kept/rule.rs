@@ -138,6 +138,11 @@ impl RetainRule {
         &self.text
     }
 
+    /// Returns whether another rule keeps the same events by the same attribute.
+    pub(super) fn keeps_as(&self, other: &Self) -> bool {
+        self.by == other.by && self.filter == other.filter
+    }
+
     /// Returns the filter.
     pub(crate) fn filter(&self) -> &Filter {
         &self.filter

@@ -303,12 +303,19 @@ impl KeptLogs {
         let mut before = std::mem::take(&mut self.active);
         for rule in &config.rules {
             let known = before.iter().position(|&at| self.rules[at].rule == *rule);
+            // A rule with other limits keeps the same events.
+            let is_same = |at: &&usize| self.rules[**at].rule.keeps_as(rule);
+            let same = before.iter().find(is_same).map(|&at| &self.rules[at]);
+            let (since, is_whole) = match same {
+                Some(same) => (same.since.clone(), same.is_whole),
+                None => (heads.unwrap_or(&self.next).into(), heads.is_none()),
+            };
             let at = match known {
                 Some(known) => before.swap_remove(known),
                 None => self.rules.insert(RuleInForce {
                     rule: rule.clone(),
-                    since: heads.unwrap_or(&self.next).into(),
-                    is_whole: heads.is_none(),
+                    since,
+                    is_whole,
                     is_active: true,
                     oldest: None,
                     newest: None,
@@ -506,7 +513,12 @@ impl KeptLogs {
 
     /// Returns whether a log that does not exist may have had events that were evicted or never recorded.
     pub(super) fn may_have_had(&self, name: &LogName) -> bool {
-        !self.is_known_from_start(name.by, &name.value) || self.past.all.may_have(name.by, &name.value)
+        !self.is_known_from_start(name.by, &name.value) || self.has_evicted_one(name)
+    }
+
+    /// Returns whether a log of this name may have been evicted.
+    pub(super) fn has_evicted_one(&self, name: &LogName) -> bool {
+        self.past.all.may_have(name.by, &name.value)
     }
 
     /// Returns whether logs were evicted, or events were not recorded.

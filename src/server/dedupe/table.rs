@@ -55,7 +55,12 @@ impl Name {
     /// Returns the ids of a publication whose event with this name was read from the log. A request's name is at its last
     /// event.
     fn read(&self, id: EventId) -> AcceptedIds {
-        AcceptedIds { first: Some(id).filter(|_| self.0.starts_with('e')), last: Some(id) }
+        AcceptedIds { first: Some(id).filter(|_| self.is_of_event()), last: Some(id) }
+    }
+
+    /// Returns whether it names an event, not a request.
+    fn is_of_event(&self) -> bool {
+        self.0.starts_with('e')
     }
 
     fn bytes(&self) -> usize {
@@ -77,7 +82,7 @@ pub(crate) struct AcceptedIds {
 pub(crate) enum Settled {
     /// All of it was accepted.
     Accepted(AcceptedIds),
-    /// None of it was accepted.
+    /// None of it was accepted, except events that were read from the log meanwhile.
     Refused,
     /// All of it may have been accepted, or none.
     Uncertain,
@@ -285,6 +290,8 @@ impl NameTable {
             // Its answer was lost, but the event has been read from the log.
             (Settled::Uncertain, Some(id)) => Some(NameState::Accepted(name.read(id))),
             (Settled::Uncertain, None) => Some(NameState::Uncertain),
+            // The publication was refused in part, and the log has this event.
+            (Settled::Refused, Some(id)) if name.is_of_event() => Some(NameState::Accepted(name.read(id))),
             (Settled::Refused, _) => None,
         };
         for name in names {

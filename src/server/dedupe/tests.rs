@@ -143,6 +143,19 @@ fn events_read_from_the_log_settle_uncertain_outcomes() {
 }
 
 #[test]
+fn a_publication_that_is_refused_in_part_leaves_the_names_of_what_stays() {
+    let mut table = NameTable::new(LIMITS);
+    let key = || Some((Name::of_request("", "k"), 7));
+    let claimed = table.claim(0, key(), events(&["a", "b"]), Some(nobody));
+    let (claims, number, _) = names(claimed);
+    table.learn(0, Name::of_event("", "a"), 0, event_id(5), 0);
+    table.settle(&claims, number, Settled::Refused);
+    let (_, _, fresh) = names(table.claim(0, key(), events(&["a", "b"]), Some(nobody)));
+    assert_eq!(fresh, [false, true]);
+    assert_eq!(answered(claim(&mut table, 0, &["a"])), Answered::Accepted(id(5)));
+}
+
+#[test]
 fn waiters_are_limited() {
     let mut table = NameTable::new(LIMITS);
     let (claimed, number, _) = names(claim(&mut table, 0, &["a"]));

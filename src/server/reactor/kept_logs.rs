@@ -23,7 +23,7 @@ use crate::server::session::effect::{Acceptance, PublishAnswer, PublishRefusal};
 /// Returns the refusal of a publication because of a log.
 pub(super) fn refusal_of(refusal: LogRefusal, events: &[Complete]) -> PublishRefusal {
     let line = events.get(refusal.at).map_or(0, Complete::line);
-    PublishRefusal::Log(Box::new(refusal), line)
+    PublishRefusal::Log(Box::new(refusal), line, Vec::new())
 }
 
 impl<S: Socket> LoopState<S> {
@@ -123,15 +123,18 @@ impl<S: Socket> LoopState<S> {
         Box::new(move |outcome| {
             let refusal = sent.and_then(|sent| {
                 let shared = shared.upgrade()?;
-                let refusal = shared.kept.lock()?.settle_sent(&sent, outcome.unwrap_or_default())?;
+                let (mut logs, ids) = (shared.kept.lock()?, outcome.unwrap_or_default());
+                let refusal = logs.settle_sent(&sent, ids)?;
+                let stayed = logs.stayed(ids);
+                drop(logs);
                 shared.metrics.fault(refusal.code.name());
-                Some(refusal)
+                Some((refusal, stayed))
             });
             let outcome = match (outcome, refusal) {
                 (Err(refused), _) => Err(PublishRefusal::Engine(refused)),
-                (Ok(_), Some(refusal)) => {
+                (Ok(_), Some((refusal, stayed))) => {
                     let line = lines.get(refusal.at).copied().unwrap_or(0);
-                    Err(PublishRefusal::Log(Box::new(refusal), line))
+                    Err(PublishRefusal::Log(Box::new(refusal), line, stayed))
                 }
                 (Ok(ids), None) => {
                     Ok(Acceptance { first: ids.first().copied(), last: ids.last().copied(), duplicates: 0 })

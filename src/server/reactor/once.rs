@@ -88,13 +88,23 @@ impl<S: Socket> LoopState<S> {
     ) {
         let Fresh { is_fresh, known } = fresh;
         let count = events.len();
+        // With only new events, each has its number in the publication.
+        let numbers: Vec<usize> = match events.len() {
+            1 => Vec::new(),
+            _ => is_fresh.iter().enumerate().filter(|(_, is_fresh)| **is_fresh).map(|(at, _)| at).collect(),
+        };
         let is_new = events.into_iter().zip(is_fresh).filter(|(_, is_fresh)| *is_fresh);
         let events: Vec<Complete> = is_new.map(|(event, _)| event).collect();
         let duplicates = count - events.len();
         let metrics = Arc::clone(&self.shared.metrics);
         let settle = move |outcome: Result<Acceptance, PublishRefusal>| {
-            let outcome =
+            let mut outcome =
                 outcome.map(|accepted| Acceptance { last: accepted.last.or(known), duplicates, ..accepted });
+            if let Err(PublishRefusal::Log(_, _, stayed)) = &mut outcome {
+                for (at, _) in stayed {
+                    *at = numbers.get(*at).copied().unwrap_or(*at);
+                }
+            }
             claim.settle(match &outcome {
                 // Events that were published before lie elsewhere.
                 Ok(Acceptance { first, last, duplicates }) => {

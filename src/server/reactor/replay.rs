@@ -301,14 +301,15 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Returns the place that this loop has to reach before it can read the logs of these filters from their start. Another loop,
-    /// or the engine's follower, may have read the beginning of a newer life, and this loop's live events are of an older one.
+    /// or the engine's follower, may have read the beginning of a newer life or a purge, and this loop's live events are from before.
     pub(super) fn place_of_unread_lives(&self, filters: &[Filter]) -> Option<Since> {
         let logs = self.shared.kept.lock()?;
         if logs.recorded().zip(self.ends()).all(|(recorded, read)| recorded <= read) {
             return None;
         }
         let is_read = |id: EventId| (id.epoch, id.sequence) < self.next_place(id.shard);
-        let begins = logs.unread_lives(filters, is_read, self.turn.now);
+        let mut begins = logs.unread_lives(filters, is_read, self.turn.now);
+        begins.extend(logs.unread_before_purge(is_read));
         drop(logs);
         let newest = *begins.iter().max_by_key(|id| (id.epoch, id.sequence))?;
         let shards = self.shared.bus.shards() as u16;

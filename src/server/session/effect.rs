@@ -142,8 +142,9 @@ pub(crate) enum PublishRefusal {
     KeyReused,
     /// Another publication with the same key or id has no outcome yet.
     InFlight,
-    /// A kept log refuses the event of this line of the body; 0 if it is not from a body.
-    Log(Box<LogRefusal>, u32),
+    /// A kept log refuses the event of this line of the body; 0 if it is not from a body. Nothing was published but these events: their
+    /// numbers in the publication, from 0, and ids.
+    Log(Box<LogRefusal>, u32, Vec<(usize, EventId)>),
 }
 
 impl PublishRefusal {
@@ -152,7 +153,7 @@ impl PublishRefusal {
             Self::Engine(refused) => refused.code(),
             Self::KeyReused => ErrorCode::IdempotencyKeyReused,
             Self::InFlight => ErrorCode::PublishInFlight,
-            Self::Log(refusal, _) => refusal.code,
+            Self::Log(refusal, ..) => refusal.code,
         }
     }
 
@@ -165,7 +166,7 @@ impl PublishRefusal {
             Self::InFlight => {
                 "another request with the same Idempotency-Key or dedupe_id has no answer yet: try again later".into()
             }
-            Self::Log(refusal, _) => refusal.text(),
+            Self::Log(refusal, ..) => refusal.text(),
         }
     }
 

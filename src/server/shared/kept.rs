@@ -223,11 +223,12 @@ impl EntryRecorder for LogRecorder {
 
     fn record(&self, event: &Event, stamp: Option<&str>) -> bool {
         let is_published = self.kept.lock().is_none_or(|mut logs| logs.record_followed(event, stamp));
-        self.notify_waiting();
         if let (true, Some(stamp), Some(id)) = (is_published, stamp, event.id()) {
             let tick = self.started.elapsed().as_millis() as u64 / TICK_MS;
             self.dedupe.learn((tick, Timestamp::now()), stamp, id);
         }
+        // A publication that waits for it is settled afterwards.
+        self.notify_waiting();
         is_published
     }
 

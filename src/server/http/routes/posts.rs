@@ -179,8 +179,12 @@ fn accepted_body(accepted: Acceptance, count: usize, is_once: bool) -> serde_jso
 /// Returns the body of the answer to events that were refused.
 fn refused_body(why: &PublishRefusal) -> serde_json::Value {
     let mut body = json!({ "error": why.text(), "code": why.code() });
-    if let PublishRefusal::Log(refusal, line) = why {
+    if let PublishRefusal::Log(refusal, line, stayed) = why {
         body["line"] = (*line).into();
+        if !stayed.is_empty() {
+            let kept = stayed.iter().map(|(index, id)| json!({ "index": index, "event_id": id.to_string() }));
+            body["kept"] = kept.collect();
+        }
         if let Some(LogName { by, value }) = &refusal.name {
             body["by"] = by.name().into();
             body["value"] = (&**value).into();

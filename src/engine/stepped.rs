@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::error::EngineError;
 use super::follow::{FollowTarget, Unreadable, publish};
 use super::history::IsDelivered;
-use super::log::{Append, AppendBatch, Follow, Log, LogEntry, LogSpan, Past, Places};
+use super::log::{Append, AppendBatch, Follow, Log, LogEntry, LogSpan, Past, Places, Record};
 use super::queue::{QueueItems, Refused};
 use super::recorder::{SharedRecorder, read_past};
 use super::runtime::Engine;
@@ -121,10 +121,20 @@ pub(crate) enum AppendFate {
     Unreachable,
 }
 
+/// Submission of which the log has a part.
+struct Sending {
+    records: Vec<Record>,
+    ids: Vec<EventId>,
+    fate: AppendFate,
+}
+
 /// Steps of one node's engine.
 pub(crate) struct EngineSteps {
     log: SimulatedConnector,
     recorder: SharedRecorder,
+    /// Whether the log takes the events of a submission one by one, each in a step.
+    pub(crate) is_single: bool,
+    sending: Option<Sending>,
     /// Ids of an appended submission whose answer waits until this node has read it.
     unread: Option<Vec<EventId>>,
     places: Option<Places>,
@@ -134,10 +144,25 @@ pub(crate) struct EngineSteps {
 
 impl EngineSteps {
     pub(super) fn new(log: SimulatedConnector, recorder: SharedRecorder) -> Self {
-        Self { log, recorder, unread: None, places: None, unreadable: Unreadable::default(), past: None }
+        Self {
+            log,
+            recorder,
+            is_single: false,
+            sending: None,
+            unread: None,
+            places: None,
+            unreadable: Unreadable::default(),
+            past: None,
+        }
     }
 
-    /// Appends the oldest submission, or answers the one that waits for the reading. Returns whether it did something.
+    /// Submits an entry that is no event, as a worker does that waits for it.
+    pub(crate) fn submit_other(engine: &Engine, json: String) {
+        // The engine is there as long as the simulation.
+        let _ = engine.submit_records(vec![Record { shard: 0, json }], &[], true, Box::new(|_| {}));
+    }
+
+    /// Appends the oldest submission or the next event of one, or answers the one that waits for the reading. Returns whether it did something.
     pub(crate) fn append(&mut self, engine: &Engine, fate: AppendFate) -> bool {
         let queue = engine.queue();
         if let Some(ids) = self
@@ -151,15 +176,25 @@ impl EngineSteps {
         if self.unread.is_some() {
             return false;
         }
-        let QueueItems::Submissions(taken) = queue.take(1, Duration::ZERO) else { return false };
-        let records = taken.concat();
-        if fate == AppendFate::Unreachable {
-            queue.answer(0, Err(Refused::Unreachable));
-            queue.settled(records.len());
+        if self.sending.is_none() {
+            let QueueItems::Submissions(taken) = queue.take(1, Duration::ZERO) else { return false };
+            let records = taken.concat();
+            if fate == AppendFate::Unreachable {
+                queue.answer(0, Err(Refused::Unreachable));
+                queue.settled(records.len());
+                return true;
+            }
+            self.sending = Some(Sending { records, ids: Vec::new(), fate });
+        }
+        let Some(sending) = &mut self.sending else { return false };
+        let rest = &sending.records[sending.ids.len()..];
+        let batch = AppendBatch::new(1, 1, if self.is_single { &rest[..1] } else { rest }, Instant::now());
+        let ids = Connection(Arc::clone(&self.log.0)).append(&batch).expect("it takes everything");
+        sending.ids.extend(ids);
+        if sending.ids.len() < sending.records.len() {
             return true;
         }
-        let batch = AppendBatch::new(1, 1, &records, Instant::now());
-        let ids = Connection(Arc::clone(&self.log.0)).append(&batch).expect("it takes everything");
+        let Some(Sending { ids, fate, .. }) = self.sending.take() else { return false };
         engine.status().set_appending();
         if fate == AppendFate::Unanswered {
             queue.answer(0, Err(Refused::Unanswered));

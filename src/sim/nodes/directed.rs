@@ -1,18 +1,20 @@
 //! Orders of steps on nodes that share a log in which faults were found.
 
-use std::collections::VecDeque;
-
 use serde_json::json;
 
-use super::{Answer, AppendFate, Asked, Begin, Cluster, Inbox, Node, Publisher, Seen};
+use super::{
+    Answer, AppendFate, Asked, Begin, Cluster, EngineSteps, LONG, Node, Publisher, Rules, Seen, Sent,
+};
 
 /// Returns two nodes with rings of 16 events that keep whole runs, of which the first has attached to the empty log.
 fn calm() -> Cluster {
     let mut cluster = Cluster::new(1);
     (cluster.config.retain.rules[0].events, cluster.config.max_lag_events) = (100_000, 1000);
     (cluster.config.write_budget_bytes, cluster.capacity) = (256 << 10, 16);
+    (cluster.config.retain.rules[0].keep_for, cluster.is_single) = (LONG, false);
+    cluster.rules = Rules { keeps: (100_000, 100_000), keep_for: i64::MAX };
     for at in 0..2 {
-        cluster.nodes[at] = Node::new(&cluster.log, &cluster.config, cluster.capacity);
+        cluster.nodes[at] = Node::new(&cluster.log, &cluster.config, cluster.capacity, false);
     }
     assert!(cluster.nodes[0].follow(1));
     cluster
@@ -21,32 +23,42 @@ fn calm() -> Cluster {
 impl Cluster {
     /// Publishes one event to a run at the second node, which reads it.
     fn publish_one(&mut self, run: u64, kind: &str, reopen: bool) {
+        self.publish_at(1, run, kind, reopen);
+    }
+
+    /// Publishes one event to a run at this node, which reads it.
+    fn publish_at(&mut self, node: usize, run: u64, kind: &str, reopen: bool) {
         let n = self.next;
         self.next += 1;
         let is_end = kind == "run.end";
-        let (expected, answer, is_alone) = (None, Answer::Unknown, true);
-        self.asked.insert(n, Asked { run, is_end, reopen, expected, answer, is_alone });
+        self.asked.insert(n, Asked { run, is_end, reopen, expected: None, answer: Answer::Unknown });
         let mut event = json!({
             "type": kind, "stream_id": format!("run-{run}"), "payload": {"n": n, "delta": format!("{n},")},
         });
         if reopen {
             event["reopen"] = json!(true);
         }
-        let (end, inbox, sent) = (self.connect(1), Inbox::default(), VecDeque::from([vec![n]]));
+        let mut publisher = Publisher::new(node, self.connect(node));
         let body = event.to_string();
         let head = format!("POST /publish HTTP/1.1\r\nHost: sim\r\nContent-Length: {}\r\n\r\n", body.len());
-        end.send((head + &body).as_bytes());
-        self.publishers.push(Publisher { node: 1, end, inbox, body: None, sent, is_over: false });
+        let request = (head + &body).into_bytes();
+        publisher.send(Sent { numbers: vec![n], request, node: None, is_repeated: false });
+        self.publishers.push(publisher);
+        self.await_answer(node, n);
+        assert_eq!(self.asked[&n].answer, Answer::Accepted, "{n}");
+    }
+
+    /// Lets a node append and read until this event has an answer.
+    fn await_answer(&mut self, node: usize, n: u64) {
         for _ in 0..10_000 {
             self.carry(true);
-            self.nodes[1].append(AppendFate::Stored);
-            self.nodes[1].follow(usize::MAX);
-            self.turn(1).expect("the ledger is right");
+            self.nodes[node].append(AppendFate::Stored);
+            self.follow_log(node, usize::MAX);
+            self.turn(node).expect("the ledger is right");
             if self.asked[&n].answer != Answer::Unknown {
                 break;
             }
         }
-        assert_eq!(self.asked[&n].answer, Answer::Accepted, "{n}");
     }
 
     /// Opens a follower of a run from its start at the first node, whose request has arrived and is not read yet.
@@ -141,11 +153,88 @@ fn a_node_that_begins_with_a_trimmed_log_reports_no_gap() {
         cluster.publish_one(0, "token", false);
     }
     cluster.log.trim(3);
-    cluster.nodes[0] = Node::new(&cluster.log, &cluster.config, cluster.capacity);
+    cluster.nodes[0] = Node::new(&cluster.log, &cluster.config, cluster.capacity, false);
     assert!(cluster.nodes[0].follow(1));
     cluster.follow_at_first(0);
     cluster.publish_one(0, "token", false);
     assert!(cluster.nodes[0].follow(usize::MAX));
     let seen = cluster.settle_and_check();
     assert!(matches!(seen[..], [Seen::Event(8), .., Seen::Event(11)]), "{seen:?}");
+}
+
+/// An event of another node comes between two of a publication, in a log that takes events one by one.
+#[test]
+fn a_batch_that_is_divided_says_what_stays_and_is_completed_by_a_repetition() {
+    let mut cluster = calm();
+    cluster.nodes[1].steps.is_single = true;
+    cluster.publish_at(0, 1, "token", false);
+    cluster.follow_log(1, usize::MAX);
+    let numbers: Vec<u64> = (cluster.next..cluster.next + 3).collect();
+    cluster.next += 3;
+    let events: Vec<_> = numbers
+        .iter()
+        .zip([0, 1, 0])
+        .map(|(n, run)| {
+            let (expected, answer) = (None, Answer::Unknown);
+            cluster.asked.insert(*n, Asked { run, is_end: false, reopen: false, expected, answer });
+            let (stream, payload) = (format!("run-{run}"), json!({"n": n, "delta": format!("{n},")}));
+            json!({"type": "token", "stream_id": stream, "payload": payload, "dedupe_id": format!("d{n}")})
+        })
+        .collect();
+    let body = json!(events).to_string();
+    let head = format!("POST /publish HTTP/1.1\r\nHost: sim\r\nContent-Length: {}\r\n\r\n", body.len());
+    let sent = Sent { numbers, request: (head + &body).into_bytes(), node: None, is_repeated: false };
+    let mut publisher = Publisher::new(1, cluster.connect(1));
+    publisher.send(sent.clone());
+    cluster.publishers.push(publisher);
+    while cluster.log.entries().len() < 2 {
+        cluster.carry(true);
+        cluster.nodes[1].append(AppendFate::Stored);
+        cluster.turn(1).expect("the ledger is right");
+    }
+    cluster.publish_at(0, 1, "run.end", false);
+    cluster.await_answer(1, 2);
+    let answers = |cluster: &Cluster| [2, 3, 4].map(|n| cluster.asked[&n].answer);
+    assert_eq!(answers(&cluster), [Answer::Accepted, Answer::Refused, Answer::Refused]);
+    cluster.check().expect("the refused ones are not accepted");
+    // Once its log takes it again, the same publication is completed.
+    cluster.publish_at(0, 1, "token", true);
+    cluster.follow_log(1, usize::MAX);
+    cluster.open(1, 0, "catch_up", Begin::Start, None);
+    let mut publisher = Publisher::new(1, cluster.connect(1));
+    publisher.send(Sent { is_repeated: true, ..sent });
+    cluster.publishers.push(publisher);
+    let seen = cluster.settle_and_check();
+    assert_eq!(answers(&cluster), [Answer::Accepted; 3]);
+    assert!(matches!(seen[..], [Seen::Event(2), Seen::Event(4)]), "{seen:?}");
+}
+
+/// The follower has read the record of a purge, and the loop has not read the event before it: a batch ends with the end of a log that
+/// is reported to clients.
+#[test]
+fn a_run_from_its_start_has_nothing_from_before_a_purge_that_its_node_has_read() {
+    let mut cluster = calm();
+    cluster.publish_one(1, "token", false);
+    cluster.follow_log(0, usize::MAX);
+    cluster.request_at_first(1);
+    let end = cluster.connect(0);
+    for _ in 0..20 {
+        cluster.turn(0).expect("the ledger is right");
+        cluster.carry(true);
+    }
+    cluster.publish_one(1, "run.end", false);
+    cluster.publish_one(0, "token", false);
+    let record = r#"{"stamp":{"at":1,"purge":{"by":"stream","values":["run-0"]}}}"#;
+    let engine = cluster.nodes[1].shared.engine.as_ref().expect("it has one");
+    EngineSteps::submit_other(engine, record.to_owned());
+    assert!(cluster.nodes[1].append(AppendFate::Stored));
+    cluster.follow_log(0, usize::MAX);
+    cluster.open_over(end, 0, 0, "catch_up", Begin::Start, None);
+    for _ in 0..1000 {
+        cluster.carry(true);
+    }
+    cluster.turn(0).expect("the ledger is right");
+    cluster.publish_one(0, "token", false);
+    let seen = cluster.settle_and_check();
+    assert!(matches!(seen[..], [Seen::Gap(_), .., Seen::Event(4)]), "{seen:?}");
 }

@@ -69,9 +69,10 @@ impl EventHead {
         let mut own = OwnAttributes::default();
         for attribute in Attribute::ALL {
             let index = attribute.index();
-            // The hashes decide most comparisons.
-            if self.signature.0[index] != event.signature().0[index]
-                || self.value(attribute) != event.attribute(attribute).unwrap_or_default()
+            let (hash, of_event) = (self.signature.0[index], event.signature().0[index]);
+            // The hashes decide most comparisons. That of an absent value is 0.
+            if hash != of_event
+                || (hash != 0 && self.value(attribute) != event.attribute(attribute).unwrap_or_default())
             {
                 own.0 |= 1 << index;
             }

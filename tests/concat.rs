@@ -53,7 +53,7 @@ fn open(addr: SocketAddr, target: &str, last_id: Option<&str>, narrow: bool) -> 
     }
 }
 
-/// Sums up what came of a run: its text, the number of its events and how many they stand for.
+/// Sum of the events of a run that arrived: their text, their number and how many they stand for.
 #[derive(Debug, Default, PartialEq)]
 struct Sum {
     text: String,
@@ -267,7 +267,7 @@ fn browse(addr: SocketAddr, run: usize, number: usize, tokens: usize) -> (String
             }
         }
         reloads += 1;
-        // A connection that broke goes on after its last event. A page that was reloaded begins anew.
+        // A connection that broke continues after its last event. A page that was reloaded begins anew.
         if dice.below(2) == 0 {
             sum = Sum::default();
         }

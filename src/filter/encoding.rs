@@ -473,7 +473,7 @@ pub(super) fn write_clause(tag: u8, body: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(body);
 }
 
-/// Returns the length of the texts of patterns with this head. Of several patterns at most one is empty.
+/// Returns the length of the texts of patterns with this head. At most one of several patterns is empty.
 #[cfg(feature = "server")]
 fn text_len(head: usize) -> usize {
     (head >> 2).max(1)

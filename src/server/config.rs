@@ -73,7 +73,7 @@ pub struct ServerConfig {
     pub max_head_bytes: usize,
     /// Maximum number of subscriptions of one client; beyond it, an error. Default: 1,000.
     pub max_subscriptions: usize,
-    /// Maximum number of values and pattern segments in all subscriptions of one client together; a `**` counts 16. Beyond,
+    /// Maximum number of values and pattern segments in all subscriptions of one client together; a `**` counts 16. Beyond it,
     /// an error. Default: 32,768.
     pub max_subscription_values: usize,
     /// Maximum number of open connections, all loops together; beyond it, new ones are refused. Default: 100,000.
@@ -154,9 +154,9 @@ pub struct ServerConfig {
     pub trusted_proxies: Vec<AddressRange>,
     /// Limits of the handlers of other protocols' messages.
     pub bridge: BridgeConfig,
-    /// Channels with presence. None.
+    /// Channels with presence. Default: none.
     pub presence: PresenceConfig,
-    /// Events to keep in separate logs, in addition to the bus's ring. None.
+    /// Events to keep in separate logs, in addition to the bus's ring. Default: none.
     pub retain: RetainConfig,
     /// Remembered keys and ids of publications, so that a repeated one is not published again.
     pub dedupe: DedupeConfig,

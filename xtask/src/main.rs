@@ -28,7 +28,7 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
 While you work:
-  quick [NAME]  rustfmt, the house rules, clippy and the unit tests, the slowest apart: under a minute once compiled;
+  quick [NAME]  rustfmt, the house rules, clippy and the unit tests except the slowest: under a minute once compiled;
                 with NAME, only the unit tests with NAME in their path
   tidy          the house rules: layers, circles, unsafe, heads, sizes, words, sentences, dependencies
   house [COUNT] counts of how readable the code is, beside their aims; with a name, every place of that count
@@ -234,7 +234,7 @@ fn sim(args: &[String], totals: &mut Totals) -> Outcome {
     env.extend(trace);
     let mut args = vec!["test", "--release", "--lib", "--", "--nocapture"];
     if trace.is_some() {
-        // Steps of one test after those of the other.
+        // The steps of one test are printed after those of the other.
         args.push("--test-threads=1");
     }
     args.extend(SIMULATED);

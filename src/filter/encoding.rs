@@ -317,7 +317,7 @@ pub(crate) fn spelled(bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Returns the parts of a filter from bytes that another process wrote with [`spelled`], or that are anything.
+/// Returns the parts of a filter from bytes that another process wrote with [`spelled`]. Any other bytes may be passed, too.
 #[cfg(feature = "server")]
 pub(crate) fn decode_spelled(bytes: &[u8]) -> Parts {
     parts_of(bytes, |set| {

@@ -115,7 +115,7 @@ struct Loop {
     /// Minimum size of a frame's content, in bytes.
     bytes: usize,
     clients: Vec<Option<Client>>,
-    /// The clients.
+    /// Numbers of the clients that get events.
     members: Vec<usize>,
     ring: IoUring,
     pages: Pages,

@@ -678,7 +678,10 @@ impl KeptLogs {
     /// Evicts the least recently written logs until all are within the limits. The log `written` is evicted last, from
     /// its front.
     fn limit(&mut self, written: usize) {
-        while self.logs.len() > self.limits.max_logs || self.bytes > self.limits.max_bytes {
+        // A small limit is not used up by what depends on the ring.
+        let beside = (self.unused_bytes() + self.recent.held_bytes()).min(self.limits.max_bytes / 8);
+        let max_bytes = self.limits.max_bytes - beside;
+        while self.logs.len() > self.limits.max_logs || self.bytes > max_bytes {
             let oldest = self.rules.iter().filter_map(|(_, rule)| rule.oldest);
             match oldest.min_by_key(|&at| self.logs[at].number).filter(|&at| at != written) {
                 Some(oldest) => self.evict(oldest),
@@ -687,7 +690,7 @@ impl KeptLogs {
         }
         let log = &mut self.logs[written];
         for _ in 0..EVICTED_A_CALL {
-            if self.bytes <= self.limits.max_bytes || log.entries.is_empty() {
+            if self.bytes <= max_bytes || log.entries.is_empty() {
                 break;
             }
             let before = log.held_bytes();
@@ -696,11 +699,15 @@ impl KeptLogs {
         }
     }
 
+    /// Returns the memory of the unused part of the logs' table, in bytes.
+    fn unused_bytes(&self) -> usize {
+        (self.logs.capacity() - self.logs.len()) * 2 * size_of::<usize>()
+    }
+
     /// Returns the memory of all logs, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
-        let unused = (self.logs.capacity() - self.logs.len()) * 2 * size_of::<usize>();
         self.bytes
-            + unused
+            + self.unused_bytes()
             + self.recent.held_bytes()
             + self.past.held_bytes()
             + self

@@ -99,7 +99,7 @@ pub(crate) const CLIENTS: &[Client] = &[
         gives_up: GivesUp::Never,
         floor: SECOND,
         title: "`@microsoft/fetch-event-source`",
-        habit: "by `Last-Event-ID`, where `onclose` and `onopen` throw as its manual has it; heartbeats call `onmessage` without data",
+        habit: "by `Last-Event-ID`, where `onclose` and `onopen` throw as in its manual; heartbeats call `onmessage` without data",
     },
     Client {
         name: "httpx-sse",

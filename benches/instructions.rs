@@ -206,7 +206,7 @@ fn quote(n: u64) -> Event {
     Event::builder("quote").source("core").entity("symbol", &symbol).json(DATA).build().expect("valid")
 }
 
-/// Sends single events to 1,000 clients, each to the one whose channel it is in.
+/// Sends single events to 1,000 clients, each to the owner of its channel.
 fn deliver_to_own_channels(times: u64) {
     let mut fan = Fan::own_channels(1000);
     for n in 0..times {
@@ -222,7 +222,7 @@ fn deliver_to_watch_lists(times: u64) {
     }
 }
 
-/// Runs a loop's turn for single events, each for the one client whose channel it is in.
+/// Runs a loop's turn for single events, each for the owner of its channel.
 fn turn_for_own_channels(times: u64) {
     let mut client = OneClient::subscribed(1_000, |n| format!(r#""channels":["user-{n}"]"#));
     for n in 0..times {

@@ -35,7 +35,7 @@ const TEMPLATES_MAX: usize = 4;
 pub(crate) struct SequenceEncoder<'a> {
     encoding: Encoding,
     /// Newest template first.
-    templates: SmallVec<[Box<Template<'a>>; TEMPLATES_MAX]>,
+    templates: SmallVec<[Box<FrameTemplate<'a>>; TEMPLATES_MAX]>,
     /// Last event that had no template.
     unmatched: Option<Event>,
     /// Number of events encoded without a template.
@@ -61,7 +61,7 @@ enum FrameLayout {
 
 /// Parts of a frame that all events with some attributes have.
 #[derive(Debug)]
-struct Template<'a> {
+struct FrameTemplate<'a> {
     /// Event with these attributes.
     event: Event,
     /// Head of packed events with these attributes.
@@ -155,13 +155,13 @@ impl<'a> SequenceEncoder<'a> {
         }
         let is_repeated = self.unmatched.as_ref().is_some_and(|unmatched| event.has_head_of(unmatched));
         self.unmatched = Some(event.clone());
-        let template = is_repeated.then(|| Template::new(self.encoding, event)).flatten()?;
+        let template = is_repeated.then(|| FrameTemplate::new(self.encoding, event)).flatten()?;
         self.templates.truncate(TEMPLATES_MAX - 1);
         self.templates.insert(0, Box::new(template));
         Some(0)
     }
 
-    fn put_stream(&self, template: &Template<'_>, payload: &[u8], frames: &mut Vec<u8>) {
+    fn put_stream(&self, template: &FrameTemplate<'_>, payload: &[u8], frames: &mut Vec<u8>) {
         let id = self.id.as_bytes();
         frames.reserve(
             template.len() + 2 * id.len() + TimeText::LEN + payload.len() + self.position.len() + REST_BYTES,
@@ -180,7 +180,7 @@ impl<'a> SequenceEncoder<'a> {
         frames.extend_from_slice(b"\n\n");
     }
 
-    fn put_message(&self, template: &Template<'_>, payload: &[u8], id: EventId, frames: &mut Vec<u8>) {
+    fn put_message(&self, template: &FrameTemplate<'_>, payload: &[u8], id: EventId, frames: &mut Vec<u8>) {
         let uuid = Uuid::of_event(Some(id)).text();
         let id = self.id.as_bytes();
         let around = BEFORE_UUID.len() + uuid.len() + AFTER_UUID.len() + AFTER_TIME.len() + 1;
@@ -204,7 +204,7 @@ impl<'a> SequenceEncoder<'a> {
         frames.push(b'}');
     }
 
-    fn put_lean_message(&self, template: &Template<'_>, payload: &[u8], frames: &mut Vec<u8>) {
+    fn put_lean_message(&self, template: &FrameTemplate<'_>, payload: &[u8], frames: &mut Vec<u8>) {
         let id = self.id.as_bytes();
         let time: &[u8] = if template.has_time { &self.time.text } else { &[] };
         let len = template.len() + id.len() + time.len() + payload.len() + self.position.len() + 1;
@@ -234,6 +234,7 @@ fn put_position(layout: FrameLayout, position: &Position, out: &mut String) {
 
 impl FrameLayout {
     /// Returns the layout of an encoding, and whether its events are named; `None` if it has no templates.
+    #[cfg_attr(not(feature = "dialects"), expect(clippy::unnecessary_wraps, reason = "as with `dialects`"))]
     fn of(encoding: Encoding) -> Option<(Self, bool)> {
         match encoding {
             Encoding::NativeSse => Some((Self::Stream, true)),
@@ -248,7 +249,7 @@ impl FrameLayout {
     }
 }
 
-impl Template<'_> {
+impl FrameTemplate<'_> {
     /// Returns the template of events with the attributes of this one; `None` if the encoding has none.
     fn new(encoding: Encoding, event: &Event) -> Option<Self> {
         let (layout, is_named) = FrameLayout::of(encoding)?;

@@ -248,7 +248,7 @@ pub(crate) fn pack(
     out.extend_from_slice(event.payload().as_bytes());
 }
 
-/// Packed event whose id and time are read.
+/// Packed event with its id and time read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PackedEvent<'a> {
     id: EventId,

@@ -53,7 +53,7 @@ struct EncodingLog {
 
 /// Entry of a list.
 #[derive(Clone, Copy, Debug)]
-struct Link {
+struct FrameLink {
     frame: u32,
     next: u32,
 }
@@ -89,7 +89,7 @@ pub(super) struct FrameLog {
     encodings: [EncodingLog; ENCODINGS_MAX],
     /// Encodings with frames, as bits.
     used: u32,
-    links: Vec<Link>,
+    links: Vec<FrameLink>,
     /// Number of lists that are not empty.
     lists: usize,
     /// Buffer for scattered frames of a list.
@@ -146,7 +146,7 @@ impl FrameLog {
     /// Appends a frame to a feed's list and returns `true` if it is the first.
     pub(super) fn push(&mut self, list: &mut FrameList, frame: u32) -> bool {
         let at = self.links.len() as u32;
-        self.links.push(Link { frame, next: END });
+        self.links.push(FrameLink { frame, next: END });
         list.len += 1;
         let before = std::mem::replace(&mut list.last, at);
         if let Some(before) = self.links.get_mut(before as usize) {
@@ -272,7 +272,7 @@ impl FrameLog {
     /// Returns the capacity of the tables, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         let one = |log: &EncodingLog| log.bytes.capacity() + log.frames.capacity() * size_of::<LoggedFrame>();
-        self.links.capacity() * size_of::<Link>()
+        self.links.capacity() * size_of::<FrameLink>()
             + self.scratch.capacity()
             + self.encodings.iter().map(one).sum::<usize>()
     }

@@ -483,6 +483,7 @@ fn head_of(pattern: PatternRef<'_>) -> usize {
     pattern.text.len() << 2 | pattern.kind as usize
 }
 
+#[cfg(feature = "server")]
 fn write_pattern(pattern: PatternRef<'_>, out: &mut Vec<u8>) {
     write_length(head_of(pattern), out);
     out.extend_from_slice(pattern.text);

@@ -32,7 +32,7 @@ const EVENT_BYTES: usize = 32;
 /// Maximum size of a packed number.
 const NUMBER_BYTES: usize = 10;
 
-/// Event of a log whose number, id and time are read.
+/// Event of a log, with its number, id and time read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry<'a> {
     /// Number among all recorded events.
@@ -68,7 +68,7 @@ impl<'a> Entry<'a> {
 
 /// Consecutive events.
 #[derive(Debug)]
-struct Segment {
+struct LogSegment {
     base: PackingBase,
     /// Number of the event of the base among all recorded events.
     number: u64,
@@ -83,7 +83,7 @@ struct Segment {
     popped: usize,
 }
 
-impl Segment {
+impl LogSegment {
     /// Returns the memory of its bytes and their starts.
     fn heap_bytes(&self) -> usize {
         heap_block(self.bytes.capacity())
@@ -91,7 +91,7 @@ impl Segment {
             + heap_block(self.base.held_bytes())
     }
 
-    /// Returns whether it takes another event, whose index would be this.
+    /// Returns whether it takes another event, at this index.
     fn takes(&self, index: u64) -> bool {
         index - self.began < SEGMENT_EVENTS && self.bytes.len() < SEGMENT_BYTES
     }
@@ -143,7 +143,7 @@ fn make_room<T>(place: &mut Vec<T>, more: usize) {
 /// Queue of packed events.
 #[derive(Debug, Default)]
 pub(super) struct PackedEvents {
-    segments: VecDeque<Segment>,
+    segments: VecDeque<LogSegment>,
     /// Attributes that events have. The code of a head is its index.
     heads: Vec<EventHead>,
     len: usize,
@@ -171,7 +171,7 @@ impl PackedEvents {
     /// Returns the heap memory in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         self.heap_bytes
-            + heap_block(self.segments.capacity() * size_of::<Segment>())
+            + heap_block(self.segments.capacity() * size_of::<LogSegment>())
             + heap_block(self.heads.capacity() * size_of::<EventHead>())
     }
 
@@ -275,7 +275,7 @@ impl PackedEvents {
             }
             let base = PackingBase::of(event, id);
             self.heap_bytes += heap_block(base.held_bytes());
-            self.segments.push_back(Segment {
+            self.segments.push_back(LogSegment {
                 base,
                 number,
                 first: index,
@@ -321,7 +321,7 @@ impl PackedEvents {
     /// Removes the oldest segment. Returns false if there is none.
     pub(super) fn drop_segment(&mut self) -> bool {
         let dropped = self.segments.pop_front();
-        self.heap_bytes -= dropped.as_ref().map_or(0, Segment::heap_bytes);
+        self.heap_bytes -= dropped.as_ref().map_or(0, LogSegment::heap_bytes);
         dropped.is_some()
     }
 }
@@ -392,7 +392,7 @@ mod tests {
                 plain.range(from..to.min(plain.len())).map(|(_, event)| event.payload().len()).sum();
             assert!(packed.bytes_between(from, to) >= payloads, "{from}..{to}");
         }
-        let segments: usize = packed.segments.iter().map(Segment::heap_bytes).sum();
+        let segments: usize = packed.segments.iter().map(LogSegment::heap_bytes).sum();
         let heads: usize = packed.heads.iter().map(|head| heap_block(head.text_bytes())).sum();
         assert_eq!(packed.heap_bytes, segments + heads);
     }

@@ -42,7 +42,7 @@ pub(crate) type Acceptor = Option<Arc<rustls::ServerConfig>>;
 
 /// Returns ring's algorithms with the ciphers in the server's order: AES-128 first.
 ///
-/// OpenSSL and rustls clients put AES-256 first, whose key schedule uses SHA-384: 280,000 of 1,370,000 instructions of a
+/// OpenSSL and rustls clients put AES-256 first. Its key schedule uses SHA-384: 280,000 of 1,370,000 instructions of a
 /// handshake. SHA-256 has instructions of its own in today's processors, and AES-128 has 10 rounds for 14.
 fn provider() -> CryptoProvider {
     let mut provider = ring::default_provider();

@@ -9,7 +9,7 @@
 //!   an uncertain outcome that is repeated is accepted once, at any node that has read it.
 //! - An `end` names the event that ended a life. Its `complete` says whether the log was kept from that life's first event on,
 //!   whatever the client missed of it.
-//! - A client whose run is purged gets a gap, and none that reads it from its start afterwards gets an event from before.
+//! - A client of a purged run gets a gap, and none that reads it from its start afterwards gets an event from before.
 
 mod directed;
 mod follower;
@@ -301,7 +301,7 @@ impl Cluster {
         self.followers.push(follower);
     }
 
-    /// Lets a node's follower read entries. Clients whose runs they purge are to get a gap.
+    /// Lets a node's follower read entries. Clients of the runs that they purge are to get a gap.
     fn follow_log(&mut self, node: usize, max: usize) -> bool {
         let before = self.nodes[node].steps.next();
         let did = self.nodes[node].follow(max);

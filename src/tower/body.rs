@@ -55,7 +55,7 @@ pub struct LiveBody(pub(super) Content);
 /// Content of a body.
 pub(super) enum Content {
     Whole(Option<Bytes>),
-    /// Event stream whose socket may be taken when its head is written.
+    /// Event stream with a socket that may be taken when its head is written.
     Offered {
         offer: Offer,
         /// Whether hyper had a chance to write the head.

@@ -100,7 +100,7 @@ pub struct Live {
     acceptor: Acceptor,
     websocket: Arc<str>,
     events: Arc<str>,
-    /// Event streams whose sockets may be taken. Shared with the wrappers that this service created.
+    /// Event streams with sockets that may be taken. Shared with the wrappers that this service created.
     offers: Arc<Offers>,
 }
 
@@ -278,7 +278,7 @@ impl Live {
         }
     }
 
-    /// Returns the response of an event stream whose socket may be taken when its head is written.
+    /// Returns the response of an event stream with a socket that may be taken when its head is written.
     fn offered(&self, head: &StreamResponse, stream: AgreedStream) -> Response<LiveBody> {
         let offer = self.offers.offer(stream);
         let mark = offer.mark();

@@ -1,5 +1,5 @@
 //! Fanwire in an app: `embedded WAY PORT`. WAY is how clients connect at PORT: `own`, to a listener of the server;
-//! `tower`, to a route of axum; `listener`, to a route of axum whose listener is wrapped; `adopt`, over sockets that
+//! `tower`, to a route of axum; `listener`, to a route of axum with a wrapped listener; `adopt`, over sockets that
 //! the program accepts itself. Events are published at the next port, a listener of the server in each case, so that
 //! only the clients' connections differ.
 

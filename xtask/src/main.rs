@@ -38,7 +38,8 @@ Tests:
   test          installs the programs that the tests need, after listing them, then runs all tests;
                 `test --no-setup` installs nothing
   setup         only the first half of `test`
-  sim [RUNS]    the server over a simulated network, for RUNS seeds (3000); `sim --seed N` repeats one, step by step
+  sim [RUNS]    the server over a simulated network, for RUNS seeds (3000; nodes that share a log for a tenth of them);
+                `sim --seed N` repeats one, step by step
   referee       500 clients of all speeds that reload at random read 50 runs of 5,000 tokens: each has the exact text
   loom [NAME]   the model checker over the lock-free parts
   mutants [TXT] breaks the source in each way that loom-tests/README.md lists, and checks that a model fails
@@ -214,11 +215,12 @@ fn asan(totals: &mut Totals) -> Outcome {
     )
 }
 
-/// Tests of the simulated network that take seeds: one server, nodes that share a log, several shards.
-const SIMULATED: [&str; 3] = [
-    "sim::the_promises_hold_over_any_network",
-    "sim::nodes::kept_logs_of_nodes_that_share_a_log_are_exact_or_tell",
-    "sim::union::over_several_shards_the_union_of_all_connections_of_a_client_is_exact",
+/// Tests of the simulated network that take seeds, and the part of the seeds that each runs: one server, several shards, and
+/// nodes that share a log.
+const SIMULATED: [(&str, u64); 3] = [
+    ("sim::the_promises_hold_over_any_network", 1),
+    ("sim::union::over_several_shards_the_union_of_all_connections_of_a_client_is_exact", 1),
+    ("sim::nodes::kept_logs_of_nodes_that_share_a_log_are_exact_or_tell", 10),
 ];
 
 /// Runs many seeds of the simulated network, or one of them with every step printed.
@@ -230,15 +232,14 @@ fn sim(args: &[String], totals: &mut Totals) -> Outcome {
         [runs] => ("1", *runs, None),
         _ => return Err("sim takes a number of seeds, or --seed N".to_owned()),
     };
-    let mut env = vec![("FANWIRE_SIM_SEED", seed), ("FANWIRE_SIM_RUNS", runs)];
-    env.extend(trace);
-    let mut args = vec!["test", "--release", "--lib", "--", "--nocapture"];
-    if trace.is_some() {
-        // The steps of one test are printed after those of the other.
-        args.push("--test-threads=1");
+    let runs: u64 = runs.parse().map_err(|_| format!("sim takes a number of seeds, not {runs}"))?;
+    for (test, part) in SIMULATED {
+        let runs = runs.div_ceil(part).to_string();
+        let mut env = vec![("FANWIRE_SIM_SEED", seed), ("FANWIRE_SIM_RUNS", &runs)];
+        env.extend(trace);
+        run::tests(&["test", "--release", "--lib", test, "--", "--nocapture"], &env, totals)?;
     }
-    args.extend(SIMULATED);
-    run::tests(&args, &env, totals)
+    Ok(())
 }
 
 /// Runs the referee of kept runs in its long form: 500 clients of all speeds over 50 runs of 5,000 tokens.

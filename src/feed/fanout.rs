@@ -366,7 +366,7 @@ impl Fanout {
             let wants_all = filters().any(Filter::is_everything);
             let gap = if wants_all { gap } else { to_some };
             let own = feed.newest_appended(&self.log).unwrap_or(EventId::before(id.epoch, id.shard, 0));
-            self.append_notice(key, if hides && !wants_all { own } else { id }, gap);
+            self.append_notice(key, if hides && !wants_all { own } else { id }, gap, false);
         }
     }
 
@@ -388,12 +388,12 @@ impl Fanout {
         let mut is_concerned = |class| matcher.filter(class).is_some_and(&mut concerns);
         if self.feeds[feed as usize].classes().any(|(class, _)| is_concerned(class)) {
             let id = self.newest_appended(feed).unwrap_or(before);
-            self.append_notice(feed, id, gap);
+            self.append_notice(feed, id, gap, true);
         }
     }
 
-    /// Appends a gap notice to a feed.
-    fn append_notice(&mut self, key: FeedKey, id: EventId, gap: &GapNotice) {
+    /// Appends a gap notice to a feed. `is_purge`: the events that are missing were purged.
+    fn append_notice(&mut self, key: FeedKey, id: EventId, gap: &GapNotice, is_purge: bool) {
         let feed = &mut self.feeds[key as usize];
         // Events that a feed would have left out are not missing.
         let missed = if feed.conflates() { gap.missed.as_bound() } else { gap.missed };
@@ -404,7 +404,7 @@ impl Fanout {
         let before = feed.conflator_mut().map(|conflator| conflator.samplers.release_all(now));
         let was_clean = feed.append_all(before.unwrap_or_default());
         let frame = feed.form.compression.own(frame);
-        if feed.append_gap(&mut self.log, frame, id, missed) || was_clean {
+        if feed.append_gap(&mut self.log, frame, id, missed, is_purge) || was_clean {
             self.dirty.push(key);
         }
     }

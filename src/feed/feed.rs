@@ -321,8 +321,9 @@ impl Feed {
         frame: Bytes,
         id: EventId,
         missed: Missed,
+        is_purge: bool,
     ) -> bool {
-        self.retain().gaps.push(missed);
+        self.retain().gaps.push(missed, is_purge);
         if self.has_own_form() {
             let source = FrameSource::Owned(frame);
             return self.append(UnsealedFrame { source, id, kind: FrameKind::Gap, is_final: true });
@@ -346,6 +347,11 @@ impl Feed {
             Some(retained) => retained.gaps.missed_in(indices),
             None => GapLog::default().missed_in(indices),
         }
+    }
+
+    /// Returns whether a notice of a purge is among the frames from this index on.
+    pub(super) fn has_purge_from(&self, index: u64) -> bool {
+        self.retained.as_ref().is_some_and(|retained| retained.gaps.has_purge_from(index))
     }
 
     /// Returns the block that holds the frame at `index`; `base <= index < next`.

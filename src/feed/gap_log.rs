@@ -10,16 +10,23 @@ use crate::dialect::Missed;
 pub(super) struct GapLog {
     /// Frame index and missing events of each notice that is retained, and of the newest that was trimmed.
     sealed: VecDeque<(u64, Missed)>,
-    /// Notices among the unsealed frames.
-    unsealed: VecDeque<Missed>,
+    /// Notices among the unsealed frames, each with whether it reports a purge.
+    unsealed: VecDeque<(Missed, bool)>,
+    /// Frame index after the newest notice of a purge; 0 if there was none.
+    purges_end: u64,
     /// Frame index of the newest notice that was dropped from the log.
     forgotten: Option<u64>,
 }
 
 impl GapLog {
     /// Adds a notice that is not sealed yet.
-    pub(super) fn push(&mut self, missed: Missed) {
-        self.unsealed.push_back(missed);
+    pub(super) fn push(&mut self, missed: Missed, is_purge: bool) {
+        self.unsealed.push_back((missed, is_purge));
+    }
+
+    /// Returns whether a notice of a purge is among the frames from this index on, or among the unsealed ones.
+    pub(super) fn has_purge_from(&self, index: u64) -> bool {
+        self.purges_end > index || self.unsealed.iter().any(|(_, is_purge)| *is_purge)
     }
 
     /// Returns whether some notices are not sealed yet.
@@ -29,7 +36,11 @@ impl GapLog {
 
     /// Gives the oldest unsealed notice its frame index.
     pub(super) fn seal(&mut self, index: u64) {
-        self.sealed.push_back((index, self.unsealed.pop_front().unwrap_or(Missed::Unknown)));
+        let (missed, is_purge) = self.unsealed.pop_front().unwrap_or((Missed::Unknown, false));
+        if is_purge {
+            self.purges_end = index + 1;
+        }
+        self.sealed.push_back((index, missed));
     }
 
     /// Forgets notices before `base`, except the newest of them.

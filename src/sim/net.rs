@@ -215,6 +215,11 @@ impl Drop for ServerEnd {
 }
 
 impl ClientEnd {
+    /// Returns whether both are the end of one connection.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(super) fn send(&self, bytes: &[u8]) {
         let mut wire = self.0.borrow_mut();
         if !wire.fin.0 && !wire.broken && !wire.closed {

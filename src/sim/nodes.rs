@@ -114,6 +114,11 @@ impl Node {
         Ok(())
     }
 
+    /// Returns whether the request of this connection waits for its loop, for example until that has read the client's last event.
+    fn has_deferred(&self, end: &ClientEnd) -> bool {
+        self.links.iter().any(|(token, link)| link.is_same(end) && self.core.has_deferred(*token))
+    }
+
     fn append(&mut self, fate: AppendFate) -> bool {
         self.shared.engine.as_ref().is_some_and(|engine| self.steps.append(engine, fate))
     }
@@ -313,8 +318,14 @@ impl Cluster {
                 if all.runs.get(&run).is_none_or(|run| run.newest.is_none()) || self.rules.can_expire() {
                     continue;
                 }
+                // A request that still waits for its loop, after its status was sent, begins after the purge: the client resumes
+                // with what is there then, and gets a gap only if something is missing after its last event.
+                let at_node = &self.nodes[node];
                 let is_there = |one: &&mut Follower| {
-                    (one.node, one.run) == (node, run) && one.joined.is_some() && !one.is_over
+                    (one.node, one.run) == (node, run)
+                        && one.joined.is_some()
+                        && !one.is_over
+                        && !at_node.has_deferred(&one.end)
                 };
                 for follower in self.followers.iter_mut().filter(is_there) {
                     follower.owed_gap = Some(follower.seen.len());

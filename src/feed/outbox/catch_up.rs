@@ -6,6 +6,7 @@
 //! - With one, its place is the one before the next frame of the feed, whatever else is pending. If it has no place,
 //!   that was lost with the frames after it, and the loss is reported.
 //! - A reply after omitted frames waits until the replay has delivered them.
+//! - A notice of a purge among omitted frames is sent before the replay.
 
 use std::collections::VecDeque;
 
@@ -80,6 +81,11 @@ impl Outbox {
         if let Some(backlog) = &mut self.backlog {
             backlog.place = None;
         }
+    }
+
+    /// Returns whether a notice of a purge is among the pending frames. A replay of the events does not find it.
+    pub(crate) fn has_purge_notice(&self, fanout: &Fanout) -> bool {
+        self.membership.is_some_and(|membership| fanout.feed(membership.feed()).has_purge_from(self.next))
     }
 
     /// Returns whether the connection's policy is to read in a replay what its feed drops.

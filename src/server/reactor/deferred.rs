@@ -144,6 +144,12 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
+    /// Returns whether effects of a client wait.
+    #[cfg(test)]
+    pub(crate) fn has_deferred(&self, token: Token) -> bool {
+        self.requests.deferred.iter().any(|put_off| put_off.token == token)
+    }
+
     fn is_ahead(&self, since: &Since) -> bool {
         is_ahead(&self.shared, since, |shard| self.delivery.reader.position(shard))
     }

@@ -182,6 +182,10 @@ impl<S: Socket> LoopState<S> {
     /// can't move.
     fn pack_catch_up(&mut self, slot: usize, interest: Option<&FeedInterest>) -> Option<SuspendedCatchUp> {
         let filters: Vec<Filter> = interest?.selections.iter().map(|one| one.filter.clone()).collect();
+        if self.clients.conns[slot].outbox.has_purge_notice(&self.delivery.fanout) {
+            // The successor would not know of the purge.
+            return None;
+        }
         let suspended = self.suspend_catch_up(slot, &filters)?;
         let outbox = &mut self.clients.conns[slot].outbox;
         outbox.skip_to_end(&mut self.delivery.fanout);

@@ -122,6 +122,9 @@ impl<S: Socket> LoopState<S> {
         let work = self.work_after(since, &filters, false);
         let ring = self.turn.resume_lookup(&self.shared, &self.places);
         let conn = &mut self.clients.conns[slot];
+        if conn.outbox.has_purge_notice(&self.delivery.fanout) {
+            conn.add_replay(ClientReplay::purge_notice(encoding, filters.clone()));
+        }
         conn.connection.record_refill(work.places().into_iter());
         let held = conn.outbox.skip_for_replay(
             &mut self.delivery.fanout,
@@ -713,8 +716,10 @@ impl<S: Socket> LoopState<S> {
     /// Skips a connection's pending events if its feed has dropped some of them. Returns whether it did.
     fn skip_live(&mut self, slot: usize) -> bool {
         let outbox = &mut self.clients.conns[slot].outbox;
-        let skips =
-            outbox.has_lost_frames(&self.delivery.fanout) && outbox.skip_to_end(&mut self.delivery.fanout);
+        // The next replay begins with the notice of a purge.
+        let skips = outbox.has_lost_frames(&self.delivery.fanout)
+            && !outbox.has_purge_notice(&self.delivery.fanout)
+            && outbox.skip_to_end(&mut self.delivery.fanout);
         if skips {
             outbox.record_place(&self.delivery.fanout, &self.turn.resume_lookup(&self.shared, &self.places));
         }

@@ -238,3 +238,39 @@ fn a_run_from_its_start_has_nothing_from_before_a_purge_that_its_node_has_read()
     let seen = cluster.settle_and_check();
     assert!(matches!(seen[..], [Seen::Gap(_), .., Seen::Event(4)]), "{seen:?}");
 }
+
+/// The feed drops the gap of the purge with the events around it, and the events after the purge are still in the ring.
+#[test]
+fn a_client_that_catches_up_over_a_purge_gets_a_gap() {
+    let mut cluster = calm();
+    cluster.config.max_lag_events = 2;
+    cluster.nodes[0] = Node::new(&cluster.log, &cluster.config, cluster.capacity, false);
+    assert!(cluster.nodes[0].follow(1));
+    cluster.publish_one(0, "token", false);
+    cluster.follow_log(0, usize::MAX);
+    cluster.open(0, 0, "catch_up", Begin::Start, None);
+    let seen = cluster.settle_and_check();
+    assert!(matches!(seen[..], [Seen::Event(1)]), "{seen:?}");
+    cluster.followers[0].end.set_room(1);
+    let read = |cluster: &mut Cluster| {
+        cluster.follow_log(0, usize::MAX);
+        cluster.turn(0).expect("the ledger is right");
+    };
+    for _ in 0..2 {
+        cluster.publish_one(0, "token", false);
+        read(&mut cluster);
+    }
+    let record = r#"{"stamp":{"at":1,"purge":{"by":"stream","values":["run-0"]}}}"#;
+    let engine = cluster.nodes[1].shared.engine.as_ref().expect("it has one");
+    EngineSteps::submit_other(engine, record.to_owned());
+    assert!(cluster.nodes[1].append(AppendFate::Stored));
+    read(&mut cluster);
+    for _ in 0..5 {
+        cluster.publish_one(0, "token", false);
+        read(&mut cluster);
+    }
+    let seen = cluster.settle_and_check();
+    assert!(cluster.nodes[0].shared.metrics.catch_ups.get() > 0, "it never fell behind");
+    let gaps = seen.iter().filter(|one| matches!(one, Seen::Gap(_))).count();
+    assert!(matches!(seen[..], [.., Seen::Event(8)]) && (gaps, seen.len()) == (1, 9), "{seen:?}");
+}

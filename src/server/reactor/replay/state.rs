@@ -146,6 +146,12 @@ impl ClientReplay {
         }
     }
 
+    /// Returns a replay of nothing but the gap of a purge, for a client that then catches up.
+    pub(crate) fn purge_notice(encoding: Encoding, filters: Vec<Filter>) -> Self {
+        let selector = ReplaySelector::any(filters, Vec::new());
+        Self::new(encoding, selector, ReplayWork::Unknown(None), CATCH_UP)
+    }
+
     /// Merges neighbours by a string of their payloads. The events of a snapshot are no neighbours.
     pub(crate) fn merge_by(&mut self, target: Arc<ConcatTarget>) {
         if !matches!(self.work, ReplayWork::Snapshot { .. }) {
@@ -196,7 +202,10 @@ impl ClientReplay {
     pub(super) fn place_to_continue(&self, filters: &[Filter]) -> Option<Since> {
         let all = || std::iter::once(self).chain(&self.queue);
         let is_plain = |replay: &Self| {
-            replay.is_catch_up() && replay.ends.is_empty() && replay.selector.requested() == filters
+            replay.is_catch_up()
+                && replay.ends.is_empty()
+                && replay.selector.requested() == filters
+                && !matches!(replay.work, ReplayWork::Unknown(None))
         };
         if all().all(is_plain) { self.work.place() } else { None }
     }

@@ -15,7 +15,7 @@ use support::authority::Authority;
 use support::script::in_project;
 use support::service::free_port;
 use support::sse::Sse;
-use support::wire::Wire;
+use support::wire::{Wire, deadline};
 use support::ws::Ws;
 use support::{eventually, http, read_until};
 
@@ -69,6 +69,8 @@ fn check_streams(addr: SocketAddr, websocket: &str, events: &str) {
     let mut ws = Ws::over(Wire::connect(addr), websocket, "");
     assert_eq!(ws.ask(&json!({"type": "subscribe", "payload": {"event_types": ["a"]}}))["type"], "ack");
     let mut sse = Sse::at(addr, &format!("{events}?type=a"), "");
+    // The program may write the head. The stream begins with what the server writes.
+    assert!(sse.block(deadline()).expect("the server's first lines").retry.is_some());
     ws.send(&json!({"type": "publish", "payload": {"type": "a", "payload": 7}}));
     let event = std::iter::repeat_with(|| ws.message()).find(|message| message["type"] == "event");
     assert_eq!(event.expect("an event")["payload"]["payload"], 7);

@@ -88,12 +88,16 @@ fn watch_lists_that_change_are_accounted_for_event_by_event() {
     let server = Server::with(&["--bus-shards", "2", "--loops", "2"]);
     let args = ["--slow", "0", "--watch", "5", "--topics", "20", "--rate", "400"];
     let report = is_kept(verify(&format!("http://{}", server.addr), &args));
+    let mut cut = [0, 0];
     for reader in report["readers"].as_array().expect("a list") {
         let number = |name: &str| reader[name].as_u64().expect("a number");
         assert_eq!((number("lost"), number("gaps")), (0, 0), "{report:#}");
-        assert!(number("cuts") > 0 && number("changes") > 0, "{report:#}");
+        assert!(number("changes") > 0, "{report:#}");
         assert!(number("delivered") > 10 && number("delivered") < 1000, "{report:#}");
+        cut[usize::from(reader["over"] == "sse")] += number("cuts");
     }
+    // How often one connection is cut in three seconds is left to chance.
+    assert!(cut.iter().all(|cuts| *cuts > 0), "{report:#}");
 }
 
 #[test]

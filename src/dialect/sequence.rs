@@ -168,13 +168,11 @@ impl<'a> SequenceEncoder<'a> {
         );
         let has_object = template.layout == FrameLayout::Stream;
         if has_object {
-            frames.extend_from_slice(&template.before_id);
-            frames.extend_from_slice(id);
-            frames.extend_from_slice(&template.before_time);
-            frames.extend_from_slice(&self.time.text);
+            template.put(id, &self.time.text, payload, frames);
+        } else {
+            frames.extend_from_slice(&template.before_payload);
+            frames.extend_from_slice(payload);
         }
-        frames.extend_from_slice(&template.before_payload);
-        frames.extend_from_slice(payload);
         frames.extend_from_slice(if has_object { b"}\nid: " } else { b"\nid: " });
         frames.extend_from_slice(if self.position.is_empty() { id } else { self.position.as_bytes() });
         frames.extend_from_slice(b"\n\n");
@@ -189,12 +187,7 @@ impl<'a> SequenceEncoder<'a> {
         let header = ws::header(ws::OpCode::Text, len);
         frames.reserve(header.len() + len);
         frames.extend_from_slice(&header);
-        frames.extend_from_slice(&template.before_id);
-        frames.extend_from_slice(id);
-        frames.extend_from_slice(&template.before_time);
-        frames.extend_from_slice(&self.time.text);
-        frames.extend_from_slice(&template.before_payload);
-        frames.extend_from_slice(payload);
+        template.put(id, &self.time.text, payload, frames);
         frames.extend_from_slice(BEFORE_UUID);
         frames.extend_from_slice(&uuid);
         frames.extend_from_slice(AFTER_UUID);
@@ -211,12 +204,7 @@ impl<'a> SequenceEncoder<'a> {
         let header = ws::header(ws::OpCode::Text, len);
         frames.reserve(header.len() + len);
         frames.extend_from_slice(&header);
-        frames.extend_from_slice(&template.before_id);
-        frames.extend_from_slice(id);
-        frames.extend_from_slice(&template.before_time);
-        frames.extend_from_slice(time);
-        frames.extend_from_slice(&template.before_payload);
-        frames.extend_from_slice(payload);
+        template.put(id, time, payload, frames);
         frames.extend_from_slice(self.position.as_bytes());
         frames.push(b'}');
     }
@@ -313,6 +301,17 @@ impl FrameTemplate<'_> {
         let has_its_time =
             self.layout != FrameLayout::LeanMessage || self.has_time == envelope::has_lean_time(event);
         has_its_time && event.has_head_of(&self.event)
+    }
+
+    /// Appends the template's texts with an id, a time and a payload between them.
+    #[inline]
+    fn put(&self, id: &[u8], time: &[u8], payload: &[u8], frames: &mut Vec<u8>) {
+        frames.extend_from_slice(&self.before_id);
+        frames.extend_from_slice(id);
+        frames.extend_from_slice(&self.before_time);
+        frames.extend_from_slice(time);
+        frames.extend_from_slice(&self.before_payload);
+        frames.extend_from_slice(payload);
     }
 
     fn len(&self) -> usize {

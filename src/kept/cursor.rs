@@ -204,7 +204,7 @@ impl KeptLogs {
 
     /// Returns whether a reader that followed the logs may have missed an earlier log of this name, of which nothing is left.
     fn follows_another(&self, log: &KeptLog, cursor: &KeptCursor) -> bool {
-        let first = log.entry(0).and_then(|entry| entry.event().id());
+        let first = log.entry(0).map(|entry| entry.id());
         let has_some = first.is_none_or(|first| cursor.is_before(first));
         cursor.spans_lives && !has_some && self.has_evicted_one(&log.name)
     }

@@ -7,7 +7,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use super::log::{KeptLog, LogName, ShardPlace};
 use super::packed::Entry;
 use super::store::KeptLogs;
-use crate::event::{Event, Position, Timestamp};
+use crate::event::{Event, EventId, Position, Timestamp};
 use crate::filter::Filter;
 
 /// Place of an event in the order in which the loops read events: the epoch, and the number of events up to it.
@@ -16,17 +16,17 @@ pub(crate) type OrderPlace = (u64, u128);
 /// Returns the place of an event; `None` on a bus of several shards if no loop has read the event, because it has no
 /// place in their order yet.
 pub(crate) fn order_place(event: &Event, shards: usize) -> Option<OrderPlace> {
-    match event.position() {
-        Some(position) => Some(position.passed()),
-        None if shards == 1 => event.id().map(|id| (id.epoch, u128::from(id.sequence) + 1)),
-        None => None,
-    }
+    place_of(event.position().map(Position::passed), event.id(), shards)
 }
 
 /// Returns the place of a log's event, as [`order_place`] does.
 fn entry_place(entry: &Entry<'_>, shards: usize) -> Option<OrderPlace> {
-    let id = entry.id();
-    entry.passed().or_else(|| (shards == 1).then(|| (id.epoch, u128::from(id.sequence) + 1)))
+    place_of(entry.passed(), Some(entry.id()), shards)
+}
+
+/// Returns the place of an event with this position, of which [`Position::passed`] is given, and this id.
+fn place_of(passed: Option<OrderPlace>, id: Option<EventId>, shards: usize) -> Option<OrderPlace> {
+    passed.or_else(|| id.filter(|_| shards == 1).map(|id| (id.epoch, u128::from(id.sequence) + 1)))
 }
 
 /// Part of the order.

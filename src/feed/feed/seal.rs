@@ -17,7 +17,7 @@ use crate::feed::frame_log::{FrameLog, LoggedFrame};
 const MERGE_LONE_FRAME_BYTES_MAX: usize = 1024;
 
 /// Size of a block of small frames, in bytes: large enough that the cost of the write call no longer matters.
-const RUN_BYTES_MAX: usize = 64 * 1024;
+const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
 impl Feed {
     /// Makes the appended frames visible to outboxes, and trims the feed to its limits.
@@ -59,13 +59,13 @@ impl Feed {
             let block = if is_small(bytes) && frames.peek().is_some_and(joins) {
                 // A block has as many frames as start within its maximum size.
                 let after = frames.clone().scan(bytes.len(), |end, (_, next)| {
-                    let begins = *end <= RUN_BYTES_MAX && is_small(next);
+                    let begins = *end <= BLOCK_BYTES_MAX && is_small(next);
                     *end += next.len();
                     begins.then_some(*end)
                 });
                 let mut together = Vec::with_capacity(after.last().unwrap_or(bytes.len()));
                 together.extend_from_slice(bytes);
-                while together.len() <= RUN_BYTES_MAX
+                while together.len() <= BLOCK_BYTES_MAX
                     && let Some((frame, bytes)) = frames.next_if(joins)
                 {
                     together.extend_from_slice(bytes);
@@ -144,13 +144,13 @@ impl Feed {
         }
         let mut together = Vec::new();
         for frame in &rest[..count] {
-            if together.len() > RUN_BYTES_MAX {
+            if together.len() > BLOCK_BYTES_MAX {
                 break;
             }
             if together.is_empty() {
                 // Frames of a burst mostly have similar lengths.
                 let similar = (bytes_of(frame) + 16) * count;
-                together.reserve_exact(similar.min(RUN_BYTES_MAX + small));
+                together.reserve_exact(similar.min(BLOCK_BYTES_MAX + small));
             }
             together.extend_from_slice(frame.source.bytes(encoding));
             marks.push(FrameMark::new(together.len(), frame.id, frame.kind));
@@ -192,7 +192,7 @@ impl Feed {
             };
             forms.push(FrameForms::new(window_use, standalone));
             marks.push(FrameMark::new(bytes.len(), *id, *kind));
-            if bytes.len() > RUN_BYTES_MAX {
+            if bytes.len() > BLOCK_BYTES_MAX {
                 break;
             }
         }

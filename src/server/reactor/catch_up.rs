@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use super::loop_state::LoopState;
-use super::replay::{ClientReplay, SuspendedCatchUp};
+use super::replay::SuspendedCatchUp;
 use super::socket::Socket;
 use crate::dialect::ConcatTarget;
 use crate::feed::{FeedInterest, LagPolicy};
@@ -79,10 +79,7 @@ impl<S: Socket> LoopState<S> {
         };
         let filters: Vec<Filter> = selections.into_iter().map(|selection| selection.filter).collect();
         self.turn.work.spend((filters.len() / 10) as u32);
-        if conn.outbox.has_purge_notice(&self.delivery.fanout) {
-            // The events after a purge may follow those before it, so the replay alone would not report it.
-            conn.add_replay(ClientReplay::purge_notice(encoding, filters.clone()));
-        }
+        conn.add_purge_notice(&self.delivery.fanout, encoding, &filters);
         let ring = self.turn.resume_lookup(&self.shared, &self.places);
         let (since, held) = conn.outbox.begin_catch_up(&mut self.delivery.fanout, &ring);
         let mut replay = self.catch_up_replay(encoding, filters, since, held);

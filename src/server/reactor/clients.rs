@@ -13,9 +13,9 @@ use super::purge_news::PurgeNews;
 use super::queues::{Queued, Queues};
 use super::replay::ClientReplay;
 use super::token::{Token, token_of};
-use crate::dialect::ConcatTarget;
+use crate::dialect::{ConcatTarget, Encoding};
 use crate::engine::InterestGuard;
-use crate::feed::Outbox;
+use crate::feed::{Fanout, Outbox};
 use crate::filter::Filter;
 use crate::server::auth::Denied;
 use crate::server::conn::Connection;
@@ -87,6 +87,14 @@ impl<S> Conn<S> {
         match &mut self.replay {
             Some(first) if first.is_catch_up() => first.queue_replay(replay),
             other => *other = Some(Box::new(replay)),
+        }
+    }
+
+    /// Begins the gap of a purge if its notice is among the pending frames. The events after a purge may follow those before it,
+    /// so a replay that takes the place of the frames would not report it.
+    pub(super) fn add_purge_notice(&mut self, fanout: &Fanout, encoding: Encoding, filters: &[Filter]) {
+        if self.outbox.has_purge_notice(fanout) {
+            self.add_replay(ClientReplay::purge_notice(encoding, filters.to_vec()));
         }
     }
 

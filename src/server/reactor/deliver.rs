@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::delivery::{self, BATCHES_A_TURN, EventFlow, EventInHand, PUBLISHED_A_BATCH};
-use super::gather::{BATCH_MAX, Unwritten};
+use super::gather::{EVENTS_A_BATCH, Unwritten};
 use super::loop_state::LoopState;
 use super::queues::Queued;
 use super::socket::Socket;
@@ -21,9 +21,6 @@ use crate::event::{EventId, Since, Timestamp};
 use crate::feed::{Fanout, FeedDelivery, Flushed, OutboxContext, Tally};
 use crate::kept::LogEnd;
 use crate::server::limits::budget;
-
-/// Events taken from the bus before they are written.
-const EVENTS_A_BATCH: usize = BATCH_MAX;
 
 /// Approximate number of instructions that a turn spends on conditions on payloads and on those that no index holds, as many
 /// as on input of peers. Further events wait for the next turn.

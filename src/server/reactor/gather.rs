@@ -9,15 +9,15 @@
 //! - Batches that wait are written as one: the place of a client that keeps up is the one before the first of them.
 //! - All waiting events are written before an interest changes.
 //! - Events wait only for a publisher that the turn's budget has interrupted, while it has input, or for the rest of an accepted
-//!   batch. They fit into what feeds retain, apart from [`BATCH_MAX`] events, and wait about as long as their writes take, within
+//!   batch. They fit into what feeds retain, apart from [`EVENTS_A_BATCH`] events, and wait about as long as their writes take, within
 //!   [`TIME_MIN`] and [`TIME_MAX`].
 
 use super::token::Token;
 use crate::event::Timestamp;
 use crate::feed::FeedLimits;
 
-/// Number of events that may wait regardless of what feeds retain: as many as are read from the bus at once.
-pub(super) const BATCH_MAX: usize = 256;
+/// Events taken from the bus before they are written or wait. As many may wait regardless of what feeds retain.
+pub(super) const EVENTS_A_BATCH: usize = 256;
 
 /// Number of waiting events at which they are written, regardless of what feeds retain.
 const EVENTS_MAX: usize = 1_024;
@@ -80,7 +80,7 @@ impl Unwritten {
         let passed = self.since.map_or(0, |since| now.0 - since.0);
         let time = (receivers as i64).saturating_mul(WRITE_TIME).clamp(TIME_MIN, TIME_MAX);
         // One more batch fits in what a feed retains.
-        let events = limits.max_events.saturating_sub(BATCH_MAX).clamp(BATCH_MAX, EVENTS_MAX);
+        let events = limits.max_events.saturating_sub(EVENTS_A_BATCH).clamp(EVENTS_A_BATCH, EVENTS_MAX);
         let bytes = BYTES_MAX.min(limits.max_bytes / 2);
         // A clock that was set back ends it too.
         self.events < events && self.bytes < bytes && (0..time).contains(&passed)

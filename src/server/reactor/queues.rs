@@ -33,9 +33,7 @@ impl Queues {
             && self.pasts.is_empty()
             && self.handshakes.is_empty()
     }
-}
 
-impl Queues {
     /// Returns the units of this turn that newcomers may still spend.
     pub(super) fn left_of_newcomers(&self) -> u32 {
         budget::NEWCOMERS.saturating_sub(self.newcomers_spent)

@@ -122,9 +122,7 @@ impl<S: Socket> LoopState<S> {
         let work = self.work_after(since, &filters, false);
         let ring = self.turn.resume_lookup(&self.shared, &self.places);
         let conn = &mut self.clients.conns[slot];
-        if conn.outbox.has_purge_notice(&self.delivery.fanout) {
-            conn.add_replay(ClientReplay::purge_notice(encoding, filters.clone()));
-        }
+        conn.add_purge_notice(&self.delivery.fanout, encoding, &filters);
         conn.connection.record_refill(work.places().into_iter());
         let held = conn.outbox.skip_for_replay(
             &mut self.delivery.fanout,

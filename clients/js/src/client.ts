@@ -103,46 +103,46 @@ export class Fanwire<M extends EventMap = EventMap> {
     const types = typeof wanted === 'string' || Array.isArray(wanted) ? [wanted].flat() : undefined;
     const filter = (types ? (types.includes('*') ? {} : { event_types: types }) : wanted) as Filter;
     const id = `js-${(this.#number += 1)}`;
-    const one: Subscription<M, any> = new Subscription(id, filter, options, handler, () => this.#drop(id));
+    const subscription: Subscription<M, any> = new Subscription(id, filter, options, handler, () => this.#drop(id));
     // A handler has no loop that would throw.
-    if (handler) one.ready.catch((error) => this.#notify('error', error));
+    if (handler) subscription.ready.catch((error) => this.#notify('error', error));
     // If this client can't evaluate a text, all events of a connection are for it.
-    if (filter.filter) void import('./text.js').then(({ evaluate }) => evaluate(one)).catch(() => false).then((is) => this.#join(one, is));
+    if (filter.filter) void import('./text.js').then(({ evaluate }) => evaluate(subscription)).catch(() => false).then((is) => this.#join(subscription, is));
     // The server merges for a slow client's whole connection.
-    else this.#join(one, options.on_lag !== 'concat');
-    return one;
+    else this.#join(subscription, options.on_lag !== 'concat');
+    return subscription;
   }
 
   /** Takes a subscription, unless it has ended: into this client's connection, or into one of its own. */
-  #join(one: Subscription<any, any>, shares: boolean): void {
-    if (this.#status === 'closed') one.end(closed());
-    if (!one.isOver) shares ? this.#take(one) : this.#apart(one);
+  #join(subscription: Subscription<any, any>, shares: boolean): void {
+    if (this.#status === 'closed') subscription.end(closed());
+    if (!subscription.isOver) shares ? this.#take(subscription) : this.#apart(subscription);
   }
 
-  #take(one: Subscription<any, any>): void {
-    this.#subscriptions.set(one.id, one);
-    one.send = (job) => this.#link!.send(job);
-    if (this.#open) this.#link!.add(one);
+  #take(subscription: Subscription<any, any>): void {
+    this.#subscriptions.set(subscription.id, subscription);
+    subscription.send = (job) => this.#link!.send(job);
+    if (this.#open) this.#link!.add(subscription);
     else this.#start();
   }
 
   #drop(id: string): void {
-    const one = this.#subscriptions.get(id);
-    if (this.#subscriptions.delete(id)) this.#link?.remove(one!);
+    const subscription = this.#subscriptions.get(id);
+    if (this.#subscriptions.delete(id)) this.#link?.remove(subscription!);
   }
 
   /** Gives a subscription its own connection. */
-  #apart(one: Subscription<any, any>): void {
-    this.#subscriptions.delete(one.id);
-    const child = (one.client = new Fanwire<M>(this.#base, this.#options));
+  #apart(subscription: Subscription<any, any>): void {
+    this.#subscriptions.delete(subscription.id);
+    const child = (subscription.client = new Fanwire<M>(this.#base, this.#options));
     child.#listeners = { ...this.#listeners, status: new Set() };
     this.#children.add(child);
-    one.leave = () => {
-      child.#drop(one.id);
+    subscription.leave = () => {
+      child.#drop(subscription.id);
       child.close();
       this.#children.delete(child);
     };
-    child.#take(one);
+    child.#take(subscription);
   }
 
   /**
@@ -274,7 +274,7 @@ export class Fanwire<M extends EventMap = EventMap> {
       options: this.#options,
       subscriptions: all,
       ended: this.#ended.signal,
-      apart: (one) => this.#apart(one),
+      apart: (subscription) => this.#apart(subscription),
       opened: () => {
         if (this.#open) return;
         this.#open = true;
@@ -284,12 +284,12 @@ export class Fanwire<M extends EventMap = EventMap> {
         this.#set('open');
       },
       proven: () => (this.#proven = true),
-      event: (event, of) => {
-        for (const one of of ? [of] : all()) if (one.active) one.offer(event);
+      event: (event, only) => {
+        for (const subscription of only ? [only] : all()) if (subscription.active) subscription.offer(event);
       },
-      gap: (gap, of) => {
+      gap: (gap, only) => {
         this.#notify('gap', gap);
-        for (const one of of ? [of] : all()) if (one.active) one.gap(gap);
+        for (const subscription of only ? [only] : all()) if (subscription.active) subscription.gap(gap);
       },
       again: (job) => {
         this.#outbox.push(job);
@@ -320,8 +320,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     if (error) this.#notify('error', error);
     // A token that cannot be replaced will not be accepted next time either.
     if (error?.code === 'unauthorized' && typeof token !== 'function') return this.#end(error);
-    this.#attempt += 1;
-    if (this.#attempt >= attempts) return this.#end(new FanwireError('gave_up', `${attempts} attempts`, error));
+    if (++this.#attempt >= attempts) return this.#end(new FanwireError('gave_up', `${attempts} attempts`, error));
     // Back to the first transport that may work. One that has worked is given up only after repeated failures.
     this.#misses = this.#proven ? 0 : this.#misses + 1;
     this.#known ||= this.#proven;
@@ -342,7 +341,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     this.#link = undefined;
     this.#open = false;
     this.#unrenew?.();
-    for (const one of this.#subscriptions.values()) one.active = one.recalls = false;
+    for (const subscription of this.#subscriptions.values()) subscription.active = subscription.recalls = false;
   }
 
   #end(error?: FanwireError): void {
@@ -354,7 +353,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     this.#set('closed');
     this.#ended.abort();
     for (const child of this.#children) child.close();
-    for (const one of [...this.#subscriptions.values()]) one.end(error);
+    for (const subscription of this.#subscriptions.values()) subscription.end(error);
     for (const job of this.#outbox.splice(0)) job.reject(job.until ? uncertain(error) : (error ?? closed()));
   }
 

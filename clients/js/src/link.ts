@@ -9,7 +9,7 @@ export interface Job {
   type: 'publish' | 'request' | 'update';
   payload: object;
   /** The subscription that an update changes. */
-  of?: Any;
+  target?: Any;
   /** False if only an error is to be answered. */
   ack?: boolean | undefined;
   /** Set once it was sent with an id by which the server recognizes it: until then it may be sent again. */
@@ -35,10 +35,10 @@ export interface Host {
   /** A sign that the transport works here. */
   proven(): void;
   /** An event, in order; of one subscription if each has its own stream. */
-  event(event: FanwireEvent, of?: Any): void;
-  gap(gap: Gap, of?: Any): void;
+  event(event: FanwireEvent, only?: Any): void;
+  gap(gap: Gap, only?: Any): void;
   /** The subscription needs its own connection: the server cannot separate its past from the others' events. */
-  apart(one: Any): void;
+  apart(subscription: Any): void;
   /** Whether the client has ended. */
   readonly ended: AbortSignal;
   /** A job for the next link, or for the present one if there is one. */
@@ -75,7 +75,7 @@ export interface ServerInfo {
 
 /** Returns the capabilities that a subscription needs of its server. */
 export const needs = ({ fresh, filter, wire: { from, on_lag, concat } }: Any) =>
-  [filter.filter && 'filter', fresh && from && 'from_start', concat && 'concat', on_lag === 'catch_up' && on_lag].filter((one) => one) as string[];
+  [filter.filter && 'filter', fresh && from && 'from_start', concat && 'concat', on_lag === 'catch_up' && on_lag].filter((need) => need) as string[];
 
 export const lacking = (capability: string) => new FanwireError('unsupported', `server lacks ${capability}`);
 

@@ -26,9 +26,9 @@ function before(id: string | null | undefined, [epoch, shard]: Place): number | 
 
 /** Returns the distance from a position `b` to an event `a`, negative if `a` comes before it; undefined if it is unknown. */
 export function distance(a: string | null | undefined, b: string | null | undefined): number | undefined {
-  const one = place(a);
-  const other = one && before(b, one);
-  return other === undefined ? undefined : one![2] - other;
+  const at = place(a);
+  const last = at && before(b, at);
+  return last === undefined ? undefined : at![2] - last;
 }
 
 /** Returns the number within the shard; -1 without an id. */

@@ -33,7 +33,7 @@ export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator
   end: RunEnd | undefined;
   /** Settles when everything that was kept has come, before live events. */
   readonly past: Promise<Past | undefined>;
-  #one: Subscription<M>;
+  #subscription: Subscription<M>;
   #subscribe: (since?: string) => Subscription<M>;
   #last: FanwireEvent | undefined;
   #complete = true;
@@ -48,25 +48,25 @@ export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator
     this.#subscribe = (since) => {
       const start = since ? { since } : { from: 'start', absent: absent === 'error' ? absent : undefined };
       const options = { ...start, signal, buffer, on_lag, compact, concat } as SubscribeOptions;
-      const one = client.subscribe({ ...filter, stream_ids: [stream] }, options);
+      const subscription = client.subscribe({ ...filter, stream_ids: [stream] }, options);
       // Its position includes the event that filled it only after this turn. Later events of a past that is under way still move it.
-      one.full = () =>
+      subscription.full = () =>
         queueMicrotask(() => {
-          if (one.isOver) return;
-          [this.#isFull, this.#place] = [true, one.position];
-          one.close();
+          if (subscription.isOver) return;
+          [this.#isFull, this.#place] = [true, subscription.position];
+          subscription.close();
         });
-      return one;
+      return subscription;
     };
-    this.#one = this.#subscribe();
-    this.past = this.#one.past;
+    this.#subscription = this.#subscribe();
+    this.past = this.#subscription.past;
   }
 
   /** Waits for the next item. At the end its value is that end. Throws if the server refused the run or the client ended with an error. */
   async next(): Promise<IteratorResult<EventOf<M> | Gap, RunEnd | undefined>> {
     for (;;) {
-      const one = this.#one;
-      const { value } = await one.next().catch((error) => {
+      const subscription = this.#subscription;
+      const { value } = await subscription.next().catch((error) => {
         if (!/from_start$/.test(error.message)) throw error;
         throw new FanwireError('unsupported', 'this server is too old for runs: it can start no subscription at the beginning of a stream', error);
       });
@@ -80,17 +80,17 @@ export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator
       }
       if (this.#isOver) return { value: this.end, done: true };
       // Another call may have gone on already.
-      if (one !== this.#one) continue;
+      if (subscription !== this.#subscription) continue;
       if (this.#isFull) {
         this.#isFull = false;
-        this.#one = this.#subscribe(this.#place);
+        this.#subscription = this.#subscribe(this.#place);
         // Its end may have come already.
-        this.#one.ended = one.ended;
+        this.#subscription.ended = subscription.ended;
         continue;
       }
       this.#isOver = true;
-      if (one.ended) {
-        const { last_event_id, complete } = one.ended;
+      if (subscription.ended) {
+        const { last_event_id, complete } = subscription.ended;
         const status = this.#last && this.#last.event_id === last_event_id ? this.#last.event_type : null;
         this.end = { status, last_event_id, complete: complete && this.#complete };
       }
@@ -100,18 +100,18 @@ export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator
 
   /** @internal The client that it has for itself. */
   get client() {
-    return this.#one.client;
+    return this.#subscription.client;
   }
 
   /** Ends it here. The run itself goes on. */
   close(): void {
     this.#isOver = true;
-    this.#one.close();
+    this.#subscription.close();
   }
 
   async return(): Promise<IteratorResult<EventOf<M> | Gap, RunEnd | undefined>> {
     this.close();
-    await this.#one.return();
+    await this.#subscription.return();
     return { value: this.end, done: true };
   }
 
@@ -185,11 +185,11 @@ async function read<M extends EventMap>(client: Client<M>, url: URL, signal: Abo
       const token = await getToken();
       const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
       const answer = await fetch(url, { headers, cache: 'no-store', signal: abort.signal });
-      const said = await answer.json().catch(() => ({}));
-      if (answer.ok && said.events) return said;
+      const reply = await answer.json().catch(() => ({}));
+      if (answer.ok && reply.events) return reply;
       const codes: Record<number, string> = { 401: 'unauthorized', 403: 'forbidden', 404: 'unsupported', 501: 'unsupported' };
-      const text = answer.status === 404 ? 'this server has no pages' : (said.error ?? answer.statusText);
-      error = new FanwireError(answer.ok ? 'protocol' : (codes[answer.status] ?? said.code ?? `http_${answer.status}`), text);
+      const text = answer.status === 404 ? 'this server has no pages' : (reply.error ?? answer.statusText);
+      error = new FanwireError(answer.ok ? 'protocol' : (codes[answer.status] ?? reply.code ?? `http_${answer.status}`), text);
       if (!BUSY.includes(answer.status)) throw error;
       const after = answer.headers.get('retry-after') ?? '';
       delay += /^\d+$/.test(after) ? Math.min(+after * 1000, max) : 0;

@@ -63,41 +63,41 @@ export function socketLink(host: Host, token: string | undefined): Link {
       reach(pong.last_event_id);
     });
 
-  const active = () => host.subscriptions().filter((one) => one.active);
+  const active = () => host.subscriptions().filter((subscription) => subscription.active);
 
   const find = (name: string) => host.subscriptions().find(({ id }) => id === name);
 
   const reach = (place?: string) => {
     if (refilling || !place) return;
     reached = place;
-    active().forEach((one) => one.reach(place));
+    active().forEach((subscription) => subscription.reach(place));
   };
 
-  const subscribe = (one: Any, resume?: string, alone?: boolean): void => {
-    const { since, history, snapshot, from, absent, ...rest } = one.wire;
+  const subscribe = (subscription: Any, resume?: string, alone?: boolean): void => {
+    const { since, history, snapshot, from, absent, ...rest } = subscription.wire;
     const past = resume ? { since: resume } : { since, history, snapshot, from, absent };
     const hasPast = Object.values(past).some(Boolean);
     // Beside other subscriptions it needs its own past: on one connection an event comes only once.
     const isOwn = alone || (!resume && hasPast && host.subscriptions().length > 1);
-    const wanted = needs(one);
+    const wanted = needs(subscription);
     if (isOwn || wanted[0]) {
-      if (!info) return void held.push(() => add(one));
+      if (!info) return void held.push(() => add(subscription));
       const lacks = wanted.find((need) => !can(need));
-      if (lacks) return one.end(lacking(lacks));
-      if (isOwn && !(can('own_past') && can('history_end'))) return host.apart(one);
+      if (lacks) return subscription.end(lacking(lacks));
+      if (isOwn && !(can('own_past') && can('history_end'))) return host.apart(subscription);
     }
-    ask('subscribe', { subscription_id: one.id, ...one.filter, ...one.kept, ...rest, ...past, ...(isOwn && { own_past: true }) }, (ack, error) => {
+    ask('subscribe', { subscription_id: subscription.id, ...subscription.filter, ...subscription.kept, ...rest, ...past, ...(isOwn && { own_past: true }) }, (ack, error) => {
       if (error) {
-        if (!over) one.end(error);
+        if (!over) subscription.end(error);
         return;
       }
       began = ack.last_event_id;
-      one.taken();
-      if (!can('history_end') || !hasPast) one.passed();
+      subscription.taken();
+      if (!can('history_end') || !hasPast) subscription.passed();
       // The past comes first.
-      if (isOwn) recalling = one;
+      if (isOwn) recalling = subscription;
       else if (!hasPast) {
-        one.reach(began);
+        subscription.reach(began);
         if (!refilling) reached = began;
       }
     });
@@ -105,13 +105,13 @@ export function socketLink(host: Host, token: string | undefined): Link {
 
   /** Handles the end of a kept stream. A refill delivers nothing to a subscription that is over, so such a subscription reads its past again. */
   const ended = (end: Ended): void => {
-    const one = find(end.subscription_id);
-    if (!one) return;
-    one.ended = end;
+    const subscription = find(end.subscription_id);
+    if (!subscription) return;
+    subscription.ended = end;
     if (!end.over) return;
-    if (!refilling) return one.end();
-    one.active = false;
-    subscribe(one, one.position, true);
+    if (!refilling) return subscription.end();
+    subscription.active = false;
+    subscribe(subscription, subscription.position, true);
   };
 
   /** A past is over. Live events come next. */
@@ -145,15 +145,15 @@ export function socketLink(host: Host, token: string | undefined): Link {
       const resumed = all.filter(({ fresh, position, wire }) => !fresh && position && !(wire.compact && all[1]));
       const first = resumed.reduce((a, { position: b }) => (distance(b, a)! < 0 ? b : a), resumed[0]?.position);
       if (resumed[1]) merging = [];
-      for (const one of resumed) subscribe(one, distance(first, one.position) === undefined ? one.position : first);
+      for (const subscription of resumed) subscribe(subscription, distance(first, subscription.position) === undefined ? subscription.position : first);
       // Pasts of their own come after what is merged.
       if (merging) ping();
-      for (const one of all) if (!resumed.includes(one)) subscribe(one, one.position, !!one.position);
+      for (const subscription of all) if (!resumed.includes(subscription)) subscribe(subscription, subscription.position, !!subscription.position);
       ping();
       host.opened();
     };
     // All resume together, and only if this server, too, can do what they need.
-    const waits = host.subscriptions().some((one) => !one.fresh && needs(one)[0]);
+    const waits = host.subscriptions().some((subscription) => !subscription.fresh && needs(subscription)[0]);
     ask('request', { action: 'server_info' }, (answer) => {
       if (over) return;
       info = answer ?? {};
@@ -187,14 +187,14 @@ export function socketLink(host: Host, token: string | undefined): Link {
   const report = (gap: Gap): void => {
     host.gap(gap);
     // After a restart there are new positions.
-    for (const one of active()) gap.to ? one.reach(gap.to) : (one.position = began);
+    for (const subscription of active()) gap.to ? subscription.reach(gap.to) : (subscription.position = began);
   };
 
-  const add = (one: Any): void => {
-    if (over || one.isOver) return;
-    subscribe(one);
+  const add = (subscription: Any): void => {
+    if (over || subscription.isOver) return;
+    subscribe(subscription);
     // The past that it asked for comes before the pong.
-    if (one.wire.history || one.wire.snapshot) ping();
+    if (subscription.wire.history || subscription.wire.snapshot) ping();
   };
 
   const take = (data: unknown): void => {
@@ -258,9 +258,9 @@ export function socketLink(host: Host, token: string | undefined): Link {
   socket.onerror = () => {};
   socket.onclose = ({ code, reason }) => {
     // 1012 and 1013 may say when to come back: `retry=1500`, in milliseconds.
-    const said = /retry\D*(\d+)/i.exec(reason);
+    const retry = /retry\D*(\d+)/i.exec(reason);
     const denied = code === 4001 || (code === 1008 && !/limit/.test(reason));
-    end(new FanwireError(denied ? 'unauthorized' : 'disconnected', `${reason || code}`), said ? +said[1]! : undefined);
+    end(new FanwireError(denied ? 'unauthorized' : 'disconnected', `${reason || code}`), retry ? +retry[1]! : undefined);
   };
   watch(timeout, 0);
 
@@ -277,8 +277,8 @@ export function socketLink(host: Host, token: string | undefined): Link {
     }
     ask(job.type, job.payload, (payload, error) => {
       // The past of what was added comes next.
-      if (job.of && payload.history) {
-        (recalling = job.of).recalls = true;
+      if (job.target && payload.history) {
+        (recalling = job.target).recalls = true;
         began = payload.last_event_id;
       }
       if (!error) job.resolve(payload);
@@ -290,8 +290,8 @@ export function socketLink(host: Host, token: string | undefined): Link {
 
   return {
     add,
-    remove(one) {
-      if (socket.readyState === 1) ask('unsubscribe', { subscription_id: one.id }, () => {});
+    remove(subscription) {
+      if (socket.readyState === 1) ask('unsubscribe', { subscription_id: subscription.id }, () => {});
     },
     send,
     refresh: (token) => (login(token), true),
@@ -302,6 +302,6 @@ export function socketLink(host: Host, token: string | undefined): Link {
 /** Merges several replays. If each has a gap after one position, the last gap counts: it reaches furthest. */
 function inOrder(items: (FanwireEvent | Gap)[]): (FanwireEvent | Gap)[] {
   const place = (item: FanwireEvent | Gap) => sequence(item.event_id ?? item.to);
-  const one = new Map(items.map((item) => [item.event_id ?? item.from, item]));
-  return [...one.values()].sort((a, b) => place(a) - place(b));
+  const unique = new Map(items.map((item) => [item.event_id ?? item.from, item]));
+  return [...unique.values()].sort((a, b) => place(a) - place(b));
 }

@@ -19,41 +19,41 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
     fetch(url, { ...init, headers: token === undefined ? headers : { ...headers, authorization: `Bearer ${token}` } });
 
   const refusal = async (answer: Response): Promise<FanwireError> => {
-    const said = await answer.json().catch(() => ({}));
-    const code = { 401: 'unauthorized', 403: 'forbidden' }[answer.status] ?? said.code ?? `http_${answer.status}`;
-    return new FanwireError(code, said.error ?? answer.statusText);
+    const reply = await answer.json().catch(() => ({}));
+    const code = { 401: 'unauthorized', 403: 'forbidden' }[answer.status] ?? reply.code ?? `http_${answer.status}`;
+    return new FanwireError(code, reply.error ?? answer.statusText);
   };
 
   /** Returns whether a gap is refilled: the stream begins again at its position before the gap. */
-  const refill = (one: Any, gap: Gap): boolean => {
-    const { count = 0, since } = refills.get(one) ?? {};
-    const place = one.position;
-    if (!refillable(host, [one], gap) || !place || place === since) return false;
+  const refill = (subscription: Any, gap: Gap): boolean => {
+    const { count = 0, since } = refills.get(subscription) ?? {};
+    const place = subscription.position;
+    if (!refillable(host, [subscription], gap) || !place || place === since) return false;
     const { backoff: { base = 500, max = 30_000 } = {} } = host.options;
-    streams.get(one)!.abort();
+    streams.get(subscription)!.abort();
     // A stream that ends for this reason is no loss.
-    streams.set(one, new AbortController());
+    streams.set(subscription, new AbortController());
     // The first refill is immediate, the next one waits like after a lost connection.
     const wait = count && Math.random() * Math.min(max, base * 2 ** count);
-    const timer = setTimeout(() => streams.has(one) && add(one), wait);
-    refills.set(one, { count: count + 1, since: place, timer });
+    const timer = setTimeout(() => streams.has(subscription) && add(subscription), wait);
+    refills.set(subscription, { count: count + 1, since: place, timer });
     return true;
   };
 
   /** Reads a stream to its end. The result has further details. */
-  const read = async (one: Any, abort: AbortController): Promise<Loss | void> => {
+  const read = async (subscription: Any, abort: AbortController): Promise<Loss | void> => {
     // The server itself refuses what else it does not know.
-    const wanted = needs(one).filter((need) => !/^f/.test(need));
+    const wanted = needs(subscription).filter((need) => !/^f/.test(need));
     if (wanted[0]) {
       const { capabilities } = await describe();
       if (!info) throw new Error('no answer');
       const lacks = wanted.find((need) => !capabilities?.includes(need));
-      if (lacks) return one.end(lacking(lacks));
+      if (lacks) return subscription.end(lacking(lacks));
     }
     const url = new URL('sse', base);
-    const { since, absent, ...rest } = one.wire;
-    query({ ...one.filter, ...one.kept }, url.searchParams);
-    for (const [name, value] of Object.entries({ ...rest, absent: absent && one.fresh && '204', last_event_id: one.position ?? since })) {
+    const { since, absent, ...rest } = subscription.wire;
+    query({ ...subscription.filter, ...subscription.kept }, url.searchParams);
+    for (const [name, value] of Object.entries({ ...rest, absent: absent && subscription.fresh && '204', last_event_id: subscription.position ?? since })) {
       if (value) url.searchParams.set(name, `${value}`);
     }
     // The server's heartbeat is a comment each 30 s, by default.
@@ -64,23 +64,23 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
       if (!answer.ok) {
         const error = await refusal(answer);
         // Its request is wrong or not allowed, which concerns no other subscription.
-        if (answer.status === 400 || answer.status === 403) return one.end(error);
+        if (answer.status === 400 || answer.status === 403) return subscription.end(error);
         const after = answer.headers.get('retry-after') ?? '';
         // Seconds or a date (RFC 9110, 10.2.3). For anything else the client's own wait applies.
         return { error, delay: /^\d+$/.test(after) ? +after * 1000 : Date.parse(after) - Date.now() };
       }
       // The server will never have more for this subscription (HTML, 9.2.3).
       if (answer.status === 204) {
-        if (absent && one.fresh) return one.end(new FanwireError('no_such_log', 'nothing is kept there'));
+        if (absent && subscription.fresh) return subscription.end(new FanwireError('no_such_log', 'nothing is kept there'));
         // The end itself was lost with the connection.
-        one.ended ??= { by: '', value: '', last_event_id: one.position ?? since ?? '', complete: true };
-        return one.end();
+        subscription.ended ??= { by: '', value: '', last_event_id: subscription.position ?? since ?? '', complete: true };
+        return subscription.end();
       }
       // A login page or a proxy's own answer, for example.
       const kind = `${answer.headers.get('content-type')}`;
       if (!/^text\/event-stream\b/i.test(kind)) return { error: new FanwireError('protocol', `not an event stream: ${kind}`) };
-      one.taken();
-      if (!(one.wire.since ?? one.wire.history ?? one.wire.snapshot ?? one.wire.from)) one.passed();
+      subscription.taken();
+      if (!(subscription.wire.since ?? subscription.wire.history ?? subscription.wire.snapshot ?? subscription.wire.from)) subscription.passed();
       opened();
       let end: Loss | undefined;
       let isOver = false;
@@ -88,7 +88,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
         // It has ended for a refill.
         if (abort.signal.aborted) return;
         const passed = /^history_end events=(\d+) complete=(\w+)/.exec(comment);
-        if (passed) one.passed({ events: +passed[1]!, complete: passed[2] === 'true' });
+        if (passed) subscription.passed({ events: +passed[1]!, complete: passed[2] === 'true' });
         retry = /^\d+$/.test(wait) ? +wait : retry;
         let item: any = {};
         try {
@@ -97,19 +97,19 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
           host.failed(new FanwireError('protocol', 'no event', cause));
         }
         isOver = false;
-        if (item.event_type !== undefined) host.event(item, one);
+        if (item.event_type !== undefined) host.event(item, subscription);
         else if (event === 'end') {
-          one.ended = item;
-          isOver = namesOne(one);
+          subscription.ended = item;
+          isOver = namesOneLog(subscription);
         } else if (event === 'gap') {
-          if (refill(one, item)) return;
-          host.gap(item, one);
+          if (refill(subscription, item)) return;
+          host.gap(item, subscription);
           id = item.to;
         } else if (event === 'closed') {
           // The token's end. The next thing is the end of the stream.
           end = { error: new FanwireError(/^token_/.test(item.code) ? 'unauthorized' : `${item.code}`, `${item.error}`) };
         }
-        one.reach(id);
+        subscription.reach(id);
       });
       const began = performance.now();
       const decoder = new TextDecoder();
@@ -122,9 +122,9 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
           reader.read().then(resolve, reject);
         });
         // A stream ends after the end of all that its filter names.
-        if (done && isOver) return one.end();
+        if (done && isOver) return subscription.end();
         if (done || over) return end;
-        if (refills.has(one) && performance.now() - began > STABLE) refills.delete(one);
+        if (refills.has(subscription) && performance.now() - began > STABLE) refills.delete(subscription);
         clearTimeout(timer);
         timer = watch(3 * interval);
         host.proven();
@@ -138,16 +138,16 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
   const opened = (): void => {
     host.opened();
     // Subscriptions that were made since this link began, while it was not open.
-    for (const one of host.subscriptions()) if (!streams.has(one)) add(one);
+    for (const subscription of host.subscriptions()) if (!streams.has(subscription)) add(subscription);
   };
 
-  const add = (one: Any): void => {
+  const add = (subscription: Any): void => {
     const abort = new AbortController();
-    streams.set(one, abort);
-    read(one, abort)
+    streams.set(subscription, abort);
+    read(subscription, abort)
       .catch((cause) => ({ error: new FanwireError('disconnected', `${cause.message}`, cause) }))
       .then((loss) => {
-        if (over || streams.get(one) !== abort) return;
+        if (over || streams.get(subscription) !== abort) return;
         close();
         host.lost({ error: new FanwireError('disconnected', 'the stream ended'), delay: retry && retry * Math.random(), ...loss });
       });
@@ -243,10 +243,10 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
   };
   idle();
 
-  const remove = (one: Any): void => {
-    const abort = streams.get(one);
-    streams.delete(one);
-    clearTimeout(refills.get(one)?.timer);
+  const remove = (subscription: Any): void => {
+    const abort = streams.get(subscription);
+    streams.delete(subscription);
+    clearTimeout(refills.get(subscription)?.timer);
     abort?.abort();
     idle();
   };
@@ -255,14 +255,14 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
     add,
     remove,
     send(job) {
-      const { type, of, resolve, reject } = job;
+      const { type, target, resolve, reject } = job;
       if (type === 'update') {
         resolve({});
-        if (!of) return;
+        if (!target) return;
         // The stream begins again at its position, with the changed lists.
-        of.active = false;
-        remove(of);
-        return add(of);
+        target.active = false;
+        remove(target);
+        return add(target);
       }
       if (type === 'request') return reject(new FanwireError('no_transport', 'requests need a WebSocket'));
       void publish(job);
@@ -278,7 +278,7 @@ const LISTS: Record<string, keyof Filter> = {
 };
 
 /** Returns whether a filter's lists name one kept stream and no other: the one that has ended. */
-function namesOne({ ended, filter }: Any): boolean {
+function namesOneLog({ ended, filter }: Any): boolean {
   const list: unknown[] = [filter[LISTS[ended!.by]!] ?? []].flat();
   return list.length === 1 && list[0] === ended!.value;
 }

@@ -17,10 +17,10 @@ const fields: Record<string, string> = { type: 'event_type', stream: 'stream_id'
 const known = /^(event_type|source|(stream|execution|correlation)_id|channel|entity(_kind|_id)?)$/;
 
 /** Makes a subscription evaluate its text. Returns false if it can't: a merged event has the payload of several, and some texts are beyond it. */
-export function evaluate(one: Subscription<any, any>): boolean {
-  if (one.wire.concat) return false;
-  const [lists, wants] = [one.wants, evaluator(one.filter.filter!)];
-  one.wants = (event) => lists(event) && wants(event);
+export function evaluate(subscription: Subscription<any, any>): boolean {
+  if (subscription.wire.concat) return false;
+  const [lists, wants] = [subscription.wants, evaluator(subscription.filter.filter!)];
+  subscription.wants = (event) => lists(event) && wants(event);
   return true;
 }
 
@@ -30,7 +30,7 @@ function order(found: unknown, literal: unknown): number {
   if (typeof found === 'number' && typeof literal === 'number') return found - literal;
   if (typeof found !== 'string' || typeof literal !== 'string') return NaN;
   // By code points. A surrogate that stands alone is U+FFFD.
-  const [a, b] = [found, literal].map((text) => Array.from(text.replace(/\p{Cs}/gu, '\ufffd'), (one) => one.codePointAt(0)!)) as [number[], number[]];
+  const [a, b] = [found, literal].map((text) => Array.from(text.replace(/\p{Cs}/gu, '\ufffd'), (character) => character.codePointAt(0)!)) as [number[], number[]];
   const at = a.findIndex((point, n) => point !== b[n]);
   return at < 0 ? a.length - b.length : a[at]! - (b[at] ?? -1);
 }
@@ -81,14 +81,14 @@ export function evaluator(text: string): Test {
   const unquoted = (): string | undefined => {
     const found = take(quoted);
     if (!found) return;
-    return found.slice(1, -1).replace(/\\(?:u(.{4})|(.))/gs, (_, code, one) => (code ? String.fromCharCode(parseInt(code, 16)) : (escapes[one] ?? one)));
+    return found.slice(1, -1).replace(/\\(?:u(.{4})|(.))/gs, (_, code, letter) => (code ? String.fromCharCode(parseInt(code, 16)) : (escapes[letter] ?? letter)));
   };
   const word = (form: RegExp): string => unquoted() ?? need(form);
-  const list = <T>(one: () => T): T[] => {
+  const list = <T>(read: () => T): T[] => {
     const all = [];
     do {
       take(space);
-      all.push(one());
+      all.push(read());
       take(space);
     } while (take(/,/y));
     return all;

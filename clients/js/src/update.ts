@@ -13,8 +13,8 @@ const list = (of: Lists, name: string): unknown[] => [of[name] ?? []].flat();
 const key = (value: any): string => (typeof value === 'string' ? value : `${value.kind || '**'}:${value.id || '**'}`);
 
 /** Changes the lists of a subscription as the server has changed them. */
-function apply(one: Any, change: Change, text: (event: FanwireEvent) => boolean): Updated {
-  const [filter, kept] = [{ ...one.filter } as Lists, { ...one.kept } as Lists];
+function apply(subscription: Any, change: Change, text: (event: FanwireEvent) => boolean): Updated {
+  const [filter, kept] = [{ ...subscription.filter } as Lists, { ...subscription.kept } as Lists];
   const [add, remove] = [change.add ?? {}, change.remove ?? {}] as [Lists, Lists];
   const count = { added: 0, removed: 0 };
   for (const name of new Set([...Object.keys(add), ...Object.keys(remove)])) {
@@ -32,11 +32,11 @@ function apply(one: Any, change: Change, text: (event: FanwireEvent) => boolean)
     if (held.size) delete kept[name];
     filter[name] = [...held.values()];
   }
-  one.filter = filter as Filter;
-  one.kept = Object.keys(kept).length ? (kept as Filter) : undefined;
-  const lists = matcher(one.filter);
+  subscription.filter = filter as Filter;
+  subscription.kept = Object.keys(kept).length ? (kept as Filter) : undefined;
+  const lists = matcher(subscription.filter);
   // A list without values matches nothing.
-  one.wants = one.kept ? () => false : (event) => lists(event) && text(event);
+  subscription.wants = subscription.kept ? () => false : (event) => lists(event) && text(event);
   return count;
 }
 
@@ -44,42 +44,42 @@ function apply(one: Any, change: Change, text: (event: FanwireEvent) => boolean)
 const waiting = new WeakMap<Any, (() => void)[]>();
 
 /** Sends what waits. An empty list has a value at the server since the subscription was made again. */
-function resume(one: Any): void {
+function resume(subscription: Any): void {
   const ignore = (): void => {};
-  if (one.kept) one.send({ type: 'update', payload: { subscription_id: one.id, remove: one.kept }, resolve: ignore, reject: ignore });
-  for (const go of waiting.get(one)?.splice(0) ?? []) go();
+  if (subscription.kept) subscription.send({ type: 'update', payload: { subscription_id: subscription.id, remove: subscription.kept }, resolve: ignore, reject: ignore });
+  for (const go of waiting.get(subscription)?.splice(0) ?? []) go();
 }
 
 /** Asks the server for a change, once it has confirmed the subscription, and again after a lost connection. */
-export async function update(one: Any, change: Change): Promise<Updated> {
+export async function update(subscription: Any, change: Change): Promise<Updated> {
   const everything = () => true;
-  const { filter: said } = one.filter;
+  const { filter: condition } = subscription.filter;
   // A text that this client can't evaluate, or not on merged events, has a connection of its own: all events are for it.
-  const text = said && !one.wire.concat ? await import('./text.js').then(({ evaluator }) => evaluator(said)).catch(() => everything) : everything;
-  one.resumed ??= () => resume(one);
-  const queue = waiting.get(one) ?? [];
-  waiting.set(one, queue);
+  const text = condition && !subscription.wire.concat ? await import('./text.js').then(({ evaluator }) => evaluator(condition)).catch(() => everything) : everything;
+  subscription.resumed ??= () => resume(subscription);
+  const queue = waiting.get(subscription) ?? [];
+  waiting.set(subscription, queue);
   return new Promise((resolve, reject) => {
     const end = () => reject(closed());
-    if (one.isOver) return end();
-    void one.over.then(end);
+    if (subscription.isOver) return end();
+    void subscription.over.then(end);
     const go = (): void =>
-      one.send({
+      subscription.send({
         type: 'update',
-        of: one,
-        payload: { subscription_id: one.id, ...change },
+        target: subscription,
+        payload: { subscription_id: subscription.id, ...change },
         resolve({ added, removed, not_held }) {
-          const count = apply(one, change, text);
+          const count = apply(subscription, change, text);
           resolve(added === undefined ? count : { added, removed, ...(not_held ? { not_held } : {}) });
         },
         // Adding and removing again is harmless.
         reject(error) {
-          if (error.code === 'uncertain' && !one.isOver) queue.push(go);
+          if (error.code === 'uncertain' && !subscription.isOver) queue.push(go);
           // A server of an earlier version does not know the message, and has changed nothing.
           else reject(error.code === 'unknown_type' ? new FanwireError('unsupported', 'this server takes no updates') : error);
         },
       });
-    if (one.active) go();
+    if (subscription.active) go();
     else queue.push(go);
   });
 }

@@ -227,48 +227,48 @@ class Fanwire:
     def _subscribe(self, filter: Mapping[str, Any], options: Mapping[str, Any], buffer: int) -> Subscription:
         self._number += 1
         id = f"py-{self._number}"
-        one = Subscription(id, filter, options, buffer, lambda: self._remove(id))
+        subscription = Subscription(id, filter, options, buffer, lambda: self._remove(id))
         if self._status == "closed":
-            one._end(FanwireError("closed", "the client is closed"))
-        elif one._is_apart:
+            subscription._end(FanwireError("closed", "the client is closed"))
+        elif subscription._is_apart:
             # All events of that connection are for it.
-            self.apart(one)
+            self.apart(subscription)
         else:
-            self._take(one)
-        return one
+            self._take(subscription)
+        return subscription
 
-    def _take(self, one: Subscription) -> None:
-        self._subscriptions[one.id] = one
-        one._send = self._update
+    def _take(self, subscription: Subscription) -> None:
+        self._subscriptions[subscription.id] = subscription
+        subscription._send = self._update
         if self._link and self._status == "open":
-            self._link.add(one)
+            self._link.add(subscription)
         else:
             self._start()
 
-    def _update(self, one: Subscription, payload: dict[str, Any], answer: Answered) -> None:
+    def _update(self, subscription: Subscription, payload: dict[str, Any], answer: Answered) -> None:
         if self._link:
-            self._link.update(one, payload, answer)
+            self._link.update(subscription, payload, answer)
         else:
             answer(None, FanwireError("uncertain", "the connection is gone"))
 
     def _remove(self, id: str) -> None:
-        one = self._subscriptions.pop(id, None)
-        if one and self._link:
-            self._link.remove(one)
+        subscription = self._subscriptions.pop(id, None)
+        if subscription and self._link:
+            self._link.remove(subscription)
 
-    def apart(self, one: Subscription) -> None:
+    def apart(self, subscription: Subscription) -> None:
         """@private"""
-        self._subscriptions.pop(one.id, None)
+        self._subscriptions.pop(subscription.id, None)
         child = Fanwire(self._source, **self._settings)
         child._on_gap, child._on_error = self._on_gap, self._on_error
         self._children.add(child)
 
         def gone() -> None:
-            child._remove(one.id)
+            child._remove(subscription.id)
             self._spawn(self._drop(child))
 
-        one._leave = gone
-        child._take(one)
+        subscription._leave = gone
+        child._take(subscription)
 
     async def _drop(self, child: Fanwire) -> None:
         self._children.discard(child)
@@ -503,10 +503,10 @@ class Fanwire:
         except ConnectionClosed as cause:
             number, reason = (cause.rcvd.code, cause.rcvd.reason) if cause.rcvd else (1006, "")
             # 1012 and 1013 may say when to come back: `retry=1500`, in milliseconds.
-            said = re.search(r"retry\D*([0-9]{1,9})", reason, re.IGNORECASE)
+            retry = re.search(r"retry\D*([0-9]{1,9})", reason, re.IGNORECASE)
             denied = number == 4001 or (number == 1008 and "limit" not in reason)
             code = "unauthorized" if denied else "disconnected"
-            error, delay = FanwireError(code, reason or f"closed with {number}"), int(said[1]) / 1000 if said else 0.0
+            error, delay = FanwireError(code, reason or f"closed with {number}"), int(retry[1]) / 1000 if retry else 0.0
         except Exception as cause:
             # Also errors of a proxy's package, a certificate store or a resolver: the next attempt may succeed.
             error, delay = FanwireError("disconnected", str(cause) or repr(cause)), 0.0
@@ -516,8 +516,8 @@ class Fanwire:
             for task in (renewal, probe):
                 if task:
                     task.cancel()
-            for one in self._subscriptions.values():
-                one._active = one._recalls = False
+            for subscription in self._subscriptions.values():
+                subscription._active = subscription._recalls = False
         if link is None:
             return error, delay, False
         return error, max(delay, link.delay) if link.slot is None else link.slot, link.slot is not None
@@ -609,17 +609,17 @@ class Fanwire:
         """@private"""
         self._proven = True
 
-    def deliver(self, item: Item, of: Subscription | None = None) -> None:
+    def deliver(self, item: Item, only: Subscription | None = None) -> None:
         """@private"""
         if isinstance(item, Gap):
             self._notify(self._on_gap, item)
-        for one in [of] if of else self.subscriptions():
-            if not one._active:
+        for subscription in [only] if only else self.subscriptions():
+            if not subscription._active:
                 continue
             if isinstance(item, Gap):
-                one._push(item)
+                subscription._push(item)
             else:
-                one._offer(item)
+                subscription._offer(item)
 
     def failed(self, error: FanwireError) -> None:
         """@private"""
@@ -655,8 +655,8 @@ class Fanwire:
         self._set("closed")
         if self._runner and self._runner is not asyncio.current_task():
             self._runner.cancel()
-        for one in self.subscriptions():
-            one._end(error)
+        for subscription in self.subscriptions():
+            subscription._end(error)
         for child in list(self._children):
             child._end(error)
         for job in self._outbox:

@@ -98,7 +98,7 @@ def matcher(filter: Mapping[str, Any]) -> Callable[[Event], bool]:
     """Returns whether a filter, in its wire form, wants an event."""
     wanted = [(field, [pattern(value) for value in filter.get(f"{field}s", ())]) for field in _FIELDS]
     wanted = [(field, forms) for field, forms in wanted if forms]
-    entities = [(pattern(one["kind"]), pattern(one["id"])) for one in filter.get("entities", ())]
+    entities = [(pattern(entity["kind"]), pattern(entity["id"])) for entity in filter.get("entities", ())]
 
     def wants(event: Event) -> bool:
         if not all(any(form(getattr(event, field) or "") for form in forms) for field, forms in wanted):

@@ -58,15 +58,15 @@ class Walk:
                 raise FanwireError("closed", "the client is closed")
             try:
                 async with asyncio.timeout(self._timeout):
-                    status, headers, said = await self._ask(f"events?{urlencode(query)}")
+                    status, headers, reply = await self._ask(f"events?{urlencode(query)}")
             except (OSError, EOFError, TimeoutError, ValueError) as cause:
                 error = FanwireError("disconnected", str(cause) or repr(cause))
                 error.__cause__ = cause
             else:
-                if status == 200 and "events" in said:
-                    events = [Event.from_dict(event) for event in said["events"]]
-                    return Page(events, said.get("next"), bool(said.get("complete")))
-                error = _refusal(status, said)
+                if status == 200 and "events" in reply:
+                    events = [Event.from_dict(event) for event in reply["events"]]
+                    return Page(events, reply.get("next"), bool(reply.get("complete")))
+                error = _refusal(status, reply)
                 if status not in _BUSY:
                     raise error
                 wait += min(wait_of(headers.get("retry-after")), most)
@@ -83,14 +83,14 @@ class Walk:
         finally:
             answer.close()
         try:
-            said = json.loads(body)
+            reply = json.loads(body)
         except ValueError:
-            said = {}
-        return answer.status, answer.headers, said if isinstance(said, dict) else {}
+            reply = {}
+        return answer.status, answer.headers, reply if isinstance(reply, dict) else {}
 
 
-def _refusal(status: int, said: dict[str, Any]) -> FanwireError:
+def _refusal(status: int, reply: dict[str, Any]) -> FanwireError:
     if status == 404:
         return FanwireError("unsupported", "this server has no pages")
-    code = {200: "protocol", 401: "unauthorized", 403: "forbidden", 501: "unsupported"}.get(status) or said.get("code", f"http_{status}")
-    return FanwireError(code, said.get("error", f"refused with {status}"))
+    code = {200: "protocol", 401: "unauthorized", 403: "forbidden", 501: "unsupported"}.get(status) or reply.get("code", f"http_{status}")
+    return FanwireError(code, reply.get("error", f"refused with {status}"))

@@ -24,14 +24,14 @@ class Host(Protocol):
     def subscriptions(self) -> Iterable[Subscription]: ...
     def opened(self) -> None: ...
     def proven(self) -> None: ...
-    def deliver(self, item: Item, of: Subscription | None = None) -> None: ...
+    def deliver(self, item: Item, only: Subscription | None = None) -> None: ...
     def failed(self, error: FanwireError) -> None: ...
     def fills(self) -> bool:
         """Whether gaps are to be refilled."""
         ...
 
     def is_closed(self) -> bool: ...
-    def apart(self, one: Subscription) -> None:
+    def apart(self, subscription: Subscription) -> None:
         """The subscription needs its own connection: the server cannot separate its past from the others'
         events."""
         ...
@@ -41,7 +41,7 @@ def is_fillable(host: Host, subscriptions: Iterable[Subscription], gap: Gap) -> 
     """Returns whether a gap is to be refilled: it is available, or the server no longer knows the events before it and
     all subscriptions that it concerns want everything."""
     is_there = gap.recoverable or gap.from_id is None
-    return is_there and host.fills() and not any(one._wants_less() for one in subscriptions)
+    return is_there and host.fills() and not any(subscription._wants_less() for subscription in subscriptions)
 
 
 def lacking(capabilities: Iterable[str]) -> FanwireError:
@@ -157,7 +157,7 @@ class Link:
 
     def _begin(self) -> None:
         # All resume together, and only if this server, too, can do what they need.
-        waits = any(not one._fresh and one._needs() for one in self._host.subscriptions())
+        waits = any(not subscription._fresh and subscription._needs() for subscription in self._host.subscriptions())
 
         def able(info: Any, _: FanwireError | None) -> None:
             if self.over:
@@ -171,9 +171,9 @@ class Link:
             if waits:
                 self._resume()
             held, self._held = self._held, []
-            for one in held:
-                if not one.is_over:
-                    self.add(one)
+            for subscription in held:
+                if not subscription.is_over:
+                    self.add(subscription)
 
         self.ask("request", {"action": "server_info"}, able)
         if not waits:
@@ -184,75 +184,75 @@ class Link:
         # A past with merged events is not for others.
         are_several = len(subscriptions) > 1
         resumed = [
-            one for one in subscriptions
-            if not one._fresh and one._position and not (are_several and "compact" in one._options)
+            subscription for subscription in subscriptions
+            if not subscription._fresh and subscription._position and not (are_several and "compact" in subscription._options)
         ]  # fmt: skip
         # They may have different positions. Resume from the first of them.
         first: str | None = None
-        for one in resumed:
-            if first is None or (distance(one._position, first) or 0) < 0:
-                first = one._position
+        for subscription in resumed:
+            if first is None or (distance(subscription._position, first) or 0) < 0:
+                first = subscription._position
         if len(resumed) > 1:
             self._merging = []
-        for one in resumed:
-            self._subscribe(one, one._position if distance(first, one._position) is None else first)
+        for subscription in resumed:
+            self._subscribe(subscription, subscription._position if distance(first, subscription._position) is None else first)
         # Pasts of their own come after what is merged.
         if self._merging is not None:
             self._ping()
-        for one in subscriptions:
-            if one not in resumed:
-                self._subscribe(one, one._position, alone=one._position is not None)
+        for subscription in subscriptions:
+            if subscription not in resumed:
+                self._subscribe(subscription, subscription._position, alone=subscription._position is not None)
         self._ping()
         self._host.opened()
 
-    def add(self, one: Subscription) -> None:
-        self._subscribe(one, None)
+    def add(self, subscription: Subscription) -> None:
+        self._subscribe(subscription, None)
         # The past that it asked for comes before the pong.
-        if one._options.get("history") or one._options.get("snapshot"):
+        if subscription._options.get("history") or subscription._options.get("snapshot"):
             self._ping()
 
-    def _subscribe(self, one: Subscription, resume: str | None, alone: bool = False) -> None:
-        options: dict[str, Any] = dict(one._options)
+    def _subscribe(self, subscription: Subscription, resume: str | None, alone: bool = False) -> None:
+        options: dict[str, Any] = dict(subscription._options)
         past: dict[str, Any] = {key: options.pop(key) for key in PAST if key in options}
         if resume:
             past = {"since": resume}
         has_past = any(past.values())
         # Beside other subscriptions it needs its own past: on one connection an event comes only once.
         is_own = alone or (resume is None and has_past and len(list(self._host.subscriptions())) > 1)
-        needs = one._needs()
+        needs = subscription._needs()
         if is_own or needs:
             if self._abilities is None:
-                self._held.append(one)
+                self._held.append(subscription)
                 return
             if lacks := needs - self._abilities:
-                return one._end(lacking(lacks))
+                return subscription._end(lacking(lacks))
             if is_own and not self._abilities >= {"own_past", "history_end"}:
-                return self._host.apart(one)
+                return self._host.apart(subscription)
         if is_own:
             options["own_past"] = True
 
         def answer(ack: Any, error: FanwireError | None) -> None:
             if error is not None:
                 if not self.over:
-                    one._end(error)
+                    subscription._end(error)
                 return
             self._began = ack.get("last_event_id")
-            one._taken()
+            subscription._taken()
             if not has_past or "history_end" not in (self._abilities or ()):
-                one._passed()
+                subscription._passed()
             # The past comes first.
             if is_own:
-                self._recalling = one
+                self._recalling = subscription
             elif not has_past:
-                one._reach(self._began)
+                subscription._reach(self._began)
                 if not self._is_refilling:
                     self._reached = self._began
 
-        self.ask("subscribe", {"subscription_id": one.id, **one.filter, **one._kept, **options, **past}, answer)
-        if one._kept:
-            self.ask("update", {"subscription_id": one.id, "remove": one._kept}, lambda *_: None)
+        self.ask("subscribe", {"subscription_id": subscription.id, **subscription.filter, **subscription._kept, **options, **past}, answer)
+        if subscription._kept:
+            self.ask("update", {"subscription_id": subscription.id, "remove": subscription._kept}, lambda *_: None)
 
-    def update(self, one: Subscription, payload: dict[str, Any], answer: Answered) -> None:
+    def update(self, subscription: Subscription, payload: dict[str, Any], answer: Answered) -> None:
         # A subscription is confirmed after the server has named its capabilities.
         if "update" not in (self._abilities or ()):
             return answer(None, FanwireError("unsupported", "this server takes no updates"))
@@ -260,8 +260,8 @@ class Link:
         def answered(ack: Any, error: FanwireError | None) -> None:
             # The past of what was added comes next.
             if not error and "history" in ack:
-                self._recalling, self._began = one, ack.get("last_event_id")
-                one._recalls = True
+                self._recalling, self._began = subscription, ack.get("last_event_id")
+                subscription._recalls = True
             answer(ack, error)
 
         self.ask("update", payload, answered)
@@ -269,34 +269,34 @@ class Link:
     def _log_ended(self, payload: Any) -> None:
         """Handles the end of a kept stream. A refill delivers nothing to a subscription that is over, so such a subscription
         reads its past again."""
-        for one in self._host.subscriptions():
-            if one.id != payload["subscription_id"]:
+        for subscription in self._host.subscriptions():
+            if subscription.id != payload["subscription_id"]:
                 continue
-            one._ended = payload
+            subscription._ended = payload
             if payload.get("over") and self._is_refilling:
-                one._active = False
-                self._subscribe(one, one._position, alone=True)
+                subscription._active = False
+                self._subscribe(subscription, subscription._position, alone=True)
             elif payload.get("over"):
-                one._end()
+                subscription._end()
             return
 
     def _past_ended(self, payload: Any) -> None:
         """Live events come next."""
         past = Past(payload["events"], payload["complete"])
-        for one in self._host.subscriptions():
-            if one.id == payload["subscription_id"]:
-                if one is self._recalling:
-                    one._recalls = False
-                    one._reach(self._began)
-                one._passed(past)
+        for subscription in self._host.subscriptions():
+            if subscription.id == payload["subscription_id"]:
+                if subscription is self._recalling:
+                    subscription._recalls = False
+                    subscription._reach(self._began)
+                subscription._passed(past)
         if self._recalling and self._recalling.id == payload["subscription_id"]:
             self._recalling = None
 
-    def remove(self, one: Subscription) -> None:
-        if one in self._held:
-            self._held.remove(one)
+    def remove(self, subscription: Subscription) -> None:
+        if subscription in self._held:
+            self._held.remove(subscription)
             return
-        self.ask("unsubscribe", {"subscription_id": one.id}, lambda *_: None)
+        self.ask("unsubscribe", {"subscription_id": subscription.id}, lambda *_: None)
 
     def _ping(self) -> None:
         def answer(pong: Any, error: FanwireError | None) -> None:
@@ -316,11 +316,11 @@ class Link:
         if self._is_refilling or not position:
             return
         self._reached = position
-        for one in self._active():
-            one._reach(position)
+        for subscription in self._active():
+            subscription._reach(position)
 
     def _active(self) -> list[Subscription]:
-        return [one for one in self._host.subscriptions() if one._active]
+        return [subscription for subscription in self._host.subscriptions() if subscription._active]
 
     def _message(self, text: str | bytes) -> None:
         try:
@@ -373,12 +373,12 @@ class Link:
 
     def _report_gap(self, gap: Gap) -> None:
         self._host.deliver(gap)
-        for one in self._active():
+        for subscription in self._active():
             if gap.to_id:
-                one._reach(gap.to_id)
+                subscription._reach(gap.to_id)
             else:
                 # After a restart there are new positions.
-                one._position = self._began
+                subscription._position = self._began
 
     def _refill(self, gap: Gap) -> bool:
         """Asks for the content of a gap, if it is available and was not asked for in vain."""
@@ -407,5 +407,5 @@ def _in_order(items: list[Item]) -> list[Item]:
         at = place(item.to_id if isinstance(item, Gap) else item.event_id)
         return at[1] if at else -1
 
-    one = {item.from_id if isinstance(item, Gap) else item.event_id: item for item in items}
-    return sorted(one.values(), key=number)
+    unique = {item.from_id if isinstance(item, Gap) else item.event_id: item for item in items}
+    return sorted(unique.values(), key=number)

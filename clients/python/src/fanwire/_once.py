@@ -19,12 +19,12 @@ class Once:
 
     def __init__(self, event: Mapping[str, Any]) -> None:
         self.event = dict(event)
-        # Until then it may be sent again. None before it was sent with a `dedupe_id`.
+        # The time until which the event may be sent again. None before it was sent with a `dedupe_id`.
         self._until: float | None = None
 
     def name(self, info: Mapping[str, Any]) -> bool:
-        """Gives it a `dedupe_id`, if the server deduplicates. Returns whether it may be sent now: false if it was sent so
-        long ago that the server may have forgotten the id."""
+        """Gives the event a `dedupe_id`, if the server deduplicates. Returns whether the event may be sent now: false if it was
+        sent so long ago that the server may have forgotten the id."""
         if "publish_once" not in (info.get("capabilities") or ()):
             may = self._until is None
             self._until = None
@@ -38,7 +38,7 @@ class Once:
 
     @property
     def was_sent(self) -> bool:
-        """Whether it was sent with a `dedupe_id`."""
+        """Whether the event was sent with a `dedupe_id`."""
         return self._until is not None
 
     def may_be_sent_again(self) -> bool:

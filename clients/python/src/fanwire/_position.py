@@ -38,9 +38,9 @@ def _before(id: str | None, shard: tuple[str, int]) -> int | None:
 def distance(a: str | None, b: str | None) -> int | None:
     """Returns the distance from a position `b` to an event `a`, negative if `a` comes before it; None if it is
     unknown."""
-    one = place(a)
-    other = _before(b, one[0]) if one else None
-    return None if one is None or other is None else one[1] - other
+    at = place(a)
+    before = _before(b, at[0]) if at else None
+    return None if at is None or before is None else at[1] - before
 
 
 def is_behind(a: str | None, b: str | None) -> bool:

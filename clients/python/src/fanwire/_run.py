@@ -11,34 +11,34 @@ from ._types import Event, FanwireError, Gap, Item, Past, RunEnd
 
 
 class Run:
-    """A run's events and gaps, for `async for`, which ends with the run. `close` ends it here; the run itself goes on."""
+    """A run's events and gaps, for `async for`, which ends with the run. `close` ends the iteration; the run itself goes on."""
 
     def __init__(self, subscribe: Callable[[dict[str, Any]], Subscription], start: dict[str, Any]) -> None:
         self._subscribe = subscribe
-        # Whether the buffer is full: the rest is at the server.
+        # Whether the buffer is full. The rest of the run is at the server.
         self._is_full = False
-        # The place from which on it is there.
+        # The position after which the server has the rest.
         self._place: str | None = None
         self._is_over = False
         self._complete = True
         self._last: Event | None = None
         self._end: RunEnd | None = None
         self._start = start
-        self._one = self._follow(start)
-        self._first = self._one
+        self._subscription = self._follow(start)
+        self._first = self._subscription
 
     def _follow(self, start: dict[str, Any]) -> Subscription:
-        one = self._subscribe(start)
+        subscription = self._subscribe(start)
 
         def pause() -> None:
-            if not one.is_over:
-                self._is_full, self._place = True, one._position
-                one.close()
+            if not subscription.is_over:
+                self._is_full, self._place = True, subscription._position
+                subscription.close()
 
-        # Its position includes the event that filled it only after this turn. Later events of a past that is under way
-        # still move it.
-        one._full = lambda: asyncio.get_running_loop().call_soon(pause)
-        return one
+        # The subscription's position includes the event that filled the buffer only after this turn. Later events of a past
+        # that is under way still move it.
+        subscription._full = lambda: asyncio.get_running_loop().call_soon(pause)
+        return subscription
 
     @property
     def end(self) -> RunEnd | None:
@@ -55,23 +55,23 @@ class Run:
     async def __anext__(self) -> Item:
         """Returns the next item. Raises FanwireError if the server refused the run or the client ended with an error."""
         while True:
-            one = self._one
+            subscription = self._subscription
             try:
-                item = await anext(one)
+                item = await anext(subscription)
             except StopAsyncIteration:
                 if self._is_over:
                     raise
                 # Another call may have gone on already.
-                if one is not self._one:
+                if subscription is not self._subscription:
                     continue
                 if self._is_full:
                     self._is_full = False
-                    self._one = self._follow({"since": self._place} if self._place else self._start)
+                    self._subscription = self._follow({"since": self._place} if self._place else self._start)
                     # Its end may have come already.
-                    self._one._ended = one._ended
+                    self._subscription._ended = subscription._ended
                     continue
                 self._is_over = True
-                self._record_end(one)
+                self._record_end(subscription)
                 raise
             except FanwireError as error:
                 if not str(error).endswith("from_start"):
@@ -84,17 +84,17 @@ class Run:
                 self._last = item
             return item
 
-    def _record_end(self, one: Subscription) -> None:
-        if one._ended is None:
+    def _record_end(self, subscription: Subscription) -> None:
+        if subscription._ended is None:
             return
-        id = str(one._ended.get("last_event_id"))
+        id = str(subscription._ended.get("last_event_id"))
         status = self._last.event_type if self._last and self._last.event_id == id else None
-        self._end = RunEnd(status, id, bool(one._ended.get("complete")) and self._complete)
+        self._end = RunEnd(status, id, bool(subscription._ended.get("complete")) and self._complete)
 
     def close(self) -> None:
-        """Ends it. A loop gets the items that have come, then its end."""
+        """Ends the iteration here; the run itself goes on. A loop gets the items that have come, then its end."""
         self._is_over = True
-        self._one.close()
+        self._subscription.close()
 
     async def aclose(self) -> None:
         self.close()

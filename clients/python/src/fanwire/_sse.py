@@ -29,7 +29,7 @@ def query(filter: Any) -> list[tuple[str, str]]:
     """Returns the query of `/sse` that asks for the events of a filter in its wire form."""
     pairs = [(_NAMES[key], value) for key, values in filter.items() if key in _NAMES for value in values]
     pairs += [("filter", filter["filter"])] if "filter" in filter else []
-    return pairs + [("entity", f"{one['kind']}:{one['id']}") for one in filter.get("entities", ())]
+    return pairs + [("entity", f"{entity['kind']}:{entity['id']}") for entity in filter.get("entities", ())]
 
 
 _LISTS = {
@@ -38,10 +38,10 @@ _LISTS = {
 }  # fmt: skip
 
 
-def _names_one(one: Subscription) -> bool:
+def _names_one_log(subscription: Subscription) -> bool:
     """Returns whether a filter's lists name one kept stream and no other: the one that has ended."""
-    ended = one._ended or {}
-    values = one.filter.get(_LISTS.get(str(ended.get("by")), ""), ())
+    ended = subscription._ended or {}
+    values = subscription.filter.get(_LISTS.get(str(ended.get("by")), ""), ())
     return list(values) == [ended.get("value")]
 
 
@@ -121,8 +121,8 @@ class StreamLink:
         """Reads until one of the streams ends, which raises an exception."""
         self._token = token
         try:
-            for one in self._host.subscriptions():
-                self.add(one)
+            for subscription in self._host.subscriptions():
+                self.add(subscription)
             self._open_if_idle()
             await self._ended
         finally:
@@ -143,17 +143,17 @@ class StreamLink:
     def _opened(self) -> None:
         self._host.opened()
         # Subscriptions that were made since this link began, while it was not open.
-        for one in list(self._host.subscriptions()):
-            if one not in self._streams:
-                self.add(one)
+        for subscription in list(self._host.subscriptions()):
+            if subscription not in self._streams:
+                self.add(subscription)
 
-    def add(self, one: Subscription) -> None:
-        task = asyncio.get_running_loop().create_task(self._read(one))
-        self._streams[one] = task
+    def add(self, subscription: Subscription) -> None:
+        task = asyncio.get_running_loop().create_task(self._read(subscription))
+        self._streams[subscription] = task
 
         def ended(task: asyncio.Task[None]) -> None:
             # A stream that is no longer wanted ends alone. Any other one ends the link.
-            wanted = self._streams.get(one) is task and self._streams.pop(one)
+            wanted = self._streams.get(subscription) is task and self._streams.pop(subscription)
             if task.cancelled():
                 return
             fault = task.exception()
@@ -167,14 +167,14 @@ class StreamLink:
         if not self._ended.done():
             self._ended.set_exception(why)
 
-    def update(self, one: Subscription, payload: dict[str, Any], answer: Answered) -> None:
+    def update(self, subscription: Subscription, payload: dict[str, Any], answer: Answered) -> None:
         """The stream begins again at its position, with the changed lists."""
         answer({}, None)
-        self.remove(one)
-        self.add(one)
+        self.remove(subscription)
+        self.add(subscription)
 
-    def remove(self, one: Subscription) -> None:
-        if task := self._streams.pop(one, None):
+    def remove(self, subscription: Subscription) -> None:
+        if task := self._streams.pop(subscription, None):
             task.cancel()
         asyncio.get_running_loop().call_soon(self._open_if_idle)
 
@@ -183,68 +183,68 @@ class StreamLink:
             headers["Authorization"] = f"Bearer {self._token}"
         return await request(method, self._base + path, headers, body, self._context)
 
-    async def _read(self, one: Subscription) -> None:
+    async def _read(self, subscription: Subscription) -> None:
         """Reads the stream to its end. For a refill it begins again at its position before the gap."""
-        while await self._read_once(one):
-            count = self._refills[one][0]
+        while await self._read_once(subscription):
+            count = self._refills[subscription][0]
             if count > 1:
                 # The first refill is immediate, the next one waits like after a lost connection.
                 base, most = self._backoff
                 await asyncio.sleep(random.random() * min(most, base * 2 ** min(count, 60)))
 
-    def _refill(self, one: Subscription, gap: Gap) -> bool:
-        count, since = self._refills.get(one, (0, None))
-        place = one._position
-        if place is None or place == since or not is_fillable(self._host, [one], gap):
+    def _refill(self, subscription: Subscription, gap: Gap) -> bool:
+        count, since = self._refills.get(subscription, (0, None))
+        place = subscription._position
+        if place is None or place == since or not is_fillable(self._host, [subscription], gap):
             return False
-        self._refills[one] = (count + 1, place)
+        self._refills[subscription] = (count + 1, place)
         return True
 
-    async def _read_once(self, one: Subscription) -> bool:
+    async def _read_once(self, subscription: Subscription) -> bool:
         # The server itself refuses what else it does not know.
-        if needs := one._needs() & {"concat", "catch_up"}:
+        if needs := subscription._needs() & {"concat", "catch_up"}:
             info = await self._describe()
             if self._info is None:
                 raise FanwireError("disconnected", "the server did not say what it can do")
             if lacks := needs - set(info.get("capabilities") or ()):
-                self._streams.pop(one, None)
-                one._end(lacking(lacks))
+                self._streams.pop(subscription, None)
+                subscription._end(lacking(lacks))
                 return False
-        options = {key: value for key, value in one._options.items() if key not in ("since", "absent")}
-        fails_if_absent = "absent" in one._options and one._fresh
+        options = {key: value for key, value in subscription._options.items() if key not in ("since", "absent")}
+        fails_if_absent = "absent" in subscription._options and subscription._fresh
         if fails_if_absent:
             options["absent"] = "204"
-        since = one._position or one._options.get("since")
+        since = subscription._position or subscription._options.get("since")
         more = [(key, str(value).lower()) for key, value in options.items()] + ([("last_event_id", since)] if since else [])
-        path = f"sse?{urlencode(query({**one.filter, **one._kept}) + more)}"
+        path = f"sse?{urlencode(query({**subscription.filter, **subscription._kept}) + more)}"
         async with asyncio.timeout(self._timeout):
             answer = await self._ask("GET", path, {"Accept": "text/event-stream", "Cache-Control": "no-store"}, None)
         try:
             if answer.status == 204:
                 # The server will never have more for this subscription (HTML, 9.2.3).
-                self._streams.pop(one, None)
+                self._streams.pop(subscription, None)
                 if fails_if_absent:
-                    one._end(FanwireError("no_such_log", "nothing is kept there"))
+                    subscription._end(FanwireError("no_such_log", "nothing is kept there"))
                     return False
                 # The end itself was lost with the connection.
-                one._ended = one._ended or {"last_event_id": since or "", "complete": True}
-                one._end()
+                subscription._ended = subscription._ended or {"last_event_id": since or "", "complete": True}
+                subscription._end()
                 return False
             if answer.status != 200:
                 error = await self._refusal(answer)
                 if answer.status in (400, 403):
                     # Its request is wrong or not allowed, which concerns no other subscription.
-                    self._streams.pop(one, None)
-                    one._end(error)
+                    self._streams.pop(subscription, None)
+                    subscription._end(error)
                     return False
                 raise error
             kind = answer.headers.get("content-type", "")
             if kind.partition(";")[0].strip().lower() != "text/event-stream":
                 # A login page or a proxy's own answer, for example.
                 raise FanwireError("protocol", f"not an event stream: {kind}")
-            one._taken()
-            if not any(one._options.get(key) for key in PAST):
-                one._passed()
+            subscription._taken()
+            if not any(subscription._options.get(key) for key in PAST):
+                subscription._passed()
             self._opened()
             began = time.monotonic()
             parser = Parser()
@@ -256,60 +256,60 @@ class StreamLink:
                         piece = await anext(pieces)
                     except StopAsyncIteration:
                         # A stream ends after the end of all that its filter names.
-                        if one in self._complete:
-                            self._streams.pop(one, None)
-                            one._end()
+                        if subscription in self._complete:
+                            self._streams.pop(subscription, None)
+                            subscription._end()
                         return False
                 self._host.proven()
                 if time.monotonic() - began > STABLE:
-                    self._refills.pop(one, None)
+                    self._refills.pop(subscription, None)
                 for block in parser.feed(piece):
-                    if self._take(one, block):
+                    if self._take(subscription, block):
                         return True
         finally:
-            self._complete.discard(one)
+            self._complete.discard(subscription)
             answer.close()
 
-    def _take(self, one: Subscription, block: dict[str, str]) -> bool:
+    def _take(self, subscription: Subscription, block: dict[str, str]) -> bool:
         """Takes a block. Returns true if the stream is to begin again before it."""
         if ended := _HISTORY_END.match(block.get("", "")):
-            one._passed(Past(int(ended[1]), ended[2] == "true"))
+            subscription._passed(Past(int(ended[1]), ended[2] == "true"))
         retry = block.get("retry", "")
         if retry.isascii() and retry.isdigit():
             self.delay = min(float(retry[:12]) / 1000, WAIT_MAX) * random.random()
         place = block.get("id")
-        self._complete.discard(one)
+        self._complete.discard(subscription)
         try:
             raw = json.loads(block.get("data") or "{}")
             if "event_type" in raw:
-                self._host.deliver(Event.from_dict(raw), one)
+                self._host.deliver(Event.from_dict(raw), subscription)
             elif block.get("event") == "gap":
                 gap = Gap.from_dict(raw)
-                if self._refill(one, gap):
+                if self._refill(subscription, gap):
                     return True
-                self._host.deliver(gap, one)
+                self._host.deliver(gap, subscription)
                 place = gap.to_id
             elif block.get("event") == "end":
-                one._ended = raw
-                if _names_one(one):
-                    self._complete.add(one)
+                subscription._ended = raw
+                if _names_one_log(subscription):
+                    self._complete.add(subscription)
             elif block.get("event") == "closed":
                 code = str(raw.get("code"))
                 # The next thing is the end of the stream.
                 self._denied = FanwireError("unauthorized" if code.startswith("token_") else code, str(raw.get("error")))
         except (ValueError, KeyError, TypeError, AttributeError) as cause:
             self._host.failed(FanwireError("protocol", f"not an event: {cause!r}"))
-        one._reach(place)
+        subscription._reach(place)
         return False
 
     async def _refusal(self, answer: Answer) -> FanwireError:
         try:
-            said = json.loads(await answer.body())
+            reply = json.loads(await answer.body())
         except (ValueError, OSError, EOFError):
-            said = {}
+            reply = {}
         self.delay = wait_of(answer.headers.get("retry-after")) or self.delay
-        code = {401: "unauthorized", 403: "forbidden"}.get(answer.status) or said.get("code", f"http_{answer.status}")
-        return FanwireError(code, said.get("error", f"refused with {answer.status}"))
+        code = {401: "unauthorized", 403: "forbidden"}.get(answer.status) or reply.get("code", f"http_{answer.status}")
+        return FanwireError(code, reply.get("error", f"refused with {answer.status}"))
 
     def ask(self, kind: str, payload: object, answered: Answered) -> None:
         if kind == "request":
@@ -361,10 +361,10 @@ class StreamLink:
                 async with asyncio.timeout(self._timeout):
                     answer = await self._ask("GET", "api/server_info", {"Accept": "application/json"}, None)
                     try:
-                        said = json.loads(await answer.body()) if answer.status == 200 else {}
+                        reply = json.loads(await answer.body()) if answer.status == 200 else {}
                     finally:
                         answer.close()
-                self._info = said if isinstance(said, dict) else {}
+                self._info = reply if isinstance(reply, dict) else {}
             except (OSError, EOFError, TimeoutError, ValueError, FanwireError):
                 return {}
         return self._info
@@ -377,11 +377,11 @@ class StreamLink:
                 try:
                     if answer.status != 200:
                         return answered(None, await self._refusal(answer))
-                    said = json.loads(await answer.body())
+                    reply = json.loads(await answer.body())
                 finally:
                     answer.close()
             self._host.proven()
-            answered({"event_id": said["last_event_id"]}, None)
+            answered({"event_id": reply["last_event_id"]}, None)
         except (OSError, EOFError, TimeoutError, ValueError, FanwireError, asyncio.CancelledError) as cause:
             answered(None, uncertain())
             if isinstance(cause, asyncio.CancelledError):

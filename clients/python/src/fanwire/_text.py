@@ -77,11 +77,11 @@ class _Parser:
         found = self._unquoted()
         return self._need(form) if found is None else found
 
-    def _list(self, one: Callable[[], T]) -> list[T]:
+    def _list(self, read: Callable[[], T]) -> list[T]:
         values = []
         while True:
             self._take(_SPACE)
-            values.append(one())
+            values.append(read())
             self._take(_SPACE)
             if not self._next(","):
                 return values

@@ -186,6 +186,7 @@ pub(crate) fn check() -> Outcome {
     check_widths(&trees, &mut faults);
     check_glossary(&trees, &mut faults);
     pages::check(&mut faults);
+    check_paths(&mut faults)?;
     check_prose(&mut faults)?;
     if faults.is_empty() {
         println!("tidy: {} files", files.len());
@@ -301,6 +302,33 @@ fn check_prose(faults: &mut Vec<String>) -> Outcome {
     }
     let advice = "begin with a verb (\"Returns ...\") or with the noun that the sentence is about (\"The client ...\")";
     report("sentences without a subject", found, advice, faults);
+    Ok(())
+}
+
+/// Checks that the source files that documents name exist: the end of a path is enough, and capitals are placeholders.
+fn check_paths(faults: &mut Vec<String>) -> Outcome {
+    let files = house::files(&[&["src"], house::ELSEWHERE].concat());
+    let files: Vec<String> =
+        files.iter().map(|file| format!("/{}", file.to_string_lossy().replace('\\', "/"))).collect();
+    let mut found = Vec::new();
+    // The list of changes also names files that are gone.
+    for document in files.iter().filter(|file| file.ends_with(".md") && *file != "/CHANGELOG.md") {
+        let document = &document[1..];
+        let text = fs::read_to_string(document).map_err(|error| format!("{document}: {error}"))?;
+        for (at, line) in text.lines().enumerate() {
+            let paths = line.split('`').skip(1).step_by(2).filter(|code| code.ends_with(".rs"));
+            let is_path = |code: &&str| {
+                code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-/.".contains(&b))
+            };
+            for path in paths.filter(is_path) {
+                let end = format!("/{path}");
+                if !files.iter().any(|file| file.ends_with(&end)) {
+                    found.push(format!("{document}:{}: no file {path}", at + 1));
+                }
+            }
+        }
+    }
+    report("names of files that do not exist", found, "write the file's present name", faults);
     Ok(())
 }
 

@@ -14,26 +14,24 @@
 mod directed;
 mod follower;
 mod model;
+mod node;
 mod publisher;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::decode::Inbox;
-use super::net::{ClientEnd, ServerEnd, wire};
+use super::net::{ClientEnd, wire};
 use super::{Dice, number};
-use crate::bus::Bus;
-use crate::engine::EngineConfig;
-use crate::engine::stepped::{AppendFate, EngineSteps, SimulatedConnector, SimulatedLog};
+use crate::engine::stepped::{AppendFate, SimulatedLog};
 use crate::event::Timestamp;
 use crate::server::config::Prepared;
-use crate::server::reactor::{LoopState, Token};
-use crate::server::shared::Shared;
 use crate::server::tick::TICK_MS;
 use crate::server::{RetainBy, RetainRule, ServerConfig};
 use crate::sync::Arc;
 use follower::{Begin, Follower, Seen};
 use model::{Rules, Run, model, purged_by};
+use node::Node;
 use publisher::{Answer, Asked, Publisher, RUNS, Sent};
 
 const QUIET_ROUNDS: u32 = 80;
@@ -43,16 +41,6 @@ const LONG: Duration = Duration::from_secs(1 << 30);
 
 type Checked = Result<(), String>;
 
-/// One node: a server with one loop, and the steps of its engine.
-struct Node {
-    bus: Bus,
-    shared: Arc<Shared>,
-    steps: EngineSteps,
-    core: LoopState<ServerEnd>,
-    arriving: VecDeque<(ServerEnd, ClientEnd)>,
-    links: Vec<(Token, ClientEnd)>,
-}
-
 struct Cluster {
     dice: Dice,
     log: Arc<SimulatedLog>,
@@ -61,6 +49,10 @@ struct Cluster {
     nodes: Vec<Node>,
     /// Whether the log takes the events of a publication one by one.
     is_single: bool,
+    /// Random decisions of a log that forgets its oldest entries; `None` if it keeps all.
+    trims: Option<Dice>,
+    /// Number of entries that the log has forgotten.
+    forgotten: u64,
     rules: Rules,
     asked: HashMap<u64, Asked>,
     /// Requests with an uncertain outcome.
@@ -74,62 +66,6 @@ struct Cluster {
     offset: i64,
     next: u64,
     traces: bool,
-}
-
-impl Node {
-    fn new(log: &Arc<SimulatedLog>, config: &ServerConfig, capacity: usize, is_single: bool) -> Self {
-        let bus = Bus::builder().capacity(capacity).build().expect("it can be made");
-        let mut engine = EngineConfig::new("redis://simulated");
-        engine.history = 1_000_000;
-        let shared = Shared::new(bus.clone(), config.clone(), 1);
-        let (shared, mut steps) = shared.with_steps(engine, &SimulatedConnector(Arc::clone(log)));
-        steps.is_single = is_single;
-        let shared = Arc::new(shared);
-        shared.workers.work_inline();
-        let core = LoopState::new(Arc::clone(&shared), bus.reader(|| ()), 1, 0);
-        Self { bus, shared, steps, core, arriving: VecDeque::new(), links: Vec::new() }
-    }
-
-    /// Runs one turn of the loop.
-    fn turn(&mut self, tick: u64, now: Timestamp) -> Checked {
-        self.core.wake(tick, now);
-        for (token, end) in self.links.clone() {
-            let Some((readable, writable)) = end.take_readiness() else { continue };
-            if readable && end.is_over() {
-                self.core.record_end(token);
-            }
-            self.core.ready(token, readable, writable);
-        }
-        while let Some((server, end)) = self.arriving.pop_front() {
-            if let Some(token) = self.core.admit(server) {
-                self.links.push((token, end));
-            }
-        }
-        self.links.retain(|(_, end)| !end.is_closed());
-        self.core.turn();
-        let audit = self.core.audit();
-        if audit.difference != 0 {
-            return Err(format!("the ledger is out by {}: {}", audit.difference, audit.ledger));
-        }
-        Ok(())
-    }
-
-    /// Returns whether the request of this connection waits for its loop, for example until that has read the client's last event.
-    fn has_deferred(&self, end: &ClientEnd) -> bool {
-        self.links.iter().any(|(token, link)| link.is_same(end) && self.core.has_deferred(*token))
-    }
-
-    fn append(&mut self, fate: AppendFate) -> bool {
-        self.shared.engine.as_ref().is_some_and(|engine| self.steps.append(engine, fate))
-    }
-
-    fn follow(&mut self, max: usize) -> bool {
-        self.shared.engine.as_ref().is_some_and(|engine| self.steps.follow(engine, max))
-    }
-
-    fn read_page(&mut self) -> bool {
-        self.shared.engine.as_ref().is_some_and(|engine| self.steps.read_page(engine))
-    }
 }
 
 impl Cluster {
@@ -151,6 +87,8 @@ impl Cluster {
         };
         config.retain.rules.push(rule);
         let capacity = dice.pick(&[16, 64, 1024]);
+        let mut trims = Dice::new(seed ^ 0x74_72_69_6d);
+        let trims = trims.one_in(4).then_some(trims);
         let log = Arc::<SimulatedLog>::default();
         let nodes = (0..2).map(|_| Node::new(&log, &config, capacity, is_single)).collect();
         Self {
@@ -160,6 +98,8 @@ impl Cluster {
             capacity,
             nodes,
             is_single,
+            trims,
+            forgotten: 0,
             rules,
             asked: HashMap::new(),
             repeats: Vec::new(),
@@ -237,9 +177,11 @@ impl Cluster {
                 let at = self.dice.below(self.followers.len() as u64) as usize;
                 self.reconnect(at);
             }
-            91 => self.crash(node),
+            // A node that starts with a trimmed log knows less of the runs than the others.
+            91 if self.forgotten == 0 => self.crash(node),
             _ => self.clock += self.dice.below(100_000),
         }
+        self.trim();
         self.carry(false);
         for at in 0..2 {
             if self.dice.one_in(2) {
@@ -352,6 +294,21 @@ impl Cluster {
         self.trace(|| format!("node {node}: reload"));
         let config = Prepared::new(self.config.clone()).expect("valid");
         self.nodes[node].shared.set_config(config);
+    }
+
+    /// Lets the log forget entries that both nodes have read. Clients may still have to read them.
+    fn trim(&mut self) {
+        let read = self.nodes.iter().map(|node| node.steps.next()).min().flatten();
+        let (Some(trims), Some(read)) = (&mut self.trims, read) else { return };
+        if !trims.one_in(20) {
+            return;
+        }
+        let forgotten = trims.below(read + 1);
+        if forgotten > self.forgotten {
+            self.forgotten = forgotten;
+            self.log.trim(self.log.entries().len() - forgotten as usize);
+            self.trace(|| format!("the log forgets {forgotten} entries"));
+        }
     }
 
     /// Breaks a follower's connection, and resumes after its last event at any node.

@@ -5,6 +5,7 @@ mod clock;
 mod failures;
 mod gather;
 mod presence;
+mod purges;
 mod storms;
 mod turns;
 
@@ -218,6 +219,10 @@ impl Write for Wire {
 impl Socket for Wire {
     fn is_drained(&self, len: usize, room: usize) -> bool {
         len < room
+    }
+
+    fn can_move(&self) -> bool {
+        true
     }
 
     fn awaits_handshake(&self) -> bool {

@@ -72,7 +72,12 @@ impl Outbox {
         // With one shard, the last frame determines the place.
         let first = if place.sequences().len() == 1 { end.saturating_sub(1) } else { first };
         for id in (first..end).filter_map(|index| feed.id_of(index)) {
-            place.advance_past(id);
+            // A notice has the id of an event before it.
+            let next = place.sequences().get(usize::from(id.shard));
+            let is_passed = next.is_some_and(|next| (id.epoch, id.next_sequence()) <= (place.epoch(), *next));
+            if !is_passed {
+                place.advance_past(id);
+            }
         }
     }
 

@@ -87,10 +87,12 @@ impl Outbox {
 
     /// Frees the backlog if nothing is left in it.
     pub(super) fn drop_empty_backlog(&mut self) {
-        let is_replaying = self.replaying;
+        let (is_replaying, catches_up) = (self.replaying, self.catches_up());
         let is_over = |backlog: &OutboxBacklog| {
-            // Frames of the feed wait for the end of the replay, so the place before them is still needed.
-            backlog.is_empty() && !(is_replaying && backlog.place.is_some())
+            // Frames of the feed wait for the end of the replay, so the place before them is still needed. No place is the one
+            // before the log was reached.
+            let has_place = catches_up || backlog.place.is_some();
+            backlog.is_empty() && !(is_replaying && has_place)
         };
         if self.backlog.as_deref().is_some_and(is_over) {
             self.backlog = None;

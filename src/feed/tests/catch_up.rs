@@ -2,6 +2,7 @@
 //! feed, and their replies.
 
 use super::*;
+use crate::dialect::{GapNotice, Missed};
 use crate::event::Position;
 
 /// A loop's places before the newest batch and after it.
@@ -31,6 +32,19 @@ impl ResumeLookup for Places {
     }
 }
 
+/// A loop that has no place yet.
+struct Unplaced;
+
+impl ResumeLookup for Unplaced {
+    fn resume_after(&self, _id: EventId) -> Option<Since> {
+        None
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(0)
+    }
+}
+
 struct Slow {
     world: World,
     outbox: Outbox,
@@ -39,7 +53,7 @@ struct Slow {
 
 impl Slow {
     /// Returns a client of "a" that catches up, in a loop with these places.
-    fn new(places: &Places) -> Self {
+    fn new(places: &impl ResumeLookup) -> Self {
         let mut world = World::new(3);
         let mut outbox = world.join("type=a", 0);
         outbox.set_lag_policy(LagPolicy::CatchUp);
@@ -110,6 +124,34 @@ fn a_burst_that_is_trimmed_at_once_is_read_from_before_it() {
     slow.outbox.set_replaying(false);
     assert_eq!(slow.batch("a", 1 << 20), Flushed::Done);
     assert_eq!(read(&slow.pipe), [0, 9]);
+}
+
+/// A client that joined without a place, and for which a replay holds back several batches, was taken to be before the newest.
+#[test]
+fn a_client_that_joined_before_its_loop_had_a_place_reads_everything_again() {
+    let mut slow = Slow::new(&Unplaced);
+    slow.outbox.set_replaying(true);
+    for batch in ["", "a a", "a a a a a"] {
+        assert_eq!(slow.batch(batch, 1 << 20), Flushed::Done);
+    }
+    slow.outbox.set_replaying(false);
+    assert!(slow.outbox.is_behind(&slow.world.fanout));
+    assert_eq!(slow.leave().0, None);
+}
+
+/// A notice stands for no event, and has the id of an earlier one.
+#[test]
+fn a_notice_does_not_move_the_place_back() {
+    let mut slow = Slow::new(&Places::of(7, 7));
+    let notice =
+        GapNotice { missed: Missed::Unknown, from: None, to: None, recoverable: false, at: Timestamp(0) };
+    let before = EventId::before(1, 0, 3);
+    let feed = slow.outbox.feed().expect("it has one");
+    slow.world.fanout.append_gap_to(feed, before, &notice, |_| true);
+    slow.world.published = 7;
+    assert_eq!(slow.batch("", 5), Flushed::Blocked);
+    assert_eq!(slow.batch("a a a a a", 0), Flushed::Behind);
+    assert_eq!(slow.leave().0, Some(7));
 }
 
 /// Returns the numbers of the events that were begun.

@@ -1,8 +1,14 @@
 //! Clients that fall behind and read on from the past, as they requested (`on_lag=catch_up`).
 //!
 //! Invariants:
-//! - The past begins after the last event written to the client, and ends where its feed continues. So no event is
-//!   missing and none is delivered twice.
+//! - One place decides what a client gets from the past and what from its feed: the place before the next frame of the feed. The
+//!   past begins there when the feed has dropped frames, and ends at the loop's place, where the client joins the feed's end. So
+//!   no event is missing and none is delivered twice.
+//! - A client that has everything but the newest batch has no place of its own: its place is the loop's before that batch
+//!   ([`LoopPlaces`]). Frames that no batch appended, such as the notice of a purge, are a batch without events.
+//! - The place never moves back. A notice stands for no event, so its id may be that of an earlier one.
+//!
+//! [`LoopPlaces`]: crate::server::shared::resume::LoopPlaces
 //! - It is read like any other past: page by page, as fast as the client reads. So it costs a cursor.
 //! - It is read meanwhile, because a client that is slower than its stream never catches up. Its message acts at the loop's
 //!   place, at once; a reply waits for the events before that place, which a replay of their own delivers by the interest
@@ -15,6 +21,7 @@ use super::loop_state::LoopState;
 use super::replay::SuspendedCatchUp;
 use super::socket::Socket;
 use crate::dialect::ConcatTarget;
+use crate::event::Position;
 use crate::feed::{FeedInterest, LagPolicy};
 use crate::filter::Filter;
 
@@ -23,7 +30,7 @@ impl<S: Socket> LoopState<S> {
     pub(super) fn keep_places_for(&mut self, lag_policy: LagPolicy) {
         if lag_policy == LagPolicy::CatchUp && !self.places.are_kept {
             self.places.are_kept = true;
-            self.places.now = self.delivery.position(&self.shared.bus);
+            self.places.now = self.loop_place();
             self.places.before_batch.clone_from(&self.places.now);
         }
     }
@@ -31,12 +38,27 @@ impl<S: Socket> LoopState<S> {
     /// Records the places before and after a batch that was appended to the feeds.
     pub(super) fn record_places(&mut self) {
         if self.places.are_kept {
-            let now = self.delivery.position(&self.shared.bus);
+            let now = self.loop_place();
             let before = std::mem::replace(&mut self.places.now, now);
             if !self.delivery.unwritten.is_waiting() {
                 self.places.before_batch = before;
             }
         }
+    }
+
+    /// Begins frames that no batch appends. Without it, a client that has received the newest batch, and none of these frames,
+    /// would read that batch again when it falls behind.
+    pub(super) fn begin_notices(&mut self) {
+        if self.places.are_kept && !self.delivery.unwritten.is_waiting() {
+            let places = &mut self.places;
+            places.before_batch.clone_from(&places.now);
+        }
+    }
+
+    /// Returns the place after everything in the feeds. Before the loop has read its first event, that is where the node began to
+    /// read the engine's log; `None` before the node has reached the log.
+    pub(super) fn loop_place(&self) -> Option<Position> {
+        self.delivery.position(&self.shared.bus).or_else(|| self.first_place())
     }
 
     /// Starts the replays of the clients that are behind, unless there is an event that the loop has read and not yet

@@ -138,6 +138,8 @@ impl<S: Socket> LoopState<S> {
             self.begin_conditions();
             self.pump(BATCHES_A_TURN);
         }
+        // The successor tells nobody of a purge before its own time.
+        self.report_all_purges();
         let can_move = |conn: &Conn<S>| {
             let is_idle = conn.pending_answers == 0 && conn.ending == Ending::None;
             let has_past = conn.replay.as_ref().is_some_and(|past| !(moves_catch_ups && past.is_catch_up()));

@@ -41,6 +41,22 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
+    /// Returns the place of a notice in a feed without events, as the id before it. It does not show the volume of events to clients
+    /// with grants.
+    fn place_of_notices(&self) -> EventId {
+        let Some(place) = self.loop_place() else { return EventId::before(self.shared.bus.epoch(), 0, 0) };
+        let next = place.sequences().first().filter(|_| self.shared.auth.is_open());
+        EventId::before(place.epoch(), 0, next.copied().unwrap_or_default())
+    }
+
+    /// Appends the gaps of all purges to the feeds.
+    pub(super) fn report_all_purges(&mut self) {
+        self.report_purges();
+        while self.clients.purges.is_pending() {
+            self.report_purges();
+        }
+    }
+
     /// Appends the gaps of purges to the next feeds.
     pub(super) fn report_purges(&mut self) {
         let news = &mut self.clients.purges;
@@ -48,9 +64,11 @@ impl<S: Socket> LoopState<S> {
         if !news.is_pending() {
             return;
         }
+        self.begin_notices();
+        let before = self.place_of_notices();
         let at = self.turn.now;
         let gap = GapNotice { missed: Missed::Unknown, from: None, to: None, recoverable: false, at };
-        let before = EventId::before(self.shared.bus.epoch(), 0, 0);
+        let news = &mut self.clients.purges;
         let mut left = LOOKS_A_TURN;
         while let Some(purged) = news.pending.front() {
             while left > 0

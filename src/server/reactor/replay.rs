@@ -142,8 +142,8 @@ impl<S: Socket> LoopState<S> {
         since: Option<Since>,
         held: HeldReplies,
     ) -> ClientReplay {
-        // A client without a place joined before this node had read its first event.
-        let work = match since.or_else(|| self.first_place()) {
+        // A client without a place joined before this node had reached the log.
+        let work = match since.or_else(|| self.first_place().map(Since::Position)) {
             Some(since) => self.work_after(since, &filters, true),
             None => ReplayWork::Unknown(None),
         };
@@ -163,19 +163,13 @@ impl<S: Socket> LoopState<S> {
         Some(SuspendedCatchUp { place, held })
     }
 
-    /// Returns the place at which this node began to read the engine's log.
-    fn first_place(&self) -> Option<Since> {
+    /// Returns the place at which this node began to read the engine's log; `None` before it has reached the log.
+    pub(super) fn first_place(&self) -> Option<Position> {
         let status = self.shared.engine.as_ref()?.status();
-        let shards = self.shared.bus.shards() as u16;
-        let (epoch, first) = status.began_at_place(0);
-        if epoch == 0 {
-            return None;
-        }
-        let rest = (0..shards).map(|shard| status.began_at_place(shard).1);
-        Some(match shards {
-            1 => Since::Event(EventId::before(epoch, 0, first)),
-            _ => Since::Position(Position::new(epoch, rest)),
-        })
+        let place = |shard: usize| status.began_at_place(shard as u16);
+        let (epoch, _) = place(0);
+        let next = (0..self.shared.bus.shards()).map(|shard| place(shard).1);
+        (epoch > 0).then(|| Position::new(epoch, next))
     }
 
     /// Returns the search for the newest `count` events that one of the filters matches.

@@ -268,12 +268,17 @@ fn a_publication_without_an_answer_is_found_by_its_name() {
     let server = Server::with(&["--engine", &url, "--engine-accept-timeout", "1s"]);
     eventually("the node follows its log", || http::get(server.addr, "/readyz").status == 200);
     let mut reader = Ws::subscribed(server.addr, json!({}));
-    assert_eq!(counts(server.addr, "", &event(0, "before")).0, 1);
+    let (accepted, _, before) = counts(server.addr, "", &event(0, "before"));
+    assert_eq!(accepted, 1);
     assert_eq!(numbers(&mut reader, 1), [0]);
     // The log's server receives the bytes and does not answer.
     service.pause(true);
     let answer = publish(server.addr, "", &event(1, "a"));
     assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("engine_unanswered")));
+    // Known events need no log, also under a new key.
+    for key in ["", "Idempotency-Key: new\r\n", "Idempotency-Key: new\r\n"] {
+        assert_eq!(counts(server.addr, key, &event(0, "before")), (0, 1, before.clone()), "{key}");
+    }
     service.pause(false);
     // The request was sent, so the log contains it in the end, and the second request finds it.
     assert_eq!(numbers(&mut reader, 1), [1]);

@@ -119,7 +119,12 @@ impl<S: Socket> LoopState<S> {
             }
             (answer.0)(outcome)
         };
-        self.publish_now(slot, events, stamps, PublishAnswer(Box::new(settle)));
+        let answer = PublishAnswer(Box::new(settle));
+        if events.is_empty() {
+            // A new key of known events: nothing waits for the engine.
+            return self.answer_publisher(self.clients.token(slot), Ok(Acceptance::default()), answer);
+        }
+        self.publish_now(slot, events, stamps, answer);
     }
 
     /// Returns the outcome of a publication that is not published, and counts its `count` events.

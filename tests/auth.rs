@@ -912,8 +912,10 @@ fn a_personal_channel_is_for_its_subject_alone() {
         let mut by_template = ws(&server, &format!("/ws?token={sub}"), "");
         let ack = subscribe(&mut by_template, json!({"subscription_id": "s", "channels": ["user:{sub}"]}));
         assert_eq!(ack["type"], "ack", "{subject}: {ack}");
+        assert_eq!(ack["payload"]["own_channels"], json!({"user:{sub}": own}), "{ack}");
         let mut of_all = ws(&server, &format!("/ws?token={sub}"), "");
-        assert_eq!(subscribe(&mut of_all, json!({}))["type"], "ack");
+        let ack = subscribe(&mut of_all, json!({}));
+        assert_eq!((&ack["type"], &ack["payload"]["own_channels"]), (&json!("ack"), &Value::Null));
         let mut of_pattern = ws(&server, &format!("/ws?token={sub}"), "");
         assert_eq!(subscribe(&mut of_pattern, json!({"channels": ["user:**"]}))["type"], "ack");
         let mut stream = Sse::open(server.addr, &format!("?channel=user:%7Bsub%7D&token={sub}"));
@@ -945,14 +947,47 @@ fn a_personal_channel_is_for_its_subject_alone() {
             assert_eq!(get(&server, &path, "").status, 403, "{subject} of {other}");
         }
         // The channel is removed and added again by the template.
-        for (verb, count) in [("remove", "removed"), ("add", "added")] {
+        for (verb, count, named) in
+            [("remove", "removed", Value::Null), ("add", "added", json!({"user:{sub}": own}))]
+        {
             let update = json!({"subscription_id": "s", verb: {"channels": ["user:{sub}"]}});
             let ack = by_template.ask(&json!({"type": "update", "payload": update}));
-            assert_eq!(ack["payload"][count], 1, "{subject}: {ack}");
+            assert_eq!(
+                (&ack["payload"][count], &ack["payload"]["own_channels"]),
+                (&json!(1), &named),
+                "{subject}: {ack}"
+            );
+        }
+        if !matches!(subject, "*" | "**" | "{sub}") {
+            let both = json!({"subscription_id": "s", "add": {"channels": ["user:{sub}"]}, "remove": {"channels": [own]}});
+            let refused = by_template.ask(&json!({"type": "update", "payload": both}));
+            assert_eq!(refused["payload"]["code"], "invalid_payload", "{subject}: {refused}");
         }
         publish_all(&server, &note(&own, nth).to_string());
         assert_eq!(by_template.event()["channel"], own);
     }
+}
+
+/// A list that is kept in parts stays in the order of its values, wherever the template's channel belongs.
+#[test]
+fn a_long_list_with_a_personal_channel_can_be_changed_by_any_value() {
+    let server = guarded(&["--auth-grant-channels", "user:{sub}"]);
+    let channels: Vec<String> =
+        (0..600).map(|n| format!("user:{n:04}")).chain(["user:{sub}".into()]).collect();
+    let sub = token(&["--sub", "0000x", "--channel", "user:*"]);
+    let mut client = ws(&server, &format!("/ws?token={sub}"), "");
+    let ack = subscribe(&mut client, json!({"subscription_id": "s", "channels": channels, "snapshot": true}));
+    assert_eq!(ack["payload"]["own_channels"], json!({"user:{sub}": "user:0000x"}), "{ack}");
+    assert_eq!(client.any_message()["type"], "history_end");
+    for channel in ["user:0001", "user:0599", "user:{sub}", "user:0300"] {
+        let update = json!({"subscription_id": "s", "remove": {"channels": [channel]}});
+        let ack = client.ask(&json!({"type": "update", "payload": update}));
+        assert_eq!(ack["payload"]["removed"], 1, "{channel}: {ack}");
+    }
+    for channel in ["user:0001", "user:0599", "user:0000x", "user:0300", "user:0002"] {
+        publish_all(&server, &json!({"type": "note", "channel": channel}).to_string());
+    }
+    assert_eq!(client.event()["channel"], "user:0002");
 }
 
 #[test]
@@ -962,6 +997,8 @@ fn a_template_without_its_claim_opens_nothing() {
     for way in [
         format!("/ws?token={without_events}"),
         format!("/ws?token={}", token(&["--stream", "*"])),
+        // No channel is that long.
+        format!("/ws?token={}", token(&["--sub", &"x".repeat(1020), "--stream", "*"])),
         "/ws".to_owned(),
     ] {
         let mut client = ws(&server, &way, "");

@@ -155,7 +155,7 @@ fn javascript_follows_runs_and_walks_the_past() {
 
 #[test]
 fn javascript_signs_in_and_outlives_its_tokens() {
-    node_test("auth.test.mjs", 6);
+    node_test("auth.test.mjs", 8);
 }
 
 #[test]
@@ -215,5 +215,5 @@ fn python_reads_streams_in_any_pieces() {
 
 #[test]
 fn python_signs_in_and_outlives_its_tokens() {
-    python_test("test_auth.py", 3);
+    python_test("test_auth.py", 4);
 }

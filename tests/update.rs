@@ -209,6 +209,31 @@ fn a_refused_update_changes_nothing() {
     assert_wanted(&server, &mut client, &["A", "B"], &["A"]);
 }
 
+/// The text holds as well as the lists, so an update does not widen what it names.
+#[test]
+fn a_list_that_the_text_names_too_stays() {
+    let server = Server::start();
+    let mut client = watch(
+        &server,
+        json!({"event_types": ["quote"], "channels": ["a"], "filter": "channel=a,b entity=symbol:A source!=x"}),
+    );
+    for (list, value) in [("channels", "c"), ("channels", "b"), ("entities", "symbol:B")] {
+        let text =
+            refused(&mut client, &json!({"subscription_id": "w", "add": {list: [value]}}), "invalid_payload");
+        assert!(text.contains(list) && text.contains("text"), "{text}");
+    }
+    refused(&mut client, &json!({"subscription_id": "w", "remove": {"channels": ["a"]}}), "invalid_payload");
+    let ack = updated(&mut client, &json!({"subscription_id": "w", "add": {"event_types": ["trade"]}}));
+    assert_eq!(ack["added"], 1);
+    for (kind, channel) in [("trade", "b"), ("quote", "c"), ("trade", "a")] {
+        server.publish(
+            json!({"type": kind, "channel": channel, "entity": {"kind": "symbol", "id": "A"}}).to_string(),
+        );
+    }
+    let event = client.event();
+    assert_eq!((&event["event_type"], &event["channel"]), (&json!("trade"), &json!("a")));
+}
+
 #[test]
 fn the_limits_of_a_client_apply_to_added_values() {
     let server = Server::with(&["--max-subscription-values", "20"]);

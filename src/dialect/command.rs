@@ -124,6 +124,8 @@ pub(crate) struct Subscribe {
     pub(crate) concat: Option<Concat>,
     /// The client's request as JSON, for operators, in dialects in which clients know their ids.
     pub(crate) config: Option<Box<RawValue>>,
+    /// A bit for each list that an update can't change, by its attribute: the filter's text names values of it.
+    pub(crate) fixed_lists: u16,
 }
 
 impl From<Filter> for Subscribe {
@@ -141,6 +143,7 @@ impl From<Filter> for Subscribe {
             on_lag: OnLag::default(),
             concat: None,
             config: None,
+            fixed_lists: 0,
         }
     }
 }
@@ -248,6 +251,28 @@ impl ClientError {
     }
 }
 
+/// Channel of a client, and the template by which the client named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OwnChannel {
+    /// Text of the template, as `user:{sub}`.
+    pub(crate) template: Box<str>,
+    pub(crate) channel: Box<str>,
+}
+
+impl OwnChannel {
+    /// Adds channels to the payload of an `ack`. A client of several subscriptions finds those of an event by them.
+    pub(super) fn add(own: &[Self], payload: &mut serde_json::Value) {
+        for Self { template, channel } in own {
+            payload["own_channels"][&**template] = (&**channel).into();
+        }
+    }
+
+    /// Returns its memory, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.template.len() + self.channel.len()
+    }
+}
+
 /// One reply to a client.
 #[derive(Debug)]
 pub(crate) enum Reply<'a> {
@@ -259,6 +284,8 @@ pub(crate) enum Reply<'a> {
         id: &'a str,
         /// Start of the past that the client asked for, if it did.
         past: Option<&'a PastStart>,
+        /// Channels that the client named by templates.
+        own: &'a [OwnChannel],
     },
     Unsubscribed {
         id: &'a str,
@@ -267,6 +294,8 @@ pub(crate) enum Reply<'a> {
         counts: UpdateCounts,
         /// Start of the snapshot of the added values, if one follows.
         past: Option<&'a PastStart>,
+        /// Channels among the added values that the client named by templates.
+        own: &'a [OwnChannel],
     },
     /// Events after this place come next.
     Refilling {

@@ -19,8 +19,9 @@ use super::keys::{FromObject, UnknownKey, first_unknown, plain_key};
 use super::uuid::Uuid;
 use super::wire::WireProtocol;
 use super::{
-    ClientError, ClientMessage, Command, GapNotice, Incoming, LogEnded, OnLag, PastEnd, PastStart, Place,
-    Refusal, Reply, ReplyTag, Stamp, Subscribe, UpdateCounts, envelope, shortened, split_entity,
+    ClientError, ClientMessage, Command, GapNotice, Incoming, LogEnded, OnLag, OwnChannel, PastEnd,
+    PastStart, Place, Refusal, Reply, ReplyTag, Stamp, Subscribe, UpdateCounts, envelope, shortened,
+    split_entity,
 };
 use crate::event::{Attribute, Event, Position, Since, json};
 use crate::filter::{ENTITY, Filter, FilterErrorKind, MemberPatterns, Pattern};
@@ -313,7 +314,7 @@ fn keys_of(kind: &str) -> &'static [&'static str] {
         "subscribe" => &SUBSCRIBE_KEYS,
         "update" => &["subscription_id", "add", "remove"],
         // Clients send the payload of the `ack` back, so its keys are accepted.
-        "unsubscribe" => &["subscription_id", "last_event_id", "history", "truncated"],
+        "unsubscribe" => &["subscription_id", "last_event_id", "history", "own_channels", "truncated"],
         "request" => &["action", "channel"],
         "refill" => &["since"],
         _ => &[],
@@ -425,10 +426,8 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         .channels(list(input.channels)?)
         .entities(entities.into_iter().map(EntityValue::into_pair));
     // The filter's text is a condition in addition to the lists.
-    let filter = match input.filter {
-        Some(text) => filter.try_and(&text.parse()?)?,
-        None => filter,
-    };
+    let text: Filter = input.filter.map_or(Ok(Filter::new()), |text| text.parse())?;
+    let (fixed_lists, filter) = (text.lists(), filter.try_and(&text)?);
     // A list that is too long for one filter becomes several filters.
     let mut parts = filter.in_parts().into_iter();
     let filter = parts.next().unwrap_or_default();
@@ -443,6 +442,7 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         own_past: input.own_past,
         on_lag,
         concat,
+        fixed_lists,
         ..Subscribe::from(filter)
     })
 }
@@ -606,18 +606,20 @@ impl WireProtocol for Native {
         let position = || stamp.position.as_ref().map(Since::to_string);
         let (kind, payload) = match reply {
             Reply::Welcome { .. } => return None,
-            Reply::Subscribed { id, past } => {
+            Reply::Subscribed { id, past, own } => {
                 let mut payload = json!({ "subscription_id": id, "last_event_id": position() });
                 add_start(&mut payload, *past);
+                OwnChannel::add(own, &mut payload);
                 ("ack", payload)
             }
             Reply::Unsubscribed { id } => ("ack", json!({ "subscription_id": id })),
-            Reply::Updated { counts: UpdateCounts { added, removed, not_held }, past } => {
+            Reply::Updated { counts: UpdateCounts { added, removed, not_held }, past, own } => {
                 let mut payload = json!({ "added": added, "removed": removed, "last_event_id": position() });
                 if *not_held > 0 {
                     payload["not_held"] = (*not_held).into();
                 }
                 add_start(&mut payload, *past);
+                OwnChannel::add(own, &mut payload);
                 ("ack", payload)
             }
             Reply::Refilling { since } => {

@@ -57,6 +57,12 @@ impl std::error::Error for EventError {
     }
 }
 
+/// Returns whether an event's attribute may have this value.
+#[cfg(feature = "server")]
+pub(crate) fn may_be_attribute(value: &str) -> bool {
+    value.len() <= ATTRIBUTE_BYTES_MAX && !has_control(value)
+}
+
 /// Returns whether a value holds a control character. Most values are ASCII, which one pass shows.
 fn has_control(value: &str) -> bool {
     let is_plain = |byte: u8| (b' '..0x7f).contains(&byte);

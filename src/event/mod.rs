@@ -24,6 +24,8 @@ mod trace;
 
 pub use attribute::Attribute;
 pub(crate) use body::EventBody;
+#[cfg(feature = "server")]
+pub(crate) use builder::may_be_attribute;
 pub use builder::{ATTRIBUTE_BYTES_MAX, EventBuilder, EventError};
 #[cfg(feature = "server")]
 pub(crate) use frames::{ENCODINGS_MAX, held_frame_bytes, limit_frames, may_keep_frame};

@@ -117,6 +117,14 @@ impl Filter {
         lists.next().filter(|_| lists.next().is_none() && !self.is_nothing())
     }
 
+    /// Returns a bit for each attribute with alternatives for the event's value.
+    pub(crate) fn lists(&self) -> u16 {
+        self.clauses().fold(0, |lists, clause| match clause {
+            Clause::Set(set) if !set.negated => lists | 1 << set.about,
+            _ => lists,
+        })
+    }
+
     /// Returns the filter with `body`, an encoded list that is not empty, in place of its list.
     pub(crate) fn with_list(&self, about: u8, body: &[u8]) -> Self {
         let mut out = Vec::with_capacity(self.bytes().len() + body.len() + 4);
@@ -187,6 +195,14 @@ impl Filter {
             _ => None,
         });
         differing.filter(|about| self.list(*about).is_some() && other.list(*about).is_some())
+    }
+
+    /// Returns whether two filters with this list are equal in everything else.
+    pub(crate) fn differs_only_in(&self, about: u8, other: &Self) -> bool {
+        match (self.list(about), other.list(about)) {
+            (Some(list), Some(_)) => other.with_list(about, list.body()) == *self,
+            _ => false,
+        }
     }
 
     /// Returns the filter that was divided into these parts.

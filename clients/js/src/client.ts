@@ -100,21 +100,21 @@ export class Fanwire<M extends EventMap = EventMap> {
     options: SubscribeOptions = {},
     handler?: (item: FanwireEvent | Gap) => void,
   ): Subscription<M, any> {
-    const types = typeof wanted === 'string' || Array.isArray(wanted) ? [wanted].flat() : undefined;
-    const filter = (types ? (types.includes('*') ? {} : { event_types: types }) : wanted) as Filter;
+    const types = [wanted].flat() as string[];
+    const filter = (typeof types[0] === 'object' ? wanted : types.includes('*') ? {} : { event_types: types }) as Filter;
     const id = `js-${(this.#number += 1)}`;
     const subscription: Subscription<M, any> = new Subscription(id, filter, options, handler, () => this.#drop(id));
     // A handler has no loop that would throw.
     if (handler) subscription.ready.catch((error) => this.#notify('error', error));
-    // If this client can't evaluate a text, all events of a connection are for it.
-    if (filter.filter) void import('./text.js').then(({ evaluate }) => evaluate(subscription)).catch(() => false).then((is) => this.#join(subscription, is));
+    // If this client can't evaluate a text, all events of a connection are for it. A channel may be named by a template.
+    if (filter.filter || /{/.test(filter.channels as string)) void import('./text.js').then(({ evaluate }) => evaluate(subscription)).catch(() => {}).then((is) => this.#join(subscription, is));
     // The server merges for a slow client's whole connection.
     else this.#join(subscription, options.on_lag !== 'concat');
     return subscription;
   }
 
   /** Takes a subscription, unless it has ended: into this client's connection, or into one of its own. */
-  #join(subscription: Subscription<any, any>, shares: boolean): void {
+  #join(subscription: Subscription<any, any>, shares: unknown): void {
     if (this.#status === 'closed') subscription.end(closed());
     if (!subscription.isOver) shares ? this.#take(subscription) : this.#apart(subscription);
   }
@@ -170,8 +170,7 @@ export class Fanwire<M extends EventMap = EventMap> {
   #send(type: Job['type'], payload: object, signal?: AbortSignal, ack?: boolean): Promise<any> {
     let job: Job;
     const abort = () => {
-      const at = this.#outbox.indexOf(job);
-      if (at >= 0) this.#outbox.splice(at, 1);
+      this.#outbox = this.#outbox.filter((one) => one !== job);
       job.reject(new FanwireError('aborted', 'aborted'));
     };
     const promise = new Promise<any>((resolve, reject) => {

@@ -91,6 +91,7 @@ export function socketLink(host: Host, token: string | undefined): Link {
         if (!over) subscription.end(error);
         return;
       }
+      subscription.ack = ack;
       began = ack.last_event_id;
       subscription.taken();
       if (!can('history_end') || !hasPast) subscription.passed();

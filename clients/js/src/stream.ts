@@ -79,6 +79,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
       // A login page or a proxy's own answer, for example.
       const kind = `${answer.headers.get('content-type')}`;
       if (!/^text\/event-stream\b/i.test(kind)) return { error: new FanwireError('protocol', `not an event stream: ${kind}`) };
+      subscription.ack = undefined;
       subscription.taken();
       if (!(subscription.wire.since ?? subscription.wire.history ?? subscription.wire.snapshot ?? subscription.wire.from)) subscription.passed();
       opened();

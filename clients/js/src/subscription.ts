@@ -33,6 +33,10 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
   wants: (event: FanwireEvent) => boolean;
   /** @internal A value of each list that is empty now, so that the server keeps the list. */
   declare kept: Filter | undefined;
+  /** @internal The server's confirmation, with the client's channels by the templates that the filter names. Undefined if all events of its connection are for it. */
+  declare ack: { own_channels?: Record<string, string> } | undefined;
+  /** @internal Makes a test look at own channels too, once the filter names a template. */
+  declare named: ((one: Subscription<any, any>, wants: (event: FanwireEvent) => boolean) => (event: FanwireEvent) => boolean) | undefined;
   /** @internal Called when the server has confirmed it, again after each reconnect. */
   declare resumed: (() => void) | undefined;
   /** @internal Whether the past of added values is coming. Events before the position are new. */

@@ -16,11 +16,20 @@ const escapes: Record<string, string> = { b: '\b', f: '\f', n: '\n', r: '\r', t:
 const fields: Record<string, string> = { type: 'event_type', stream: 'stream_id', execution: 'execution_id', correlation: 'correlation_id' };
 const known = /^(event_type|source|(stream|execution|correlation)_id|channel|entity(_kind|_id)?)$/;
 
+/** Returns a test that is true for events of own channels too, if `wants` is for their templates. */
+export const named = (subscription: Subscription<any, any>, wants: Test): Test => (event) =>
+  subscription.ack ? wants(event) || Object.entries(subscription.ack.own_channels ?? {}).some(([template, channel]) => event.channel === channel && wants({ ...event, channel: template })) : !subscription.kept;
+
 /** Makes a subscription evaluate its text. Returns false if it can't: a merged event has the payload of several, and some texts are beyond it. */
 export function evaluate(subscription: Subscription<any, any>): boolean {
+  const [lists, { filter }] = [subscription.wants, subscription.filter];
+  subscription.named = named;
+  subscription.wants = named(subscription, lists);
   if (subscription.wire.concat) return false;
-  const [lists, wants] = [subscription.wants, evaluator(subscription.filter.filter!)];
-  subscription.wants = (event) => lists(event) && wants(event);
+  if (filter) {
+    const wants = evaluator(filter);
+    subscription.wants = named(subscription, (event) => lists(event) && wants(event));
+  }
   return true;
 }
 

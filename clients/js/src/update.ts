@@ -36,7 +36,8 @@ function apply(subscription: Any, change: Change, text: (event: FanwireEvent) =>
   subscription.kept = Object.keys(kept).length ? (kept as Filter) : undefined;
   const lists = matcher(subscription.filter);
   // A list without values matches nothing.
-  subscription.wants = subscription.kept ? () => false : (event) => lists(event) && text(event);
+  const wants = (event: FanwireEvent) => !subscription.kept && lists(event) && text(event);
+  subscription.wants = subscription.named?.(subscription, wants) ?? wants;
   return count;
 }
 
@@ -56,6 +57,7 @@ export async function update(subscription: Any, change: Change): Promise<Updated
   const { filter: condition } = subscription.filter;
   // A text that this client can't evaluate, or not on merged events, has a connection of its own: all events are for it.
   const text = condition && !subscription.wire.concat ? await import('./text.js').then(({ evaluator }) => evaluator(condition)).catch(() => everything) : everything;
+  if (/{/.test(`${change.add?.channels} ${change.remove?.channels}`)) subscription.named = (await import('./text.js')).named;
   subscription.resumed ??= () => resume(subscription);
   const queue = waiting.get(subscription) ?? [];
   waiting.set(subscription, queue);
@@ -68,7 +70,8 @@ export async function update(subscription: Any, change: Change): Promise<Updated
         type: 'update',
         target: subscription,
         payload: { subscription_id: subscription.id, ...change },
-        resolve({ added, removed, not_held }) {
+        resolve({ added, removed, not_held, own_channels }) {
+          if (own_channels) subscription.ack = { own_channels: { ...subscription.ack?.own_channels, ...own_channels } };
           const count = apply(subscription, change, text);
           resolve(added === undefined ? count : { added, removed, ...(not_held ? { not_held } : {}) });
         },

@@ -9,13 +9,14 @@ import { Fanwire } from '../dist/index.js';
 import { BINARY, Server, quick, take, until } from './support.mjs';
 
 const SECRET = 'only for this test, and long enough for it';
-const token = (...options) => execFileSync(BINARY, ['token', '--secret', SECRET, '--sub', 'me', ...options], { encoding: 'utf8' }).trim();
+const tokenOf = (subject, ...options) => execFileSync(BINARY, ['token', '--secret', SECRET, '--sub', subject, ...options], { encoding: 'utf8' }).trim();
+const token = (...options) => tokenOf('me', ...options);
 
 let server;
 let folder;
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'fanwire-'));
-  await writeFile(join(folder, 'fanwire.toml'), `[auth.jwt]\nhs256_secret = "${SECRET}"\n`);
+  await writeFile(join(folder, 'fanwire.toml'), `[auth.jwt]\nhs256_secret = "${SECRET}"\n[auth.grant]\nchannels = ["user:{sub}"]\n`);
   server = await Server.start('--config', join(folder, 'fanwire.toml'));
 });
 after(async () => {
@@ -63,5 +64,27 @@ for (const transport of ['ws', 'sse']) {
     await wide.publish({ type: 'b.hidden' });
     const id = await wide.publish({ type: 'a.seen' });
     await until('the event', async () => (await take(loop, 1))[0].event_id === id);
+  });
+
+  test(`${transport}: a personal channel comes by its template, beside other subscriptions`, async (t) => {
+    // A subject is taken literally, and a template is no name of a channel.
+    const client = connect(t, { token: tokenOf('a:*', '--channel', '**', '--publish') });
+    const note = (channel) => client.publish({ type: 'note', channel });
+    const [own, everything, lobby] = [{ channels: ['user:{sub}'] }, {}, { channels: ['lobby'] }].map((filter) => client.subscribe(filter));
+    const text = client.subscribe({ filter: 'channel="user:{sub}"' });
+    await Promise.all([own, everything, lobby, text].map((one) => one.ready));
+    for (const channel of ['user:a:b', 'user:a:*', 'user:b', 'user:a:*', 'lobby']) await note(channel);
+    const channels = async (of, count) => (await take(of, count)).map(({ channel }) => channel);
+    assert.deepEqual(await channels(everything, 5), ['user:a:b', 'user:a:*', 'user:b', 'user:a:*', 'lobby']);
+    assert.deepEqual(await channels(lobby, 1), ['lobby']);
+    assert.deepEqual(await channels(own, 2), ['user:a:*', 'user:a:*']);
+    assert.deepEqual(await channels(text, 2), ['user:a:*', 'user:a:*']);
+    // An update may name it too.
+    await lobby.update({ add: { channels: ['user:{sub}'] } });
+    for (const channel of ['user:b', 'user:a:*', 'lobby']) await note(channel);
+    assert.deepEqual(await channels(lobby, 2), ['user:a:*', 'lobby']);
+    await lobby.update({ remove: { channels: ['user:{sub}'] } });
+    for (const channel of ['user:a:*', 'lobby']) await note(channel);
+    assert.deepEqual(await channels(lobby, 1), ['lobby']);
   });
 }

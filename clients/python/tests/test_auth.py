@@ -8,13 +8,13 @@ from pathlib import Path
 
 from support import BINARY, Case, over_each_transport, take
 
-from fanwire import FanwireError
+from fanwire import Event, FanwireError, Subscription
 
 SECRET = "only for this test, and long enough for it"
 
 
-def token(*options: str) -> str:
-    command = [BINARY, "token", "--secret", SECRET, "--sub", "me", *options]
+def token(*options: str, subject: str = "me") -> str:
+    command = [BINARY, "token", "--secret", SECRET, "--sub", subject, *options]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -23,7 +23,7 @@ class Tokens(Case):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         config = Path(folder.name) / "fanwire.toml"
-        config.write_text(f'[auth.jwt]\nhs256_secret = "{SECRET}"\n')
+        config.write_text(f'[auth.jwt]\nhs256_secret = "{SECRET}"\n[auth.grant]\nchannels = ["user:{{sub}}"]\n')
         self.options = ("--config", str(config))
         await super().asyncSetUp()
 
@@ -68,6 +68,36 @@ class Tokens(Case):
         await wide.publish({"type": "b.hidden"})
         id = await wide.publish({"type": "a.seen"})
         self.assertEqual([item.event_id for item in await take(loop, 1)], [id])
+
+    @over_each_transport
+    async def test_a_personal_channel_comes_by_its_template_beside_other_subscriptions(self, transport: str) -> None:
+        # A subject is taken literally, and a template is no name of a channel.
+        client = self.client(transports=[transport], token=token("--channel", "**", "--publish", subject="a:*"))
+
+        async def notes(*channels: str) -> None:
+            for channel in channels:
+                await client.publish({"type": "note", "channel": channel})
+
+        async def channels(of: Subscription, count: int) -> list[str | None]:
+            return [item.channel for item in await take(of, count) if isinstance(item, Event)]
+
+        own, everything = client.subscribe(channels=["user:{sub}"]), client.subscribe()
+        lobby, text = client.subscribe(channels=["lobby"]), client.subscribe(filter='channel="user:{sub}"')
+        for one in (own, everything, lobby, text):
+            await one.ready()
+        sent = ["user:a:b", "user:a:*", "user:b", "user:a:*", "lobby"]
+        await notes(*sent)
+        self.assertEqual(await channels(everything, 5), sent)
+        self.assertEqual(await channels(lobby, 1), ["lobby"])
+        for one in (own, text):
+            self.assertEqual(await channels(one, 2), ["user:a:*", "user:a:*"])
+        # An update may name it too.
+        await lobby.update(add={"channels": ["user:{sub}"]})
+        await notes("user:b", "user:a:*", "lobby")
+        self.assertEqual(await channels(lobby, 2), ["user:a:*", "lobby"])
+        await lobby.update(remove={"channels": ["user:{sub}"]})
+        await notes("user:a:*", "lobby")
+        self.assertEqual(await channels(lobby, 1), ["lobby"])
 
 
 if __name__ == "__main__":

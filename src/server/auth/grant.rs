@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::claims::{Claims, PublishRight};
 use super::template::Templates;
-use crate::dialect::Complete;
+use crate::dialect::{Complete, OwnChannel};
 use crate::event::{Attribute, Event};
 use crate::filter::{EditedList, Filter, FilterError, FilterLimits, Pattern};
 
@@ -313,14 +313,31 @@ impl Grant {
     pub(crate) fn channel_of(&self, text: &str) -> Option<Result<String, String>> {
         let template = self.templates.iter().find(|template| template.text() == text)?;
         let channel = template.channel(&self.subject, self.token_id().unwrap_or_default());
-        Some(channel.ok_or_else(|| format!("channel '{text}': the token lacks the claim")))
+        Some(channel.ok_or_else(|| format!("channel '{text}': the token has no claim that makes one")))
+    }
+
+    /// Returns the templates that a filter names and that stand for a channel, with that channel.
+    pub(crate) fn own_channels(&self, filter: &Filter) -> Vec<OwnChannel> {
+        if self.templates.is_empty() {
+            return Vec::new();
+        }
+        let own = |text: &str| {
+            let channel = self.channel_of(text)?.ok()?;
+            Some(OwnChannel { template: text.into(), channel: channel.into() })
+        };
+        filter.named(Attribute::Channel).filter_map(own).collect()
+    }
+
+    /// Returns whether a filter names a template.
+    pub(crate) fn names_template(&self, filter: &Filter) -> bool {
+        let is_template = |value: &str| self.templates.iter().any(|template| template.text() == value);
+        !self.templates.is_empty() && filter.named(Attribute::Channel).any(is_template)
     }
 
     /// Returns the filter with channels instead of the templates that it names, or the template that the token lacks a claim
     /// for.
     pub(crate) fn with_own_channels(&self, filter: Filter) -> Result<Filter, String> {
-        let is_template = |value: &str| self.templates.iter().any(|template| template.text() == value);
-        if self.templates.is_empty() || !filter.named(Attribute::Channel).any(is_template) {
+        if !self.names_template(&filter) {
             return Ok(filter);
         }
         let about = Attribute::Channel.index() as u8;
@@ -340,7 +357,8 @@ impl Grant {
         remove.retain(|text| !add.contains(text));
         remove.sort_unstable();
         let edited = EditedList::of(list, &add, &remove);
-        Ok(filter.with_edited(about, &edited).into_iter().next().unwrap_or_default())
+        // A list may be too long for one filter. Its caller divides it.
+        Ok(Filter::joined(&filter.with_edited(about, &edited)))
     }
 
     /// Returns whether there are events that the holder may not see.

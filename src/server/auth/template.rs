@@ -2,9 +2,11 @@
 //!
 //! Invariants:
 //! - A template becomes one channel. No character of a claim has a special meaning: `*`, `:` and `.` are literal.
-//! - If a claim is absent or empty, the template adds no channel, never a shorter one.
+//! - If a claim is absent or empty, or no event can have the channel, the template adds none, never a shorter one.
 
 use std::sync::Arc;
+
+use crate::event::may_be_attribute;
 
 /// Template of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +67,8 @@ impl Template {
         &self.text
     }
 
-    /// Returns the channel for a token of this subject and id; `None` if one that the template names is empty.
+    /// Returns the channel for a token of this subject and id; `None` if one that the template names is empty, or if no event
+    /// can have the channel.
     pub(crate) fn channel(&self, subject: &str, token_id: &str) -> Option<String> {
         let mut channel = String::with_capacity(self.text.len() + subject.len());
         for part in &self.parts {
@@ -76,7 +79,7 @@ impl Template {
             };
             channel.push_str(value);
         }
-        Some(channel)
+        Some(channel).filter(|channel| may_be_attribute(channel))
     }
 }
 
@@ -100,6 +103,16 @@ mod tests {
         let template = Template::parse("user:{sub}:{jti}").expect("a template");
         for (subject, id) in [("", ""), ("a", ""), ("", "7")] {
             assert_eq!(template.channel(subject, id), None);
+        }
+    }
+
+    #[test]
+    fn a_channel_that_no_event_can_have_is_none() {
+        let template = Template::parse("user:{sub}").expect("a template");
+        let long = "x".repeat(1020);
+        assert_eq!(template.channel(&long[1..], "").map(|channel| channel.len()), Some(1024));
+        for subject in [&*long, "a\nb", "\0", "\u{85}"] {
+            assert_eq!(template.channel(subject, ""), None, "{subject:?}");
         }
     }
 

@@ -17,13 +17,11 @@ use super::effect::Effect;
 use super::kept::{check_absent, check_from_start, report_ended};
 use super::past::PastReport;
 use super::past::ReplayFrom;
-use super::rights::with_own_channels;
-use super::subscription::{
-    ALL, AffectedFilter, HAS_SNAPSHOT, SessionSubscription, SubscriptionName, called, hash,
-};
+use super::rights::name_own_channels;
+use super::subscription::{ALL, AffectedFilter, Marks, SessionSubscription, SubscriptionName, called, hash};
 use super::weight::Weight;
 use crate::dialect::{
-    ClientError, ConcatTarget, ErrorCode, Observed, OnLag, Reply, ReplyTag, Stamp, Subscribe,
+    ClientError, ConcatTarget, ErrorCode, Observed, OnLag, OwnChannel, Reply, ReplyTag, Stamp, Subscribe,
 };
 use crate::event::EventId;
 use crate::feed::{Change, Conflation, LagPolicy};
@@ -140,11 +138,10 @@ impl Session {
         mut tag: Option<&ReplyTag>,
         cx: &mut Context<'_>,
     ) -> Result<(), ClientError> {
-        if let Some(grant) = self.grant() {
-            for filter in std::iter::once(&mut subscribe.filter).chain(&mut subscribe.or) {
-                *filter = with_own_channels(grant, std::mem::take(filter))?;
-            }
-        }
+        let own = match self.grant() {
+            Some(grant) => name_own_channels(grant, &mut subscribe)?,
+            None => Vec::new(),
+        };
         let name = self.name(&subscribe);
         let id = name.to_string();
         let replaced = self.named(&id);
@@ -164,7 +161,7 @@ impl Session {
                 check_from_start(&wanted, cx)?;
             }
         }
-        let marks = if snapshot { HAS_SNAPSHOT } else { 0 };
+        let marks = Marks::new(snapshot, 0, subscribe.fixed_lists);
         if let SubscriptionName::Numbered(number) = name {
             self.unnamed = number;
         }
@@ -176,6 +173,7 @@ impl Session {
             let answered = tag.take_if(|_| self.encoding.protocol().reports_past_start());
             let merge = concat.as_ref().filter(|concat| concat.compacts);
             let style = PastStyle { own_past, merge: merge.map(|concat| Arc::clone(&concat.target)) };
+            let answered = answered.map(|tag| (tag, &*own));
             self.request_past(&id, &filters, style, from, answered, cx);
         }
         if matches!(on_lag, OnLag::CatchUp | OnLag::Concat) {
@@ -205,7 +203,7 @@ impl Session {
         self.emit_change(gone, first..self.subscriptions.len(), added, cx);
         if let Some(tag) = tag {
             let place = self.place(true, cx);
-            self.reply_at(place, &Reply::Subscribed { id: &id, past: None }, tag, cx);
+            self.reply_at(place, &Reply::Subscribed { id: &id, past: None, own: &own }, tag, cx);
         }
         if !has_past {
             report_ended(&id, cx);
@@ -214,21 +212,22 @@ impl Session {
     }
 
     /// Requests the past of a new subscription, before the interest changes, so that live events come after it. `tag`
-    /// belongs to the message that is answered when the start of the past is known.
+    /// belongs to the message that is answered when the start of the past is known; with it, the channels that the message
+    /// named by templates.
     fn request_past(
         &mut self,
         id: &str,
         filters: &[Filter],
         style: PastStyle,
         from: ReplayFrom,
-        tag: Option<&ReplyTag>,
+        tag: Option<(&ReplyTag, &[OwnChannel])>,
         cx: &mut Context<'_>,
     ) {
         let report = match tag {
-            Some(tag) => {
+            Some((tag, own)) => {
                 let position = self.place(true, cx);
                 let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position };
-                PastReport::answering(id, tag.clone(), stamp)
+                PastReport::answering(id, tag.clone(), stamp, own)
             }
             None => PastReport::of(id),
         };

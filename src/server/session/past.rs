@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use crate::dialect::{Encoding, PastEnd, PastStart, Reply, ReplyTag, Stamp, UpdateCounts};
+use crate::dialect::{Encoding, OwnChannel, PastEnd, PastStart, Reply, ReplyTag, Stamp, UpdateCounts};
 use crate::event::Since;
 
 /// Start of a replay.
@@ -41,6 +41,8 @@ struct Unanswered {
     stamp: Stamp,
     /// Counts of an update; `None` for a subscribe.
     update: Option<UpdateCounts>,
+    /// Channels that the message named by templates.
+    own: Box<[OwnChannel]>,
 }
 
 impl PastReport {
@@ -51,13 +53,20 @@ impl PastReport {
 
     /// Returns the reports for a subscription, with the response to its subscribe. `stamp` is of the time when it was
     /// accepted.
-    pub(crate) fn answering(name: &str, tag: ReplyTag, stamp: Stamp) -> Self {
-        Self { name: name.into(), unanswered: Some(Box::new(Unanswered { tag, stamp, update: None })) }
+    pub(crate) fn answering(name: &str, tag: ReplyTag, stamp: Stamp, own: &[OwnChannel]) -> Self {
+        let unanswered = Unanswered { tag, stamp, update: None, own: own.into() };
+        Self { name: name.into(), unanswered: Some(Box::new(unanswered)) }
     }
 
     /// Returns the reports for values that an update added to a subscription, with the response to the update.
-    pub(crate) fn of_update(name: &str, tag: ReplyTag, stamp: Stamp, counts: UpdateCounts) -> Self {
-        let unanswered = Unanswered { tag, stamp, update: Some(counts) };
+    pub(crate) fn of_update(
+        name: &str,
+        tag: ReplyTag,
+        stamp: Stamp,
+        counts: UpdateCounts,
+        own: &[OwnChannel],
+    ) -> Self {
+        let unanswered = Unanswered { tag, stamp, update: Some(counts), own: own.into() };
         Self { name: name.into(), unanswered: Some(Box::new(unanswered)) }
     }
 
@@ -68,11 +77,11 @@ impl PastReport {
 
     /// Returns the response to the message, if it is still pending.
     pub(crate) fn answer(&mut self, encoding: Encoding, past: &PastStart) -> Option<Bytes> {
-        let Unanswered { tag, stamp, update } = *self.unanswered.take()?;
+        let Unanswered { tag, stamp, update, own } = *self.unanswered.take()?;
         let past = Some(past);
         let reply = match update {
-            Some(counts) => Reply::Updated { counts, past },
-            None => Reply::Subscribed { id: &self.name, past },
+            Some(counts) => Reply::Updated { counts, past, own: &own },
+            None => Reply::Subscribed { id: &self.name, past, own: &own },
         };
         encoding.protocol().reply(&reply, &tag, stamp)
     }
@@ -90,10 +99,10 @@ impl PastReport {
 
     /// Returns the heap memory of the reports, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
-        let tag = self
-            .unanswered
-            .as_ref()
-            .map_or(0, |one| size_of::<Unanswered>() + one.tag.id().map_or(0, str::len));
-        self.name.len() + tag
+        let unanswered = self.unanswered.as_ref().map_or(0, |one| {
+            let own: usize = one.own.iter().map(OwnChannel::held_bytes).sum();
+            size_of::<Unanswered>() + one.tag.id().map_or(0, str::len) + own
+        });
+        self.name.len() + unanswered
     }
 }

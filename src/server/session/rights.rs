@@ -9,8 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::context::Context;
-use crate::dialect::{ClientError, Complete, ErrorCode, OnLag, Subscribe, WireProtocol};
-use crate::event::Timestamp;
+use crate::dialect::{ClientError, Complete, ErrorCode, OnLag, OwnChannel, Subscribe, WireProtocol};
+use crate::event::{Attribute, Timestamp};
 use crate::filter::Filter;
 use crate::filter::saved::{Exact, SavedFilter};
 use crate::server::auth::{Denied, Grant, SavedGrant};
@@ -204,6 +204,32 @@ impl Rights {
 pub(crate) fn expiry(grant: &Grant, tick: Tick, now: Timestamp) -> Option<Tick> {
     let left = grant.expires()?.saturating_mul(1_000_000).saturating_sub(now.0);
     Some(tick.saturating_add(u64::try_from(left).unwrap_or(0).div_ceil(TICK_MS * 1000)))
+}
+
+/// Puts the client's own channels in place of templates that a subscription names. Returns them.
+pub(super) fn name_own_channels(
+    grant: &Grant,
+    subscribe: &mut Subscribe,
+) -> Result<Vec<OwnChannel>, ClientError> {
+    let Subscribe { filter, or, .. } = subscribe;
+    let filters = || std::iter::once(&*filter).chain(&*or);
+    if !filters().any(|filter| grant.names_template(filter)) {
+        return Ok(Vec::new());
+    }
+    let own = filters().flat_map(|filter| grant.own_channels(filter)).collect();
+    let about = Attribute::Channel.index() as u8;
+    if or.iter().all(|part| filter.differs_only_in(about, part)) {
+        // The channels are in the order of their values, so those of all parts are divided again.
+        let whole = with_own_channels(grant, Filter::joined(filters()))?;
+        let mut parts = whole.in_parts();
+        *or = parts.split_off(1);
+        *filter = parts.pop().unwrap_or_default();
+    } else {
+        for filter in std::iter::once(filter).chain(or) {
+            *filter = with_own_channels(grant, std::mem::take(filter))?;
+        }
+    }
+    Ok(own)
 }
 
 /// Returns the filter with the client's own channels instead of templates that it names.

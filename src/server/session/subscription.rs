@@ -50,8 +50,65 @@ pub(super) fn called(name: &str) -> u16 {
     }
 }
 
+/// Marks of a subscription, in one word because a client may have a thousand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "SavedMarks", into = "SavedMarks")]
+pub(super) struct Marks(u16);
+
 /// Mark of a subscription that requested a snapshot: values added later also get their snapshots.
-pub(super) const HAS_SNAPSHOT: u16 = 1 << 15;
+const HAS_SNAPSHOT: u16 = 1 << 15;
+
+/// Bits of empty lists, by their attributes. Kind and id of an entity are no lists of their own.
+const EMPTY_LISTS: u16 = 0b1_1001_1111;
+
+impl Marks {
+    pub(super) fn new(has_snapshot: bool, empty_lists: u16, fixed_lists: u16) -> Self {
+        // In the other bits: those from 0 to 4 ten bits higher, of the channel and the entity two bits lower.
+        let fixed = (fixed_lists & 0x1f) << 9 | (fixed_lists & 0x180) >> 2;
+        Self((empty_lists & EMPTY_LISTS) | fixed | if has_snapshot { HAS_SNAPSHOT } else { 0 })
+    }
+
+    pub(super) fn with_empty(self, empty_lists: u16) -> Self {
+        Self(self.0 & !EMPTY_LISTS | empty_lists & EMPTY_LISTS)
+    }
+
+    pub(super) fn has_snapshot(self) -> bool {
+        self.0 & HAS_SNAPSHOT != 0
+    }
+
+    /// Returns a bit for each list that an update emptied, by its attribute.
+    pub(super) fn empty_lists(self) -> u16 {
+        self.0 & EMPTY_LISTS
+    }
+
+    /// Returns a bit for each list that the filter's text names, by its attribute. An update can't change it.
+    pub(super) fn fixed_lists(self) -> u16 {
+        self.0 >> 9 & 0x1f | (self.0 & 0x60) << 2
+    }
+}
+
+/// Saved form of the marks.
+#[derive(Serialize, Deserialize)]
+struct SavedMarks {
+    /// Bits of empty lists, and [`HAS_SNAPSHOT`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    marks: u16,
+    /// Bits of fixed lists. Earlier versions ignore them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    fixed_lists: u16,
+}
+
+impl From<SavedMarks> for Marks {
+    fn from(SavedMarks { marks, fixed_lists }: SavedMarks) -> Self {
+        Self::new(marks & HAS_SNAPSHOT != 0, marks, fixed_lists)
+    }
+}
+
+impl From<Marks> for SavedMarks {
+    fn from(marks: Marks) -> Self {
+        Self { marks: marks.0 & (EMPTY_LISTS | HAS_SNAPSHOT), fixed_lists: marks.fixed_lists() }
+    }
+}
 
 impl SessionSubscription {
     /// Returns whether both are filters of one subscription.
@@ -65,7 +122,7 @@ impl SessionSubscription {
 
     /// Returns a bit for each list that is empty, by its attribute.
     pub(super) fn empty_lists(&self) -> u16 {
-        self.marks & !HAS_SNAPSHOT
+        self.marks.empty_lists()
     }
 }
 
@@ -91,10 +148,10 @@ pub(super) struct SessionSubscription {
     /// Place where it began; `None` if it is unknown which past events it delivered.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "portable::text::option")]
     pub(super) began: Option<Began>,
-    /// Bits: one for each list that an update emptied, by its attribute, and [`HAS_SNAPSHOT`]. The filter keeps one
-    /// value of an empty list, so that values can be added to it, but the subscription matches nothing.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(super) marks: u16,
+    /// Its lists that an update emptied, among others. The filter keeps one value of an empty list, so that values can be
+    /// added to it, but the subscription matches nothing.
+    #[serde(flatten)]
+    pub(super) marks: Marks,
     /// Hash of the name, to find it among a thousand.
     #[serde(skip)]
     pub(super) called: u16,
@@ -124,4 +181,32 @@ pub(super) struct AffectedFilter {
     /// Least conflation of the filter before the change, and after it.
     pub(super) was: Option<Conflation>,
     pub(super) to: Option<Conflation>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_kept_apart_and_read_back() {
+        let lists = [0, 1, 2, 3, 4, 7, 8].map(|about| 1u16 << about);
+        let all: u16 = lists.iter().sum();
+        for fixed in lists.into_iter().chain([0, all]) {
+            for empty in lists.into_iter().chain([0, all]) {
+                for has_snapshot in [true, false] {
+                    let marks = Marks::new(has_snapshot, 0, fixed).with_empty(empty);
+                    let read: Marks =
+                        serde_json::from_str(&serde_json::to_string(&marks).expect("JSON")).expect("its own");
+                    for marks in [marks, read] {
+                        assert_eq!(marks.has_snapshot(), has_snapshot);
+                        assert_eq!((marks.empty_lists(), marks.fixed_lists()), (empty, fixed));
+                    }
+                }
+            }
+        }
+        // The form of earlier versions.
+        let read: Marks = serde_json::from_str(r#"{"marks":32897}"#).expect("marks");
+        assert_eq!((read.has_snapshot(), read.empty_lists(), read.fixed_lists()), (true, 0x81, 0));
+        assert_eq!(serde_json::to_string(&read).expect("JSON"), r#"{"marks":32897}"#);
+    }
 }

@@ -14,10 +14,10 @@ use super::context::Context;
 use super::effect::Effect;
 use super::past::{PastReport, ReplayFrom};
 use super::rights::forbidden;
-use super::subscription::{AffectedFilter, HAS_SNAPSHOT, SessionSubscription};
+use super::subscription::{AffectedFilter, SessionSubscription};
 use super::weight::Weight;
 use crate::dialect::{
-    ClientError, ErrorCode, ListUpdate, Reply, ReplyTag, Stamp, Update, UpdateCounts, shortened,
+    ClientError, ErrorCode, ListUpdate, OwnChannel, Reply, ReplyTag, Stamp, Update, UpdateCounts, shortened,
 };
 use crate::event::Attribute;
 use crate::feed::Conflation;
@@ -59,6 +59,8 @@ enum Gained {
 struct Draft {
     parts: Vec<Part>,
     empty_lists: u16,
+    /// Bits of lists that the filter's text names.
+    fixed_lists: u16,
     counts: UpdateCounts,
 }
 
@@ -76,21 +78,35 @@ fn too_many(count: usize, max: usize) -> ClientError {
     ClientError::new(ErrorCode::InvalidFilter, FilterErrorKind::TooManyValues(count, max).to_string())
 }
 
-/// Replaces templates of channels by the client's own channels.
-fn name_own_channels(grant: &Grant, list: &mut ListUpdate) -> Result<(), ClientError> {
+/// Replaces templates of channels by the client's own channels. Returns those among the added values.
+fn name_own_channels(grant: &Grant, list: &mut ListUpdate) -> Result<Vec<OwnChannel>, ClientError> {
+    let mut own = Vec::new();
     if usize::from(list.about) != Attribute::Channel.index() {
-        return Ok(());
+        return Ok(own);
     }
-    for values in [&mut list.add, &mut list.remove] {
+    let mut replaced = false;
+    for (values, are_added) in [(&mut list.add, true), (&mut list.remove, false)] {
         for (value, _) in values.iter_mut() {
             if let Some(channel) = grant.channel_of(value.as_str()) {
-                *value = Pattern::exact(channel.map_err(|what| forbidden(&what))?);
+                let channel = channel.map_err(|what| forbidden(&what))?;
+                if are_added {
+                    own.push(OwnChannel {
+                        template: value.as_str().into(),
+                        channel: channel.as_str().into(),
+                    });
+                }
+                *value = Pattern::exact(channel);
+                replaced = true;
             }
         }
         values.sort_unstable();
         values.dedup();
     }
-    Ok(())
+    if replaced && list.add.iter().any(|value| list.remove.binary_search(value).is_ok()) {
+        let text = format!("{}: a value is in add and in remove; say one of them", list.name);
+        return Err(ClientError::new(ErrorCode::InvalidPayload, text));
+    }
+    Ok(own)
 }
 
 impl Draft {
@@ -105,6 +121,7 @@ impl Draft {
         Self {
             parts: subscriptions.iter().enumerate().map(part).collect(),
             empty_lists: subscriptions.first().map_or(0, SessionSubscription::empty_lists),
+            fixed_lists: subscriptions.first().map_or(0, |first| first.marks.fixed_lists()),
             counts: UpdateCounts::default(),
         }
     }
@@ -125,11 +142,17 @@ impl Draft {
         limits: &FilterLimits,
     ) -> Result<(), ClientError> {
         let ListUpdate { name, about, add, remove } = update;
+        let bit = 1 << about;
+        if self.fixed_lists & bit != 0 {
+            let text = format!(
+                "{name}: the subscription's text names some too; an update changes lists, not the text"
+            );
+            return Err(ClientError::new(ErrorCode::InvalidPayload, text));
+        }
         if !self.parts.iter().all(|part| part.filter.list(*about).is_some()) {
             let text = format!("{name}: the subscription names none; an update changes lists that it has");
             return Err(ClientError::new(ErrorCode::InvalidPayload, text));
         }
-        let bit = 1 << about;
         if self.empty_lists & bit != 0 {
             return self.fill(*about, add, remove.len(), limits);
         }
@@ -277,8 +300,11 @@ impl Session {
         tag: &ReplyTag,
         cx: &mut Context<'_>,
     ) -> Result<(), ClientError> {
+        let mut named = Vec::new();
         if let Some(grant) = self.grant() {
-            update.lists.iter_mut().try_for_each(|list| name_own_channels(grant, list))?;
+            for list in &mut update.lists {
+                named.extend(name_own_channels(grant, list)?);
+            }
         }
         let range = self.named(&update.subscription_id);
         let own = &self.subscriptions[range.clone()];
@@ -286,7 +312,7 @@ impl Session {
             let text = format!("Unknown subscription: {}", shortened(&update.subscription_id));
             return Err(ClientError::new(ErrorCode::UnknownSubscription, text));
         };
-        let has_snapshot = first.marks & HAS_SNAPSHOT != 0;
+        let has_snapshot = first.marks.has_snapshot();
         let mut draft = Draft::of(own);
         let was_empty = draft.empty_lists != 0;
         // A walk over the parts that change: about 60 instructions for each value.
@@ -301,7 +327,7 @@ impl Session {
         }
         let is_whole = was_empty || update.lists.len() > 1;
         self.check_draft(&draft, &range, cx)?;
-        let Draft { parts, empty_lists, counts } = draft;
+        let Draft { parts, empty_lists, counts, .. } = draft;
         let is_past_due =
             has_snapshot && empty_lists == 0 && parts.iter().any(|part| part.gained != Gained::Nothing);
         let stamp = is_past_due.then(|| {
@@ -309,7 +335,7 @@ impl Session {
             Stamp { random: cx.rng.next_u128(), now: cx.now, position }
         });
         if let Some(stamp) = stamp {
-            let report = PastReport::of_update(&update.subscription_id, tag.clone(), stamp, counts);
+            let report = PastReport::of_update(&update.subscription_id, tag.clone(), stamp, counts, &named);
             self.begin_snapshot_of(&parts, &range, is_whole && !was_empty, report, cx);
         }
         if counts.added + counts.removed > 0 {
@@ -317,7 +343,7 @@ impl Session {
         }
         if !is_past_due {
             let place = self.place(true, cx);
-            self.reply_at(place, &Reply::Updated { counts, past: None }, tag, cx);
+            self.reply_at(place, &Reply::Updated { counts, past: None, own: &named }, tag, cx);
         }
         Ok(())
     }
@@ -408,7 +434,7 @@ impl Session {
                 let weight = self.weight_at(at);
                 let s = &mut self.subscriptions[at];
                 (s.filter, s.weight) = (part.filter, part.weight);
-                s.marks = s.marks & HAS_SNAPSHOT | empty_lists;
+                s.marks = s.marks.with_empty(empty_lists);
                 if part.gained != Gained::Nothing {
                     s.began = Some(began.clone());
                 }
@@ -425,7 +451,7 @@ impl Session {
                 let old = old.get(of)?;
                 let is_new = is_changed && gained != Gained::Nothing;
                 let began = if is_new { Some(began.clone()) } else { old.began.clone() };
-                let marks = old.marks & HAS_SNAPSHOT | empty_lists;
+                let marks = old.marks.with_empty(empty_lists);
                 Some(SessionSubscription { filter, began, marks, weight, ..old.clone() })
             })
             .collect();

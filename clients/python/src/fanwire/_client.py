@@ -619,7 +619,7 @@ class Fanwire:
             if isinstance(item, Gap):
                 subscription._push(item)
             else:
-                subscription._offer(item)
+                subscription._offer(item, only is not None)
 
     def failed(self, error: FanwireError) -> None:
         """@private"""

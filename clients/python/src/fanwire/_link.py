@@ -237,6 +237,7 @@ class Link:
                     subscription._end(error)
                 return
             self._began = ack.get("last_event_id")
+            subscription._own = ack.get("own_channels", {})
             subscription._taken()
             if not has_past or "history_end" not in (self._abilities or ()):
                 subscription._passed()

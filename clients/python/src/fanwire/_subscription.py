@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ._filter import Filter, matcher, wire
@@ -46,6 +47,8 @@ class Subscription:
         self._updates: list[Callable[[], None]] = []
         # Whether the past of added values is coming. Events before the position are new.
         self._recalls = False
+        # The channels of this client by the templates that the filter names, as `user:{sub}`.
+        self._own: dict[str, str] = {}
         self._send: Callable[[Subscription, dict[str, Any], Answered], None] | None = None
         self._options = options
         self._buffer = buffer
@@ -112,6 +115,7 @@ class Subscription:
                 answer.set_exception(error)
             else:
                 own = self._change(lists["add"], lists["remove"])
+                self._own = self._own | payload.get("own_channels", {})
                 counts = [payload.get(name, default) for name, default in (("added", own[0]), ("removed", own[1]), ("not_held", 0))]
                 answer.set_result(Updated(*counts))
 
@@ -221,13 +225,18 @@ class Subscription:
         if position and is_behind(position, self._position):
             self._position = position
 
-    def _offer(self, event: Event) -> None:
-        """Offers an event that may be for it. Takes each event once."""
+    def _is_for(self, event: Event) -> bool:
+        # An event of this client's channel has the channel, and the filter the template.
+        names = [name for name, channel in self._own.items() if channel == event.channel]
+        return self._wants(event) or any(self._wants(replace(event, channel=name)) for name in names)
+
+    def _offer(self, event: Event, is_own: bool = False) -> None:
+        """Offers an event that may be for it, or that the server has chosen for it alone. Takes each event once."""
         if not self._recalls:
             if not is_behind(event.event_id, self._position):
                 return
             self._position = event.event_id
-        if self._wants(event):
+        if not self._kept if is_own else self._is_for(event):
             self._push(event)
 
     def _push(self, item: Item) -> None:

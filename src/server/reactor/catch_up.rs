@@ -7,13 +7,13 @@
 //! - A client that has everything but the newest batch has no place of its own: its place is the loop's before that batch
 //!   ([`LoopPlaces`]). Frames that no batch appended, such as the notice of a purge, are a batch without events.
 //! - The place never moves back. A notice stands for no event, so its id may be that of an earlier one.
-//!
-//! [`LoopPlaces`]: crate::server::shared::resume::LoopPlaces
-//! - It is read like any other past: page by page, as fast as the client reads. So it costs a cursor.
-//! - It is read meanwhile, because a client that is slower than its stream never catches up. Its message acts at the loop's
-//!   place, at once; a reply waits for the events before that place, which a replay of their own delivers by the interest
+//! - The past is read like any other past: page by page, as fast as the client reads. So it costs a cursor.
+//! - The client's messages are read meanwhile, because a client that is slower than its stream never catches up. A message acts
+//!   at the loop's place, at once; a reply waits for the events before that place, which a replay of their own delivers by the interest
 //!   before the message. The next replay begins at that place.
 //! - A close waits for nothing: it drops the events and replies that wait.
+//!
+//! [`LoopPlaces`]: crate::server::shared::resume::LoopPlaces
 
 use std::sync::Arc;
 

@@ -151,3 +151,20 @@ fn a_client_is_told_of_a_purge_before_another_process_takes_it_over() {
     let got = text(&client);
     assert_eq!(items(&got), [0, 2], "{got}");
 }
+
+/// The successor would read on from the client's place, and not know of the purge.
+#[test]
+fn a_client_that_catches_up_over_a_purge_stays_where_it_is_told() {
+    let mut world = keeping();
+    let (client, token) = world.follow_run("");
+    let mut got = text(&client);
+    client.with(|ends| ends.room = 1);
+    world.deliver_tokens(1..=5);
+    assert_eq!(world.shared.metrics.catch_ups.get(), 1, "it did not fall behind");
+    world.purge_run();
+    let packed = world.core.pack(true, |_, _| panic!("it moves"));
+    world.core.reclaim(packed);
+    got += &world.read_on(&client, token);
+    // The log from which it would have read the others is gone.
+    assert_eq!(items(&got), [1, 0, 5, 0], "{got}");
+}

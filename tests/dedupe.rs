@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::http::{self, Response, read_response};
+use support::proxy::Proxy;
 use support::service::{Kind, Service};
 use support::wire::{Wire, deadline};
 use support::ws::Ws;
@@ -259,6 +260,30 @@ fn names_are_in_jetstream_and_known_to_other_nodes() {
     let service = Service::start(Kind::Nats);
     let (first, second) = (node(&service.url()), node(&service.url()));
     is_known_elsewhere(first.addr, || second.addr);
+}
+
+/// A node ends when JetStream has a part of a request: it waits after 1,000 events without an answer.
+#[test]
+fn a_repeated_request_completes_one_whose_node_ended_midway() {
+    const EVENTS: usize = 3000;
+    let service = Service::start(Kind::Nats);
+    let proxy = Proxy::to(service.addr);
+    let mut first = node(&format!("nats://{}", proxy.addr));
+    let second = Server::with(&["--engine", &service.url(), "--max-lag-events", "100000"]);
+    eventually("the node follows its log", || http::get(second.addr, "/readyz").status == 200);
+    let mut reader = Ws::subscribed(second.addr, json!({}));
+    let line = |n| json!({"type": "x", "stream_id": "s", "payload": {"n": n}}).to_string() + "\n";
+    let body: String = (0..EVENTS).map(line).collect();
+    proxy.stall(true);
+    Wire::connect(first.addr).send(request("Idempotency-Key: k\r\n", &body).as_bytes());
+    let came = numbers(&mut reader, 1000);
+    first.signal("KILL");
+    first.wait();
+    let (accepted, duplicates, _) = counts(second.addr, "Idempotency-Key: k\r\n", &body);
+    assert_eq!((accepted, duplicates), (EVENTS as u64 - 1000, 1000));
+    let rest = numbers(&mut reader, EVENTS - 1000);
+    assert!(came.into_iter().chain(rest).eq(0..EVENTS as u64), "each once, in order");
+    assert_eq!(counts(second.addr, "Idempotency-Key: k\r\n", &body).0, 0);
 }
 
 #[test]

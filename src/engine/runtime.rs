@@ -272,6 +272,11 @@ impl Engine {
         self.config.url.starts_with("file:")
     }
 
+    /// Returns whether the log takes the events of a publication one by one, so that it may have a part of them.
+    pub(crate) fn appends_singly(&self) -> bool {
+        matches!(Scheme::of(&self.config.url), Ok(Scheme::Nats))
+    }
+
     /// Calls `act` with the places up to which the follower has recorded and published everything. It goes on afterwards. The places
     /// are `None` before it has reached the log.
     pub(crate) fn at_places<T>(&self, act: impl FnOnce(Option<&Places>) -> T) -> T {

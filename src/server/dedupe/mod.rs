@@ -71,7 +71,8 @@ pub(crate) struct PublishOnce {
 struct OnceStamp {
     /// Time when its publication was accepted, in microseconds since 1970.
     at: i64,
-    /// Names with their digests: the event's, and that of the request in its last event.
+    /// Names with their digests: the event's, its number in a request with a key if the log takes events one by one, and the
+    /// request's in its last event.
     names: Vec<(String, u64)>,
 }
 
@@ -81,15 +82,27 @@ impl PublishOnce {
         Self { scope: grant.map_or("", Grant::subject).into(), key, waits: 0 }
     }
 
-    /// Returns the stamp of an event with this id, as JSON; `None` if it has no name. `is_last` says that it is the last of
-    /// its publication.
-    pub(crate) fn stamp(&self, dedupe_id: Option<&str>, is_last: bool, now: Timestamp) -> Option<Box<str>> {
-        let id = dedupe_id.map(|id| (Name::of_event(&self.scope, id), 0));
-        let key = self.key.as_ref().filter(|_| is_last);
+    /// Returns the stamp of an event with this id, as JSON; `None` if it has no name. `part` is its number in a publication of which
+    /// the log may have a part. `is_last` says that it is the last of its publication.
+    pub(crate) fn stamp(
+        &self,
+        dedupe_id: Option<&str>,
+        part: Option<usize>,
+        is_last: bool,
+        now: Timestamp,
+    ) -> Option<Box<str>> {
+        let id = dedupe_id.map(|id| (Name::of_event(&self.scope, id).0.to_string(), 0));
+        let key = self.key.as_ref().filter(|_| is_last || part.is_some());
         let key = key.map(|(key, digest)| (Name::of_request(&self.scope, key), *digest));
-        let names = || id.iter().chain(&key).map(|(name, digest)| (name.0.to_string(), *digest)).collect();
-        let stamp = || serde_json::to_string(&OnceStamp { at: now.0, names: names() }).ok();
-        (id.is_some() || key.is_some()).then(stamp)?.map(String::into_boxed_str)
+        // An id of its own names it already.
+        let part = part.filter(|_| id.is_none());
+        let part = key.as_ref().zip(part).map(|((name, digest), at)| (name.part(at), *digest));
+        let key = key.filter(|_| is_last).map(|(name, digest)| (name.0.to_string(), digest));
+        let names: Vec<(String, u64)> = [id, part, key].into_iter().flatten().collect();
+        if names.is_empty() {
+            return None;
+        }
+        serde_json::to_string(&OnceStamp { at: now.0, names }).ok().map(String::into_boxed_str)
     }
 }
 
@@ -172,7 +185,10 @@ impl Dedupe {
         let age = u64::try_from(now.1.0.saturating_sub(at)).unwrap_or(0) / (TICK_MS * 1000);
         let mut table = lock(&self.0);
         for (name, digest) in names {
-            table.learn(now.0, Name((&*name).into()), digest, id, age);
+            match Name::read_part(&name) {
+                Some((name, at)) => table.learn_part(now.0, (name, digest), at, id, age),
+                None => table.learn(now.0, Name((&*name).into()), digest, id, age),
+            }
         }
     }
 }

@@ -21,6 +21,10 @@ pub(crate) struct SavedOutcome {
     /// Id of the first event; absent if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     first: Option<Box<str>>,
+    /// For a key: numbers of the events that the log is known to have, if it is known not to have all. An earlier version takes the
+    /// outcome for uncertain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<u32>,
     /// Whether it is unknown if the events were accepted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     uncertain: bool,
@@ -37,12 +41,16 @@ impl NameTable {
         let saved = |name: &Name, age| {
             let entry = self.entries.get(name)?;
             let text = |id: Option<EventId>| id.map(|id| id.to_string().into());
-            let (id, first) = match entry.state {
-                NameState::Accepted(AcceptedIds { first, last }) => (text(last), text(first)),
-                _ => (None, None),
+            let (id, first, parts) = match (&entry.state, &entry.parts) {
+                (NameState::Accepted(AcceptedIds { first, last }), _) => {
+                    (text(*last), text(*first), Vec::new())
+                }
+                (NameState::Partial, Some(parts)) => (text(Some(parts.last)), None, parts.numbers.clone()),
+                _ => (None, None, Vec::new()),
             };
             let uncertain = !matches!(entry.state, NameState::Accepted(_));
-            Some(SavedOutcome { name: (&*name.0).into(), digest: entry.digest, age, id, first, uncertain })
+            let name = (&*name.0).into();
+            Some(SavedOutcome { name, digest: entry.digest, age, id, first, parts, uncertain })
         };
         let is_current =
             |number: u64, name: &Name| self.entries.get(name).is_some_and(|entry| entry.number == number);
@@ -58,7 +66,7 @@ impl NameTable {
     /// Adds a predecessor's outcomes, the oldest first. Invalid ones are left out.
     pub(super) fn restore(&mut self, saved: Vec<SavedOutcome>) {
         self.now = self.now.max(BEGIN);
-        for SavedOutcome { name, digest, age, id, first, uncertain } in saved {
+        for SavedOutcome { name, digest, age, id, first, parts, uncertain } in saved {
             let last: Option<EventId> = match id.as_deref().map(str::parse) {
                 Some(Err(_)) => continue,
                 Some(Ok(id)) => Some(id),
@@ -66,8 +74,14 @@ impl NameTable {
             };
             let first = first.and_then(|id| id.parse().ok());
             let ids = AcceptedIds { first, last };
-            let state = if uncertain { NameState::Uncertain } else { NameState::Accepted(ids) };
-            self.remember(Name((&*name).into()), digest, state, age);
+            let name = Name((&*name).into());
+            if parts.is_empty() {
+                let state = if uncertain { NameState::Uncertain } else { NameState::Accepted(ids) };
+                self.remember(name.clone(), digest, state, age);
+            }
+            for (at, last) in parts.into_iter().filter_map(|at| Some((at, last?))) {
+                self.learn_part(0, (name.clone(), digest), at, last, age);
+            }
         }
     }
 }

@@ -47,6 +47,17 @@ impl Name {
         Self(format!("r{}:{scope}{key}", scope.len()).into())
     }
 
+    /// Returns the form in which an engine's log names one event of a request with this name.
+    pub(super) fn part(&self, at: usize) -> String {
+        format!("p{at}/{}", self.0)
+    }
+
+    /// Reads the form of [`part`](Self::part): the request's name, and the number of the event.
+    pub(super) fn read_part(text: &str) -> Option<(Self, u32)> {
+        let (at, request) = text.strip_prefix('p')?.split_once('/')?;
+        Some((Self(request.into()), at.parse().ok()?))
+    }
+
     /// Returns the name of an event with a dedupe id.
     pub(super) fn of_event(scope: &str, id: &str) -> Self {
         Self(format!("e{}:{scope}{id}", scope.len()).into())
@@ -65,6 +76,21 @@ impl Name {
 
     fn bytes(&self) -> usize {
         ENTRY_BYTES + self.0.len()
+    }
+}
+
+/// Events of a publication with a key that were read from the log, while its last event was not.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct PartialIds {
+    /// Numbers of the events in the publication, in ascending order.
+    pub(super) numbers: Vec<u32>,
+    /// Id of the last one that was read.
+    pub(super) last: EventId,
+}
+
+impl PartialIds {
+    fn bytes(&self) -> usize {
+        self.numbers.capacity() * size_of::<u32>() + size_of::<Self>()
     }
 }
 
@@ -126,6 +152,8 @@ pub(super) enum NameState {
     InFlight(Option<EventId>),
     Accepted(AcceptedIds),
     Uncertain,
+    /// Some events of the publication are in the log: its node ended midway, or it is not read to its end.
+    Partial,
 }
 
 #[derive(Debug)]
@@ -137,6 +165,14 @@ pub(super) struct NameEntry {
     pub(super) state: NameState,
     /// Time when the claim was settled.
     pub(super) since: Tick,
+    /// For a key: the events that the log is known to have.
+    pub(super) parts: Option<Box<PartialIds>>,
+}
+
+impl NameEntry {
+    fn part_bytes(&self) -> usize {
+        self.parts.as_ref().map_or(0, |parts| parts.bytes())
+    }
 }
 
 /// Names of publications with their outcomes.
@@ -183,14 +219,27 @@ impl NameTable {
         self.claims += 1;
         let number = self.claims;
         let mut names = Vec::with_capacity(count + 1);
+        let mut fresh = Fresh { is_fresh: Vec::with_capacity(count), known: None };
+        let mut is_known = vec![false; count];
         if let Some((name, digest)) = key {
+            let parts = self.take_parts(&name, digest);
             self.insert(name.clone(), digest, number);
+            if let Some(parts) = parts {
+                fresh.known = Some(parts.last);
+                for at in &parts.numbers {
+                    // A number beyond the publication was not written by a node.
+                    if let Some(is_known) = is_known.get_mut(*at as usize) {
+                        *is_known = true;
+                    }
+                }
+                self.bytes += parts.bytes();
+                self.entries.entry(name.clone()).and_modify(|entry| entry.parts = Some(parts));
+            }
             names.push(name);
         }
-        let mut fresh = Fresh { is_fresh: Vec::with_capacity(count), known: None };
-        for name in ids {
+        for (name, is_known) in ids.into_iter().zip(is_known) {
             let Some(name) = name else {
-                fresh.is_fresh.push(true);
+                fresh.is_fresh.push(!is_known);
                 continue;
             };
             match self.look(&name).map(|entry| &entry.state) {
@@ -220,15 +269,17 @@ impl NameTable {
         if let Some((name, digest)) = key
             && let Some(entry) = self.look(name)
         {
-            return Some(match entry.state {
-                _ if entry.digest != *digest => Claimed::Answered(Answered::OtherBody),
-                NameState::Accepted(ids) => Claimed::Answered(Answered::Accepted(ids)),
-                NameState::Uncertain => Claimed::Answered(Answered::Uncertain),
+            match entry.state {
+                // A repetition completes it. Another request may have been refused in part.
+                NameState::Partial => {}
+                _ if entry.digest != *digest => return Some(Claimed::Answered(Answered::OtherBody)),
+                NameState::Accepted(ids) => return Some(Claimed::Answered(Answered::Accepted(ids))),
+                NameState::Uncertain => return Some(Claimed::Answered(Answered::Uncertain)),
                 NameState::InFlight(_) => {
                     let number = entry.number;
-                    self.wait(number, waiter)
+                    return Some(self.wait(number, waiter));
                 }
-            });
+            }
         }
         let mut known: Option<AcceptedIds> = None;
         let mut are_all_accepted = !ids.is_empty();
@@ -244,6 +295,8 @@ impl NameTable {
                 }
                 NameState::Uncertain => return Some(Claimed::Answered(Answered::Uncertain)),
                 NameState::InFlight(_) => in_flight = Some(entry.number),
+                // Names of events have no parts.
+                NameState::Partial => are_all_accepted = false,
             }
         }
         if let Some(number) = in_flight {
@@ -276,31 +329,44 @@ impl NameTable {
 
     fn insert(&mut self, name: Name, digest: u64, number: u64) {
         let bytes = name.bytes();
-        let entry = NameEntry { digest, number, state: NameState::InFlight(None), since: 0 };
+        let entry = NameEntry { digest, number, state: NameState::InFlight(None), since: 0, parts: None };
         // An expired entry may still be there.
-        if self.entries.insert(name, entry).is_none() {
-            self.bytes += bytes;
+        match self.entries.insert(name, entry) {
+            Some(expired) => self.bytes -= expired.part_bytes(),
+            None => self.bytes += bytes,
         }
+    }
+
+    /// Takes the events of a publication that the log is known to have.
+    fn take_parts(&mut self, name: &Name, digest: u64) -> Option<Box<PartialIds>> {
+        self.look(name).filter(|entry| entry.digest == digest)?;
+        let parts = self.entries.get_mut(name)?.parts.take()?;
+        self.bytes -= parts.bytes();
+        Some(parts)
     }
 
     /// Ends a claim, and returns the publications that have waited for it.
     pub(super) fn settle(&mut self, names: &[Name], number: u64, outcome: Settled) -> Vec<SettledCallback> {
-        let state = |name: &Name, seen: Option<EventId>| match (outcome, seen) {
+        let state = |name: &Name, seen: Option<EventId>, has_parts: bool| match (outcome, seen) {
             (Settled::Accepted(ids), _) => Some(NameState::Accepted(ids)),
             // Its answer was lost, but the event has been read from the log.
             (Settled::Uncertain, Some(id)) => Some(NameState::Accepted(name.read(id))),
             (Settled::Uncertain, None) => Some(NameState::Uncertain),
             // The publication was refused in part, and the log has this event.
             (Settled::Refused, Some(id)) if name.is_of_event() => Some(NameState::Accepted(name.read(id))),
-            (Settled::Refused, _) => None,
+            (Settled::Refused, _) => has_parts.then_some(NameState::Partial),
         };
         for name in names {
             let Some(entry) = self.entries.get_mut(name).filter(|entry| entry.number == number) else {
                 continue;
             };
             let NameState::InFlight(seen) = entry.state else { continue };
-            match state(name, seen) {
+            match state(name, seen, entry.parts.is_some()) {
                 Some(state) => {
+                    if matches!(state, NameState::Accepted(_)) {
+                        self.bytes -= entry.part_bytes();
+                        entry.parts = None;
+                    }
                     (entry.state, entry.since) = (state, self.now);
                     self.settled.push_back((self.now, number, name.clone()));
                 }
@@ -334,8 +400,8 @@ impl NameTable {
     }
 
     fn remove(&mut self, name: &Name) {
-        if self.entries.remove(name).is_some() {
-            self.bytes -= name.bytes();
+        if let Some(entry) = self.entries.remove(name) {
+            self.bytes -= name.bytes() + entry.part_bytes();
         }
     }
 
@@ -357,14 +423,52 @@ impl NameTable {
     /// Records that the log has an event with this name, which it accepted `age` ticks ago.
     pub(super) fn learn(&mut self, now: Tick, name: Name, digest: u64, id: EventId, age: Tick) {
         self.now = self.now.max(BEGIN + now);
-        match self.entries.get_mut(&name).map(|entry| &mut entry.state) {
-            Some(NameState::InFlight(seen)) => *seen = Some(id),
-            Some(state @ NameState::Uncertain) => *state = NameState::Accepted(name.read(id)),
+        match self.entries.get_mut(&name).map(|entry| (entry.part_bytes(), entry)) {
+            Some((_, NameEntry { state: NameState::InFlight(seen), .. })) => *seen = Some(id),
+            Some((bytes, entry)) if matches!(entry.state, NameState::Uncertain | NameState::Partial) => {
+                (entry.state, entry.parts) = (NameState::Accepted(name.read(id)), None);
+                self.bytes -= bytes;
+            }
             _ => {
                 let ids = name.read(id);
                 self.remember(name, digest, NameState::Accepted(ids), age);
             }
         }
+    }
+
+    /// Records that the log has the event with this number of a publication with a key, which was accepted `age` ticks ago.
+    pub(super) fn learn_part(
+        &mut self,
+        now: Tick,
+        (name, digest): (Name, u64),
+        at: u32,
+        id: EventId,
+        age: Tick,
+    ) {
+        self.now = self.now.max(BEGIN + now);
+        if self.look(&name).is_none() {
+            self.remember(name.clone(), digest, NameState::Partial, age);
+        }
+        let Some(entry) = self.entries.get_mut(&name) else { return };
+        if matches!(entry.state, NameState::Accepted(_)) {
+            return;
+        }
+        let before = entry.part_bytes();
+        if entry.digest != digest {
+            if !matches!(entry.state, NameState::Partial) {
+                return;
+            }
+            // An earlier publication under this name was refused in part.
+            (entry.digest, entry.parts) = (digest, None);
+        }
+        let new = || Box::new(PartialIds { numbers: Vec::new(), last: id });
+        let parts = entry.parts.get_or_insert_with(new);
+        parts.last = id;
+        if let Err(place) = parts.numbers.binary_search(&at) {
+            // At the end, unless the events are in several shards.
+            parts.numbers.insert(place, at);
+        }
+        self.bytes = self.bytes - before + entry.part_bytes();
     }
 
     /// Returns the memory of the names and the waiters, in bytes.

@@ -32,7 +32,7 @@ fn claim(table: &mut NameTable, now: Tick, ids: &[&str]) -> Claimed {
     table.claim(now, None, events(ids), Some(nobody))
 }
 
-fn names(claimed: Claimed) -> (Vec<Name>, u64, Vec<bool>) {
+fn claimed_names(claimed: Claimed) -> (Vec<Name>, u64, Vec<bool>) {
     match claimed {
         Claimed::Names { names, number, fresh } => (names, number, fresh.is_fresh),
         Claimed::Answered(answered) => panic!("{answered:?}"),
@@ -51,23 +51,96 @@ fn answered(claimed: Claimed) -> Answered {
 #[test]
 fn an_accepted_id_is_known_for_the_window_and_no_longer() {
     let mut table = NameTable::new(LIMITS);
-    let (claimed, number, fresh) = names(claim(&mut table, 5, &["a", "", "a"]));
+    let (claimed, number, fresh) = claimed_names(claim(&mut table, 5, &["a", "", "a"]));
     assert_eq!(fresh, [true, true, false], "the second of the same id is a duplicate");
     table.settle(&claimed, number, Settled::Accepted(id(7)));
     assert_eq!(answered(claim(&mut table, 104, &["a"])), Answered::Accepted(id(7)));
-    let (_, _, fresh) = names(claim(&mut table, 104, &["a", "b"]));
+    let (_, _, fresh) = claimed_names(claim(&mut table, 104, &["a", "b"]));
     assert_eq!(fresh, [false, true]);
-    let (_, _, fresh) = names(claim(&mut table, 105, &["a"]));
+    let (_, _, fresh) = claimed_names(claim(&mut table, 105, &["a"]));
     assert_eq!(fresh, [true]);
+}
+
+/// Claims a key for a request of this many events. Returns which of them are new.
+fn claim_key(table: &mut NameTable, digest: u64, count: usize) -> Result<Claim, Answered> {
+    let key = (Name::of_request("", "k"), digest);
+    match table.claim(0, Some(key), vec![None; count], Some(nobody)) {
+        Claimed::Names { names, number, fresh } => Ok((names, number, fresh.is_fresh)),
+        Claimed::Answered(answered) => Err(answered),
+        Claimed::Waits => panic!("it waits"),
+    }
+}
+
+type Claim = (Vec<Name>, u64, Vec<bool>);
+
+#[test]
+fn a_repeated_key_publishes_the_events_that_the_log_lacks() {
+    let mut table = NameTable::new(LIMITS);
+    let key = Name::of_request("", "k");
+    let part = |table: &mut NameTable, at| {
+        let (name, number) = Name::read_part(&key.part(at)).expect("a part");
+        table.learn_part(0, (name, 7), number, event_id(at as u64), 0);
+    };
+    // In any order, because a publication may be in several shards.
+    for at in [2, 0, 2, 99] {
+        part(&mut table, at);
+    }
+    let (claimed, number, fresh) = claim_key(&mut table, 7, 4).expect("it is completed");
+    assert_eq!(fresh, [false, true, false, true]);
+    // It is refused, and meanwhile another one was read.
+    part(&mut table, 1);
+    table.settle(&claimed, number, Settled::Refused);
+    // As a successor knows it.
+    let mut successor = NameTable::new(LIMITS);
+    successor.restore(table.save());
+    let (claimed, number, fresh) = claim_key(&mut successor, 7, 4).expect("it is completed");
+    assert_eq!(fresh, [false, false, false, true]);
+    successor.settle(&claimed, number, Settled::Accepted(id(9)));
+    assert_eq!(claim_key(&mut successor, 7, 4), Err(Answered::Accepted(id(9))));
+    part(&mut successor, 3);
+    let bytes = successor.held_bytes();
+    assert_eq!(bytes, {
+        let mut one = NameTable::new(LIMITS);
+        one.learn(0, key.clone(), 7, event_id(9), 0);
+        one.held_bytes()
+    });
+    // Another request under the name of one that was refused in part is a new one.
+    assert_eq!(claim_key(&mut table, 8, 2).map(|(.., fresh)| fresh), Ok(vec![true; 2]));
+}
+
+#[test]
+fn the_last_event_of_a_request_completes_its_key() {
+    let mut table = NameTable::new(LIMITS);
+    let once = PublishOnce { scope: "s".into(), key: Some(("k".into(), 7)), waits: 0 };
+    let stamps = [(Some(0), false), (Some(1), true)].map(|(part, is_last)| {
+        let stamp = once.stamp(None, part, is_last, Timestamp(0)).expect("it has names");
+        serde_json::from_str::<OnceStamp>(&stamp).expect("a stamp").names
+    });
+    let names = |at: usize| stamps[at].iter().map(|(name, _)| &**name).collect::<Vec<_>>();
+    assert_eq!([names(0), names(1)], [vec!["p0/r1:sk"], vec!["p1/r1:sk", "r1:sk"]]);
+    let own = once.stamp(Some("own"), Some(0), false, Timestamp(0)).expect("it has a name");
+    assert!(own.contains(r#"[["e1:sown",0]]"#), "{own}");
+    assert_eq!(once.stamp(None, None, false, Timestamp(0)), None);
+    let request = Some((Name::of_request("s", "k"), 7));
+    let (claimed, number, _) = claimed_names(table.claim(0, request, vec![None; 2], Some(nobody)));
+    let dedupe = Dedupe(Arc::new(Mutex::new(table)));
+    for at in 0..2 {
+        let stamp = once.stamp(None, Some(at), at == 1, Timestamp(0)).expect("it has names");
+        dedupe.learn((0, Timestamp(0)), &stamp, event_id(at as u64));
+    }
+    lock(&dedupe.0).settle(&claimed, number, Settled::Uncertain);
+    let outcome = dedupe.claim(0, &once, [None, None].into_iter(), Some(nobody));
+    let ClaimOutcome::Answered(Answered::Accepted(ids)) = outcome else { panic!("it was accepted") };
+    assert_eq!(ids.last, Some(event_id(1)));
 }
 
 #[test]
 fn a_refused_publication_leaves_nothing_and_an_uncertain_one_its_doubt() {
     let mut table = NameTable::new(LIMITS);
-    let (claimed, number, _) = names(claim(&mut table, 0, &["a"]));
+    let (claimed, number, _) = claimed_names(claim(&mut table, 0, &["a"]));
     table.settle(&claimed, number, Settled::Refused);
     assert_eq!((table.counts().0, table.held_bytes()), (0, 0));
-    let (claimed, number, _) = names(claim(&mut table, 0, &["a"]));
+    let (claimed, number, _) = claimed_names(claim(&mut table, 0, &["a"]));
     table.settle(&claimed, number, Settled::Uncertain);
     assert_eq!(answered(claim(&mut table, 1, &["b", "a"])), Answered::Uncertain);
 }
@@ -121,7 +194,7 @@ fn events_read_from_the_log_settle_uncertain_outcomes() {
     let name = |id| Name::of_event("", id);
     // The event is read from the log before the answer is lost, and after it.
     for (text, is_seen_first) in [("a", true), ("b", false)] {
-        let (claimed, number, _) = names(claim(&mut table, 10, &[text]));
+        let (claimed, number, _) = claimed_names(claim(&mut table, 10, &[text]));
         if is_seen_first {
             table.learn(10, name(text), 0, event_id(4), 0);
         }
@@ -137,9 +210,9 @@ fn events_read_from_the_log_settle_uncertain_outcomes() {
     assert_eq!(answered(claim(&mut table, 89, &["c"])), Answered::Accepted(id(5)));
     table.learn(89, name("c"), 0, event_id(6), 0);
     assert_eq!(answered(claim(&mut table, 89, &["c"])), Answered::Accepted(id(5)));
-    names(claim(&mut table, 90, &["c"]));
+    claimed_names(claim(&mut table, 90, &["c"]));
     table.learn(200, name("old"), 0, event_id(7), 100);
-    names(claim(&mut table, 200, &["old"]));
+    claimed_names(claim(&mut table, 200, &["old"]));
 }
 
 #[test]
@@ -147,10 +220,10 @@ fn a_publication_that_is_refused_in_part_leaves_the_names_of_what_stays() {
     let mut table = NameTable::new(LIMITS);
     let key = || Some((Name::of_request("", "k"), 7));
     let claimed = table.claim(0, key(), events(&["a", "b"]), Some(nobody));
-    let (claims, number, _) = names(claimed);
+    let (claims, number, _) = claimed_names(claimed);
     table.learn(0, Name::of_event("", "a"), 0, event_id(5), 0);
     table.settle(&claims, number, Settled::Refused);
-    let (_, _, fresh) = names(table.claim(0, key(), events(&["a", "b"]), Some(nobody)));
+    let (_, _, fresh) = claimed_names(table.claim(0, key(), events(&["a", "b"]), Some(nobody)));
     assert_eq!(fresh, [false, true]);
     assert_eq!(answered(claim(&mut table, 0, &["a"])), Answered::Accepted(id(5)));
 }
@@ -158,7 +231,7 @@ fn a_publication_that_is_refused_in_part_leaves_the_names_of_what_stays() {
 #[test]
 fn waiters_are_limited() {
     let mut table = NameTable::new(LIMITS);
-    let (claimed, number, _) = names(claim(&mut table, 0, &["a"]));
+    let (claimed, number, _) = claimed_names(claim(&mut table, 0, &["a"]));
     let mut waiting = 0;
     while matches!(claim(&mut table, 0, &["a"]), Claimed::Waits) {
         waiting += 1;
@@ -175,13 +248,13 @@ fn the_oldest_are_forgotten_first_when_there_are_too_many() {
     table.limits.names = 10;
     for n in 0..25 {
         let ids = events(&[&n.to_string()]);
-        let (claimed, number, _) = names(table.claim(n, None, ids, Some(nobody)));
+        let (claimed, number, _) = claimed_names(table.claim(n, None, ids, Some(nobody)));
         table.settle(&claimed, number, Settled::Accepted(id(n)));
         assert!(table.counts().0 <= 10);
     }
     assert_eq!(table.counts(), (10, 15));
     table.limits.bytes = 500;
-    let (claimed, number, _) = names(table.claim(25, None, events(&["x"]), Some(nobody)));
+    let (claimed, number, _) = claimed_names(table.claim(25, None, events(&["x"]), Some(nobody)));
     table.settle(&claimed, number, Settled::Refused);
     assert!(table.held_bytes() <= 500, "{}", table.held_bytes());
     assert_eq!(answered(claim(&mut table, 25, &["24"])), Answered::Accepted(id(24)));
@@ -195,10 +268,10 @@ fn a_successor_knows_the_outcomes_and_their_age() {
         (50, Settled::Uncertain),
         (60, Settled::Accepted(AcceptedIds::default())),
     ] {
-        let (claimed, number, _) = names(claim(&mut table, at, &[&at.to_string()]));
+        let (claimed, number, _) = claimed_names(claim(&mut table, at, &[&at.to_string()]));
         table.settle(&claimed, number, outcome);
     }
-    let (_in_flight, _, _) = names(claim(&mut table, 70, &["in flight"]));
+    let (_in_flight, _, _) = claimed_names(claim(&mut table, 70, &["in flight"]));
     let saved = serde_json::to_string(&table.save()).expect("JSON");
     let mut next = NameTable::new(LIMITS);
     next.restore(serde_json::from_str(&saved).expect("what was written"));
@@ -221,7 +294,7 @@ fn a_successor_knows_the_outcomes_and_their_age() {
 fn a_publication_is_known_from_its_first_to_its_last_event() {
     let key = || Some((Name::of_request("", "k"), 7));
     let mut table = NameTable::new(LIMITS);
-    let (claimed, number, _) = names(table.claim(0, key(), events(&["a", "b"]), Some(nobody)));
+    let (claimed, number, _) = claimed_names(table.claim(0, key(), events(&["a", "b"]), Some(nobody)));
     table.settle(&claimed, number, Settled::Accepted(ids(3, 5)));
     let saved = serde_json::to_string(&table.save()).expect("JSON");
     let mut next = NameTable::new(LIMITS);

@@ -69,12 +69,15 @@ impl<S: Socket> LoopState<S> {
 
     /// Returns the stamps of the new events for the engine's log, if there is one.
     fn stamps(&self, events: &[Complete], fresh: &Fresh, once: &PublishOnce) -> Vec<Option<Box<str>>> {
-        if self.shared.engine.is_none() {
-            return Vec::new();
-        }
+        let Some(engine) = &self.shared.engine else { return Vec::new() };
+        let is_divided = events.len() > 1 && engine.appends_singly();
         let last = fresh.is_fresh.iter().rposition(|is_fresh| *is_fresh);
         let new = events.iter().enumerate().filter(|(at, _)| fresh.is_fresh[*at]);
-        new.map(|(at, event)| once.stamp(event.dedupe_id(), Some(at) == last, self.turn.now)).collect()
+        let stamp = |(at, event): (usize, &Complete)| {
+            let part = Some(at).filter(|_| is_divided);
+            once.stamp(event.dedupe_id(), part, Some(at) == last, self.turn.now)
+        };
+        new.map(stamp).collect()
     }
 
     /// Publishes the new events of a publication, and settles its claim with their outcome.

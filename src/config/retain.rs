@@ -206,7 +206,8 @@ mod tests {
         let engine = "engine = \"nats://localhost\"\n";
         let rule = "[[retain]]\nmatch = \"\"\nby = \"stream\"\n";
         let text = fault(&format!("{engine}bus.shards = 2\n{rule}"));
-        assert!(text.contains("retain: the shards of an engine's log"), "{text}");
+        assert!(text.contains("retain: with an engine kept logs need one shard"), "{text}");
+        assert!(text.contains("set bus.shards = 1 (and another engine_name"), "{text}");
         let text = fault(&format!("{engine}engine_by_interest = true\n{rule}"));
         assert!(text.contains("retain: with engine_by_interest"), "{text}");
     }

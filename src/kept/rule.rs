@@ -215,7 +215,7 @@ impl RetainConfig {
                 return Some(what.to_owned());
             }
             if shards > 1 {
-                let what = "retain: the shards of an engine's log have no order among them that all nodes see, so kept logs need bus.shards = 1 there";
+                let what = "retain: with an engine kept logs need one shard, because nodes see no common order over several: set bus.shards = 1 (and another engine_name if the log has more shards), or leave out the rules";
                 return Some(what.to_owned());
             }
         }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use support::proxy::Proxy;
 use support::service::{Kind, Service};
 use support::sse::Sse;
 use support::wire::{Wire, deadline};
@@ -72,6 +73,7 @@ for_each_log! {
     a_node_that_starts_later_has_the_past
     a_node_without_its_log_reports_it_and_refuses_in_time
     events_trimmed_by_the_log_are_a_gap
+    a_client_that_came_before_its_node_reached_the_log_gets_a_gap
     a_revocation_holds_on_every_node_and_on_those_to_come
     answers_of_one_connection_keep_their_order
 }
@@ -339,6 +341,39 @@ fn events_trimmed_by_the_log_are_a_gap(kind: Kind) {
     for n in missed + 1..5000 {
         assert_eq!(number(&client.event()), n);
     }
+}
+
+/// Another node publishes more than a ring holds while this one can't reach the log.
+fn a_client_that_came_before_its_node_reached_the_log_gets_a_gap(kind: Kind) {
+    let service = Service::start(kind);
+    let first = node(&service);
+    let proxy = Proxy::to(service.addr);
+    proxy.stall(true);
+    let url = service.url().replace(&service.addr.to_string(), &proxy.addr.to_string());
+    let second = Server::with(&["--engine", &url, "--bus-capacity", "256"]);
+    let mut client = Ws::subscribed(second.addr, json!({}));
+    let mut stream = Sse::open(second.addr, "?stream=s0&on_lag=catch_up");
+    assert!(publish(first.addr, 0, 0..1000));
+    proxy.stall(false);
+    let gap = client.message();
+    assert_eq!((&gap["type"], &gap["payload"]["missed"]), (&json!("gap"), &json!(null)), "{gap}");
+    assert_eq!(stream.event().event.as_deref(), Some("gap"));
+    // Without JetStream nothing is kept for a node that is away.
+    let from = if kind == Kind::PlainNats { 1000 } else { 744 };
+    eventually("the node follows the log", || is_ready(&second));
+    assert!(publish(first.addr, 0, 1000..1001));
+    for n in from..=1000 {
+        assert_eq!(number(&client.event()), n);
+        assert_eq!(number(&stream.event().json()), n);
+    }
+    let mut late = Ws::subscribed(second.addr, json!({}));
+    assert!(publish(first.addr, 0, 1001..1002));
+    assert_eq!(number(&late.event()), 1001);
+}
+
+#[test]
+fn a_client_that_came_before_its_node_reached_plain_nats_gets_a_gap() {
+    a_client_that_came_before_its_node_reached_the_log_gets_a_gap(Kind::PlainNats);
 }
 
 const SECRET: &str = "what-all-nodes-of-one-cluster-know-77c1";

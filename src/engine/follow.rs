@@ -103,14 +103,14 @@ fn follow(
     let past = bus.capacity() as u64;
     let (mut connection, mut start) = log.follower(known.as_ref(), past)?;
     let began = Instant::now();
-    read_past(log, recorder, &start, || queue.is_closed())?;
+    read_past(log, recorder, &start.places, || queue.is_closed())?;
     if began.elapsed() > STALE {
         // Entries that came meanwhile would wait in memory.
         drop(connection);
-        (connection, start) = log.follower(Some(&start), past)?;
+        (connection, start) = log.follower(Some(&start.places), past)?;
     }
-    let places = known.insert(start);
-    status.set_attached(places);
+    status.set_attached(&start, known.as_ref(), log.has_one_owner());
+    let places = known.insert(start.places);
     // In one step: rules that come later begin at the follower's places.
     status.pause.pass(places, || queue.is_closed(), || recorder.end_past(places));
     bus.begin_at(Position::new(places.epoch, places.next.iter().copied()));

@@ -95,6 +95,14 @@ pub(crate) struct Places {
     pub(crate) kept: Option<bool>,
 }
 
+/// Place at which a follower begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FollowStart {
+    pub(crate) places: Places,
+    /// End of the log at that time: its newest epoch, and the next sequence of each shard.
+    pub(crate) end: Places,
+}
+
 /// Connection that appends.
 pub(crate) trait Append: Send {
     /// Returns an error if the log can never accept these records together, as far as that is known without a request
@@ -176,7 +184,17 @@ pub(crate) trait Log: Send + Sync {
     /// Returns a connection that follows, and where it begins: at the known places if the log is still in their
     /// epoch, otherwise `past` events before the end of each shard, or at the oldest entry that the log has from there on. So an
     /// entry that is missing after these places was forgotten later.
-    fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError>;
+    fn follower(
+        &self,
+        known: Option<&Places>,
+        past: u64,
+    ) -> Result<(Box<dyn Follow>, FollowStart), EngineError>;
+
+    /// Returns whether this process alone appends to the log, and a first follower begins before everything that it has
+    /// appended.
+    fn has_one_owner(&self) -> bool {
+        false
+    }
 
     /// Returns a connection that reads kept entries, or `None` if the log keeps nothing.
     fn past(&self) -> Result<Option<Box<dyn Past>>, EngineError> {

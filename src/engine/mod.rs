@@ -59,4 +59,4 @@ pub(crate) use log::Places;
 pub(crate) use queue::{Done, Refused};
 pub(crate) use recorder::EntryRecorder;
 pub(crate) use runtime::{Engine, EngineHooks};
-pub(crate) use status::{NotReady, Status};
+pub(crate) use status::{LogBreak, NotReady, Status};

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::error::EngineError;
 use super::history::LogPlace;
-use super::log::Places;
+use super::log::{FollowStart, Places};
 use super::pause::FollowerPause;
-use crate::event::Sequence;
+use crate::event::{EventId, Sequence};
 use crate::metrics::Metrics;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 
 /// Reason why one side is not healthy.
@@ -58,6 +58,14 @@ pub(crate) struct NotReady {
     pub(crate) publishers: bool,
 }
 
+/// Place at which the follower continued although it had not read everything before: its clients may miss events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogBreak {
+    /// Number of breaks up to this one.
+    pub(crate) count: u64,
+    pub(crate) places: Places,
+}
+
 /// Shared report of the engine's threads.
 #[derive(Debug)]
 pub(crate) struct Status {
@@ -66,10 +74,13 @@ pub(crate) struct Status {
     following: Side,
     appending: Side,
     epoch: AtomicU64,
-    /// Places at which the follower first reached the log.
-    began: Mutex<Option<Places>>,
-    /// Epoch in which the follower first reached the log's end; 0 before.
-    caught_up: AtomicU64,
+    /// Places at which the follower began, and the log's end at that time.
+    began: Mutex<Option<FollowStart>>,
+    /// Whether that was a break.
+    began_with_break: AtomicBool,
+    /// Number of breaks, readable without the lock.
+    breaks: AtomicU64,
+    newest_break: Mutex<Option<LogBreak>>,
 }
 
 impl Status {
@@ -81,7 +92,9 @@ impl Status {
             appending: Side::new(),
             epoch: AtomicU64::new(0),
             began: Mutex::new(None),
-            caught_up: AtomicU64::new(0),
+            began_with_break: AtomicBool::new(false),
+            breaks: AtomicU64::new(0),
+            newest_break: Mutex::new(None),
         }
     }
 
@@ -123,41 +136,79 @@ impl Status {
 
     /// Returns the place at which the follower began in a shard, or `None` before it reached the log.
     pub(crate) fn began_at(&self, shard: u16) -> Option<Sequence> {
-        lock(&self.began).as_ref()?.next.get(usize::from(shard)).copied()
+        lock(&self.began).as_ref()?.places.next.get(usize::from(shard)).copied()
     }
 
     /// Returns the place at which the follower began in a shard; the beginning before it reached the log.
     pub(crate) fn began_at_place(&self, shard: u16) -> LogPlace {
         let began = lock(&self.began);
-        let place =
-            began.as_ref().and_then(|began| Some((began.epoch, *began.next.get(usize::from(shard))?)));
-        place.unwrap_or_default()
+        began.as_ref().and_then(|began| place_of(&began.places, shard)).unwrap_or_default()
     }
 
-    /// Returns the place of the first entry that the node was to read of a shard, for its first event, which is of this epoch. Returns
-    /// `None` if the entries before that event may be older than the node's first connection to the log: then none of its clients
-    /// was to receive them.
-    pub(crate) fn first_due(&self, shard: u16, epoch: u64) -> Option<LogPlace> {
-        let began = self.began_at_place(shard);
-        // Relaxed: it was set before the log went on to another epoch, whose events are read later.
-        let caught_up = self.caught_up.load(Ordering::Relaxed);
-        let has_ended = caught_up > 0 && epoch > caught_up;
-        (began.0 > 0 && (began.0 == epoch || has_ended)).then_some(began)
+    /// Returns the place of the first entry that the node was to read of a shard, for its first event. Returns `None` if the entries
+    /// before that event were in the log when the node first reached it, in an epoch after the one in which it began to read:
+    /// no client that has joined since was to receive them.
+    pub(crate) fn first_due(&self, first: EventId) -> Option<LogPlace> {
+        let began = lock(&self.began);
+        let FollowStart { places, end } = began.as_ref()?;
+        let (from, end) = (place_of(places, first.shard)?, place_of(end, first.shard)?);
+        match first.epoch {
+            epoch if epoch == from.0 => Some(from),
+            // That epoch began later, so the one before it has ended, with entries that were to be read.
+            epoch if epoch > end.0 => Some(from),
+            epoch if epoch == end.0 => Some(end).filter(|_| first.sequence > end.1),
+            _ => None,
+        }
     }
 
-    pub(super) fn set_attached(&self, places: &Places) {
-        lock(&self.began).get_or_insert_with(|| places.clone());
+    /// Returns the number of breaks so far. Events that are read from the bus before the number changes come before the break.
+    pub(crate) fn breaks(&self) -> u64 {
+        // Acquire: pairs with the Release below. Events published before the break are in the rings then.
+        self.breaks.load(Ordering::Acquire)
+    }
+
+    /// Returns whether the place at which the follower began is the first break. To be called after an event was read.
+    pub(crate) fn began_with_break(&self) -> bool {
+        // Relaxed: it was set before any event was published.
+        self.began_with_break.load(Ordering::Relaxed)
+    }
+
+    /// Returns the newest break.
+    pub(crate) fn newest_break(&self) -> Option<LogBreak> {
+        lock(&self.newest_break).clone()
+    }
+
+    /// Records that the follower continues at a place, after it had read up to `read`. `is_alone`: no other process appends.
+    pub(super) fn set_attached(&self, start: &FollowStart, read: Option<&Places>, is_alone: bool) {
+        let places = &start.places;
+        lock(&self.began).get_or_insert_with(|| match read {
+            // A predecessor's clients were to receive everything after its places.
+            Some(read) => FollowStart { places: read.clone(), end: read.clone() },
+            None => start.clone(),
+        });
         // Relaxed: as where it is read.
         self.epoch.store(places.epoch, Ordering::Relaxed);
+        let continues = match read {
+            Some(read) => (read.epoch, &read.next) == (places.epoch, &places.next),
+            // Other nodes may have published before these places while clients were connected here.
+            None => is_alone,
+        };
+        if !continues {
+            let mut newest = lock(&self.newest_break);
+            let count = newest.as_ref().map_or(0, |newest| newest.count) + 1;
+            if read.is_none() {
+                // Relaxed: as where it is read.
+                self.began_with_break.store(true, Ordering::Relaxed);
+            }
+            *newest = Some(LogBreak { count, places: places.clone() });
+            // Release: pairs with the Acquire above.
+            self.breaks.store(count, Ordering::Release);
+        }
     }
 
     pub(super) fn set_following(&self) {
         self.following.record_success();
         self.metrics.engine_following.set(1);
-        // Relaxed: as where it is read. The follower's thread alone sets it.
-        if self.caught_up.load(Ordering::Relaxed) == 0 {
-            self.caught_up.store(self.epoch(), Ordering::Relaxed);
-        }
     }
 
     /// Records that following failed. Returns whether it worked until now.
@@ -191,20 +242,64 @@ impl Status {
     }
 }
 
+/// Returns the place in a shard.
+fn place_of(places: &Places, shard: u16) -> Option<LogPlace> {
+    Some((places.epoch, *places.next.get(usize::from(shard))?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn places(epoch: u64, next: Sequence) -> Places {
+        Places { epoch, next: vec![next], kept: None }
+    }
+
+    fn start(from: (u64, Sequence), end: (u64, Sequence)) -> FollowStart {
+        FollowStart { places: places(from.0, from.1), end: places(end.0, end.1) }
+    }
+
+    fn due(status: &Status, epoch: u64, sequence: Sequence) -> Option<LogPlace> {
+        status.first_due(EventId { epoch, shard: 0, sequence })
+    }
+
     #[test]
     fn the_first_entry_that_is_due_is_where_the_follower_began_unless_the_log_had_ended_epochs() {
         let status = Status::new(&Arc::default());
-        assert_eq!(status.first_due(0, 5), None);
-        status.set_attached(&Places { epoch: 5, next: vec![3], kept: None });
-        assert_eq!([status.first_due(0, 5), status.first_due(0, 6)], [Some((5, 3)), None]);
-        // The log had a second epoch when the node reached it.
-        status.set_attached(&Places { epoch: 6, next: vec![0], kept: None });
-        status.set_following();
-        assert_eq!([status.first_due(0, 6), status.first_due(0, 7)], [None, Some((5, 3))]);
+        assert_eq!(due(&status, 5, 9), None);
+        // The log had two epochs when the node reached it.
+        status.set_attached(&start((5, 3), (6, 4)), None, false);
+        assert_eq!([due(&status, 5, 3), due(&status, 5, 9)], [Some((5, 3)); 2]);
+        assert_eq!([due(&status, 6, 0), due(&status, 6, 4)], [None; 2]);
+        // Entries that came later and that the log has forgotten before they were read.
+        assert_eq!(due(&status, 6, 9), Some((6, 4)));
+        // An epoch that began later, also if the node never came to the end of the one before.
+        assert_eq!(due(&status, 7, 0), Some((5, 3)));
+    }
+
+    #[test]
+    fn a_successor_is_to_read_everything_after_the_places_of_its_predecessor() {
+        let status = Status::new(&Arc::default());
+        status.set_attached(&start((5, 3), (5, 9)), Some(&places(5, 3)), false);
+        assert_eq!((status.breaks(), due(&status, 5, 9)), (0, Some((5, 3))));
+        // The log began another epoch during the handover.
+        let status = Status::new(&Arc::default());
+        status.set_attached(&start((6, 0), (6, 2)), Some(&places(5, 3)), false);
+        assert_eq!((status.breaks(), due(&status, 6, 0)), (1, Some((5, 3))));
+    }
+
+    #[test]
+    fn a_follower_that_does_not_continue_where_it_was_is_a_break() {
+        let status = Status::new(&Arc::default());
+        let attached = |from: (u64, Sequence), read: Option<Places>, is_alone| {
+            status.set_attached(&start(from, from), read.as_ref(), is_alone);
+            status.breaks()
+        };
+        assert_eq!(attached((5, 3), None, true), 0, "nobody else appends");
+        assert_eq!(attached((5, 3), None, false), 1, "other nodes may have");
+        assert_eq!(attached((5, 7), Some(places(5, 7)), false), 1, "connected anew");
+        assert_eq!(attached((6, 0), Some(places(5, 7)), true), 2, "another epoch");
+        assert_eq!(status.newest_break(), Some(LogBreak { count: 2, places: places(6, 0) }));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::error::EngineError;
 use super::follow::{FollowTarget, Unreadable, publish};
 use super::history::IsDelivered;
-use super::log::{Append, AppendBatch, Follow, Log, LogEntry, LogSpan, Past, Places, Record};
+use super::log::{Append, AppendBatch, Follow, FollowStart, Log, LogEntry, LogSpan, Past, Places, Record};
 use super::queue::{QueueItems, Refused};
 use super::recorder::{SharedRecorder, read_past};
 use super::runtime::Engine;
@@ -68,11 +68,16 @@ impl Log for SimulatedConnector {
         Ok(Box::new(Connection(Arc::clone(&self.0))))
     }
 
-    fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
+    fn follower(
+        &self,
+        known: Option<&Places>,
+        past: u64,
+    ) -> Result<(Box<dyn Follow>, FollowStart), EngineError> {
         let (end, oldest) = (lock(&self.0.entries).len() as Sequence, *lock(&self.0.oldest) as Sequence);
         let start = known.map_or(end.saturating_sub(past).max(oldest), |known| known.next[0]);
-        let places = Places { epoch: EPOCH, next: vec![start], kept: None };
-        Ok((Box::new(Connection(Arc::clone(&self.0))), places))
+        let at = |next| Places { epoch: EPOCH, next: vec![next], kept: None };
+        let start = FollowStart { places: at(start), end: at(end) };
+        Ok((Box::new(Connection(Arc::clone(&self.0))), start))
     }
 
     fn past(&self) -> Result<Option<Box<dyn Past>>, EngineError> {
@@ -218,8 +223,9 @@ impl EngineSteps {
         let (recorder, status, bus) = (&*self.recorder, engine.status(), engine.bus());
         let Some(places) = &mut self.places else {
             let (_, start) = self.log.follower(None, bus.capacity() as u64).expect("it is there");
-            read_past(&self.log, recorder, &start, || false).expect("it is there");
-            status.set_attached(&start);
+            read_past(&self.log, recorder, &start.places, || false).expect("it is there");
+            status.set_attached(&start, None, self.log.has_one_owner());
+            let start = start.places;
             status.pause.pass(&start, || false, || recorder.end_past(&start));
             status.set_appending();
             bus.begin_at(Position::new(start.epoch, start.next.iter().copied()));

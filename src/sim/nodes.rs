@@ -4,7 +4,7 @@
 //! - The order of the log decides. A model computes the accepted events from the log's entries and from what the publishers
 //!   asked for, without code of the server.
 //! - Each client gets the accepted events of its run, each once and in order, or a gap in the place of those that are missing. A
-//!   client that joins live is to get all that the log takes after its response, if its node has reached the log.
+//!   client that joins live is to get all that the log takes after its response.
 //! - An event with a 200 is in the log and accepted, once; one with a 409 is not accepted, unless the answer lists it. A request with
 //!   an uncertain outcome that is repeated is accepted once, at any node that has read it.
 //! - An `end` names the event that ended a life. Its `complete` says whether the log was kept from that life's first event on,
@@ -358,8 +358,7 @@ impl Cluster {
             if all || !follower.is_stalled {
                 moved |= follower.read(if all { usize::MAX } else { follower.pace });
             }
-            let is_attached = self.nodes.get(follower.node).is_some_and(|node| node.steps.next().is_some());
-            if follower.status == 200 && is_attached {
+            if follower.status == 200 {
                 follower.joined.get_or_insert_with(|| self.log.entries().len() as u64);
             }
         }

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Condvar};
 
 use super::super::history::LogPlace;
-use super::super::log::{Follow, Places};
+use super::super::log::{Follow, FollowStart, Places};
 use super::*;
 use crate::event::Event;
 use crate::sync::{Mutex, lock};
@@ -121,7 +121,7 @@ impl Log for Fake {
         Ok(Box::new(self.clone()))
     }
 
-    fn follower(&self, _: Option<&Places>, _: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
+    fn follower(&self, _: Option<&Places>, _: u64) -> Result<(Box<dyn Follow>, FollowStart), EngineError> {
         Err(EngineError::Unreachable("there is no follower".to_owned()))
     }
 }

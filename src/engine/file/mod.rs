@@ -31,7 +31,7 @@ use std::thread::JoinHandle;
 
 use super::config::EngineConfig;
 use super::error::EngineError;
-use super::log::{Append, Follow, Log, OnNotice, Past, Places};
+use super::log::{Append, Follow, FollowStart, Log, OnNotice, Past, Places};
 use crate::event::Sequence;
 use crate::sync::{Mutex, lock};
 use crate::threads::{self, Alarm};
@@ -50,6 +50,8 @@ pub(super) struct FileLog {
     syncer: Option<JoinHandle<()>>,
     notices: Mutex<Notices>,
     on_notice: OnNotice,
+    /// Place at which this process began to append.
+    opened: Places,
     /// Locked while this process owns the log.
     _lock: File,
 }
@@ -84,6 +86,7 @@ impl FileLog {
             Err(error) => return Err(broken(&folder, "writing in", &error)),
         };
         let number = number + u64::from(open.is_some());
+        let opened = Places { epoch, next: next.clone(), kept: None };
         let shared = Arc::new(FileShared {
             state: Mutex::new(FileState {
                 segments,
@@ -110,7 +113,7 @@ impl FileLog {
             let spawned = threads::spawn("fanwire-engine-sync", alarm, move || shared.sync_now_and_then());
             Some(spawned.map_err(|error| EngineError::Unreachable(error.to_string()))?)
         };
-        Ok(Self { shared, syncer, notices, on_notice, _lock: lock })
+        Ok(Self { shared, syncer, notices, on_notice, opened, _lock: lock })
     }
 }
 
@@ -159,7 +162,15 @@ impl Log for FileLog {
         Ok(Box::new(FileAppender { shared: Arc::clone(&self.shared), record: Vec::new() }))
     }
 
-    fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
+    fn has_one_owner(&self) -> bool {
+        true
+    }
+
+    fn follower(
+        &self,
+        known: Option<&Places>,
+        past: u64,
+    ) -> Result<(Box<dyn Follow>, FollowStart), EngineError> {
         let mut state = lock(&self.shared.state);
         // Events appended from now on arrive through memory, earlier ones through the files.
         state.unread = Some(UnreadEvents::default());
@@ -174,8 +185,9 @@ impl Log for FileLog {
                 let (epoch, next) = begin.unwrap_or_else(|| (state.epoch, vec![0; state.next.len()]));
                 Places { epoch, next, kept: None }
             }
-            None => first_places(&segments, state.epoch, &state.next, past)?,
+            None => first_places(&segments, &self.opened, past)?,
         };
+        let end = Places { epoch: state.epoch, next: state.next.clone(), kept: None };
         drop(state);
         segments.retain(|segment| segment.epoch >= places.epoch);
         while let [_, second, ..] = segments.make_contiguous()
@@ -185,22 +197,17 @@ impl Log for FileLog {
             segments.pop_front();
         }
         let follower = FileFollower::new(Arc::clone(&self.shared), segments);
-        Ok((Box::new(follower), places))
+        Ok((Box::new(follower), FollowStart { places, end }))
     }
 }
 
-/// Returns places `past` events before the end of the oldest epoch in the log, or its oldest events; `newest` is the newest epoch,
-/// which ends at `next`.
-fn first_places(
-    segments: &VecDeque<LogSegment>,
-    newest: u64,
-    next: &[Sequence],
-    past: u64,
-) -> Result<Places, EngineError> {
-    let epoch = segments.front().map_or(newest, |segment| segment.epoch);
+/// Returns places `past` events before the end of the oldest epoch in the log, or its oldest events. `opened` is the place at which
+/// this process began to append: what it has appended since then comes after these places.
+fn first_places(segments: &VecDeque<LogSegment>, opened: &Places, past: u64) -> Result<Places, EngineError> {
+    let epoch = segments.front().map_or(opened.epoch, |segment| segment.epoch);
     let last = segments.iter().rfind(|segment| segment.epoch == epoch);
-    let ends = match last.filter(|last| last.epoch != newest) {
-        None => next.to_vec(),
+    let ends = match last.filter(|last| last.epoch != opened.epoch) {
+        None => opened.next.clone(),
         Some(last) => {
             let read = read_segment(&last.path).map_err(|error| broken(&last.path, "reading", &error))?;
             read.map_or_else(|| last.next.clone(), |read| read.next)
@@ -208,7 +215,9 @@ fn first_places(
     };
     let oldest =
         |shard: usize| segments.front().and_then(|first| first.next.get(shard)).copied().unwrap_or(0);
-    let before = ends.iter().enumerate().map(|(shard, end)| end.saturating_sub(past).max(oldest(shard)));
+    // If entries after the end were evicted already, they are missing after these places.
+    let first = |(shard, end): (usize, &Sequence)| end.saturating_sub(past).max(oldest(shard).min(*end));
+    let before = ends.iter().enumerate().map(first);
     Ok(Places { epoch, next: before.collect(), kept: None })
 }
 

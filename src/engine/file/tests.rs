@@ -76,7 +76,8 @@ fn all(log: &FileLog, past: u64) -> Vec<(EventId, String)> {
     let mut found = Vec::new();
     let mut known: Option<Places> = None;
     loop {
-        let (mut follower, mut places) = log.follower(known.as_ref(), past).expect("it opens");
+        let (mut follower, start) = log.follower(known.as_ref(), past).expect("it opens");
+        let mut places = start.places;
         loop {
             let before = found.len();
             let outcome = follower.follow(&places.clone(), Duration::ZERO, &mut |entry| {
@@ -125,11 +126,19 @@ fn a_restart_keeps_epoch_order_and_history() {
 fn appended_events_reach_the_follower_at_once() {
     let folder = Folder::new();
     let log = folder.open();
-    let (mut follower, places) = log.follower(None, 10).expect("it opens");
+    let (mut follower, start) = log.follower(None, 10).expect("it opens");
     let ids = append(&log, &numbered(0..3));
     let mut got = Vec::new();
-    follower.follow(&places, Duration::from_secs(10), &mut |entry| got.push(entry.id)).expect("it reads");
+    follower
+        .follow(&start.places, Duration::from_secs(10), &mut |entry| got.push(entry.id))
+        .expect("it reads");
     assert_eq!(got, ids);
+    // However much was appended before it began.
+    let ids = append(&log, &numbered(3..80));
+    let (_, late) = log.follower(None, 10).expect("it opens");
+    assert_eq!(late.places, start.places);
+    assert_eq!(late.end.next, [40, 40]);
+    assert_eq!(all(&log, 10).len(), ids.len() + 3);
 }
 
 #[test]
@@ -272,8 +281,8 @@ fn a_log_that_has_no_room_for_a_segment_is_followed_in_its_newest_epoch() {
         fs::remove_file(&open.segment.path).expect("it is ours");
         let epoch = lock(&log.shared.state).epoch;
         assert_eq!(all(&log, 1000).into_iter().map(|(id, _)| id).collect::<Vec<_>>(), written);
-        let (_, places) = log.follower(None, 1000).expect("it opens");
-        assert_eq!(places.epoch == epoch, !has_past, "the oldest life comes first");
+        let (_, start) = log.follower(None, 1000).expect("it opens");
+        assert_eq!(start.places.epoch == epoch, !has_past, "the oldest life comes first");
         written.extend(append(&log, &numbered(4..6)));
         assert_eq!(all(&log, 1000).into_iter().map(|(id, _)| id).collect::<Vec<_>>(), written);
         assert_eq!(written[written.len() - 1].epoch, epoch);

@@ -42,7 +42,7 @@ use super::config::EngineConfig;
 use super::error::EngineError;
 use super::interest::{InterestGuard, InterestRegistry};
 use super::listen::{LISTEN_WAIT, OnMessage};
-use super::log::{Append, Follow, Log, OnNotice, Past, Places};
+use super::log::{Append, Follow, FollowStart, Log, OnNotice, Past, Places};
 use crate::sync::lock;
 use api::context;
 use append::{AppendTarget, NatsAppender};
@@ -188,26 +188,33 @@ impl Log for NatsLog {
         Ok(Box::new(NatsAppender { shared: Arc::clone(shared), client, faults, way, made }))
     }
 
-    fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
+    fn follower(
+        &self,
+        known: Option<&Places>,
+        past: u64,
+    ) -> Result<(Box<dyn Follow>, FollowStart), EngineError> {
         let (shared, faults) = (&self.shared, Arc::<Faults>::default());
         shared.driver.block_on(async {
             let client = connect(&shared.settings.url, &shared.settings.ca_file, &faults).await?;
             let context = context(&client);
             let Some(attached) = shared.find(&client, &context).await? else {
                 let (follower, places) = PlainFollower::new(shared, client, faults).await?;
-                return Ok((Box::new(follower) as Box<dyn Follow>, places));
+                let start = FollowStart { end: places.clone(), places };
+                return Ok((Box::new(follower) as Box<dyn Follow>, start));
             };
             shared.interest.reset(None, None);
+            let life = &attached.life;
+            let end = Places { epoch: life.epoch, next: life.ends.clone(), kept: Some(true) };
             if let Some(known) = known
                 && let Some(rest) = EndedFollower::new(shared, &client, &faults, &attached, known).await?
             {
-                return Ok((Box::new(rest) as Box<dyn Follow>, known.clone()));
+                return Ok((Box::new(rest) as Box<dyn Follow>, FollowStart { places: known.clone(), end }));
             }
             let next = attached.places(known, &lock(&shared.known).followed, past);
             let places = Places { epoch: attached.life.epoch, next, kept: Some(true) };
             let follower =
                 StreamFollower::new(shared, client, &context, faults, attached, &places.next).await?;
-            Ok((Box::new(follower) as Box<dyn Follow>, places))
+            Ok((Box::new(follower) as Box<dyn Follow>, FollowStart { places, end }))
         })
     }
 }

@@ -30,7 +30,7 @@ use redis::{Commands as _, RedisError};
 use super::config::EngineConfig;
 use super::error::EngineError;
 use super::listen::{LISTEN_WAIT, OnMessage};
-use super::log::{Append, Follow, Log, NOTICES_MAX, OnNotice, Past, Places};
+use super::log::{Append, Follow, FollowStart, Log, NOTICES_MAX, OnNotice, Past, Places};
 use crate::sync::atomic::Ordering;
 use crate::sync::lock;
 use append::RedisAppender;
@@ -75,7 +75,11 @@ impl Log for RedisLog {
         Ok(Box::new(RedisAppender::new(connection, Arc::clone(&self.shared))))
     }
 
-    fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
+    fn follower(
+        &self,
+        known: Option<&Places>,
+        past: u64,
+    ) -> Result<(Box<dyn Follow>, FollowStart), EngineError> {
         let shared = &self.shared;
         let mut connection = shared.servers.connect_to_primary()?;
         for (shard, next) in known.iter().flat_map(|known| known.next.iter().enumerate()) {
@@ -107,7 +111,8 @@ impl Log for RedisLog {
         }
         let mut follower = RedisFollower::new(connection, Arc::clone(shared), &joined);
         follower.receive_notices()?;
-        Ok((Box::new(follower), places))
+        let end = Places { epoch: joined.epoch, next: joined.next, kept: None };
+        Ok((Box::new(follower), FollowStart { places, end }))
     }
 }
 

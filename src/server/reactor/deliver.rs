@@ -16,7 +16,7 @@ use super::socket::Socket;
 use super::zero_copy::FanoutSocket;
 use crate::bus::ReaderItem;
 use crate::dialect::{GapNotice, Missed, Observed};
-use crate::engine::Engine;
+use crate::engine::{Engine, Status};
 use crate::event::{EventId, Since, Timestamp};
 use crate::feed::{Fanout, FeedDelivery, Flushed, OutboxContext, Tally};
 use crate::kept::LogEnd;
@@ -37,6 +37,8 @@ struct AppendedBatch {
     is_spent: bool,
     /// Whether the ring has overrun the loop.
     lost: bool,
+    /// Whether a gap has emptied the snapshot.
+    has_gap: bool,
     /// Creation of the oldest event.
     oldest: Option<Timestamp>,
     /// End of a log that the last event ends, if it is reported to clients.
@@ -56,6 +58,17 @@ fn append_gap(fanout: &mut Fanout, gap: &GapNotice, seal: Option<SealFn<'_>>) {
         to_some = to_some.within_a_grant(seal);
     }
     fanout.append_gap(id, gap, &to_some, seal.is_some());
+}
+
+/// Appends a gap notice for an unknown number of events before an id. No past shows them, so a client that falls behind gets the
+/// notice all the same, as that of a purge.
+fn append_break(fanout: &mut Fanout, before: EventId, at: Timestamp) {
+    let gap = GapNotice { missed: Missed::Unknown, from: None, to: None, recoverable: false, at };
+    let mut from = 0;
+    while let Some(feed) = fanout.feed_from(from) {
+        from = feed + 1;
+        fanout.append_gap_to(feed, before, &gap, |filter| !filter.is_nothing());
+    }
 }
 
 /// Returns whether a gap lies between two events of one epoch.
@@ -142,18 +155,22 @@ impl<S: Socket> LoopState<S> {
             return self.continue_match(in_hand, left);
         }
         let mut any = false;
+        let breaks = self.shared.engine.as_ref().map(|engine| engine.status().breaks());
         for _ in 0..batches {
             let has_follower = self.shared.engine.is_some() && !self.clients.ends.is_empty();
             let before = has_follower.then(|| self.next_place(0));
             let batch = self.append_batch(worked);
             self.record_places();
-            if batch.lost {
+            if batch.lost || batch.has_gap {
                 self.snapshot_is_made();
             }
             self.report_deliveries();
             any |= batch.taken > 0;
             self.delivery.more_events =
                 batch.taken == EVENTS_A_BATCH || batch.is_spent || batch.ended.is_some();
+            if let Some(breaks) = breaks.filter(|_| !self.delivery.more_events) {
+                self.report_break(breaks);
+            }
             // After reading and before writing: no event reaches a client whose right to it ended before it was
             // published.
             self.end_grants();
@@ -220,7 +237,8 @@ impl<S: Socket> LoopState<S> {
         let mut batch = AppendedBatch::default();
         let ends = &self.clients.ends;
         let status = self.shared.engine.as_ref().map(Engine::status);
-        let first_due = |shard, epoch| status.and_then(|status| status.first_due(shard, epoch));
+        let first_due = |first| status.and_then(|status| status.first_due(first));
+        let began_with_break = || status.is_some_and(Status::began_with_break);
         // One by one if matching a single event may be expensive, or an end is reported to clients after its event.
         let step = if fanout.may_work_long() || !ends.is_empty() { 1 } else { EVENTS_A_BATCH };
         loop {
@@ -231,6 +249,12 @@ impl<S: Socket> LoopState<S> {
                 ReaderItem::Event(event) => {
                     batch.oldest.get_or_insert_with(|| event.made());
                     batch.bytes += event.payload().len();
+                    let mut has_gap = continuity.as_mut().is_some_and(|c| c.begins(began_with_break));
+                    if has_gap {
+                        let first = event.id().unwrap_or(EventId::before(epoch, 0, 0));
+                        let before = EventId::before(first.epoch, first.shard, first.sequence);
+                        append_break(fanout, before, now);
+                    }
                     let gap = continuity.as_mut().and_then(|c| c.gap_before(event, now, first_due));
                     // Events that no node delivers are not missing.
                     let is_missing = |gap: &GapNotice| !kept.are_undelivered(gap);
@@ -238,8 +262,13 @@ impl<S: Socket> LoopState<S> {
                         // After a lap of the ring, the log still has the overwritten events.
                         gap.recoverable = batch.lost && can_recover && is_of_one_epoch(&gap);
                         append_gap(fanout, &gap, seal);
+                        has_gap = true;
                     }
+                    batch.has_gap |= has_gap;
                     if let Some(snapshot) = snapshot {
+                        if has_gap {
+                            snapshot.forget();
+                        }
                         snapshot.put(event);
                     }
                     kind_log.record(event);
@@ -283,6 +312,27 @@ impl<S: Socket> LoopState<S> {
             if came < step || batch.taken >= EVENTS_A_BATCH || batch.is_spent || batch.ended.is_some() {
                 return batch;
             }
+        }
+    }
+
+    /// Reports the newest break of the engine's log to the loop's clients, if they have not received an event after it. `breaks` is
+    /// the number of breaks before the loop read the last event of the bus.
+    fn report_break(&mut self, breaks: u64) {
+        let EventFlow { fanout, continuity, snapshot, .. } = &mut self.delivery;
+        let Some(continuity) = continuity.as_mut().filter(|continuity| continuity.breaks() < breaks) else {
+            return;
+        };
+        let newest = self.shared.engine.as_ref().and_then(|engine| engine.status().newest_break());
+        // Events before a later break may be in the rings.
+        let Some(newest) = newest.filter(|newest| newest.count == breaks) else { return };
+        if !continuity.pass_break(&newest) {
+            return;
+        }
+        let first = newest.places.next.first().copied().unwrap_or(0);
+        append_break(fanout, EventId::before(newest.places.epoch, 0, first), self.turn.now);
+        if let Some(snapshot) = snapshot {
+            snapshot.forget();
+            self.snapshot_is_made();
         }
     }
 

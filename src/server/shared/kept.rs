@@ -246,9 +246,9 @@ impl EntryRecorder for LogRecorder {
     }
 
     fn end_past(&self, places: &Places) {
-        if self.kept.end_past(places) {
-            (self.wake)();
-        }
+        self.kept.end_past(places);
+        // Also for the loops' clients, which may miss events before these places.
+        (self.wake)();
     }
 
     fn await_read(&self, id: EventId, until: Instant) -> bool {

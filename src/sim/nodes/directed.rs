@@ -144,6 +144,59 @@ fn entries_that_the_log_forgot_before_the_first_one_was_read_are_a_gap() {
     assert!(gap.contains(r#""at_most":7"#), "{gap}");
 }
 
+/// The other node publishes more than a ring holds before this one reaches the log for the first time.
+#[test]
+fn a_client_that_joined_before_its_node_reached_the_log_gets_a_gap() {
+    let mut cluster = calm();
+    let fresh = |cluster: &Cluster| Node::new(&cluster.log, &cluster.config, cluster.capacity, false);
+    cluster.nodes[0] = fresh(&cluster);
+    cluster.follow_at_first(0);
+    for _ in 0..40 {
+        cluster.publish_one(0, "token", false);
+    }
+    assert!(cluster.nodes[0].follow(1));
+    let seen = cluster.settle_and_check();
+    assert!(matches!(seen[..], [Seen::Gap(_), Seen::Event(25), .., Seen::Event(40)]), "{seen:?}");
+    assert_eq!(seen.len(), 17);
+    // The log has forgotten everything, so nothing follows the gap.
+    cluster.nodes[0] = fresh(&cluster);
+    cluster.follow_at_first(0);
+    cluster.publish_one(0, "token", false);
+    cluster.log.trim(0);
+    assert!(cluster.nodes[0].follow(1));
+    let seen = cluster.settle_and_check();
+    assert!(matches!(seen[..], [Seen::Gap(_)]), "{seen:?}");
+    // A client that joins now misses nothing.
+    cluster.follow_at_first(0);
+    cluster.publish_one(0, "token", false);
+    let seen = cluster.settle_and_check();
+    assert!(matches!(seen[..], [Seen::Event(42)]), "{seen:?}");
+}
+
+/// It falls behind before it has received the notice, and the events after the gap are still in the ring.
+#[test]
+fn a_client_that_catches_up_from_before_the_log_was_reached_gets_a_gap() {
+    let mut cluster = calm();
+    cluster.config.max_lag_events = 2;
+    cluster.nodes[0] = Node::new(&cluster.log, &cluster.config, cluster.capacity, false);
+    cluster.open(0, 0, "catch_up", Begin::Live, None);
+    while cluster.followers[0].joined.is_none() {
+        cluster.turn(0).expect("the ledger is right");
+        cluster.carry(true);
+    }
+    cluster.followers[0].end.set_room(1);
+    for _ in 0..40 {
+        cluster.publish_one(0, "token", false);
+    }
+    for _ in 0..30 {
+        cluster.follow_log(0, 2);
+        cluster.turn(0).expect("the ledger is right");
+    }
+    let seen = cluster.settle_and_check();
+    assert!(cluster.nodes[0].shared.metrics.catch_ups.get() > 0, "it never fell behind");
+    assert!(matches!(seen[..], [Seen::Gap(_), .., Seen::Event(40)]), "{seen:?}");
+}
+
 /// A node begins where the log begins: what it forgot earlier is not missing.
 #[test]
 fn a_node_that_begins_with_a_trimmed_log_reports_no_gap() {

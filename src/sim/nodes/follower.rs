@@ -38,7 +38,7 @@ pub(super) struct Follower {
     pub(super) status: u16,
     pub(super) seen: Vec<Seen>,
     pub(super) last: Option<(u64, String)>,
-    /// Number of entries that the log had when its response had come, and its node had reached the log.
+    /// Number of entries that the log had when its response had come.
     pub(super) joined: Option<u64>,
     /// Number of the entry before which everything was purged, as its node had read when it asked for the run from its start.
     pub(super) purged: usize,

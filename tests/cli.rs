@@ -542,6 +542,13 @@ fn bench_checks_each_delivery_against_the_client_s_own_topics() {
     #[cfg(feature = "deflate")]
     bench("-c 20 -r 1000 -b 20 -s 0.3 --watch 5 --topics 20 --deflate");
 
+    // A list that the server does not take, over both transports.
+    for args in ["--watch 1100 --topics 1200", "--watch 300 --topics 400 --transport sse"] {
+        let output = run(client(&server, "bench").args(args.split(' ')).args(["-c", "1", "-s", "0.1"]));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains("refused a client"), "{args}: {said}");
+        assert!(said.contains("over the limit"), "{args}: {said}");
+    }
     let output = run(client(&server, "bench").args(["--speak", "nats", "--publish", "ws"]));
     assert!(!output.status.success() && err(&output).contains("--publish ws"), "{}", err(&output));
 }

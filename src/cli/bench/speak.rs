@@ -268,7 +268,11 @@ impl Speak {
             Self::Fanwire | Self::Lean => {
                 let message = format!(r#"{{"type":"subscribe","payload":{{{}}}}}"#, selection.payload());
                 socket.write_all(&masked(TEXT, message.as_bytes()))?;
-                read_until(socket, b"}")?;
+                let answer = read_until(socket, b"}")?;
+                if let Some(at) = memchr::memmem::find(&answer, br#"{"type":"error""#) {
+                    let error = String::from_utf8_lossy(&answer[at..]);
+                    return Err(invalid(format!("the server refused a client's subscription: {error}")));
+                }
             }
             Self::Agentos | Self::Plain | Self::Nchan => {}
             Self::Nats => {

@@ -21,6 +21,7 @@ mod encoding;
 pub(crate) mod envelope;
 mod event_keys;
 pub(crate) mod fast_path;
+mod frame_template;
 mod gap;
 #[cfg(feature = "dialects")]
 mod gathering;

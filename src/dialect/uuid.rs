@@ -67,7 +67,7 @@ impl Uuid {
 
 /// Returns the digits of 32 bits, all at once: each nibble is spread to a byte, and those over nine are moved up to the
 /// letters.
-fn hex(bits: u32) -> [u8; 8] {
+pub(super) fn hex(bits: u32) -> [u8; 8] {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let mut word = u64::from(bits);
     word = (word | word << 16) & 0x0000_ffff_0000_ffff;

@@ -42,6 +42,7 @@ pub(super) struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     /// Returns the event in packed form, as [`PackedEvent::plain`] does.
+    #[inline]
     pub(super) fn plain(&self) -> Option<PlainEvent<'a>> {
         self.packed.plain()
     }
@@ -97,12 +98,14 @@ impl LogSegment {
     }
 
     /// Returns an event by its place among `starts`.
+    #[inline]
     fn record(&self, at: usize) -> Option<&[u8]> {
         let start = usize::from(*self.starts.get(at)?);
         let end = self.starts.get(at + 1).map_or(self.bytes.len(), |end| usize::from(*end));
         self.bytes.get(start..end)
     }
 
+    #[inline]
     fn entry<'a>(&'a self, at: usize, heads: &'a [EventHead]) -> Option<Entry<'a>> {
         let mut record = self.record(at)?;
         let number = self.number.wrapping_add(take_number(&mut record));

@@ -136,6 +136,7 @@ pub(crate) struct PartEvent<'a> {
 impl<'a> PartEvent<'a> {
     /// Returns the event in packed form, if it has no more than its head, its payload, its id and its times.
     /// Only on a bus of one shard: with several, a loop may set the position of an event after it was recorded.
+    #[inline]
     pub(crate) fn plain(&self) -> Option<PlainEvent<'a>> {
         if self.logs.next.len() == 1 { self.entry.plain() } else { None }
     }

@@ -323,7 +323,7 @@ fn encode(
 /// Appends the frames of `count` events of about `size` bytes, unless they are too large. Returns the number of events that were
 /// encoded without a template.
 fn put_quickly<'a>(
-    events: impl Iterator<Item = PartEvent<'a>>,
+    mut events: impl Iterator<Item = PartEvent<'a>>,
     count: usize,
     size: usize,
     encoding: Encoding,
@@ -331,7 +331,10 @@ fn put_quickly<'a>(
 ) -> usize {
     let mut encoder = SequenceEncoder::new(encoding);
     let (begin, frames) = (block.bytes.len(), &mut block.bytes);
-    for (nth, event) in events.enumerate() {
+    let mut is_first = true;
+    let ends = &mut block.ends;
+    // Stops at an event that is too large.
+    let _ = events.try_for_each(|event| {
         let payload = match event.plain() {
             Some(plain) => {
                 encoder.put_plain(&plain, || event.event(), frames);
@@ -343,16 +346,14 @@ fn put_quickly<'a>(
                 event.payload().len()
             }
         };
-        block.ends.push(frames.len() as u32);
-        if frames.len() > 2 * BLOCK_BYTES_MAX {
-            break;
-        }
-        if nth == 0 {
+        ends.push(frames.len() as u32);
+        if std::mem::take(&mut is_first) {
             // The others differ in their payloads, and a little in the length of their numbers.
             let others = (frames.len() - begin - payload + NUMBERS_BYTES) * (count - 1) + size;
             frames.reserve_exact(others.min(2 * BLOCK_BYTES_MAX));
         }
-    }
+        (frames.len() <= 2 * BLOCK_BYTES_MAX).then_some(())
+    });
     encoder.encoded_alone()
 }
 

@@ -181,7 +181,7 @@ fn take_text<'a>(bytes: &mut &'a [u8]) -> &'a str {
 }
 
 /// Returns packed text. The bytes were a text's.
-fn text_of(bytes: &[u8]) -> &str {
+pub(crate) fn text_of(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
 }
 

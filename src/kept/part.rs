@@ -53,18 +53,23 @@ impl KeptPart {
 impl KeptCursor {
     /// Moves past a part.
     pub(crate) fn pass_part(&mut self, part: &KeptPart) {
-        self.number = self.number.max(part.number);
+        self.pass_to(part.end, part.number);
+    }
+
+    /// Moves past the events of a part up to an index. `number` is that of the last one.
+    pub(crate) fn pass_to(&mut self, end: u64, number: u64) {
+        self.number = self.number.max(number);
         if let [log] = self.logs.as_mut_slice() {
-            log.next = part.end;
+            log.next = end;
         }
     }
 }
 
 impl KeptLogs {
-    /// Returns the log of a reader that wants every event of its only log, and its place there, if no gap is known before it.
-    fn whole_log(&self, cursor: &KeptCursor, now: Timestamp) -> Option<(&KeptLog, u64)> {
+    /// Returns a reader's only log, and its place there, if no gap is known before it.
+    fn only_log(&self, cursor: &KeptCursor, now: Timestamp) -> Option<(&KeptLog, u64)> {
         let [place] = cursor.logs.as_slice() else { return None };
-        if !cursor.takes_all || cursor.has_unknown || place.gap.is_some() {
+        if cursor.has_unknown || place.gap.is_some() {
             return None;
         }
         let log = self.find(&place.name, now)?;
@@ -79,7 +84,17 @@ impl KeptLogs {
         is_read: impl Fn(EventId) -> bool,
         now: Timestamp,
     ) -> Option<KeptPart> {
-        let (log, from) = self.whole_log(cursor, now)?;
+        if cursor.takes_all { self.next_part(cursor, is_read, now) } else { None }
+    }
+
+    /// Returns the next events of a reader in its only log, wanted or not.
+    pub(crate) fn next_part(
+        &self,
+        cursor: &KeptCursor,
+        is_read: impl Fn(EventId) -> bool,
+        now: Timestamp,
+    ) -> Option<KeptPart> {
+        let (log, from) = self.only_log(cursor, now)?;
         let id = |index: u64| log.entry(index).map(|entry| entry.id());
         let is_taken = |index: u64| id(index).is_some_and(|id| is_read(id) && !cursor.is_before(id));
         let mut end = ((from / PART_EVENTS + 1) * PART_EVENTS).min(log.next());
@@ -105,7 +120,7 @@ impl KeptLogs {
 
     /// Returns about the size of a reader's only log from one index up to another, in bytes: at least that of the payloads.
     pub(crate) fn part_bytes(&self, cursor: &KeptCursor, indexes: Range<u64>, now: Timestamp) -> usize {
-        let Some((log, _)) = self.whole_log(cursor, now) else { return 0 };
+        let Some((log, _)) = self.only_log(cursor, now) else { return 0 };
         let place = |index: u64| index.saturating_sub(log.base) as usize;
         log.entries.bytes_between(place(indexes.start), place(indexes.end))
     }
@@ -116,8 +131,8 @@ impl KeptLogs {
         cursor: &KeptCursor,
         indexes: Range<u64>,
         now: Timestamp,
-    ) -> impl Iterator<Item = PartEvent<'a>> {
-        let log = self.whole_log(cursor, now).map(|(log, _)| log);
+    ) -> impl Iterator<Item = PartEvent<'a>> + use<'a> {
+        let log = self.only_log(cursor, now).map(|(log, _)| log);
         let entries = log.into_iter().flat_map(move |log| {
             let place = |index: u64| index.saturating_sub(log.base) as usize;
             log.entries.range(place(indexes.start), place(indexes.end))
@@ -139,6 +154,15 @@ impl<'a> PartEvent<'a> {
     #[inline]
     pub(crate) fn plain(&self) -> Option<PlainEvent<'a>> {
         if self.logs.next.len() == 1 { self.entry.plain() } else { None }
+    }
+
+    pub(crate) fn id(&self) -> EventId {
+        self.entry.id()
+    }
+
+    /// Returns its number among all recorded events.
+    pub(crate) fn number(&self) -> u64 {
+        self.entry.number
     }
 
     /// Builds the event.

@@ -14,6 +14,7 @@ mod forward;
 mod kept;
 mod merge;
 mod newest;
+mod packed;
 mod page;
 mod selector;
 mod state;

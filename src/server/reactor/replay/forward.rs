@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 use crate::dialect::{Encoding, GapNotice, Missed, PastStart};
 use crate::engine::{EngineError, Handed, History, LogPage, LogPlace, log_place_of};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
+use crate::kept::PartEvent;
 use crate::server::limits::budget::Budget;
 use crate::server::shared::Shared;
 use crate::server::shared::blocks::BlockForm;
@@ -46,6 +47,11 @@ pub(crate) trait EventSink {
     fn blocks(&mut self) -> Option<&mut dyn BlockSink> {
         None
     }
+
+    /// Returns the receiver of packed events; `None` if the sink takes built events only.
+    fn packed(&mut self) -> Option<&mut dyn PackedSink> {
+        None
+    }
 }
 
 /// Receiver of events that the reader wants without a decision for each.
@@ -64,6 +70,16 @@ pub(crate) trait BlockSink {
 
     /// Takes the frames of this many events. `last` is the last of them.
     fn block(&mut self, frames: Bytes, events: u32, last: EventId, budget: &mut Budget);
+}
+
+/// Receiver of packed events of kept logs, which decides on them by their attributes.
+pub(crate) trait PackedSink {
+    /// Takes events until it is full or the budget is spent. Returns the number of events taken, and the last of them.
+    fn take_packed<'a>(
+        &mut self,
+        events: &mut dyn Iterator<Item = PartEvent<'a>>,
+        budget: &mut Budget,
+    ) -> Option<(u64, PartEvent<'a>)>;
 }
 
 /// Result of a step.

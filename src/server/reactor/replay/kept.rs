@@ -144,12 +144,12 @@ impl KeptPast {
 }
 
 /// Sink that merges the events of logs with those of the rings.
-struct MergedLogs<'a> {
-    shared: &'a Shared,
-    now: Timestamp,
-    cursor: &'a mut KeptCursor,
-    last: &'a mut Option<EventId>,
-    until: &'a [LogPlace],
+pub(super) struct MergedLogs<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) now: Timestamp,
+    pub(super) cursor: &'a mut KeptCursor,
+    pub(super) last: &'a mut Option<EventId>,
+    pub(super) until: &'a [LogPlace],
     /// Next items of the logs.
     items: VecDeque<KeptItem>,
     /// Whether the logs have no more.
@@ -158,7 +158,7 @@ struct MergedLogs<'a> {
     judged: Option<(EventId, bool)>,
     has_reported_unread: &'a mut bool,
     has_rings: bool,
-    sink: &'a mut dyn EventSink,
+    pub(super) sink: &'a mut dyn EventSink,
 }
 
 impl MergedLogs<'_> {
@@ -224,7 +224,8 @@ impl MergedLogs<'_> {
     fn pass_before(&mut self, place: Option<OrderPlace>, budget: &mut Budget) -> bool {
         loop {
             if self.items.is_empty() && !self.is_over {
-                if place.is_none() && !self.has_rings && !self.pass_blocks(budget) {
+                let is_alone = place.is_none() && !self.has_rings;
+                if is_alone && !(self.pass_blocks(budget) && self.pass_packed(budget)) {
                     return false;
                 }
                 self.fill(budget);

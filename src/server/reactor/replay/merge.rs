@@ -49,8 +49,17 @@ impl Merger {
             waiting.push(event, at, body);
             return (None, false);
         }
-        let new = WaitingMerge { last: event.clone(), at: at.cloned(), body, text: String::new(), count: 1 };
-        (self.waiting.replace(new), false)
+        (self.waiting.replace(WaitingMerge::new(event, at, body)), false)
+    }
+
+    /// Returns the place of the string's body in a payload.
+    pub(super) fn find(&self, payload: &str) -> Option<Range<usize>> {
+        self.target.find(payload)
+    }
+
+    /// Puts back a waiting merge that was taken out.
+    pub(super) fn put_back(&mut self, waiting: WaitingMerge) {
+        self.waiting = Some(waiting);
     }
 
     /// Takes out the waiting merge.
@@ -65,16 +74,33 @@ impl Merger {
 }
 
 impl WaitingMerge {
-    fn takes(&self, event: &Event, bytes: usize) -> bool {
+    pub(super) fn new(event: &Event, at: Option<&Position>, body: Range<usize>) -> Self {
+        Self { last: event.clone(), at: at.cloned(), body, text: String::new(), count: 1 }
+    }
+
+    /// Returns whether another string with a body of so many bytes can be appended.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.text.len() + self.body.len() + bytes <= TEXT_BYTES_MAX
+    }
+
+    /// Returns whether an event with a body of so many bytes can be merged with the last one.
+    pub(super) fn takes(&self, event: &Event, bytes: usize) -> bool {
+        self.has_room(bytes)
             && self.last.event_type() == event.event_type()
             && Attribute::ALL.iter().all(|one| self.last.attribute(*one) == event.attribute(*one))
     }
 
     fn push(&mut self, event: &Event, at: Option<&Position>, body: Range<usize>) {
-        self.text.push_str(&self.last.payload()[self.body.clone()]);
-        (self.last, self.body) = (event.clone(), body);
+        self.push_body(None, body);
+        self.last = event.clone();
         self.at = at.cloned();
+    }
+
+    /// Appends the body of the last event, and takes the place of the next one's. `last` is the payload of the last event if that is
+    /// another one than [`last`](Self::last).
+    pub(super) fn push_body(&mut self, last: Option<&str>, next: Range<usize>) {
+        let body = std::mem::replace(&mut self.body, next);
+        self.text.push_str(&last.unwrap_or(self.last.payload())[body]);
         self.count += 1;
     }
 

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 
 use super::super::kind_log::{Count, KindLog};
-use super::forward::{BlockSink, EventSink, Step, notice};
+use super::forward::{BlockSink, EventSink, PackedSink, Step, notice};
 use super::merge::{Merger, WaitingMerge};
 use super::selector::ReplaySelector;
-use crate::dialect::{Encoding, GapNotice, Missed};
+use crate::dialect::{Encoding, GapNotice, Missed, SequenceEncoder};
 use crate::event::{Event, EventId, Position, Since, Timestamp};
-use crate::feed::{Fanout, Outbox, Snapshot, Tally};
+use crate::feed::{Compression, Fanout, Outbox, Snapshot, Tally};
 use crate::server::auth::Auth;
 use crate::server::limits::budget::{self, Budget};
 use crate::server::rng::Rng;
@@ -25,10 +25,10 @@ const COPIED_BYTES_MAX: usize = 4096;
 const EVENT_INSTRUCTIONS: u32 = 1_500;
 
 /// Instructions for a byte of a payload that is searched for the string to merge.
-const MERGE_INSTRUCTIONS: usize = 4;
+pub(super) const MERGE_INSTRUCTIONS: usize = 4;
 
 /// Instructions for a byte sent to a client: the copy into its frame and the kernel's copy.
-const BYTE_INSTRUCTIONS: usize = 3;
+pub(super) const BYTE_INSTRUCTIONS: usize = 3;
 
 /// Instructions for a byte of a block: the kernel's copy, 0.1 ns on a machine's own network, and as much again for others.
 const BLOCK_BYTE_INSTRUCTIONS: usize = 1;
@@ -36,9 +36,9 @@ const BLOCK_BYTE_INSTRUCTIONS: usize = 1;
 /// Small frames that are queued as one piece.
 #[derive(Debug, Default)]
 pub(super) struct SmallFrames {
-    bytes: Vec<u8>,
-    events: u32,
-    last: Option<EventId>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) events: u32,
+    pub(super) last: Option<EventId>,
 }
 
 /// Page being queued for one connection.
@@ -91,7 +91,7 @@ impl Page<'_> {
 
 impl Page<'_> {
     /// Queues an unmerged event.
-    fn send(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget) {
+    pub(super) fn send(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget) {
         let frame = match at.filter(|at| event.position() != Some(at)) {
             None => self.fanout.frame(event, self.encoding, self.outbox.compression()),
             Some(at) => self.fanout.frame_at(event, at, self.encoding, self.outbox.compression()),
@@ -124,7 +124,7 @@ impl Page<'_> {
     }
 
     /// Queues a waiting merge.
-    fn send_merged(&mut self, waiting: &WaitingMerge, budget: &mut Budget) {
+    pub(super) fn send_merged(&mut self, waiting: &WaitingMerge, budget: &mut Budget) {
         let (event, at) = (&waiting.last, waiting.at.as_ref());
         let compression = self.outbox.compression();
         let merged = waiting.merged().and_then(|merged| {
@@ -228,5 +228,12 @@ impl EventSink for Page<'_> {
     /// Decisions and merges need single events.
     fn blocks(&mut self) -> Option<&mut dyn BlockSink> {
         (self.merger.is_none() && self.selector.is_alone()).then_some(self)
+    }
+
+    fn packed(&mut self) -> Option<&mut dyn PackedSink> {
+        let is_encoded_here =
+            self.outbox.compression() == Compression::None && SequenceEncoder::has_templates(self.encoding);
+        let is_taken = self.selector.is_alone() && self.selector.decides_by_attributes();
+        (is_taken && (self.merger.is_some() || is_encoded_here)).then_some(self)
     }
 }

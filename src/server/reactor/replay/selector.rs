@@ -140,6 +140,11 @@ impl ReplaySelector {
         self.pending.is_empty() && matches!(self.except, Test::None)
     }
 
+    /// Returns whether events with equal attributes have one decision, which takes a single step.
+    pub(super) fn decides_by_attributes(&self) -> bool {
+        self.is_alone() && self.wanted.is_empty() && matches!(self.filter, Test::Plain(_))
+    }
+
     /// Returns the number of dropped events that the client misses; `None` if it wanted none of them.
     pub(super) fn missed(&self, gone: Missed) -> Option<Missed> {
         match self.wants {

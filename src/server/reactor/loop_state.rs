@@ -399,6 +399,11 @@ impl<S: Socket> LoopState<S> {
         if self.has_page(slot) {
             // The connection is queued, and its next page is made in its turn.
             self.queue(slot);
+            let is_new = self.clients.conns[slot].replay.as_ref().is_some_and(|replay| replay.is_new());
+            if is_new && self.may_make_page(slot) {
+                // What is pending is written with the first page.
+                return true;
+            }
         }
         self.write_pending(slot)
     }

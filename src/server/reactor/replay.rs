@@ -425,6 +425,14 @@ impl<S: Socket> LoopState<S> {
             }
         }
         self.turn.spending.settle(&budget);
+        if self.clients.conns[slot].replay.is_none() && !self.clients.ends.pending.is_empty() {
+            // Ends that follow the last page are written with it.
+            let token = self.clients.token(slot);
+            self.report_ends();
+            if self.find(token).is_none() {
+                return false;
+            }
+        }
         self.flush(slot)
     }
 
@@ -434,7 +442,7 @@ impl<S: Socket> LoopState<S> {
     }
 
     /// Returns whether the next page may be made: the page before it is written, and no event is in hand.
-    fn may_make_page(&self, slot: usize) -> bool {
+    pub(super) fn may_make_page(&self, slot: usize) -> bool {
         let conn = &self.clients.conns[slot];
         self.has_page(slot)
             && !conn.blocked

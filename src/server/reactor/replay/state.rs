@@ -234,6 +234,11 @@ impl ClientReplay {
         outbox.hold(reply, held);
     }
 
+    /// Returns whether it has sent nothing yet, so that its first page is the next thing to make.
+    pub(crate) fn is_new(&self) -> bool {
+        self.start.is_some()
+    }
+
     /// Returns whether it waits for a page of the log or for the snapshot.
     pub(crate) fn is_waiting(&self) -> bool {
         self.ticket.is_some() || matches!(self.work, ReplayWork::Snapshot { is_waiting: true, .. })

@@ -23,6 +23,12 @@ const AFTER_TIME: &str = r#"","correlation_id":null}"#;
 /// Number of digits that are written over at once.
 const DIGITS: usize = size_of::<u64>();
 
+/// Maximum length of a message's header.
+const HEADER_BYTES_MAX: usize = 10;
+
+/// Number of microseconds in a second.
+const MICROS: i64 = 1_000_000;
+
 /// First number of nine digits.
 const NINE_DIGITS: u64 = 100_000_000;
 
@@ -153,7 +159,8 @@ impl<'a> FrameTemplate<'a> {
         let digits = self.digits(id, time);
         let FrameTexts { before, after, .. } = &self.texts;
         let len = before.text.len() + payload.len() + after.text.len();
-        self.begin(len, frames);
+        frames.reserve(HEADER_BYTES_MAX + len);
+        self.put_header(len, frames);
         before.put(&digits, frames);
         frames.extend_from_slice(payload);
         after.put(&digits, frames);
@@ -181,7 +188,7 @@ impl<'a> FrameTemplate<'a> {
             }
             FrameLayout::Message | FrameLayout::LeanMessage => {
                 let end = format!(r#","position":"{position}"}}"#);
-                self.begin(len + after.text.len() - 1 + end.len(), frames);
+                self.put_header(len + after.text.len() - 1 + end.len(), frames);
                 before.put(&digits, frames);
                 frames.extend_from_slice(payload);
                 after.put(&digits, frames);
@@ -192,35 +199,35 @@ impl<'a> FrameTemplate<'a> {
         }
     }
 
-    /// Makes room for a frame with this length of text, and appends its header, if it has one.
+    /// Appends the header of a frame with this length of text, if it has one.
     #[inline]
-    fn begin(&self, len: usize, frames: &mut Vec<u8>) {
+    fn put_header(&self, len: usize, frames: &mut Vec<u8>) {
         if matches!(self.layout, FrameLayout::Message | FrameLayout::LeanMessage) {
-            let header = ws::header(ws::OpCode::Text, len);
-            frames.reserve(header.len() + len);
-            frames.extend_from_slice(&header);
-        } else {
-            frames.reserve(len);
+            frames.extend_from_slice(&ws::header(ws::OpCode::Text, len));
         }
     }
 
     /// Returns the digits of an event's id and time. Makes the texts again if they do not fit.
     #[inline]
     fn digits(&mut self, id: EventId, time: Timestamp) -> EventDigits {
-        if !self.texts.fit(id) || (self.has_time && self.texts.second != second_of(time)) {
-            self.renew(id, time);
-        }
+        let micros = match self.texts.micros(id, time) {
+            Some(micros) => micros,
+            None => {
+                self.renew(id, time);
+                time.0.rem_euclid(MICROS).cast_unsigned()
+            }
+        };
         let texts = &self.texts;
         EventDigits {
             number: eight_digits(id.sequence - texts.base) & !texts.kept,
             uuid: u64::from_le_bytes(hex(id.sequence as u32)),
-            micros: eight_digits(time.0.rem_euclid(1_000_000).cast_unsigned()) & !SlotText::KEPT_OF_TIME,
+            micros: if self.has_time { eight_digits(micros) & !SlotText::KEPT_OF_TIME } else { 0 },
         }
     }
 
     /// Makes the texts for ids and times like these.
     fn renew(&mut self, id: EventId, time: Timestamp) {
-        let texts = FrameTexts::fitting(id, time);
+        let texts = FrameTexts::fitting(id, self.has_time.then_some(time));
         let id_text = EventId { shard: 0, ..id }.to_string();
         let shard = if id.shard == 0 { String::new() } else { format!(".{}", id.shard) };
         let mut before = SlotText { text: self.before_id.as_bytes().into(), ..SlotText::default() };
@@ -266,21 +273,23 @@ struct EventDigits {
 struct FrameTexts {
     epoch: u64,
     shard: u16,
-    /// First and last sequence that they fit.
+    /// First sequence that they fit, and the number of those after it.
     first: u64,
-    last: u64,
+    more: u64,
     /// Number that is subtracted from a sequence, so that at most eight digits are left.
     base: u64,
     /// Mask of the bytes that are kept of the eight before the end of a sequence.
     kept: u64,
+    /// First time that they fit, and the number of microseconds; 0 if they fit no other time.
     second: i64,
+    micros: u64,
     before: SlotText,
     after: SlotText,
 }
 
 impl FrameTexts {
-    /// Returns empty texts for ids and times like these.
-    fn fitting(id: EventId, time: Timestamp) -> Self {
+    /// Returns empty texts for ids and times like these, or for ids like this one at any time.
+    fn fitting(id: EventId, time: Option<Timestamp>) -> Self {
         const LOW: u64 = u32::MAX as u64;
         let sequence = id.sequence;
         let (first, last, base, kept) = if sequence < NINE_DIGITS {
@@ -293,32 +302,61 @@ impl FrameTexts {
         };
         // A UUID's last eight digits are written over.
         let (first, last) = (first.max(sequence & !LOW), last.min(sequence | LOW));
-        let (epoch, shard, second) = (id.epoch, id.shard, second_of(time));
-        Self { epoch, shard, first, last, base, kept, second, ..Self::default() }
+        let (second, micros) = match time {
+            Some(time) => match time.0.checked_sub(time.0.rem_euclid(MICROS)) {
+                Some(second) => (second, i64::MAX.abs_diff(second).min(MICROS as u64 - 1) + 1),
+                // The second began before the first time that there is.
+                None => (0, 0),
+            },
+            None => (0, u64::MAX),
+        };
+        let (epoch, shard, more) = (id.epoch, id.shard, last - first);
+        Self { epoch, shard, first, more, base, kept, second, micros, ..Self::default() }
     }
 
-    /// Returns whether they fit an id.
+    /// Returns the microseconds of a time since its second began; `None` if the texts do not fit it or the id.
     #[inline]
-    fn fit(&self, id: EventId) -> bool {
-        (id.epoch, id.shard) == (self.epoch, self.shard) && (self.first..=self.last).contains(&id.sequence)
+    fn micros(&self, id: EventId, time: Timestamp) -> Option<u64> {
+        let micros = time.0.wrapping_sub(self.second).cast_unsigned();
+        let fits = id.epoch == self.epoch
+            && id.shard == self.shard
+            && id.sequence.wrapping_sub(self.first) <= self.more
+            && micros < self.micros;
+        fits.then_some(micros)
     }
 }
 
 /// Place of digits in a text.
 #[derive(Clone, Copy, Debug)]
 struct DigitSlot {
+    /// Beyond every text if there are none.
     at: usize,
     /// Bytes of the text that stay, in the place of digits that the number does not have.
     kept: u64,
+}
+
+impl Default for DigitSlot {
+    fn default() -> Self {
+        Self { at: usize::MAX / 2, kept: 0 }
+    }
+}
+
+impl DigitSlot {
+    #[inline]
+    fn write(self, digits: u64, text: &mut [u8]) {
+        if let Some(place) = text.get_mut(self.at..self.at + DIGITS) {
+            place.copy_from_slice(&(self.kept | digits).to_le_bytes());
+        }
+    }
 }
 
 /// Text with places for digits.
 #[derive(Debug, Default)]
 struct SlotText {
     text: Vec<u8>,
-    number: Option<DigitSlot>,
-    uuid: Option<DigitSlot>,
-    micros: Option<DigitSlot>,
+    number: DigitSlot,
+    uuid: DigitSlot,
+    micros: DigitSlot,
 }
 
 impl SlotText {
@@ -335,17 +373,17 @@ impl SlotText {
     /// Appends an id that ends with its sequence.
     fn push_id(&mut self, id: &str, kept: u64) {
         self.push(id);
-        self.number = Some(self.slot(0, kept));
+        self.number = self.slot(0, kept);
     }
 
     fn push_uuid(&mut self, id: EventId) {
         self.text.extend_from_slice(&Uuid::of_event(Some(id)).text());
-        self.uuid = Some(self.slot(0, 0));
+        self.uuid = self.slot(0, 0);
     }
 
     fn push_time(&mut self, time: Timestamp) {
         self.push(time.text().as_str());
-        self.micros = Some(self.slot(Self::AFTER_MICROS, Self::KEPT_OF_TIME));
+        self.micros = self.slot(Self::AFTER_MICROS, Self::KEPT_OF_TIME);
     }
 
     /// Returns the place of eight digits that end so many bytes before the end of the text. `kept` is the mask of the bytes that
@@ -363,19 +401,10 @@ impl SlotText {
         let start = frames.len();
         frames.extend_from_slice(&self.text);
         let text = &mut frames[start..];
-        let all = [(self.number, digits.number), (self.uuid, digits.uuid), (self.micros, digits.micros)];
-        for (slot, digits) in all {
-            if let Some(DigitSlot { at, kept }) = slot {
-                text[at..at + DIGITS].copy_from_slice(&(kept | digits).to_le_bytes());
-            }
-        }
+        self.number.write(digits.number, text);
+        self.uuid.write(digits.uuid, text);
+        self.micros.write(digits.micros, text);
     }
-}
-
-/// Returns the second of a time.
-#[inline]
-fn second_of(time: Timestamp) -> i64 {
-    time.0.div_euclid(1_000_000)
 }
 
 /// Returns the digits of a number below 100,000,000, the first one in the lowest byte. All are made at once: four digits in each half,
@@ -407,9 +436,12 @@ mod tests {
     fn texts_fit_until_a_number_is_longer() {
         let id = |sequence: u64| EventId { epoch: 1, shard: 0, sequence };
         let ends = |sequence: u64| {
-            let texts = FrameTexts::fitting(id(sequence), Timestamp(0));
-            assert!(texts.fit(id(sequence)), "{sequence}");
-            (texts.first, texts.last)
+            let texts = FrameTexts::fitting(id(sequence), None);
+            let fits = |sequence: u64| texts.micros(id(sequence), Timestamp(0)).is_some();
+            let (first, last) = (texts.first, texts.first + texts.more);
+            assert!(fits(sequence) && fits(first) && fits(last), "{sequence}");
+            assert!(!fits(first.wrapping_sub(1)) && !fits(last.wrapping_add(1)), "{sequence}");
+            (first, last)
         };
         assert_eq!([ends(0), ends(9), ends(10)], [(0, 9), (0, 9), (10, 99)]);
         assert_eq!(ends(99_999_999), (10_000_000, 99_999_999));
@@ -417,5 +449,20 @@ mod tests {
         assert_eq!(ends(1 << 32), (1 << 32, 4_299_999_999));
         assert_eq!(ends((1 << 32) - 1), (4_200_000_000, (1 << 32) - 1));
         assert_eq!(ends(u64::MAX).1, u64::MAX);
+    }
+
+    #[test]
+    fn texts_fit_the_times_of_one_second() {
+        let id = EventId { epoch: 1, shard: 0, sequence: 5 };
+        for time in [0, 999_999, -1, 1_769_509_293_123_456, i64::MIN, i64::MIN + 999_999, i64::MAX] {
+            let texts = FrameTexts::fitting(id, Some(Timestamp(time)));
+            for other in [time, i64::MIN, i64::MAX, 0, -1, time.wrapping_add(1), time.wrapping_sub(1_000_000)]
+            {
+                if let Some(micros) = texts.micros(id, Timestamp(other)) {
+                    assert_eq!(other.div_euclid(MICROS), time.div_euclid(MICROS));
+                    assert_eq!(micros, other.rem_euclid(MICROS).cast_unsigned());
+                }
+            }
+        }
     }
 }

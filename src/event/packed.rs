@@ -149,6 +149,17 @@ fn put_text(text: &str, out: &mut Vec<u8>) {
 /// Removes a number from the front of packed bytes.
 #[inline]
 pub(crate) fn take_number(bytes: &mut &[u8]) -> u64 {
+    match **bytes {
+        // Most differences are small.
+        [byte, ref rest @ ..] if byte < 0x80 => {
+            *bytes = rest;
+            u64::from(byte)
+        }
+        _ => take_long_number(bytes),
+    }
+}
+
+fn take_long_number(bytes: &mut &[u8]) -> u64 {
     let (mut number, mut shift) = (0, 0);
     while let Some((byte, rest)) = bytes.split_first() {
         *bytes = rest;
@@ -167,6 +178,7 @@ fn take_difference(base: u64, bytes: &mut &[u8]) -> u64 {
     base.wrapping_add((number >> 1) ^ (number & 1).wrapping_neg())
 }
 
+#[inline]
 fn take_byte(bytes: &mut &[u8]) -> u8 {
     let Some((byte, rest)) = bytes.split_first() else { return 0 };
     *bytes = rest;

@@ -204,6 +204,27 @@ impl PackedEvents {
         })
     }
 
+    /// Passes the events from one place up to another to `take`, until it returns false.
+    #[inline]
+    pub(super) fn visit<'a>(&'a self, from: usize, to: usize, mut take: impl FnMut(Entry<'a>) -> bool) {
+        let first = self.segments.front().map_or(0, |front| front.first + front.popped as u64);
+        let (from, to) = (first + from as u64, first + to.min(self.len) as u64);
+        let begin = self.segments.partition_point(|segment| segment.first <= from).saturating_sub(1);
+        for segment in self.segments.range(begin..) {
+            if segment.first >= to {
+                return;
+            }
+            let end = ((to - segment.first) as usize).min(segment.starts.len());
+            for at in from.saturating_sub(segment.first) as usize..end {
+                if let Some(entry) = segment.entry(at, &self.heads)
+                    && !take(entry)
+                {
+                    return;
+                }
+            }
+        }
+    }
+
     /// Returns the size of the segments with the events from one place up to another, in bytes.
     pub(super) fn bytes_between(&self, from: usize, to: usize) -> usize {
         let Some(front) = self.segments.front() else { return 0 };

@@ -228,7 +228,7 @@ impl World {
 #[test]
 fn encoded_blocks_are_what_a_client_gets_event_by_event() {
     let mut blocks = 0;
-    for seed in 1..20 {
+    for seed in 1..28 {
         let mut next = dice(seed);
         let mut world = World::new(if seed % 3 == 0 { 3 } else { 1 }, &mut next);
         for _ in 0..300 {

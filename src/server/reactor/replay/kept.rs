@@ -9,6 +9,7 @@
 //!   the client gets event by event.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -19,9 +20,7 @@ use crate::engine::LogPlace;
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::feed::Compression;
 use crate::filter::Filter;
-use crate::kept::{
-    KeptContent, KeptCursor, KeptItem, KeptLogs, KeptPart, OrderPlace, PartEvent, order_place,
-};
+use crate::kept::{KeptContent, KeptCursor, KeptItem, KeptLogs, KeptPart, OrderPlace, order_place};
 use crate::server::limits::budget::Budget;
 use crate::server::shared::Shared;
 use crate::server::shared::blocks::{BLOCK_BYTES_MAX, EncodedBlock, GrowingBlock};
@@ -297,17 +296,17 @@ fn encode(
     }
     let (begin, count) = (block.ends.len(), (part.end - from) as usize);
     block.ends.reserve_exact(count);
-    let events = logs.part_events(cursor, from..part.end, now);
+    let indexes = from..part.end;
     if sink.form().compression == Compression::None && SequenceEncoder::has_templates(sink.encoding()) {
         // Reading packed events takes less time than building events, to encode them without the lock.
-        let encoded_alone = put_quickly(events, count, size, sink.encoding(), &mut block);
+        let encoded_alone = put_quickly(&logs, (cursor, indexes, now), size, sink.encoding(), &mut block);
         drop(logs);
         let quick = block.ends.len() - begin - encoded_alone;
         budget.spend_bytes(quick, QUICK_INSTRUCTIONS);
         budget.spend_bytes(encoded_alone, ENCODE_INSTRUCTIONS);
         sink.count_frames(&mut block.lens_from(begin));
     } else {
-        let events: Vec<Event> = events.map(|event| event.event()).collect();
+        let events: Vec<Event> = logs.part_events(cursor, indexes, now).map(|event| event.event()).collect();
         drop(logs);
         budget.spend_bytes(events.len(), ENCODE_INSTRUCTIONS);
         block.bytes.reserve(size + events.len() * FRAME_BYTES);
@@ -321,21 +320,21 @@ fn encode(
         .then(|| Arc::new(block.finish()))
 }
 
-/// Appends the frames of `count` events of about `size` bytes, unless they are too large. Returns the number of events that were
+/// Appends the frames of the events at these indexes, of about `size` bytes, unless they are too large. Returns the number of events that were
 /// encoded without a template.
-fn put_quickly<'a>(
-    mut events: impl Iterator<Item = PartEvent<'a>>,
-    count: usize,
+fn put_quickly(
+    logs: &KeptLogs,
+    (cursor, indexes, now): (&KeptCursor, Range<u64>, Timestamp),
     size: usize,
     encoding: Encoding,
     block: &mut GrowingBlock,
 ) -> usize {
     let mut encoder = SequenceEncoder::new(encoding);
     let (begin, frames) = (block.bytes.len(), &mut block.bytes);
-    let mut is_first = true;
+    let (mut is_first, others) = (true, (indexes.end - indexes.start) as usize - 1);
     let ends = &mut block.ends;
     // Stops at an event that is too large.
-    let _ = events.try_for_each(|event| {
+    logs.visit_part(cursor, indexes, now, |event| {
         let payload = match event.plain() {
             Some(plain) => {
                 encoder.put_plain(&plain, || event.event(), frames);
@@ -350,10 +349,10 @@ fn put_quickly<'a>(
         ends.push(frames.len() as u32);
         if std::mem::take(&mut is_first) {
             // The others differ in their payloads, and a little in the length of their numbers.
-            let others = (frames.len() - begin - payload + NUMBERS_BYTES) * (count - 1) + size;
+            let others = (frames.len() - begin - payload + NUMBERS_BYTES) * others + size;
             frames.reserve_exact(others.min(2 * BLOCK_BYTES_MAX));
         }
-        (frames.len() <= 2 * BLOCK_BYTES_MAX).then_some(())
+        frames.len() <= 2 * BLOCK_BYTES_MAX
     });
     encoder.encoded_alone()
 }

@@ -401,7 +401,7 @@ impl<S: Socket> LoopState<S> {
             self.queue(slot);
             let is_new = self.clients.conns[slot].replay.as_ref().is_some_and(|replay| replay.is_new());
             if is_new && self.may_make_page(slot) {
-                // What is pending is written with the first page.
+                // The first page is written with the bytes that are pending.
                 return true;
             }
         }

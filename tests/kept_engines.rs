@@ -369,6 +369,24 @@ fn events_that_the_engine_has_forgotten_are_reported_after_a_restart() {
     }
 }
 
+/// The log is emptied, and no event follows.
+#[test]
+fn a_lost_log_is_a_gap_in_the_runs_before_its_next_event() {
+    let home = LogHome::new("redis");
+    let server = node(&home, &[]);
+    publish(server.addr, &[token("run-1", 0), token("run-1", 1)]);
+    let mut stream = from_start(&server, "run-1");
+    assert_eq!(numbers(&mut stream, 2), [0, 1]);
+    home.service.as_ref().expect("it has one").redis_ask(&["FLUSHALL"]);
+    assert_eq!(stream.event().event.as_deref(), Some("gap"));
+    let mut client = Ws::connect(server.addr);
+    let subscribe = json!({"subscription_id": "s", "stream_ids": ["run-1"], "from": "start"});
+    let ack = client.ask(&json!({"type": "subscribe", "payload": subscribe}));
+    assert_eq!(ack["payload"]["history"]["complete"], false, "{ack}");
+    eventually("the node has found its log", || post(server.addr, &[token("run-1", 2)]).status == 200);
+    assert_eq!(numbers(&mut stream, 1), [2]);
+}
+
 #[test]
 fn plain_nats_keeps_nothing_and_is_refused_by_name() {
     let service = Service::start(Kind::PlainNats);

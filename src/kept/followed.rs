@@ -122,6 +122,19 @@ impl KeptLogs {
         }
     }
 
+    /// Records that the engine's log is read from these places on. What was not read before them is missing, also if no event
+    /// follows.
+    pub(crate) fn continue_at(&mut self, places: impl Iterator<Item = ShardPlace>) {
+        for (shard, (epoch, sequence)) in (0..).zip(places) {
+            let at = usize::from(shard);
+            let known_from = self.followed.as_ref().and_then(|followed| *followed.known_from.get(at)?);
+            if known_from.is_some() && self.next[at] < (epoch, sequence) {
+                self.pass_hole(EventId { epoch, shard, sequence });
+                self.next[at] = (epoch, sequence);
+            }
+        }
+    }
+
     /// Moves past an entry of the engine's log. Returns false if it was read before, or there is no engine.
     fn pass_entry(&mut self, id: EventId) -> bool {
         let shard = usize::from(id.shard);

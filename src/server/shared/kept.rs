@@ -130,17 +130,20 @@ impl KeptStore {
         self.lock().filter(|logs| logs.has_ends())
     }
 
-    /// Records that the engine's log was read up to these places. Returns whether that was awaited.
+    /// Records that the engine's log was read up to these places, and that its follower continues there. Returns whether that was
+    /// awaited.
     fn end_past(&self, places: &Places) -> bool {
         // Also without a rule, for those that a reload adds.
         let mut logs = lock(&self.logs);
-        if !logs.is_reading() {
-            return false;
-        }
         // Without a rule nothing was recorded: the logs begin where a rule does.
         let shards = if self.is_on() { places.next.len() } else { 0 };
-        logs.end_reading(places.next[..shards].iter().map(|next| (places.epoch, *next)));
-        true
+        let places = || places.next[..shards].iter().map(|next| (places.epoch, *next));
+        let is_reading = logs.is_reading();
+        if is_reading {
+            logs.end_reading(places());
+        }
+        logs.continue_at(places());
+        is_reading
     }
 
     /// Replaces the rules for later events. `heads` has the place of the next event of each shard; with an engine, of the next
@@ -306,12 +309,34 @@ mod tests {
         store.set_rules(&rules(), &[(EPOCH, 40)]);
         // A follower that connects anew reads no past before the rules.
         assert_eq!((store.is_reading(), next_place(&store)), (false, (EPOCH, 40)));
-        assert!(!store.end_past(&places(50)));
+        assert!(!store.end_past(&places(40)));
         assert_eq!(next_place(&store), (EPOCH, 40));
         let (filter, logs) = ("stream=run-1".parse::<Filter>().expect("valid"), store.lock());
         let is_covered =
             |oldest| logs.as_ref().is_some_and(|logs| logs.cover(std::slice::from_ref(&filter), |_| oldest));
         assert_eq!([is_covered((EPOCH, 39)), is_covered((EPOCH, 40))], [false, true]);
+    }
+
+    #[test]
+    fn what_the_follower_skips_is_missing_from_the_logs_at_once() {
+        let store = KeptStore::new(&rules(), 1);
+        store.follow_engine(16);
+        assert!(store.end_past(&places(0)));
+        let event = |sequence| {
+            let event = Event::builder("token").stream("run-1").build().expect("valid");
+            event.set_id(EventId { epoch: EPOCH, shard: 0, sequence });
+            event
+        };
+        let has_gap = || {
+            let filter = ["stream=run-1".parse::<Filter>().expect("valid")];
+            let cursor = store.lock().expect("it has rules").cursor(&filter, &[], Timestamp(0));
+            cursor.expect("one log").has_gap()
+        };
+        assert!(store.lock().expect("it has rules").record_followed(&event(0), None));
+        store.end_past(&places(1));
+        assert!(!has_gap(), "it continues");
+        store.end_past(&Places { epoch: EPOCH + 1, next: vec![0], kept: None });
+        assert_eq!((next_place(&store), has_gap()), ((EPOCH + 1, 0), true));
     }
 
     #[test]

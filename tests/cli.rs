@@ -260,6 +260,12 @@ fn tail_prints_a_run_from_its_start_and_exits_at_its_end() {
     let output = run(fanwire().args(["history", &url, "stream=run-1", "--after", place]));
     let lines = String::from_utf8(output.stdout).expect("text");
     assert!(lines.lines().count() == 3 && is_token(lines.lines().next().expect("a line"), 2), "{lines}");
+    for args in
+        [&["--after", place, "--before", place][..], &["--desc", "--after", place], &["--before", place]]
+    {
+        let output = run(fanwire().args(["history", &url, "stream=run-1"]).args(args));
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", err(&output));
+    }
 }
 
 /// The log of an engine is there for the commands too, also at a node that started after the events.

@@ -36,7 +36,7 @@ pub(super) struct HistoryArgs {
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Begin after this place: an event's id, or the place that an earlier walk named at its limit
-    #[arg(long, value_name = "PLACE", conflicts_with = "desc")]
+    #[arg(long, value_name = "PLACE", conflicts_with_all = ["desc", "before"])]
     after: Option<String>,
     /// With --desc: begin before this place
     #[arg(long, value_name = "PLACE", requires = "desc")]

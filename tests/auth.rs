@@ -968,6 +968,39 @@ fn a_personal_channel_is_for_its_subject_alone() {
     }
 }
 
+/// The tokens stay valid, so clients connect again instead of giving up.
+#[test]
+fn a_reload_of_templates_or_anonymous_rights_asks_clients_to_connect_again() {
+    let text = |channel: &str, stream: &str| {
+        format!(
+            "[auth.jwt]\nhs256_secret = \"{SECRET}\"\n[auth.grant]\nchannels = [\"{channel}\"]\n[auth.anonymous]\nstreams = [\"{stream}\"]\n"
+        )
+    };
+    let path = temp("templates.toml", &text("user:{sub}", "open"));
+    let server = Server::with(&["--config", path.to_str().expect("a text")]);
+    let sub = token(&["--sub", "alice"]);
+    let mut client = ws(&server, &format!("/ws?token={sub}"), "");
+    assert_eq!(subscribe(&mut client, json!({"channels": ["user:{sub}"]}))["type"], "ack");
+    let mut anonymous = ws(&server, "/ws", "");
+    assert_eq!(subscribe(&mut anonymous, json!({}))["type"], "ack");
+    let mut stream = Sse::open(server.addr, &format!("?channel=user:alice&token={sub}"));
+    std::fs::write(&path, text("team:{sub}", "public")).expect("a temporary file");
+    server.signal("HUP");
+    for client in [&mut client, &mut anonymous] {
+        let error = client.any_message();
+        assert_eq!((&error["type"], &error["payload"]["code"]), (&json!("error"), &json!("rights_changed")));
+        let (code, reason) = last_words(client);
+        assert!(code == 1012 && reason.contains("connect again"), "{code} {reason}");
+    }
+    let closed = stream.event();
+    assert_eq!(closed.event.as_deref(), Some("closed"));
+    assert_eq!(closed.json()["code"], "rights_changed");
+    let mut client = ws(&server, &format!("/ws?token={sub}"), "");
+    let ack = subscribe(&mut client, json!({"channels": ["team:{sub}"]}));
+    assert_eq!(ack["payload"]["own_channels"], json!({"team:{sub}": "team:alice"}), "{ack}");
+    let _ = std::fs::remove_file(path);
+}
+
 /// A list that is kept in parts stays in the order of its values, wherever the template's channel belongs.
 #[test]
 fn a_long_list_with_a_personal_channel_can_be_changed_by_any_value() {

@@ -83,6 +83,7 @@ error_codes! {
     NotKept = "not_kept", 400, No, "an event has `reopen` or `expected_last_id`, and no rule keeps it; nothing was published";
     PublishInFlight = "publish_in_flight", 503, Later, "another request with the same key or id has no answer yet; nothing of this one was taken";
     RateLimited = "rate_limited", 429, Later, "the client has sent too many messages of this kind";
+    RightsChanged = "rights_changed", 401, Later, "a reload of the server's configuration changed what tokens allow";
     Schema = "schema", 400, No, "the payload or message does not fit its JSON Schema";
     SubscriptionsTooLarge = "subscriptions_too_large", 400, No, "the client's subscriptions take too much memory or time together";
     TokenExpired = "token_expired", 401, WithToken, "the token's time is over";
@@ -245,7 +246,7 @@ pub(crate) const CLOSE_CODES: &[CloseRow] = &[
     CloseRow {
         code: CLOSE_RESTART,
         retry: Retry::Later,
-        means: "the server ends or restarts; the reason ends with `retry=N`, in milliseconds",
+        means: "the server ends or restarts, and the reason ends with `retry=N`, in milliseconds; or a reload changed the client's rights",
     },
     CloseRow {
         code: CLOSE_TRY_LATER,

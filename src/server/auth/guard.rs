@@ -253,22 +253,23 @@ impl Auth {
         guard.revoked.has(grant, now) || lock(&self.revoked).has(grant, now)
     }
 
-    /// Returns why a grant no longer holds, if so: it has expired, was revoked, or its key is gone.
+    /// Returns why a grant no longer holds, if so: it has expired, was revoked, its key is gone, or a reload changed its rights.
     pub(crate) fn ended(&self, grant: &Grant, now: Timestamp) -> Option<Denied> {
         let guard = self.guard()?;
         let second = seconds(now);
         if grant.proof() == ANONYMOUS {
             let same =
                 guard.anonymous.as_ref().is_some_and(|anonymous| std::ptr::eq(&raw const **anonymous, grant));
-            return (!same).then_some(Denied::Missing);
+            let why = if guard.anonymous.is_some() { Denied::Outdated } else { Denied::Missing };
+            return (!same).then_some(why);
         }
         if grant.expires().is_some_and(|expires| expires <= second) {
             return Some(Denied::Expired);
         }
-        let gone = !guard.has_proof(grant.proof())
-            || !grant.rests_on(&guard.templates)
-            || self.is_revoked(&guard, grant, second);
-        gone.then_some(Denied::Revoked)
+        if !guard.has_proof(grant.proof()) || self.is_revoked(&guard, grant, second) {
+            return Some(Denied::Revoked);
+        }
+        (!grant.rests_on(&guard.templates)).then_some(Denied::Outdated)
     }
 
     /// Returns a ticket with the grant's rights, and its validity in seconds.

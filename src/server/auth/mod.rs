@@ -100,6 +100,8 @@ pub(crate) enum Denied {
     Expired,
     NotYet,
     Revoked,
+    /// The configuration changed the rights of tokens. The client connects again, perhaps with the same token.
+    Outdated,
     /// The ticket is unknown, used or expired.
     Ticket,
 }
@@ -130,6 +132,7 @@ impl Denied {
             Self::Expired => ErrorCode::TokenExpired,
             Self::NotYet => ErrorCode::TokenNotYetValid,
             Self::Revoked => ErrorCode::TokenRevoked,
+            Self::Outdated => ErrorCode::RightsChanged,
             Self::Ticket => ErrorCode::InvalidTicket,
         }
     }
@@ -171,6 +174,7 @@ impl fmt::Display for Denied {
             Self::Expired => "Token expired",
             Self::NotYet => "Token is not valid yet",
             Self::Revoked => "Token was revoked",
+            Self::Outdated => "Rights have changed: connect again",
             Self::Ticket => "Ticket is unknown, used or too old",
         })
     }

@@ -400,7 +400,30 @@ fn a_reload_ends_anonymous_grants_only_where_they_changed() {
     assert_eq!(auth.ended(&grant, at(NOW)), None);
     config.anonymous.streams = vec!["other".into()];
     auth.reload(&config).expect("a configuration");
-    assert_eq!(auth.ended(&grant, at(NOW)), Some(Denied::Missing));
+    assert_eq!(auth.ended(&grant, at(NOW)), Some(Denied::Outdated), "it may connect again");
+    config.anonymous.streams.clear();
+    auth.reload(&config).expect("a configuration");
+    assert_eq!(auth.ended(&grant, at(NOW)), Some(Denied::Missing), "nobody has rights without a token");
+}
+
+/// A token that was valid before and after a reload of the templates has other rights, and is not revoked.
+#[test]
+fn a_reload_of_templates_ends_grants_that_a_new_connection_gets_again() {
+    let mut config = AuthConfig::default();
+    config.jwt.hs256_secret = Some(secret());
+    config.grant.channels = vec!["user:{sub}".into()];
+    let auth = Auth::load(&config).expect("a configuration");
+    let token = SigningKey::hs256(&secret()).sign(&claims()).expect("signs");
+    let admitted = |auth: &Auth| auth.verify(&token, at(NOW), &mut Budget::new(u32::MAX));
+    let grant = admitted(&auth).expect("let in").expect("a grant");
+    config.grant.channels.push("team".into());
+    auth.reload(&config).expect("a configuration");
+    assert_eq!(auth.ended(&grant, at(NOW)), Some(Denied::Outdated));
+    let again = admitted(&auth).expect("let in").expect("a grant");
+    assert_eq!(auth.ended(&again, at(NOW)), None);
+    config.jwt.hs256_secret = Some("another-secret-that-is-long-enough-for-it".into());
+    auth.reload(&config).expect("a configuration");
+    assert_eq!(auth.ended(&again, at(NOW)), Some(Denied::Revoked), "its key is gone");
 }
 
 #[test]

@@ -42,8 +42,8 @@ use super::tick::Tick;
 use crate::codec::ws;
 use crate::dialect::codes::LABEL_AUTH_LATE;
 use crate::dialect::{
-    CLOSE_POLICY, ClientError, ClientMessage, Command, Complete, Encoding, ErrorCode, Incoming, Observed,
-    Opening, Place, Refusal, Reply, ReplyTag, Stamp, Subscribe, lean, native, shortened,
+    CLOSE_POLICY, CLOSE_RESTART, ClientError, ClientMessage, Command, Complete, Encoding, ErrorCode,
+    Incoming, Observed, Opening, Place, Refusal, Reply, ReplyTag, Stamp, Subscribe, lean, native, shortened,
 };
 use crate::event::{EventId, Since};
 use crate::filter::Filter;
@@ -306,7 +306,11 @@ impl Session {
     pub(crate) fn denied(&self, why: Denied, cx: &mut Context<'_>) {
         let text = why.to_string();
         self.reply(&Reply::Error(&ClientError::new(why.code(), text.as_str())), &ReplyTag::None, cx);
-        let close = self.encoding.protocol().refuse(&Refusal::BadToken(text.clone()));
+        let close = match why {
+            // Its token may still be valid.
+            Denied::Outdated => Some((CLOSE_RESTART, text.clone().into())),
+            _ => self.encoding.protocol().refuse(&Refusal::BadToken(text.clone())),
+        };
         let (code, reason) = close.unwrap_or((CLOSE_POLICY, text.into()));
         cx.send(ws::close_frame(code, &reason));
     }

@@ -2,7 +2,7 @@
 //! run.
 //!
 //! It drives the built server from outside, over loopback, and starts real Redis and NATS servers. `cargo bench --bench
-//! engines -- [resume] [past] [attach] [redis] [nats] [file]`. Every run checks that all events arrived. `attach` also measures a
+//! engines -- [resume] [past] [attach] [attach-crowd] [redis] [nats] [file]`. Every run checks that all events arrived. `attach` also measures a
 //! Node server on Redis Streams, if benches/servers/js is installed.
 
 #[path = "common/attach.rs"]
@@ -502,10 +502,11 @@ impl Drop for Folder {
 
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    let all: [(&str, fn()); 6] = [
+    let all: [(&str, fn()); 7] = [
         ("resume", resume),
         ("past", past),
         ("attach", attach::attach),
+        ("attach-crowd", attach::attach_crowd),
         ("redis", redis_engine),
         ("nats", nats_engine),
         ("file", file_engine),

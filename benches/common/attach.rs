@@ -27,6 +27,10 @@ const TINY: usize = 2;
 /// Number of clients of each run after the first one.
 const NEXT: usize = 3;
 
+/// Number of long runs that are read before: with them the cache of encoded blocks is full, so that the memory of each new block
+/// is that of an evicted one. A new process takes pages from the system for its first 16 MiB of blocks.
+const BEFORE: usize = 15;
+
 /// Returns the CPU time of a process so far, in microseconds.
 fn cpu_of(pid: u32) -> f64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
@@ -201,6 +205,7 @@ fn node_runs(redis: &Service) -> Option<(Peer, SocketAddr)> {
 pub(crate) fn attach() {
     let runs = asked_for("FANWIRE_ATTACH_RUNS", 10);
     let row = |name: &str, addr: SocketAddr, pid: u32| {
+        publish_runs(addr, 3_000, runs + BEFORE, LONG);
         publish_runs(addr, 1_000, runs, LONG);
         publish_runs(addr, 2_000, runs, TINY);
         let cpu_of_reading = |first: usize| {
@@ -208,6 +213,8 @@ pub(crate) fn attach() {
             (first..first + runs).for_each(|run| read_run(addr, run, |_| ()));
             (cpu_of(pid) - before) / runs as f64
         };
+        let new = cpu_of_reading(3_000);
+        (3_000 + runs..3_000 + runs + BEFORE).for_each(|run| read_run(addr, run, |_| ()));
         let first = cpu_of_reading(1_000);
         let again = (0..NEXT).map(|_| cpu_of_reading(1_000)).sum::<f64>() / NEXT as f64;
         cpu_of_reading(2_000);
@@ -221,7 +228,8 @@ pub(crate) fn attach() {
         let bytes = read.iter().map(Vec::len).sum::<usize>() / runs;
         let bare = cpu_of_writing(read, NEXT + 1);
         println!(
-            "| {name} | {bytes} | {bare:.0} us | {first:.0} us, {:.2} | {again:.0} us, {:.2} | {tiny:.0} us |",
+            "| {name} | {bytes} | {bare:.0} us | {new:.0} us, {:.2} | {first:.0} us, {:.2} | {again:.0} us, {:.2} | {tiny:.0} us |",
+            new / bare,
             first / bare,
             again / bare
         );
@@ -234,19 +242,30 @@ pub(crate) fn attach() {
     let other = Service::start(Kind::Redis);
     let node = node_runs(&other);
     println!(
-        "| {LONG} events | bytes | writing them | first attach, ratio | next, ratio | a run of {TINY} |\n|---|---|---|---|---|---|"
+        "| {LONG} events | bytes | writing them | first attach of a new process, ratio | first attach, ratio | next, ratio | a run of {TINY} |\n|---|---|---|---|---|---|---|"
     );
     row("fanwire", memory.addr, memory.pid());
     row("fanwire, Redis", engine.addr, engine.pid());
     if let Some((peer, addr)) = &node {
         row("Node, Redis Streams", *addr, peer.0.id());
     }
-    println!(
-        "\n| attaches of {SHORT} events | a second | CPU each | others, p50 / p99 | alone | p99 added |\n|---|---|---|---|---|---|"
-    );
+    print_crowd_head();
     crowd("fanwire", memory.addr, memory.pid());
     crowd("fanwire, Redis", engine.addr, engine.pid());
     if let Some((peer, addr)) = &node {
         crowd("Node, Redis Streams", *addr, peer.0.id());
     }
+}
+
+/// Many clients that attach beside live traffic, in memory only.
+pub(crate) fn attach_crowd() {
+    print_crowd_head();
+    let memory = Server::with(&RUNS);
+    crowd("fanwire", memory.addr, memory.pid());
+}
+
+fn print_crowd_head() {
+    println!(
+        "\n| attaches of {SHORT} events | a second | CPU each | others, p50 / p99 | alone | p99 added |\n|---|---|---|---|---|---|"
+    );
 }

@@ -23,6 +23,12 @@ const AFTER_TIME: &str = r#"","correlation_id":null}"#;
 /// Number of digits that are written over at once.
 const DIGITS: usize = size_of::<u64>();
 
+/// Length of a text that most templates' texts do not exceed, in bytes.
+const TEXT_BYTES: usize = 256;
+
+/// Length of the longest id and of a time, or of a UUID and a time, in bytes.
+const NUMBERS_BYTES: usize = 68;
+
 /// Maximum length of a message's header.
 const HEADER_BYTES_MAX: usize = 10;
 
@@ -94,7 +100,8 @@ impl<'a> FrameTemplate<'a> {
     pub(super) fn new(encoding: Encoding, event: &Event, head: Option<&'a EventHead>) -> Option<Self> {
         let (layout, is_named) = FrameLayout::of(encoding)?;
         let id = event.id()?;
-        let (mut before, mut after) = (String::new(), String::new());
+        let (mut before, mut after) =
+            (String::with_capacity(TEXT_BYTES), String::with_capacity(TEXT_BYTES + event.payload().len()));
         let has_time = match layout {
             FrameLayout::LeanStream => false,
             FrameLayout::Stream | FrameLayout::Message => {
@@ -110,7 +117,7 @@ impl<'a> FrameTemplate<'a> {
         };
         let mut first = match layout {
             FrameLayout::Stream | FrameLayout::LeanStream => {
-                let mut first = Vec::new();
+                let mut first = Vec::with_capacity(TEXT_BYTES);
                 // Without data, the lines end here.
                 sse::encode_event(&mut first, is_named.then(|| event.event_type()), "", None);
                 first.truncate(first.len() - 2);
@@ -230,8 +237,12 @@ impl<'a> FrameTemplate<'a> {
         let texts = FrameTexts::fitting(id, self.has_time.then_some(time));
         let id_text = EventId { shard: 0, ..id }.to_string();
         let shard = if id.shard == 0 { String::new() } else { format!(".{}", id.shard) };
-        let mut before = SlotText { text: self.before_id.as_bytes().into(), ..SlotText::default() };
-        let mut after = SlotText::default();
+        let mut before = SlotText::with_capacity(
+            self.before_id.len() + self.before_time.len() + self.before_payload.len() + NUMBERS_BYTES,
+        );
+        let mut after =
+            SlotText::with_capacity(BEFORE_UUID.len() + AFTER_UUID.len() + AFTER_TIME.len() + NUMBERS_BYTES);
+        before.push(&self.before_id);
         if self.layout != FrameLayout::LeanStream {
             before.push_id(&id_text, texts.kept);
             before.push(&shard);
@@ -329,7 +340,7 @@ impl FrameTexts {
 /// Place of digits in a text.
 #[derive(Clone, Copy, Debug)]
 struct DigitSlot {
-    /// Beyond every text if there are none.
+    /// Offset of the first digit, beyond every text if there are none.
     at: usize,
     /// Bytes of the text that stay, in the place of digits that the number does not have.
     kept: u64,
@@ -365,6 +376,10 @@ impl SlotText {
 
     /// Number of bytes after the microseconds.
     const AFTER_MICROS: usize = 1;
+
+    fn with_capacity(bytes: usize) -> Self {
+        Self { text: Vec::with_capacity(bytes), ..Self::default() }
+    }
 
     fn push(&mut self, text: &str) {
         self.text.extend_from_slice(text.as_bytes());

@@ -47,7 +47,7 @@ pub(crate) struct KeptCursor {
     pub(super) takes_all: bool,
     /// Whether the range of the reader had a hole when it began.
     has_hole: bool,
-    /// Whether it reads the rest of older lives.
+    /// Whether the reader gets the rest of older lives.
     spans_lives: bool,
 }
 
@@ -128,8 +128,8 @@ impl KeptLogs {
         self.cursor_of(filters, now, KeptCursor { after: after.into(), ..KeptCursor::default() })
     }
 
-    /// Returns a reader of everything retained after these places, as [`cursor`](Self::cursor) does, with the rest of older lives:
-    /// its client followed the logs up to there.
+    /// Returns a reader of everything retained after these places, as [`cursor`](Self::cursor) does. The rest of older lives is
+    /// included, because the client followed the logs up to there.
     pub(crate) fn cursor_over_lives(
         &self,
         filters: &[Filter],
@@ -196,8 +196,8 @@ impl KeptLogs {
         Ok(cursor)
     }
 
-    /// Returns whether a log that is gone by a reader's clock is still there by that of the engine's log, so that it may go on with an
-    /// event that was accepted before.
+    /// Returns whether a log that has expired by the reader's clock still exists by the clock of the engine's log. Such a log may
+    /// get another event, which was accepted earlier.
     fn may_go_on(&self, name: &LogName) -> bool {
         self.is_followed() && self.names[name.by as usize].contains_key(&name.value)
     }

@@ -14,16 +14,16 @@ impl KeptLogs {
     /// events.
     fn rules_for(&self, filter: &Filter) -> impl Iterator<Item = (&RuleInForce, bool)> {
         let mut is_over = false;
-        let asked = filter.clone();
+        let filter = filter.clone();
         self.active_rules()
             .map_while(move |(_, in_force)| {
                 if is_over {
                     return None;
                 }
-                if excludes(&asked, in_force.rule.filter()) {
+                if excludes(&filter, in_force.rule.filter()) {
                     return Some(None);
                 }
-                is_over = implies(&asked, in_force.rule.filter());
+                is_over = implies(&filter, in_force.rule.filter());
                 Some(Some((in_force, is_over)))
             })
             .flatten()

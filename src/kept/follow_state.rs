@@ -1,7 +1,8 @@
 //! State of kept logs that are made from an engine's log.
 //!
-//! Always: the reasons of the newest refusals are remembered for their publishers, and the ids of far more of them for readers of the
-//! past, who would get the refused events.
+//! Invariants:
+//! - The reasons of the newest refusals are stored for their publishers.
+//! - The ids of refused events are stored far longer, so that readers of the past neither deliver them nor miss them.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,17 +11,18 @@ use super::lost::PurgedLogs;
 use super::refusal::LogRefusal;
 use crate::event::{EventId, Timestamp};
 
-/// Number of entries without an event for clients of which the reason is remembered. Publishers look it up soon after it was read: more
-/// than the events that wait for an engine are never asked for.
+/// Maximum number of undelivered entries with a stored reason. A publisher asks for the reason soon after the entry was read,
+/// so no more are needed than events can wait for an engine.
 const UNDELIVERED_MAX: usize = 4096;
 
-/// Number of remembered stretches of such entries: 2 MiB. A lost race takes one, also of a batch whose events are neighbours.
+/// Maximum number of stored stretches of such entries: 2 MiB. A refused publication takes one. So does a refused batch, if its
+/// events are neighbours.
 const STRETCHES_MAX: usize = 65_536;
 
-/// Number of remembered batches that were refused. In most logs the events of a batch are neighbours.
+/// Maximum number of stored refusals of batches. In most logs the events of a batch are neighbours.
 const REFUSED_BATCHES_MAX: usize = 64;
 
-/// Why no node delivers an entry of the engine's log.
+/// Reason for which no node delivers an entry of the engine's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Undelivered {
     /// An event that its log refused.
@@ -45,7 +47,7 @@ impl IdStretches {
         }
     }
 
-    /// Returns whether it has all ids from this one on, up to `count`.
+    /// Returns whether the stretches have `count` ids from this one on.
     pub(super) fn have(&self, id: EventId, count: u64) -> bool {
         let after =
             self.0.partition_point(|(first, _)| (first.epoch, first.sequence) <= (id.epoch, id.sequence));
@@ -71,19 +73,20 @@ pub(super) struct FollowedLog {
     pub(super) clock: Timestamp,
     /// Newest event that was not refused.
     pub(super) delivered: Option<EventId>,
-    /// The one before the newest purge.
+    /// Newest delivered event before the newest purge.
     pub(super) before_purge: Option<EventId>,
     /// Whether the past of the engine's log is still to be read.
     pub(super) is_reading: bool,
     /// Number of the last publication.
     pub(super) tickets: u64,
-    /// Number of the last batch. It begins anywhere, so that those of other nodes differ.
+    /// Number of the last batch. The first one is random, so that batches of other nodes have other numbers.
     pub(super) batches: u64,
     /// Newest batches that were refused, oldest first.
     pub(super) refused_batches: VecDeque<(u64, LogRefusal)>,
+    /// Newest entries that no node delivers, with the reason.
     pub(super) undelivered: HashMap<EventId, Undelivered>,
     pub(super) undelivered_order: VecDeque<EventId>,
-    /// Ids of all these entries, and of earlier ones.
+    /// Ids of the entries in `undelivered`, and of earlier ones.
     pub(super) undelivered_ids: IdStretches,
 }
 
@@ -108,7 +111,7 @@ impl FollowedLog {
         }
     }
 
-    /// Returns its memory, in bytes.
+    /// Returns the memory of the state, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         let stretches = self.undelivered_ids.0.capacity() * size_of::<(EventId, u64)>();
         self.undelivered.len() * (size_of::<(EventId, Undelivered)>() + size_of::<EventId>() + 64) + stretches

@@ -8,8 +8,8 @@
 //!   such time.
 //! - The log's order decides about admission: each node checks an event's conditions when it reads the event. An event that
 //!   a node had accepted while another node changed its log is refused by every node, and its publisher learns that.
-//! - A log's first life is complete only if its first event says that there was no log, and everything since the accepting
-//!   node looked was read.
+//! - A log's first life is complete only if the mark of its first event says that there was no log, and this node has read
+//!   everything since the accepting node checked that.
 
 use std::collections::HashMap;
 #[cfg(test)]
@@ -32,13 +32,13 @@ pub(crate) struct SentPublication {
     logs: Vec<(LogName, usize)>,
     /// Stamps of its events, as JSON.
     pub(crate) stamps: Vec<Option<Box<str>>>,
-    /// Whether another node's event can make one of them refused.
+    /// Whether an event of another node can cause the refusal of one of them.
     pub(crate) is_conditional: bool,
     /// Whether its events are marked as one batch.
     is_batch: bool,
 }
 
-/// Maximum number of logs of a batch that is accepted as a whole or not at all. The conditions are in its first event.
+/// Maximum number of logs of a batch that is accepted as a whole or not at all. Its first event carries the conditions.
 const NEEDS_MAX: usize = 256;
 
 impl KeptLogs {
@@ -86,8 +86,8 @@ impl KeptLogs {
         }
     }
 
-    /// Begins to record at these places, for the first rules of a node that has read on without rules. Earlier events are not
-    /// known. Does nothing while the past is still to be read.
+    /// Begins to record at these places, for the first rules of a node that has read without rules so far. Earlier events are
+    /// not known. Does nothing while the past is still to be read.
     pub(crate) fn begin_rules(&mut self, places: impl Iterator<Item = ShardPlace>) {
         if self.is_reading() {
             return;
@@ -166,7 +166,7 @@ impl KeptLogs {
         for name in &names {
             self.record_lost(name);
         }
-        // Clients that were connected then know of a purge in the past.
+        // A purge that is read with the past was reported when it happened.
         if purged.logs > 0 && !self.is_reading() {
             self.record_purge(&names);
         }
@@ -177,7 +177,7 @@ impl KeptLogs {
         true
     }
 
-    /// Returns how much the purge with this id has removed, if this node has read it and that is not long ago.
+    /// Returns how much the purge with this id has removed, if this node has read it recently.
     pub(crate) fn purged_by(&self, id: EventId) -> Option<PurgedLogs> {
         match self.followed.as_ref()?.undelivered.get(&id)? {
             Undelivered::Purge(purged) => Some(*purged),
@@ -221,7 +221,7 @@ impl KeptLogs {
         if let Some(refusal) = refusal {
             self.settle(by, &value, id);
             if let (Some(batch), Some(followed)) = (&batch_key, &mut self.followed) {
-                // Another node's event has come between. So what stays of a batch is its beginning.
+                // An event of another node came between the batch's events, so only the beginning of the batch stays.
                 followed.refuse_batch(*batch, refusal.clone());
             }
             return self.refuse(id, refusal);
@@ -234,7 +234,7 @@ impl KeptLogs {
         true
     }
 
-    /// Records that an event is refused, which is not delivered.
+    /// Records that an event is refused. Returns false: the event is not delivered.
     fn refuse(&mut self, id: EventId, refusal: LogRefusal) -> bool {
         if let Some(followed) = &mut self.followed {
             followed.record_undelivered(id, Undelivered::Refused(refusal));
@@ -255,7 +255,7 @@ impl KeptLogs {
         Some(LogRefusal { code, at, name: Some(name), last: found.map(|at| self.logs[at].newest) })
     }
 
-    /// Returns why a batch is refused, of which this is an event. That is decided where its first event stands in the log.
+    /// Returns the reason for which an event's batch is refused. It is decided at the place of the batch's first event in the log.
     fn refusal_of_batch(&mut self, batch: &BatchMark, id: EventId, clock: Timestamp) -> Option<LogRefusal> {
         let known = self.followed.as_ref()?.refused_batches.iter().find(|(key, _)| *key == batch.key);
         if let Some((_, refusal)) = known {
@@ -324,7 +324,7 @@ impl KeptLogs {
     /// Returns whether an event is the first one that a log ever had.
     fn begins_log(&self, rule: usize, value: &str, mark: Option<&KeptMark>, id: EventId) -> bool {
         let by = self.rules[rule].rule.by;
-        // No node looked for an earlier one.
+        // No node looked for an earlier log.
         let Some(mark) = mark else { return self.is_known_from_start(by, value) };
         let is_since = |seen: ShardPlace| {
             let mut rules = self.active_rules().filter(|(_, in_force)| in_force.rule.by == by);
@@ -372,7 +372,7 @@ impl KeptLogs {
             };
             let in_force = &self.rules[rule].rule;
             let name = LogName::new(in_force.by, &value);
-            // An earlier publication may be on its way, and the log may get nothing of it.
+            // A publication that is on its way may be refused, so it makes no log.
             let is_new = !last.contains_key(&name) && self.find(&name, now).is_none();
             let expected = event.expected_last_id();
             let mark = KeptMark {
@@ -457,7 +457,7 @@ impl KeptLogs {
         refused.map(|(at, refusal)| LogRefusal { at: at_of(at, refusal), ..refusal.clone() })
     }
 
-    /// Returns the events that were not refused among those with these ids, which this node has read just now: their numbers and ids.
+    /// Returns the numbers and ids of the events that were not refused. This node must have read them just now.
     pub(crate) fn stayed(&self, ids: &[EventId]) -> Vec<(usize, EventId)> {
         ids.iter().copied().enumerate().filter(|(_, id)| !self.is_refused(*id)).collect()
     }

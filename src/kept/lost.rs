@@ -15,13 +15,13 @@ use foldhash::quality::FixedState;
 use super::rule::RetainBy;
 use crate::filter::Filter;
 
-/// Bits of a set: 128 KiB. With 100,000 names, one in 90 other names is found by mistake.
+/// Bits of a set: 128 KiB. With 100,000 names, about one in 100 other names is found by mistake.
 const BITS: usize = 1 << 20;
 
 /// Bits that are set for a name.
 const BITS_A_NAME: usize = 4;
 
-/// Set of names, which allocates with the first one.
+/// Set of names. Allocates when the first one is added.
 #[derive(Debug, Default)]
 pub(super) struct LostNames {
     bits: Box<[u64]>,

@@ -17,7 +17,7 @@ pub(super) struct KeptMark {
     /// Last event that its publisher expects in the log; empty for no log yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) after: Option<String>,
-    /// Place up to which the node had read when it knew that there was no such log.
+    /// Place up to which the node had read when it knew of no such log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) first: Option<ShardPlace>,
     /// Whether it was published without a check of its log.
@@ -37,13 +37,14 @@ pub(super) struct BatchMark {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) part: usize,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Conditions on its logs; empty in all events but the first.
     pub(super) needs: Vec<BatchNeed>,
 }
 
 /// Condition of a batch on a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BatchNeed {
-    /// Number of the batch's first event in the log.
+    /// Number in the batch of the first event that goes to the log, from 0.
     at: usize,
     by: String,
     value: String,

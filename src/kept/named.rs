@@ -1,7 +1,7 @@
 //! Relations between filters, rules and logs, decided from the conditions alone.
 //!
 //! Invariant: every answer is conservative. A filter that implies a rule matches no event outside it, and a filter that
-//! excludes a rule matches none of its events. In doubt both answers are no.
+//! excludes a rule matches none of its events. Where the conditions do not decide, both answers are no.
 
 use std::borrow::Cow;
 

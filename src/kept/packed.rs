@@ -6,7 +6,7 @@
 //! Invariants:
 //! - An event that is read equals the pushed one, except for its frames.
 //! - [`size`](PackedEvents::size) depends on the events alone. It is equal on all nodes, whatever each has in memory.
-//! - A push or a pop moves at most [`SEGMENT_BYTES`] of other events, and popped events hold at most as many.
+//! - A push or a pop moves at most [`SEGMENT_BYTES`] of other events, and popped events hold at most as many bytes.
 
 use std::collections::VecDeque;
 
@@ -240,7 +240,7 @@ impl PackedEvents {
         self.get(0)
     }
 
-    /// Returns the number of events at the front for which this is true. It must be false for all after them.
+    /// Returns the number of events at the front for which `is_before` is true. It must be false for all after them.
     pub(super) fn partition_point(&self, is_before: impl Fn(&Entry<'_>) -> bool) -> usize {
         let (mut low, mut high) = (0, self.len);
         while low < high {
@@ -269,7 +269,7 @@ impl PackedEvents {
         if let Some(nearest) = nearest.filter(|_| has_type || self.heads.len() == HEADS_MAX) {
             return nearest;
         }
-        // Few types make most of a log's events, and those of one type differ in few attributes.
+        // Most events of a log have one of few types, and events of one type differ in few attributes.
         let head = EventHead::of(event, HEAD_BYTES_MAX);
         if let (None, Some(nearest)) = (&head, nearest) {
             return nearest;

@@ -24,7 +24,7 @@ fn entry_place(entry: &Entry<'_>, shards: usize) -> Option<OrderPlace> {
     place_of(entry.passed(), Some(entry.id()), shards)
 }
 
-/// Returns the place of an event with this position, of which [`Position::passed`] is given, and this id.
+/// Returns the place of an event from its [`Position::passed`] and its id.
 fn place_of(passed: Option<OrderPlace>, id: Option<EventId>, shards: usize) -> Option<OrderPlace> {
     passed.or_else(|| id.filter(|_| shards == 1).map(|id| (id.epoch, u128::from(id.sequence) + 1)))
 }

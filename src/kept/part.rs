@@ -14,7 +14,7 @@ use super::store::KeptLogs;
 use crate::event::packed::PlainEvent;
 use crate::event::{Event, EventId, Timestamp};
 
-/// Maximum number of events of a part. Each part lies within a stretch of a log that begins at a multiple of this index.
+/// Maximum number of events of a part. Each part lies within a stretch of this many entries, which begins at a multiple of it.
 const PART_EVENTS: u64 = 256;
 
 /// Next events of a reader in its only log.
@@ -118,7 +118,7 @@ impl KeptLogs {
         self.holes().after(cursor.number).is_none_or(|hole| hole.number > part.number).then_some(part)
     }
 
-    /// Returns about the size of a reader's only log from one index up to another, in bytes: at least that of the payloads.
+    /// Returns the approximate size of a reader's only log from one index up to another, in bytes: at least that of the payloads.
     pub(crate) fn part_bytes(&self, cursor: &KeptCursor, indexes: Range<u64>, now: Timestamp) -> usize {
         let Some((log, _)) = self.only_log(cursor, now) else { return 0 };
         let place = |index: u64| index.saturating_sub(log.base) as usize;

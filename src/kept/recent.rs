@@ -24,8 +24,8 @@ pub(super) struct RecentEvents {
 }
 
 impl RecentEvents {
-    /// Keeps events as long as rings of this many events and bytes have them. Half of that, so that a ring that drops an
-    /// event has its last handle, and the body can be reused.
+    /// Keeps half as many events and bytes as the rings, which have these sizes. So a ring that drops an event has its last
+    /// handle, and the body can be reused.
     pub(super) fn with_rings(events: usize, bytes: u64) -> Self {
         Self { distance: events as u64 / 2, weight_max: bytes / 2, ..Self::default() }
     }

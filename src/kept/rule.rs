@@ -54,7 +54,7 @@ impl RetainBy {
         }
     }
 
-    /// Returns the subject number of a filter's sets about it.
+    /// Returns the number that stands for the attribute in a filter's sets.
     pub(super) fn about(self) -> u8 {
         self.attribute().map_or(ENTITY, |attribute| attribute.index() as u8)
     }
@@ -107,7 +107,7 @@ pub struct RetainRule {
 }
 
 impl RetainRule {
-    /// Creates a rule with the default limits, which keeps events that this filter's text matches. Beside its usual
+    /// Creates a rule with the default limits, which keeps events that this filter's text matches. In addition to the usual
     /// wildcards, an asterisk next to other characters stands for any characters: `stream=run-*`.
     ///
     /// # Errors

@@ -665,7 +665,7 @@ impl KeptLogs {
     }
 
     pub(super) fn expire(&mut self, now: Timestamp) {
-        // Evicts up to two for each rule: more than one event can add.
+        // An event adds at most one log, so two for each rule catch up.
         for rule in 0..self.rules.capacity() {
             for _ in 0..2 {
                 let oldest = self.rules.get(rule).and_then(|rule| rule.oldest);
@@ -678,7 +678,7 @@ impl KeptLogs {
     /// Evicts the least recently written logs until all are within the limits. The log `written` is evicted last, from
     /// its front.
     fn limit(&mut self, written: usize) {
-        // A small limit is not used up by what depends on the ring.
+        // Handles of recent events grow with the ring, so that at most an eighth of the limit counts for them.
         let beside = (self.unused_bytes() + self.recent.held_bytes()).min(self.limits.max_bytes / 8);
         let max_bytes = self.limits.max_bytes - beside;
         while self.logs.len() > self.limits.max_logs || self.bytes > max_bytes {

@@ -87,7 +87,7 @@ impl std::io::Write for TextWriter<'_> {
 
 /// Builder of an event. It reports the first error in [`build`](Self::build).
 ///
-/// An empty value is the same as none. Setting a part again replaces it.
+/// An empty value removes the attribute. Setting a part again replaces it.
 #[must_use = "`build` makes the event"]
 pub struct EventBuilder {
     pooled: Option<Arc<EventBody>>,

@@ -121,7 +121,7 @@ impl<'a, K: FnMut(&'a str)> KeptPieces<'a, K> {
 /// Validates the value at offset `start` and returns the offset after it. Passes it to `keep` in pieces, without its
 /// white space. If it fails, `keep` may have received a part.
 ///
-/// A byte takes at most 30 instructions, a byte of most texts less than 27.
+/// A byte takes at most 30 instructions, and in most texts fewer than 27.
 pub(crate) fn scan<'a>(text: &'a str, start: usize, keep: impl FnMut(&'a str)) -> Result<usize, JsonError> {
     let bytes = text.as_bytes();
     let mut levels = OpenLevels::default();

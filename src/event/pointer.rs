@@ -11,7 +11,7 @@ use super::json_path::find_range;
 /// Maximum length of a pointer's text, in bytes.
 const POINTER_BYTES_MAX: usize = 512;
 
-/// Maximum number of keys and indices in a pointer. Each costs a walk over what the one before it names.
+/// Maximum number of keys and indices in a pointer. Each costs a walk over the value that the one before it names.
 const TOKENS_MAX: usize = 8;
 
 /// JSON Pointer (RFC 6901) to a string.

@@ -44,7 +44,7 @@ pub(crate) enum LagPolicy {
     DropOldest,
     /// The newest events; the events that waited first are still written.
     DropNewest,
-    /// None that is kept: the connection leaves the feed's frames out, and a replay delivers them.
+    /// None that the past still has: the connection skips the feed's frames, and a replay delivers their events.
     CatchUp,
     /// Everything: the connection is closed.
     Disconnect,

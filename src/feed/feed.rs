@@ -67,7 +67,8 @@ pub(crate) struct Feed {
     /// Members and classes, if there are several of either, and the state of an own form.
     detail: Option<Box<FeedDetail>>,
     pub(super) next: u64,
-    /// Whether the id of the newest event before the retained ones is known. It is in three fields, which take less memory.
+    /// Whether the id of the newest event before the retained ones is known. The id has three fields, which take less memory
+    /// than an `Option`.
     has_passed: bool,
     passed_shard: u16,
     passed_epoch: u64,

@@ -307,8 +307,8 @@ pub(super) fn shared_frame<'a>(event: &'a Event, encoding: Encoding, metrics: &M
     event.frame(encoding.slot(), encode)
 }
 
-/// Has the event cache its frame, encoded by way of `scratch`: a new vector would grow beyond the frame's size, and the allocator
-/// would shrink it.
+/// Makes the event cache its frame. Encodes it in `scratch`, because a new vector would grow beyond the frame's size, and the
+/// allocator would have to shrink it.
 fn keep_frame(event: &Event, encoding: Encoding, scratch: &mut Vec<u8>, metrics: &Metrics) {
     if event.payload().len() >= MERGE_FRAME_BYTES_MAX {
         shared_frame(event, encoding, metrics);

@@ -36,7 +36,7 @@ use publisher::{Answer, Asked, Publisher, RUNS, Sent};
 
 const QUIET_ROUNDS: u32 = 80;
 
-/// Time after which a log is gone, in simulations without that.
+/// Retention time of logs in simulations in which no log expires.
 const LONG: Duration = Duration::from_secs(1 << 30);
 
 type Checked = Result<(), String>;

@@ -218,7 +218,7 @@ impl<S: Socket> LoopState<S> {
                 None
             }
             PublishReply::Stream(opening) => {
-                // The loop has read what was published, as far as it can, so that the past has it.
+                // Reads the events published so far, so that the past includes them.
                 let token = self.clients.token(slot);
                 self.delivery.reader.notify_others();
                 self.pump(BATCHES_A_TURN);

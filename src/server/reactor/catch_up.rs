@@ -7,10 +7,10 @@
 //! - A client that has everything but the newest batch has no place of its own: its place is the loop's before that batch
 //!   ([`LoopPlaces`]). Frames that no batch appended, such as the notice of a purge, are a batch without events.
 //! - The place never moves back. A notice stands for no event, so its id may be that of an earlier one.
-//! - The past is read like any other past: page by page, as fast as the client reads. So it costs a cursor.
-//! - The client's messages are read meanwhile, because a client that is slower than its stream never catches up. A message acts
-//!   at the loop's place, at once; a reply waits for the events before that place, which a replay of their own delivers by the interest
-//!   before the message. The next replay begins at that place.
+//! - The past is read like any other: page by page, as fast as the client reads. So it takes the memory of a cursor.
+//! - The client's messages are read meanwhile, because a client that is slower than its stream never catches up. A message
+//!   acts at once, at the loop's place. The events before that place come by the interest before the message, in a replay of
+//!   their own, and the reply waits for them. The next replay begins at that place.
 //! - A close waits for nothing: it drops the events and replies that wait.
 //!
 //! [`LoopPlaces`]: crate::server::shared::resume::LoopPlaces
@@ -131,8 +131,8 @@ impl<S: Socket> LoopState<S> {
         self.queue(slot);
     }
 
-    /// Divides what a client reads to catch up at the loop's place: what is pending now comes before the next effect, by the
-    /// interest before it. Does nothing for a client that is not catching up, or has nothing pending.
+    /// Divides a client's catch-up at the loop's place: the events pending now come before the next effect, by the interest
+    /// before it. Does nothing for a client that is not catching up, or has nothing pending.
     pub(super) fn mark_place(&mut self, slot: usize) {
         let conn = &self.clients.conns[slot];
         let is_marked = conn.replay.as_ref().is_some_and(|replay| replay.marks_places());
@@ -141,7 +141,7 @@ impl<S: Socket> LoopState<S> {
         }
     }
 
-    /// Ends what a client reads to catch up at the loop's place, because its interest changes here.
+    /// Ends a client's catch-up at the loop's place, because its interest changes here.
     pub(super) fn end_catch_up_here(&mut self, slot: usize) {
         self.mark_place(slot);
         if let Some(replay) = self.clients.conns[slot].replay.as_mut().filter(|replay| replay.is_catch_up()) {

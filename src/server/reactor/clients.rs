@@ -90,20 +90,20 @@ impl<S> Conn<S> {
         }
     }
 
-    /// Begins the gap of a purge if its notice is among the pending frames. The events after a purge may follow those before it,
-    /// so a replay that takes the place of the frames would not report it.
+    /// Adds a replay of a purge's gap if the notice of the purge is among the pending frames. The replay of the frames' events
+    /// would not report the purge, because the ids after a purge may follow those before it.
     pub(super) fn add_purge_notice(&mut self, fanout: &Fanout, encoding: Encoding, filters: &[Filter]) {
         if self.outbox.has_purge_notice(fanout) {
             self.add_replay(ClientReplay::purge_notice(encoding, filters.to_vec()));
         }
     }
 
-    /// Returns whether it must not be read before its past is over.
+    /// Returns whether the connection must not be read before its past is over.
     pub(super) fn is_held_by_past(&self) -> bool {
         self.replay.as_ref().is_some_and(|replay| !replay.takes_messages())
     }
 
-    /// Returns the memory of its unsent bytes, in bytes. A reply of two bytes takes more than 100.
+    /// Returns the memory of the connection's unsent bytes, in bytes. A reply of two bytes takes more than 100.
     pub(super) fn waiting_bytes(&self) -> usize {
         let (own, shared) = self.outbox.held_bytes();
         own + shared

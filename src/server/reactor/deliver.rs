@@ -86,12 +86,12 @@ impl<S: Socket> LoopState<S> {
         (0..interval).contains(&passed).then(|| Duration::from_micros((interval - passed) as u64))
     }
 
-    /// Gives conditions their part of a turn again.
+    /// Begins to count the work on conditions of this turn.
     pub(super) fn begin_conditions(&mut self) {
         self.delivery.worked_before = self.delivery.fanout.worked();
     }
 
-    /// Panics if conditions took more of the last turn than their part, that of a published batch, and the last step of each.
+    /// Panics if conditions took more of the last turn than their part and one last step.
     #[cfg(test)]
     pub(super) fn check_conditions(&self) {
         const STEP_MAX: u64 = 2_000_000;
@@ -99,7 +99,7 @@ impl<S: Socket> LoopState<S> {
         assert!(worked <= CONDITIONS_A_TURN + STEP_MAX, "{worked} instructions of conditions in a turn");
     }
 
-    /// Returns about how many instructions conditions took so far that are on payloads or that no index holds.
+    /// Returns the approximate number of instructions so far for conditions on payloads and for those that no index holds.
     pub(crate) fn condition_work(&self) -> u64 {
         self.delivery.fanout.worked()
     }

@@ -87,7 +87,8 @@ fn share_out(loops: usize, sockets: Vec<TcpListener>) -> io::Result<Vec<Vec<Sock
     Ok(shares)
 }
 
-/// Starts the loops with these sockets, or at the address if there are none, or without a listening socket if there is no address. Returns the address on which they listen.
+/// Starts the loops with these sockets, or at the address if there are none, or without a listening socket if there is no
+/// address. Returns the address on which they listen.
 pub(crate) fn start(
     shared: &Arc<Shared>,
     address: Option<SocketAddr>,

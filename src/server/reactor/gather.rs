@@ -16,13 +16,13 @@ use super::token::Token;
 use crate::event::Timestamp;
 use crate::feed::FeedLimits;
 
-/// Events taken from the bus before they are written or wait. As many may wait regardless of what feeds retain.
+/// Maximum number of events taken from the bus before they are written or wait. As many may wait, however few a feed retains.
 pub(super) const EVENTS_A_BATCH: usize = 256;
 
-/// Number of waiting events at which they are written, regardless of what feeds retain.
+/// Number of waiting events at which they are written, however many a feed retains.
 const EVENTS_MAX: usize = 1_024;
 
-/// Bytes of waiting frames at which they are written, regardless of what feeds retain.
+/// Bytes of waiting frames at which they are written, however many a feed retains.
 const BYTES_MAX: usize = 512 * 1024;
 
 /// Bytes of a native frame around its payload.

@@ -152,8 +152,8 @@ impl<S: Socket> LoopState<S> {
         ClientReplay { held, ..ClientReplay::new(encoding, selector, work, CATCH_UP) }
     }
 
-    /// Ends what a client reads to catch up, so that another process continues. Returns its place and the replies that wait;
-    /// `None` if it can't move.
+    /// Ends a client's catch-up, so that another process can continue it. Returns the client's place and the replies that wait;
+    /// `None` if the client can't move.
     pub(super) fn suspend_catch_up(&mut self, slot: usize, filters: &[Filter]) -> Option<SuspendedCatchUp> {
         let place = self.clients.conns[slot].replay.as_ref()?.place_to_continue(filters)?;
         let mut replay = self.clients.conns[slot].replay.take()?;

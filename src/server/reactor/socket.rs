@@ -40,7 +40,7 @@ pub(crate) trait Socket: Read + Write {
     /// Closes the writing side. Input of the peer can still be read.
     fn close_write(&mut self);
 
-    /// Returns whether another process can take it over.
+    /// Returns whether another process can take the socket over.
     fn can_move(&self) -> bool {
         false
     }
@@ -61,7 +61,7 @@ pub(crate) trait Socket: Read + Write {
         HandshakeSteps::default()
     }
 
-    /// Returns the number of bytes that it buffers in this process.
+    /// Returns the number of bytes that the socket buffers in this process.
     fn held_bytes(&self) -> usize {
         0
     }

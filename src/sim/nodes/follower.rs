@@ -42,7 +42,7 @@ pub(super) struct Follower {
     pub(super) joined: Option<u64>,
     /// Number of the entry before which everything was purged, as its node had read when it asked for the run from its start.
     pub(super) purged: usize,
-    /// Number of the things that it had seen when its node read the record of a purge of its run.
+    /// Number of items that it had received when its node read the record of a purge of its run.
     pub(super) owed_gap: Option<usize>,
     pub(super) is_stalled: bool,
     pub(super) pace: usize,
@@ -149,7 +149,7 @@ impl Follower {
                         return Err(format!("the end {id} came again, or late"));
                     }
                     ended = Some(end);
-                    // A client that was behind may be told after it has read on.
+                    // A client that was behind may get the report after it has read on.
                     let is_after = at.or(after).is_none_or(|at| accepted[..=at].iter().any(|one| one.is_end));
                     if !is_after && !has_gap {
                         return Err(format!("an end that is not after its event: {at:?}"));

@@ -1,4 +1,4 @@
-//! Publishers of the simulated nodes: they repeat what had no certain answer, and purge.
+//! Publishers of the simulated nodes: they repeat requests with an uncertain outcome, and purge.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -35,7 +35,7 @@ pub(super) enum Answer {
     Accepted,
     /// Refused because of a log.
     Refused,
-    /// The engine has nothing of it.
+    /// The engine has stored none of the events.
     NotStored,
 }
 
@@ -145,7 +145,7 @@ impl Cluster {
         let kind = self.dice.below(10);
         let count = if kind < 6 { self.dice.up_to(5) } else { 1 };
         let is_mixed = self.dice.one_in(4);
-        // A node that crashes midway may leave a part of a batch, of which a key knows nothing.
+        // A node that crashes midway may leave a part of a batch, which no key finds.
         let has_key = self.dice.one_in(3) && (count == 1 || !self.is_single);
         let mut numbers = Vec::new();
         let mut events = Vec::new();

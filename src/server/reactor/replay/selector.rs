@@ -244,7 +244,7 @@ impl ReplaySelector {
         }
     }
 
-    /// Returns the bytes that it holds.
+    /// Returns the bytes that the selector holds.
     pub(super) fn held_bytes(&self) -> usize {
         let pending =
             self.pending.iter().map(|one| one.filter.bytes().len() + size_of::<DeliveredElsewhere>());

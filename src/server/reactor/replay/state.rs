@@ -45,9 +45,9 @@ pub(crate) struct ClientReplay {
     pub(super) held: HeldReplies,
     /// Merge of neighbours, if the client requested it.
     pub(super) merger: Option<Merger>,
-    /// Whether the client's interest has changed at its end, so that what comes later is not read by it.
+    /// Whether the client's interest changes at the replay's end, so that the replay is not extended.
     pub(super) is_final: bool,
-    /// Replays that follow it. Only one by which the client catches up has any.
+    /// Replays that follow this one. Only a catch-up has any.
     pub(super) queue: VecDeque<ClientReplay>,
 }
 
@@ -159,12 +159,12 @@ impl ClientReplay {
         }
     }
 
-    /// Returns whether it began because its client fell behind, not on request.
+    /// Returns whether the replay began because its client fell behind, not on request.
     pub(crate) fn is_catch_up(&self) -> bool {
         self.kind == CATCH_UP
     }
 
-    /// Returns whether its client is read before it is over: it catches up, and few of its messages wait.
+    /// Returns whether its client is read before the replay is over: the client catches up, and few of its messages wait.
     pub(crate) fn takes_messages(&self) -> bool {
         let filters = || self.queue.iter().map(|replay| replay.selector.requested().len()).sum::<usize>();
         let all = || std::iter::once(self).chain(&self.queue);
@@ -179,26 +179,25 @@ impl ClientReplay {
         self.is_catch_up() && self.queue.iter().all(Self::is_catch_up)
     }
 
-    /// Returns whether it continues with the events that the client's feed has dropped meanwhile, if the client's interest is
-    /// its own.
+    /// Returns whether the replay may be extended over the events that the client's feed has dropped meanwhile.
     pub(super) fn may_extend(&self, catches_up: bool) -> bool {
-        // The end of a requested past is reported to a client that then catches up: it is read from there on.
+        // A client that catches up gets the report at the end of its requested past, so a catch-up follows instead.
         !self.is_final && self.queue.is_empty() && (self.is_catch_up() || !catches_up)
     }
 
-    /// Ends what the client catches up with at its present end.
+    /// Ends the client's catch-up at its present end.
     pub(crate) fn end_here(&mut self) {
         let newest = self.newest();
         newest.is_final = newest.is_catch_up();
     }
 
-    /// Appends a replay to those that follow it.
+    /// Appends a replay to those that follow this one.
     pub(crate) fn queue_replay(&mut self, replay: Self) {
         self.queue.push_back(replay);
     }
 
-    /// Returns the place from which another process can continue for its client, if these filters are still those of all that
-    /// it reads.
+    /// Returns the place from which another process can continue for its client, if all that is left to read is read by these
+    /// filters.
     pub(super) fn place_to_continue(&self, filters: &[Filter]) -> Option<Since> {
         let all = || std::iter::once(self).chain(&self.queue);
         let is_plain = |replay: &Self| {
@@ -234,12 +233,12 @@ impl ClientReplay {
         outbox.hold(reply, held);
     }
 
-    /// Returns whether it has sent nothing yet, so that its first page is the next thing to make.
+    /// Returns whether the replay has sent nothing yet, so that its first page is the next thing to make.
     pub(crate) fn is_new(&self) -> bool {
         self.start.is_some()
     }
 
-    /// Returns whether it waits for a page of the log or for the snapshot.
+    /// Returns whether the replay waits for a page of the log or for the snapshot.
     pub(crate) fn is_waiting(&self) -> bool {
         self.ticket.is_some() || matches!(self.work, ReplayWork::Snapshot { is_waiting: true, .. })
     }
@@ -268,7 +267,7 @@ impl ClientReplay {
         self.arrived = None;
     }
 
-    /// Returns the number of bytes that it holds, without the page that has just arrived.
+    /// Returns the number of bytes that the replay holds, without the page that has just arrived.
     pub(crate) fn held_bytes(&self) -> usize {
         let work = match &self.work {
             ReplayWork::Newest(newest) => newest.shards() * size_of::<ShardLane>(),

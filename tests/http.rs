@@ -100,10 +100,10 @@ fn publishing_is_all_or_nothing_and_names_the_first_bad_line() {
         ("application/x-ndjson", String::new(), 1),
     ];
     for (content_type, body, line) in bodies {
-        let shown = &body[..body.len().min(80)];
+        let excerpt = &body[..body.len().min(80)];
         let answer = http::post(server.addr, "/publish", content_type, body.as_bytes());
-        assert_eq!(answer.status, 400, "{shown:?}: {answer:?}");
-        assert_eq!(answer.json()["line"], line, "{shown:?}: {answer:?}");
+        assert_eq!(answer.status, 400, "{excerpt:?}: {answer:?}");
+        assert_eq!(answer.json()["line"], line, "{excerpt:?}: {answer:?}");
         assert!(answer.json()["error"].as_str().is_some_and(|error| !error.is_empty()), "{answer:?}");
     }
     let not_utf8 =
@@ -487,14 +487,21 @@ fn a_signal_drains_and_the_exit_code_is_zero() {
     }
 }
 
+/// Sends the head of a request, and waits until the server expects its body, which does not come.
+fn begin_body(wire: &mut Wire) {
+    wire.send(
+        b"POST /publish HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 100\r\n\r\n",
+    );
+    assert_eq!(http::read_head(wire, deadline()).expect("the interim answer").status, 100);
+}
+
 #[test]
 fn a_drain_does_not_wait_for_ever_for_a_client_that_does_not_answer() {
     let mut server = Server::with(&["--drain-timeout", "1s"]);
     // Neither of them reads or closes.
     let _ws = Ws::subscribed(server.addr, json!({}));
     let mut half = Wire::connect(server.addr);
-    half.send(b"POST /publish HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{");
-    std::thread::sleep(Duration::from_millis(100));
+    begin_body(&mut half);
     let started = Instant::now();
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0));
@@ -506,8 +513,7 @@ fn a_drain_does_not_wait_for_ever_for_a_client_that_does_not_answer() {
 fn a_second_signal_quits_at_once() {
     let mut server = Server::with(&["--drain-timeout", "60s"]);
     let mut half = Wire::connect(server.addr);
-    half.send(b"POST /publish HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{");
-    std::thread::sleep(Duration::from_millis(100));
+    begin_body(&mut half);
     server.signal("TERM");
     eventually("the port is closed", || TcpStream::connect(server.addr).is_err());
     server.signal("TERM");

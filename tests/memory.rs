@@ -60,11 +60,14 @@ impl Before {
 
     /// Checks the growth of the real and of the reported memory: each may be at most twice the other, with some slack.
     fn check(&self, server: &Server, what: &str) -> (u64, u64) {
-        let held = settled(server).saturating_sub(self.held);
-        let real = (server.rss_kib() * 1024).saturating_sub(self.real);
-        eprintln!("{what}: {} KiB real, {} KiB held", real / 1024, held / 1024);
-        assert!(real <= 2 * held + SLACK, "{what}: {real} bytes real, {held} held");
-        assert!(held <= 2 * real + SLACK, "{what}: {held} bytes held, {real} real");
+        // A busy machine may count later than once a second.
+        let (mut real, mut held) = (0, 0);
+        eventually(&format!("{what}: the reported memory is the real one"), || {
+            held = settled(server).saturating_sub(self.held);
+            real = (server.rss_kib() * 1024).saturating_sub(self.real);
+            eprintln!("{what}: {} KiB real, {} KiB held", real / 1024, held / 1024);
+            real <= 2 * held + SLACK && held <= 2 * real + SLACK
+        });
         (real, held)
     }
 }
@@ -415,14 +418,17 @@ fn the_frames_of_events_in_several_encodings_are_counted_and_bounded() {
         // A body may have up to 4 MiB.
         publish(&server, 50, 60_000);
     }
-    std::thread::sleep(Duration::from_millis(2300));
-    let (held, frames) = all(&server);
-    let (held, real) = (held - before, (server.rss_kib() * 1024).saturating_sub(real_before));
-    eprintln!("{} KiB real, {} KiB held, {} KiB of frames", real / 1024, held / 1024, frames / 1024);
-    assert!(frames > 8 * MIB, "{frames}: nothing to compare");
+    let mut frames = 0;
+    eventually("the reported memory is the real one", || {
+        std::thread::sleep(Duration::from_millis(2300));
+        let held;
+        (held, frames) = all(&server);
+        let (held, real) =
+            (held.saturating_sub(before), (server.rss_kib() * 1024).saturating_sub(real_before));
+        eprintln!("{} KiB real, {} KiB held, {} KiB of frames", real / 1024, held / 1024, frames / 1024);
+        frames > 8 * MIB && real <= 2 * held + SLACK && held <= 2 * real + SLACK
+    });
     assert!(frames < 20 * MIB, "{frames} bytes of frames beside 16 MiB of events");
-    assert!(real <= 2 * held + SLACK, "{real} bytes real, {held} held");
-    assert!(held <= 2 * real + SLACK, "{held} bytes held, {real} real");
     drop(server);
     for reader in readers {
         reader.join().expect("no panic");

@@ -206,24 +206,24 @@ fn a_hangup_loads_a_new_certificate_for_new_clients_and_refuses_a_bad_one() {
     authority.sign();
     server.0.signal("HUP");
     eventually("a new client sees the new certificate", || now() != before);
-    let told = "file read again, changed";
+    let logged = "file read again, changed";
     let lines = |text: &str| server.0.log().lines().filter(|line| line.contains(text)).count();
     eventually("the log names both files", || {
         server
             .0
             .log()
             .lines()
-            .any(|line| line.contains(told) && line.contains("tls.cert_file") && line.contains("cert.pem"))
-            && server.0.log().lines().any(|line| line.contains(told) && line.contains("tls.key_file"))
+            .any(|line| line.contains(logged) && line.contains("tls.cert_file") && line.contains("cert.pem"))
+            && server.0.log().lines().any(|line| line.contains(logged) && line.contains("tls.key_file"))
     });
-    assert_eq!(lines(told), 2, "{}", server.0.log());
+    assert_eq!(lines(logged), 2, "{}", server.0.log());
     server.0.signal("HUP");
     eventually("the log says that they are as before", || {
         server.0.log().lines().any(|line| {
             line.contains("files read again, unchanged") && line.contains("tls.cert_file, tls.key_file")
         })
     });
-    assert_eq!(lines(told), 2, "{}", server.0.log());
+    assert_eq!(lines(logged), 2, "{}", server.0.log());
     let newer = now();
     std::fs::write(authority.path("cert.pem"), "no certificate").expect("a file");
     server.0.signal("HUP");
@@ -450,10 +450,10 @@ fn all_end(url: &str, ca: &str, which: &[&[&str]], reason: &str, step: &str) {
         let mut command = Command::new("timeout");
         command.arg("60").arg(fanwire().get_program()).args(*words).env("FANWIRE_CA_FILE", ca);
         let output = run(command.env("FANWIRE_URL", url));
-        let told = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{words:?}: {told}");
-        assert!(told.contains(reason) && told.contains(step), "{words:?}: {told}");
-        assert!(!told.contains("trying again"), "{words:?}: {told}");
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {errors}");
+        assert!(errors.contains(reason) && errors.contains(step), "{words:?}: {errors}");
+        assert!(!errors.contains("trying again"), "{words:?}: {errors}");
     }
 }
 
@@ -578,15 +578,15 @@ impl Tls {
     }
 
     fn compare(&self, config: &Arc<ClientConfig>, before: (u64, u64), what: &str) {
-        // Memory is counted once a second.
-        std::thread::sleep(std::time::Duration::from_millis(2300));
-        let held = self.held(config).saturating_sub(before.0);
-        let real = (self.0.rss_kib() * 1024).saturating_sub(before.1);
-        eprintln!("{what}: {} KiB real, {} KiB held", real / 1024, held / 1024);
         let slack = 12 * MIB;
-        assert!(real > 16 * MIB, "{what}: {real}: nothing to compare");
-        assert!(real <= 2 * held + slack, "{what}: {real} bytes real, {held} held");
-        assert!(held <= 2 * real + slack, "{what}: {held} bytes held, {real} real");
+        eventually(&format!("{what}: the reported memory is the real one"), || {
+            // Memory is counted once a second, and later on a busy machine.
+            std::thread::sleep(std::time::Duration::from_millis(2300));
+            let held = self.held(config).saturating_sub(before.0);
+            let real = (self.0.rss_kib() * 1024).saturating_sub(before.1);
+            eprintln!("{what}: {} KiB real, {} KiB held", real / 1024, held / 1024);
+            real > 16 * MIB && real <= 2 * held + slack && held <= 2 * real + slack
+        });
     }
 }
 

@@ -39,8 +39,12 @@ for (const [name, header, most] of [
     t.mock.method(Math, 'random', () => 1);
     client(t, url, { transports: ['sse'], backoff: { base: 50, max: 50 } })[0].subscribe();
     await until('an attempt', () => times.length > 0);
+    const start = performance.now();
     await sleep(500);
-    assert(times.length <= most, `${times.length} attempts in 500 ms`);
+    // On a busy machine the sleep takes longer, and there are as many more attempts.
+    const took = performance.now() - start;
+    const allowed = most === 1 ? 1 : (most * Math.max(took, 500)) / 500;
+    assert(times.length <= allowed, `${times.length} attempts in ${took} ms`);
   });
 }
 

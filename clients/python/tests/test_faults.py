@@ -68,8 +68,11 @@ class Faults(unittest.IsolatedAsyncioTestCase):
             client = self.client(backoff=(0.08, 0.08))
             client.subscribe()
             await until("an attempt", lambda: len(times) > 0)
+            start = time.monotonic()
             await asyncio.sleep(0.4)
-            self.assertLessEqual(len(times), most, header[:40])
+            # On a busy machine the sleep takes longer, and there are as many more attempts.
+            took = max(time.monotonic() - start, 0.4)
+            self.assertLessEqual(len(times), 1 if most == 1 else most * took / 0.4, header[:40])
             await client.close()
 
     async def test_interim_answers_are_ignored(self) -> None:

@@ -52,13 +52,13 @@ fn an_ended_log_accepts_nothing_until_it_is_reopened() {
     // The batch is refused as a whole, and the error names the line of the event.
     let batch = [event("run-2", 3), event("other", 4), event("run-1", 5)];
     let answer = publish(addr, &batch);
-    let told = answer.json();
-    assert_eq!((answer.status, &told["code"], &told["line"]), (409, &json!("ended"), &json!(3)));
+    let refusal = answer.json();
+    assert_eq!((answer.status, &refusal["code"], &refusal["line"]), (409, &json!("ended"), &json!(3)));
     assert_eq!(
-        (&told["by"], &told["value"], &told["last_event_id"]),
+        (&refusal["by"], &refusal["value"], &refusal["last_event_id"]),
         (&json!("stream"), &json!("run-1"), &last)
     );
-    assert!(told["error"].as_str().is_some_and(|error| error.contains("run-1")), "{told}");
+    assert!(refusal["error"].as_str().is_some_and(|error| error.contains("run-1")), "{refusal}");
     assert!(answer.header("retry-after").is_none());
     let array = format!("[\n{},\n\n{}]", event("run-2", 3), event("run-1", 5));
     let answer = http::post(addr, "/publish", "application/json", array.as_bytes()).json();

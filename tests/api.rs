@@ -41,9 +41,9 @@ fn answers_to_made_up_requests_conform_to_the_openapi_document() {
         .current_dir(&place)
         .output()
         .expect("it runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("15 selected / 19 total"), "{said}");
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{report}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(report.contains("15 selected / 19 total"), "{report}");
     server.assert_serving();
 }
 

@@ -70,9 +70,9 @@ fn temp(name: &str, text: &str) -> PathBuf {
 #[test]
 fn without_authentication_other_machines_are_served_only_if_configured() {
     let out = run(fanwire().args(["serve", "--listen", "0.0.0.0:0"]));
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert_eq!(out.status.code(), Some(1), "{said}");
-    assert!(said.contains("no authentication is configured") && said.contains("--insecure"), "{said}");
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("no authentication is configured") && errors.contains("--insecure"), "{errors}");
     assert!(out.stdout.is_empty());
     for options in [&["--insecure"][..], &["--auth-jwt-hs256-secret", SECRET]] {
         let server = Server::at("0.0.0.0:0", options);
@@ -689,14 +689,14 @@ fn secrets_are_in_no_log_answer_or_count() {
     let server = guarded(&["--auth-api-keys-file", file, "--log-level", "trace"]);
     let good = token(&["--stream", "*", "--admin", "--metrics", "--publish"]);
     let bad = support::token("another secret", &["--stream", "*"]);
-    let mut said = String::new();
+    let mut transcript = String::new();
     for one in [&good, &bad, &key] {
         for answer in [
             get(&server, &format!("/sse?token={one}&nonsense=1"), "").text().to_owned(),
             get(&server, "/nowhere", &bearer(one)).text().to_owned(),
             publish(&server, one, "nonsense").text().to_owned(),
         ] {
-            said.push_str(&answer);
+            transcript.push_str(&answer);
         }
         let mut client = ws(&server, "/ws", "");
         for message in [
@@ -704,11 +704,11 @@ fn secrets_are_in_no_log_answer_or_count() {
             json!({"type": "auth", "payload": {"token": [one]}}),
             json!({"type": "auth", "payload": {"token": one}}),
         ] {
-            said.push_str(&client.ask(&message).to_string());
+            transcript.push_str(&client.ask(&message).to_string());
         }
         for path in ["/autosdlc", "/autosdlc?compress=gzip"] {
             let mut client = ws(&server, path, "");
-            said.push_str(&client.message().to_string());
+            transcript.push_str(&client.message().to_string());
             let right = json!({"id": "1", "type": "auth_request", "data": {"token": one}}).to_string();
             let slips = [
                 json!({"id": "1", "type": "auth_request", "data": {"token": [one]}}).to_string(),
@@ -726,7 +726,7 @@ fn secrets_are_in_no_log_answer_or_count() {
             if one != &bad {
                 loop {
                     let answer = client.message();
-                    said.push_str(&answer.to_string());
+                    transcript.push_str(&answer.to_string());
                     if answer["type"] == "auth_success" {
                         break;
                     }
@@ -739,26 +739,26 @@ fn secrets_are_in_no_log_answer_or_count() {
     for path in ["/api/stats", "/metrics"] {
         let answer = get(&server, path, &bearer(&good));
         assert_eq!(answer.status, 200);
-        said.push_str(answer.text());
+        transcript.push_str(answer.text());
     }
-    said.push_str(&server.log());
+    transcript.push_str(&server.log());
     for secret in [SECRET, &good, &bad, &key] {
         let tail = secret.rsplit('.').next().expect("some");
-        let is_said = said.contains(secret) || said.contains(tail);
-        let line = said.lines().find(|line| line.contains(tail)).unwrap_or_default();
+        let is_said = transcript.contains(secret) || transcript.contains(tail);
+        let line = transcript.lines().find(|line| line.contains(tail)).unwrap_or_default();
         assert!(!is_said, "a secret was said: {}", line.replace(tail, "(SECRET)"));
     }
     for slip in ["redis//u:", "redis:u:", "u:", "redis://u:", "nats://h:1,redis://u:", ""] {
         let address = format!("{slip}{SECRET}@h");
         for option in ["--engine", "--ingest"] {
-            let shown = run(fanwire().args(["check", option, &address]));
-            let shown = [shown.stdout, shown.stderr].concat();
-            assert!(!String::from_utf8_lossy(&shown).contains(SECRET), "{option} {slip}");
+            let output = run(fanwire().args(["check", option, &address]));
+            let output = [output.stdout, output.stderr].concat();
+            assert!(!String::from_utf8_lossy(&output).contains(SECRET), "{option} {slip}");
         }
     }
-    let shown = run(fanwire().args(["check", "--auth-jwt-hs256-secret", SECRET]));
-    let shown = [shown.stdout, shown.stderr].concat();
-    assert!(!String::from_utf8_lossy(&shown).contains(SECRET));
+    let output = run(fanwire().args(["check", "--auth-jwt-hs256-secret", SECRET]));
+    let output = [output.stdout, output.stderr].concat();
+    assert!(!String::from_utf8_lossy(&output).contains(SECRET));
 }
 
 #[test]
@@ -848,10 +848,10 @@ fn the_programs_own_clients_show_a_token() {
         run(fanwire().args(["publish", "--url", &url, "--type", "x"]).env("FANWIRE_TOKEN", token))
     };
     let refused = publish("nonsense");
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
-        !refused.status.success() && said.contains("Invalid token") && said.contains("--token"),
-        "{said}"
+        !refused.status.success() && errors.contains("Invalid token") && errors.contains("--token"),
+        "{errors}"
     );
     assert!(publish(&token(&["--publish"])).status.success());
     for more in [&[][..], &["--sse"]] {
@@ -1074,7 +1074,7 @@ fn a_personal_channel_is_added_to_the_channels_of_a_token() {
         (&["--auth-jwt-hs256-secret", SECRET, "--auth-grant-channels", "user:*"], "one channel"),
     ] {
         let out = run(fanwire().args(["serve", "--listen", "127.0.0.1:0"]).args(options));
-        let said = String::from_utf8_lossy(&out.stderr);
-        assert!(out.status.code() != Some(0) && said.contains(reason), "{said}");
+        let errors = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code() != Some(0) && errors.contains(reason), "{errors}");
     }
 }

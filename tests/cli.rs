@@ -255,8 +255,8 @@ fn tail_prints_a_run_from_its_start_and_exits_at_its_end() {
     // At its limit `history` names the place to continue from.
     let url = format!("http://{}", server.addr);
     let output = run(fanwire().args(["history", &url, "stream=run-1", "--limit", "2"]));
-    let said = String::from_utf8(output.stderr).expect("text");
-    let place = said.split_once("--after ").expect(&said).1.trim();
+    let errors = String::from_utf8(output.stderr).expect("text");
+    let place = errors.split_once("--after ").expect(&errors).1.trim();
     let output = run(fanwire().args(["history", &url, "stream=run-1", "--after", place]));
     let lines = String::from_utf8(output.stdout).expect("text");
     assert!(lines.lines().count() == 3 && is_token(lines.lines().next().expect("a line"), 2), "{lines}");
@@ -296,8 +296,8 @@ fn tail_and_history_read_the_log_of_an_engine() {
         let url = format!("http://{}", server.addr);
         let output = run(fanwire().args(["history", &url, "stream=run-1", "--limit", "150"]));
         assert_eq!(out(&output).lines().count(), 150, "{kind}: {}", err(&output));
-        let said = err(&output);
-        let place = said.split_once("--after ").expect(&said).1.trim();
+        let errors = err(&output);
+        let place = errors.split_once("--after ").expect(&errors).1.trim();
         let output = run(fanwire().args(["history", &url, "stream=run-1", "--after", place]));
         assert_eq!((out(&output).lines().count(), err(&output)), (51, String::new()), "{kind}");
     }
@@ -335,9 +335,9 @@ fn tail_reports_the_place_where_its_history_is_cut_off() {
         // A live event ends the command.
         server.publish(numbered(9));
         assert!(tail.child.wait().expect("it ends by itself").success());
-        let mut said = String::new();
-        tail.child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
-        assert_eq!(said.contains("history: 8 events"), is_cut_off, "{said}");
+        let mut errors = String::new();
+        tail.child.stderr.take().expect("piped").read_to_string(&mut errors).expect("text");
+        assert_eq!(errors.contains("history: 8 events"), is_cut_off, "{errors}");
     }
 }
 
@@ -590,17 +590,20 @@ fn top_draws_on_a_terminal_and_gives_it_back() {
         .spawn()
         .expect("script, of util-linux, starts");
     let mut screen = script.stdout.take().expect("piped");
-    let mut shown = String::new();
+    let mut printed = String::new();
     let mut chunk = [0; 4096];
-    while !shown.contains("no subscriptions") {
+    while !printed.contains("no subscriptions") {
         let len = screen.read(&mut chunk).expect("a frame");
-        assert!(len > 0, "ended early: {shown}");
-        shown.push_str(&String::from_utf8_lossy(&chunk[..len]));
+        assert!(len > 0, "ended early: {printed}");
+        printed.push_str(&String::from_utf8_lossy(&chunk[..len]));
     }
     script.stdin.as_mut().expect("piped").write_all(b"q").expect("a key");
-    screen.read_to_string(&mut shown).expect("the rest");
-    assert!(script.wait().expect("it ends").success(), "{shown}");
-    assert!(shown.contains("\u{1b}[?1049h") && shown.trim_end().ends_with("\u{1b}[?1049l"), "{shown:?}");
+    screen.read_to_string(&mut printed).expect("the rest");
+    assert!(script.wait().expect("it ends").success(), "{printed}");
+    assert!(
+        printed.contains("\u{1b}[?1049h") && printed.trim_end().ends_with("\u{1b}[?1049l"),
+        "{printed:?}"
+    );
 }
 
 #[test]

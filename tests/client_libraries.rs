@@ -37,10 +37,10 @@ fn succeed(name: &str, command: &mut Command) -> String {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    let said = std::fs::read_to_string(&path).unwrap_or_default();
+    let output = std::fs::read_to_string(&path).unwrap_or_default();
     let _ = std::fs::remove_file(&path);
-    assert!(status.success(), "{name}: {status}\n{said}");
-    said
+    assert!(status.success(), "{name}: {status}\n{output}");
+    output
 }
 
 /// Runs a test file of the JavaScript client. Exactly this many tests must pass.
@@ -52,7 +52,7 @@ fn node_test(file: &str, tests: usize) {
         missing(modules);
     }
     BUILT.get_or_init(|| drop(succeed("build", tool("node").arg(js.join("build.mjs")))));
-    let said = succeed(
+    let output = succeed(
         file,
         tool("node")
             .args(["--test", "--test-reporter=tap"])
@@ -61,7 +61,7 @@ fn node_test(file: &str, tests: usize) {
             .env("FANWIRE_CHROMIUM", chromium()),
     );
     for wanted in [format!("# pass {tests}"), "# fail 0".into(), "# skipped 0".into()] {
-        assert!(said.lines().any(|line| line == wanted), "{file}: no {wanted:?} in\n{said}");
+        assert!(output.lines().any(|line| line == wanted), "{file}: no {wanted:?} in\n{output}");
     }
 }
 
@@ -70,7 +70,7 @@ fn python_test(file: &str, tests: usize) {
     if !is_installed("tests/clients/requirements.txt", "target/venv/requirements.txt") {
         missing("target/venv");
     }
-    let said = succeed(
+    let output = succeed(
         file,
         Command::new(in_project("target/venv/bin/python"))
             .args(["-W", "error"])
@@ -79,7 +79,7 @@ fn python_test(file: &str, tests: usize) {
             .env("PYTHONDONTWRITEBYTECODE", "1"),
     );
     let ran = format!("Ran {tests} test");
-    assert!(said.contains(&ran) && said.ends_with("\nOK\n"), "{file}: no {ran:?} in\n{said}");
+    assert!(output.contains(&ran) && output.ends_with("\nOK\n"), "{file}: no {ran:?} in\n{output}");
 }
 
 #[test]

@@ -212,8 +212,8 @@ fn curl_publishes_in_every_way_it_knows() {
     let _ = std::fs::remove_file(&file);
 
     // The 100 precedes the answer.
-    let said = curl(server, &["-i", "-H", "Expect: 100-continue", "-d", r#"{"type":"patient"}"#]);
-    assert!(said.starts_with("HTTP/1.1 100") && said.contains("HTTP/1.1 200"), "{said}");
+    let answer = curl(server, &["-i", "-H", "Expect: 100-continue", "-d", r#"{"type":"patient"}"#]);
+    assert!(answer.starts_with("HTTP/1.1 100") && answer.contains("HTTP/1.1 200"), "{answer}");
 
     // Many requests on one connection.
     let url = format!("http://{}/publish", server.addr);

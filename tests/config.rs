@@ -175,9 +175,9 @@ fn payloads_keep_to_their_schemas_and_new_schemas_come_with_a_hangup() {
     let mut client = Ws::connect(server.addr);
     let event = json!({ "event_type": "task.progress", "payload": { "progress": 101 } });
     let answer = client.ask(&json!({ "type": "publish", "message_id": "p", "payload": event }));
-    let told =
+    let reported =
         json!({ "code": "schema", "error": "payload/progress: 101 is greater than the maximum of 100" });
-    assert_eq!((&answer["type"], &answer["payload"]), (&json!("error"), &told));
+    assert_eq!((&answer["type"], &answer["payload"]), (&json!("error"), &reported));
     let faults = server.metrics("fanwire_server_faults_total");
     assert!(faults.contains(&("{kind=\"schema\"}".to_owned(), 2.0)), "{faults:?}");
 
@@ -243,10 +243,10 @@ fn the_sum_of_memory_fits_a_machine_and_lists_its_omissions() {
 /// The maximum matching time of an event depends on the limit of a client's subscriptions.
 #[test]
 fn the_longest_match_of_an_event_is_shown() {
-    let shown = |args: &[&str]| out(&run(fanwire().arg("check").args(args)));
-    let usual = shown(&[]);
+    let checked = |args: &[&str]| out(&run(fanwire().arg("check").args(args)));
+    let usual = checked(&[]);
     assert!(usual.contains("one event costs a loop 66 ms for each client"), "{usual}");
-    let small = shown(&["--max-subscription-values", "1000"]);
+    let small = checked(&["--max-subscription-values", "1000"]);
     assert!(small.contains("one event costs a loop 2 ms for each client"), "{small}");
 }
 

@@ -533,8 +533,9 @@ fn the_settings_for_kubernetes_are_good() {
 /// Runs `fanwire check --health` with these options. Returns exit code and output.
 fn health(options: &[&str]) -> (Option<i32>, String) {
     let output = run(fanwire().args(["check", "--health"]).args(options));
-    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8")).concat();
-    (output.status.code(), said)
+    let printed =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8")).concat();
+    (output.status.code(), printed)
 }
 
 #[test]

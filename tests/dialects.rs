@@ -355,18 +355,20 @@ fn an_operator_lists_the_subscriptions_of_an_autosdlc_client() {
     client.ask(&json!({"type": "subscribe", "data": s1}));
     client.ask(&json!({"type": "subscribe", "data": {"resource": "system", "junk": 1}}));
     client.ask(&json!({"type": "subscribe", "data": {"subscriptionId": "s3", "pattern": "agent:*:status", "events": ["x"]}}));
-    let its = asked(&id);
-    assert_eq!(names(&its[0]), ["active", "clientId", "config", "createdAt", "id"]);
+    let listed = asked(&id);
+    assert_eq!(names(&listed[0]), ["active", "clientId", "config", "createdAt", "id"]);
     assert_eq!(
-        (&its[0]["id"], &its[0]["clientId"], &its[0]["active"]),
+        (&listed[0]["id"], &listed[0]["clientId"], &listed[0]["active"]),
         (&json!("s1"), &json!(id), &json!(true))
     );
-    assert!(its[0]["createdAt"].as_str().expect("a time") <= its[1]["createdAt"].as_str().expect("a time"));
+    assert!(
+        listed[0]["createdAt"].as_str().expect("a time") <= listed[1]["createdAt"].as_str().expect("a time")
+    );
     // Events that the client was not subscribed to are not listed.
     let system = json!({"resource": "system", "resourceId": "*", "events": ["*"]});
     let pattern = json!({"subscriptionId": "s3", "pattern": ["agent:*:status"]});
-    assert_eq!([&its[0]["config"], &its[1]["config"], &its[2]["config"]], [&s1, &system, &pattern]);
-    assert_eq!((&its[1]["id"], its.len()), (&json!("sub-1"), 3));
+    assert_eq!([&listed[0]["config"], &listed[1]["config"], &listed[2]["config"]], [&s1, &system, &pattern]);
+    assert_eq!((&listed[1]["id"], listed.len()), (&json!("sub-1"), 3));
     assert_eq!(asked(&id.to_uppercase()).len(), 3, "a UUID's case means nothing");
 
     // A subscription of the same name is replaced, a refused one does not exist, and another client has its
@@ -376,9 +378,9 @@ fn an_operator_lists_the_subscriptions_of_an_autosdlc_client() {
         client.ask(&json!({"type": "subscribe", "data": {"pattern": "*****a*b*c*d"}}))["type"],
         "error"
     );
-    let its = asked(&id);
+    let listed = asked(&id);
     assert_eq!(
-        (its.len(), &its[2]["id"], &its[2]["config"]["resource"]),
+        (listed.len(), &listed[2]["id"], &listed[2]["config"]["resource"]),
         (3, &json!("s1"), &json!("workflow"))
     );
     let mut other = open(&server, "/autosdlc");
@@ -388,8 +390,8 @@ fn an_operator_lists_the_subscriptions_of_an_autosdlc_client() {
     // `sub-01` has the same number as `sub-1`, so it removes that subscription.
     client.ask(&json!({"type": "unsubscribe", "data": {"subscriptionId": "sub-01"}}));
     client.ask(&json!({"type": "unsubscribe", "data": {"subscriptionId": "s3"}}));
-    let its = asked(&id);
-    assert_eq!((its.len(), &its[0]["id"]), (1, &json!("s1")));
+    let listed = asked(&id);
+    assert_eq!((listed.len(), &listed[0]["id"]), (1, &json!("s1")));
     drop(client);
     support::eventually("it is gone with its client", || asked(&id).is_empty());
     assert_eq!(asked(&others).len(), 1);
@@ -409,10 +411,13 @@ fn a_program_lists_the_subscriptions_of_a_client_of_any_loop() {
         client.ask(
             &json!({"type": "subscribe", "data": {"subscriptionId": subscription, "resource": "agent"}}),
         );
-        let its = server.client_subscriptions(&id);
-        assert_eq!((its.len(), its[0].id(), its[0].client_id()), (1, &*subscription, &*id));
-        assert!(its[0].config().contains(r#""resource":"agent""#), "{}", its[0].config());
-        assert!(its[0].created_at().0 > 0);
+        let subscriptions = server.client_subscriptions(&id);
+        assert_eq!(
+            (subscriptions.len(), subscriptions[0].id(), subscriptions[0].client_id()),
+            (1, &*subscription, &*id)
+        );
+        assert!(subscriptions[0].config().contains(r#""resource":"agent""#), "{}", subscriptions[0].config());
+        assert!(subscriptions[0].created_at().0 > 0);
     }
     server.drain(Duration::ZERO);
     server.join().expect("its loops end well");
@@ -492,10 +497,11 @@ fn autosdlcs_messages_are_logged_with_their_data_filtered_by_default() {
     let (hello, event) = converse(&server);
     support::eventually("all is logged", || message_lines(&server).len() == 6);
     let lines = message_lines(&server);
-    let told: Vec<_> = lines.iter().map(|line| (line["direction"].as_str(), line["type"].as_str())).collect();
+    let logged: Vec<_> =
+        lines.iter().map(|line| (line["direction"].as_str(), line["type"].as_str())).collect();
     let (incoming, outgoing) = (Some("in"), Some("out"));
     assert_eq!(
-        told,
+        logged,
         [
             (outgoing, Some("connect")),
             (incoming, Some("subscribe")),
@@ -559,11 +565,11 @@ fn autosdlc_checks_messages_against_its_documents_schemas_if_configured() {
             (&error["data"]["valid"], &error["metadata"]["correlationId"]),
             (&json!(false), &bad["id"])
         );
-        let told = error["data"]["errors"].as_array().expect("a list");
-        assert_eq!(told.len(), errors.as_array().expect("a list").len(), "{error}");
-        if told.len() == 1 {
+        let faults = error["data"]["errors"].as_array().expect("a list");
+        assert_eq!(faults.len(), errors.as_array().expect("a list").len(), "{error}");
+        if faults.len() == 1 {
             assert_eq!(error["data"]["errors"], errors);
-            assert_eq!(error["data"]["details"], told[0]);
+            assert_eq!(error["data"]["details"], faults[0]);
         }
     }
     client.send(&status(json!({"agentId": "coder-001", "agentType": "coder", "status": "busy"})));

@@ -184,7 +184,7 @@ fn the_recipes_of_kept_streams_work() {
 #[test]
 fn the_metrics_that_the_pages_name_exist() {
     let server = support::Server::start();
-    let shown = support::http::get(server.addr, "/metrics").text().to_owned();
+    let metrics = support::http::get(server.addr, "/metrics").text().to_owned();
     let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let mut named = 0;
     for entry in std::fs::read_dir(in_project("docs")).expect("the pages") {
@@ -199,7 +199,7 @@ fn the_metrics_that_the_pages_name_exist() {
                 let name: String = page[at..].chars().take_while(|c| is_name(*c)).collect();
                 // A name followed by an asterisk or braces stands for several names.
                 named += 1;
-                assert!(shown.contains(&name) || name == begin, "{}: {name}", path.display());
+                assert!(metrics.contains(&name) || name == begin, "{}: {name}", path.display());
             }
         }
     }

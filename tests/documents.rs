@@ -76,10 +76,10 @@ fn fccs_layers_work_alone_and_composed() {
     let sent: Vec<(String, Value)> = (sent.lock().expect("no panic holds it").iter())
         .map(|(id, text)| (id.clone(), serde_json::from_str(text).expect("JSON text")))
         .collect();
-    let told: Vec<_> =
+    let delivered: Vec<_> =
         sent.iter().map(|(id, m)| (id.as_str(), &m["type"], &m["payload"]["event_type"])).collect();
     assert_eq!(
-        told,
+        delivered,
         [
             ("s1", &json!("event"), &json!("workflow.started")),
             ("s2", &json!("event"), &json!("node.entered"))

@@ -187,8 +187,8 @@ fn a_log_of_another_kind_is_reported_by_readyz_and_nothing_is_lost() {
     });
     // The appender checks every two seconds.
     eventually("neither readers nor publishers are served", || {
-        let said = says(&node);
-        (&said["readers"], &said["publishers"]) == (&json!(false), &json!(false))
+        let status = says(&node);
+        (&status["readers"], &status["publishers"]) == (&json!(false), &json!(false))
     });
     assert_eq!(post(&node, &lines(1..2)).status, 503);
     service.kill();

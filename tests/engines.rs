@@ -510,9 +510,9 @@ fn a_node_subscribes_at_plain_nats_only_to_its_clients_interest() {
         if stream == 0 {
             let got: Vec<usize> = (0..3000).filter(of_list).map(|_| number(&list.event()) as usize).collect();
             for one in 0..3 {
-                let its: Vec<usize> = got.iter().copied().filter(|n| n % 3 == one).collect();
+                let numbers: Vec<usize> = got.iter().copied().filter(|n| n % 3 == one).collect();
                 let wanted: Vec<usize> = (0..3000).filter(of_list).filter(|n| n % 3 == one).collect();
-                assert_eq!(its, wanted, "stream {one}");
+                assert_eq!(numbers, wanted, "stream {one}");
             }
         }
         if stream == 1 {

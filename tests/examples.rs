@@ -71,11 +71,11 @@ fn the_agent_dashboard_works_in_a_browser() {
     let started = axum::start("127.0.0.1:0", std::future::pending());
     let (addr, _server, _serving) = runtime.block_on(started).expect("it starts");
     let mut script = Script::start("browser_dashboard.mjs", &[&format!("http://{addr}")]);
-    let mut said = Vec::new();
+    let mut lines = Vec::new();
     while let Some(line) = script.line() {
-        said.push(line);
+        lines.push(line);
     }
-    assert_eq!(said.last().map(String::as_str), Some("passed 2"), "{said:?}");
+    assert_eq!(lines.last().map(String::as_str), Some("passed 2"), "{lines:?}");
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_shell_can_pipe_a_commands_output() {
     pipe.arg(in_project("examples/pipe.sh")).args(["build.log", "printf", r#"one\n"two"\\\ttab\n"#]);
     let output = run(pipe.env("PATH", path).env("FANWIRE_URL", &url));
     assert!(output.status.success(), "{output:?}");
-    let shown = run(fanwire().args([
+    let output = run(fanwire().args([
         "tail",
         "--url",
         &url,
@@ -117,7 +117,7 @@ fn a_shell_can_pipe_a_commands_output() {
         "--type",
         "build.log",
     ]));
-    let lines: Vec<serde_json::Value> = (String::from_utf8(shown.stdout).expect("text").lines())
+    let lines: Vec<serde_json::Value> = (String::from_utf8(output.stdout).expect("text").lines())
         .map(|line| serde_json::from_str(line).expect("JSON"))
         .collect();
     assert_eq!(lines[0]["payload"], json!({"line": "one"}));

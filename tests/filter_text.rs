@@ -172,9 +172,9 @@ fn each_filter_text_has_one_meaning_at_every_entrance() {
         command.args(["--count", &want.len().to_string()]);
         let output = run(if is_sse { command.arg("--sse") } else { &mut command });
         let lines = String::from_utf8(output.stdout).expect("UTF-8");
-        let shown: Vec<usize> =
+        let numbers: Vec<usize> =
             lines.lines().map(|line| number(&serde_json::from_str(line).expect("JSON"))).collect();
-        assert_eq!(shown, want, "{text}");
+        assert_eq!(numbers, want, "{text}");
     }
 }
 
@@ -199,8 +199,8 @@ fn a_text_narrows_the_other_fields() {
     command.args(["tail", "--url", &format!("http://{}", server.addr), "--json", "--history", "1000"]);
     command.args(["--type", "task.*", "--filter", "source!=core", "--count", "1"]);
     let line = String::from_utf8(run(&mut command).stdout).expect("UTF-8");
-    let shown: Value = serde_json::from_str(&line).expect("one event");
-    assert_eq!((&shown["event_type"], &shown["source"]), (&json!("task.done"), &json!("edge")));
+    let event: Value = serde_json::from_str(&line).expect("one event");
+    assert_eq!((&event["event_type"], &event["source"]), (&json!("task.done"), &json!("edge")));
 }
 
 #[test]

@@ -247,9 +247,9 @@ fn a_lean_stream_is_compressed_like_any_other() {
     server.publish(numbered(7));
     let url = format!("http://{}/sse?lean&history=1", server.addr);
     let output = tool("curl").args(["-sSN", "--compressed", "-i", "--max-time", "1", &url]).output();
-    let said = String::from_utf8(output.expect("curl runs").stdout).expect("text");
-    assert!(said.contains("Content-Encoding: gzip"), "{said}");
-    assert!(said.contains("event: test.numbered\ndata: {\"n\":7}\nid: "), "{said}");
+    let answer = String::from_utf8(output.expect("curl runs").stdout).expect("text");
+    assert!(answer.contains("Content-Encoding: gzip"), "{answer}");
+    assert!(answer.contains("event: test.numbered\ndata: {\"n\":7}\nid: "), "{answer}");
 }
 
 #[test]

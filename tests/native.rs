@@ -485,8 +485,8 @@ fn limits_of_a_client_are_enforced_and_named() {
     ];
     for payload in greedy {
         let answer = client.ask(&json!({"type": "subscribe", "payload": payload}));
-        let shown = payload.to_string();
-        assert_eq!(answer["type"], "error", "{}: {answer}", &shown[..60]);
+        let excerpt = payload.to_string();
+        assert_eq!(answer["type"], "error", "{}: {answer}", &excerpt[..60]);
         assert!(answer.to_string().len() < 2000, "an error repeats the sent text");
     }
     // A pattern with exponential cost in a naive matcher is matched in time.

@@ -498,8 +498,8 @@ fn bridge_messages_imply_no_attributes() {
         assert_eq!(come.len(), 1, "{come:?}");
         let event = &come[0];
         assert!(text(&event["event_type"]).starts_with("protocol."), "{event}");
-        let said = (stream_of(event), channel_of(event), entity_of(event));
-        assert_eq!(said, (Value::Null, Value::Null, Value::Null), "{event}");
+        let delivered = (stream_of(event), channel_of(event), entity_of(event));
+        assert_eq!(delivered, (Value::Null, Value::Null, Value::Null), "{event}");
     }
     let other = token(&["--stream", "*", "--publish=protocol.mcp"]);
     let answer = post_to(server.addr, "/bridge/a2a", &other, "", &message.to_string());
@@ -536,11 +536,11 @@ fn an_ingested_message_is_routed_once_by_what_it_implies() {
     eventually("the node follows the log", || http::get(node.addr, "/readyz").status == 200);
     let mut reader = Reader::new(node.addr);
     let publish = |text: &str| {
-        let said = Command::new("redis-cli")
+        let output = Command::new("redis-cli")
             .args(["-p", &service.addr.port().to_string(), "publish", "agent_message", text])
             .output()
             .expect("redis-cli runs");
-        String::from_utf8_lossy(&said.stdout).trim() == "1"
+        String::from_utf8_lossy(&output.stdout).trim() == "1"
     };
     let mut come = Vec::new();
     eventually("the node listens", || publish(r#"{"circle_name":"b"}"#));

@@ -133,8 +133,8 @@ fn nothing_in_an_event_or_a_request_breaks_out_of_its_place_in_a_stream() {
         wire.send(format!("GET /sse{query} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         let answer = http::read_head(&mut wire, deadline()).expect("an answer");
         let _ = wire.take_until(b"\n\n", Instant::now() + Duration::from_millis(500));
-        let said = String::from_utf8_lossy(wire.buffered()).into_owned();
-        assert!(!said.lines().any(|line| line.starts_with("event: evil")), "{answer:?} {said}");
+        let received = String::from_utf8_lossy(wire.buffered()).into_owned();
+        assert!(!received.lines().any(|line| line.starts_with("event: evil")), "{answer:?} {received}");
         assert!(!format!("{answer:?}").contains("\nevent: evil"), "{answer:?}");
     }
     server.assert_serving();

@@ -75,9 +75,9 @@ fn an_event_with_a_misspelt_key_is_refused_in_every_form() {
     ] {
         let answer = post(server.addr, "/publish", kind, body.as_bytes());
         assert_eq!(answer.status, 400, "{body}");
-        let said = answer.json();
-        assert_eq!(said["error"], "unknown key `entitty`: did you mean `entity`?", "{body}");
-        assert_eq!(said["line"], line, "{body}");
+        let refusal = answer.json();
+        assert_eq!(refusal["error"], "unknown key `entitty`: did you mean `entity`?", "{body}");
+        assert_eq!(refusal["line"], line, "{body}");
     }
     let deep = post(
         server.addr,

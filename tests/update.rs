@@ -127,9 +127,9 @@ fn an_empty_list_matches_nothing_and_can_be_filled_again() {
         updated(&mut client, &json!({"subscription_id": "w", "add": {"entities": ["symbol:C", "symbol:A"]}}));
     assert_eq!(ack["added"], 2);
     assert_wanted(&server, &mut client, &["A", "B", "C"], &["A", "C"]);
-    let shown = listed(&mut client);
+    let subscription = listed(&mut client);
     assert_eq!(
-        (&shown["entities"], &shown["event_types"]),
+        (&subscription["entities"], &subscription["event_types"]),
         (&json!(["symbol:A", "symbol:C"]), &json!(["quote", "trade"]))
     );
 }

@@ -504,8 +504,8 @@ fn clients_with_tls_are_asked_to_reconnect_and_miss_nothing() {
     say(&mut ws, json!({"type": "subscribe", "payload": {}}));
     let position = hear(&mut ws)["payload"]["last_event_id"].clone();
     server.upgrade();
-    let told = hear(&mut ws);
-    assert_eq!(told["type"], "reconnect", "{told}");
+    let heard = hear(&mut ws);
+    assert_eq!(heard["type"], "reconnect", "{heard}");
     assert!(server.first.wait().success(), "it has nothing left to do");
     let mut again = connect();
     say(&mut again, json!({"type": "publish", "payload": {"type": "x"}}));
@@ -671,11 +671,11 @@ fn an_upgrade_causes_no_presence_events() {
     ann.ask(&json!({"type": "subscribe", "payload": {"channels": ["room.1"]}}));
     assert_eq!(ann.event()["payload"]["user"], "ann");
     let mut watcher = Sse::open(addr, "?channel=room.*&channel=room.2&user=bob");
-    let mut told = || {
+    let mut next_report = || {
         let event = watcher.event().json();
         (event["event_type"].clone(), event["payload"]["user"].clone())
     };
-    assert_eq!(told(), (json!("presence.joined"), json!("bob")));
+    assert_eq!(next_report(), (json!("presence.joined"), json!("bob")));
     let here = || {
         let request = "GET /api/presence/room.1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         http::exchange(addr, request.as_bytes()).json()["users"].clone()
@@ -687,7 +687,7 @@ fn an_upgrade_causes_no_presence_events() {
     assert_eq!(here(), before, "since when, too");
     drop(ann);
     // This is the first presence event since the start: the handover of the members caused none.
-    assert_eq!(told(), (json!("presence.left"), json!("ann")));
+    assert_eq!(next_report(), (json!("presence.left"), json!("ann")));
 }
 
 #[test]

@@ -299,8 +299,8 @@ pub(crate) fn disk_full_at_a_segments_end(stage: &mut Stage) {
 pub(crate) fn ended_with_a_full_disk(stage: &mut Stage) {
     stage.place().fill();
     stage.suffers();
-    let told = stage.nodes[0].terminate();
-    if let Some(what) = told {
+    let fault = stage.nodes[0].terminate();
+    if let Some(what) = fault {
         stage.fault(what);
     }
     stage.place().empty();

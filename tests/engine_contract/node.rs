@@ -375,10 +375,10 @@ impl Node {
 
     /// Ends the process with SIGTERM and starts another binary in its place. Returns the faults of the end.
     pub(crate) fn replace(&mut self, program: Option<PathBuf>) -> Option<String> {
-        let told = self.terminate();
+        let fault = self.terminate();
         self.program = program;
         self.revive();
-        told
+        fault
     }
 
     /// Replaces the node's binary by another one, and makes the process hand over to it.

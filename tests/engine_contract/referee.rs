@@ -145,17 +145,17 @@ const GAPS_MAX: usize = 60;
 
 /// Returns every broken promise.
 pub(crate) fn judge(trial: Trial<'_>) -> Vec<Fault> {
-    let mut told: HashMap<Key, &Outcome> = HashMap::new();
+    let mut outcomes: HashMap<Key, &Outcome> = HashMap::new();
     for attempt in trial.attempts {
         for n in attempt.first..attempt.first + attempt.count {
-            told.insert((attempt.publisher, n), &attempt.outcome);
+            outcomes.insert((attempt.publisher, n), &attempt.outcome);
         }
     }
     let mut faults = Vec::new();
     ids(trial, &mut faults);
     for (reader, seen) in trial.readers.iter().enumerate() {
         order_of_ids(reader, seen, &mut faults);
-        deliveries(reader, seen, &told, &mut faults);
+        deliveries(reader, seen, &outcomes, &mut faults);
         let count = seen.iter().filter(|one| matches!(one.what, What::Gap { .. })).count();
         if count > GAPS_MAX {
             faults.push(Fault::Gaps { reader, count });

@@ -336,11 +336,11 @@ impl Stage {
             std::thread::sleep(Duration::from_millis(50));
             faults = self.judge();
         }
-        let mut told: Vec<String> = faults.iter().take(20).map(ToString::to_string).collect();
-        if faults.len() > told.len() {
-            told.push(format!("and {} more", faults.len() - told.len()));
+        let mut report: Vec<String> = faults.iter().take(20).map(ToString::to_string).collect();
+        if faults.len() > report.len() {
+            report.push(format!("and {} more", faults.len() - report.len()));
         }
-        self.faults.append(&mut told);
+        self.faults.append(&mut report);
         let all: Vec<Attempt> = self.nodes.iter().chain(&self.gone).flat_map(Node::records).collect();
         // The reader of a node that the test had stopped had to wait.
         for node in self.nodes.iter().filter(|node| !node.shared.was_away()) {

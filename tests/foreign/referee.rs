@@ -56,8 +56,8 @@ impl Stage {
                     let (client, case, line) = (word(), word(), word());
                     reports.lock().expect("no panic holds it").entry((client, case)).or_default().push(line);
                 }
-                let said = format!("{name} ended, and said:\n{}", script.stderr());
-                ended.lock().expect("no panic holds it").push(said);
+                let text = format!("{name} ended, and said:\n{}", script.stderr());
+                ended.lock().expect("no panic holds it").push(text);
             });
         }
         Self { reports, ended }

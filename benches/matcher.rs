@@ -16,22 +16,22 @@ use fanwire::{Event, Filter};
 #[path = "peers-matcher/src/mix.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the program that measures other crates")]
 mod mix;
-use mix::{Mix, Random, Said, Scale, Want};
+use mix::{Attributes, Mix, Random, Scale, Subscription};
 
-fn filter(want: &Want) -> Filter {
+fn filter(want: &Subscription) -> Filter {
     Filter::new().types([&want.event_type]).streams(&want.stream)
 }
 
-fn event(said: &Said) -> Event {
-    Event::builder(&said.event_type).stream(&said.stream).build().expect("valid")
+fn event(attributes: &Attributes) -> Event {
+    Event::builder(&attributes.event_type).stream(&attributes.stream).build().expect("valid")
 }
 
 fn events(scale: &Scale, count: usize) -> Vec<Event> {
     let mut random = Random::new(3);
-    (0..count).map(|_| event(&scale.said(&mut random))).collect()
+    (0..count).map(|_| event(&scale.attributes(&mut random))).collect()
 }
 
-fn matcher(wants: &[Want]) -> Matcher {
+fn matcher(wants: &[Subscription]) -> Matcher {
     let mut matcher = Matcher::new(FilterLimits::default());
     for want in wants {
         matcher.insert(&filter(want));

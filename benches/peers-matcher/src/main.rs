@@ -11,7 +11,7 @@ mod plot;
 
 use std::time::{Duration, Instant};
 
-use mix::{Mix, Random, Scale, Want};
+use mix::{Mix, Random, Scale, Subscription};
 use peers::{HashThenScan, MqttTree, Ours, Peer, Scan, Sent, Tree};
 
 #[global_allocator]
@@ -42,9 +42,9 @@ fn time(peer: &mut dyn Peer, scale: &Scale, signatures: Option<usize>, run: Dura
             let chunk: Vec<Sent> = (0..CHUNK)
                 .map(|_| {
                     Sent::new(if hot.is_empty() {
-                        scale.said(&mut random)
+                        scale.attributes(&mut random)
                     } else {
-                        scale.said(&mut Random::new(hot[choice.below(hot.len())]))
+                        scale.attributes(&mut Random::new(hot[choice.below(hot.len())]))
                     })
                 })
                 .collect();
@@ -76,7 +76,7 @@ fn checksum(peer: &mut dyn Peer, scale: &Scale, events: usize) -> u64 {
     let mut random = Random::new(4);
     let mut out = Vec::new();
     (0..events).fold(0u64, |sum, nth| {
-        let sent = Sent::new(scale.said(&mut random));
+        let sent = Sent::new(scale.attributes(&mut random));
         out.clear();
         peer.find(&sent, &mut out);
         out.iter().fold(sum, |sum, &subscriber| sum.wrapping_add((u64::from(subscriber) + 1) * (nth as u64 + 1)))
@@ -85,8 +85,8 @@ fn checksum(peer: &mut dyn Peer, scale: &Scale, events: usize) -> u64 {
 
 fn add_and_remove(peer: &mut dyn Peer, subscriptions: usize) -> (f64, f64) {
     const EXTRA: usize = 2000;
-    let wants: Vec<Want> = (0..EXTRA)
-        .map(|n| Want { event_type: format!("kind{}.step1", n % 10), stream: Some(format!("stream-x{n:06}")) })
+    let wants: Vec<Subscription> = (0..EXTRA)
+        .map(|n| Subscription { event_type: format!("kind{}.step1", n % 10), stream: Some(format!("stream-x{n:06}")) })
         .collect();
     let mut best = (f64::MAX, f64::MAX);
     for _ in 0..3 {
@@ -119,8 +119,8 @@ fn count() {
     let mut random = Random::new(9);
     let kinds: Vec<fanwire::Event> = (0..if hot { 1000 } else { 100_000 })
         .map(|_| {
-            let said = scale.said(&mut random);
-            fanwire::Event::builder(&said.event_type).stream(&said.stream).build().expect("valid")
+            let attributes = scale.attributes(&mut random);
+            fanwire::Event::builder(&attributes.event_type).stream(&attributes.stream).build().expect("valid")
         })
         .collect();
     let mut out = Vec::new();
@@ -158,7 +158,7 @@ fn main() {
             let subscriptions = if mix == Mix::Dashboards { 1000 } else { subscriptions };
             let scale = Scale::new(mix, subscriptions);
             let wants = scale.wants();
-            let strings: usize = wants.iter().map(Want::bytes).sum();
+            let strings: usize = wants.iter().map(Subscription::bytes).sum();
             println!("\n**{mix_name}, {subscriptions} subscriptions**\n");
             println!(
                 "| matcher | random events, ns: median (min-max) | 1,000 hot signatures, ns | matches an event | \

@@ -20,19 +20,19 @@ impl Random {
 
 /// A subscription: a type, exact or a pattern, and optionally a stream.
 #[derive(Clone)]
-pub struct Want {
+pub struct Subscription {
     pub event_type: String,
     pub stream: Option<String>,
 }
 
-impl Want {
+impl Subscription {
     pub fn bytes(&self) -> usize {
         self.event_type.len() + self.stream.as_ref().map_or(0, String::len)
     }
 }
 
 /// Attributes of an event.
-pub struct Said {
+pub struct Attributes {
     pub event_type: String,
     pub stream: String,
 }
@@ -77,45 +77,50 @@ impl Scale {
         Self { mix, subscriptions, types, streams, agents: (subscriptions * 3 / 100).max(1) }
     }
 
-    pub fn wants(&self) -> Vec<Want> {
+    pub fn wants(&self) -> Vec<Subscription> {
         let mut random = Random::new(7);
         (0..self.subscriptions)
             .map(|n| match self.mix {
-                Mix::Exact => Want { event_type: kind(n % self.types), stream: Some(stream(n / self.types)) },
-                Mix::OwnStreams => Want { event_type: kind(n % self.types), stream: Some(stream(n)) },
-                Mix::Dashboards => Want { event_type: "kind1.*".to_owned(), stream: None },
+                Mix::Exact => {
+                    Subscription { event_type: kind(n % self.types), stream: Some(stream(n / self.types)) }
+                }
+                Mix::OwnStreams => Subscription { event_type: kind(n % self.types), stream: Some(stream(n)) },
+                Mix::Dashboards => Subscription { event_type: "kind1.*".to_owned(), stream: None },
                 Mix::Patterns => {
                     let any_stream = stream(random.below(self.streams));
                     match random.below(100) {
-                        0..80 => {
-                            Want { event_type: kind(random.below(self.types)), stream: Some(any_stream) }
-                        }
-                        80..90 => Want {
+                        0..80 => Subscription {
+                            event_type: kind(random.below(self.types)),
+                            stream: Some(any_stream),
+                        },
+                        80..90 => Subscription {
                             event_type: format!("kind{}.*", random.below(self.types / 10)),
                             stream: Some(any_stream),
                         },
-                        90..96 => Want {
+                        90..96 => Subscription {
                             event_type: format!("agent:{}:*", random.below(self.agents)),
                             stream: None,
                         },
-                        _ => Want { event_type: "agent:*:status".to_owned(), stream: Some(any_stream) },
+                        _ => {
+                            Subscription { event_type: "agent:*:status".to_owned(), stream: Some(any_stream) }
+                        }
                     }
                 }
             })
             .collect()
     }
 
-    pub fn said(&self, random: &mut Random) -> Said {
+    pub fn attributes(&self, random: &mut Random) -> Attributes {
         match self.mix {
             Mix::OwnStreams => {
                 let n = random.below(self.streams);
-                Said { event_type: kind(n % self.types), stream: stream(n) }
+                Attributes { event_type: kind(n % self.types), stream: stream(n) }
             }
-            Mix::Patterns if random.below(2) == 0 => Said {
+            Mix::Patterns if random.below(2) == 0 => Attributes {
                 event_type: format!("agent:{}:{}", random.below(self.agents), AGENT_WORDS[random.below(4)]),
                 stream: stream(random.below(self.streams)),
             },
-            _ => Said {
+            _ => Attributes {
                 event_type: kind(random.below(self.types)),
                 stream: stream(random.below(self.streams)),
             },

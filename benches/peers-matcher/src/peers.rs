@@ -7,27 +7,27 @@ use fanwire::filter::FilterLimits;
 use fanwire::{Event, Filter, Pattern};
 use mqtt_topic_tree::{QoS, TopicFilter, TopicName, TopicTree};
 
-use crate::mix::{Said, Want};
+use crate::mix::{Attributes, Subscription};
 
 /// An event with the keys by which matchers look it up, created in advance for all matchers.
 pub struct Sent {
-    pub said: Said,
+    pub attributes: Attributes,
     pub event: Event,
     pub name: TopicName,
 }
 
 impl Sent {
-    pub fn new(said: Said) -> Self {
-        let event = Event::builder(&said.event_type).stream(&said.stream).build().expect("valid");
-        let name = format!("{}/{}", said.stream, said.event_type.replace(['.', ':'], "/"));
-        Self { said, event, name: TopicName::try_from(name).expect("valid") }
+    pub fn new(attributes: Attributes) -> Self {
+        let event = Event::builder(&attributes.event_type).stream(&attributes.stream).build().expect("valid");
+        let name = format!("{}/{}", attributes.stream, attributes.event_type.replace(['.', ':'], "/"));
+        Self { attributes, event, name: TopicName::try_from(name).expect("valid") }
     }
 }
 
 pub trait Peer {
     fn name(&self) -> &'static str;
-    fn add(&mut self, want: &Want, subscriber: u32);
-    fn remove(&mut self, want: &Want, subscriber: u32);
+    fn add(&mut self, want: &Subscription, subscriber: u32);
+    fn remove(&mut self, want: &Subscription, subscriber: u32);
     /// Appends the subscribers that want the event.
     fn find(&mut self, sent: &Sent, out: &mut Vec<u32>);
     /// Returns the number of classes, for a matcher that groups equal subscribers in classes.
@@ -40,7 +40,7 @@ pub trait Peer {
     }
 }
 
-pub fn filter(want: &Want) -> Filter {
+pub fn filter(want: &Subscription) -> Filter {
     Filter::new().types([&want.event_type]).streams(&want.stream)
 }
 
@@ -68,7 +68,7 @@ impl Peer for Ours {
         if self.enumerate { "fanwire, subscribers listed" } else { "fanwire, classes" }
     }
 
-    fn add(&mut self, want: &Want, subscriber: u32) {
+    fn add(&mut self, want: &Subscription, subscriber: u32) {
         let class = self.matcher.insert(&filter(want));
         if self.enumerate {
             if self.members.len() <= class.index() {
@@ -78,7 +78,7 @@ impl Peer for Ours {
         }
     }
 
-    fn remove(&mut self, want: &Want, subscriber: u32) {
+    fn remove(&mut self, want: &Subscription, subscriber: u32) {
         let class = self.matcher.insert(&filter(want));
         self.matcher.remove(class);
         self.matcher.remove(class);
@@ -89,7 +89,7 @@ impl Peer for Ours {
 
     fn find(&mut self, sent: &Sent, out: &mut Vec<u32>) {
         // The event was made with its values' hashes. Computing them from strings costs this much.
-        std::hint::black_box((value_hash(&sent.said.event_type), value_hash(&sent.said.stream)));
+        std::hint::black_box((value_hash(&sent.attributes.event_type), value_hash(&sent.attributes.stream)));
         self.matcher.matches(&sent.event, &mut self.found);
         for class in &self.found {
             if self.enumerate {
@@ -116,19 +116,19 @@ impl Peer for Scan {
         "scan of all"
     }
 
-    fn add(&mut self, want: &Want, subscriber: u32) {
+    fn add(&mut self, want: &Subscription, subscriber: u32) {
         self.wants.push((Pattern::new(want.event_type.as_str()), want.stream.clone(), subscriber));
     }
 
-    fn remove(&mut self, _: &Want, subscriber: u32) {
+    fn remove(&mut self, _: &Subscription, subscriber: u32) {
         let at = self.wants.iter().position(|want| want.2 == subscriber).expect("added");
         self.wants.swap_remove(at);
     }
 
     fn find(&mut self, sent: &Sent, out: &mut Vec<u32>) {
         for (event_type, stream, subscriber) in &self.wants {
-            if stream.as_ref().is_none_or(|stream| *stream == sent.said.stream)
-                && event_type.matches(&sent.said.event_type)
+            if stream.as_ref().is_none_or(|stream| *stream == sent.attributes.stream)
+                && event_type.matches(&sent.attributes.event_type)
             {
                 out.push(*subscriber);
             }
@@ -149,7 +149,7 @@ impl Peer for HashThenScan {
         "hash of exact pairs, patterns scanned"
     }
 
-    fn add(&mut self, want: &Want, subscriber: u32) {
+    fn add(&mut self, want: &Subscription, subscriber: u32) {
         match &want.stream {
             Some(stream) if !want.event_type.contains('*') => {
                 self.exact.entry((want.event_type.clone(), stream.clone())).or_default().push(subscriber);
@@ -158,7 +158,7 @@ impl Peer for HashThenScan {
         }
     }
 
-    fn remove(&mut self, want: &Want, subscriber: u32) {
+    fn remove(&mut self, want: &Subscription, subscriber: u32) {
         match &want.stream {
             Some(stream) if !want.event_type.contains('*') => {
                 let key = (want.event_type.clone(), stream.clone());
@@ -173,8 +173,8 @@ impl Peer for HashThenScan {
     }
 
     fn find(&mut self, sent: &Sent, out: &mut Vec<u32>) {
-        self.key.0.clone_from(&sent.said.event_type);
-        self.key.1.clone_from(&sent.said.stream);
+        self.key.0.clone_from(&sent.attributes.event_type);
+        self.key.1.clone_from(&sent.attributes.stream);
         if let Some(subscribers) = self.exact.get(&self.key) {
             out.extend_from_slice(subscribers);
         }
@@ -188,7 +188,7 @@ pub struct MqttTree {
     tree: TopicTree,
 }
 
-fn mqtt(want: &Want) -> TopicFilter {
+fn mqtt(want: &Subscription) -> TopicFilter {
     let event_type = want.event_type.replace(['.', ':'], "/").replace('*', "+");
     let stream = want.stream.as_deref().unwrap_or("+");
     TopicFilter::try_from(format!("{stream}/{event_type}")).expect("valid")
@@ -199,11 +199,11 @@ impl Peer for MqttTree {
         "mqtt_topic_tree 0.1.3"
     }
 
-    fn add(&mut self, want: &Want, subscriber: u32) {
+    fn add(&mut self, want: &Subscription, subscriber: u32) {
         self.tree.add_subscription(mqtt(want), u64::from(subscriber), QoS::Level0);
     }
 
-    fn remove(&mut self, want: &Want, subscriber: u32) {
+    fn remove(&mut self, want: &Subscription, subscriber: u32) {
         self.tree.remove_subscription(mqtt(want), u64::from(subscriber));
     }
 
@@ -256,18 +256,18 @@ impl Peer for Tree {
         "tree of words, as NATS does it, no cache"
     }
 
-    fn add(&mut self, want: &Want, subscriber: u32) {
+    fn add(&mut self, want: &Subscription, subscriber: u32) {
         let stream = want.stream.as_deref().unwrap_or("*");
         self.root.at(words(stream, &want.event_type)).subscribers.push(subscriber);
     }
 
-    fn remove(&mut self, want: &Want, subscriber: u32) {
+    fn remove(&mut self, want: &Subscription, subscriber: u32) {
         let stream = want.stream.as_deref().unwrap_or("*");
         let branch = self.root.at(words(stream, &want.event_type));
         branch.subscribers.retain(|&other| other != subscriber);
     }
 
     fn find(&mut self, sent: &Sent, out: &mut Vec<u32>) {
-        self.root.find(words(&sent.said.stream, &sent.said.event_type), out);
+        self.root.find(words(&sent.attributes.stream, &sent.attributes.event_type), out);
     }
 }

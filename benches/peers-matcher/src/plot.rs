@@ -16,7 +16,7 @@ const LEFT: f64 = 56.0;
 const TOP: f64 = 34.0;
 const COLOURS: [&str; 7] = ["#2f5fe0", "#7ea2ff", "#c0571f", "#3f8f4f", "#9a4fb0", "#8a8f99", "#b0902c"];
 
-/// Writes the file, or returns the error.
+/// Writes the file, or prints the error.
 pub fn write(points: &[Point]) {
     let mut mixes: Vec<&str> = points.iter().map(|point| point.mix).collect();
     mixes.dedup();

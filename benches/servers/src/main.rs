@@ -54,8 +54,8 @@ fn run(load: &Load, peer: &Peer, round: usize) -> Result<Value, String> {
     // The folder is not needed any more.
     let _ = fs::remove_dir_all(&folder);
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{}: {}", peer.name, said.lines().last().unwrap_or_default()));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{}: {}", peer.name, errors.lines().last().unwrap_or_default()));
     }
     serde_json::from_slice(&output.stdout).map_err(|error| format!("{}: {error}", peer.name))
 }

@@ -503,12 +503,12 @@ fn storm(options: &Options) -> Result<()> {
     let (calm, calm_cpu, calm_time) = others.serve(options.pid, || Instant::now() > until)?;
     storm.input.write_all(b"go\n")?;
     storm.input.flush()?;
-    let mut said = None;
+    let mut report = None;
     let (stormy, cpu, time) = others.serve(options.pid, || {
-        said = storm.lines.try_recv().ok();
-        said.is_some()
+        report = storm.lines.try_recv().ok();
+        report.is_some()
     })?;
-    let said: serde_json::Value = serde_json::from_str(&said.unwrap_or_default())?;
+    let report: serde_json::Value = serde_json::from_str(&report.unwrap_or_default())?;
     // Events go on with all clients connected.
     let until = Instant::now() + Duration::from_secs_f64(options.seconds / 2.0);
     let (after, ..) = others.serve(options.pid, || Instant::now() > until)?;
@@ -518,7 +518,7 @@ fn storm(options: &Options) -> Result<()> {
         "{}",
         json!({
             "storm": options.name, "clients": options.clients, "others": options.others, "rate": options.rate,
-            "newcomers": said, "cpu_us_per_client": own * 1e6 / options.clients.max(1) as f64,
+            "newcomers": report, "cpu_us_per_client": own * 1e6 / options.clients.max(1) as f64,
             "cpu_us_per_event": own * 1e6 / (options.past.max(1) * options.clients.max(1) as u64) as f64,
             "calm": { "p50_ms": percentile(&calm, 50), "p99_ms": percentile(&calm, 99), "events": calm.len() },
             "stormy": { "p50_ms": percentile(&stormy, 50), "p99_ms": percentile(&stormy, 99),

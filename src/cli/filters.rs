@@ -70,7 +70,7 @@ impl Filters {
         let others = [&self.execution, &self.correlation, &self.entity, &self.channel];
         self.filter.is_none()
             && others.iter().all(|values| values.is_empty())
-            && matches!(self.stream.as_slice(), [one] if !one.contains('*'))
+            && matches!(self.stream.as_slice(), [stream] if !stream.contains('*'))
     }
 
     /// Returns the fields of a `subscribe` payload. Options that were not given are left out.

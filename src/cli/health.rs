@@ -56,9 +56,9 @@ fn ask(config: &Config) -> io::Result<(u16, String)> {
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::InvalidData)?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     let status = status.ok_or(io::ErrorKind::InvalidData)?;
-    let said = serde_json::from_str::<Value>(body).ok();
-    let said = said.as_ref().and_then(|body| body["status"].as_str()).map(str::to_owned);
-    Ok((status, said.unwrap_or_else(|| format!("status {status}"))))
+    let report = serde_json::from_str::<Value>(body).ok();
+    let status_text = report.as_ref().and_then(|body| body["status"].as_str()).map(str::to_owned);
+    Ok((status, status_text.unwrap_or_else(|| format!("status {status}"))))
 }
 
 fn exchange(mut stream: impl Read + Write, addr: SocketAddr) -> io::Result<String> {

@@ -197,7 +197,7 @@ impl EventTail {
                 continue;
             }
             let info = serde_json::from_str::<TailServerInfo>(message.payload.get());
-            if info.is_ok_and(|info| info.capabilities.iter().any(|one| one == "from_start")) {
+            if info.is_ok_and(|info| info.capabilities.iter().any(|name| name == "from_start")) {
                 return Ok(());
             }
             let text = format!("{} is too old for --from: it keeps no streams", self.args.url);

@@ -121,16 +121,16 @@ impl ValueParserFactory for Target {
 /// scheme, and everything after a `?` or `#`.
 fn without_secrets(text: &str) -> String {
     let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
-    let shown = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("…@{host}"));
-    let shown = match shown.split_once(['?', '#']) {
+    let text = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("…@{host}"));
+    let text = match text.split_once(['?', '#']) {
         Some((before, _)) => format!("{before}…"),
-        None => shown,
+        None => text,
     };
     // Text before `://` is a scheme only if it looks like one.
     match scheme {
-        "" => shown,
-        scheme if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => format!("{scheme}://{shown}"),
-        _ => format!("…://{shown}"),
+        "" => text,
+        scheme if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => format!("{scheme}://{text}"),
+        _ => format!("…://{text}"),
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn nothing_secret_of_a_url_is_repeated() {
-        for (text, shown) in [
+        for (text, want) in [
             ("http://ann:s3cret@h:1/x", "http://…@h:1/x"),
             ("http://ann:s3c/r@t@h", "http://…@h"),
             ("ann:s3cret@h", "…@h"),
@@ -189,7 +189,7 @@ mod tests {
             ("ann:s3cret@h://x", "…://x"),
             ("ftp://h", "ftp://h"),
         ] {
-            assert_eq!(without_secrets(text), shown);
+            assert_eq!(without_secrets(text), want);
             let why = text.parse::<Target>().expect_err(text);
             assert!(!why.contains("s3c") && !why.contains("ann"), "{why}");
         }

@@ -403,14 +403,14 @@ fn write_tables(
     if stats.laggards.is_empty() {
         writeln!(out, "{DIM}no client is behind{DIM:#}")?;
     }
-    for one in stats.laggards.iter().take(laggards) {
-        let LaggardRow { connection, speaks, events, milliseconds, .. } = one;
+    for laggard in stats.laggards.iter().take(laggards) {
+        let LaggardRow { connection, speaks, events, milliseconds, .. } = laggard;
         let lag = format!("{:.1} s", *milliseconds as f64 / 1000.0);
         writeln!(
             out,
             "{connection:<18}{speaks:<8}{:>10}{:>12}{lag:>12}",
             grouped(*events),
-            bytes(one.bytes)
+            bytes(laggard.bytes)
         )?;
     }
     let wide = width.saturating_sub(42).max(12);
@@ -418,19 +418,24 @@ fn write_tables(
     if stats.interests.is_empty() {
         writeln!(out, "{DIM}no subscriptions{DIM:#}")?;
     }
-    for one in stats.interests.iter().take(interests) {
-        let text = if one.filters.iter().any(String::is_empty) {
+    for interest in stats.interests.iter().take(interests) {
+        let text = if interest.filters.iter().any(String::is_empty) {
             "everything".to_owned()
         } else {
-            one.filters.join("  or  ")
+            interest.filters.join("  or  ")
         };
-        let spoken = format!("{}{} {}", if one.lean { "lean " } else { "" }, one.dialect, one.transport);
+        let spoken = format!(
+            "{}{} {}",
+            if interest.lean { "lean " } else { "" },
+            interest.dialect,
+            interest.transport
+        );
         writeln!(
             out,
             "{:<wide$} {spoken:<16}{:>10}{:>12}",
             cut(&text, wide),
-            grouped(one.members),
-            grouped(one.kept_events)
+            grouped(interest.members),
+            grouped(interest.kept_events)
         )?;
     }
     Ok(())
@@ -450,9 +455,9 @@ fn cut(text: &str, max: usize) -> String {
 /// Returns the latest `width` numbers as a line of blocks. The highest number is a full block.
 fn spark(numbers: &VecDeque<f64>, width: usize) -> String {
     const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let shown = || numbers.iter().skip(numbers.len().saturating_sub(width));
-    let top = shown().copied().fold(f64::MIN_POSITIVE, f64::max);
-    shown().map(|number| BLOCKS[((number / top * 7.0).round() as usize).min(7)]).collect()
+    let newest = || numbers.iter().skip(numbers.len().saturating_sub(width));
+    let top = newest().copied().fold(f64::MIN_POSITIVE, f64::max);
+    newest().map(|number| BLOCKS[((number / top * 7.0).round() as usize).min(7)]).collect()
 }
 
 /// Formats `1234567` as `1,234,567`.

@@ -57,7 +57,7 @@ fn flatten(table: &DeTable<'_>, prefix: &str, line: &impl Fn(usize) -> usize, en
             DeValue::Array(array) => {
                 array.iter().map(|item| item_of(item.get_ref())).collect::<Option<Vec<_>>>().map(Words::Many)
             }
-            one => scalar(one).map(Words::One),
+            value => scalar(value).map(Words::One),
         };
         entries.push(FileEntry { path, line: line(value.span().start), words });
     }
@@ -78,7 +78,7 @@ fn rule_of(value: &DeValue<'_>) -> Option<String> {
             let items: Option<Vec<_>> = array.iter().map(|item| scalar(item.get_ref())).collect();
             items.map(|items| items.join(", "))
         }
-        one => scalar(one),
+        value => scalar(value),
     };
     let members: Option<Vec<_>> =
         table.iter().map(|(key, value)| Some((&**key.get_ref(), text(value.get_ref())?))).collect();
@@ -103,11 +103,11 @@ mod tests {
     fn sections_become_paths_with_their_lines() {
         let text = "a = 1\nb.c = \"x\"\n[d]\ne = [\"y\", 2]\nf = true\n[d.g]\nh = 1979-05-27\n";
         let entries = read(text).expect("TOML");
-        let shown: Vec<_> = entries.iter().map(|e| (e.path.as_str(), e.line, e.words.clone())).collect();
+        let found: Vec<_> = entries.iter().map(|e| (e.path.as_str(), e.line, e.words.clone())).collect();
         let one = |text: &str| Some(Words::One(text.to_owned()));
         let many = Some(Words::Many(vec!["y".to_owned(), "2".to_owned()]));
         assert_eq!(
-            shown,
+            found,
             [
                 ("a", 1, one("1")),
                 ("b.c", 2, one("x")),

@@ -201,7 +201,7 @@ impl Sources {
                 continue;
             };
             let words = match &values[..] {
-                [one] => Words::One(one.clone()),
+                [value] => Words::One(value.clone()),
                 many => Words::Many(many.to_vec()),
             };
             loaded.take(row, &words, SettingOrigin::Flag(format!("--{}", flag(row))), &mut faults);

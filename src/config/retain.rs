@@ -116,7 +116,11 @@ fn read(text: &str) -> Result<RetainRule, String> {
         rule.keep_for = Duration::from_millis(millis as u64);
     }
     if let Some(end) = end {
-        rule.end = end.split(',').map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()).collect();
+        rule.end = end
+            .split(',')
+            .map(|event_type| event_type.trim().to_owned())
+            .filter(|event_type| !event_type.is_empty())
+            .collect();
     }
     match rule.fault() {
         Some(fault) => Err(fault),

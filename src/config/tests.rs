@@ -86,9 +86,9 @@ fn every_fault_is_reported_with_key_value_origin_and_range() {
         .environment([("FANWIRE_CONFLATE_KEY", "type,color")])
         .flag("heartbeat", ["1d", "2d"]);
     let error = sources.load().expect_err("faults");
-    let shown: Vec<String> = error.faults().iter().map(ToString::to_string).collect();
+    let faults: Vec<String> = error.faults().iter().map(ToString::to_string).collect();
     assert_eq!(
-        shown,
+        faults,
         [
             "(text):1: loops = 0: 0 is not from 1 to 256",
             "(text):2: max_message_bytes = 64 apples: expected bytes, as 64KiB, 4MiB or 65536",
@@ -135,8 +135,8 @@ fn a_reload_applies_live_settings_and_names_the_others() {
     let running = Config::default();
     let loaded = Sources::new().text("loops = 4\nheartbeat = \"5s\"\n").load().expect("right");
     let (changes, takes) = loaded.changes_from(&running);
-    let shown: Vec<_> = changes.iter().map(|c| (c.key, c.value.as_str(), c.live)).collect();
-    assert_eq!(shown, [("loops", "4", false), ("heartbeat", "\"5s\"", true)]);
+    let found: Vec<_> = changes.iter().map(|c| (c.key, c.value.as_str(), c.live)).collect();
+    assert_eq!(found, [("loops", "4", false), ("heartbeat", "\"5s\"", true)]);
     assert_eq!((takes.loops, takes.server.heartbeat), (1, Duration::from_secs(5)));
 }
 

@@ -55,7 +55,7 @@ fn of_value(section: &str, key: &str, value: &str) -> String {
     let path = path_of(section, key);
     let row = keys::find(&path);
     // Not repeated for an unknown key, or one that may hold a secret.
-    let shown = |value: &str| match row.filter(|row| !row.may_hold_secrets()) {
+    let unless_secret = |value: &str| match row.filter(|row| !row.may_hold_secrets()) {
         Some(_) => quoted(value),
         None => "\"…\"".to_owned(),
     };
@@ -89,7 +89,7 @@ fn of_value(section: &str, key: &str, value: &str) -> String {
     let then = row.and_then(|row| (row.lens)(&mut Config::default()).set(&Words::One(bare.to_owned())).err());
     match then {
         Some(why) => format!("{path}: a text needs quotes, and {why}"),
-        None => format!("{path}: a text needs quotes: {key} = {}", shown(bare)),
+        None => format!("{path}: a text needs quotes: {key} = {}", unless_secret(bare)),
     }
 }
 

@@ -85,11 +85,11 @@ pub(super) fn whole_number(text: &str) -> Option<u64> {
     (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
 }
 
-fn within(value: u64, range: &RangeInclusive<u64>, shown: impl Fn(u64) -> String) -> Result<u64, String> {
+fn within(value: u64, range: &RangeInclusive<u64>, show: impl Fn(u64) -> String) -> Result<u64, String> {
     if range.contains(&value) {
         return Ok(value);
     }
-    Err(format!("{} is not from {} to {}", shown(value), shown(*range.start()), shown(*range.end())))
+    Err(format!("{} is not from {} to {}", show(value), show(*range.start()), show(*range.end())))
 }
 
 /// Splits `30s` into its number and its unit.
@@ -367,8 +367,8 @@ impl<N: UnsignedInteger + Default> Setting for LimitSetting<'_, N> {
     }
 
     fn words(&self) -> Words {
-        let shown = |value: &N| if self.in_bytes { show_bytes(value.get()) } else { value.get().to_string() };
-        self.place.as_ref().map_or(Words::Nothing, |value| Words::One(shown(value)))
+        let show = |value: &N| if self.in_bytes { show_bytes(value.get()) } else { value.get().to_string() };
+        self.place.as_ref().map_or(Words::Nothing, |value| Words::One(show(value)))
     }
 
     fn warning(&self, words: &Words) -> Option<String> {
@@ -381,8 +381,8 @@ impl<N: UnsignedInteger + Default> Setting for LimitSetting<'_, N> {
     }
 
     fn range(&self) -> String {
-        let shown = |value: u64| if self.in_bytes { show_bytes(value) } else { value.to_string() };
-        format!("none, or {} to {}", shown(*self.range.start()), shown(*self.range.end()))
+        let show = |value: u64| if self.in_bytes { show_bytes(value) } else { value.to_string() };
+        format!("none, or {} to {}", show(*self.range.start()), show(*self.range.end()))
     }
 
     fn is_bare(&self) -> bool {

@@ -201,13 +201,13 @@ fn unquote(value: &str) -> Cow<'_, str> {
     if !inside.contains('\\') {
         return Cow::Borrowed(inside);
     }
-    let mut said = String::with_capacity(inside.len());
+    let mut text = String::with_capacity(inside.len());
     let mut chars = inside.chars();
     while let Some(c) = chars.next() {
         // A backslash escapes the next character.
-        said.extend(if c == '\\' { chars.next() } else { Some(c) });
+        text.extend(if c == '\\' { chars.next() } else { Some(c) });
     }
-    Cow::Owned(said)
+    Cow::Owned(text)
 }
 
 #[cfg(test)]

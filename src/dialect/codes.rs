@@ -327,11 +327,11 @@ mod tests {
             let line = |word: &str| text.lines().find(|line| line.contains(word)).map(numbers);
             assert_eq!(line("denied ="), Some(with(Retry::WithToken).collect()), "{path}");
             let mut later: Vec<u16> = with(Retry::Later).collect();
-            let mut said =
+            let mut listed =
                 line("say when to come back").expect("the comment with the codes that may say when");
-            said.retain(|code| *code != 1500);
+            listed.retain(|code| *code != 1500);
             later.sort_unstable();
-            assert_eq!(said, later, "{path}");
+            assert_eq!(listed, later, "{path}");
         }
     }
 }

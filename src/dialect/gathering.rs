@@ -264,9 +264,10 @@ pub(super) fn put_event(event: &Event, _: Option<&Position>, frames: &mut Vec<u8
         json::write_string(message_type(name).unwrap_or(name), out);
         // The fields of a client's message other than the type.
         let fields = payload.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-        let said = fields.filter(|_| event.source().is_some_and(|source| source.starts_with(SAID_BY)));
-        let has: Has = said.and_then(|_| serde_json::from_str(payload).ok()).unwrap_or_default();
-        if let Some(fields) = said.filter(|fields| !fields.is_empty()) {
+        let payload_fields =
+            fields.filter(|_| event.source().is_some_and(|source| source.starts_with(SAID_BY)));
+        let has: Has = payload_fields.and_then(|_| serde_json::from_str(payload).ok()).unwrap_or_default();
+        if let Some(fields) = payload_fields.filter(|fields| !fields.is_empty()) {
             out.push(',');
             out.push_str(fields);
         }

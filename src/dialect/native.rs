@@ -583,14 +583,16 @@ impl WireProtocol for Native {
     }
 
     fn read_unauthenticated(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
-        let said = |kind, tag, command| ClientMessage { kind, tag, command };
+        let message_of = |kind, tag, command| ClientMessage { kind, tag, command };
         let text = match message {
-            _ if message.len() > bytes_max => return said(UNKNOWN, ReplyTag::None, Ok(Command::Withheld)),
+            _ if message.len() > bytes_max => {
+                return message_of(UNKNOWN, ReplyTag::None, Ok(Command::Withheld));
+            }
             Incoming::Text(text) if text.trim_ascii_start().starts_with('{') => text,
-            _ => return said(UNKNOWN, ReplyTag::None, Err(ClientError::invalid("not a JSON object"))),
+            _ => return message_of(UNKNOWN, ReplyTag::None, Err(ClientError::invalid("not a JSON object"))),
         };
         let Ok((message, _)) = NativeMessage::read(text) else {
-            return said(UNKNOWN, ReplyTag::None, Err(ClientError::invalid("no type")));
+            return message_of(UNKNOWN, ReplyTag::None, Err(ClientError::invalid("no type")));
         };
         let kind = KINDS.iter().find(|kind| **kind == message.kind).copied().unwrap_or(UNKNOWN);
         let command = match kind {
@@ -599,7 +601,7 @@ impl WireProtocol for Native {
             }
             _ => Ok(Command::Withheld),
         };
-        said(kind, ReplyTag::of(message.message_id), command)
+        message_of(kind, ReplyTag::of(message.message_id), command)
     }
 
     fn reply(&self, reply: &Reply<'_>, tag: &ReplyTag, stamp: Stamp) -> Option<Bytes> {
@@ -761,14 +763,14 @@ mod tests {
     fn a_subscription_is_shown_as_it_was_asked_for() {
         let text = r#"{"type":"subscribe","payload":{"subscription_id":"s1","event_types":["workflow.started"],"sources":"sim","correlation_id":"run-42","entities":["task:t-1",{"kind":"provider"}]}}"#;
         let Ok(Command::Subscribe(s)) = command(text) else { panic!() };
-        let mut shown = String::new();
-        describe("s1", &s.filter, 0, &mut shown);
-        let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
-        assert_eq!(shown["event_types"], serde_json::json!(["workflow.started"]));
-        assert_eq!(shown["sources"], serde_json::json!(["sim"]));
-        assert_eq!(shown["correlation_id"], "run-42");
-        assert_eq!(shown["entities"], serde_json::json!(["provider:**", "task:t-1"]));
-        assert!(shown.get("channels").is_none());
+        let mut fields = String::new();
+        describe("s1", &s.filter, 0, &mut fields);
+        let fields: serde_json::Value = serde_json::from_str(&fields).expect("JSON");
+        assert_eq!(fields["event_types"], serde_json::json!(["workflow.started"]));
+        assert_eq!(fields["sources"], serde_json::json!(["sim"]));
+        assert_eq!(fields["correlation_id"], "run-42");
+        assert_eq!(fields["entities"], serde_json::json!(["provider:**", "task:t-1"]));
+        assert!(fields.get("channels").is_none());
     }
 
     #[test]

@@ -309,11 +309,11 @@ impl Protocol {
             }
             Command::Request { action } => match action.as_str() {
                 "list_subscriptions" => {
-                    let shown = |s: &Subscription| -> Value {
+                    let summary = |s: &Subscription| -> Value {
                         // The text was written here, so it is JSON.
                         serde_json::from_str(&s.to_json()).unwrap_or_default()
                     };
-                    let all: Vec<_> = self.subscriptions.iter().map(shown).collect();
+                    let all: Vec<_> = self.subscriptions.iter().map(summary).collect();
                     Ok((MessageType::Response, json!({ "subscriptions": all })))
                 }
                 "subscription_count" => {

@@ -36,8 +36,8 @@ impl Scheme {
             return Ok(Self::File);
         }
         let mut first = None;
-        for one in url.split(',').map(str::trim).filter(|one| !one.is_empty()) {
-            let Some((name, _)) = split(one) else {
+        for address in url.split(',').map(str::trim).filter(|address| !address.is_empty()) {
+            let Some((name, _)) = split(address) else {
                 return Err(EngineError::Unsupported { scheme: String::new() });
             };
             let Some(scheme) = Self::named(name) else {
@@ -60,7 +60,7 @@ pub(crate) fn check_url(url: &str) -> Result<(), String> {
 /// Returns the addresses of the servers that an engine's address lists.
 #[cfg(any(feature = "redis", feature = "nats"))]
 pub(super) fn addresses(url: &str) -> impl Iterator<Item = &str> {
-    url.split(',').map(str::trim).filter(|one| !one.is_empty())
+    url.split(',').map(str::trim).filter(|address| !address.is_empty())
 }
 
 /// Returns an address without user, password and query.

@@ -75,7 +75,7 @@ impl fmt::Display for EngineError {
         match self {
             // The malformed part may be a password.
             Self::Unsupported { scheme } if !is_scheme(scheme) => f.write_str(
-                "the engine's address is none: expected redis://HOST:PORT, nats://HOST:PORT or file://FOLDER",
+                "the engine's address has no scheme: expected redis://HOST:PORT, nats://HOST:PORT or file://FOLDER",
             ),
             Self::Unsupported { scheme } => {
                 let others = match (cfg!(feature = "redis"), cfg!(feature = "nats")) {
@@ -105,7 +105,7 @@ impl fmt::Display for EngineError {
             Self::KeepsNothing => f.write_str(
                 "the log keeps nothing, so there can be no kept logs: use NATS with JetStream, Redis or files, or leave out retain",
             ),
-            Self::OtherEpoch => f.write_str("the log began another life"),
+            Self::OtherEpoch => f.write_str("the log began another epoch"),
         }
     }
 }

@@ -173,19 +173,19 @@ impl InterestRegistry {
         // A subject that a wider one covers needs no subscription.
         let needed: Vec<Arc<str>> = wanted
             .keys()
-            .filter(|one| !wanted.keys().any(|wide| wide != *one && covers(wide, one)))
+            .filter(|subject| !wanted.keys().any(|wide| wide != *subject && covers(wide, subject)))
             .cloned()
             .collect();
         let mut change = SubjectChange::default();
-        for one in &needed {
-            if !asked.contains_key(one) {
-                asked.insert(Arc::clone(one), None);
-                change.subscribe.push(Arc::clone(one));
+        for subject in &needed {
+            if !asked.contains_key(subject) {
+                asked.insert(Arc::clone(subject), None);
+                change.subscribe.push(Arc::clone(subject));
             }
         }
         if change.subscribe.is_empty() && asked.values().all(Option::is_some) {
-            change.unsubscribe = asked.keys().filter(|one| !needed.contains(one)).cloned().collect();
-            asked.retain(|one, _| needed.contains(one));
+            change.unsubscribe = asked.keys().filter(|subject| !needed.contains(subject)).cloned().collect();
+            asked.retain(|subject, _| needed.contains(subject));
         }
         change
     }
@@ -228,7 +228,7 @@ mod tests {
     }
 
     fn texts(subjects: &[Arc<str>]) -> Vec<&str> {
-        subjects.iter().map(|one| &**one).collect()
+        subjects.iter().map(|subject| &**subject).collect()
     }
 
     struct Fixture {
@@ -274,25 +274,25 @@ mod tests {
     fn a_resume_within_the_linger_time_is_complete_and_a_later_one_is_not() {
         let Fixture { interest, .. } = table(LONG);
         interest.reset(Some(5), None);
-        let one = filter("type=a");
-        let held = interest.want([&one].into_iter());
+        let filter_of_a = filter("type=a");
+        let held = interest.want([&filter_of_a].into_iter());
         let change = interest.changes(Instant::now());
         interest.confirm(&change.subscribe, &[7]);
         drop(held);
         let now = Instant::now();
         assert_eq!(interest.changes(now + LONG / 2), SubjectChange::default(), "it lingers");
-        assert_eq!(interest.since(&one, 1), Some((5, [7].into())));
-        let held = interest.want([&one].into_iter());
+        assert_eq!(interest.since(&filter_of_a, 1), Some((5, [7].into())));
+        let held = interest.want([&filter_of_a].into_iter());
         assert_eq!(interest.changes(now + LONG * 2), SubjectChange::default(), "somebody wants it again");
         drop(held);
         let change = interest.changes(Instant::now() + LONG * 2);
         assert_eq!(texts(&change.unsubscribe), ["*.*.*.*.a"]);
-        assert_eq!(interest.since(&one, 1), Some((5, [Sequence::MAX].into())));
-        let _held = interest.want([&one].into_iter());
+        assert_eq!(interest.since(&filter_of_a, 1), Some((5, [Sequence::MAX].into())));
+        let _held = interest.want([&filter_of_a].into_iter());
         let change = interest.changes(Instant::now());
         interest.confirm(&change.subscribe, &[90]);
         assert_eq!(
-            interest.since(&one, 1),
+            interest.since(&filter_of_a, 1),
             Some((5, [90].into())),
             "between 7 and 90 something may be missing"
         );
@@ -305,17 +305,17 @@ mod tests {
         let all = interest.want_all();
         let change = interest.changes(Instant::now());
         interest.confirm(&change.subscribe, &[3, 4]);
-        let one = filter("type=a");
-        let _held = interest.want([&one].into_iter());
+        let filter_of_a = filter("type=a");
+        let _held = interest.want([&filter_of_a].into_iter());
         assert_eq!(interest.changes(Instant::now()), SubjectChange::default(), "it is followed already");
         drop(all);
         let change = interest.changes(Instant::now());
         assert_eq!((texts(&change.subscribe), change.unsubscribe.len()), (vec!["*.*.*.*.a"], 0));
         assert_eq!(interest.changes(Instant::now()), SubjectChange::default());
         interest.confirm(&change.subscribe, &[50, 60]);
-        assert_eq!(interest.since(&one, 2), Some((5, [3, 4].into())), "without a break");
+        assert_eq!(interest.since(&filter_of_a, 2), Some((5, [3, 4].into())), "without a break");
         assert_eq!(texts(&interest.changes(Instant::now()).unsubscribe), [">"]);
-        assert!(interest.is_followed([&one].into_iter()));
+        assert!(interest.is_followed([&filter_of_a].into_iter()));
         assert_eq!(interest.since(&Filter::new(), 2), Some((5, [Sequence::MAX; 2].into())));
     }
 
@@ -325,7 +325,7 @@ mod tests {
         interest.reset(Some(5), None);
         let filters: Vec<Filter> = (0..=SUBJECTS_MAX).map(|n| filter(&format!("type=t{n}"))).collect();
         let held: Vec<InterestGuard> =
-            filters.iter().map(|one| interest.want(std::iter::once(one))).collect();
+            filters.iter().map(|filter| interest.want(std::iter::once(filter))).collect();
         assert_eq!(texts(&interest.changes(Instant::now()).subscribe), [">"]);
         drop(held);
         let _last = interest.want(std::iter::once(&filters[0]));

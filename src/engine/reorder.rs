@@ -154,8 +154,8 @@ mod tests {
             assert!(arrivals.is_empty());
             assert_eq!(got.len(), total);
             for publisher in 0..3 {
-                let its: Vec<u64> = got.iter().filter(|one| one.0 == publisher).map(|one| one.1).collect();
-                assert!(its.is_sorted_by(|a, b| a < b), "{its:?}");
+                let stamps: Vec<u64> = got.iter().filter(|one| one.0 == publisher).map(|one| one.1).collect();
+                assert!(stamps.is_sorted_by(|a, b| a < b), "{stamps:?}");
             }
         }
     }
@@ -165,14 +165,14 @@ mod tests {
         let mut arrivals = ReorderBuffer::default();
         let mut got = Vec::new();
         arrivals.found(1, 5, 'b');
-        arrivals.pass(false, |one| got.push(one));
+        arrivals.pass(false, |message| got.push(message));
         assert_eq!((got.len(), arrivals.len()), (0, 1));
         arrivals.found(1, 4, 'a');
         arrivals.found(1, 6, 'c');
-        arrivals.pass(false, |one| got.push(one));
+        arrivals.pass(false, |message| got.push(message));
         assert_eq!(got, ['a', 'b']);
         arrivals.found(1, 5, 'x');
-        arrivals.pass(true, |one| got.push(one));
+        arrivals.pass(true, |message| got.push(message));
         assert_eq!(got, ['a', 'b', 'c']);
     }
 
@@ -187,7 +187,7 @@ mod tests {
         (3..8).for_each(|stamp| arrivals.found(1, stamp, stamp));
         arrivals.found(0, 1, 1);
         arrivals.found(2, 2, 2);
-        arrivals.pass(true, |one| got.push(one));
+        arrivals.pass(true, |message| got.push(message));
         assert_eq!(got, [1, 2, 6, 7]);
     }
 }

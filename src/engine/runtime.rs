@@ -332,7 +332,7 @@ impl Engine {
         }
         self.queue.abandon();
         if !threads.is_empty() {
-            tracing::warn!("the engine's log does not answer: what it may still do is not waited for");
+            tracing::warn!("the engine's log does not answer: the engine's threads are abandoned");
         }
     }
 }

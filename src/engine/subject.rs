@@ -36,8 +36,10 @@ const SUBJECTS_MAX: usize = 64;
 
 /// Returns the subject of an event, without the log's prefix.
 pub(super) fn of_event(event: &Event) -> String {
-    let mut tokens: Vec<String> =
-        FIXED.iter().map(|one| token(event.attribute(*one).unwrap_or_default().as_bytes())).collect();
+    let mut tokens: Vec<String> = FIXED
+        .iter()
+        .map(|attribute| token(event.attribute(*attribute).unwrap_or_default().as_bytes()))
+        .collect();
     tokens.extend(exact_type(event.event_type().as_bytes()));
     tokens.join(".")
 }
@@ -88,7 +90,10 @@ pub(super) fn of_filter(filter: &Filter) -> Vec<String> {
         };
         subjects = subjects.iter().flat_map(longer).collect();
     }
-    subjects.into_iter().map(|one| if one == "*.*.*.*.>" { ALL.to_owned() } else { one }).collect()
+    subjects
+        .into_iter()
+        .map(|subject| if subject == "*.*.*.*.>" { ALL.to_owned() } else { subject })
+        .collect()
 }
 
 /// Returns whether `wide` covers every subject that `narrow` covers.

@@ -312,7 +312,7 @@ impl CompressorPool {
         self.window_bytes
             + (0..)
                 .zip(&self.standalone)
-                .filter(|(_, one)| one.is_some())
+                .filter(|(_, deflater)| deflater.is_some())
                 .map(|(bits, _)| window_bytes(bits))
                 .sum::<usize>()
     }

@@ -271,10 +271,11 @@ impl FrameLog {
 
     /// Returns the capacity of the tables, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
-        let one = |log: &EncodingLog| log.bytes.capacity() + log.frames.capacity() * size_of::<LoggedFrame>();
+        let bytes_of =
+            |log: &EncodingLog| log.bytes.capacity() + log.frames.capacity() * size_of::<LoggedFrame>();
         self.links.capacity() * size_of::<FrameLink>()
             + self.scratch.capacity()
-            + self.encodings.iter().map(one).sum::<usize>()
+            + self.encodings.iter().map(bytes_of).sum::<usize>()
     }
 }
 

@@ -57,8 +57,8 @@ impl EditedList {
         let mut members = list.members();
         while let Some(member) = members.next() {
             edit.add_before(Some(member));
-            while remove.next_if(|one| in_place(one) < member).is_some() {}
-            if remove.next_if(|one| in_place(one) == member).is_some() {
+            while remove.next_if(|value| in_place(value) < member).is_some() {}
+            if remove.next_if(|value| in_place(value) == member).is_some() {
                 edit.list.removed_count += 1;
                 edit.list.removed_weight += limits::member_weight(member);
                 continue;
@@ -79,14 +79,16 @@ impl EditedList {
 impl Edit<'_> {
     /// Adds the members that come before `member`, and skips `member` itself.
     fn add_before(&mut self, member: Option<Member<'_>>) {
-        while let Some(one) = self.add.next_if(|one| member.is_none_or(|member| in_place(one) <= member)) {
-            let one = in_place(one);
-            if member.is_none_or(|member| one.cmp(&member) != Ordering::Equal) {
-                self.body.push(one);
-                self.added.push(one);
+        while let Some(added) =
+            self.add.next_if(|added| member.is_none_or(|member| in_place(added) <= member))
+        {
+            let added = in_place(added);
+            if member.is_none_or(|member| added.cmp(&member) != Ordering::Equal) {
+                self.body.push(added);
+                self.added.push(added);
                 self.list.count += 1;
                 self.list.added_count += 1;
-                self.list.added_weight += limits::member_weight(one);
+                self.list.added_weight += limits::member_weight(added);
             }
         }
     }

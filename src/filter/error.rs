@@ -158,11 +158,11 @@ impl fmt::Display for FilterError {
         // Enough text to find the place by eye, on one line.
         const SHOWN: usize = 24;
         let mut rest = self.0.text.chars().skip(self.0.column - 1);
-        let shown: String = rest.by_ref().take(SHOWN).collect();
-        match (shown.is_empty(), rest.next()) {
+        let excerpt: String = rest.by_ref().take(SHOWN).collect();
+        match (excerpt.is_empty(), rest.next()) {
             (true, _) => f.write_str("at the end")?,
-            (false, None) => write!(f, "at {shown:?}")?,
-            (false, Some(_)) => write!(f, "at {shown:?}…")?,
+            (false, None) => write!(f, "at {excerpt:?}")?,
+            (false, Some(_)) => write!(f, "at {excerpt:?}…")?,
         }
         write!(f, ": {}", self.0.kind)
     }

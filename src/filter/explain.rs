@@ -119,7 +119,10 @@ impl Filter {
         for (_, asked) in comparisons(asked).iter().filter(|(_, asked)| asked.operator == Operator::Equal) {
             for value in &asked.values {
                 let json = value.to_string();
-                if own.iter().any(|(one, parts)| parts.path == asked.path && !one.holds_at(&json)) {
+                if own
+                    .iter()
+                    .any(|(comparison, parts)| parts.path == asked.path && !comparison.holds_at(&json))
+                {
                     refused.push(format!("payload.{} {json}", asked.path.join(".")));
                 }
             }

@@ -9,31 +9,31 @@ const LIMITS: WsLimits = WsLimits { max_message_bytes: 600, max_frame_bytes: 400
 
 fn decode(bytes: &[u8], pieces: usize, role: Role) -> (Vec<(u8, Vec<u8>)>, Option<ProtocolError>) {
     let mut decoder = Decoder::new(role);
-    let mut said = Vec::new();
+    let mut messages = Vec::new();
     for piece in bytes.chunks(pieces) {
         let mut piece = piece.to_vec();
         let mut input = piece.as_mut_slice();
         while !input.is_empty() {
             let (used, message) = match decoder.decode(input, &LIMITS) {
                 Ok(progress) => progress,
-                Err(error) => return (said, Some(error)),
+                Err(error) => return (messages, Some(error)),
             };
             match message {
-                Some(WsMessage::Text(text)) => said.push((1, text.as_bytes().to_vec())),
-                Some(WsMessage::Binary(bytes)) => said.push((2, bytes.to_vec())),
+                Some(WsMessage::Text(text)) => messages.push((1, text.as_bytes().to_vec())),
+                Some(WsMessage::Binary(bytes)) => messages.push((2, bytes.to_vec())),
                 Some(WsMessage::Close(frame)) => {
-                    said.push((8, frame.map_or(Vec::new(), |f| reason(f.code, f.reason.as_bytes()))));
-                    return (said, None);
+                    messages.push((8, frame.map_or(Vec::new(), |f| reason(f.code, f.reason.as_bytes()))));
+                    return (messages, None);
                 }
-                Some(WsMessage::Ping(bytes)) => said.push((9, bytes.to_vec())),
-                Some(WsMessage::Pong(bytes)) => said.push((10, bytes.to_vec())),
+                Some(WsMessage::Ping(bytes)) => messages.push((9, bytes.to_vec())),
+                Some(WsMessage::Pong(bytes)) => messages.push((10, bytes.to_vec())),
                 None => assert_eq!(used, input.len(), "bytes left without a message"),
             }
             input = &mut input[used..];
         }
         assert!(decoder.buffered_bytes() < 3000);
     }
-    (said, None)
+    (messages, None)
 }
 
 /// Returns the part of a close on which both decoders must agree. Code 1014 (bad gateway) is registered, and ours
@@ -71,20 +71,20 @@ fn decode_theirs(bytes: &[u8], role: Role) -> (Vec<(u8, Vec<u8>)>, bool) {
         .max_message_size(Some(LIMITS.max_message_bytes))
         .max_frame_size(Some(LIMITS.max_frame_bytes));
     let mut socket = WebSocket::from_raw_socket(Wire(bytes), role, Some(config));
-    let mut said = Vec::new();
+    let mut messages = Vec::new();
     loop {
-        said.push(match socket.read() {
+        messages.push(match socket.read() {
             Ok(Theirs::Text(text)) => (1, text.as_bytes().to_vec()),
             Ok(Theirs::Binary(bytes)) => (2, bytes.to_vec()),
             Ok(Theirs::Ping(bytes)) => (9, bytes.to_vec()),
             Ok(Theirs::Pong(bytes)) => (10, bytes.to_vec()),
             Ok(Theirs::Close(frame)) => {
-                said.push((8, frame.map_or(Vec::new(), |f| reason(f.code.into(), f.reason.as_bytes()))));
-                return (said, false);
+                messages.push((8, frame.map_or(Vec::new(), |f| reason(f.code.into(), f.reason.as_bytes()))));
+                return (messages, false);
             }
             Ok(Theirs::Frame(_)) => unreachable!("only written ones"),
-            Err(Error::Io(_)) => return (said, false),
-            Err(_) => return (said, true),
+            Err(Error::Io(_)) => return (messages, false),
+            Err(_) => return (messages, true),
         });
     }
 }

@@ -68,7 +68,7 @@ pub fn dialect(data: &[u8]) {
         }
         Ok(Command::Subscribe(subscribe)) => {
             for filter in std::iter::once(&subscribe.filter).chain(&subscribe.or) {
-                let _ = filter.check(&ServerConfig::default().filter_limits());
+                let _ = filter.check(&crate::filter::FilterLimits::default());
             }
         }
         Ok(_) => frames.extend(encoding.protocol().reply(&Reply::Pong, &read.tag, stamp)),

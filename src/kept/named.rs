@@ -89,13 +89,13 @@ fn is_apart((first, second): PairRef<'_>, (firsts, seconds): PairRef<'_>) -> boo
 pub(crate) fn implies(filter: &Filter, rule: &Filter) -> bool {
     rule.clauses().all(|clause| match clause {
         Clause::Set(wanted) if !wanted.negated => sets(filter, wanted.about, false)
-            .any(|set| set.members().all(|one| wanted.members().any(|all| is_within(one, all)))),
+            .any(|set| set.members().all(|member| wanted.members().any(|all| is_within(member, all)))),
         Clause::Set(refused) => {
             let none_of = |set: SetRef<'_>| {
-                set.members().all(|one| refused.members().all(|other| is_apart(one, other)))
+                set.members().all(|member| refused.members().all(|other| is_apart(member, other)))
             };
             let all_of = |set: SetRef<'_>| {
-                refused.members().all(|other| set.members().any(|one| is_within(other, one)))
+                refused.members().all(|other| set.members().any(|member| is_within(other, member)))
             };
             sets(filter, refused.about, false).any(none_of) || sets(filter, refused.about, true).any(all_of)
         }

@@ -27,7 +27,6 @@ use crate::dialect::autosdlc::MessageLogConfig;
 use crate::dialect::{ClientError, Dialect, Incoming, Observers, Watch, WireProtocol};
 use crate::event::{Attribute, Event, Timestamp};
 use crate::feed::{CompressorLimits, FeedLimits, KeyRule, Snapshot};
-use crate::filter::FilterLimits;
 use crate::kept::RetainConfig;
 
 /// Limits of the handlers of `POST /bridge/{protocol}`.
@@ -399,11 +398,6 @@ impl ServerConfig {
 
     pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot::new(self.key_rule(), self.max_snapshot_keys.max(1))
-    }
-
-    #[allow(clippy::unused_self, reason = "the limits become configurable with the matcher")]
-    pub(crate) fn filter_limits(&self) -> FilterLimits {
-        FilterLimits::default()
     }
 
     /// Returns the maximum memory of one client's subscriptions, in bytes: a sixteenth of the memory budget, and at least 1

@@ -327,7 +327,7 @@ impl KeptReader {
         }
         let ended = self.shared.kept.lock().and_then(|logs| logs.log_of(event));
         let (Some((name, true)), Some(last_event_id)) = (ended, event.id()) else { return None };
-        let at = self.names.iter().position(|one| *one == name)?;
+        let at = self.names.iter().position(|known| *known == name)?;
         self.names.swap_remove(at);
         Some(KeptEnd {
             by: name.by,

@@ -624,8 +624,8 @@ fn bodies_and_messages_that_are_coming_in_count_against_the_memory_budget() {
     first[0] &= 0x7f;
     let (is_short, held) = say(&mut world, &client, talking, &first);
     assert!(held >= part && held <= budget && !is_short, "{held}");
-    let said = client.with(|ends| std::mem::take(&mut ends.to_client).into_iter().collect::<Vec<u8>>());
-    assert_eq!(&said[..4], &[0x88, said.len() as u8 - 2, 3, 245], "closed with 1013: it held the most");
+    let sent = client.with(|ends| std::mem::take(&mut ends.to_client).into_iter().collect::<Vec<u8>>());
+    assert_eq!(&sent[..4], &[0x88, sent.len() as u8 - 2, 3, 245], "closed with 1013: it held the most");
     let (stream, _) = world.connect("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
     assert!(text(&stream).starts_with("HTTP/1.1 200"), "a newcomer is served");
     // A completed body holds no memory.

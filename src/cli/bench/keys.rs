@@ -242,9 +242,9 @@ mod tests {
     #[test]
     fn filters_are_spread_over_the_clients_one_each() {
         let lists = KeyLists::new(&options(None, 1, 0.0), 12);
-        let shown: Vec<String> = (0..4).map(|number| lists.of(number).query()).collect();
+        let queries: Vec<String> = (0..4).map(|number| lists.of(number).query()).collect();
         assert_eq!(
-            shown,
+            queries,
             ["?entity=bench:0", "?type=bench.0.event", "?entity=bench:1", "?type=bench.1.event"]
         );
         assert_eq!(lists.of(6).payload(), r#""entities":["bench:0"]"#);

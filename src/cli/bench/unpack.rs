@@ -101,9 +101,9 @@ mod tests {
         let mut bytes = vec![0x89, 0];
         let mut want = Vec::new();
         for n in 0..40 {
-            let said = format!("message {n} {}", "again ".repeat(n * 40)).into_bytes();
-            let mut packed = Vec::with_capacity(said.len() + 100);
-            compress.compress_vec(&said, &mut packed, FlushCompress::Sync).expect("compressed");
+            let message = format!("message {n} {}", "again ".repeat(n * 40)).into_bytes();
+            let mut packed = Vec::with_capacity(message.len() + 100);
+            compress.compress_vec(&message, &mut packed, FlushCompress::Sync).expect("compressed");
             packed.truncate(packed.len() - TAIL.len());
             bytes.push(0x80 | COMPRESSED | 1);
             if packed.len() < 126 {
@@ -113,7 +113,7 @@ mod tests {
                 bytes.extend((packed.len() as u16).to_be_bytes());
             }
             bytes.extend(&packed);
-            want.extend(said);
+            want.extend(message);
         }
         bytes.extend(b"\x81\x05plain");
         want.extend(b"plain");

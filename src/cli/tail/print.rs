@@ -91,8 +91,8 @@ impl Printer {
     /// Prints an event, given as its JSON. Returns its id.
     pub(in crate::cli) fn event(&mut self, json: &str) -> io::Result<Option<String>> {
         self.line.clear();
-        let shown = serde_json::from_str::<EventLine<'_>>(json);
-        match &shown {
+        let event_line = serde_json::from_str::<EventLine<'_>>(json);
+        match &event_line {
             Ok(event) if !self.json => event.write(&mut self.line),
             _ => self.line.push_str(json),
         }
@@ -100,7 +100,7 @@ impl Printer {
         self.out.write_all(self.line.as_bytes())?;
         self.out.flush()?;
         self.left = self.left.map(|left| left.saturating_sub(1));
-        Ok(shown.ok().and_then(|event| event.event_id).map(Cow::into_owned))
+        Ok(event_line.ok().and_then(|event| event.event_id).map(Cow::into_owned))
     }
 
     /// Prints the end of a kept stream, given with its JSON.

@@ -48,17 +48,17 @@ fn pieces(
     cut: usize,
     mut decode: impl FnMut(&mut [u8]) -> Result<(usize, Option<OwnedMessage>), ProtocolError>,
 ) -> (Vec<OwnedMessage>, Option<ProtocolError>) {
-    let mut said = Vec::new();
+    let mut messages = Vec::new();
     for piece in bytes.chunks(cut.max(1)) {
         let mut piece = piece.to_vec();
         let mut input = piece.as_mut_slice();
         loop {
             let (used, message) = match decode(input) {
                 Ok(progress) => progress,
-                Err(error) => return (said, Some(error)),
+                Err(error) => return (messages, Some(error)),
             };
             let quiet = message.is_none();
-            said.extend(message);
+            messages.extend(message);
             input = &mut input[used..];
             if input.is_empty() {
                 break;
@@ -66,7 +66,7 @@ fn pieces(
             assert!(used > 0 || !quiet, "no progress");
         }
     }
-    (said, None)
+    (messages, None)
 }
 
 /// Encodes a client's frame: first byte as given, shortest length field, masked.
@@ -118,8 +118,8 @@ fn messages_come_out_the_same_wherever_the_reads_are_cut() {
     ];
     for cut in 1..=stream.len() {
         let mut decoder = Decoder::default();
-        let (said, error) = decode_in_pieces(&mut decoder, &stream, cut, &LIMITS);
-        assert_eq!((said.as_slice(), error), (&expected[..], None), "pieces of {cut}");
+        let (messages, error) = decode_in_pieces(&mut decoder, &stream, cut, &LIMITS);
+        assert_eq!((messages.as_slice(), error), (&expected[..], None), "pieces of {cut}");
         decoder.release();
         assert_eq!(decoder.buffered_bytes(), 0, "a quiet connection keeps a buffer");
     }
@@ -181,13 +181,13 @@ mod compressed {
 
     fn decode(bytes: &[u8], cut: usize, limits: &WsLimits) -> (Vec<OwnedMessage>, Option<ProtocolError>) {
         let (mut decoder, mut inflater) = (Decoder::default(), Inflater::default());
-        let said = pieces(bytes, cut, |input| {
+        let decoded = pieces(bytes, cut, |input| {
             let (used, message) = decoder.decode_with(input, limits, Some(&mut inflater))?;
             Ok((used, message.map(OwnedMessage::from)))
         });
         decoder.release();
-        assert!(said.1.is_some() || decoder.buffered_bytes() == 0, "a quiet connection keeps a buffer");
-        said
+        assert!(decoded.1.is_some() || decoder.buffered_bytes() == 0, "a quiet connection keeps a buffer");
+        decoded
     }
 
     #[test]
@@ -258,8 +258,8 @@ mod compressed {
 #[test]
 fn a_limit_is_the_last_size_that_passes() {
     for len in [200, 201] {
-        let (said, error) = decode_whole(&masked(0x82, &vec![1; len]));
-        assert_eq!(said.len(), usize::from(len == 200), "{len}: {error:?}");
+        let (messages, error) = decode_whole(&masked(0x82, &vec![1; len]));
+        assert_eq!(messages.len(), usize::from(len == 200), "{len}: {error:?}");
     }
     let halves = [masked(0x02, &[1; 200]), masked(0x80, &[1; 100])].concat();
     assert_eq!(decode_whole(&halves).0, [OwnedMessage::Binary(vec![1; 300])]);
@@ -282,8 +282,8 @@ fn a_client_reads_unmasked_frames_and_refuses_masked_ones() {
     let mut decoder = Decoder::new(Role::Client);
     let bytes = frame(OpCode::Text, "ü".repeat(70_000).as_bytes());
     let limits = WsLimits { max_message_bytes: 1 << 20, max_frame_bytes: 1 << 20 };
-    let (said, error) = decode_in_pieces(&mut decoder, &bytes, 4096, &limits);
-    assert_eq!((said, error), (vec![OwnedMessage::Text("ü".repeat(70_000))], None));
+    let (messages, error) = decode_in_pieces(&mut decoder, &bytes, 4096, &limits);
+    assert_eq!((messages, error), (vec![OwnedMessage::Text("ü".repeat(70_000))], None));
     let (_, error) = decode_in_pieces(&mut decoder, &masked(0x81, b"x"), 1, &limits);
     assert_eq!(error, Some(ProtocolError::Masked));
 }
@@ -448,8 +448,8 @@ proptest! {
             frame.format(&mut bytes).expect("room");
         }
         let limits = WsLimits::default();
-        let (said, error) = decode_in_pieces(&mut Decoder::default(), &bytes, cut, &limits);
-        prop_assert_eq!(said, vec![OwnedMessage::Text(payload), OwnedMessage::Ping(ping)]);
+        let (messages, error) = decode_in_pieces(&mut Decoder::default(), &bytes, cut, &limits);
+        prop_assert_eq!(messages, vec![OwnedMessage::Text(payload), OwnedMessage::Ping(ping)]);
         prop_assert_eq!(error, None);
     }
 

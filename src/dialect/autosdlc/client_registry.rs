@@ -57,7 +57,7 @@ impl ClientSubscription {
 /// One client's subscriptions.
 #[derive(Debug, Default)]
 struct ClientEntries {
-    its: Vec<ClientSubscription>,
+    subscriptions: Vec<ClientSubscription>,
     bytes: usize,
 }
 
@@ -86,7 +86,7 @@ impl ClientRegistry {
 
     /// Returns the subscriptions of the client with this number, as [`Self::of`] does.
     pub(crate) fn of_number(&self, client: u64) -> Vec<ClientSubscription> {
-        lock(&self.0).clients.get(&client).map(|client| client.its.clone()).unwrap_or_default()
+        lock(&self.0).clients.get(&client).map(|client| client.subscriptions.clone()).unwrap_or_default()
     }
 
     /// Returns the size of all entries in bytes.
@@ -101,35 +101,37 @@ impl ClientRegistry {
 
     /// Adds a subscription. The caller has removed an earlier one of this id.
     pub(crate) fn add(&self, client: u64, id: String, config: Box<RawValue>, now: Timestamp) {
-        let one =
+        let subscription =
             ClientSubscription { id, client_id: client_id(client), config, created_at: now, active: true };
-        lock(&self.0).change(client, |its| its.push(one));
+        lock(&self.0).change(client, |subscriptions| subscriptions.push(subscription));
     }
 
     /// Removes a subscription, or all with the id `*`.
     pub(crate) fn remove(&self, client: u64, id: &str) {
         let mut table = lock(&self.0);
         if table.clients.contains_key(&client) {
-            table.change(client, |its| its.retain(|one| id != "*" && one.id != id));
+            table.change(client, |subscriptions| {
+                subscriptions.retain(|subscription| id != "*" && subscription.id != id);
+            });
         }
     }
 
     /// Sets the subscriptions of a client taken over from the predecessor process.
-    pub(crate) fn take_over(&self, client: u64, its: Vec<ClientSubscription>) {
-        if !its.is_empty() {
-            lock(&self.0).change(client, |all| *all = its);
+    pub(crate) fn take_over(&self, client: u64, subscriptions: Vec<ClientSubscription>) {
+        if !subscriptions.is_empty() {
+            lock(&self.0).change(client, |all| *all = subscriptions);
         }
     }
 }
 
 impl RegistryTable {
     fn change(&mut self, client: u64, change: impl FnOnce(&mut Vec<ClientSubscription>)) {
-        let one = self.clients.entry(client).or_default();
-        change(&mut one.its);
-        let bytes: usize = one.its.iter().map(ClientSubscription::held_bytes).sum();
-        self.bytes = self.bytes - one.bytes + bytes;
-        one.bytes = bytes;
-        if one.its.is_empty() {
+        let entry = self.clients.entry(client).or_default();
+        change(&mut entry.subscriptions);
+        let bytes: usize = entry.subscriptions.iter().map(ClientSubscription::held_bytes).sum();
+        self.bytes = self.bytes - entry.bytes + bytes;
+        entry.bytes = bytes;
+        if entry.subscriptions.is_empty() {
             self.clients.remove(&client);
         }
     }

@@ -110,13 +110,13 @@ impl WireProtocol for Autosdlc {
     }
 
     fn read_unauthenticated(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
-        let said = |kind, tag, command| ClientMessage { kind, tag, command };
+        let message_of = |kind, tag, command| ClientMessage { kind, tag, command };
         if message.len() > bytes_max {
-            return said(UNKNOWN, ReplyTag::None, Ok(Command::Withheld));
+            return message_of(UNKNOWN, ReplyTag::None, Ok(Command::Withheld));
         }
         let text = match text_of(message, bytes_max) {
             Ok(text) => text,
-            Err(why) => return said(UNKNOWN, ReplyTag::None, Err(ClientError::invalid(why))),
+            Err(why) => return message_of(UNKNOWN, ReplyTag::None, Err(ClientError::invalid(why))),
         };
         match serde_json::from_str::<AutosdlcMessage<'_>>(&text) {
             Ok(message) => {
@@ -129,9 +129,9 @@ impl WireProtocol for Autosdlc {
                         None => (UNKNOWN, Ok(Command::Nothing)),
                     },
                 };
-                said(kind, ReplyTag::of(message.id), command)
+                message_of(kind, ReplyTag::of(message.id), command)
             }
-            Err(error) => said(UNKNOWN, ReplyTag::None, Err(ClientError::invalid(fault_of(&error)))),
+            Err(error) => message_of(UNKNOWN, ReplyTag::None, Err(ClientError::invalid(fault_of(&error)))),
         }
     }
 

@@ -52,7 +52,7 @@ struct Config<'a> {
 const SPLITS_MAX: usize = 16;
 
 /// Maximum number of ways to split all patterns of one message.
-const ALL_PARTINGS_MAX: usize = 256;
+const ALL_SPLITS_MAX: usize = 256;
 
 /// Maximum number of type names in all filters of one message. Each costs about 2,100 instructions.
 const TYPE_NAMES_MAX: usize = 1_500;
@@ -126,9 +126,9 @@ fn read_patterns(patterns: &[String], filters: &mut Vec<Filter>) -> Result<(), C
             return Err(ClientError::new(ErrorCode::InvalidPattern, text));
         };
         ways.extend(parted);
-        if ways.len() > ALL_PARTINGS_MAX {
+        if ways.len() > ALL_SPLITS_MAX {
             let text = format!(
-                "patterns can be read in more than {ALL_PARTINGS_MAX} ways: fewer asterisks, or fewer patterns in a message"
+                "patterns can be read in more than {ALL_SPLITS_MAX} ways: fewer asterisks, or fewer patterns in a message"
             );
             return Err(ClientError::new(ErrorCode::InvalidPattern, text));
         }

@@ -226,10 +226,10 @@ mod tests {
         let head = SegmentHead { epoch: 7, boot: 1, is_safe: true, next: vec![0, 5] };
         let mut bytes = head.to_bytes();
         let mut ends = vec![bytes.len() as u64];
-        let mut one = Vec::new();
+        let mut record = Vec::new();
         for batch in batches {
-            assert!(write_record(batch, &mut one));
-            bytes.extend_from_slice(&one);
+            assert!(write_record(batch, &mut record));
+            bytes.extend_from_slice(&record);
             ends.push(bytes.len() as u64);
         }
         (bytes, ends)

@@ -183,7 +183,8 @@ async fn await_peers(
     match shared.roll(until).await {
         RollCall::Complete => Ok(()),
         RollCall::Waits => {
-            let why = "its server was restarted, and not all nodes have found what they knew of it";
+            let why =
+                "its server was restarted, and not all nodes have reported that they found it unchanged";
             Err(EngineError::TakesNothing(why.to_owned()))
         }
         RollCall::Missing => {
@@ -264,12 +265,14 @@ async fn gone(
         // Numbers grow, and records before this batch are never needed again.
         *unproven = unproven.split_off(&batch.first);
         let end = batch.first + ids.len() as u64;
-        unproven.range(..end).map(|(number, one)| (*number, *one)).collect()
+        unproven.range(..end).map(|(number, acknowledged)| (*number, *acknowledged)).collect()
     };
     for (shard, stream) in attached.streams.iter().enumerate() {
         let created = attached.life.created[shard];
         let of_others: Vec<(u64, Acknowledged)> = (known.iter().copied())
-            .filter(|(_, one)| usize::from(one.id.shard) == shard && one.created != created)
+            .filter(|(_, acknowledged)| {
+                usize::from(acknowledged.id.shard) == shard && acknowledged.created != created
+            })
             .collect();
         // They were sent in order, so the messages of the old stream come first.
         let (mut least, mut most) = (0, of_others.len());
@@ -283,13 +286,14 @@ async fn gone(
             };
             if is_here { most = middle } else { least = middle + 1 }
         }
-        for (number, one) in &of_others[..least] {
-            ids[(number - batch.first) as usize] = Some(one.id);
+        for (number, acknowledged) in &of_others[..least] {
+            ids[(number - batch.first) as usize] = Some(acknowledged.id);
         }
         let epoch = attached.life.epoch;
         let here = of_others[least..].iter();
-        let here =
-            here.map(|(number, one)| (*number, Acknowledged { id: EventId { epoch, ..one.id }, created }));
+        let here = here.map(|(number, acknowledged)| {
+            (*number, Acknowledged { id: EventId { epoch, ..acknowledged.id }, created })
+        });
         lock(&shared.unproven).extend(here);
     }
     Ok(ids)
@@ -351,7 +355,7 @@ impl AckWindow<'_> {
         if starts.get(usize::from(shard)).is_none_or(|start| sequence >= *start) {
             return *epoch;
         }
-        let first = lock(&self.shared.unproven).get(&number).map(|one| one.id);
+        let first = lock(&self.shared.unproven).get(&number).map(|acknowledged| acknowledged.id);
         match first.filter(|id| (id.shard, id.sequence) == (shard, sequence)) {
             Some(first) => first.epoch,
             None => lock(&self.shared.known).appended_before,

@@ -163,7 +163,7 @@ struct ServerAddress {
 
 /// Returns the servers of an address. Their order does not matter.
 fn servers(urls: &str) -> Result<Vec<ServerAddress>, EngineError> {
-    let one = |url: &str| {
+    let server = |url: &str| {
         let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
         let (user, host) = rest.rsplit_once('@').map_or((None, rest), |(user, host)| (Some(user), host));
         let user = user.map(|user| match user.split_once(':') {
@@ -177,7 +177,7 @@ fn servers(urls: &str) -> Result<Vec<ServerAddress>, EngineError> {
         let address = address.and_then(|address| address.parse().ok()).ok_or_else(wrong)?;
         Ok(ServerAddress { address, user })
     };
-    let servers: Vec<ServerAddress> = addresses(urls).map(one).collect::<Result<_, _>>()?;
+    let servers: Vec<ServerAddress> = addresses(urls).map(server).collect::<Result<_, _>>()?;
     if servers.windows(2).any(|pair| pair[0].user != pair[1].user) {
         return Err(EngineError::Url("the servers of one log take one user and password".to_owned()));
     }
@@ -240,9 +240,9 @@ mod tests {
     #[test]
     fn credentials_are_not_in_the_address_that_the_client_is_given() {
         let read = |urls| servers(urls).expect("they are addresses");
-        let one = read("nats://user:p%40ss:word@127.0.0.1:4222").remove(0);
-        assert_eq!(one.user, Some(("user".to_owned(), Some("p@ss:word".to_owned()))));
-        assert!(!format!("{:?}", one.address).contains("ss:word"));
+        let server = read("nats://user:p%40ss:word@127.0.0.1:4222").remove(0);
+        assert_eq!(server.user, Some(("user".to_owned(), Some("p@ss:word".to_owned()))));
+        assert!(!format!("{:?}", server.address).contains("ss:word"));
         assert_eq!(read("nats://s3cret@h:1").remove(0).user, Some(("s3cret".to_owned(), None)));
         assert_eq!(read("tls://h").remove(0).user, None);
         for bad in ["nats://user:secret@", "nats://u:secret@h:port", "nats://a:secret@h:1,nats://h:2"] {

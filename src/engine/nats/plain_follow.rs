@@ -184,10 +184,10 @@ impl PlainFollower {
 
     /// Subscribes to these subjects and sends a mark after them.
     async fn ask(&mut self, subjects: Vec<Arc<str>>) -> Result<(), EngineError> {
-        for one in &subjects {
-            let subject = format!("{}*.{one}", self.subscriptions.get().prefix);
+        for wanted in &subjects {
+            let subject = format!("{}*.{wanted}", self.subscriptions.get().prefix);
             let subscription = self.client.subscribe(subject).await.map_err(unreachable)?;
-            self.subscriptions.get().events.insert(Arc::clone(one), subscription);
+            self.subscriptions.get().events.insert(Arc::clone(wanted), subscription);
         }
         self.marks += 1;
         let mark = Bytes::from(self.marks.to_string());
@@ -203,8 +203,8 @@ impl PlainFollower {
         if !change.subscribe.is_empty() {
             self.ask(change.subscribe).await?;
         }
-        for one in &change.unsubscribe {
-            self.subscriptions.get().events.remove(one);
+        for subject in &change.unsubscribe {
+            self.subscriptions.get().events.remove(subject);
         }
         Ok(())
     }

@@ -79,11 +79,11 @@ impl RedisAppender {
 }
 
 /// Returns an error while other nodes have not reported their places: nothing may be appended before that.
-fn waits_for_nobody(joined: &Joined) -> Result<(), EngineError> {
+fn check_all_reported(joined: &Joined) -> Result<(), EngineError> {
     match joined.waits {
         0 => Ok(()),
         waits => Err(EngineError::TakesNothing(format!(
-            "the server is another one, and {waits} nodes have not said yet how far they had read"
+            "the server has changed, and {waits} nodes have not reported yet how far they had read"
         ))),
     }
 }
@@ -113,7 +113,7 @@ impl Append for RedisAppender {
                     Some("NOSCRIPT" | "OTHERLIFE" | "WAITING") if tries < TRIES => {
                         tries += 1;
                         let joined = shared.join(&mut self.connection, BEAT)?;
-                        waits_for_nobody(&joined)?;
+                        check_all_reported(&joined)?;
                     }
                     Some("FORGOTTEN") => return Err(EngineError::InDoubt(error.to_string())),
                     Some(_) => return Err(fault(&error)),
@@ -145,7 +145,7 @@ impl Append for RedisAppender {
     fn probe(&mut self) -> Result<(), EngineError> {
         // Joining writes that the node is alive; a server that accepts nothing refuses that too.
         let joined = self.shared.join(&mut self.connection, Duration::ZERO)?;
-        waits_for_nobody(&joined)?;
+        check_all_reported(&joined)?;
         match joined.refused {
             refused if refused.is_empty() => Ok(()),
             refused => Err(EngineError::TakesNothing(refused)),

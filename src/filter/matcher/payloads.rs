@@ -166,7 +166,7 @@ impl Payloads {
         let (group, is_new) = self.group(base);
         let Self { conditions, fields, .. } = self;
         let mut conditions: SmallVec<[u32; 2]> =
-            comparisons(filter).map(|one| conditions.acquire(one, fields)).collect();
+            comparisons(filter).map(|comparison| conditions.acquire(comparison, fields)).collect();
         let anchor = self.choose(&conditions);
         conditions.swap(0, anchor);
         let member = GroupMember { class, group, conditions };

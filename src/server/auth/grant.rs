@@ -78,7 +78,7 @@ enum Publishes {
 
 /// Returns whether a list allows everything, also events without the attribute, because it holds `*`.
 fn is_all(list: &[String]) -> bool {
-    list.iter().any(|one| one == "*")
+    list.iter().any(|pattern| pattern == "*")
 }
 
 fn patterns(list: Option<&[String]>) -> Option<Box<[Pattern]>> {

@@ -385,9 +385,7 @@ impl Connection {
     /// Refuses a body because too much is being received.
     fn refuse_body(&mut self, too_much: TooMuch, cx: &mut Context<'_>) {
         let (fault, error) = match too_much {
-            TooMuch::BodyOwner => {
-                (HttpFault::BodiesOfClient, "too many bodies of this client are unfinished")
-            }
+            TooMuch::Client => (HttpFault::BodiesOfClient, "too many bodies of this client are unfinished"),
             TooMuch::All => {
                 (HttpFault::Bodies, "too many bodies are unfinished, many of them of this client")
             }

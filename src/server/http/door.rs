@@ -93,7 +93,7 @@ pub(crate) struct Door<'a> {
 }
 
 fn has_star(list: &[String]) -> bool {
-    list.iter().any(|one| one == "*")
+    list.iter().any(|item| item == "*")
 }
 
 impl<'a> Door<'a> {
@@ -148,7 +148,7 @@ impl<'a> Door<'a> {
         let of_origin = |one: &String| HostName::of_origin(one).is_some_and(|known| known.is_same(name));
         name.is_address()
             || name.is_loopback()
-            || self.config.allowed_hosts.iter().any(|one| name.is_among(one))
+            || self.config.allowed_hosts.iter().any(|pattern| name.is_among(pattern))
             || self.config.allowed_origins.iter().any(of_origin)
             || self.config.cors_origins.iter().any(of_origin)
     }
@@ -163,12 +163,13 @@ impl<'a> Door<'a> {
             return true;
         }
         let origin = if is_of_file { "null" } else { origin };
-        let among = |list: &[String]| list.iter().any(|one| one == "*" || origin::is_same(one, origin));
+        let among =
+            |list: &[String]| list.iter().any(|allowed| allowed == "*" || origin::is_same(allowed, origin));
         match self.pages {
             Pages::Any => true,
             // Origins in `cors_origin` may read responses only.
             Pages::Named(list) => {
-                among(list) || (!self.is_speech(request) && among(&self.config.cors_origins))
+                among(list) || (!self.is_guarded(request) && among(&self.config.cors_origins))
             }
             Pages::Local(list) => origin::is_loopback(origin) || among(list),
         }
@@ -180,7 +181,7 @@ impl<'a> Door<'a> {
     }
 
     /// Returns whether a request opens a stream, publishes or purges.
-    fn is_speech(&self, request: &Request) -> bool {
+    fn is_guarded(&self, request: &Request) -> bool {
         let path = request.path.as_str();
         request.method != Method::Options
             && (path == "/publish"
@@ -216,7 +217,7 @@ impl<'a> Door<'a> {
         }
         let hosts = self.config.allowed_hosts.iter().map(String::as_str);
         let origins = self.config.allowed_origins.iter().chain(&self.config.cors_origins);
-        let names = origins.filter_map(|one| HostName::of_origin(one)).map(HostName::text);
+        let names = origins.filter_map(|origin| HostName::of_origin(origin)).map(HostName::text);
         format!("localhost, *.localhost, addresses{}", listed(hosts.chain(names)))
     }
 

@@ -132,7 +132,7 @@ pub(crate) fn explain(
         })
         .collect();
     let newest = shared.bus.head(id.shard);
-    let shown: usize = interests.iter().map(|interest| interest.view.members).sum();
+    let members: usize = interests.iter().map(|interest| interest.view.members).sum();
     let event_json = RawValue::from_string(event.to_json()).ok();
     Ok(json!({
         "event_id": id.to_string(),
@@ -142,7 +142,7 @@ pub(crate) fn explain(
         // Number of later events in its shard.
         "behind_newest": place_of(shared, id).map(|at| newest.saturating_sub(at + 1)),
         "clients": clients,
-        "members_shown": shown,
+        "members_shown": members,
         "feeds": shared.metrics.feeds.get(),
         "interests": rows,
         "filter": filter.map(|filter| why_json(&filter.to_string(), &filter.explain(&event))),
@@ -151,7 +151,7 @@ pub(crate) fn explain(
 
 fn why_json(text: &str, why: &Explanation) -> Value {
     let conditions: Vec<Value> = (why.conditions().iter())
-        .map(|one| json!({ "condition": one.text, "holds": one.holds, "found": one.found }))
+        .map(|condition| json!({ "condition": condition.text, "holds": condition.holds, "found": condition.found }))
         .collect();
     json!({ "filter": text, "wanted": why.is_wanted(), "conditions": conditions })
 }

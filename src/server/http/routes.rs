@@ -510,8 +510,8 @@ impl Answer<'_, '_> {
             ),
             ("Access-Control-Max-Age", "86400"),
         ];
-        let shown = if self.cors.len() > 1 { headers.len() } else { 1 };
-        self.respond(204, &headers[..shown], b"")
+        let count = if self.cors.len() > 1 { headers.len() } else { 1 };
+        self.respond(204, &headers[..count], b"")
     }
 
     /// Responds with the subscriptions of an AutoSDLC client.

@@ -45,7 +45,7 @@ impl BodyLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TooMuch {
     /// The client has used its share.
-    BodyOwner,
+    Client,
     /// All bodies together have used up their share, and this client holds more than an equal part of it.
     All,
 }
@@ -101,7 +101,7 @@ impl Body {
         self.bytes = bytes;
         let Some(limits) = limits else { return Ok(()) };
         if own > limits.client && own > more {
-            return Err(TooMuch::BodyOwner);
+            return Err(TooMuch::Client);
         }
         if table.all > limits.all && own > table.fair_share(limits) { Err(TooMuch::All) } else { Ok(()) }
     }
@@ -148,7 +148,7 @@ mod tests {
         let mut two = bodies.begin(subject("a"));
         assert_eq!(one.grow(30, LIMITS), Ok(()));
         assert_eq!(two.grow(20, LIMITS), Ok(()));
-        assert_eq!(two.grow(21, LIMITS), Err(TooMuch::BodyOwner));
+        assert_eq!(two.grow(21, LIMITS), Err(TooMuch::Client));
         drop(two);
         assert_eq!(one.grow(50, LIMITS), Ok(()));
         assert_eq!(bodies.begin(subject("b")).grow(40, LIMITS), Ok(()));

@@ -517,7 +517,7 @@ mod tests {
         assert_eq!(expected.len(), 2);
         assert!(after.take_expected().is_empty());
         let left: Vec<Absence> =
-            expected.iter().map(|one| after.depart(&one.channel, &one.user, 5)).collect();
+            expected.iter().map(|expected| after.depart(&expected.channel, &expected.user, 5)).collect();
         assert_eq!(left, [Absence::Over, Absence::Left], "one came, one did not");
         assert_eq!(after.list("room.1").0[0].2, NOW);
     }

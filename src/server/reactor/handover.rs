@@ -183,7 +183,8 @@ impl<S: Socket> LoopState<S> {
     /// Ends the replay of a client that catches up. Frames of its feed are read by the next one. Returns `None` if the client
     /// can't move.
     fn pack_catch_up(&mut self, slot: usize, interest: Option<&FeedInterest>) -> Option<SuspendedCatchUp> {
-        let filters: Vec<Filter> = interest?.selections.iter().map(|one| one.filter.clone()).collect();
+        let filters: Vec<Filter> =
+            interest?.selections.iter().map(|selection| selection.filter.clone()).collect();
         if self.clients.conns[slot].outbox.has_purge_notice(&self.delivery.fanout) {
             // The successor would not know of the purge.
             return None;

@@ -18,14 +18,16 @@ use super::kept::{check_absent, check_from_start, report_ended};
 use super::past::PastReport;
 use super::past::ReplayFrom;
 use super::rights::name_own_channels;
-use super::subscription::{ALL, AffectedFilter, Marks, SessionSubscription, SubscriptionName, called, hash};
+use super::subscription::{
+    ALL, AffectedFilter, Marks, SessionSubscription, SubscriptionName, hash, name_hash,
+};
 use super::weight::Weight;
 use crate::dialect::{
     ClientError, ConcatTarget, ErrorCode, Observed, OnLag, OwnChannel, Reply, ReplyTag, Stamp, Subscribe,
 };
 use crate::event::EventId;
 use crate::feed::{Change, Conflation, LagPolicy};
-use crate::filter::Filter;
+use crate::filter::{Filter, FilterLimits};
 
 /// Form of a past that a subscription requests.
 struct PastStyle {
@@ -59,8 +61,8 @@ impl Session {
 
     /// Returns the range of the filters with this name. They are adjacent.
     pub(super) fn named(&self, id: &str) -> Range<usize> {
-        let called = called(id);
-        let is = |s: &SessionSubscription| s.called == called && s.name.is(id);
+        let name_hash = name_hash(id);
+        let is = |s: &SessionSubscription| s.name_hash == name_hash && s.name.is(id);
         let first = self.subscriptions.iter().position(is).unwrap_or(self.subscriptions.len());
         let count = self.subscriptions[first..].iter().take_while(|s| is(s)).count();
         first..first + count
@@ -77,7 +79,7 @@ impl Session {
             let text = format!("subscription_id {ALL} is reserved: it means all subscriptions");
             return Err(ClientError::new(ErrorCode::InvalidSubscriptionId, text));
         }
-        let limits = cx.config.filter_limits();
+        let limits = FilterLimits::default();
         let mut weight: u32 = 0;
         for filter in std::iter::once(&subscribe.filter).chain(&subscribe.or) {
             filter.check(&limits)?;
@@ -192,7 +194,7 @@ impl Session {
                 on_lag,
                 began: began.clone(),
                 marks,
-                called: called(&id),
+                name_hash: name_hash(&id),
                 weight,
                 wish: 0,
             });
@@ -296,7 +298,7 @@ impl Session {
         for at in 0..self.subscriptions.len() {
             let wish = hash(self.interest(&self.subscriptions[at]).bytes());
             let s = &mut self.subscriptions[at];
-            (s.called, s.weight, s.wish) = (called(&s.name.to_string()), s.filter.weight(), wish);
+            (s.name_hash, s.weight, s.wish) = (name_hash(&s.name.to_string()), s.filter.weight(), wish);
         }
     }
 

@@ -198,7 +198,7 @@ impl Session {
         let is_counted = cx.config.limits.count_messages() || !protocol.usual_limits().is_empty();
         if is_locked || is_counted {
             let most = cx.config.message_bytes_max(is_locked);
-            let said = protocol.read_unauthenticated(message, most);
+            let parsed = protocol.read_unauthenticated(message, most);
             // A longer message is not parsed. A compressed one is charged for its maximum length.
             let looked_at = match message {
                 _ if message.len() > most => 0,
@@ -207,9 +207,9 @@ impl Session {
             };
             let each = if is_locked { UNAUTHENTICATED_INSTRUCTIONS } else { GLANCE_INSTRUCTIONS };
             cx.budget.spend_bytes(looked_at, each);
-            self.observe_message(said.kind, &said.tag, message, cx);
-            if let Err(limited) = self.admit_message(said.kind, cx) {
-                self.fail(&limited.error(said.kind), &said.tag, cx);
+            self.observe_message(parsed.kind, &parsed.tag, message, cx);
+            if let Err(limited) = self.admit_message(parsed.kind, cx) {
+                self.fail(&limited.error(parsed.kind), &parsed.tag, cx);
                 if limited.is_last {
                     cx.send(ws::close_frame(CLOSE_POLICY, "rate limit exceeded"));
                     return Flow::Over;
@@ -217,7 +217,7 @@ impl Session {
                 return Flow::On;
             }
             if is_locked {
-                return self.read_unauthenticated(said, cx);
+                return self.read_unauthenticated(parsed, cx);
             }
         }
         let nowhere = Place::default();
@@ -244,8 +244,8 @@ impl Session {
     }
 
     /// Handles a message of a client without a token, which may only send a token or a ping.
-    fn read_unauthenticated(&mut self, said: ClientMessage, cx: &mut Context<'_>) -> Flow {
-        let ClientMessage { tag, command, .. } = said;
+    fn read_unauthenticated(&mut self, parsed: ClientMessage, cx: &mut Context<'_>) -> Flow {
+        let ClientMessage { tag, command, .. } = parsed;
         let is_strict = self.encoding.protocol().refuse(&Refusal::NoToken).is_some();
         let executed = match command {
             Ok(Command::Auth { token }) => return self.take_token(&token, tag, cx),

@@ -99,9 +99,9 @@ impl PastReport {
 
     /// Returns the heap memory of the reports, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
-        let unanswered = self.unanswered.as_ref().map_or(0, |one| {
-            let own: usize = one.own.iter().map(OwnChannel::held_bytes).sum();
-            size_of::<Unanswered>() + one.tag.id().map_or(0, str::len) + own
+        let unanswered = self.unanswered.as_ref().map_or(0, |message| {
+            let own: usize = message.own.iter().map(OwnChannel::held_bytes).sum();
+            size_of::<Unanswered>() + message.tag.id().map_or(0, str::len) + own
         });
         self.name.len() + unanswered
     }

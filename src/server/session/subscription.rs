@@ -43,7 +43,7 @@ pub(super) fn number_of(name: &str) -> Option<u32> {
 }
 
 /// Returns a hash of a name, or of the number that it stands for, by which the name is found.
-pub(super) fn called(name: &str) -> u16 {
+pub(super) fn name_hash(name: &str) -> u16 {
     match number_of(name) {
         Some(number) => hash(&number.to_le_bytes()) as u16,
         None => hash(name.as_bytes()) as u16,
@@ -117,7 +117,7 @@ impl SessionSubscription {
             (SubscriptionName::Given(one), SubscriptionName::Given(other)) => one == other,
             (one, other) => one.number() == other.number(),
         };
-        self.called == other.called && is_same
+        self.name_hash == other.name_hash && is_same
     }
 
     /// Returns a bit for each list that is empty, by its attribute.
@@ -154,7 +154,7 @@ pub(super) struct SessionSubscription {
     pub(super) marks: Marks,
     /// Hash of the name, to find it among a thousand.
     #[serde(skip)]
-    pub(super) called: u16,
+    pub(super) name_hash: u16,
     /// Cost to hold the filter; see [`Filter::weight`].
     #[serde(skip)]
     pub(super) weight: u32,

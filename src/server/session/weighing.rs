@@ -101,7 +101,7 @@ impl Session {
         let narrowed = self.is_narrowed();
         match (self.subscriptions.len(), &self.own) {
             (2.., Some(own)) => own.weight.own,
-            _ => self.subscriptions.iter().map(|one| Weight::own_of(one, narrowed)).sum(),
+            _ => self.subscriptions.iter().map(|subscription| Weight::own_of(subscription, narrowed)).sum(),
         }
     }
 

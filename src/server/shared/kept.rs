@@ -78,7 +78,7 @@ impl KeptStore {
     pub(crate) fn purge(&self, names: &[LogName], heads: &[Sequence], now: Timestamp) -> Option<PurgedLogs> {
         let mut logs = self.lock()?;
         let purged = logs.purge(names, heads, now);
-        // Nobody would find the purged logs' blocks.
+        // No reader can find the blocks of the purged logs.
         self.blocks().clear();
         // Relaxed: a hint; the loops are woken after it is set, and look under the lock.
         self.purges.store(logs.purge_count(), Ordering::Relaxed);

@@ -87,8 +87,8 @@ impl Node {
     fn here(&mut self, channel: &str) -> (Vec<(String, u64)>, u64) {
         let (status, list) = self.ask(channel);
         assert_eq!(status, 200, "{list}");
-        let users = list["users"].as_array().expect("a list").iter().map(|one| {
-            (one["user"].as_str().unwrap_or_default().to_owned(), one["connections"].as_u64().unwrap_or(99))
+        let users = list["users"].as_array().expect("a list").iter().map(|user| {
+            (user["user"].as_str().unwrap_or_default().to_owned(), user["connections"].as_u64().unwrap_or(99))
         });
         (users.collect(), list["others"].as_u64().expect("a number"))
     }
@@ -167,7 +167,7 @@ fn a_websocket_client_is_where_its_subscriptions_are_and_finds_itself_there() {
     let mut node = Node::new(config(), 1);
     let (wire, token) =
         node.worlds[0].connect(&String::from_utf8_lossy(UPGRADE).replace("/ws", "/ws?user=ann"));
-    let said = [
+    let texts = [
         r#"{"type":"subscribe","payload":{"subscription_id":"a","channels":["room.1","room.2","room.*"]}}"#,
         r#"{"type":"request","payload":{"action":"presence","channel":"room.1"},"message_id":"asked"}"#,
         r#"{"type":"subscribe","payload":{"subscription_id":"b","channels":["room.2"]}}"#,
@@ -178,7 +178,7 @@ fn a_websocket_client_is_where_its_subscriptions_are_and_finds_itself_there() {
         r#"{"type":"publish","payload":{"type":"presence.left","channel":"hall"},"message_id":"theirs"}"#,
     ];
     // All in one piece, so that each message finds the state left by the previous one.
-    let all: Vec<u8> = said.iter().flat_map(|text| masked(1, text.as_bytes())).collect();
+    let all: Vec<u8> = texts.iter().flat_map(|text| masked(1, text.as_bytes())).collect();
     wire.with(|ends| ends.to_server.extend(all));
     node.worlds[0].core.ready(token, true, false);
     node.turn();

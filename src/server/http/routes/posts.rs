@@ -36,7 +36,7 @@ const JSON_TYPES: [&str; 5] =
 const NODES: &str = "nodes";
 
 /// Time that an operator waits for the engine to accept a revocation.
-const TELL_TICKS: Tick = 100;
+const REVOKE_TICKS: Tick = 100;
 
 /// Workers' lane for long bodies.
 const BODIES: &str = "bodies";
@@ -443,7 +443,7 @@ impl Answer<'_, '_> {
         };
         let instead = Box::new(move |_| failed(&responder, "the engine has not answered in time"));
         let limits = LaneLimits { threads: 1, waiting: 1000, bytes: usize::MAX };
-        let patience = TELL_TICKS;
+        let patience = REVOKE_TICKS;
         self.work(Work { lane: NODES.to_owned(), limits, patience, bytes: 0, job, instead })
     }
 

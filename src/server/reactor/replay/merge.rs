@@ -87,7 +87,9 @@ impl WaitingMerge {
     pub(super) fn takes(&self, event: &Event, bytes: usize) -> bool {
         self.has_room(bytes)
             && self.last.event_type() == event.event_type()
-            && Attribute::ALL.iter().all(|one| self.last.attribute(*one) == event.attribute(*one))
+            && Attribute::ALL
+                .iter()
+                .all(|attribute| self.last.attribute(*attribute) == event.attribute(*attribute))
     }
 
     fn push(&mut self, event: &Event, at: Option<&Position>, body: Range<usize>) {

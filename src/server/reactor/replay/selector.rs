@@ -246,10 +246,12 @@ impl ReplaySelector {
 
     /// Returns the bytes that the selector holds.
     pub(super) fn held_bytes(&self) -> usize {
-        let pending =
-            self.pending.iter().map(|one| one.filter.bytes().len() + size_of::<DeliveredElsewhere>());
+        let pending = self
+            .pending
+            .iter()
+            .map(|delivered| delivered.filter.bytes().len() + size_of::<DeliveredElsewhere>());
         let filters = self.requested.iter().chain(&self.wanted);
-        let filters: usize = filters.map(|one| one.bytes().len() + size_of::<Filter>()).sum();
+        let filters: usize = filters.map(|filter| filter.bytes().len() + size_of::<Filter>()).sum();
         let began = self.began.capacity() * size_of::<(ClassId, Option<Began>)>();
         self.filter.held_bytes() + self.except.held_bytes() + began + filters + pending.sum::<usize>()
     }

@@ -1,7 +1,10 @@
 //! Replays from kept logs: from the beginning, or after a place that the ring has dropped.
 //!
 //! Invariants:
-//! - The logs are read up to the client's first live event, so no event is missing or duplicated in between.
+//! - One place in each shard decides what comes from the logs and what live: that of the next event that the loop reads, when the
+//!   client joins its feed. The client joins in the step in which the replay begins, so no event is missing or duplicated in between.
+//! - The engine's follower may have recorded events after that place. They are live ones. If a newer life or a purge is among them,
+//!   the replay begins after the loop has read it (`place_of_unread_lives`).
 //! - Logs and rings are merged in the order in which the loops read events. The rings are read only where events of the filters
 //!   may be under no rule, and of their events those that a rule keeps are left out.
 //! - No event is kept between two steps.

@@ -476,6 +476,23 @@ fn followed(node: &Server) -> u64 {
     node.metric("fanwire_engine_events_followed_total").unwrap_or(0.0) as u64
 }
 
+/// The node's subscription takes longer than the response to a stream that needs none.
+#[test]
+fn a_stream_begins_when_its_node_receives_what_it_wants() {
+    let service = Service::start(Kind::PlainNats);
+    let first = node(&service);
+    let proxy = Proxy::to(service.addr);
+    let url = format!("nats://{}", proxy.addr);
+    let second = Server::with(&["--engine", &url, "--engine-by-interest"]);
+    eventually("the node follows", || is_ready(&second));
+    proxy.delay(Duration::from_millis(200));
+    for round in 0..3 {
+        let mut stream = Sse::open(second.addr, &format!("?stream=s{round}"));
+        assert!(publish(first.addr, round, 7..8));
+        assert_eq!(number(&stream.event().json()), 7);
+    }
+}
+
 #[test]
 fn a_node_subscribes_at_plain_nats_only_to_its_clients_interest() {
     let service = Service::start(Kind::PlainNats);

@@ -117,6 +117,7 @@ impl<S: Socket> LoopState<S> {
         let interest = engine.interest()?;
         let filters: Vec<Filter> = match effect {
             Effect::Replay { filters, .. } => filters.clone(),
+            Effect::AwaitFollowed(filter) => vec![filter.clone()],
             Effect::Interest { wishes, .. } => wishes.iter().map(|(filter, _)| filter.clone()).collect(),
             Effect::Change { changes, .. } => changes
                 .iter()

@@ -110,6 +110,11 @@ impl Context<'_> {
         self.shared.auth.seal(&place, self.rng.next_u128() as u64)
     }
 
+    /// Returns whether the node receives only what its clients want of the engine.
+    pub(crate) fn follows_interest(&self) -> bool {
+        self.shared.engine.as_ref().is_some_and(|engine| engine.interest().is_some())
+    }
+
     /// Returns whether the loop has not read the event yet that `since` names, although it is published.
     pub(crate) fn is_ahead(&self, since: &Since) -> bool {
         is_ahead(self.shared, since, |shard| self.view.read_to(shard))

@@ -53,6 +53,8 @@ pub(crate) enum Effect {
     /// Reads nothing more from the client, and applies no further effect, until the loop has read the event at this place, or
     /// the wait has reached its limit.
     AwaitRead(Since),
+    /// Waits likewise until the node receives what this filter wants of an engine that it follows by its clients' interest.
+    AwaitFollowed(Filter),
     /// Reports to the client which of the kept logs that this subscription names have already ended. Empty for an event
     /// stream.
     ReportEnded { subscription: Box<str> },

@@ -315,6 +315,10 @@ pub(crate) fn begin_stream(mut opening: StreamOpening, cx: &mut Context<'_>) -> 
         Some(ReplayFrom::Newest(_) | ReplayFrom::Start | ReplayFrom::Snapshot | ReplayFrom::Unknown) => None,
     };
     let retry = cx.config.retry.as_millis() as u64;
+    if from.is_none() && cx.follows_interest() {
+        // A client that has the head is to receive everything from then on.
+        cx.effects.push(Effect::AwaitFollowed(filter.clone()));
+    }
     if is_gzip {
         out.extend_from_slice(&deflate::GZIP_HEADER);
         cx.send(out);

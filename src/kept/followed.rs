@@ -122,7 +122,7 @@ impl KeptLogs {
         }
     }
 
-    /// Records that the engine's log is read from these places on. What was not read before them is missing, also if no event
+    /// Records that the engine's log is read from these places on. Entries before them that were not read are missing, also if no event
     /// follows.
     pub(crate) fn continue_at(&mut self, places: impl Iterator<Item = ShardPlace>) {
         for (shard, (epoch, sequence)) in (0..).zip(places) {

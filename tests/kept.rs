@@ -197,7 +197,12 @@ fn an_absent_log_is_reported_to_a_client_that_does_not_wait() {
     assert_eq!(status("?stream=run-1&from=start&absent=204"), 204);
     assert_eq!(status("?stream=run-1&absent=1"), 400);
     // Other filters wait for future events.
-    for query in ["?absent=204", "?stream=run-1&stream=run-2&absent=204", "?stream=chat&absent=204"] {
+    for query in [
+        "?absent=204",
+        "?stream=run-1&stream=run-2&absent=204",
+        "?stream=chat&absent=204",
+        "?stream=run-1&stream=chat&absent=204",
+    ] {
         drop(Sse::open(server.addr, query));
     }
     let mut client = Ws::connect(server.addr);
@@ -397,6 +402,131 @@ fn check_reload(engine: &[&str]) {
     server.signal("HUP");
     eventually("nonsense is refused", || server.log().contains("for: 0 keeps nothing"));
     let _ = std::fs::remove_file(&path);
+}
+
+/// An event of a run may have a channel, so a room could have events in the logs of runs. As long as none has one, runs neither
+/// count nor matter.
+#[test]
+fn a_room_is_whole_and_readable_beside_runs_that_are_gone_and_many() {
+    let rules = ["--retain", "by=channel; match=channel=room.*", "--retain", "by=type; match=type=audit.**"];
+    for engine in [&[][..], &["--engine", "files"]] {
+        let server = server(&[&rules, engine].concat());
+        let other = |event: Value| drop(server.publish(event.to_string()));
+        other(json!({"type": "chat", "channel": "room.1", "payload": {"n": 0}}));
+        other(json!({"type": "audit.login", "payload": {"n": 1}}));
+        publish(&server, "run-gone", "token", 2);
+        let purged = http::exchange(
+            server.addr,
+            b"DELETE /events?stream=run-gone HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        );
+        assert_eq!(purged.json()["logs"], 1);
+        for n in 0..101 {
+            publish(&server, &format!("run-{n}"), "token", n);
+        }
+        let rooms = [("channel=room.1", 0), ("type=audit.**", 1), ("type=audit.login", 1)];
+        for (query, n) in rooms {
+            let page = http::get(server.addr, &format!("/events?{query}")).json();
+            let first = &page["events"][0]["payload"]["n"];
+            assert_eq!((first, &page["complete"]), (&json!(n), &json!(true)), "{engine:?} {query}: {page}");
+            let mut stream = Sse::open(server.addr, &format!("?{query}&from=start"));
+            assert_eq!(numbers(&mut stream, 1), [n], "{engine:?} {query}");
+        }
+        // With an event of the room in a run's log, its logs are read, and there are too many.
+        let event = json!({"type": "token", "stream_id": "run-5", "channel": "room.1", "payload": {"n": 6}});
+        other(event);
+        let page = |query: &str| http::get(server.addr, &format!("/events?{query}"));
+        assert_eq!([page("channel=room.1").status, page("type=audit.**").status], [400, 200], "{engine:?}");
+        let purged: Vec<String> = (50..101).map(|n| format!("stream=run-{n}")).collect();
+        let request = format!("DELETE /events?{} HTTP/1.1\r\nHost: localhost\r\n\r\n", purged.join("&"));
+        assert_eq!(http::exchange(server.addr, request.as_bytes()).json()["logs"], 51);
+        let found = page("channel=room.1").json();
+        let numbers: Vec<_> =
+            found["events"].as_array().expect("a list").iter().map(|e| &e["payload"]["n"]).collect();
+        assert_eq!((numbers, &found["complete"]), (vec![&json!(0), &json!(6)], &json!(false)), "{engine:?}");
+    }
+}
+
+/// Publishes one event with `reopen`.
+fn reopen(server: &Server, stream: &str, n: u64) {
+    let event = json!({"type": "token", "stream_id": stream, "payload": {"n": n}, "reopen": true});
+    server.publish(event.to_string());
+}
+
+/// The log of a rule that is gone, or that another rule continues, and the ring both have its events.
+#[test]
+fn a_change_of_rules_brings_no_event_twice_and_none_of_an_older_life() {
+    for engine in [&[][..], &["--engine", "files"]] {
+        let path = std::env::temp_dir().join(format!("fanwire-rules-{}.toml", std::process::id()));
+        let rule = |matching: &str, end: &str| {
+            format!("[[retain]]\nmatch = \"{matching}\"\nby = \"stream\"\nend = [\"{end}\"]\n")
+        };
+        let first = rule("stream=run-*", "run.finished");
+        std::fs::write(&path, &first).expect("a file");
+        let server = HomedServer::with(&[&["--config", path.to_str().expect("text")], engine].concat());
+        let asked = json!({"subscription_id": "s", "stream_ids": ["other"], "absent": "error"});
+        let change = |rules: &str, keeps_other: bool| {
+            std::fs::write(&path, rules).expect("a file");
+            server.signal("HUP");
+            let answer = if keeps_other { "error" } else { "ack" };
+            eventually("the rules are in force", || {
+                subscribe(&mut Ws::connect(server.addr), asked.clone())["type"] == answer
+            });
+        };
+        let from_start = |run: &str| {
+            let mut stream = Sse::open(server.addr, &format!("?stream={run}&from=start"));
+            let mut found: Vec<u64> = Vec::new();
+            loop {
+                let block = stream.block(deadline()).expect("the past has an end");
+                if block.comments.iter().any(|comment| comment.contains("history_end")) {
+                    return found;
+                }
+                if block.data.is_some() {
+                    found.extend(block.json()["payload"]["n"].as_u64());
+                }
+            }
+        };
+        for run in ["run-1", "run-2"] {
+            publish(&server, run, "token", 0);
+            publish(&server, run, "run.finished", 1);
+            reopen(&server, run, 2);
+            publish(&server, run, "token", 3);
+        }
+        // Another rule continues the log of run-2.
+        change(&[rule("stream=run-2,other", "over"), first].concat(), true);
+        publish(&server, "run-2", "token", 4);
+        assert_eq!(from_start("run-2"), [2, 3, 4], "{engine:?}");
+        // No rule continues that of run-1.
+        change(&rule("stream=run-2", "over"), false);
+        publish(&server, "run-1", "token", 4);
+        for run in ["run-1", "run-2"] {
+            assert_eq!(from_start(run), [2, 3, 4], "{engine:?} {run}");
+        }
+        let _ = std::fs::remove_file(&path);
+    }
+}
+
+/// Without an engine, a restarted server is another process: it does not know the places that its predecessor gave.
+#[test]
+fn a_resume_from_before_a_restart_gets_a_gap_and_everything_that_is_kept_since() {
+    let old = server(&[]);
+    let place = publish(&old, "run-1", "token", 0);
+    drop(old);
+    for place in [place.as_str(), "no-place"] {
+        let server = server(&[]);
+        publish(&server, "run-1", "token", 1);
+        publish(&server, "chat", "said", 2);
+        let mut stream = Sse::open(server.addr, &format!("?stream=run-1&last_event_id={place}"));
+        assert_eq!(stream.event().event.as_deref(), Some("gap"), "{place}");
+        assert_eq!(numbers(&mut stream, 1), [1]);
+        publish(&server, "run-1", "run.finished", 3);
+        assert_eq!(numbers(&mut stream, 1), [3]);
+        assert_eq!(stream.event().event.as_deref(), Some("end"));
+        // Events under no rule are still those after the place, which is unknown.
+        let mut stream = Sse::open(server.addr, &format!("?stream=chat&last_event_id={place}"));
+        assert_eq!(stream.event().event.as_deref(), Some("gap"));
+        publish(&server, "chat", "said", 4);
+        assert_eq!(numbers(&mut stream, 1), [4]);
+    }
 }
 
 #[test]

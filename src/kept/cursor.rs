@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::log::{KeptLog, LogName, place_after, place_at};
 use super::named::implies;
+use super::page::order_place;
 use super::purge::filter_of;
 use super::store::{Hole, KeptLogs, TooManyLogs};
 use crate::dialect::Missed;
@@ -104,6 +105,11 @@ impl KeptCursor {
         self.has_unknown || self.has_hole || self.logs.iter().any(|log| log.gap.is_some())
     }
 
+    /// Reports first that the reader's place is unknown, so that it begins with a gap.
+    pub(crate) fn after_unknown(self) -> Self {
+        Self { has_unknown: true, ..self }
+    }
+
     /// Returns the number of logs.
     pub(crate) fn len(&self) -> usize {
         self.logs.len()
@@ -166,7 +172,7 @@ impl KeptLogs {
         cursor: KeptCursor,
     ) -> Result<KeptCursor, TooManyLogs> {
         let names = self.matched(filters, now)?;
-        let has_unknown = self.has_evicted() && filters.iter().any(|filter| self.is_open(filter));
+        let has_unknown = filters.iter().any(|filter| self.may_lack_logs(filter, now));
         // Begins at the current number: a hole before a log was made, or before its newest life, is outside the range
         // of the reader.
         let number = self.next_number() - 1;
@@ -184,7 +190,7 @@ impl KeptLogs {
                     place
                 }
                 None => LogCursor {
-                    gap: (self.may_have_had(&name) || self.may_go_on(&name)).then(|| self.unknown()),
+                    gap: (self.may_have_had(&name, now) || self.may_go_on(&name)).then(|| self.unknown()),
                     name,
                     serial: 0,
                     next: 0,
@@ -207,6 +213,21 @@ impl KeptLogs {
         let first = log.entry(0).map(|entry| entry.id());
         let has_some = first.is_none_or(|first| cursor.is_before(first));
         cursor.spans_lives && !has_some && self.has_evicted_one(&log.name)
+    }
+
+    /// Returns whether one of a reader's logs has an event that no rule in force covers, in any of its lives: it was recorded by a
+    /// rule of before.
+    pub(crate) fn have_by_old_rule(&self, cursor: &KeptCursor, event: &Event) -> bool {
+        let shards = self.recorded().count();
+        let Some(place) = order_place(event, shards).filter(|_| self.has_new_rules()) else { return false };
+        cursor.logs.iter().any(|LogCursor { name, .. }| {
+            let log = self.names[name.by as usize].get(&name.value).map(|at| &self.logs[*at]);
+            log.is_some_and(|log| {
+                let is_of_log = name.by.value_of(event).is_some_and(|value| *value == *name.value);
+                let found = is_of_log.then(|| log.count_to(place, shards).checked_sub(1)).flatten();
+                found.and_then(|at| log.entries.get(at)).is_some_and(|entry| Some(entry.id()) == event.id())
+            })
+        })
     }
 
     /// Returns the gap for a log of which nothing is retained.

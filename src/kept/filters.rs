@@ -72,6 +72,7 @@ impl KeptLogs {
                         let kept = values.iter().filter(|value| is_kept(value)).take(max + 1);
                         found.extend(kept.map(|value| LogName::new(by, value)));
                     }
+                    NamedValues::Open(_) if !self.past.seen[by as usize].may_match(filter) => {}
                     NamedValues::Open(_) => {
                         let live = self.names[by as usize].iter().filter(|(value, at)| {
                             by.accepts(filter, value) && !self.is_expired(&self.logs[**at], now)
@@ -101,12 +102,15 @@ impl KeptLogs {
         filters.iter().map(looks).sum()
     }
 
-    /// Returns the log that a filter names, if it is exactly one.
+    /// Returns the log that a filter names, if it is exactly one and the filter names nothing else.
     pub(crate) fn single(&self, filter: &Filter) -> Option<LogName> {
         let mut single = None;
         for (in_force, _) in self.rules_for(filter) {
             let by = in_force.rule.by;
             let NamedValues::Exactly(values) = named_values(filter, by) else { return None };
+            if values.len() > 1 {
+                return None;
+            }
             for value in values.iter().filter(|value| by.accepts(in_force.rule.filter(), value)) {
                 let name = LogName::new(by, value);
                 if single.as_ref().is_some_and(|single| *single != name) {
@@ -118,10 +122,25 @@ impl KeptLogs {
         single
     }
 
-    /// Returns whether a filter selects logs by pattern, or does not restrict them.
+    /// Returns the attributes of logs that a filter selects by pattern, or does not restrict.
+    fn open_attributes(&self, filter: &Filter) -> impl Iterator<Item = RetainBy> {
+        let attributes = self.rules_for(filter).map(|(in_force, _)| in_force.rule.by);
+        attributes.filter(|by| matches!(named_values(filter, *by), NamedValues::Open(_)))
+    }
+
+    /// Returns whether a filter selects logs by pattern, or does not restrict them, that may have events of it.
     pub(super) fn is_open(&self, filter: &Filter) -> bool {
-        self.rules_for(filter)
-            .any(|(in_force, _)| matches!(named_values(filter, in_force.rule.by), NamedValues::Open(_)))
+        self.open_attributes(filter).any(|by| self.past.seen[by as usize].may_match(filter))
+    }
+
+    /// Returns whether a filter may have events in other logs than those that it names by value.
+    pub(super) fn selects_more(&self, filter: &Filter) -> bool {
+        self.open_attributes(filter).next().is_some()
+    }
+
+    /// Returns whether such logs may have been evicted, or not been recorded.
+    pub(super) fn may_lack_logs(&self, filter: &Filter, now: Timestamp) -> bool {
+        self.open_attributes(filter).any(|by| self.may_have_evicted(by, filter, now))
     }
 
     /// Returns the logs that a filter names by value and that can end.

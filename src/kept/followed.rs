@@ -325,7 +325,7 @@ impl KeptLogs {
     fn begins_log(&self, rule: usize, value: &str, mark: Option<&KeptMark>, id: EventId) -> bool {
         let by = self.rules[rule].rule.by;
         // No node looked for an earlier log.
-        let Some(mark) = mark else { return self.is_known_from_start(by, value) };
+        let Some(mark) = mark else { return self.is_known_from_start(by, value, Timestamp::default()) };
         let is_since = |seen: ShardPlace| {
             let mut rules = self.active_rules().filter(|(_, in_force)| in_force.rule.by == by);
             rules.all(|(_, in_force)| in_force.since[usize::from(id.shard)] <= seen)

@@ -27,6 +27,8 @@ pub(super) struct LostNames {
     bits: Box<[u64]>,
     /// Equal on every node, so that all find the same names by mistake.
     hasher: FixedState,
+    /// For each attribute, whether a name was added.
+    attributes: [bool; RetainBy::ALL.len()],
 }
 
 impl LostNames {
@@ -40,6 +42,7 @@ impl LostNames {
         if self.bits.is_empty() {
             self.bits = vec![0; BITS / 64].into();
         }
+        self.attributes[by as usize] = true;
         for place in self.places(by, value) {
             self.bits[place / 64] |= 1 << (place % 64);
         }
@@ -51,9 +54,9 @@ impl LostNames {
             && self.places(by, value).iter().all(|place| self.bits[place / 64] & 1 << (place % 64) != 0)
     }
 
-    /// Returns whether no name was added.
-    pub(super) fn is_empty(&self) -> bool {
-        self.bits.is_empty()
+    /// Returns whether a name of this attribute was added.
+    pub(super) fn have_any(&self, by: RetainBy) -> bool {
+        self.attributes[by as usize]
     }
 
     pub(super) fn held_bytes(&self) -> usize {

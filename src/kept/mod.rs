@@ -28,6 +28,7 @@ mod purge;
 mod recent;
 mod refusal;
 mod rule;
+mod seen;
 mod store;
 #[cfg(test)]
 pub(crate) mod tests;

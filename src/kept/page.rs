@@ -47,7 +47,7 @@ impl OrderRange {
 
 impl KeptLog {
     /// Returns the number of retained entries up to a place.
-    fn count_to(&self, place: OrderPlace, shards: usize) -> usize {
+    pub(super) fn count_to(&self, place: OrderPlace, shards: usize) -> usize {
         self.entries.partition_point(|entry| entry_place(entry, shards).is_some_and(|known| known <= place))
     }
 }
@@ -104,8 +104,7 @@ impl KeptLogs {
         since: Option<Timestamp>,
         now: Timestamp,
     ) -> bool {
-        let is_open = self.is_open(filter);
-        if is_open && self.has_evicted() {
+        if self.may_lack_logs(filter, now) {
             return false;
         }
         let place = after.map(Position::passed);
@@ -113,7 +112,7 @@ impl KeptLogs {
         let mut number = 0;
         for name in names {
             let Some(log) = self.find(name, now) else {
-                if self.may_have_had(name) {
+                if self.may_have_had(name, now) {
                     return false;
                 }
                 continue;
@@ -127,7 +126,7 @@ impl KeptLogs {
                 after.epoch() == last.epoch && next.is_some_and(|next| last.sequence < *next)
             });
             let first = log.entries.front().filter(is_early);
-            let may_lack = log.base > 0 || self.may_have_had(name);
+            let may_lack = log.base > 0 || self.may_have_had(name, now);
             if may_lack && first.is_none() && !has_evicted_early {
                 return false;
             }
@@ -135,6 +134,6 @@ impl KeptLogs {
             let last = read.checked_sub(1).and_then(|at| log.entries.get(at)).or(first);
             number = number.max(last.map_or(0, |entry| entry.number));
         }
-        (names.is_empty() && !is_open) || self.holes().after(number).is_none()
+        (names.is_empty() && !self.selects_more(filter)) || self.holes().after(number).is_none()
     }
 }

@@ -55,6 +55,15 @@ impl KeptLogs {
                 "a kept log is purged as a whole: name values of {by} and no other condition"
             ));
         }
+        let is_unknown = |value: &&std::borrow::Cow<'_, str>| {
+            value.contains('*') && !self.names[by as usize].contains_key(&***value)
+        };
+        if let Some(value) = values.iter().find(is_unknown) {
+            return Err(format!(
+                "no log of {} {value:?} is kept, and an asterisk beside other characters stands for itself: name each log by its value",
+                by.name()
+            ));
+        }
         let max = self.max_logs_read();
         if values.len() > max {
             return Err(format!(

@@ -20,7 +20,9 @@ use super::lost::{LostNames, Purges};
 use super::packed::{Entry, PackedEvents};
 use super::recent::RecentEvents;
 use super::rule::{RetainBy, RetainConfig, RetainRule};
+use super::seen::SeenEvents;
 use crate::event::{Event, EventId, Since, Timestamp};
+use crate::filter::Filter;
 
 /// Maximum number of entries that one call evicts from the log that is written.
 const EVICTED_A_CALL: usize = 64;
@@ -113,6 +115,8 @@ struct RecordedCounts {
     logs: u64,
     /// Number of the next recorded event, from 1.
     next_event: u64,
+    /// Number of times that the rules were replaced.
+    rule_changes: u64,
 }
 
 /// Logs in the order of recording, and what is known of evicted logs.
@@ -159,10 +163,13 @@ pub(super) struct Holes {
     newest: VecDeque<Hole>,
     /// Newest hole that was dropped from the list.
     forgotten: Option<Hole>,
+    /// Time since which every event was recorded by the rules in force; `None` until the next event.
+    known_since: Option<Timestamp>,
 }
 
 impl Holes {
     fn add(&mut self, hole: Hole) {
+        self.known_since = None;
         self.newest.push_back(hole);
         if self.newest.len() > HOLES_MAX {
             self.forgotten = self.newest.pop_front();
@@ -194,6 +201,8 @@ pub(super) struct PastLogs {
     open: LostNames,
     /// All evicted logs.
     all: LostNames,
+    /// Values that the events of all logs had, evicted or not, for each attribute by which they are kept.
+    pub(super) seen: [SeenEvents; RetainBy::ALL.len()],
     /// Ends by their event, for loops that read the event later.
     ends: HashMap<EventId, Arc<LogEnd>>,
     ends_order: VecDeque<EventId>,
@@ -231,7 +240,9 @@ impl PastLogs {
     fn held_bytes(&self) -> usize {
         let end = size_of::<(EventId, Arc<LogEnd>)>() + size_of::<LogEnd>() + size_of::<EventId>();
         let purges = self.purges.held_bytes();
-        self.open.held_bytes() + self.all.held_bytes() + self.ends.len() * end + self.garbage_bytes + purges
+        let seen: usize = self.seen.iter().map(SeenEvents::held_bytes).sum();
+        let names = self.open.held_bytes() + self.all.held_bytes();
+        names + self.ends.len() * end + self.garbage_bytes + purges + seen
     }
 }
 
@@ -246,7 +257,7 @@ impl KeptLogs {
             names: Default::default(),
             logs: Slab::new(),
             recent: RecentEvents::default(),
-            counts: RecordedCounts { logs: 0, next_event: 1 },
+            counts: RecordedCounts { logs: 0, next_event: 1, rule_changes: 0 },
             next,
             holes: Holes::default(),
             has_begun: false,
@@ -299,6 +310,7 @@ impl KeptLogs {
     pub(crate) fn set_rules(&mut self, config: &RetainConfig, heads: Option<&[ShardPlace]>) {
         let followed = self.next_followed();
         let heads = followed.as_deref().filter(|_| heads.is_some()).or(heads);
+        self.counts.rule_changes += u64::from(heads.is_some());
         self.limits = RetainConfig { rules: Vec::new(), ..config.clone() };
         let mut before = std::mem::take(&mut self.active);
         for rule in &config.rules {
@@ -308,7 +320,10 @@ impl KeptLogs {
             let same = before.iter().find(is_same).map(|&at| &self.rules[at]);
             let (since, is_whole) = match same {
                 Some(same) => (same.since.clone(), same.is_whole),
-                None => (heads.unwrap_or(&self.next).into(), heads.is_none()),
+                None => {
+                    self.holes.known_since = None;
+                    (heads.unwrap_or(&self.next).into(), heads.is_none())
+                }
             };
             let at = match known {
                 Some(known) => before.swap_remove(known),
@@ -348,7 +363,7 @@ impl KeptLogs {
         let (rule, value) = self.rule_of(event)?;
         let found = self.live(rule, &value, now);
         let by = self.rules[rule].rule.by;
-        let is_from_start = found.is_none() && self.is_known_from_start(by, &value);
+        let is_from_start = found.is_none() && self.is_known_from_start(by, &value, now);
         self.keep(event, (rule, &value), found, now, is_from_start)
     }
 
@@ -387,6 +402,7 @@ impl KeptLogs {
             log.life.number = number;
         }
         log.push(number, id, event);
+        self.past.seen[by as usize].add(by, event);
         self.recent.push(number, id, event);
         log.number = number;
         log.written = written;
@@ -444,6 +460,11 @@ impl KeptLogs {
             self.rules[rule].since.get(usize::from(id.shard)).is_some_and(|since| place_at(id) >= *since)
         };
         event.id().is_some_and(is_since)
+    }
+
+    /// Returns whether the rules were ever replaced, so that logs may have events that no rule in force covers.
+    pub(super) fn has_new_rules(&self) -> bool {
+        self.counts.rule_changes > 0
     }
 
     /// Returns the name of the log that would keep an event, and whether the event would end it.
@@ -512,8 +533,8 @@ impl KeptLogs {
     }
 
     /// Returns whether a log that does not exist may have had events that were evicted or never recorded.
-    pub(super) fn may_have_had(&self, name: &LogName) -> bool {
-        !self.is_known_from_start(name.by, &name.value) || self.has_evicted_one(name)
+    pub(super) fn may_have_had(&self, name: &LogName, now: Timestamp) -> bool {
+        !self.is_known_from_start(name.by, &name.value, now) || self.has_evicted_one(name)
     }
 
     /// Returns whether a log of this name may have been evicted.
@@ -521,13 +542,26 @@ impl KeptLogs {
         self.past.all.may_have(name.by, &name.value)
     }
 
-    /// Returns whether logs were evicted, or events were not recorded.
-    pub(super) fn has_evicted(&self) -> bool {
-        !self.is_whole || !self.past.all.is_empty()
+    /// Returns whether a log of this attribute that had events of a filter may have been evicted, or not been recorded.
+    pub(super) fn may_have_evicted(&self, by: RetainBy, filter: &Filter, now: Timestamp) -> bool {
+        let is_recorded = self.is_whole || self.is_known_for_long(by, now);
+        !is_recorded || self.past.all.have_any(by) && self.past.seen[by as usize].may_match(filter)
     }
 
-    pub(super) fn is_known_from_start(&self, by: RetainBy, value: &str) -> bool {
-        self.is_whole && self.has_lost_no_beginning(by, value)
+    /// Returns whether it is known that the first event of a new log of this name is the first that it ever had.
+    pub(super) fn is_known_from_start(&self, by: RetainBy, value: &str, now: Timestamp) -> bool {
+        let is_whole = self.is_whole && self.has_lost_no_beginning(by, value);
+        is_whole || self.is_known_for_long(by, now) && !self.was_evicted_open(by, value)
+    }
+
+    /// Returns whether a log of this attribute with an event that was not recorded would have expired. With an engine the marks of
+    /// its log decide.
+    fn is_known_for_long(&self, by: RetainBy, now: Timestamp) -> bool {
+        let Some(since) = self.holes.known_since.filter(|_| self.followed.is_none()) else { return false };
+        let rules = self.rules.iter().filter(|(_, in_force)| in_force.rule.by == by);
+        let longest = rules.map(|(_, in_force)| in_force.rule.keep_for).max().unwrap_or_default();
+        let longest = i64::try_from(longest.as_micros()).unwrap_or(i64::MAX);
+        now.0.saturating_sub(since.0) >= longest
     }
 
     /// Returns whether no log of this name is known to have been evicted while it was open, and no rule came into force
@@ -658,6 +692,7 @@ impl KeptLogs {
     pub(crate) fn tend(&mut self, now: Timestamp) {
         self.past.free();
         self.recent.follow(&self.next);
+        self.holes.known_since.get_or_insert(now);
         // With an engine the log's own clock decides.
         if self.followed.is_none() {
             self.expire(now);

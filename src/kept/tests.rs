@@ -296,6 +296,44 @@ fn a_hole_is_reported_and_no_log_with_one_is_complete() {
     assert_eq!(from_start(&logs, "stream=run-2", 8, 0), events(&[6]));
 }
 
+/// After the time for which a log is kept, a log that was not read completely would be gone, so new ones are complete again.
+#[test]
+fn new_logs_are_complete_again_when_those_with_a_hole_would_have_expired() {
+    const HOUR: i64 = 3_600_000_000;
+    let mut logs = KeptLogs::new(&config(vec![runs()]), 1);
+    logs.begin_at([(EPOCH, 10)].into_iter());
+    let is_complete = |logs: &KeptLogs, stream: &str, now: i64| {
+        let status = logs.status(&name(stream), Timestamp(now)).expect("a log");
+        let is_without_gap = from_start(logs, &format!("stream={stream}"), 99, now).gaps.is_empty();
+        assert_eq!(status.complete, is_without_gap, "{stream}");
+        status.complete
+    };
+    logs.record(&event(10, "run-1", "token"), Timestamp(5));
+    logs.record(&event(11, "run-2", "token"), Timestamp(HOUR + 4));
+    logs.record(&event(12, "run-3", "token"), Timestamp(HOUR + 5));
+    let now = HOUR + 5;
+    assert_eq!([2, 3].map(|n| is_complete(&logs, &format!("run-{n}"), now)), [false, true]);
+    // So with a hole: the time counts from the next event.
+    logs.record_gap(id(20));
+    logs.record(&event(21, "run-4", "token"), Timestamp(now));
+    logs.record(&event(22, "run-5", "token"), Timestamp(now + HOUR));
+    assert_eq!(
+        [4, 5].map(|n| is_complete(&logs, &format!("run-{n}"), now + HOUR - 1 + n - 4)),
+        [false, true]
+    );
+    // And with a rule that a reload has added.
+    let mut longer = RetainRule::new("stream=job-*", RetainBy::Stream).expect("valid");
+    longer.keep_for = Duration::from_secs(7200);
+    logs.set_rules(&config(vec![runs(), longer]), Some(&[(EPOCH, 23)]));
+    let now = now + 2 * HOUR;
+    for (n, (stream, at)) in
+        [("job-1", 0), ("job-2", 2 * HOUR - 1), ("job-3", 2 * HOUR)].into_iter().enumerate()
+    {
+        logs.record(&event(23 + n as Sequence, stream, "token"), Timestamp(now + at));
+        assert_eq!(is_complete(&logs, stream, now + at), stream == "job-3", "{stream}");
+    }
+}
+
 /// A loop that lags has not reached a hole that another loop recorded. A reader of the slower loop gets the hole at its place,
 /// even if a page ends just before it.
 #[test]

@@ -328,7 +328,7 @@ impl Walk<'_> {
                 }
                 Some((From::Unknown, _)) => {
                     let is_gap = |item: &Seen| {
-                        matches!(item, Seen::Gap { missed: None, recoverable: false, to: None, .. })
+                        matches!(item, Seen::Gap { missed: None, recoverable: false, .. })
                     };
                     if !is_last && !run.iter().any(is_gap) {
                         return Err("a resume that can't be honoured, without a gap".to_owned());

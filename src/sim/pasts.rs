@@ -91,7 +91,13 @@ impl<'a> PastItems<'a> {
                 return if is_in_order { Ok(()) } else { Err(format!("out of order: {replayed:?}")) };
             }
             From::Start => all().collect(),
-            From::Unknown => Vec::new(),
+            // An event stream gets what is kept, if rules keep everything that it wants.
+            From::Unknown if replayed.is_empty() || filter < KEPT => Vec::new(),
+            From::Unknown if gaps.iter().any(|(.., end)| end.is_none()) => {
+                let is_in_order = replayed.is_sorted_by(|one, other| one < other);
+                return if is_in_order { Ok(()) } else { Err(format!("out of order: {replayed:?}")) };
+            }
+            From::Unknown => all().collect(),
             From::After(id) => all().filter(|n| *n > id).collect(),
             From::Newest(count) => {
                 let count = match gaps.iter().find(|(names_first, ..)| !names_first) {
@@ -126,7 +132,7 @@ impl<'a> PastItems<'a> {
         // A gap of one log or of the ring does not affect the other logs.
         let is_of_a_log = || gaps.iter().any(|(names_first, ..)| !names_first);
         let is_of_logs = match past.from {
-            From::Start => true,
+            From::Start | From::Unknown => true,
             From::After(_) => is_of_a_log(),
             _ => false,
         };

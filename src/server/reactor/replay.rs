@@ -91,6 +91,7 @@ impl<S: Socket> LoopState<S> {
             }
             ReplayFrom::After(since) => {
                 let work = self.work_after(since.clone(), &filters, false);
+                let work = self.or_new_logs(work, &filters, &report);
                 start = Some(PastStart { from: Some(since), complete: work.is_complete() });
                 work
             }
@@ -101,7 +102,7 @@ impl<S: Socket> LoopState<S> {
             }
             ReplayFrom::Unknown => {
                 start = Some(PastStart { from: None, complete: Some(false) });
-                ReplayWork::Unknown(None)
+                self.or_new_logs(ReplayWork::Unknown(None), &filters, &report)
             }
         };
         self.clients.conns[slot].connection.past_begins(work.places().into_iter());
@@ -294,6 +295,25 @@ impl<S: Socket> LoopState<S> {
         };
         let rings = (!is_covered).then(|| self.whole_past());
         ReplayWork::Kept(Box::new(KeptPast::new(cursor, filters, self.ends(), rings)))
+    }
+
+    /// Returns this work, unless an event stream names a place of another process, whose events are gone, and logs keep everything
+    /// that its filter matches: then all of the newest lives is new to the client, and comes after the gap. A native client asks for
+    /// that itself, because it knows what its other subscriptions have delivered.
+    fn or_new_logs(&self, work: ReplayWork, filters: &[Filter], report: &PastReport) -> ReplayWork {
+        let ReplayWork::Unknown(since) = &work else { return work };
+        if !report.name().is_empty() {
+            return work;
+        }
+        let epoch = self.shared.bus.epoch();
+        let is_of_here = |since: &Since| marks(&self.shared, since).iter().any(|id| id.epoch == epoch);
+        let logs = self.shared.kept.lock().filter(|_| !since.as_ref().is_some_and(is_of_here));
+        let Some(logs) = logs else { return work };
+        if !logs.cover(filters, |shard| oldest_place(&self.shared, shard)) {
+            return work;
+        }
+        let Ok(cursor) = logs.cursor(filters, &[], self.turn.now) else { return work };
+        ReplayWork::Kept(Box::new(KeptPast::new(cursor.after_unknown(), filters, self.ends(), None)))
     }
 
     /// Returns the place that this loop has to reach before it can read the logs of these filters from their start. Another loop,

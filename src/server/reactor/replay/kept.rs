@@ -6,7 +6,7 @@
 //! - The engine's follower may have recorded events after that place. They are live ones. If a newer life or a purge is among them,
 //!   the replay begins after the loop has read it (`place_of_unread_lives`).
 //! - Logs and rings are merged in the order in which the loops read events. The rings are read only where events of the filters
-//!   may be under no rule, and of their events those that a rule keeps are left out.
+//!   may be under no rule, and of their events those that a rule keeps, or one of the logs has, are left out.
 //! - No event is kept between two steps.
 //! - A client that wants every event of its only log gets encoded blocks, which such clients share. They have the bytes that
 //!   the client gets event by event.
@@ -265,15 +265,22 @@ impl MergedLogs<'_> {
         self.until.len() > 1 && event.position().is_none()
     }
 
-    /// Returns whether a rule keeps an event of a ring.
+    /// Returns whether a rule keeps an event of a ring, or a log of the reader has it from an earlier rule.
     fn is_kept(&mut self, event: &Event) -> bool {
         let id = event.id();
+        if id.is_some() && *self.last == id {
+            return true;
+        }
         if let Some((judged, is_kept)) = self.judged
             && Some(judged) == id
         {
             return is_kept;
         }
-        let is_kept = self.shared.kept.lock().is_some_and(|logs| logs.covers_event(event));
+        let is_kept = self
+            .shared
+            .kept
+            .lock()
+            .is_some_and(|logs| logs.covers_event(event) || logs.have_by_old_rule(self.cursor, event));
         self.judged = id.map(|id| (id, is_kept));
         is_kept
     }

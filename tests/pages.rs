@@ -133,6 +133,10 @@ fn since_is_a_time() {
     }
     assert_eq!(numbers(&page(&server, "since=2026-01-27T10:00:07Z")), [7, 8, 9]);
     assert_eq!(numbers(&page(&server, "since=1769508008000")), [8, 9]);
+    assert_eq!(numbers(&page(&server, "since=2026-01-27T11:00:08%2B01:00")), [8, 9]);
+    // A plus sign that is not escaped is read as a blank.
+    assert_eq!(numbers(&page(&server, "since=2026-01-27T11:00:08+01:00")), [8, 9]);
+    assert_eq!(numbers(&page(&server, "since=2026-01-27T09:00:08-01:00")), [8, 9]);
     assert_eq!(numbers(&page(&server, "since=2026-01-27T10:00:08Z&order=desc")), [9, 8]);
 }
 

@@ -212,6 +212,8 @@ fn a_purge_names_whole_logs_by_value() {
         ("?type=token", add),
         ("?stream=**", add),
         ("?stream=", add),
+        ("?stream=run-*", "an asterisk beside other characters stands for itself"),
+        ("?stream=run-1&stream=run-*", "name each log by its value"),
         ("?filter=stream!%3Drun-1", add),
         ("?stream=run-1&type=token", whole),
         ("?stream=run-1&channel=room.1", whole),

@@ -73,6 +73,9 @@ impl FromStr for Target {
         };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let is_stray = |c: char| matches!(c, '?' | '#') || c.is_whitespace() || c.is_control();
+        if authority.contains('=') {
+            return Err("that is no URL; a filter comes after the URL, or as --filter".into());
+        }
         if authority.is_empty() || rest.contains(is_stray) {
             return Err("expected http://HOST:PORT, with nothing after it but a path".into());
         }
@@ -177,6 +180,8 @@ mod tests {
         {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
+        let why = "stream=run-42".parse::<Target>().expect_err("a filter");
+        assert!(why.contains("a filter comes after the URL"), "{why}");
     }
 
     #[test]

@@ -239,6 +239,14 @@ fn read_time(text: &str) -> Result<Timestamp, String> {
         || "since is neither a time as 2026-01-27T10:21:33Z nor milliseconds since 1970".to_owned();
     match text.parse::<i64>() {
         Ok(millis) => millis.checked_mul(1_000).map(Timestamp).ok_or_else(malformed),
-        Err(_) => text.parse().map_err(|_| malformed()),
+        Err(_) => text.parse().or_else(|_| unescaped(text).parse()).map_err(|_| malformed()),
+    }
+}
+
+/// Returns a time whose offset has its plus sign back: a query that has it unescaped reads it as a blank.
+fn unescaped(text: &str) -> String {
+    match text.rsplit_once(' ') {
+        Some((time, offset)) if offset.len() == "01:00".len() => format!("{time}+{offset}"),
+        _ => text.to_owned(),
     }
 }

@@ -62,6 +62,15 @@ impl Verifier {
 
 /// nginx with the shipped files before a server. With a verifier, it uses `auth_request`.
 fn nginx(server: &Server, authority: &Authority, verifier: Option<&Verifier>) -> Nginx {
+    nginx_of(server, authority, verifier, OPERATOR)
+}
+
+/// Address of operators in the shipped files, and one that no client of these tests has.
+const OPERATOR: &str = "127.0.0.1";
+const NOBODY: &str = "127.0.0.99";
+
+/// As [`nginx`], where operators come from this address.
+fn nginx_of(server: &Server, authority: &Authority, verifier: Option<&Verifier>, operator: &str) -> Nginx {
     Nginx::start(|addr, dir| {
         let at = format!("{}/", dir.display());
         std::fs::create_dir(dir.join("tls")).expect("a folder of our own");
@@ -80,7 +89,11 @@ fn nginx(server: &Server, authority: &Authority, verifier: Option<&Verifier>) ->
         }
         replaced(
             shipped("nginx/fanwire.conf"),
-            &[("listen 443 ssl", format!("listen {addr} ssl")), ("/etc/nginx/", at)],
+            &[
+                ("listen 443 ssl", format!("listen {addr} ssl")),
+                ("/etc/nginx/", at),
+                ("allow 127.0.0.1;", format!("allow {operator};")),
+            ],
         )
     })
 }
@@ -211,6 +224,11 @@ impl Drop for Caddy {
 
 /// Starts Caddy with the shipped file before a server, without TLS. Returns its address.
 fn caddy(server: &Server) -> (Caddy, SocketAddr) {
+    caddy_of(server, OPERATOR)
+}
+
+/// As [`caddy`], where operators come from this address.
+fn caddy_of(server: &Server, operator: &str) -> (Caddy, SocketAddr) {
     let addr = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
     let dir = std::env::temp_dir().join(format!("fanwire-caddy-{}-{}", std::process::id(), addr.port()));
     std::fs::create_dir_all(&dir).expect("a folder of our own");
@@ -219,6 +237,7 @@ fn caddy(server: &Server) -> (Caddy, SocketAddr) {
         &[
             ("events.example.com {", format!("http://:{} {{\n\tbind 127.0.0.1", addr.port())),
             ("reverse_proxy 127.0.0.1:8765", format!("reverse_proxy {}", server.addr)),
+            ("not remote_ip 127.0.0.1 ::1", format!("not remote_ip {operator}")),
         ],
     );
     let config = dir.join("Caddyfile");
@@ -301,6 +320,59 @@ fn pages_through(
         assert!(said.contains("--allowed-host events.example.com"), "{said}");
         assert!(said.contains("limits.trusted_proxy"), "{said}");
     }
+}
+
+/// Uses a kept run as a client elsewhere does through a proxy. `ask` sends a request with this method and target, and returns the
+/// whole answer.
+fn check_client_elsewhere(server: &Server, ask: &dyn Fn(&str) -> String) {
+    let info = ask("GET /api/server_info");
+    assert!(info.contains(" 200 OK") && info.contains("\"from_start\""), "{info}");
+    assert!(ask("GET /api/presence/room.1").contains(" 200 OK"));
+    for path in ["/metrics", "/api/stats", "/api/history", "/api/subscriptions", "/api/server_info/x"] {
+        assert!(ask(&format!("GET {path}")).contains(" 403 "), "{path}");
+    }
+    for event in [
+        json!({"type": "token", "stream_id": "run-1", "payload": {"n": 1}}),
+        json!({"type": "run.finished", "stream_id": "run-1", "payload": {"n": 2}}),
+    ] {
+        server.publish(event.to_string());
+    }
+    // The stream ends, and so does the connection.
+    let run = ask("GET /sse?stream=run-1&from=start");
+    assert!(run.contains("{\"n\":1}") && run.contains("event: end"), "{run}");
+    let end = run.rsplit("id: ").next().and_then(|rest| rest.lines().next()).expect("an id").to_owned();
+    assert!(ask(&format!("GET /sse?stream=run-1&last_event_id={end}")).contains(" 204 "), "{run}");
+    let page = ask("GET /events?stream=run-1&order=desc&limit=1");
+    assert!(page.contains("{\"n\":2}") && page.contains("\"next\":\""), "{page}");
+    assert!(ask("DELETE /events?stream=run-1").contains("\"logs\":1"));
+    assert!(ask("GET /events?stream=run-1").contains("\"complete\":false"));
+}
+
+const ELSEWHERE: &[&str] =
+    &["--retain", "by=stream; end=run.finished; match=stream=run-*", "--presence-channels", "room.**"];
+
+#[test]
+fn a_client_elsewhere_uses_a_kept_run_through_nginx_and_no_operators_path() {
+    let server = Server::with(ELSEWHERE);
+    let authority = Authority::new("deploy-elsewhere");
+    let nginx = nginx_of(&server, &authority, None, NOBODY);
+    check_client_elsewhere(&server, &|request| {
+        ask(&authority, nginx.addr, &format!("{request} HTTP/1.1\nHost: localhost\nConnection: close\n\n"))
+    });
+}
+
+#[test]
+fn a_client_elsewhere_uses_a_kept_run_through_caddy_and_no_operators_path() {
+    let server = Server::with(ELSEWHERE);
+    let (_caddy, addr) = caddy_of(&server, NOBODY);
+    check_client_elsewhere(&server, &|request| {
+        let mut wire = TcpStream::connect(addr).expect("caddy listens");
+        let text = format!("{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        wire.write_all(text.as_bytes()).expect("sent");
+        let mut answer = Vec::new();
+        wire.read_to_end(&mut answer).expect("an answer, and its end");
+        String::from_utf8(answer).expect("text")
+    });
 }
 
 #[test]

@@ -327,9 +327,8 @@ impl Walk<'_> {
                     self.states = vec![(id + 1, 0)];
                 }
                 Some((From::Unknown, _)) => {
-                    let is_gap = |item: &Seen| {
-                        matches!(item, Seen::Gap { missed: None, recoverable: false, .. })
-                    };
+                    let is_gap =
+                        |item: &Seen| matches!(item, Seen::Gap { missed: None, recoverable: false, .. });
                     if !is_last && !run.iter().any(is_gap) {
                         return Err("a resume that can't be honoured, without a gap".to_owned());
                     }

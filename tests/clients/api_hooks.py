@@ -32,7 +32,7 @@ def before_call(_context, case, _kwargs):
         query["order"] = "asc" if "after" in query else "desc"
     # A merge needs a string, and excludes policies that omit events.
     if case.path == "/sse":
-        if query.get("on_lag") == "conflate" or "max_per_second" in query:
+        if query.get("on_lag") in ("conflate", "sample") or "max_per_second" in query:
             query.pop("compact", None)
         if query.get("compact") == "concat" or query.get("on_lag") == "concat":
             query.setdefault("concat", "/payload/delta")

@@ -220,7 +220,7 @@ impl<T: Item> LosslessSubscriber<T> {
             }
         }
         if passes && reader.is_followed() {
-            // Also where `max` ended the call within a run: readers that follow are owed what was shown.
+            // Also if `max` ended the call within a run: readers that follow may have what was shown.
             reader.pass();
         }
         count

@@ -124,7 +124,7 @@ pub(crate) struct Subscribe {
     pub(crate) concat: Option<Concat>,
     /// The client's request as JSON, for operators, in dialects in which clients know their ids.
     pub(crate) config: Option<Box<RawValue>>,
-    /// A bit for each list that an update can't change, by its attribute: the filter's text names values of it.
+    /// A bit for each list that an update can't change, by its attribute, because the filter's text names values of it.
     pub(crate) fixed_lists: u16,
 }
 
@@ -260,14 +260,14 @@ pub(crate) struct OwnChannel {
 }
 
 impl OwnChannel {
-    /// Adds channels to the payload of an `ack`. A client of several subscriptions finds those of an event by them.
+    /// Adds channels to the payload of an `ack`. By them a client with several subscriptions finds those that an event is for.
     pub(super) fn add(own: &[Self], payload: &mut serde_json::Value) {
         for Self { template, channel } in own {
             payload["own_channels"][&**template] = (&**channel).into();
         }
     }
 
-    /// Returns its memory, in bytes.
+    /// Returns the memory of the channel and its template, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         size_of::<Self>() + self.template.len() + self.channel.len()
     }

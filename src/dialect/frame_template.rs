@@ -284,14 +284,14 @@ struct EventDigits {
 struct FrameTexts {
     epoch: u64,
     shard: u16,
-    /// First sequence that they fit, and the number of those after it.
+    /// First sequence that the texts fit, and the number of sequences after it that they fit.
     first: u64,
     more: u64,
     /// Number that is subtracted from a sequence, so that at most eight digits are left.
     base: u64,
     /// Mask of the bytes that are kept of the eight before the end of a sequence.
     kept: u64,
-    /// First time that they fit, and the number of microseconds; 0 if they fit no other time.
+    /// First time that the texts fit, and the number of microseconds from it that they fit; 0 if they fit no other time.
     second: i64,
     micros: u64,
     before: SlotText,
@@ -401,7 +401,7 @@ impl SlotText {
         self.micros = self.slot(Self::AFTER_MICROS, Self::KEPT_OF_TIME);
     }
 
-    /// Returns the place of eight digits that end so many bytes before the end of the text. `kept` is the mask of the bytes that
+    /// Returns the place of eight digits that end `after` bytes before the end of the text. `kept` is the mask of the bytes that
     /// stay.
     fn slot(&self, after: usize, kept: u64) -> DigitSlot {
         let at = self.text.len() - after - DIGITS;

@@ -364,12 +364,12 @@ macro_rules! setters {
     ($($any:ident $none:ident $attribute:ident $what:literal;)*) => {
         impl Filter {
             $(
-                #[doc = concat!("Wants ", $what, " to match one of these values or patterns.")]
+                #[doc = concat!("Requires ", $what, " to match one of these values or patterns.")]
                 pub fn $any(self, values: impl IntoIterator<Item: AsRef<str>>) -> Self {
                     self.any_of(Attribute::$attribute, values.into_iter().map(|value| Pattern::new(value.as_ref())))
                 }
 
-                #[doc = concat!("Wants ", $what, " to match none of these values or patterns.")]
+                #[doc = concat!("Requires ", $what, " to match none of these values or patterns.")]
                 pub fn $none(self, values: impl IntoIterator<Item: AsRef<str>>) -> Self {
                     self.none_of(Attribute::$attribute, values.into_iter().map(|value| Pattern::new(value.as_ref())))
                 }

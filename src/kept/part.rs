@@ -178,7 +178,7 @@ impl<'a> PartEvent<'a> {
         self.entry.id()
     }
 
-    /// Returns its number among all recorded events.
+    /// Returns the event's number among all recorded events.
     pub(crate) fn number(&self) -> u64 {
         self.entry.number
     }

@@ -21,8 +21,8 @@ pub(crate) struct SavedOutcome {
     /// Id of the first event; absent if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     first: Option<Box<str>>,
-    /// For a key: numbers of the events that the log is known to have, if it is known not to have all. An earlier version takes the
-    /// outcome for uncertain.
+    /// For a key: numbers of the events that the log is known to have, if it is known not to have all. An earlier version reads
+    /// the outcome as uncertain.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     parts: Vec<u32>,
     /// Whether it is unknown if the events were accepted.

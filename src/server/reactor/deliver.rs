@@ -60,8 +60,8 @@ fn append_gap(fanout: &mut Fanout, gap: &GapNotice, seal: Option<SealFn<'_>>) {
     fanout.append_gap(id, gap, &to_some, seal.is_some());
 }
 
-/// Appends a gap notice for an unknown number of events before an id. No past shows them, so a client that falls behind gets the
-/// notice all the same, as that of a purge.
+/// Appends a gap notice for an unknown number of events before an id. No past shows them, so a client that falls behind gets
+/// the notice, too, as it gets the notice of a purge.
 fn append_break(fanout: &mut Fanout, before: EventId, at: Timestamp) {
     let gap = GapNotice { missed: Missed::Unknown, from: None, to: None, recoverable: false, at };
     let mut from = 0;

@@ -138,7 +138,7 @@ impl<S: Socket> LoopState<S> {
             self.begin_conditions();
             self.pump(BATCHES_A_TURN);
         }
-        // The successor tells nobody of a purge before its own time.
+        // The successor reports no purge from before its start.
         self.report_all_purges();
         let can_move = |conn: &Conn<S>| {
             let is_idle = conn.pending_answers == 0 && conn.ending == Ending::None;

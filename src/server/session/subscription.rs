@@ -148,7 +148,7 @@ pub(super) struct SessionSubscription {
     /// Place where it began; `None` if it is unknown which past events it delivered.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "portable::text::option")]
     pub(super) began: Option<Began>,
-    /// Its lists that an update emptied, among others. The filter keeps one value of an empty list, so that values can be
+    /// Marks, such as the lists that an update emptied. The filter keeps one value of an empty list, so that values can be
     /// added to it, but the subscription matches nothing.
     #[serde(flatten)]
     pub(super) marks: Marks,

@@ -78,12 +78,12 @@ impl WaitingMerge {
         Self { last: event.clone(), at: at.cloned(), body, text: String::new(), count: 1 }
     }
 
-    /// Returns whether another string with a body of so many bytes can be appended.
+    /// Returns whether another string with a body of this many bytes can be appended.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.text.len() + self.body.len() + bytes <= TEXT_BYTES_MAX
     }
 
-    /// Returns whether an event with a body of so many bytes can be merged with the last one.
+    /// Returns whether an event with a body of this many bytes can be merged with the last one.
     pub(super) fn takes(&self, event: &Event, bytes: usize) -> bool {
         self.has_room(bytes)
             && self.last.event_type() == event.event_type()
@@ -98,8 +98,8 @@ impl WaitingMerge {
         self.at = at.cloned();
     }
 
-    /// Appends the body of the last event, and takes the place of the next one's. `last` is the payload of the last event if that is
-    /// another one than [`last`](Self::last).
+    /// Appends the body of the last event, and records the place of the body of the next event. `last` is the payload of the last
+    /// event if that is another one than [`last`](Self::last).
     pub(super) fn push_body(&mut self, last: Option<&str>, next: Range<usize>) {
         let body = std::mem::replace(&mut self.body, next);
         self.text.push_str(&last.unwrap_or(self.last.payload())[body]);

@@ -90,7 +90,7 @@ metrics! {
     deliveries: Counter, "feed_deliveries", "Events written to clients' sockets";
     dropped: Counter, "feed_events_dropped", "Events that clients did not get because they lagged or disconnected";
     conflated: Counter, "feed_events_conflated", "Events left out for a later one of the same key, as clients requested";
-    grants_ended: Family<Kind, Counter>, "server_grants_ended", "Connections closed because their token expired or was revoked, by reason";
+    grants_ended: Family<Kind, Counter>, "server_grants_ended", "Connections closed because their token expired or was revoked, or a reload changed its rights, by reason";
     merged: Counter, "server_events_merged", "Events merged into a later one of a past, as clients requested (concat)";
     catch_ups: Counter, "server_catch_ups", "Times that a client fell behind and read on from the past, as it requested";
     lag_closed: Counter, "server_lag_closed", "Connections closed because they lagged, as clients requested";
@@ -132,7 +132,7 @@ impl fmt::Debug for Metrics {
 
 // Kinds that are exposed as 0 before their first count, because a rate needs a zero to start from.
 const REFUSED: [&str; 4] = ["draining", "too_many", "address", "no_descriptors"];
-const ENDED: [&str; 2] = ["token_expired", "token_revoked"];
+const ENDED: [&str; 3] = ["rights_changed", "token_expired", "token_revoked"];
 const SHED: [&str; 4] = ["feed_bytes", "connections", "bodies", "stalled"];
 const FAULTS: [&str; 3] = ["timeout", "heartbeat_missed", "invalid_event"];
 const PASTS: [&str; 6] = ["since", "history", "snapshot", "start", "refill", "catch_up"];

@@ -71,7 +71,7 @@ impl<T> Batch<T> {
         self.items[self.from..self.to].iter().map(|item| unsafe { item.assume_init_ref() })
     }
 
-    /// Returns its items.
+    /// Returns the batch's items.
     pub(crate) fn into_items(mut self) -> Vec<T> {
         self.take().collect()
     }

@@ -441,9 +441,9 @@ pub(crate) struct GatedReader<C: SlotCodec> {
     /// Place of the gate.
     passed: Sequence,
     is_done: bool,
-    /// Readers that it follows: it sees an item when all of them have passed it.
+    /// Readers that this one follows: it sees an item when all of them have passed it.
     after: Box<[Count<Participant>]>,
-    /// Its sleeping place while it follows others.
+    /// Sleeping place of this reader while it follows others.
     sleeper: Option<Count<Participant>>,
 }
 

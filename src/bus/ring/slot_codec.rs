@@ -95,7 +95,7 @@ pub(crate) trait Handle: Clone + Send + Sync + 'static {
     fn recycle_all(handles: impl Iterator<Item = Self>) {
         handles.for_each(drop);
     }
-    /// Returns the weight of its body: the bytes that it holds. Never changes while it is published.
+    /// Returns the weight of the handle's body: the bytes that it holds. Never changes while it is published.
     fn weight(&self) -> u64;
     /// Returns a copy of the most requested fields, kept in the slot. The last word is overwritten with the weight.
     fn header(&self) -> [u64; HEADER_WORDS];

@@ -48,7 +48,7 @@ struct Residual {
 /// Data of a class that was removed.
 pub(super) struct Removed {
     pub(super) filter: Filter,
-    /// Its number among the members of groups, if it had conditions on the payload.
+    /// Number of the class among the members of groups, if it had conditions on the payload.
     pub(super) member: Option<u32>,
 }
 

@@ -374,7 +374,7 @@ impl FieldTree {
             Some(child)
                 if self.nodes[child as usize].children > 0 && container(json, child, at).is_some() =>
             {
-                // Its end is set when it is closed.
+                // A container's end is set when the walk leaves it.
                 self.record(child, at, json.len());
                 walk.open.extend(container(json, child, at));
                 walk.at += 1;

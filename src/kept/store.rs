@@ -93,7 +93,7 @@ impl std::fmt::Display for TooManyLogs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "the filter names or matches more than {} kept logs (retain_max_logs_read): narrow it, or read without from",
+            "the filter names or matches more than {} kept logs (retain_max_logs_read): narrow it (docs/runs.md)",
             self.max
         )
     }

@@ -230,7 +230,8 @@ export class Fanwire<M extends EventMap = EventMap> extends Client<M> {
 
   /**
    * Follows a run, the kept stream of this id: its events from the first on, each once and in order over all reconnects, until it
-   * has ended. Works for ended runs, too. The server has to keep it (`[[retain]]`), or the loop throws `unsupported`.
+   * has ended. Works for ended runs, too. A stream that no rule of the server keeps
+   * (`[[retain]]`) has no end, so its loop goes on. A server that is too old for runs ends it with `unsupported`.
    */
   run(stream: string, options?: RunOptions): Run<M> {
     return run(this, stream, options);

@@ -187,7 +187,7 @@ class Fanwire:
         **filter: Unpack[RunFilter],
     ) -> Run:
         """Follows a run, the kept stream of this id: its events from the first on, each once and in order over all
-        reconnects, until it has ended. Works for ended runs, too. The server has to keep it (`[[retain]]`).
+        reconnects, until it has ended. Works for ended runs, too. A stream that no rule of the server keeps (`[[retain]]`) has no end.
 
         `on_lag`, `compact`, `concat`: as for `subscribe`. `absent`: `error` raises `no_such_log` if nothing of the run is kept; `wait` waits for it. `buffer`: items that wait
         for a slow loop; beyond it the rest waits at the server. Raises `unsupported` if the server is too old."""

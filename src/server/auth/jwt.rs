@@ -59,7 +59,8 @@ pub(super) struct Verified {
     pub(super) expires: Option<i64>,
 }
 
-/// Installs the implementation of signatures. A program that was built with several must choose one.
+/// Installs the implementation of signatures. Must come before any other call of `jsonwebtoken`, which otherwise installs one that
+/// panics.
 pub(super) fn choose_provider() {
     // An earlier choice by the program stands, and is equally good.
     let _ = RING.install_default();

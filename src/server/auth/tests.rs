@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
+use super::jwt::choose_provider;
 use super::*;
 use crate::event::Timestamp;
 use crate::filter::Filter;
@@ -60,6 +61,8 @@ fn raw(header: &serde_json::Value, claims: &str, sign: impl FnOnce(&[u8]) -> Str
 }
 
 fn hmac(secret: &[u8], message: &[u8]) -> String {
+    // The library keeps its own implementation, which panics, if it is used before one is chosen.
+    choose_provider();
     let key = jsonwebtoken::EncodingKey::from_secret(secret);
     jsonwebtoken::crypto::sign(message, &key, jsonwebtoken::Algorithm::HS256).expect("it signs")
 }
@@ -247,6 +250,7 @@ fn temp(name: &str, text: &str) -> PathBuf {
 fn a_key_set_chooses_by_key_id_and_fixes_each_algorithm() {
     let jwk = |name: &str, more: serde_json::Value| {
         use jsonwebtoken::{DecodingKey, jwk::Jwk};
+        choose_provider();
         let pem = std::fs::read(key_file(name)).expect("the file is there");
         let key = DecodingKey::from_rsa_pem(&pem).or_else(|_| DecodingKey::from_ed_pem(&pem)).expect("a key");
         let mut value =

@@ -19,6 +19,15 @@ pub(super) enum Scheme {
 }
 
 impl Scheme {
+    /// Returns whether this kind of log takes the events of a publication one by one.
+    pub(super) fn appends_singly(self) -> bool {
+        match self {
+            #[cfg(feature = "nats")]
+            Self::Nats => true,
+            _ => false,
+        }
+    }
+
     /// Returns the kind of server that a scheme names, if this build has a client for it.
     fn named(scheme: &str) -> Option<Self> {
         match scheme {

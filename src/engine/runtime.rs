@@ -274,7 +274,7 @@ impl Engine {
 
     /// Returns whether the log takes the events of a publication one by one, so that it may have a part of them.
     pub(crate) fn appends_singly(&self) -> bool {
-        matches!(Scheme::of(&self.config.url), Ok(Scheme::Nats))
+        Scheme::of(&self.config.url).is_ok_and(Scheme::appends_singly)
     }
 
     /// Calls `act` with the places up to which the follower has recorded and published everything. It goes on afterwards. The places

@@ -34,10 +34,6 @@ pub trait Peer {
     fn classes(&self) -> Option<usize> {
         None
     }
-    /// Returns the bytes of the matcher alone, if the peer also keeps data that its users would keep elsewhere.
-    fn own_bytes(&self) -> Option<usize> {
-        None
-    }
 }
 
 pub fn filter(want: &Subscription) -> Filter {

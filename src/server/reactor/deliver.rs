@@ -5,6 +5,7 @@
 //! - A member that is blocked, or has used its budget, delays no other member.
 //! - An event whose match takes more than its part of a turn is kept in hand, and the match continues in the next turn.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::zero_copy::FanoutSocket;
 use crate::bus::ReaderItem;
 use crate::dialect::{GapNotice, Missed, Observed};
 use crate::engine::{Engine, Status};
-use crate::event::{EventId, Since, Timestamp};
+use crate::event::{Event, EventId, Since, Timestamp};
 use crate::feed::{Fanout, FeedDelivery, Flushed, OutboxContext, Tally};
 use crate::kept::LogEnd;
 use crate::server::limits::budget;
@@ -58,6 +59,23 @@ fn append_gap(fanout: &mut Fanout, gap: &GapNotice, seal: Option<SealFn<'_>>) {
         to_some = to_some.within_a_grant(seal);
     }
     fanout.append_gap(id, gap, &to_some, seal.is_some());
+}
+
+/// Returns the place before an event. `epoch` is that of an event without an id.
+fn place_before(event: &Event, epoch: u64) -> EventId {
+    let id = event.id().unwrap_or(EventId::before(epoch, 0, 0));
+    EventId::before(id.epoch, id.shard, id.sequence)
+}
+
+/// Returns the gap for sequences that the ring has overwritten. `id` returns the id of a sequence.
+fn lap_gap(missed: u64, id: impl Fn(u64) -> EventId, lost: Range<u64>, now: Timestamp) -> GapNotice {
+    GapNotice {
+        missed: Missed::Exactly(missed),
+        from: lost.start.checked_sub(1).map(&id).map(Since::Event),
+        to: lost.end.checked_sub(1).map(&id),
+        recoverable: false,
+        at: now,
+    }
 }
 
 /// Appends a gap notice for an unknown number of events before an id. No past shows them, so a client that falls behind gets
@@ -226,14 +244,12 @@ impl<S: Socket> LoopState<S> {
     fn append_batch(&mut self, worked: u64) -> AppendedBatch {
         let EventFlow { fanout, reader, in_hand, snapshot, kind_log, continuity, .. } = &mut self.delivery;
         let (metrics, kept) = (&self.shared.metrics, &self.shared.kept);
-        let epoch = self.shared.bus.epoch();
-        let now = self.turn.now;
+        let (epoch, now) = (self.shared.bus.epoch(), self.turn.now);
         let (auth, rng) = (&self.shared.auth, std::cell::RefCell::new(&mut self.turn.rng));
         let seal = |since: &Since| auth.seal(since, rng.borrow_mut().next_u128() as u64);
         let seal: Option<SealFn<'_>> = if auth.is_open() { None } else { Some(&seal) };
         // With several shards, the id before the hole says nothing about the other shards.
-        let has_log = self.shared.engine_with_past().is_some();
-        let can_recover = has_log && self.shared.bus.shards() == 1;
+        let can_recover = self.shared.engine_with_past().is_some() && self.shared.bus.shards() == 1;
         let mut batch = AppendedBatch::default();
         let ends = &self.clients.ends;
         let status = self.shared.engine.as_ref().map(Engine::status);
@@ -251,9 +267,7 @@ impl<S: Socket> LoopState<S> {
                     batch.bytes += event.payload().len();
                     let mut has_gap = continuity.as_mut().is_some_and(|c| c.begins(began_with_break));
                     if has_gap {
-                        let first = event.id().unwrap_or(EventId::before(epoch, 0, 0));
-                        let before = EventId::before(first.epoch, first.shard, first.sequence);
-                        append_break(fanout, before, now);
+                        append_break(fanout, place_before(event, epoch), now);
                     }
                     let gap = continuity.as_mut().and_then(|c| c.gap_before(event, now, first_due));
                     // Events that no node delivers are not missing.
@@ -295,15 +309,8 @@ impl<S: Socket> LoopState<S> {
                         continuity.lose(shard, status.map(|it| it.began_at_place(shard)).unwrap_or_default());
                         return;
                     }
-                    let id = |sequence| Some(EventId { epoch, shard, sequence });
-                    let gap = GapNotice {
-                        missed: Missed::Exactly(missed),
-                        from: from.checked_sub(1).and_then(id).map(Since::Event),
-                        to: to.checked_sub(1).and_then(id),
-                        recoverable: false,
-                        at: now,
-                    };
-                    append_gap(fanout, &gap, seal);
+                    let id = |sequence| EventId { epoch, shard, sequence };
+                    append_gap(fanout, &lap_gap(missed, id, from..to, now), seal);
                 }
             });
             batch.taken += came;

@@ -85,26 +85,29 @@ impl<S: Socket> LoopState<S> {
             Effect::LookAt(tick) => {
                 self.turn.wheel.add(tick, slot as ConnIndex);
             }
-            Effect::Close(last) => {
-                self.forget_deferred(slot);
-                self.leave_channels(slot);
-                self.clients.ends.remove(self.clients.token(slot));
-                if self.clients.conns[slot].replay.take().is_some() {
-                    // Stop here: live events would follow an unreported gap.
-                    let outbox = &mut self.clients.conns[slot].outbox;
-                    outbox.set_replaying(false);
-                    let moved = outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
-                    self.update_member_index(moved);
-                } else {
-                    self.leave_feed(slot);
-                }
-                self.send(slot, last);
-                let conn = &mut self.clients.conns[slot];
-                conn.end_with(Ending::Closing);
-                // The connection's timer limits the time that closing may take.
-                self.turn.wheel.add(self.turn.tick + 1, slot as ConnIndex);
-            }
+            Effect::Close(last) => self.begin_close(slot, last),
         }
+    }
+
+    /// Ends a connection once these last bytes are written: it gets no further events.
+    fn begin_close(&mut self, slot: usize, last: Bytes) {
+        self.forget_deferred(slot);
+        self.leave_channels(slot);
+        self.clients.ends.remove(self.clients.token(slot));
+        if self.clients.conns[slot].replay.take().is_some() {
+            // Stop here: live events would follow an unreported gap.
+            let outbox = &mut self.clients.conns[slot].outbox;
+            outbox.set_replaying(false);
+            let moved = outbox.abandon(&mut self.delivery.fanout, &mut self.delivery.tally);
+            self.update_member_index(moved);
+        } else {
+            self.leave_feed(slot);
+        }
+        self.send(slot, last);
+        let conn = &mut self.clients.conns[slot];
+        conn.end_with(Ending::Closing);
+        // The connection's timer limits the time that closing may take.
+        self.turn.wheel.add(self.turn.tick + 1, slot as ConnIndex);
     }
 
     /// Queues bytes for one client, after all its pending bytes and events.

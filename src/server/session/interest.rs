@@ -19,7 +19,7 @@ use super::past::PastReport;
 use super::past::ReplayFrom;
 use super::rights::name_own_channels;
 use super::subscription::{
-    ALL, AffectedFilter, Marks, SessionSubscription, SubscriptionName, hash, name_hash,
+    ALL, AffectedFilter, SessionSubscription, SubscriptionMarks, SubscriptionName, hash, name_hash,
 };
 use super::weight::Weight;
 use crate::dialect::{
@@ -163,7 +163,7 @@ impl Session {
                 check_from_start(&wanted, cx)?;
             }
         }
-        let marks = Marks::new(snapshot, 0, subscribe.fixed_lists);
+        let marks = SubscriptionMarks::new(snapshot, 0, subscribe.fixed_lists);
         if let SubscriptionName::Numbered(number) = name {
             self.unnamed = number;
         }

@@ -50,10 +50,10 @@ pub(super) fn name_hash(name: &str) -> u16 {
     }
 }
 
-/// Marks of a subscription, in one word because a client may have a thousand.
+/// SubscriptionMarks of a subscription, in one word because a client may have a thousand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "SavedMarks", into = "SavedMarks")]
-pub(super) struct Marks(u16);
+pub(super) struct SubscriptionMarks(u16);
 
 /// Mark of a subscription that requested a snapshot: values added later also get their snapshots.
 const HAS_SNAPSHOT: u16 = 1 << 15;
@@ -61,7 +61,7 @@ const HAS_SNAPSHOT: u16 = 1 << 15;
 /// Bits of empty lists, by their attributes. Kind and id of an entity are no lists of their own.
 const EMPTY_LISTS: u16 = 0b1_1001_1111;
 
-impl Marks {
+impl SubscriptionMarks {
     pub(super) fn new(has_snapshot: bool, empty_lists: u16, fixed_lists: u16) -> Self {
         // In the other bits: those from 0 to 4 ten bits higher, of the channel and the entity two bits lower.
         let fixed = (fixed_lists & 0x1f) << 9 | (fixed_lists & 0x180) >> 2;
@@ -98,14 +98,14 @@ struct SavedMarks {
     fixed_lists: u16,
 }
 
-impl From<SavedMarks> for Marks {
+impl From<SavedMarks> for SubscriptionMarks {
     fn from(SavedMarks { marks, fixed_lists }: SavedMarks) -> Self {
         Self::new(marks & HAS_SNAPSHOT != 0, marks, fixed_lists)
     }
 }
 
-impl From<Marks> for SavedMarks {
-    fn from(marks: Marks) -> Self {
+impl From<SubscriptionMarks> for SavedMarks {
+    fn from(marks: SubscriptionMarks) -> Self {
         Self { marks: marks.0 & (EMPTY_LISTS | HAS_SNAPSHOT), fixed_lists: marks.fixed_lists() }
     }
 }
@@ -148,10 +148,10 @@ pub(super) struct SessionSubscription {
     /// Place where it began; `None` if it is unknown which past events it delivered.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "portable::text::option")]
     pub(super) began: Option<Began>,
-    /// Marks, such as the lists that an update emptied. The filter keeps one value of an empty list, so that values can be
+    /// SubscriptionMarks, such as the lists that an update emptied. The filter keeps one value of an empty list, so that values can be
     /// added to it, but the subscription matches nothing.
     #[serde(flatten)]
-    pub(super) marks: Marks,
+    pub(super) marks: SubscriptionMarks,
     /// Hash of the name, to find it among a thousand.
     #[serde(skip)]
     pub(super) name_hash: u16,
@@ -194,8 +194,8 @@ mod tests {
         for fixed in lists.into_iter().chain([0, all]) {
             for empty in lists.into_iter().chain([0, all]) {
                 for has_snapshot in [true, false] {
-                    let marks = Marks::new(has_snapshot, 0, fixed).with_empty(empty);
-                    let read: Marks =
+                    let marks = SubscriptionMarks::new(has_snapshot, 0, fixed).with_empty(empty);
+                    let read: SubscriptionMarks =
                         serde_json::from_str(&serde_json::to_string(&marks).expect("JSON")).expect("its own");
                     for marks in [marks, read] {
                         assert_eq!(marks.has_snapshot(), has_snapshot);
@@ -205,7 +205,7 @@ mod tests {
             }
         }
         // The form of earlier versions.
-        let read: Marks = serde_json::from_str(r#"{"marks":32897}"#).expect("marks");
+        let read: SubscriptionMarks = serde_json::from_str(r#"{"marks":32897}"#).expect("marks");
         assert_eq!((read.has_snapshot(), read.empty_lists(), read.fixed_lists()), (true, 0x81, 0));
         assert_eq!(serde_json::to_string(&read).expect("JSON"), r#"{"marks":32897}"#);
     }

@@ -1,10 +1,12 @@
 //! Clients that attach to kept runs: their CPU time beside that of writing the same bytes, and many of them beside live traffic.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::support::service::{Kind, Service, free_port};
@@ -31,14 +33,19 @@ const NEXT: usize = 3;
 /// is that of an evicted one. A new process takes pages from the system for its first 16 MiB of blocks.
 const BEFORE: usize = 15;
 
+/// Time within which a thread that has nothing to do sleeps. The kernel adds a thread's CPU time then.
+const SLEPT: Duration = Duration::from_millis(2);
+
 /// Returns the CPU time of a process so far, in microseconds.
 fn cpu_of(pid: u32) -> f64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
-    let of = |task: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        text.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()).unwrap_or(0.0)
-    };
-    tasks.flatten().map(of).sum::<f64>() / 1e3
+    tasks.flatten().map(|task| cpu_of_task(&task.path())).sum()
+}
+
+/// Returns the CPU time of a thread so far, up to when it went to sleep, in microseconds.
+fn cpu_of_task(task: &Path) -> f64 {
+    let text = std::fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+    text.split(' ').next().and_then(|nanoseconds| nanoseconds.parse::<f64>().ok()).unwrap_or(0.0) / 1e3
 }
 
 /// Publishes this many runs of so many events, each with its end.
@@ -80,32 +87,47 @@ fn read_run(addr: SocketAddr, run: usize, mut take: impl FnMut(&[u8])) {
     }
 }
 
-/// Returns the CPU time of writing these runs to clients that read them, in microseconds a run: a thread that accepts a
-/// connection, writes a run of another memory than the one before it, and closes.
-fn cpu_of_writing(runs: Vec<Vec<u8>>, rounds: usize) -> f64 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let addr = listener.local_addr().expect("bound");
-    let clients = runs.len() * rounds;
-    let writer = std::thread::spawn(move || {
-        let own = || {
-            let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
-            text.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()).unwrap_or(0.0) / 1e3
-        };
-        let before: f64 = own();
-        for (run, stream) in runs.iter().cycle().take(clients).zip(listener.incoming()) {
-            let mut stream = stream.expect("a client");
-            for piece in run.chunks(64 << 10) {
-                stream.write_all(piece).expect("it reads");
+/// A thread that accepts a connection, writes a run of ready bytes, and closes.
+struct BareWriter {
+    addr: SocketAddr,
+    runs: Sender<Vec<u8>>,
+    /// The thread in /proc.
+    thread: PathBuf,
+}
+
+impl BareWriter {
+    fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let addr = listener.local_addr().expect("bound");
+        let (runs, next) = channel::<Vec<u8>>();
+        let (name, thread) = channel();
+        std::thread::spawn(move || {
+            name.send(std::fs::read_link("/proc/thread-self").expect("Linux")).expect("it is read");
+            for (run, stream) in next.iter().zip(listener.incoming()) {
+                let mut stream = stream.expect("a client");
+                for piece in run.chunks(64 << 10) {
+                    stream.write_all(piece).expect("it reads");
+                }
             }
-        }
-        own() - before
-    });
-    for _ in 0..clients {
-        let mut stream = TcpStream::connect(addr).expect("it listens");
+        });
+        Self { addr, runs, thread: Path::new("/proc").join(thread.recv().expect("it runs")) }
+    }
+
+    /// Returns the CPU time of writing a run to a client that reads it, in microseconds.
+    fn write(&self, run: Vec<u8>) -> f64 {
+        let before = cpu_of_task(&self.thread);
+        self.runs.send(run).expect("it writes");
+        let mut stream = TcpStream::connect(self.addr).expect("it listens");
         let mut chunk = vec![0; 256 << 10];
         while stream.read(&mut chunk).expect("bytes") > 0 {}
+        std::thread::sleep(SLEPT);
+        cpu_of_task(&self.thread) - before
     }
-    writer.join().expect("it wrote") / clients as f64
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Measures round trips of single events: by a POST, and back by an event stream.
@@ -208,27 +230,33 @@ pub(crate) fn attach() {
         publish_runs(addr, 3_000, runs + BEFORE, LONG);
         publish_runs(addr, 1_000, runs, LONG);
         publish_runs(addr, 2_000, runs, TINY);
-        let cpu_of_reading = |first: usize| {
-            let before = cpu_of(pid);
-            (first..first + runs).for_each(|run| read_run(addr, run, |_| ()));
-            (cpu_of(pid) - before) / runs as f64
-        };
-        let new = cpu_of_reading(3_000);
-        (3_000 + runs..3_000 + runs + BEFORE).for_each(|run| read_run(addr, run, |_| ()));
-        let first = cpu_of_reading(1_000);
-        let again = (0..NEXT).map(|_| cpu_of_reading(1_000)).sum::<f64>() / NEXT as f64;
-        cpu_of_reading(2_000);
-        let tiny = (0..NEXT).map(|_| cpu_of_reading(2_000)).sum::<f64>() / NEXT as f64;
-        let bytes_of = |run: usize| {
+        let bare = BareWriter::start();
+        let read = |run: usize| {
             let mut bytes = Vec::new();
+            let before = cpu_of(pid);
             read_run(addr, run, |read| bytes.extend_from_slice(read));
-            bytes
+            std::thread::sleep(SLEPT);
+            (bytes, cpu_of(pid) - before)
         };
-        let read: Vec<Vec<u8>> = (1_000..1_000 + runs).map(bytes_of).collect();
-        let bytes = read.iter().map(Vec::len).sum::<usize>() / runs;
-        let bare = cpu_of_writing(read, NEXT + 1);
+        let (new_bytes, new): (Vec<_>, Vec<_>) = (3_000..3_000 + runs).map(read).unzip();
+        let bytes = new_bytes.iter().map(Vec::len).sum::<usize>() / runs;
+        (3_000 + runs..3_000 + runs + BEFORE).for_each(|run| drop(read(run)));
+        // The bytes that are written are those of as many reads ago: as cold as the blocks that the server writes.
+        let (mut ready, mut writing) = (VecDeque::from(new_bytes), Vec::new());
+        // In turn with the reads, because this machine's speed changes by a factor of three within seconds.
+        let mut measure = |run: usize| {
+            let (bytes, reading) = read(run);
+            ready.push_back(bytes);
+            writing.push(bare.write(ready.pop_front().unwrap_or_default()));
+            reading
+        };
+        let first: Vec<_> = (1_000..1_000 + runs).map(&mut measure).collect();
+        let again: Vec<_> = (0..NEXT).flat_map(|_| 1_000..1_000 + runs).map(measure).collect();
+        let (new, first, again, bare) = (median(new), median(first), median(again), median(writing));
+        (2_000..2_000 + runs).for_each(|run| drop(read(run)));
+        let tiny = median((0..NEXT).flat_map(|_| (2_000..2_000 + runs).map(|run| read(run).1)).collect());
         println!(
-            "| {name} | {bytes} | {bare:.0} us | {new:.0} us, {:.2} | {first:.0} us, {:.2} | {again:.0} us, {:.2} | {tiny:.0} us |",
+            "| {name} | {bytes} | {bare:.0} us | {new:.0} us, {:.1} | {first:.0} us, {:.1} | {again:.0} us, {:.1} | {tiny:.0} us |",
             new / bare,
             first / bare,
             again / bare

@@ -29,7 +29,7 @@ export interface RunOptions extends Omit<Filter, 'stream_ids' | 'filter'>, Pick<
 
 /** A run: an iterator over its events and gaps that ends with it. */
 export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator<EventOf<M> | Gap, RunEnd | undefined> {
-  /** The end, once the loop is there. Undefined before, and if it was closed. */
+  /** The end, once the loop is there. Undefined before, and if the run was closed. */
   end: RunEnd | undefined;
   /** Settles when everything that was kept has come, before live events. */
   readonly past: Promise<Past | undefined>;
@@ -40,7 +40,7 @@ export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator
   #isOver = false;
   /** Whether the buffer is full: the rest is at the server. */
   #isFull = false;
-  /** The place from which on it is there. */
+  /** The position after which the server has the rest. */
   #place: string | undefined;
 
   /** @internal */
@@ -49,7 +49,7 @@ export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator
       const start = since ? { since } : { from: 'start', absent: absent === 'error' ? absent : undefined };
       const options = { ...start, signal, buffer, on_lag, compact, concat } as SubscribeOptions;
       const subscription = client.subscribe({ ...filter, stream_ids: [stream] }, options);
-      // Its position includes the event that filled it only after this turn. Later events of a past that is under way still move it.
+      // The position includes the event that filled the buffer only after this turn. Later events of a past under way still move it.
       subscription.full = () =>
         queueMicrotask(() => {
           if (subscription.isOver) return;
@@ -98,12 +98,12 @@ export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator
     }
   }
 
-  /** @internal The client that it has for itself. */
+  /** @internal The client of this run alone, if there is one. */
   get client() {
     return this.#subscription.client;
   }
 
-  /** Ends it here. The run itself goes on. */
+  /** Ends the iteration here. The run itself goes on. */
   close(): void {
     this.#isOver = true;
     this.#subscription.close();

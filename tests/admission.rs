@@ -101,14 +101,23 @@ fn a_websocket_gets_the_same_errors_and_a_known_id_precedes_the_end() {
     let mut client = Ws::connect(server.addr);
     let mut ask = |event: Value| client.ask(&json!({"type": "publish", "payload": event}))["payload"].clone();
     let first = ask(with(event("run-1", 1), "dedupe_id", "a"));
-    ask(end("run-1"));
+    let last = ask(end("run-1"))["event_id"].clone();
     let again = ask(with(event("run-1", 1), "dedupe_id", "a"));
     assert_eq!(again, json!({"event_id": first["event_id"], "duplicate": true}));
-    assert_eq!(ask(event("run-1", 2))["code"], "ended");
+    let refused = ask(event("run-1", 2));
+    assert_eq!(
+        (&refused["code"], &refused["by"], &refused["value"], &refused["last_event_id"]),
+        (&json!("ended"), &json!("stream"), &json!("run-1"), &last)
+    );
     // A refused event leaves no dedupe id.
     assert_eq!(ask(with(event("run-1", 3), "dedupe_id", "b"))["code"], "ended");
     let reopened = ask(with(with(event("run-1", 3), "dedupe_id", "b"), "reopen", true));
     assert!(reopened.get("duplicate").is_none() && reopened["event_id"].is_string(), "{reopened}");
+    let refused = ask(with(event("run-1", 4), "expected_last_id", last));
+    assert_eq!(
+        (&refused["code"], &refused["last_event_id"]),
+        (&json!("unexpected_last_id"), &reopened["event_id"])
+    );
     assert_eq!(ask(with(event("other", 1), "reopen", true))["code"], "not_kept");
     assert_eq!(ask(with(event("run-1", 4), "reopen", "yes"))["code"], "invalid_event");
     assert_eq!(ask(with(event("run-1", 4), "expected_last_id", 5))["code"], "invalid_event");

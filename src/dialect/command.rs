@@ -225,6 +225,18 @@ pub(crate) struct ClientError {
     pub(crate) faults: Vec<String>,
     /// Position of the fault in a filter's text, in characters from 1.
     pub(crate) column: Option<usize>,
+    /// Kept log that refuses an event.
+    pub(crate) log: Option<Box<RefusingLog>>,
+}
+
+/// Kept log that refuses an event.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RefusingLog {
+    /// Attribute by which the log is kept.
+    pub(crate) by: &'static str,
+    pub(crate) value: Box<str>,
+    /// Newest event of the log, if it has an id already.
+    pub(crate) last_event_id: Option<EventId>,
 }
 
 impl From<FilterError> for ClientError {
@@ -236,7 +248,7 @@ impl From<FilterError> for ClientError {
 
 impl ClientError {
     pub(crate) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), details: None, faults: Vec::new(), column: None }
+        Self { code, text: text.into(), details: None, faults: Vec::new(), column: None, log: None }
     }
 
     /// Creates the error of text that is no message.

@@ -48,7 +48,7 @@ mod words;
 pub(crate) use codes::{CLOSE_POLICY, CLOSE_RESTART, CLOSE_TRY_LATER, ErrorCode, HttpFault};
 pub(crate) use command::{
     ClientError, ClientMessage, Command, Incoming, ListUpdate, LogEnded, Opening, OwnChannel, PastEnd,
-    PastStart, Place, Refusal, Reply, ReplyTag, Stamp, Subscribe, Update, UpdateCounts,
+    PastStart, Place, Refusal, RefusingLog, Reply, ReplyTag, Stamp, Subscribe, Update, UpdateCounts,
 };
 pub(crate) use concat::{Concat, ConcatTarget};
 #[cfg(feature = "schema")]

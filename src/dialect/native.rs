@@ -20,8 +20,8 @@ use super::uuid::Uuid;
 use super::wire::WireProtocol;
 use super::{
     ClientError, ClientMessage, Command, GapNotice, Incoming, LogEnded, OnLag, OwnChannel, PastEnd,
-    PastStart, Place, Refusal, Reply, ReplyTag, Stamp, Subscribe, UpdateCounts, envelope, shortened,
-    split_entity,
+    PastStart, Place, Refusal, RefusingLog, Reply, ReplyTag, Stamp, Subscribe, UpdateCounts, envelope,
+    shortened, split_entity,
 };
 use crate::event::{Attribute, Event, Position, Since, json};
 use crate::filter::{ENTITY, Filter, FilterErrorKind, MemberPatterns, Pattern};
@@ -641,6 +641,13 @@ impl WireProtocol for Native {
             Reply::AuthFailed(why) => ("error", json!({ "error": why, "code": "auth_failed" })),
             Reply::Error(ClientError { text, code, column: Some(column), .. }) => {
                 ("error", json!({ "error": text, "code": code, "column": column }))
+            }
+            Reply::Error(ClientError { text, code, log: Some(log), .. }) => {
+                let RefusingLog { by, value, last_event_id } = &**log;
+                let last = last_event_id.map(|id| id.to_string());
+                let payload =
+                    json!({ "error": text, "code": code, "by": by, "value": value, "last_event_id": last });
+                ("error", payload)
             }
             Reply::Error(error) => ("error", json!({ "error": error.text, "code": error.code })),
         };

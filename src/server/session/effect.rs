@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::began::DeliveredElsewhere;
 use super::opening::StreamOpening;
 use super::past::{PastReport, ReplayFrom};
-use crate::dialect::{Complete, ConcatTarget, Encoding, ErrorCode, OnLag};
+use crate::dialect::{Complete, ConcatTarget, Encoding, ErrorCode, OnLag, RefusingLog};
 use crate::engine::Refused;
 use crate::event::{EventId, Since};
 use crate::feed::{Change, Compression, LagPolicy};
@@ -170,6 +170,13 @@ impl PublishRefusal {
             }
             Self::Log(refusal, ..) => refusal.text(),
         }
+    }
+
+    /// Returns the kept log that refuses an event.
+    pub(crate) fn log(&self) -> Option<RefusingLog> {
+        let Self::Log(refusal, ..) = self else { return None };
+        let LogName { by, value } = refusal.name.as_ref()?;
+        Some(RefusingLog { by: by.name(), value: (**value).into(), last_event_id: refusal.last })
     }
 
     /// Returns whether a later attempt may succeed.

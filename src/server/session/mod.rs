@@ -523,7 +523,8 @@ impl Session {
                 encoding.protocol().reply(&reply, &tag, stamp).into()
             }
             Err(why) => {
-                let error = ClientError::new(why.code(), why.text());
+                let error =
+                    ClientError { log: why.log().map(Box::new), ..ClientError::new(why.code(), why.text()) };
                 encoding.protocol().reply(&Reply::Error(&error), &tag, stamp).into()
             }
         };

@@ -11,9 +11,8 @@ use serde_json::json;
 use super::{Answer, FaultStatus, JSON, Responder, RouteOutcome};
 use crate::bridge::BridgeOutcome;
 use crate::codec::http::Request;
-use crate::dialect::{Complete, ErrorCode, HttpFault, check_dedupe_name, shortened};
+use crate::dialect::{Complete, ErrorCode, HttpFault, RefusingLog, check_dedupe_name, shortened};
 use crate::event::{Event, Position};
-use crate::kept::LogName;
 use crate::server::auth::{Grant, NoTicket, Revocation};
 use crate::server::config::Prepared;
 use crate::server::dedupe::PublishOnce;
@@ -179,17 +178,17 @@ fn accepted_body(accepted: Acceptance, count: usize, is_once: bool) -> serde_jso
 /// Returns the body of the answer to events that were refused.
 fn refused_body(why: &PublishRefusal) -> serde_json::Value {
     let mut body = json!({ "error": why.text(), "code": why.code() });
-    if let PublishRefusal::Log(refusal, line, stayed) = why {
+    if let PublishRefusal::Log(_, line, stayed) = why {
         body["line"] = (*line).into();
         if !stayed.is_empty() {
             let kept = stayed.iter().map(|(index, id)| json!({ "index": index, "event_id": id.to_string() }));
             body["kept"] = kept.collect();
         }
-        if let Some(LogName { by, value }) = &refusal.name {
-            body["by"] = by.name().into();
-            body["value"] = (&**value).into();
-            body["last_event_id"] = refusal.last.map(|id| id.to_string()).into();
-        }
+    }
+    if let Some(RefusingLog { by, value, last_event_id }) = why.log() {
+        body["by"] = by.into();
+        body["value"] = (&*value).into();
+        body["last_event_id"] = last_event_id.map(|id| id.to_string()).into();
     }
     body
 }

@@ -338,7 +338,7 @@ mod tests {
         });
         pace.after_look(0);
         assert_eq!(looks_to_attempt(&mut pace), LOOKS_PER_ATTEMPT_MAX);
-        // It was worth while: the next ones come soon again.
+        // The attempt was worth while: the next ones come soon again.
         pace.after_look(POLL_ENOUGH);
         pace.after_look(0);
         assert_eq!(looks_to_attempt(&mut pace), LOOKS_PER_ATTEMPT * 2);

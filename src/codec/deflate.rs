@@ -95,7 +95,7 @@ mod backend {
             out.reserve(input.len() / 2 + ROOM_MIN);
             loop {
                 let before = self.0.total_in();
-                // It fails only after the end of the stream, which is never written.
+                // The call fails only after the end of the stream, which is never written.
                 let _ = self.0.compress_vec(input, out, FlushCompress::Sync);
                 input = &input[(self.0.total_in() - before) as usize..];
                 if input.is_empty() && out.len() < out.capacity() {
@@ -108,7 +108,7 @@ mod backend {
 
     /// Decompressor for messages that do not refer to earlier ones.
     ///
-    /// It allocates about 40 KB on its first use and keeps them.
+    /// The first use allocates about 40 KB, which are kept.
     #[derive(Debug, Default)]
     pub struct Inflater(Option<Decompress>);
 

@@ -128,7 +128,7 @@ impl std::error::Error for SseError {}
 
 /// Parser of a stream that arrives in pieces cut anywhere.
 ///
-/// It holds at most one line and the data of one event.
+/// The parser holds at most one line and the data of one event.
 #[derive(Debug)]
 pub struct SseParser {
     max: usize,

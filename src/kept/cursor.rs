@@ -383,7 +383,7 @@ fn begin(log: &KeptLog, cursor: &KeptCursor) -> LogCursor {
     let gap = if low > first {
         None
     } else if has_older {
-        // It is not known whether the log had a life before its first retained entry.
+        // The log may have had a life before its first retained entry.
         (log.base == 0 || !has_received(log.last_evicted)).then(|| before(log))
     } else if cursor.spans_lives && log.life.start > 0 && log.base == log.life.start {
         (!has_received(log.last_evicted)).then(|| before(log))

@@ -187,7 +187,7 @@ fn nodes_that_race_agree_and_so_does_one_that_comes_later() {
     for seed in 1..25_u64 {
         let mut next = dice(seed);
         let mut log = Vec::new();
-        // Their clocks differ by some seconds.
+        // The nodes' clocks differ by some seconds.
         let mut nodes = [Node::at(&[], 0, 0), Node::at(&[], 0, 3 * SECOND)];
         let mut refused = 0;
         for step in 0..120 {
@@ -311,7 +311,7 @@ fn a_node_that_begins_later_knows_what_the_log_retains() {
     later.read(&log);
     assert_eq!((kept(&later, 1), kept(&later, 2)), ((vec![2], false), (vec![1, 3], true)));
     assert_eq!((kept(&node, 1), kept(&node, 2)), ((vec![0, 2], true), (vec![1, 3], true)));
-    // It can't know that a name is new, so it does not say so; another node can.
+    // This node can't know that a name is new, so it does not say so; another node can.
     later.publish(&mut log, &[event(3, "token")]).expect("taken");
     node.read(&log);
     assert_eq!((kept(&later, 3).1, kept(&node, 3).1), (false, false));

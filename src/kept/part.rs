@@ -26,9 +26,9 @@ pub(crate) struct KeptPart {
     pub(crate) first: u64,
     /// Index of the part's first event.
     pub(crate) from: u64,
-    /// Index after its last event.
+    /// Index after the part's last event.
     pub(crate) end: u64,
-    /// Its last event.
+    /// The part's last event.
     pub(crate) last: EventId,
     /// Number of the last event among all recorded events.
     number: u64,

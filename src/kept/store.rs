@@ -47,9 +47,9 @@ pub(super) struct RuleInForce {
     pub(super) since: Box<[ShardPlace]>,
     /// Whether it was in force from the first event on.
     is_whole: bool,
-    /// Whether it still applies to new events. A rule that no longer applies stays while it has logs.
+    /// Whether the rule still applies to new events. A rule that no longer applies stays while it has logs.
     pub(super) is_active: bool,
-    /// Its logs, from the least to the most recently written.
+    /// The rule's logs, from the least to the most recently written.
     oldest: Option<usize>,
     newest: Option<usize>,
 }

@@ -123,7 +123,7 @@ export interface UseRun<M extends EventMap> {
   ended: RunEnd | null;
   /** The state of the connection. */
   status: Status;
-  /** Error that ended it. */
+  /** Error that ended the run or the client. */
   error: Error | null;
 }
 

@@ -84,7 +84,7 @@ export class Run<M extends EventMap = EventMap> implements AsyncIterableIterator
       if (this.#isFull) {
         this.#isFull = false;
         this.#subscription = this.#subscribe(this.#place);
-        // Its end may have come already.
+        // The run's end may have come already.
         this.#subscription.ended = subscription.ended;
         continue;
       }

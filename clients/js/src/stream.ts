@@ -63,7 +63,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
       const answer = await request(url, { cache: 'no-store', signal: abort.signal }, { accept: 'text/event-stream' });
       if (!answer.ok) {
         const error = await refusal(answer);
-        // Its request is wrong or not allowed, which concerns no other subscription.
+        // The subscription's request is wrong or not allowed, which concerns no other subscription.
         if (answer.status === 400 || answer.status === 403) return subscription.end(error);
         const after = answer.headers.get('retry-after') ?? '';
         // Seconds or a date (RFC 9110, 10.2.3). For anything else the client's own wait applies.
@@ -86,7 +86,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
       let end: Loss | undefined;
       let isOver = false;
       const feed = parser(({ event, data, id, retry: wait = '', '': comment = '' }) => {
-        // It has ended for a refill.
+        // The stream has ended for a refill.
         if (abort.signal.aborted) return;
         const passed = /^history_end events=(\d+) complete=(\w+)/.exec(comment);
         if (passed) subscription.passed({ events: +passed[1]!, complete: passed[2] === 'true' });
@@ -220,7 +220,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
     const reject = ack === false ? host.failed : job.reject;
     try {
       if (ack !== false && !named(job, await describe())) return reject(uncertain());
-      // It goes on when the streams are lost, but not when the client ends.
+      // The request goes on when the streams are lost, but not when the client ends.
       if (host.ended.aborted) throw closed();
       const init = { method: 'POST', body: JSON.stringify(job.payload) };
       await limited('publish', init, { 'content-type': 'application/json' }, async (answer) => {

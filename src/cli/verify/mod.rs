@@ -1,6 +1,6 @@
 //! `fanwire verify`: checks the promises of a running server.
 //!
-//! It publishes numbered events, reads them with clients that cut their own connections, and records which events each
+//! The command publishes numbered events, reads them with clients that cut their own connections, and records which events each
 //! client must get. Always: it ends in bounded time. It trusts only its own counts, not the server's answers. A
 //! violation is reported with its event, reader and connection.
 

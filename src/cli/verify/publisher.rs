@@ -169,7 +169,7 @@ impl<'a> LanePublisher<'a> {
                     .hint(RIGHTS_HINT));
                 }
                 unclear => {
-                    // It is unknown whether these events were published, so readers may miss them.
+                    // These events may have been published or not, so readers may miss them.
                     self.run.record(&match unclear {
                         Ok((status, _, body)) => format!("publish: {} (status {status})", error_text(&body)),
                         Err(error) => format!("publish: {error}"),

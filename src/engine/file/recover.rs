@@ -52,7 +52,7 @@ pub(super) fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Recover
         let path = path_of(folder, number);
         let read = read_segment(&path).map_err(|error| broken(&path, "reading", &error))?;
         let Some(SegmentContents { head, bytes, item, next }) = read else {
-            // It may have been created just before a crash. It is renamed, not removed, so that the operator can
+            // The file may have been created just before a crash. It is renamed, not removed, so that the operator can
             // inspect it.
             tracing::warn!(path = %path.display(), "no segment of the engine's log: it is put aside");
             let length = path.metadata().map_err(|error| broken(&path, "reading", &error))?.len();

@@ -298,7 +298,7 @@ fn a_segment_that_claims_more_than_a_log_has_hides_nothing_that_comes_after() {
         let before = append(&log, &numbered(0..4));
         let epoch = before[0].epoch;
         drop(log);
-        // Its checksums are right: a failing disk does not produce this, but an intruder with write access can.
+        // The record's checksums are right: a failing disk does not produce this, but an intruder with write access can.
         let head = SegmentHead { epoch, boot: boot(), is_safe: true, next: vec![next, next] };
         let mut record = Vec::new();
         assert!(write_record(&[Record { shard: 0, json: "{}".to_owned() }], &mut record));

@@ -274,7 +274,7 @@ async fn gone(
                 usize::from(acknowledged.id.shard) == shard && acknowledged.created != created
             })
             .collect();
-        // They were sent in order, so the messages of the old stream come first.
+        // The messages were sent in order, so the messages of the old stream come first.
         let (mut least, mut most) = (0, of_others.len());
         while least < most {
             let middle = usize::midpoint(least, most);

@@ -52,9 +52,9 @@ pub use class::ClassId;
 enum Progress {
     #[default]
     Finished,
-    /// It stopped, and continues at the next call.
+    /// The match stopped, and continues at the next call.
     Stopped,
-    /// The filters changed since it stopped.
+    /// The filters changed since the match stopped.
     Void,
 }
 

@@ -414,7 +414,7 @@ impl Connection {
         let shown = shown
             .unwrap_or_else(|| cx.shared.auth.admit(&request, &cx.config.cors_origins, cx.now, cx.budget));
         if matches!(head, AdoptedHead::Own) {
-            // Its body may still have to come.
+            // The request's body may still have to come.
             if let State::Http(http) = &mut self.state {
                 http.since.get_or_insert(cx.tick);
             }
@@ -489,7 +489,7 @@ impl Connection {
     /// Begins the event stream that answers the request.
     pub(crate) fn begin_stream(&mut self, opening: StreamOpening, cx: &mut Context<'_>) {
         if !matches!(self.state, State::Http(_)) {
-            // It closes, because the server shuts down.
+            // The connection closes, because the server shuts down.
             let mut out = Vec::with_capacity(256);
             let error = "server is shutting down: the events are accepted, follow them on another node";
             routes::write_later(&mut out, 503, error, 1, cx.now);

@@ -121,7 +121,7 @@ pub(crate) enum Answered {
     Accepted(AcceptedIds),
     /// A part of it may have been accepted before.
     Uncertain,
-    /// Its key was used for another request.
+    /// The publication's key was used for another request.
     OtherBody,
     /// Another publication with one of its names is in flight, and it can't wait for that.
     Busy,
@@ -349,7 +349,7 @@ impl NameTable {
     pub(super) fn settle(&mut self, names: &[Name], number: u64, outcome: Settled) -> Vec<SettledCallback> {
         let state = |name: &Name, seen: Option<EventId>, has_parts: bool| match (outcome, seen) {
             (Settled::Accepted(ids), _) => Some(NameState::Accepted(ids)),
-            // Its answer was lost, but the event has been read from the log.
+            // The publication's answer was lost, but the event has been read from the log.
             (Settled::Uncertain, Some(id)) => Some(NameState::Accepted(name.read(id))),
             (Settled::Uncertain, None) => Some(NameState::Uncertain),
             // The publication was refused in part, and the log has this event.

@@ -87,7 +87,7 @@ fn a_repeated_key_publishes_the_events_that_the_log_lacks() {
     }
     let (claimed, number, fresh) = claim_key(&mut table, 7, 4).expect("it is completed");
     assert_eq!(fresh, [false, true, false, true]);
-    // It is refused, and meanwhile another one was read.
+    // The publication is refused, and meanwhile another event was read.
     part(&mut table, 1);
     table.settle(&claimed, number, Settled::Refused);
     // As a successor knows it.

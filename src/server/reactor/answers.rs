@@ -197,7 +197,7 @@ impl<S: Socket> LoopState<S> {
         let Some(slot) = self.find(token) else { return };
         self.clients.conns[slot].pending_answers -= 1;
         self.reply(slot, reply.into());
-        // Its first events may have found the socket broken.
+        // The first events may have found the socket broken.
         let Some(slot) = self.find(token) else { return };
         let conn = &self.clients.conns[slot];
         if conn.is_unread() || conn.connection.holds_input() {

@@ -55,12 +55,12 @@ pub(super) enum SocketInput {
 /// Fate of a connection once its pending bytes are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ending {
-    /// It stays open. If our side is already closed, its peer or its timer ends it.
+    /// The connection stays open. If our side is already closed, its peer or its timer ends it.
     #[default]
     None,
-    /// It is closed from this side.
+    /// The connection is closed from this side.
     Closing,
-    /// It is removed, because the peer has ended its input.
+    /// The connection is removed, because the peer has ended its input.
     HungUp,
 }
 

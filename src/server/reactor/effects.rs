@@ -73,7 +73,7 @@ impl<S: Socket> LoopState<S> {
             Effect::Refill { encoding, filters, since } => {
                 self.begin_refill(slot, encoding, filters, since);
             }
-            // They have waited: see `deferred`.
+            // These effects have waited: see `deferred`.
             Effect::AwaitRead(_) | Effect::AwaitFollowed(_) => {}
             Effect::ReportEnded { subscription } => self.queue_past_ends(slot, &subscription, &[]),
             Effect::Publish { events, once, answer } => self.publish(slot, events, once, answer),

@@ -1,6 +1,6 @@
 //! A loop without its poll: connections, feeds and the bus, driven by readiness and time.
 //!
-//! It does not depend on mio: a socket is any type that implements [`Socket`].
+//! The loop does not depend on mio: a socket is any type that implements [`Socket`].
 //!
 //! Invariants:
 //! - Events of the bus are appended to the feeds before a client's message is read, so a subscription starts at the place
@@ -352,7 +352,7 @@ impl<S: Socket> LoopState<S> {
         let before = conn.connection.transport();
         conn.connection.receive(&mut self.read_buffer[..read], &mut cx);
         conn.queued.record_input();
-        // Its unfinished input counts against the memory budget.
+        // The client's unfinished input counts against the memory budget.
         self.accounts.report_due |= conn.connection.input_bytes() > 0;
         self.accounts.bytes_since_count = self.accounts.bytes_since_count.saturating_add(read);
         self.record_transport(slot, before);
@@ -576,7 +576,7 @@ impl<S: Socket> LoopState<S> {
             }
             let Some(conn) = self.clients.conns.get_mut(slot) else { continue };
             if conn.blocked && conn.outbox.full_for(self.turn.tick) >= self.turn.config.stalled_ticks() {
-                // Its pending bytes would wait forever.
+                // The pending bytes would wait forever.
                 self.count_shed("stalled");
                 self.remove(slot);
                 continue;
@@ -625,7 +625,7 @@ impl<S: Socket> LoopState<S> {
         let [Effect::Send(bytes)] = self.turn.effects.as_mut_slice() else { return };
         let Some(conn) = self.clients.conns.get_mut(slot) else { return };
         if conn.replay.as_ref().is_some_and(|replay| replay.is_catch_up()) {
-            // It confirms no event, so it does not wait as a reply does.
+            // The message confirms no event, so it does not wait as a reply does.
             let bytes = std::mem::take(bytes);
             self.turn.effects.clear();
             return self.send_now(slot, bytes);

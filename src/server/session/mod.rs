@@ -307,7 +307,7 @@ impl Session {
         let text = why.to_string();
         self.reply(&Reply::Error(&ClientError::new(why.code(), text.as_str())), &ReplyTag::None, cx);
         let close = match why {
-            // Its token may still be valid.
+            // The client's token may still be valid.
             Denied::Outdated => Some((CLOSE_RESTART, text.clone().into())),
             _ => self.encoding.protocol().refuse(&Refusal::BadToken(text.clone())),
         };

@@ -1,6 +1,6 @@
 //! Counters of the last minutes, by second, for a page that is opened later.
 //!
-//! It has no clock: loops record their counters once a second while they are active, and once at the end of the activity.
+//! The history has no clock: loops record their counters once a second while they are active, and once at the end of the activity.
 //!
 //! Always: a fixed number of seconds is kept. A second without a record was like the one before.
 

@@ -387,7 +387,7 @@ fn requests_during_a_match_begin_after_the_event() {
     assert_eq!(text.matches(r#""event_type":"long""#).count(), 1);
     assert_eq!(text.matches(r#""event_type":"short""#).count(), 1);
     assert!(place(r#""event_type":"long""#) < place("ack"));
-    // Its place is that of the long event, so a return there misses nothing.
+    // The client's place is that of the long event, so a return there misses nothing.
     client.publishes(long_event("long", &payload));
     client.turn();
     client.comes_again("/ws");

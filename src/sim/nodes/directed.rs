@@ -173,7 +173,7 @@ fn a_client_that_joined_before_its_node_reached_the_log_gets_a_gap() {
     assert!(matches!(seen[..], [Seen::Event(42)]), "{seen:?}");
 }
 
-/// It falls behind before it has received the notice, and the events after the gap are still in the ring.
+/// The client falls behind before it has received the notice, and the events after the gap are still in the ring.
 #[test]
 fn a_client_that_catches_up_from_before_the_log_was_reached_gets_a_gap() {
     let mut cluster = calm();

@@ -187,7 +187,7 @@ class Link:
             subscription for subscription in subscriptions
             if not subscription._fresh and subscription._position and not (are_several and "compact" in subscription._options)
         ]  # fmt: skip
-        # They may have different positions. Resume from the first of them.
+        # Subscriptions may have different positions. Resume from the first of these.
         first: str | None = None
         for subscription in resumed:
             if first is None or (distance(subscription._position, first) or 0) < 0:

@@ -67,7 +67,7 @@ class Run:
                 if self._is_full:
                     self._is_full = False
                     self._subscription = self._follow({"since": self._place} if self._place else self._start)
-                    # Its end may have come already.
+                    # The run's end may have come already.
                     self._subscription._ended = subscription._ended
                     continue
                 self._is_over = True

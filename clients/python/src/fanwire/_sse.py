@@ -233,7 +233,7 @@ class StreamLink:
             if answer.status != 200:
                 error = await self._refusal(answer)
                 if answer.status in (400, 403):
-                    # Its request is wrong or not allowed, which concerns no other subscription.
+                    # The subscription's request is wrong or not allowed, which concerns no other subscription.
                     self._streams.pop(subscription, None)
                     subscription._end(error)
                     return False

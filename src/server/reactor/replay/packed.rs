@@ -58,9 +58,9 @@ impl MergedLogs<'_> {
 #[derive(Default)]
 struct PackedMerge<'a> {
     waiting: Option<WaitingMerge>,
-    /// Head of its events, if it is known.
+    /// Head of the merge's events, if it is known.
     head: Option<&'a EventHead>,
-    /// Its last event, if that is not built yet.
+    /// The merge's last event, if that is not built yet.
     last: Option<(PartEvent<'a>, &'a str)>,
 }
 

@@ -1,6 +1,6 @@
 //! Cost and gain of compression, once for a feed and once for each client. `cargo bench --bench deflate`.
 //!
-//! It first prints a table of sizes and times by the size of events, on which the thresholds are based. Then it
+//! The program first prints a table of sizes and times by the size of events, on which the thresholds are based. Then it
 //! measures one event to 1,000 clients. The kernel's time for the bytes is not included.
 
 use std::time::{Duration, Instant};

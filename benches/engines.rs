@@ -1,7 +1,7 @@
 //! Cost of resume, engines and persistence, each compared with a minimal client that does the same work in the same
 //! run.
 //!
-//! It drives the built server from outside, over loopback, and starts real Redis and NATS servers. `cargo bench --bench
+//! The program drives the built server from outside, over loopback, and starts real Redis and NATS servers. `cargo bench --bench
 //! engines -- [resume] [past] [attach] [attach-crowd] [redis] [nats] [file]`. Every run checks that all events arrived. `attach` also measures a
 //! Node server on Redis Streams, if benches/servers/js is installed.
 

@@ -76,7 +76,7 @@ fn every_way_to_wait_is_ended_by_close() {
             let publishes = scope.spawn(|| full.publish_blocking(1));
             let publishes_in_time = scope.spawn(|| full.publish_timeout(2, Duration::MAX));
             let publishes_many = scope.spawn(|| full.publish_batch_blocking([3, 4]));
-            // They end whether or not they already sleep.
+            // The publishers end whether or not they already sleep.
             if wait == WaitStrategy::Park {
                 thread::yield_now();
             }

@@ -596,7 +596,7 @@ fn autosdlc_answers_pings_ignores_unknown_types_and_refuses_other_texts() {
     }
     let pong = client.ask(&json!({"id": "p", "type": "ping", "data": {}}));
     assert_eq!(pong["type"], "pong", "an unknown type has no answer");
-    // It is a warning, but a client that repeats it does not fill the log.
+    // The log line is a warning, but a client that repeats it does not fill the log.
     support::eventually("it is warned of", || server.log().contains("seen=2"));
     assert_eq!(server.log().matches("unknown message type").count(), 2, "{}", server.log());
     assert!(server.log().contains("fly"), "{}", server.log());

@@ -170,7 +170,7 @@ fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
     let addr = server.local_addr();
     let mut sockets: Vec<Ws> = (0..20).map(|_| Ws::subscribed(addr, json!({}))).collect();
     let mut streams: Vec<Sse> = (0..20).map(|_| Sse::open(addr, "?type=test.*")).collect();
-    // It reads nothing before the end, and so it catches up all the time.
+    // The client reads nothing before the end, and so it catches up all the time.
     let mut slow = Ws::over(Wire::narrow(addr, 4096), "/ws", "");
     assert_eq!(slow.ask(&json!({"type": "subscribe", "payload": {"on_lag": "catch_up"}}))["type"], "ack");
     // Enough to fill a socket's buffer. All of it is handed over.

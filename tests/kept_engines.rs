@@ -335,7 +335,7 @@ fn events_that_the_engine_has_forgotten_are_reported_after_a_restart() {
         let others: Vec<Value> = (0..500).map(|n| token("other", n)).collect();
         for n in 0..6 {
             publish(first.addr, &others);
-            // Its answer says that the node has read so far, before the engine forgets it.
+            // The answer says that the node has read so far, before the engine forgets it.
             publish(first.addr, &[token("run-0", n)]);
         }
         publish(first.addr, &[token("run-2", 0), token("run-1", 1)]);

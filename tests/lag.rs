@@ -234,7 +234,7 @@ fn when_memory_is_short_laggards_go_then_new_streams_and_never_publishers() {
         match newest.read_frame(deadline()) {
             Ok(frame) if frame.opcode() == 8 => break assert_eq!(frame.close().0, 1013),
             Ok(_) => {}
-            // Its socket was full for longer than the server waits to send the close frame.
+            // The client's socket was full for longer than the server waits to send the close frame.
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
             Err(error) => panic!("{error}"),
         }

@@ -73,7 +73,7 @@ fn all_but_events_is_as_in_the_whole_form() {
     let ack = client.ask(&json!({"type": "subscribe", "message_id": "s"}));
     assert_eq!((&ack["type"], &ack["correlation_id"]), (&json!("ack"), &json!("s")));
     let ack = client.ask(&json!({"type": "publish", "message_id": "p", "payload": {"type": "x"}}));
-    // Its own event may arrive before the ack.
+    // The client's own event may arrive before the ack.
     let (ack, event) = if ack["type"] == "ack" { (ack, client.message()) } else { (client.message(), ack) };
     assert_eq!(ack["payload"]["event_id"], event["event_id"]);
     assert_eq!(client.ask(&json!({"type": "ping"}))["payload"]["last_event_id"], event["event_id"]);

@@ -302,7 +302,7 @@ fn a_handover_from_an_older_version_is_accepted() {
             (&json!("agent_status"), &json!(8)),
             "{message}"
         );
-        // Its pattern agent:coder*:status was saved as a filter text that can't express it. The original pattern is
+        // The client's pattern agent:coder*:status was saved as a filter text that can't express it. The original pattern is
         // saved beside it.
         let message = sdlc.message();
         assert_eq!(

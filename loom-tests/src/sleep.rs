@@ -52,7 +52,7 @@ fn two_sleepers_are_both_woken() {
         let event_count: Vec<_> = (0..2)
             .map(|_| {
                 let rings = Arc::clone(&rings);
-                // They join at the same time: each has a participant of its own.
+                // The threads join at the same time: each has a participant of its own.
                 thread::spawn(move || wait(&RingReader::new(rings), 0))
             })
             .collect();

@@ -1,7 +1,7 @@
 //! The referee of time: no request waits longer than its limit, and readiness is reported correctly to publishers and
 //! readers.
 //!
-//! It has no side effects, like [`referee`](crate::referee).
+//! The check has no side effects, like [`referee`](crate::referee).
 
 use std::time::Duration;
 

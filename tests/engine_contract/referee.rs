@@ -1,6 +1,6 @@
 //! The referee: compares the publishers' answers with the events that the readers of every node received.
 //!
-//! It takes records and returns faults, without side effects, so its own tests can plant each fault. It checks for
+//! The referee takes records and returns faults, without side effects, so its own tests can plant each fault. It checks for
 //! every engine:
 //! - An event answered with 200 is delivered to each reader exactly once, or a gap takes its place.
 //! - An event that was certainly refused is never delivered.

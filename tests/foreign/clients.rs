@@ -157,7 +157,7 @@ pub(crate) const CLIENTS: &[Client] = &[
         version: Version::Pip("websockets"),
         place: Place::Since,
         gives_up: GivesUp::Unforeseen,
-        // It waits only after failures, and then for a random time up to five seconds.
+        // The client waits only after failures, and then for a random time up to five seconds.
         floor: Duration::ZERO,
         title: "`websockets` (Python)",
         habit: "by its loop, `async for`, which 1xx and 200 end; subscribes anew on each connection, with `since`",

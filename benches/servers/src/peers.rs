@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 /// One contestant.
 pub struct Peer {
     pub name: &'static str,
-    /// Its name for `fanwire bench --speak`.
+    /// The protocol's name for `fanwire bench --speak`.
     pub speak: &'static str,
-    /// Its other options.
+    /// Other options of `fanwire bench`.
     pub more: &'static [&'static str],
     /// Whether it also has event streams.
     pub sse: bool,

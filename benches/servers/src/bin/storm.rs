@@ -357,7 +357,7 @@ fn newcomers(options: &Options) -> Result<()> {
         "{}",
         json!({ "seconds": start.elapsed().as_secs_f64(), "subscribed": crowd.count(Step::Subscribed), "events": events })
     );
-    // They stay until the parent has measured.
+    // The clients stay until the parent has measured.
     let (end, ended) = channel();
     std::thread::spawn(move || {
         let _ = io::stdin().lock().read_line(&mut String::new());

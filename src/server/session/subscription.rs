@@ -50,7 +50,7 @@ pub(super) fn name_hash(name: &str) -> u16 {
     }
 }
 
-/// SubscriptionMarks of a subscription, in one word because a client may have a thousand.
+/// Marks of a subscription, in one word because a client may have a thousand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "SavedMarks", into = "SavedMarks")]
 pub(super) struct SubscriptionMarks(u16);
@@ -63,7 +63,7 @@ const EMPTY_LISTS: u16 = 0b1_1001_1111;
 
 impl SubscriptionMarks {
     pub(super) fn new(has_snapshot: bool, empty_lists: u16, fixed_lists: u16) -> Self {
-        // In the other bits: those from 0 to 4 ten bits higher, of the channel and the entity two bits lower.
+        // In the other bits: those from 0 to 4 nine bits higher, of the channel and the entity two bits lower.
         let fixed = (fixed_lists & 0x1f) << 9 | (fixed_lists & 0x180) >> 2;
         Self((empty_lists & EMPTY_LISTS) | fixed | if has_snapshot { HAS_SNAPSHOT } else { 0 })
     }
@@ -148,7 +148,7 @@ pub(super) struct SessionSubscription {
     /// Place where it began; `None` if it is unknown which past events it delivered.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "portable::text::option")]
     pub(super) began: Option<Began>,
-    /// SubscriptionMarks, such as the lists that an update emptied. The filter keeps one value of an empty list, so that values can be
+    /// Marks, such as the lists that an update emptied. The filter keeps one value of an empty list, so that values can be
     /// added to it, but the subscription matches nothing.
     #[serde(flatten)]
     pub(super) marks: SubscriptionMarks,

@@ -167,6 +167,17 @@ pub(crate) struct ListUpdate {
     pub(crate) remove: Vec<MemberPatterns>,
 }
 
+impl ListUpdate {
+    /// Checks that no value is in both lists, which are sorted.
+    pub(crate) fn check_apart(&self) -> Result<(), ClientError> {
+        if self.add.iter().any(|value| self.remove.binary_search(value).is_ok()) {
+            let text = format!("{}: a value is in add and in remove; say one of them", self.name);
+            return Err(ClientError::new(ErrorCode::InvalidPayload, text));
+        }
+        Ok(())
+    }
+}
+
 /// Values that an update added and removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct UpdateCounts {

@@ -340,16 +340,10 @@ impl FrameTexts {
 /// Place of digits in a text.
 #[derive(Clone, Copy, Debug)]
 struct DigitSlot {
-    /// Offset of the first digit, beyond every text if there are none.
+    /// Offset of the first digit.
     at: usize,
     /// Bytes of the text that stay, in the place of digits that the number does not have.
     kept: u64,
-}
-
-impl Default for DigitSlot {
-    fn default() -> Self {
-        Self { at: usize::MAX / 2, kept: 0 }
-    }
 }
 
 impl DigitSlot {
@@ -365,9 +359,9 @@ impl DigitSlot {
 #[derive(Debug, Default)]
 struct SlotText {
     text: Vec<u8>,
-    number: DigitSlot,
-    uuid: DigitSlot,
-    micros: DigitSlot,
+    number: Option<DigitSlot>,
+    uuid: Option<DigitSlot>,
+    micros: Option<DigitSlot>,
 }
 
 impl SlotText {
@@ -388,17 +382,17 @@ impl SlotText {
     /// Appends an id that ends with its sequence.
     fn push_id(&mut self, id: &str, kept: u64) {
         self.push(id);
-        self.number = self.slot(0, kept);
+        self.number = Some(self.slot(0, kept));
     }
 
     fn push_uuid(&mut self, id: EventId) {
         self.text.extend_from_slice(&Uuid::of_event(Some(id)).text());
-        self.uuid = self.slot(0, 0);
+        self.uuid = Some(self.slot(0, 0));
     }
 
     fn push_time(&mut self, time: Timestamp) {
         self.push(time.text().as_str());
-        self.micros = self.slot(Self::AFTER_MICROS, Self::KEPT_OF_TIME);
+        self.micros = Some(self.slot(Self::AFTER_MICROS, Self::KEPT_OF_TIME));
     }
 
     /// Returns the place of eight digits that end `after` bytes before the end of the text. `kept` is the mask of the bytes that
@@ -416,9 +410,13 @@ impl SlotText {
         let start = frames.len();
         frames.extend_from_slice(&self.text);
         let text = &mut frames[start..];
-        self.number.write(digits.number, text);
-        self.uuid.write(digits.uuid, text);
-        self.micros.write(digits.micros, text);
+        for (slot, digits) in
+            [(self.number, digits.number), (self.uuid, digits.uuid), (self.micros, digits.micros)]
+        {
+            if let Some(slot) = slot {
+                slot.write(digits, text);
+            }
+        }
     }
 }
 

@@ -470,12 +470,8 @@ pub(super) fn read_update(payload: &str) -> Result<Update, ClientError> {
             lists.push(ListUpdate { name, about, add: Vec::new(), remove });
             continue;
         };
-        // Both lists are sorted.
-        if list.add.iter().any(|value| remove.binary_search(value).is_ok()) {
-            let text = format!("{name}: a value is in add and in remove; say one of them");
-            return Err(ClientError::new(ErrorCode::InvalidPayload, text));
-        }
         list.remove = remove;
+        list.check_apart()?;
     }
     Ok(Update { subscription_id, lists })
 }

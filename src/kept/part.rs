@@ -121,8 +121,8 @@ impl KeptLogs {
     /// Returns the approximate size of a reader's only log from one index up to another, in bytes: at least that of the payloads.
     pub(crate) fn part_bytes(&self, cursor: &KeptCursor, indexes: Range<u64>, now: Timestamp) -> usize {
         let Some((log, _)) = self.only_log(cursor, now) else { return 0 };
-        let place = |index: u64| index.saturating_sub(log.base) as usize;
-        log.entries.bytes_between(place(indexes.start), place(indexes.end))
+        let Range { start, end } = places(log, &indexes);
+        log.entries.bytes_between(start, end)
     }
 
     /// Returns the events of a reader's only log from one index up to another.
@@ -134,8 +134,8 @@ impl KeptLogs {
     ) -> impl Iterator<Item = PartEvent<'a>> + use<'a> {
         let log = self.only_log(cursor, now).map(|(log, _)| log);
         let entries = log.into_iter().flat_map(move |log| {
-            let place = |index: u64| index.saturating_sub(log.base) as usize;
-            log.entries.range(place(indexes.start), place(indexes.end))
+            let Range { start, end } = places(log, &indexes);
+            log.entries.range(start, end)
         });
         entries.map(move |entry| PartEvent { entry, logs: self })
     }
@@ -153,10 +153,15 @@ impl KeptLogs {
         mut take: impl FnMut(PartEvent<'a>) -> bool,
     ) {
         let Some((log, _)) = self.only_log(cursor, now) else { return };
-        let place = |index: u64| index.saturating_sub(log.base) as usize;
-        let take = |entry| take(PartEvent { entry, logs: self });
-        log.entries.visit(place(indexes.start), place(indexes.end), take);
+        let Range { start, end } = places(log, &indexes);
+        log.entries.visit(start, end, |entry| take(PartEvent { entry, logs: self }));
     }
+}
+
+/// Returns the places of a log's indexes among its retained entries.
+fn places(log: &KeptLog, indexes: &Range<u64>) -> Range<usize> {
+    let place = |index: u64| index.saturating_sub(log.base) as usize;
+    place(indexes.start)..place(indexes.end)
 }
 
 /// Event of a part.

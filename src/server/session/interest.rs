@@ -229,7 +229,7 @@ impl Session {
             Some((tag, own)) => {
                 let position = self.place(true, cx);
                 let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position };
-                PastReport::answering(id, tag.clone(), stamp, own)
+                PastReport::answering(id, tag.clone(), stamp, None, own)
             }
             None => PastReport::of(id),
         };

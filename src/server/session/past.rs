@@ -51,22 +51,16 @@ impl PastReport {
         Self { name: name.into(), unanswered: None }
     }
 
-    /// Returns the reports for a subscription, with the response to its subscribe. `stamp` is of the time when it was
-    /// accepted.
-    pub(crate) fn answering(name: &str, tag: ReplyTag, stamp: Stamp, own: &[OwnChannel]) -> Self {
-        let unanswered = Unanswered { tag, stamp, update: None, own: own.into() };
-        Self { name: name.into(), unanswered: Some(Box::new(unanswered)) }
-    }
-
-    /// Returns the reports for values that an update added to a subscription, with the response to the update.
-    pub(crate) fn of_update(
+    /// Returns the reports for a subscription, with the response to its subscribe, or to the update with these counts. `stamp` is of
+    /// the time when the message was accepted.
+    pub(crate) fn answering(
         name: &str,
         tag: ReplyTag,
         stamp: Stamp,
-        counts: UpdateCounts,
+        update: Option<UpdateCounts>,
         own: &[OwnChannel],
     ) -> Self {
-        let unanswered = Unanswered { tag, stamp, update: Some(counts), own: own.into() };
+        let unanswered = Unanswered { tag, stamp, update, own: own.into() };
         Self { name: name.into(), unanswered: Some(Box::new(unanswered)) }
     }
 

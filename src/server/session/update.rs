@@ -79,7 +79,7 @@ fn too_many(count: usize, max: usize) -> ClientError {
 }
 
 /// Replaces templates of channels by the client's own channels. Returns those among the added values.
-fn name_own_channels(grant: &Grant, list: &mut ListUpdate) -> Result<Vec<OwnChannel>, ClientError> {
+fn replace_templates(grant: &Grant, list: &mut ListUpdate) -> Result<Vec<OwnChannel>, ClientError> {
     let mut own = Vec::new();
     if usize::from(list.about) != Attribute::Channel.index() {
         return Ok(own);
@@ -102,9 +102,8 @@ fn name_own_channels(grant: &Grant, list: &mut ListUpdate) -> Result<Vec<OwnChan
         values.sort_unstable();
         values.dedup();
     }
-    if replaced && list.add.iter().any(|value| list.remove.binary_search(value).is_ok()) {
-        let text = format!("{}: a value is in add and in remove; say one of them", list.name);
-        return Err(ClientError::new(ErrorCode::InvalidPayload, text));
+    if replaced {
+        list.check_apart()?;
     }
     Ok(own)
 }
@@ -303,7 +302,7 @@ impl Session {
         let mut named = Vec::new();
         if let Some(grant) = self.grant() {
             for list in &mut update.lists {
-                named.extend(name_own_channels(grant, list)?);
+                named.extend(replace_templates(grant, list)?);
             }
         }
         let range = self.named(&update.subscription_id);
@@ -335,7 +334,8 @@ impl Session {
             Stamp { random: cx.rng.next_u128(), now: cx.now, position }
         });
         if let Some(stamp) = stamp {
-            let report = PastReport::of_update(&update.subscription_id, tag.clone(), stamp, counts, &named);
+            let report =
+                PastReport::answering(&update.subscription_id, tag.clone(), stamp, Some(counts), &named);
             self.begin_snapshot_of(&parts, &range, is_whole && !was_empty, report, cx);
         }
         if counts.added + counts.removed > 0 {

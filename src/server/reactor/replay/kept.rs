@@ -172,11 +172,7 @@ impl MergedLogs<'_> {
         };
         // About 100 instructions for each log and each event.
         budget.spend(2 + (self.cursor.len() / 10) as u32);
-        let until = self.until;
-        let is_past = |id: EventId| {
-            until.get(usize::from(id.shard)).is_some_and(|until| (id.epoch, id.sequence) < *until)
-        };
-        logs.read(self.cursor, is_past, self.now, CHUNK, &mut self.items);
+        logs.read(self.cursor, before(self.until), self.now, CHUNK, &mut self.items);
         budget.spend((self.items.len() / 10) as u32);
         self.is_over = self.items.is_empty();
     }
@@ -186,17 +182,13 @@ impl MergedLogs<'_> {
     fn pass_blocks(&mut self, budget: &mut Budget) -> bool {
         let Some(sink) = self.sink.blocks() else { return true };
         let form = sink.form();
-        let until = self.until;
-        let is_past = |id: EventId| {
-            until.get(usize::from(id.shard)).is_some_and(|until| (id.epoch, id.sequence) < *until)
-        };
         loop {
             if self.sink.is_full() || budget.is_spent() {
                 return false;
             }
             let kept = &self.shared.kept;
             let Some(logs) = kept.lock() else { return true };
-            let Some(part) = logs.part(self.cursor, is_past, self.now) else { return true };
+            let Some(part) = logs.part(self.cursor, before(self.until), self.now) else { return true };
             let Some(sink) = self.sink.blocks() else { return true };
             let frames = |block: &EncodedBlock| block.frames(part.from, part.end);
             let (found, known) = match kept.blocks().find(form, &part) {
@@ -284,6 +276,11 @@ impl MergedLogs<'_> {
         self.judged = id.map(|id| (id, is_kept));
         is_kept
     }
+}
+
+/// Returns a test of whether an event comes before the client's first live event of its shard.
+pub(super) fn before(until: &[LogPlace]) -> impl Fn(EventId) -> bool {
+    |id| until.get(usize::from(id.shard)).is_some_and(|until| (id.epoch, id.sequence) < *until)
 }
 
 /// Returns a block with the frames of a part's events, after those of a known block if there is one. Returns `None` if they

@@ -10,11 +10,10 @@ use std::ops::Range;
 use smallvec::SmallVec;
 
 use super::forward::{EventSink as _, PackedSink};
-use super::kept::MergedLogs;
+use super::kept::{MergedLogs, before};
 use super::merge::{Merger, WaitingMerge};
 use super::page::{BYTE_INSTRUCTIONS, MERGE_INSTRUCTIONS, PAGE_BYTES, Page};
 use crate::dialect::SequenceEncoder;
-use crate::event::EventId;
 use crate::event::packed::{EventHead, PlainEvent, text_of};
 use crate::kept::PartEvent;
 use crate::server::limits::budget::Budget;
@@ -39,12 +38,8 @@ impl MergedLogs<'_> {
             if self.sink.is_full() || budget.is_spent() {
                 return false;
             }
-            let until = self.until;
-            let is_past = |id: EventId| {
-                until.get(usize::from(id.shard)).is_some_and(|until| (id.epoch, id.sequence) < *until)
-            };
             let Some(logs) = self.shared.kept.lock() else { return true };
-            let Some(part) = logs.next_part(self.cursor, is_past, self.now) else { return true };
+            let Some(part) = logs.next_part(self.cursor, before(self.until), self.now) else { return true };
             let Some(sink) = self.sink.packed() else { return true };
             let mut events = logs.part_events(self.cursor, part.from..part.end, self.now);
             let Some((count, last)) = sink.take_packed(&mut events, budget) else { return true };
